@@ -1,0 +1,191 @@
+"""The record: what one trial logs. The search writes it, everything in `analysis/` reads it.
+
+A record is one trial, that is one plan trained with one seed. Every number is a fraction in [0, 1] unless
+its name says otherwise. `schema` grows when a field changes its meaning.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+SCHEMA = 1
+
+ARMS = ("design", "adaptive", "race", "test")
+"""design: feeds the conflict table. adaptive: finds recipes. race: contenders on fresh seeds. test: the
+confirmed winner and its baseline, read once on the test split."""
+
+OUTCOMES = ("finished", "stopped", "diverged", "failed")
+"""stopped: by the scheduler. diverged: a loss that is not finite. failed: an error or a lost worker."""
+
+BASELINE = "baseline"
+"""Title of the recipe in which nothing is on."""
+
+
+class RecordError(ValueError):
+    """Records that cannot be read, or must not be used as asked."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One evaluation of a trial on `val`.
+
+    Args:
+        stage: Name of the stage.
+        member: Which of the stage's members, from 0.
+        epoch: Epochs of the plan behind it (members of a stage count once).
+        progress: The same as a fraction of the plan, in (0, 1].
+        metrics: E.g. "loss", "accuracy", "rebalanced"; without prefix.
+    """
+
+    stage: str
+    member: int
+    epoch: int
+    progress: float
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Record:
+    """One trial.
+
+    Args:
+        search: Name of the search.
+        trial: Id of the trial in it.
+        arm: One of `ARMS`.
+        recipe: Id of the plan: equal plans, equal ids.
+        title: The recipe in words, e.g. "representation/cost_sensitive + classifier".
+        seed: Seed block.
+        split_seed: Seed of the split; equal to `seed` where val is cut from a pool.
+        first_stage: Id of the first stage's checkpoint: what a claim about a first-stage trick is replicated over.
+        tricks: Labels that are on.
+        context: What the labels' 0 level was measured in (design arm), see `search.design`.
+        outcome: One of `OUTCOMES`.
+        choices: Readable choices, e.g. {"classifier/draw": "class_balanced", "representation/lr": 0.1}.
+        plan: The plan as a dict.
+        data: Name of the data set.
+        model: Name of the network.
+        imbalance: Largest class over smallest.
+        fingerprint: Of the data and the split.
+        counts: Training images per class.
+        val_counts: Held-out images per class.
+        epochs: Epochs of the plan, members multiplied.
+        epochs_trained: Of these, trained by this trial and not re-used.
+        images: Images seen in training, the cost at which recipes are compared.
+        steps: Optimiser steps.
+        seconds: Wall time of the trial.
+        seconds_saved: Training time of the stages that were re-used.
+        reused: Names of the stages that were re-used.
+        metrics: Final metrics on val ("final/accuracy", "final/harmonic_mean", …, "final/calibration_error");
+            of the test arm also "test/accuracy", ….
+        recalls: Recall of every class on val.
+        correct: Per-image correctness on val, where val is the same in every block.
+        curve: Every evaluation, in order; a re-used stage's are replayed.
+        reason: Why it was stopped, diverged or failed.
+        started: Unix time.
+        schema: Version of this schema.
+    """
+
+    search: str
+    trial: str
+    arm: str
+    recipe: str
+    title: str
+    seed: int
+    split_seed: int
+    first_stage: str
+    tricks: tuple[str, ...]
+    context: str
+    outcome: str
+    choices: dict[str, Any]
+    plan: dict[str, Any]
+    data: str
+    model: str
+    imbalance: float
+    fingerprint: str
+    counts: tuple[int, ...]
+    val_counts: tuple[int, ...]
+    epochs: float
+    epochs_trained: float
+    images: int
+    steps: int
+    seconds: float
+    seconds_saved: float
+    reused: tuple[str, ...]
+    metrics: dict[str, float]
+    recalls: tuple[float, ...] = ()
+    correct: tuple[int, ...] = ()
+    curve: tuple[Point, ...] = ()
+    reason: str = ""
+    started: float = 0.0
+    schema: int = field(default=SCHEMA)
+
+    def __post_init__(self) -> None:
+        if self.arm not in ARMS:
+            raise RecordError(f"trial {self.trial!r}: arm must be one of {', '.join(ARMS)}, got {self.arm!r}")
+        if self.outcome not in OUTCOMES:
+            raise RecordError(
+                f"trial {self.trial!r}: outcome must be one of {', '.join(OUTCOMES)}, got {self.outcome!r}"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able dict."""
+        return dataclasses.asdict(self)
+
+    @staticmethod
+    def from_dict(fields: dict[str, Any]) -> Record:
+        """The inverse of `to_dict`, also after a passage through JSON.
+
+        Raises:
+            RecordError: The fields are those of another schema.
+        """
+        known = {f.name for f in dataclasses.fields(Record)}
+        if fields.get("schema") != SCHEMA or set(fields) - known:
+            raise RecordError(
+                f"a record of schema {fields.get('schema')!r} cannot be read by schema {SCHEMA}; "
+                "use the version of longtail-tune that wrote it"
+            )
+        values = dict(fields)
+        for name in ("tricks", "counts", "val_counts", "reused", "recalls", "correct"):
+            values[name] = tuple(values.get(name) or ())
+        values["curve"] = tuple(Point(**point) for point in values.get("curve") or ())
+        return Record(**values)
+
+
+def interval(values: list[float] | tuple[float, ...], level: float = 0.95) -> tuple[float, float, float]:
+    """Mean and two-sided t interval of a few values; the bounds are NaN for fewer than two.
+
+    >>> [round(x, 4) for x in interval([0.60, 0.62, 0.64])]
+    [0.62, 0.5703, 0.6697]
+    """
+    import numpy as np
+    from scipy import stats
+
+    array = np.asarray(values, dtype=float)
+    if array.size == 0:
+        return float("nan"), float("nan"), float("nan")
+    mean = float(array.mean())
+    if array.size < 2:
+        return mean, float("nan"), float("nan")
+    half = float(stats.t.ppf(0.5 + level / 2, array.size - 1) * array.std(ddof=1) / np.sqrt(array.size))
+    return mean, mean - half, mean + half
+
+
+def prediction_interval(values: list[float] | tuple[float, ...], further: int = 1, level: float = 0.95) -> tuple[float, float]:
+    """Where the mean of `further` fresh runs should fall, given the values of earlier runs.
+
+    mean ± t(n − 1) · s · √(1/n + 1/further)
+
+    >>> [round(x, 4) for x in prediction_interval([0.60, 0.62, 0.64])]
+    [0.5206, 0.7194]
+    """
+    import numpy as np
+    from scipy import stats
+
+    array = np.asarray(values, dtype=float)
+    if array.size < 2:
+        return float("nan"), float("nan")
+    spread = float(array.std(ddof=1)) * float(np.sqrt(1 / array.size + 1 / further))
+    half = float(stats.t.ppf(0.5 + level / 2, array.size - 1)) * spread
+    return float(array.mean()) - half, float(array.mean()) + half

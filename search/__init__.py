@@ -1,0 +1,1 @@
+"""Many trials: which plans run, when they stop, and what is kept of them."""

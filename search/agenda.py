@@ -1,0 +1,440 @@
+"""What to run next, without Ray: the design arm, then the adaptive arm, then the race on fresh seeds.
+
+The agenda hands out tasks and takes records. It never starts a task while another one trains a stage that
+both need: the task waits in the queue, holding no slot, and the next one that shares nothing goes first. All
+it decides is written to a journal before it is done, so a search that was killed goes on from there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from analysis.record import Point, Record
+from search.design import Cell
+from search.sampler import Proposal, Sampler, start_of
+from trainables.plan import Plan, Recipe
+from trainables.stage_store import StageStore
+
+ADAPTIVE_SEED = 1_000
+RACE_SEED = 2_000
+CONFIRM_SEED = 3_000
+"""Seed blocks of the arms never meet: what nominates a recipe does not judge it."""
+
+CONTENDERS = 8
+FINALISTS = 3
+"""Of the race: the best eight and the baseline run on 3 fresh seeds, the best three on 5 more."""
+
+ROUNDS = (3, 5, 5)
+"""Fresh seeds of the first round, of the finalists, and of the confirmation of winner and baseline."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One trial to run.
+
+    Args:
+        id: Of the trial in the search, e.g. "design-0007".
+        arm: As in the record; the confirmation's is "race" too.
+        phase: "design", "adaptive", "race", "final" or "confirm".
+        recipe: What to train.
+        seed: Seed block; also the seed of the split.
+        tricks: Labels for the record.
+        context: Of the design cell.
+        title: In words.
+        number: Of the proposal in the study, for the adaptive arm.
+        start: Which start of the adaptive arm it belongs to.
+        read_test: Whether to measure on test.
+    """
+
+    id: str
+    arm: str
+    phase: str
+    recipe: Recipe
+    seed: int
+    tricks: tuple[str, ...]
+    context: str = ""
+    title: str = ""
+    number: int | None = None
+    start: int | None = None
+    read_test: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able dict."""
+        fields = asdict(self)
+        fields["recipe"] = {
+            "plan": self.recipe.plan.to_dict(),
+            "params": dict(self.recipe.params),
+            "labels": list(self.recipe.labels),
+        }
+        return fields
+
+    @staticmethod
+    def from_dict(fields: Mapping[str, Any]) -> Task:
+        """The inverse of `to_dict`."""
+        own = fields["recipe"]
+        recipe = Recipe(Plan.from_dict(own["plan"]), own["params"], tuple(own["labels"]))
+        return Task(**{**fields, "recipe": recipe, "tricks": tuple(fields["tricks"])})
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much to run.
+
+    Args:
+        seeds: Blocks of the design arm.
+        trials: Of the adaptive arm.
+        children: Later stages proposed for each new start.
+        race: Whether to race at all.
+        seconds: Budget of wall time; `None` for none.
+    """
+
+    seeds: int = 5
+    trials: int = 40
+    children: int = 6
+    race: bool = True
+    seconds: float | None = None
+
+
+class Journal:
+    """What was decided and what came of it, one JSON object a line, flushed to disk."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def read(self) -> tuple[dict[str, Task], dict[str, Record]]:
+        """Tasks and records by task id; a line cut off by a crash is ignored."""
+        tasks: dict[str, Task] = {}
+        records: dict[str, Record] = {}
+        if not self.path.exists():
+            return tasks, records
+        for line in self.path.read_text(encoding="utf-8").splitlines():
+            try:
+                event = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            if event["event"] == "task":
+                tasks[event["task"]["id"]] = Task.from_dict(event["task"])
+            elif event["event"] == "record":
+                records[event["record"]["trial"]] = Record.from_dict(event["record"])
+        return tasks, records
+
+    def write(self, event: str, **content: Any) -> None:
+        """Appends one event."""
+        # a crash may have cut the last line off: start on a fresh one
+        with self.path.open("a+b") as file:
+            if file.tell() > 0:
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":
+                    file.write(b"\n")
+            file.write(json.dumps({"event": event, **content}).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+@dataclass
+class _Start:
+    """A first stage of the adaptive arm, and how many later stages are still to be proposed for it."""
+
+    id: int
+    fixed: dict[str, Any]
+    left: int
+
+
+@dataclass
+class Winner:
+    """The recipe that the race confirmed.
+
+    Args:
+        recipe: The recipe.
+        title: In words.
+        confirmed: Accuracies on val over the confirmation's seeds.
+        baseline: The baseline's over the same seeds.
+        stages: Records of the race, for the report.
+    """
+
+    recipe: Recipe
+    title: str
+    confirmed: list[float] = field(default_factory=list)
+    baseline: list[float] = field(default_factory=list)
+
+
+class Agenda:
+    """Hands out tasks, takes records.
+
+    Args:
+        cells: Of the design arm, baseline first.
+        sampler: Of the adaptive arm.
+        limits: How much to run.
+        journal: Where decisions are kept.
+        keys: (plan, seed) -> the stage keys that a task will train or re-use.
+        store: Finished stages; `None` where nothing is re-used.
+        base_seed: Added to every seed block.
+    """
+
+    def __init__(
+        self,
+        cells: Iterable[Cell],
+        sampler: Sampler,
+        limits: Limits,
+        journal: Journal,
+        keys: Callable[[Plan, int], list[list[str]]],
+        store: StageStore | None,
+        base_seed: int = 0,
+    ) -> None:
+        self.cells, self.sampler, self.limits, self.journal = list(cells), sampler, limits, journal
+        self._keys, self._store, self._base = keys, store, base_seed
+        self.tasks, self.records = journal.read()
+        # a failed trial may succeed the next time
+        self.records = {name: record for name, record in self.records.items() if record.outcome != "failed"}
+        self.running: dict[str, set[str]] = {}
+        self.failures: dict[str, Record] = {}
+        self.phase = "design"
+        self._queue: list[Task] = []
+        self._known_keys: set[str] = set()
+        self._starts: list[_Start] = []
+        self._began = time.monotonic()
+        self._stopping = False
+        self.winner: Winner | None = None
+        self._plan_design()
+        self._recall_adaptive()
+
+    # --- for the driver -----------------------------------------------------------------------------------
+
+    def next(self) -> Task | None:
+        """The next task that may start now; `None` if none may, or none is left (`finished`)."""
+        if self._over_budget(1.0):
+            self._stopping = True
+        if self._stopping:
+            return None
+        while True:
+            task = self._startable()
+            if task is not None:
+                return self._begin(task)
+            if self._queue or self.finished:
+                return None
+            if self.phase == "adaptive":
+                task = self._propose()
+                if task is not None:
+                    return self._begin(task)
+            if self.running or not self._next_phase():
+                return None
+
+    def take(self, record: Record) -> None:
+        """Takes what came of a task."""
+        task = self.tasks[record.trial]
+        self.running.pop(record.trial, None)
+        if record.outcome == "failed":
+            self.failures[record.trial] = record
+        else:
+            self.records[record.trial] = record
+        self.journal.write("record", record=record.to_dict())
+        if task.number is not None:
+            self._tell(task, record)
+
+    def stop(self) -> None:
+        """Starts nothing more."""
+        self._stopping = True
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing will come any more, once the running tasks are done."""
+        return self._stopping or self.phase == "done"
+
+    @property
+    def planned(self) -> int:
+        """Trials of the whole search, as far as it is known."""
+        race = 0
+        if self.limits.race:
+            race = (CONTENDERS + 1) * ROUNDS[0] + (FINALISTS + 1) * ROUNDS[1] + 2 * ROUNDS[2]
+        return len(self.cells) * self.limits.seeds + self.limits.trials + race
+
+    def done(self, phase: str) -> int:
+        """Tasks of a phase that are done."""
+        return sum(self.tasks[name].phase == phase for name in (*self.records, *self.failures))
+
+    # --- phases -------------------------------------------------------------------------------------------
+
+    def _plan_design(self) -> None:
+        """Seed by seed: a search that is cut has fewer blocks, not missing cells."""
+        for block in range(self.limits.seeds):
+            for position, cell in enumerate(self.cells):
+                self._enqueue(
+                    f"design-{block}-{position:03d}", "design", "design", cell.recipe, block, cell.tricks,
+                    context=cell.context, title=cell.title,
+                )  # fmt: skip
+
+    def _next_phase(self) -> bool:
+        """Moves on; whether there may be more to do."""
+        if self.phase == "design":
+            self.phase = "adaptive"
+            self._teach()
+        elif self.phase == "adaptive":
+            self.phase = "race" if self.limits.race else "done"
+            if self.limits.race:
+                self._plan_race(self._contenders(CONTENDERS), "race", RACE_SEED, ROUNDS[0])
+        elif self.phase == "race":
+            self.phase = "final"
+            self._plan_race(self._best_of("race", FINALISTS), "final", RACE_SEED + ROUNDS[0], ROUNDS[1])
+        elif self.phase == "final":
+            self.phase = "confirm"
+            best = self._best_of("race", FINALISTS)
+            leaders = self._ranked(best, ("race", "final"))
+            self._plan_race(leaders[:1], "confirm", CONFIRM_SEED, ROUNDS[2])
+        elif self.phase == "confirm":
+            self.phase = "done"
+            self._crown()
+        return self.phase != "done"
+
+    def _teach(self) -> None:
+        """Warm start: the means of the design's recipes are what the sampler begins with."""
+        if self.sampler.study.trials:
+            return
+        for cell in self.cells:
+            values = self._accuracies(cell.recipe.plan.id, ("design",))
+            if values and len(values) == self.limits.seeds:
+                self.sampler.learn(cell.recipe, fmean(values))
+
+    def _propose(self) -> Task | None:
+        asked = sum(task.phase == "adaptive" for task in self.tasks.values())
+        if asked >= self.limits.trials or self._over_budget(0.8):
+            return None
+        for start in self._starts:
+            if start.left > 0:
+                proposal = self.sampler.ask(start.fixed)
+                start.left -= 1
+                return self._adaptive_task(proposal, start.id, asked)
+        proposal = self.sampler.ask()
+        start = _Start(len(self._starts), start_of(proposal.recipe), self.limits.children - 1)
+        self._starts.append(start)
+        return self._adaptive_task(proposal, start.id, asked)
+
+    def _adaptive_task(self, proposal: Proposal, start: int, asked: int) -> Task | None:
+        recipe = proposal.recipe
+        repeats = sum(t.phase == "adaptive" and t.recipe.plan.id == recipe.plan.id for t in self.tasks.values())
+        self._enqueue(
+            f"adaptive-{asked:04d}", "adaptive", "adaptive", recipe, ADAPTIVE_SEED + repeats, recipe.labels,
+            number=proposal.number, start=start,
+        )  # fmt: skip
+        return self._startable()
+
+    def _recall_adaptive(self) -> None:
+        """After a resume: adaptive tasks without a record run again, starts go on with the children they lack."""
+        for task in self.tasks.values():
+            if task.phase != "adaptive":
+                continue
+            assert task.start is not None
+            while len(self._starts) <= task.start:
+                self._starts.append(_Start(len(self._starts), start_of(task.recipe), self.limits.children))
+            self._starts[task.start].left -= 1
+            if task.id not in self.records:
+                self._queue.append(task)
+            elif task.number is not None:
+                self._tell(task, self.records[task.id])
+
+    def _contenders(self, most: int) -> list[Recipe]:
+        """The best recipes of the adaptive arm and of the design, by their mean accuracy so far."""
+        known: dict[str, Recipe] = {}
+        for name in self.records:
+            task = self.tasks[name]
+            if task.phase in ("adaptive", "design"):
+                known.setdefault(task.recipe.plan.id, task.recipe)
+        known.pop(self.cells[0].recipe.plan.id, None)
+        return self._ranked(list(known.values()), ("adaptive", "design"))[:most]
+
+    def _best_of(self, phase: str, most: int) -> list[Recipe]:
+        raced = {t.recipe.plan.id: t.recipe for t in self.tasks.values() if t.phase == phase}
+        raced.pop(self.cells[0].recipe.plan.id, None)
+        return self._ranked(list(raced.values()), (phase,))[:most]
+
+    def _plan_race(self, contenders: list[Recipe], phase: str, first_seed: int, seeds: int) -> None:
+        for seed in range(first_seed, first_seed + seeds):
+            for recipe in (self.cells[0].recipe, *contenders):
+                self._enqueue(
+                    f"{phase}-{recipe.plan.id}-{seed}", "race", phase, recipe, seed, recipe.labels,
+                    read_test=phase == "confirm",
+                )  # fmt: skip
+
+    def _crown(self) -> None:
+        confirmed = [task for task in self.tasks.values() if task.phase == "confirm"]
+        base = self.cells[0].recipe
+        others = [task.recipe for task in confirmed if task.recipe.plan.id != base.plan.id]
+        recipe = others[0] if others else base
+        self.winner = Winner(
+            recipe,
+            recipe.title,
+            self._accuracies(recipe.plan.id, ("confirm",)),
+            self._accuracies(base.plan.id, ("confirm",)),
+        )
+
+    def _ranked(self, recipes: list[Recipe], phases: tuple[str, ...]) -> list[Recipe]:
+        scored = [(fmean(values), recipe) for recipe in recipes if (values := self._accuracies(recipe.plan.id, phases))]
+        return [recipe for _, recipe in sorted(scored, key=lambda pair: (-pair[0], pair[1].plan.id))]
+
+    def _accuracies(self, plan: str, phases: tuple[str, ...]) -> list[float]:
+        return [
+            record.metrics["final/accuracy"]
+            for name, record in sorted(self.records.items(), key=lambda item: item[1].seed)
+            if record.outcome == "finished" and record.recipe == plan and self.tasks[name].phase in phases
+        ]
+
+    # --- tasks --------------------------------------------------------------------------------------------
+
+    def _enqueue(
+        self,
+        name: str,
+        arm: str,
+        phase: str,
+        recipe: Recipe,
+        block: int,
+        tricks: tuple[str, ...],
+        **more: Any,
+    ) -> None:
+        more.setdefault("title", recipe.title)
+        task = Task(name, arm, phase, recipe, self._base + block, tuple(tricks), **more)
+        self.tasks[name] = task
+        if name in self.records:
+            return
+        if task.number is not None:
+            # the design and the race can be planned anew, a proposal cannot
+            self.journal.write("task", task=task.to_dict())
+        self._queue.append(task)
+
+    def _startable(self) -> Task | None:
+        """The first task in the queue that shares no unfinished stage with a running one."""
+        busy = set().union(*self.running.values()) if self.running else set()
+        for position, task in enumerate(self._queue):
+            if not busy or not self._unfinished(task) & busy:
+                return self._queue.pop(position)
+        return None
+
+    def _begin(self, task: Task) -> Task:
+        self.running[task.id] = self._unfinished(task)
+        return task
+
+    def _unfinished(self, task: Task) -> set[str]:
+        if self._store is None:
+            return set()
+        keys = {key for stage in self._keys(task.recipe.plan, task.seed) for key in stage} - self._known_keys
+        self._known_keys |= {key for key in keys if self._store.has(key)}
+        return keys - self._known_keys
+
+    def _tell(self, task: Task, record: Record) -> None:
+        assert task.number is not None
+        steps = [(point.epoch, point.metrics["accuracy"]) for point in record.curve]
+        self.sampler.tell(task.number, record.outcome, record.metrics.get("final/accuracy"), steps)
+
+    def _over_budget(self, share: float) -> bool:
+        seconds = self.limits.seconds
+        return seconds is not None and time.monotonic() - self._began > share * seconds
+
+
+def points_of(curve: Iterable[Mapping[str, Any]]) -> tuple[Point, ...]:
+    """Points of a record from a trial's dicts."""
+    return tuple(Point(**point) for point in curve)

@@ -1,0 +1,161 @@
+"""A space as Optuna sees it: TPE proposes recipes, define-by-run, and is told the truth about them.
+
+The study lies in an Optuna storage (`results/<search>/optuna.db`), so that `optuna-dashboard` opens it and a
+resumed search goes on with it. Stopped trials are pruned at their step, not complete; diverged and failed
+ones are failures; a recipe that comes again is a new seed of the same cell.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import TrialState, create_trial
+
+from spaces.domain import Domain, Integer, LogUniform, OneOf, Space, Uniform
+from trainables.data import Standard
+from trainables.plan import Recipe, build
+from trainables.registry import PlanError
+
+ATTEMPTS = 50
+"""Proposals that a space forbids or that cannot be trained, in a row, before the search gives up."""
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A recipe that Optuna proposed, with the number of its trial in the study."""
+
+    number: int
+    recipe: Recipe
+
+
+class SpaceExhausted(RuntimeError):
+    """Every proposal is forbidden or cannot be trained."""
+
+
+class Sampler:
+    """Asks Optuna for recipes and tells it how they did.
+
+    Args:
+        space: What may vary.
+        standard: Of the data set.
+        epochs_scale: Multiplies every stage's epochs.
+        storage: URL of the study's storage.
+        name: Of the study; one that exists goes on.
+        seed: Of the sampler.
+    """
+
+    def __init__(
+        self, space: Space, standard: Standard, epochs_scale: float, storage: str, name: str, seed: int
+    ) -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._space, self._standard, self._scale = space, standard, epochs_scale
+        sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True)
+        self.study = optuna.create_study(
+            storage=storage, study_name=name, sampler=sampler, direction="maximize", load_if_exists=True
+        )
+        # asked again after a resume, the sampler must not repeat its first proposals
+        self.study.sampler.reseed_rng() if self.study.trials else None
+
+    def ask(self, fixed: Mapping[str, Any] | None = None) -> Proposal:
+        """A new recipe, with some choices given.
+
+        Raises:
+            SpaceExhausted: Nothing trainable came up.
+        """
+        reason = ""
+        for _ in range(ATTEMPTS):
+            if fixed:
+                self.study.enqueue_trial(dict(fixed))
+            trial = self.study.ask()
+            try:
+                recipe = build(self._space, partial(_suggest, trial), self._standard, self._scale)
+            except PlanError as error:
+                reason = str(error)
+                self.study.tell(trial, state=TrialState.FAIL)
+                continue
+            trial.set_user_attr("recipe", recipe.plan.id)
+            return Proposal(trial.number, recipe)
+        raise SpaceExhausted(f"{ATTEMPTS} proposals in a row cannot be trained; the last one: {reason}")
+
+    def tell(self, number: int, outcome: str, value: float | None, steps: Sequence[tuple[int, float]]) -> None:
+        """How a proposal did.
+
+        Args:
+            number: Of the proposal.
+            outcome: As in the record.
+            value: Final accuracy of a finished trial, a fraction.
+            steps: (epoch, score) of its evaluations, for trials that were stopped.
+        """
+        trial = self.study.trials[number]
+        if trial.state.is_finished():
+            return
+        live = optuna.trial.Trial(self.study, trial._trial_id)
+        for epoch, score in steps:
+            live.report(score, epoch)
+        if outcome == "finished":
+            self.study.tell(number, value)
+        elif outcome == "stopped":
+            self.study.tell(number, state=TrialState.PRUNED)
+        else:
+            self.study.tell(number, state=TrialState.FAIL)
+
+    def learn(self, recipe: Recipe, value: float) -> None:
+        """Adds a recipe that was measured elsewhere, if the space can express it."""
+        distributions: dict[str, BaseDistribution] = {}
+
+        def replay(name: str, domain: Domain, default: Any) -> Any:
+            distributions[name] = _distribution(domain)
+            value = recipe.params[name]
+            if not distributions[name]._contains(distributions[name].to_internal_repr(value)):
+                raise PlanError(f"{name}: {value!r} is not offered by the space")
+            return value
+
+        try:
+            again = build(self._space, replay, self._standard, self._scale)
+        except (PlanError, KeyError, ValueError):
+            return
+        if again.plan.id == recipe.plan.id:
+            self.study.add_trial(
+                create_trial(
+                    params=dict(recipe.params),
+                    distributions=distributions,
+                    value=value,
+                    user_attrs={"recipe": recipe.plan.id, "arm": "design"},
+                )
+            )
+
+
+def start_of(recipe: Recipe) -> dict[str, Any]:
+    """The choices of the first stage: what children of one start have in common."""
+    first = recipe.plan.stages[0].name
+    return {name: value for name, value in recipe.params.items() if name.startswith(f"{first}/")}
+
+
+def _suggest(trial: optuna.Trial, name: str, domain: Domain, default: Any) -> Any:
+    if isinstance(domain, Uniform):
+        return trial.suggest_float(name, domain.low, domain.high, step=domain.step)
+    if isinstance(domain, LogUniform):
+        return domain.nearest(trial.suggest_float(name, domain.low, domain.high, log=True))
+    if isinstance(domain, Integer):
+        return trial.suggest_int(name, domain.low, domain.high)
+    return trial.suggest_categorical(name, list(domain.options))
+
+
+def _distribution(domain: Domain) -> BaseDistribution:
+    if isinstance(domain, Uniform):
+        return FloatDistribution(domain.low, domain.high, step=domain.step)
+    if isinstance(domain, LogUniform):
+        return FloatDistribution(domain.low, domain.high, log=True)
+    if isinstance(domain, Integer):
+        return IntDistribution(domain.low, domain.high)
+    assert isinstance(domain, OneOf)
+    return CategoricalDistribution(list(domain.options))
+
+
+logging.getLogger("optuna").setLevel(logging.WARNING)

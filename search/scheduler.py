@@ -1,0 +1,123 @@
+"""ASHA that compares like with like.
+
+A two-stage trick often looks worse until its second stage, so a trial is judged at fractions of its own plan,
+by a score that looks ahead (`class_means` or `adjusted`, what a second stage would roughly reach), and only
+against its **cohort**: trials at the same rung, in the same stage of the plan, with the same kinds of stages
+still to come. A cohort of fewer than four stops nobody. A trial that re-used a stage is judged at the rungs
+it would have passed.
+
+The rule is asynchronous successive halving, Li et al. 2020, "A System for Massively Parallel Hyperparameter
+Tuning" (arXiv:1810.05934), in its stopping form: at a rung a trial goes on if it is in the best 1/η of what
+its cohort has shown so far. Differs: the cohorts, and fractions of the plan instead of epochs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from trainables.plan import Plan
+
+SCORES = ("accuracy", "adjusted", "class_means")
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Why a trial was stopped.
+
+    Args:
+        rung: Fraction of the plan.
+        score: The trial's, in [0, 1].
+        cut: What it had to reach.
+        among: Trials in the cohort, this one included.
+        cohort: The stage and what was still to come.
+        epoch: At which it was judged.
+    """
+
+    rung: float
+    score: float
+    cut: float
+    among: int
+    cohort: str
+    epoch: int
+
+    def __str__(self) -> str:
+        return (
+            f"stopped at {self.rung:.0%} of its plan: score {self.score:.1%} is below {self.cut:.1%}, "
+            f"the cut among {self.among} trials in {self.cohort}"
+        )
+
+
+class Halving:
+    """The decisions, without Ray.
+
+    Args:
+        rungs: Fractions of the plan, ascending, in (0, 1).
+        factor: η, above 1: the best 1/η of a cohort go on.
+        score: Which metric of a point is compared, one of `SCORES`.
+        least: A smaller cohort stops nobody.
+
+    >>> halving = Halving(rungs=(0.5,), factor=2, score="accuracy", least=4)
+    >>> def judged(name, value):
+    ...     point = {"stage": "a", "epoch": 5, "progress": 0.5, "metrics": {"accuracy": value}}
+    ...     return halving.judge(name, "a", [point])
+    >>> [judged(name, value) is None for name, value in zip("abcd", (0.6, 0.5, 0.7, 0.4))]
+    [True, True, True, False]
+    """
+
+    def __init__(
+        self, rungs: Sequence[float] = (0.5, 0.75), factor: float = 3, score: str = "class_means", least: int = 4
+    ) -> None:
+        if list(rungs) != sorted(set(rungs)) or not all(0 < rung < 1 for rung in rungs):
+            raise ValueError(f"rungs must be ascending fractions in (0, 1), got {tuple(rungs)}")
+        if not factor > 1:
+            raise ValueError(f"the reduction factor must be above 1, got {factor}")
+        if score not in SCORES:
+            raise ValueError(f"the score at a rung must be one of {', '.join(SCORES)}, got {score!r}")
+        self.rungs, self.factor, self.score, self.least = tuple(rungs), factor, score, least
+        self._scores: dict[tuple[float, str], dict[str, float]] = defaultdict(dict)
+        self._behind: dict[str, float] = defaultdict(float)
+
+    def judge(self, trial: str, kinds: str, points: Sequence[Mapping[str, Any]]) -> Decision | None:
+        """Judges a trial at every rung that its new points pass.
+
+        Args:
+            trial: Its id.
+            kinds: `stages_of(plan)`.
+            points: New evaluations in order.
+
+        Returns:
+            The first rung at which it falls short, or `None` to go on.
+        """
+        for point in points:
+            for rung in self.rungs:
+                if not self._behind[trial] < rung <= point["progress"] + 1e-9:
+                    continue
+                self._behind[trial] = rung
+                decision = self._at_rung(trial, rung, f"{point['stage']} of {kinds}", point)
+                if decision is not None:
+                    return decision
+        return None
+
+    def _at_rung(self, trial: str, rung: float, cohort: str, point: Mapping[str, Any]) -> Decision | None:
+        scores = self._scores[rung, cohort]
+        value = scores[trial] = point["metrics"][self.score]
+        if len(scores) < self.least:
+            return None
+        kept = max(1, math.floor(len(scores) / self.factor))
+        cut = sorted(scores.values(), reverse=True)[kept - 1]
+        if value >= cut:
+            return None
+        return Decision(rung, value, cut, len(scores), cohort, point["epoch"])
+
+
+def stages_of(plan: Plan) -> str:
+    """The kinds of a plan's stages: equal for plans whose scores may be compared on the way.
+
+    >>> stages_of(Plan(()))
+    ''
+    """
+    return " > ".join(stage.name for stage in plan.stages)

@@ -1,0 +1,1 @@
+"""What may vary: spaces of training recipes, written as short Python files."""

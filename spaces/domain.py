@@ -1,0 +1,422 @@
+"""The words a space file is written in.
+
+A **space** is a list of stages with choices and ranges left open::
+
+    from spaces.domain import Space, Stage, one_of, trick, uniform
+
+    SPACE = Space(
+        stages=[Stage("train", choose=[one_of(None, trick("input_mixup", alpha=uniform(0.2, 2.0)))])],
+        screen=["train/input_mixup"],
+    )
+
+Everything here is plain data: nothing is imported, looked up or trained. Tricks are named by string;
+whether a name exists is checked when the space is loaded (`trainables.plan.check_space`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+Scalar: TypeAlias = bool | int | float | str | None
+
+
+class SpaceError(ValueError):
+    """A space, or a part of one, that cannot be meant."""
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """A real number between `low` and `high`, on a grid of width `step` if one is given."""
+
+    low: float
+    high: float
+    step: float | None = None
+
+    def __post_init__(self) -> None:
+        _ordered("uniform", self.low, self.high)
+        if self.step is not None and not self.step > 0:
+            raise SpaceError(f"uniform({self.low}, {self.high}): step must be above 0, got {self.step}")
+
+    def __contains__(self, value: object) -> bool:
+        return _within(value, self.low, self.high)
+
+    def nearest(self, value: float) -> float:
+        """The value of the domain that is nearest to `value`."""
+        clipped = min(max(float(value), self.low), self.high)
+        if self.step is None:
+            return clipped
+        count = math.floor((self.high - self.low) / self.step + 1e-9)
+        return round(self.low + self.step * min(count, round((clipped - self.low) / self.step)), 12)
+
+    @property
+    def middle(self) -> float:
+        """The default where nothing else says one."""
+        return self.nearest((self.low + self.high) / 2)
+
+    def __str__(self) -> str:
+        grid = "" if self.step is None else f" step {self.step:g}"
+        return f"{self.low:g} … {self.high:g}{grid}"
+
+
+PER_DECADE = {"decades": 1, "halves": 2, "thirds": 3, "quarters": 4, "fifths": 5}
+
+
+@dataclass(frozen=True)
+class LogUniform:
+    """A real number between `low` and `high`, uniform in its logarithm.
+
+    `step` quantises it to that part of a decade, counted from `low`: with `"thirds"`, 0.01 is followed by
+    0.0215, 0.0464 and 0.1. Numbers of early stages should be quantised: a continuous one makes every first
+    stage unique, so that none can be re-used.
+    """
+
+    low: float
+    high: float
+    step: str | None = None
+
+    def __post_init__(self) -> None:
+        _ordered("log_uniform", self.low, self.high)
+        if not self.low > 0:
+            raise SpaceError(f"log_uniform({self.low}, {self.high}): the range must lie above 0")
+        if self.step is not None and self.step not in PER_DECADE:
+            raise SpaceError(
+                f"log_uniform({self.low}, {self.high}): step must be one of {', '.join(PER_DECADE)} "
+                f"(a part of a decade), got {self.step!r}"
+            )
+
+    def grid(self) -> tuple[float, ...]:
+        """The allowed values; empty where the range is continuous."""
+        if self.step is None:
+            return ()
+        per_decade = PER_DECADE[self.step]
+        count = math.floor(per_decade * math.log10(self.high / self.low) + 1e-9)
+        return tuple(float(f"{self.low * 10 ** (k / per_decade):.4g}") for k in range(count + 1))
+
+    def __contains__(self, value: object) -> bool:
+        return _within(value, self.low, self.high)
+
+    def nearest(self, value: float) -> float:
+        """The value of the domain that is nearest to `value` on the logarithmic scale."""
+        clipped = min(max(float(value), self.low), self.high)
+        return min(self.grid(), key=lambda point: abs(math.log(point / clipped)), default=clipped)
+
+    @property
+    def middle(self) -> float:
+        """The default where nothing else says one."""
+        return self.nearest(math.sqrt(self.low * self.high))
+
+    def __str__(self) -> str:
+        grid = "" if self.step is None else f" {self.step} of a decade"
+        return f"{self.low:g} … {self.high:g} log{grid}"
+
+
+@dataclass(frozen=True)
+class Integer:
+    """A whole number from `low` to `high`, both included."""
+
+    low: int
+    high: int
+
+    def __post_init__(self) -> None:
+        _ordered("integer", self.low, self.high)
+        if not all(isinstance(end, int) and not isinstance(end, bool) for end in (self.low, self.high)):
+            raise SpaceError(f"integer({self.low}, {self.high}): both ends must be whole numbers")
+
+    def __contains__(self, value: object) -> bool:
+        return isinstance(value, int) and _within(value, self.low, self.high)
+
+    def nearest(self, value: float) -> int:
+        """The value of the domain that is nearest to `value`."""
+        return min(max(round(value), self.low), self.high)
+
+    @property
+    def middle(self) -> int:
+        """The default where nothing else says one: the low end, because it is the cheap one."""
+        return self.low
+
+    def __str__(self) -> str:
+        return f"{self.low} … {self.high}"
+
+
+@dataclass(frozen=True)
+class Trick:
+    """A trick by name, with numbers that are fixed or open. Written `trick("focal", gamma=2)`."""
+
+    name: str
+    numbers: tuple[tuple[str, Any], ...] = ()
+
+    def __str__(self) -> str:
+        if not self.numbers:
+            return self.name
+        return f"{self.name}({', '.join(f'{key}={value}' for key, value in self.numbers)})"
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """Exactly one of the options: scalars (a number), tricks, or whole stages; `None` is "none of them"."""
+
+    options: tuple[Any, ...]
+    name: str | None = None
+
+    def __contains__(self, value: object) -> bool:
+        return value in self.options
+
+    def nearest(self, value: float) -> Any:
+        """The numeric option nearest to `value`; the first option where they are not numbers."""
+        numbers = [option for option in self.options if _is_number(option)]
+        if len(numbers) != len(self.options) or not _is_number(value):
+            return value if value in self.options else self.options[0]
+        if value > 0 and all(number > 0 for number in numbers):
+            return min(numbers, key=lambda number: abs(math.log(number / value)))
+        return min(numbers, key=lambda number: abs(number - value))
+
+    @property
+    def middle(self) -> Any:
+        """The default where nothing else says one: the first option."""
+        return self.options[0]
+
+    def __str__(self) -> str:
+        return " | ".join("none" if option is None else _short(option) for option in self.options)
+
+
+@dataclass(frozen=True)
+class SomeOf:
+    """Any of the tricks together, between `at_least` and `at_most` of them."""
+
+    options: tuple[Trick, ...]
+    at_least: int = 0
+    at_most: int | None = None
+
+    def __str__(self) -> str:
+        return "any of " + ", ".join(option.name for option in self.options)
+
+
+Domain: TypeAlias = Uniform | LogUniform | Integer | OneOf
+DOMAINS = (Uniform, LogUniform, Integer, OneOf)
+
+
+STAGE_NUMBERS = (
+    "length", "epochs", "lr", "weight_decay", "momentum", "batch_size", "schedule", "reduction", "members",
+)  # fmt: skip
+"""The fields of a stage that may be left open."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One phase of training, as the user writes it.
+
+    Args:
+        name: The space's own name of the stage; tricks are labelled `<stage>/<trick>`.
+        length: Share of the data set's standard schedule, above 0 (1.0 is 30 epochs of digits, 200 of CIFAR).
+        epochs: Fixes the number of epochs instead.
+        lr: Peak learning rate; the data set's standard one where absent.
+        weight_decay: L2 penalty of SGD; the data set's standard one where absent.
+        momentum: SGD momentum in [0, 1).
+        batch_size: Images per step.
+        schedule: Name of a learning-rate schedule (`trainables.schedule.SCHEDULES`).
+        reduction: How per-image losses become one: "expected", "mean" or "weighted_mean".
+        carry: What is taken over from the stage before: "all" (weights, optimiser, schedule: one chain) or
+            "weights" (weights alone: a new chain). Ignored in the first stage.
+        keep: Which tricks of the last stage without members stay on: `True` (all), `False` (none) or a tuple
+            of seams. An own trick on the same seam replaces a kept one.
+        members: Number of independent trainings from the same start, merged at the end.
+        choose: The tricks: names, `trick(...)`, `one_of(...)`, `some_of(...)`.
+    """
+
+    name: str
+    length: Any = None
+    epochs: Any = None
+    lr: Any = None
+    weight_decay: Any = None
+    momentum: Any = None
+    batch_size: Any = None
+    schedule: Any = None
+    reduction: Any = None
+    carry: str = "weights"
+    keep: bool | tuple[str, ...] = False
+    members: Any = 1
+    choose: Sequence[Any] = ()
+
+    def __post_init__(self) -> None:
+        if not self.name or not self.name.replace("_", "").isalnum():
+            raise SpaceError(f"stage {self.name!r}: a name is made of letters, digits and underscores")
+        where = f"stage {self.name!r}"
+        if (self.length is None) == (self.epochs is None):
+            raise SpaceError(f"{where}: give either length= (a share of the standard schedule) or epochs=")
+        if self.carry not in ("all", "weights"):
+            raise SpaceError(f"{where}: carry must be 'all' or 'weights', got {self.carry!r}")
+        object.__setattr__(self, "choose", tuple(_trick_choice(item, where) for item in self.choose))
+        if isinstance(self.keep, (list, tuple)):
+            object.__setattr__(self, "keep", tuple(self.keep))
+
+
+@dataclass(frozen=True)
+class Forbidden:
+    """Labels that must not be on together, and why."""
+
+    labels: tuple[str, ...]
+    reason: str
+
+
+@dataclass(frozen=True)
+class Space:
+    """A plan with choices and ranges left open.
+
+    Args:
+        stages: In order; each a `Stage` or a `one_of` over stages (`None` included).
+        screen: The labels that the design arm crosses: `<stage>/<trick>`, or `<stage>` for a whole stage.
+        forbid: Combinations that are never tried, each with its reason.
+        data: The data set to use where the command names none.
+        model: The network to use where the command names none.
+    """
+
+    stages: Sequence[Stage | OneOf]
+    screen: Sequence[str] = ()
+    forbid: Sequence[Forbidden] = ()
+    data: str | None = None
+    model: str | None = None
+    doc: str = field(default="", compare=False)
+
+    def __post_init__(self) -> None:
+        stages = tuple(self.stages)
+        if not stages:
+            raise SpaceError("Space(stages=[]): a space needs at least one stage")
+        seen: set[str] = set()
+        for slot in stages:
+            options = slot.options if isinstance(slot, OneOf) else (slot,)
+            for option in options:
+                if option is None:
+                    continue
+                if not isinstance(option, Stage):
+                    raise SpaceError(f"Space(stages=...): expected a Stage or one_of(stages), got {option!r}")
+                if option.name in seen:
+                    raise SpaceError(f"stage {option.name!r} is named twice; every stage needs its own name")
+                seen.add(option.name)
+        object.__setattr__(self, "stages", stages)
+        object.__setattr__(self, "screen", tuple(self.screen))
+        object.__setattr__(self, "forbid", tuple(self.forbid))
+
+
+# --- the words --------------------------------------------------------------------------------------------
+
+
+def uniform(low: float, high: float, step: float | None = None) -> Uniform:
+    """A real number in [low, high], on a grid of width `step` if given.
+
+    >>> uniform(0.2, 2.0, step=0.2).nearest(1.05)
+    1.0
+    """
+    return Uniform(low, high, step)
+
+
+def log_uniform(low: float, high: float, step: str | None = None) -> LogUniform:
+    """A real number in [low, high], uniform in its logarithm, quantised to a part of a decade if given.
+
+    >>> log_uniform(0.01, 0.3, step="thirds").grid()
+    (0.01, 0.02154, 0.04642, 0.1, 0.2154)
+    """
+    return LogUniform(low, high, step)
+
+
+def integer(low: int, high: int) -> Integer:
+    """A whole number in {low, …, high}."""
+    return Integer(low, high)
+
+
+def trick(name: str, **numbers: Any) -> Trick:
+    """A trick by name; each number a value, or a domain that is left open.
+
+    >>> print(trick("effective_number", beta=one_of(0.9, 0.99)))
+    effective_number(beta=0.9 | 0.99)
+    """
+    for key, value in numbers.items():
+        if isinstance(value, (SomeOf, Trick, Stage)):
+            raise SpaceError(f"trick {name!r}: {key} must be a value or a range, got {value!r}")
+    return Trick(name, tuple(numbers.items()))
+
+
+def one_of(*options: Any, name: str | None = None) -> OneOf:
+    """Exactly one of the options: scalars, tricks (by name or `trick(...)`), whole stages; `None` is "none".
+
+    >>> print(one_of(None, "class_balanced", "square_root"))
+    none | class_balanced | square_root
+    """
+    if not options:
+        raise SpaceError("one_of(): needs at least one option")
+    if any(isinstance(option, (OneOf, SomeOf)) for option in options):
+        raise SpaceError("one_of(...): options cannot be choices themselves; write them side by side")
+    if len(set(options)) != len(options):
+        raise SpaceError(f"one_of(...): an option stands twice in {options!r}")
+    return OneOf(tuple(options), name)
+
+
+def some_of(*options: Any, at_least: int = 0, at_most: int | None = None) -> SomeOf:
+    """Any of the tricks together.
+
+    >>> print(some_of("cutout", "rand_augment"))
+    any of cutout, rand_augment
+    """
+    tricks = tuple(_as_trick(option, "some_of(...)") for option in options)
+    most = len(tricks) if at_most is None else at_most
+    if not 0 <= at_least <= most <= len(tricks):
+        raise SpaceError(
+            f"some_of(...): 0 ≤ at_least ≤ at_most ≤ {len(tricks)} must hold, "
+            f"got at_least={at_least}, at_most={at_most}"
+        )
+    return SomeOf(tricks, at_least, at_most)
+
+
+def forbid(*labels: str, reason: str) -> Forbidden:
+    """Labels that are never on together, with the reason that the preview prints."""
+    if len(labels) < 2 or not reason:
+        raise SpaceError("forbid(...): needs at least two labels and a reason")
+    return Forbidden(tuple(labels), reason)
+
+
+# --- helpers ----------------------------------------------------------------------------------------------
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _within(value: object, low: float, high: float) -> bool:
+    return _is_number(value) and low <= value <= high  # type: ignore[operator]
+
+
+def _ordered(kind: str, low: float, high: float) -> None:
+    if not (_is_number(low) and _is_number(high)):
+        raise SpaceError(f"{kind}({low!r}, {high!r}): both ends must be numbers")
+    if not low < high:
+        raise SpaceError(f"{kind}({low}, {high}): low < high must hold")
+
+
+def _short(option: Any) -> str:
+    return option.name if isinstance(option, Stage) else str(option)
+
+
+def _as_trick(option: Any, where: str) -> Trick:
+    if isinstance(option, str):
+        return Trick(option)
+    if isinstance(option, Trick):
+        return option
+    raise SpaceError(f"{where}: expected a trick's name or trick(...), got {option!r}")
+
+
+def _trick_choice(item: Any, where: str) -> Trick | OneOf | SomeOf:
+    if isinstance(item, SomeOf):
+        return item
+    if isinstance(item, OneOf):
+        options = tuple(None if option is None else _as_trick(option, where) for option in item.options)
+        names = [option.name for option in options if option is not None]
+        for name in names:
+            if names.count(name) > 1:
+                raise SpaceError(
+                    f"{where}: {name!r} stands twice in one choice; "
+                    f"leave its number open instead: trick({name!r}, number=one_of(...))"
+                )
+        return OneOf(options, item.name)
+    return _as_trick(item, where)

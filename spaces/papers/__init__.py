@@ -1,0 +1,1 @@
+"""Spaces after the tables of the source papers."""

@@ -1,0 +1,167 @@
+"""What flows through training: `Batch`, `Outputs`, and the `Facts` a trick may know when it is built.
+
+Letters with a fixed meaning: N images of the training split, B batch, C classes, D features, K parts of a
+label mixture, V views of an image, E experts; (c, H, W) channels, height and width of an image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trainables.seeding import generator
+
+
+class MissingFact(ValueError):
+    """A trick was built without something it has to know."""
+
+
+@dataclass(frozen=True)
+class Blend:
+    """A mixture of each image with another one of the batch, applied by the network at one layer.
+
+    At the layer the activations become `share · x + (1 − share) · x[order]`.
+
+    Args:
+        layer: "input", a layer's name (`model.layers`), "pool" or "logits".
+        order: (B,) int64, the partner of each image.
+        share: (B,) in [0, 1], each image's own share.
+    """
+
+    layer: str
+    order: Tensor
+    share: Tensor
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Mixes `x` (B, …) with `x[order]`."""
+        share = self.share.to(x.dtype).view(-1, *[1] * (x.ndim - 1))
+        return torch.lerp(x[self.order], x, share)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One training batch.
+
+    Args:
+        images: (V, B, c, H, W); uint8 up to and including the augment seam, normalised floats behind it.
+        index: (B,) int64, positions in the training split.
+        y: (B, K) int64, the labels of each image's mixture.
+        share: (B, K), rows sum to 1.
+        blend: The mixture of images that the network applies, if any.
+    """
+
+    images: Tensor
+    index: Tensor
+    y: Tensor
+    share: Tensor
+    blend: Blend | None = None
+
+    @staticmethod
+    def plain(images: Tensor, index: Tensor, labels: Tensor) -> Batch:
+        """A batch of unmixed images (B, c, H, W) with labels (B,), in one view."""
+        y = labels[:, None]
+        return Batch(images[None], index, y, torch.ones_like(y, dtype=torch.float32))
+
+    def with_images(self, images: Tensor) -> Batch:
+        """The same batch with other images (V, B, c, H, W)."""
+        return replace(self, images=images)
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a network says of a batch.
+
+    Args:
+        logits: (B, C).
+        features: (B, D), what the head reads.
+        maps: (B, D, h, w), the last convolution's output, before pooling.
+        experts: (E, B, C) where the head has several experts.
+        views: Outputs of the second and further views, where a trick made some.
+    """
+
+    logits: Tensor
+    features: Tensor | None = None
+    maps: Tensor | None = None
+    experts: Tensor | None = None
+    views: tuple[Outputs, ...] = ()
+
+    def with_logits(self, logits: Tensor, experts: Tensor | None = None) -> Outputs:
+        """The same outputs with other logits."""
+        return replace(self, logits=logits, experts=experts)
+
+
+def _seeded_by_purpose(purpose: str) -> torch.Generator:
+    return generator(0, purpose)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a trick may know when it is built. Anything but counts and labels has a default.
+
+    Args:
+        counts: (C,) int64, training images per class.
+        labels: (N,) int64, the training labels.
+        epochs: Epochs of the stage.
+        device: Where batches live.
+        model: The network as handed over to the stage (for a readout: the evaluated one).
+        images: (N, c, H, W) uint8, the training images without augmentation.
+        normalise: uint8 images -> floats as the network expects them.
+        pixel_mean: (c,) in [0, 1], the mean that `normalise` subtracts.
+        start: State of the network at the stage's start.
+        score: State -> accuracy on balanced training images; never uses `val`.
+        generators: Purpose -> generator, seeded by trial, chain and member.
+    """
+
+    counts: Tensor
+    labels: Tensor
+    epochs: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    model: Any = None
+    images: Tensor | None = None
+    normalise: Callable[[Tensor], Tensor] | None = None
+    pixel_mean: Tensor | None = None
+    start: Mapping[str, Tensor] | None = None
+    score: Callable[[Mapping[str, Tensor]], float] | None = None
+    generators: Callable[[str], torch.Generator] = _seeded_by_purpose
+
+    @property
+    def classes(self) -> int:
+        """Number of classes C."""
+        return int(self.counts.numel())
+
+    def generator(self, purpose: str) -> torch.Generator:
+        """A generator of its own for one purpose of one stage."""
+        return self.generators(purpose)
+
+    def require(self, trick: str, *fields: str) -> None:
+        """Raises `MissingFact` unless all the named fields are there."""
+        missing = [name for name in fields if getattr(self, name) is None]
+        if missing:
+            given = ", ".join(f"{name}=…" for name in missing)
+            raise MissingFact(f"trick {trick!r} needs {' and '.join(missing)}: build it with Facts(…, {given})")
+
+    def outputs(self, batch_size: int = 512) -> Iterator[tuple[Tensor, Outputs]]:
+        """The network's outputs over the training images, without augmentation, in evaluation mode.
+
+        Yields:
+            Pairs of image indices (B,) and `Outputs`.
+        """
+        self.require("outputs()", "model", "images", "normalise")
+        assert self.images is not None and self.normalise is not None
+        model: nn.Module = self.model
+        was_training = model.training
+        model.eval()
+        try:
+            with torch.no_grad():
+                for index in torch.arange(len(self.images), device=self.images.device).split(batch_size):
+                    yield index, model(self.normalise(self.images[index]))
+        finally:
+            model.train(was_training)
+
+    def features(self) -> Tensor:
+        """(N, D) features of the training images, without augmentation."""
+        return torch.cat([outputs.features for _, outputs in self.outputs() if outputs.features is not None])

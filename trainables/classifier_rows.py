@@ -1,0 +1,90 @@
+"""The rows of a classifier, one per class, whatever head holds them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class ScaledHead(nn.Module):
+    """A head whose logits are scaled class by class with learned factors, s_c = 1 at first.
+
+    Args:
+        inner: The head within, with `weight` (C, D), `bias` and `kind`.
+        scale_bias: Scale the whole logit; otherwise the bias is added after scaling.
+    """
+
+    def __init__(self, inner: Any, scale_bias: bool) -> None:
+        super().__init__()
+        self.inner = inner
+        self.scale_bias = scale_bias
+        self.scale = nn.Parameter(torch.ones_like(inner.weight[:, 0]))
+
+    @property
+    def kind(self) -> str:
+        """What the head within is."""
+        return str(self.inner.kind)
+
+    @property
+    def weight(self) -> Tensor:
+        """(C, D), the scaled weight."""
+        weight: Tensor = self.scale[:, None] * self.inner.weight
+        return weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        """(C,), scaled if it is."""
+        bias: Tensor | None = self.inner.bias
+        return bias if bias is None or not self.scale_bias else self.scale * bias
+
+    def reset(self, generator: torch.Generator) -> None:
+        """Draws the inner head's initial values anew; all factors are 1 again."""
+        self.inner.reset(generator)
+        nn.init.ones_(self.scale)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, D) -> (B, C)."""
+        z: Tensor = self.inner(features)
+        if self.scale_bias or self.inner.bias is None:
+            return self.scale * z
+        bias: Tensor = self.inner.bias
+        return self.scale * (z - bias) + bias
+
+
+def weight_of(head: Any, trick: str) -> Tensor:
+    """The weight (C, D) of a head with one row per class.
+
+    Raises:
+        ValueError: The head has no such weight.
+    """
+    weight = getattr(head, "weight", None)
+    if not isinstance(weight, Tensor) or weight.ndim != 2:
+        raise ValueError(
+            f"trick {trick!r}: the head must have one weight row per class, .weight (C, D), "
+            f"got {type(head).__name__}; use a linear or cosine head"
+        )
+    return weight
+
+
+def learned_weight(head: Any, trick: str) -> Tensor:
+    """The same as the parameter itself, to be changed in place."""
+    return weight_of(head.inner if isinstance(head, ScaledHead) else head, trick)
+
+
+def weight_in(state: Any) -> Tensor | None:
+    """The same out of a network's state, if it is there."""
+    return next((state[key] for key in ("head.weight", "head.inner.weight") if key in state), None)
+
+
+def only_head_learns(model: Any, batchnorm: str) -> None:
+    """Freezes the backbone; its BatchNorm statistics stay with "fixed" and follow the batches with "moving"."""
+    for parameter in model.backbone.parameters():
+        parameter.requires_grad_(False)
+    for parameter in model.head.parameters():
+        parameter.requires_grad_(True)
+    model.fix_batchnorm = batchnorm == "fixed"
+
+
+BATCHNORM = ("fixed", "moving")

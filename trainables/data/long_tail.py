@@ -1,0 +1,139 @@
+"""The long tail's profile, and what a long-tailed data set consists of."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+def class_counts(largest: int, classes: int, imbalance: float) -> list[int]:
+    """Images per class of an exponential long tail.
+
+    n_c = int(largest · (1 / imbalance)^(c / (C − 1))) for c = 0 … C − 1: truncated, not rounded, in the
+    public codes' own floating-point arithmetic.
+
+    Args:
+        largest: Images of class 0, at least 1.
+        classes: C, at least 2.
+        imbalance: largest / smallest, at least 1; 1 gives equal classes.
+
+    Returns:
+        C counts, never increasing, each at least 1.
+
+    Raises:
+        ValueError: A number out of its range, or a class that would have no image.
+
+    Source: Cui et al. 2019, arXiv:1901.05555, section 5.1; Cao et al. 2019, arXiv:1906.07413, public code
+        `get_img_num_per_cls`.
+    Differs: none.
+
+    >>> class_counts(largest=5000, classes=10, imbalance=100)
+    [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]
+    """
+    if isinstance(largest, bool) or largest != int(largest) or largest < 1:
+        raise ValueError(f"class_counts: largest must be a whole number of at least 1, got {largest!r}")
+    if isinstance(classes, bool) or classes != int(classes) or classes < 2:
+        raise ValueError(f"class_counts: classes must be a whole number of at least 2, got {classes!r}")
+    if not 1 <= imbalance < float("inf"):
+        raise ValueError(f"class_counts: imbalance must be a number of at least 1, got {imbalance!r}")
+    counts = [int(largest * (1 / imbalance) ** (c / (classes - 1.0))) for c in range(int(classes))]
+    if counts[-1] < 1:
+        raise ValueError(
+            f"class_counts: imbalance {imbalance:g} with {largest} images in the largest class leaves class "
+            f"{counts.index(0)} without any; lower the imbalance"
+        )
+    return counts
+
+
+@dataclass(frozen=True)
+class LongTailed:
+    """A long-tailed data set in memory, with its splits.
+
+    Args:
+        name: As in `trainables.data.names()`.
+        classes: C.
+        class_names: C names.
+        imbalance: The factor that the tail was cut with.
+        split_seed: What `train` and `val` were drawn with.
+        train_images: (N, c, H, W) uint8, long-tailed.
+        train_labels: (N,) int64 in [0, C).
+        val_images: (M, c, H, W) uint8, balanced; empty where val was folded back.
+        val_labels: (M,) int64.
+        test_images: (T, c, H, W) uint8, the data set's own.
+        test_labels: (T,) int64.
+        mean: (c,) float32 of the pixels, in [0, 1].
+        std: (c,) float32 of the pixels, above 0, in the same unit.
+        pad: Pixels of the random shift in training, at least 0.
+        flip: Whether training mirrors images at random.
+        fingerprint: 16 hexadecimal digits; equal ones mean equal images, labels, splits and augmentation.
+            Computed where absent.
+
+    Raises:
+        ValueError: Images and labels of a split that do not belong together.
+    """
+
+    name: str
+    classes: int
+    class_names: tuple[str, ...]
+    imbalance: float
+    split_seed: int
+    train_images: Tensor
+    train_labels: Tensor
+    val_images: Tensor
+    val_labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+    mean: Tensor
+    std: Tensor
+    pad: int
+    flip: bool
+    fingerprint: str = ""
+
+    def __post_init__(self) -> None:
+        for split in ("train", "val", "test"):
+            images, labels = getattr(self, f"{split}_images"), getattr(self, f"{split}_labels")
+            if images.ndim != 4 or str(images.dtype) != "torch.uint8" or len(images) != len(labels):
+                raise ValueError(
+                    f"{self.name}: {split} needs uint8 images (N, c, H, W) and as many labels, got "
+                    f"{images.dtype} {tuple(images.shape)} and {len(labels)} labels"
+                )
+        if not self.fingerprint:
+            object.__setattr__(self, "fingerprint", self._digest())
+
+    @property
+    def counts(self) -> Tensor:
+        """(C,) int64, training images per class."""
+        return self.train_labels.bincount(minlength=self.classes)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """(x / 255 − mean) / std.
+
+        Args:
+            images: (…, c, H, W) uint8.
+
+        Returns:
+            The same shape, float32, on the images' device.
+        """
+        mean, std = (value.to(images.device).view(-1, 1, 1) for value in (self.mean, self.std))
+        return (images.float() / 255 - mean) / std
+
+    def to(self, device: torch.device | str) -> LongTailed:
+        """The same data on another device."""
+        moved: dict[str, Any] = {name: value.to(device) for name, value in self._tensors().items()}
+        return replace(self, **moved)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if hasattr(value, "device")}
+
+    def _digest(self) -> str:
+        digest = hashlib.sha256(repr((self.classes, self.pad, self.flip)).encode())
+        for name, value in self._tensors().items():
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            digest.update(value.detach().cpu().numpy().tobytes())
+        return digest.hexdigest()[:16]

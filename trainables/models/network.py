@@ -1,0 +1,125 @@
+"""A backbone in named parts, average pooling, and a head that can be replaced."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from trainables.batch import Blend, Outputs
+
+
+class Network(nn.Module):
+    """Backbone parts in order, global average pooling, head.
+
+    Args:
+        backbone: The parts by name, in order; the last one's output (B, D, h, w) is `Outputs.maps`.
+        head: features (B, D) -> logits (B, C), or (E, B, C) for E experts, whose mean is then the logits.
+        features: D.
+        classes: C.
+        layers: The parts behind which a `Blend` may act, besides "input", "pool" and "logits"; all of them
+            where absent.
+
+    >>> from trainables.models import build
+    >>> network = build("resnet8", classes=10, channels=1, generator=torch.Generator().manual_seed(0))
+    >>> outputs = network(torch.zeros(4, 1, 8, 8))
+    >>> outputs.logits.shape, outputs.features.shape, outputs.maps.shape
+    (torch.Size([4, 10]), torch.Size([4, 64]), torch.Size([4, 64, 2, 2]))
+    >>> network.layers
+    ('layer1', 'layer2', 'layer3')
+    """
+
+    def __init__(
+        self,
+        backbone: Mapping[str, nn.Module],
+        head: nn.Module,
+        *,
+        features: int,
+        classes: int,
+        layers: Sequence[str] | None = None,
+    ) -> None:
+        super().__init__()
+        self.backbone = nn.ModuleDict(dict(backbone))
+        self.head = head
+        self.features = features
+        self.classes = classes
+        self.layers = tuple(backbone) if layers is None else tuple(layers)
+        self.fix_batchnorm = False
+        """Keeps the backbone's BatchNorm at its stored statistics while the head trains; set by a train trick."""
+
+    def train(self, mode: bool = True) -> Network:
+        """Training mode; the backbone stays in evaluation mode where its BatchNorm is fixed."""
+        super().train(mode)
+        if self.fix_batchnorm:
+            self.backbone.eval()
+        return self
+
+    def forward(self, images: Tensor, blend: Blend | None = None) -> Outputs:
+        """Runs a batch, all its views in one pass, so that BatchNorm sees them together.
+
+        Args:
+            images: (B, c, H, W) or (V, B, c, H, W) normalised floats.
+            blend: Mixes the images of each view at one layer: "input", one of `layers`, "pool" or "logits".
+
+        Returns:
+            Outputs of the first view; those of the others are in its `views`. `features` and `maps` are as
+            blended, if the blend acts at or before them.
+
+        Raises:
+            ValueError: Images of another rank, or a blend at an unknown layer.
+        """
+        if images.ndim not in (4, 5):
+            raise ValueError(f"images must be (B, c, H, W) or (V, B, c, H, W), got shape {tuple(images.shape)}")
+        views = 1 if images.ndim == 4 else images.shape[0]
+        flat = images.flatten(0, 1) if images.ndim == 5 else images  # (V·B, c, H, W)
+        if blend is not None:
+            self._check(blend)
+            blend = _for_every_view(blend, views)
+        outputs = self._run(flat, blend)
+        if views == 1:
+            return outputs
+        first, *others = _split(outputs, views)
+        return Outputs(first.logits, first.features, first.maps, first.experts, tuple(others))
+
+    def backbone_parameters(self) -> Iterator[nn.Parameter]:
+        """The parameters before the pooling."""
+        return self.backbone.parameters()
+
+    def head_parameters(self) -> Iterator[nn.Parameter]:
+        """The parameters of the classifier."""
+        return self.head.parameters()
+
+    def _run(self, images: Tensor, blend: Blend | None) -> Outputs:
+        def blended(x: Tensor, layer: str) -> Tensor:
+            return blend(x) if blend is not None and blend.layer == layer else x
+
+        maps = blended(images, "input")
+        for name, part in self.backbone.items():
+            maps = blended(part(maps), name)  # ends as (V·B, D, h, w)
+        features = blended(maps.mean(dim=(2, 3)), "pool")
+        z: Tensor = self.head(features)
+        if z.ndim == 2:
+            return Outputs(blended(z, "logits"), features, maps)
+        experts = torch.stack([blended(expert, "logits") for expert in z])
+        return Outputs(experts.mean(dim=0), features, maps, experts)
+
+    def _check(self, blend: Blend) -> None:
+        allowed = ("input", *self.layers, "pool", "logits")
+        if blend.layer not in allowed:
+            raise ValueError(f"blend at layer {blend.layer!r}: this network blends at {', '.join(allowed)}")
+
+
+def _for_every_view(blend: Blend, views: int) -> Blend:
+    """The same blend for the images of all views in one flattened batch: partners stay within their view."""
+    if views == 1:
+        return blend
+    first_of_view = torch.arange(views, device=blend.order.device)[:, None] * len(blend.order)  # (V, 1)
+    return Blend(blend.layer, (first_of_view + blend.order).flatten(), blend.share.repeat(views))
+
+
+def _split(outputs: Outputs, views: int) -> list[Outputs]:
+    assert outputs.features is not None and outputs.maps is not None
+    experts = [None] * views if outputs.experts is None else outputs.experts.chunk(views, dim=1)
+    parts = (outputs.logits.chunk(views), outputs.features.chunk(views), outputs.maps.chunk(views), experts)
+    return [Outputs(*view) for view in zip(*parts, strict=True)]

@@ -1,0 +1,167 @@
+"""Target, logits, loss and weight, composed into one loss per image.
+
+For image i with the label mixture y (K parts) and shares s:
+
+    L_i = Σ_k s_ik · w(y_ik) · loss(logits(z_i, y_ik), target(y_ik)) + Σ penalties_i
+
+No trick sees another one: mixup never meets the loss, no loss meets mixup, so every pair composes, each in
+its paper's own form. The loss is reduced once, by `reduce`, as the stage declares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from trainables.batch import Batch, Facts, Outputs
+from trainables.registry import SEAMS, PlanError, name_of, seam_of
+
+REDUCTIONS = ("expected", "mean", "weighted_mean")
+
+
+def one_per_seam(tricks: Sequence[Any], where: str = "these tricks") -> dict[str, list[Any]]:
+    """The tricks by seam, in written order.
+
+    Raises:
+        PlanError: Two tricks share a seam that takes one.
+    """
+    by_seam: dict[str, list[Any]] = {seam: [] for seam in SEAMS}
+    for made in tricks:
+        by_seam[seam_of(made)].append(made)
+    for seam, sitting in by_seam.items():
+        if len(sitting) > 1 and not SEAMS[seam].many:
+            named = ", ".join(name_of(made) for made in sitting)
+            raise PlanError(
+                f"{where}: {named} all sit on seam {seam!r}, which takes one trick per stage; "
+                "keep one, or move the others to another stage"
+            )
+    return by_seam
+
+
+class Objective:
+    """The loss of every image of a batch, weights included, not reduced.
+
+    Args:
+        tricks: Made tricks; those on other seams than target, logits, loss, penalty and weight are ignored.
+        facts: What the tricks may know.
+
+    Raises:
+        PlanError: Two targets or two losses.
+
+    >>> import torch
+    >>> from trainables.registry import make
+    >>> facts = Facts(counts=torch.tensor([100, 25]), labels=torch.tensor([0, 1]))
+    >>> objective = Objective([make("cost_sensitive")], facts)
+    >>> objective(torch.zeros(2, 2), torch.tensor([0, 1]))
+    tensor([0.1733, 0.6931])
+    """
+
+    def __init__(self, tricks: Sequence[Any], facts: Facts) -> None:
+        by_seam = one_per_seam(tricks)
+
+        def built(seam: str) -> list[Callable[..., Tensor]]:
+            return [made.build(facts) for made in by_seam[seam]]
+
+        self.classes = facts.classes
+        self._target = next(iter(built("target")), None)
+        self._logits = built("logits")
+        self._loss = next(iter(built("loss")), None) or _cross_entropy
+        self._weights = built("weight")
+        self._penalties = built("penalty")
+
+    def weights(self, labels: Tensor) -> Tensor:
+        """The product of the weight seam: labels (B,) -> (B,) float64."""
+        product = torch.ones(labels.shape, dtype=torch.float64, device=labels.device)
+        for weight in self._weights:
+            product = product * weight(labels)
+        return product
+
+    @property
+    def weighted(self) -> bool:
+        """Whether any trick weighs images."""
+        return bool(self._weights)
+
+    def __call__(
+        self,
+        outputs: Outputs | Tensor,
+        labels: Tensor,
+        share: Tensor | None = None,
+        *,
+        batch: Batch | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """The loss of each image.
+
+        Args:
+            outputs: Of the network; a tensor is taken as the logits (B, C).
+            labels: (B,), or (B, K) for a mixture.
+            share: (B, K), rows sum to 1; needed with (B, K) labels.
+            batch: For penalties; made from the labels where absent.
+            generator: For losses that draw.
+
+        Returns:
+            (B,) in the dtype of the logits.
+        """
+        if isinstance(outputs, Tensor):
+            outputs = Outputs(outputs)
+        if labels.ndim == 1:
+            labels, share = labels[:, None], torch.ones_like(labels, dtype=outputs.logits.dtype)[:, None]
+        elif share is None:
+            raise ValueError("labels (B, K) need share=(B, K), the parts of each image's mixture")
+        assert share is not None
+        total = torch.zeros_like(outputs.logits[:, 0])
+        for part in range(labels.shape[1]):
+            y = labels[:, part]
+            loss = self._loss(self._adjusted(outputs, y), self._targets(y, outputs.logits.dtype), y, generator)
+            total = total + (share[:, part] * self.weights(y)).to(loss.dtype) * loss
+        for penalty in self._penalties:
+            if batch is None:
+                batch = Batch(outputs.logits.new_zeros(1, len(labels), 0, 0, 0), labels[:, 0], labels, share)
+            total = total + penalty(outputs, batch, generator)
+        return total
+
+    def _targets(self, y: Tensor, dtype: torch.dtype) -> Tensor:
+        target = functional.one_hot(y, self.classes) if self._target is None else self._target(y)
+        return target.to(dtype)
+
+    def _adjusted(self, outputs: Outputs, y: Tensor) -> Outputs:
+        if not self._logits:
+            return outputs
+
+        def chain(z: Tensor) -> Tensor:
+            for adjust in self._logits:
+                z = adjust(z, y)
+            return z
+
+        experts = None if outputs.experts is None else torch.stack([chain(z) for z in outputs.experts])
+        return outputs.with_logits(chain(outputs.logits), experts)
+
+
+def reduce(losses: Tensor, weights: Tensor, expected_weight: float, reduction: str) -> Tensor:
+    """The batch's loss from the losses of its images.
+
+    Args:
+        losses: (B,), weights included.
+        weights: (B,), the weights that are in them, averaged over the parts of each image's mixture.
+        expected_weight: Mean weight under the stage's own draw.
+        reduction: "mean" (the papers' formula) divides by B; "weighted_mean" (many public codes) by the
+            batch's sum of weights; "expected" by B times the expected weight, so that re-weighting does not
+            secretly change the learning rate.
+    """
+    if reduction == "mean":
+        return losses.mean()
+    if reduction == "expected":
+        return losses.mean() / expected_weight
+    if reduction == "weighted_mean":
+        return losses.sum() / weights.sum().to(losses.dtype)
+    raise PlanError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
+
+
+def _cross_entropy(outputs: Outputs, q: Tensor, y: Tensor, generator: torch.Generator | None) -> Tensor:
+    # a class that the logits seam rules out (−inf) has q = 0, and 0 · −inf must be 0
+    log_p = functional.log_softmax(outputs.logits, dim=1).masked_fill(q == 0, 0)
+    return -(q * log_p).sum(dim=1)

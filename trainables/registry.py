@@ -1,0 +1,304 @@
+"""Seams, the `@trick` decorator, and the discovery of every trick.
+
+A trick is a frozen dataclass of numbers with one method, `build(facts)`, that returns a pure function for
+one **seam** of training. Its file's name is its name. Files are found in `trainables/tricks/` and in any
+folder given to `discover` (`--tricks DIR`).
+
+    from trainables.registry import make, names
+
+    make("effective_number", beta=0.999).build(facts)
+    names(seam="draw")
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+import importlib.util
+import math
+import pkgutil
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+from spaces.domain import DOMAINS
+
+T = TypeVar("T")
+
+
+class PlanError(ValueError):
+    """A plan that cannot be trained; raised before anything is."""
+
+
+@dataclass(frozen=True)
+class Seam:
+    """One place of training that a trick may change."""
+
+    name: str
+    many: bool
+    builds: str
+
+
+SEAMS: Mapping[str, Seam] = MappingProxyType(
+    {
+        seam.name: seam
+        for seam in (
+            Seam("draw", False, "(progress, generator) -> image indices of one epoch (M,)"),
+            Seam("image", True, "(Batch, generator) -> Batch, raw images, before crop and flip"),
+            Seam("augment", True, "(Batch, generator) -> Batch, after crop and flip"),
+            Seam("mix", False, "(Batch, generator) -> Batch with y, share and a Blend"),
+            Seam("target", False, "labels (B,) -> (B, C), rows sum to 1"),
+            Seam("logits", True, "(z (B, C), y (B,)) -> z (B, C), training only"),
+            Seam("loss", False, "(Outputs, q (B, C), y (B,), generator) -> (B,)"),
+            Seam("penalty", True, "(Outputs, Batch, generator) -> (B,)"),
+            Seam("weight", True, "labels (B,) -> (B,); several multiply"),
+            Seam("head", False, "Model -> Model, at the stage's start"),
+            Seam("train", False, "Model -> parameter groups that learn"),
+            Seam("after_step", True, "(Model, Outputs, Batch) -> None"),
+            Seam("merge", False, "list of member states -> state"),
+            Seam("readout", False, "Outputs -> z (B, C), evaluation only"),
+        )
+    }
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the registry knows of a trick."""
+
+    name: str
+    seam: str
+    family: str
+    source: str
+    cls: type
+    space: Mapping[str, Any] = field(default_factory=dict)
+    needs: tuple[str, ...] = ()
+    provides: tuple[str, ...] = ()
+
+    @property
+    def numbers(self) -> dict[str, Any]:
+        """The trick's numbers with their defaults."""
+        return {f.name: f.default for f in dataclasses.fields(self.cls)}
+
+
+_ENTRIES: dict[str, Entry] = {}
+_DISCOVERED: set[str] = set()
+
+
+def trick(
+    *,
+    seam: str,
+    family: str,
+    source: str,
+    space: Mapping[str, Any] | None = None,
+    needs: Iterable[str] = (),
+    provides: Iterable[str] = (),
+) -> Callable[[type[T]], type[T]]:
+    """Registers a frozen dataclass as a trick, under the name of its file.
+
+    Args:
+        seam: Where it acts, a key of `SEAMS`.
+        family: What the literature calls its kind.
+        source: Authors, year, id, equation.
+        space: The range worth searching of each number, as a domain of `spaces.domain`.
+        needs: Capabilities that something earlier in the plan must provide, e.g. "cosine".
+        provides: Capabilities that it provides to what comes later.
+    """
+    if seam not in SEAMS:
+        raise ValueError(f"@trick(seam={seam!r}): {did_you_mean(seam, SEAMS)}; the seams are {', '.join(SEAMS)}")
+
+    def register(cls: type[T]) -> type[T]:
+        name = cls.__module__.rpartition(".")[2]
+        params = getattr(cls, "__dataclass_params__", None)
+        if params is None or not params.frozen:
+            raise TypeError(f"trick {name!r}: {cls.__name__} must be a @dataclass(frozen=True) below @trick")
+        fields = {f.name: f.default for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        for key, default in fields.items():
+            if default is dataclasses.MISSING:
+                raise TypeError(f"trick {name!r}: {key} needs a default")
+        for key, domain in (space or {}).items():
+            if key not in fields or not isinstance(domain, DOMAINS):
+                raise TypeError(f"trick {name!r}: space[{key!r}] must be a range for one of {', '.join(fields)}")
+        known = _ENTRIES.get(name)
+        if known is not None and known.cls.__module__ != cls.__module__:
+            raise ValueError(
+                f"trick {name!r} is defined twice: by {known.cls.__module__} and by {cls.__module__}; rename one file"
+            )
+        entry = Entry(name, seam, family, source, cls, dict(space or {}), tuple(needs), tuple(provides))
+        _ENTRIES[name] = entry
+        cls.entry = entry  # type: ignore[attr-defined]
+        return cls
+
+    return register
+
+
+def discover(*folders: str | Path) -> None:
+    """Imports every trick of `trainables/tricks/` and of the given folders. Safe to call again."""
+    if "trainables.tricks" not in _DISCOVERED:
+        _DISCOVERED.add("trainables.tricks")
+        package = importlib.import_module("trainables.tricks")
+        for module in pkgutil.iter_modules(package.__path__):
+            importlib.import_module(f"trainables.tricks.{module.name}")
+    for folder in folders:
+        path = Path(folder).resolve()
+        if str(path) in _DISCOVERED:
+            continue
+        if not path.is_dir():
+            raise ValueError(f"--tricks {folder}: no such folder")
+        _DISCOVERED.add(str(path))
+        for file in sorted(path.glob("*.py")):
+            if not file.stem.startswith("_"):
+                _import_file(file)
+
+
+def _import_file(file: Path) -> None:
+    module_name = f"longtail_tricks.{file.stem}"
+    spec = importlib.util.spec_from_file_location(module_name, file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module
+    spec.loader.exec_module(module)
+
+
+def entries() -> dict[str, Entry]:
+    """Every known trick by name, in alphabetical order."""
+    discover()
+    return dict(sorted(_ENTRIES.items()))
+
+
+def entry(name: str) -> Entry:
+    """The entry of one trick.
+
+    Raises:
+        PlanError: The name is unknown; the nearest known one is offered.
+    """
+    discover()
+    if name not in _ENTRIES:
+        raise PlanError(f"unknown trick {name!r}: {did_you_mean(name, _ENTRIES)}")
+    return _ENTRIES[name]
+
+
+def names(seam: str | None = None, family: str | None = None) -> list[str]:
+    """The names of all tricks, or of those on one seam or of one family.
+
+    >>> "cost_sensitive" in names(seam="weight"), "cost_sensitive" in names(seam="draw")
+    (True, False)
+    """
+    if seam is not None and seam not in SEAMS:
+        raise ValueError(f"names(seam={seam!r}): {did_you_mean(seam, SEAMS)}")
+    return [known.name for known in entries().values() if seam in (None, known.seam) and family in (None, known.family)]
+
+
+def make(name: str, **numbers: Any) -> Any:
+    """A trick with the given numbers, the others at their defaults.
+
+    >>> make("cost_sensitive", power=0.5)
+    CostSensitive(power=0.5)
+
+    Raises:
+        PlanError: Unknown trick or number, or a number outside its range.
+    """
+    known = entry(name)
+    for key in numbers:
+        if key not in known.numbers:
+            allowed = f"it has {', '.join(known.numbers)}" if known.numbers else "it has none"
+            raise PlanError(f"trick {name!r} has no number {key!r}: {did_you_mean(key, known.numbers)} ({allowed})")
+    try:
+        return known.cls(**numbers)
+    except (TypeError, ValueError) as error:
+        raise PlanError(str(error)) from error
+
+
+def name_of(made: Any) -> str:
+    """The name of a trick that `make` returned."""
+    return str(type(made).entry.name)
+
+
+def seam_of(made: Any) -> str:
+    """The seam of a trick that `make` returned."""
+    return str(type(made).entry.seam)
+
+
+def numbers_of(made: Any) -> dict[str, Any]:
+    """The numbers of a trick, JSON-able; `make(name, **numbers)` gives an equal trick."""
+    return dataclasses.asdict(made)
+
+
+def in_range(
+    made: Any,
+    number: str,
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    above: bool = False,
+    below: bool = False,
+    whole: bool = False,
+) -> None:
+    """Checks one number of a trick; for `__post_init__`.
+
+    Args:
+        made: The trick.
+        number: Field name.
+        low: Smallest allowed value, excluded if `above`.
+        high: Largest allowed value, excluded if `below`.
+        above: Exclude `low`.
+        below: Exclude `high`.
+        whole: Only whole numbers.
+
+    Raises:
+        ValueError: With the trick, the number, what was got and what is allowed.
+    """
+    value = getattr(made, number)
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and not math.isnan(value)
+    fits = is_number and low <= value <= high and not (above and value == low) and not (below and value == high)
+    if fits and (not whole or isinstance(value, int)):
+        return
+    left = "(" if above or low == -math.inf else "["
+    right = ")" if below or high == math.inf else "]"
+    kind = "a whole number" if whole else "a number"
+    where = type(made).__module__.rpartition(".")[2]
+    raise ValueError(f"trick {where!r}: {number} must be {kind} in {left}{low:g}, {high:g}{right}, got {value!r}")
+
+
+def among(made: Any, number: str, allowed: Iterable[Any]) -> None:
+    """Checks that a field of a trick is one of the allowed values; for `__post_init__`."""
+    options = tuple(allowed)
+    if getattr(made, number) not in options:
+        where = type(made).__module__.rpartition(".")[2]
+        shown = ", ".join(repr(option) for option in options)
+        raise ValueError(f"trick {where!r}: {number} must be one of {shown}, got {getattr(made, number)!r}")
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The nearest known name as a question, or all of them."""
+    options = sorted(known)
+    nearest = difflib.get_close_matches(name, options, n=1, cutoff=0.5)
+    return f"did you mean {nearest[0]!r}?" if nearest else f"known are {', '.join(options) or 'none'}"
+
+
+def main() -> None:
+    """Prints the gallery as a Markdown table."""
+    print("| trick | seam | family | numbers (default; range worth searching) | source |")
+    print("|---|---|---|---|---|")
+    for known in sorted(entries().values(), key=lambda e: (e.family, e.seam, e.name)):
+        numbers = "; ".join(
+            f"`{key}` {default}" + (f"; {known.space[key]}" if key in known.space else "")
+            for key, default in known.numbers.items()
+        )
+        cells = (
+            f"`{known.name}`",
+            known.seam,
+            known.family,
+            numbers.replace("|", "/") or "none",
+            known.source,
+        )
+        print(f"| {' | '.join(cells)} |")
+
+
+if __name__ == "__main__":
+    # run as `python -m`, this module is `__main__`; the tricks register with the imported one
+    importlib.import_module("trainables.registry").main()
