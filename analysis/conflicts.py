@@ -446,6 +446,7 @@ class _Noise:
     factor: Floats  # (cells,) moderated variance of each cell over the pooled one
     factor_df: Floats  # (cells,) degrees of freedom behind each factor
     pool_df: float  # all that the context's residuals hold
+    start_df: float  # the same, counting cells that share their first stages once
     prior_df: float
 
     def variance(self, cells: Ints, weights: Floats, same: Floats) -> tuple[Floats, Floats]:
@@ -463,7 +464,9 @@ class _Noise:
         terms = self.factor[cells] * weights * (self.leaf * weights + self.start * (weights @ same))
         variance = np.maximum(terms.sum(1), self.leaf * (weights**2).sum(1) * self.factor[cells].min())
         df = variance**2 / np.maximum((terms**2 / self.factor_df[cells]).sum(1), 1e-300)
-        return variance, np.clip(df, 1.0, max(self.pool_df, 1.0))
+        between = np.einsum("ki,ij,kj->k", weights, same, weights) > 1e-9
+        most = np.where(between, self.start_df, self.pool_df)
+        return variance, np.clip(df, 1.0, np.maximum(most, 1.0))
 
 
 def _noise(score: Floats, stage: Ints, floor: float) -> _Noise:
@@ -484,9 +487,15 @@ def _noise(score: Floats, stage: Ints, floor: float) -> _Noise:
     factor = _cell_factors(spread / (2 * leaf + 2 * start * (1 - shared)), within + between)
     prior_df = _prior_df(factor[own_df > 0], own_df[own_df > 0])
     moderated = (prior_df + own_df * factor) / (prior_df + own_df)
-    per_block = np.isfinite(score).sum(0)
-    pool_df = float(np.maximum(per_block - 1, 0).sum() - max((blocks > 0).sum() - 1, 0))
-    return _Noise(leaf, start, moderated, prior_df + own_df, pool_df, prior_df)
+    finite = np.isfinite(score)
+    pool_df = _residual_df(finite.sum(0))
+    start_df = _residual_df(np.array([len(set(ids[here])) for ids, here in zip(stage.T, finite.T, strict=True)]))
+    return _Noise(leaf, start, moderated, prior_df + own_df, pool_df, start_df, prior_df)
+
+
+def _residual_df(per_block: Ints) -> float:
+    """What is left of this many results per block once every block and every cell has its mean."""
+    return float(np.maximum(per_block - 1, 0).sum() - max(per_block.max(initial=0) - 1, 0))
 
 
 def _difference_variances(score: Floats, stage: Ints) -> tuple[Floats, Floats, Floats]:
@@ -672,7 +681,8 @@ def _independent_units(stage: Ints) -> Ints:
 
 def _spread_weights(contrasts: Floats, levels: Ints) -> Floats:
     """Contrasts of levels (k, levels) as contrasts of cells (k, levels · recipes)."""
-    return np.repeat(contrasts, levels.shape[1], axis=1) / levels.shape[1]
+    weights: Floats = np.repeat(contrasts, levels.shape[1], axis=1) / levels.shape[1]
+    return weights
 
 
 def _measure(table: _Table, levels: Ints, contrasts: Floats) -> _Measured:
@@ -893,15 +903,17 @@ def _verdict(pair: _Pair, margin: float, level: float, threshold: float) -> str:
     for claim in _CLAIMS:
         if pair.p[claim] <= 1 - level and pair.adjusted[claim] <= threshold:
             return claim
-    return "compatible" if _worst_harm(pair, level) < margin else "unresolved"
+    return "compatible" if _lower_limit(pair, level) > -margin else "unresolved"
 
 
-def _worst_harm(pair: _Pair, level: float) -> float:
+def _lower_limit(pair: _Pair, level: float) -> float:
+    """Of the two one-sided lower limits of the harms, the lower one."""
+    return min(pair.found.accuracy.lower(_INDEX[name], level) for name in ("b_given_a", "a_given_b"))
+
+
+def _excluded_harm(pair: _Pair, level: float) -> float:
     """The smallest harm that both one-sided intervals exclude, ≥ 0; NaN where unknown."""
-    if pair.problem:
-        return math.nan
-    lower = min(pair.found.accuracy.lower(_INDEX[name], level) for name in ("b_given_a", "a_given_b"))
-    return max(0.0, -lower)
+    return math.nan if pair.problem else max(0.0, -_lower_limit(pair, level))
 
 
 def _harms(pair: _Pair) -> list[_Harm]:
@@ -980,7 +992,7 @@ def _pair_row(pair: _Pair, margin: float, level: float, threshold: float) -> dic
         "sign_flip": _sign_flip(pair, 1 - level),
         "more_seeds": more_seeds,
         "context": pair.context,
-        "excluded_harm": _worst_harm(pair, level),
+        "excluded_harm": _excluded_harm(pair, level),
         "trials_11": pair.runs,
         "diverged_11_rate": pair.diverged / pair.runs if pair.runs else math.nan,
         "diverged_11_rate_low": wilson[0],
@@ -1019,7 +1031,7 @@ def _reason(pair: _Pair, verdict: str, margin: float, level: float, more_seeds: 
     clearest = _harms(pair)[0]
     overlap = f"interaction {_span(pair, 'interaction', level)}"
     cost = f"adding {clearest.added} to {clearest.base} costs {_span(pair, clearest.name, level, sign=-1)}"
-    excluded = f"harms above {_points(_worst_harm(pair, level))} points are excluded"
+    excluded = f"harms above {_points(_excluded_harm(pair, level))} points are excluded"
     if verdict == "conflict":
         return f"{cost}, and they overlap: {overlap}"
     if verdict == "harmful":

@@ -18,6 +18,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
+from urllib.request import url2pathname
 
 import pandas as pd
 
@@ -39,7 +41,7 @@ COLUMNS = (
 COSTS = ("epochs", "epochs_trained", "images", "steps", "seconds", "seconds_saved")
 """Fields of a record that MLflow keeps as metrics "cost/<name>"."""
 
-ESTIMATES = ("race", "design", "adaptive")
+ESTIMATES = ("confirm", "race", "design", "adaptive")
 """Arms whose seeds speak for a recipe, best first: fresh seeds, then complete blocks, then what the adaptive
 arm happened to draw. A recipe is judged by the best arm it has, never by a mixture."""
 
@@ -244,6 +246,43 @@ def _find(client: Any, uri: str, search: str | None) -> Search:
     raise LoadError(f"no search {search!r} in the MLflow store at {uri}; {hint}")
 
 
+def settings(uri: str, search: str | None = None) -> dict[str, Any]:
+    """What a search was started with.
+
+    Raises:
+        LoadError: There is no such store or search.
+    """
+    return {name: parsed(text) for name, text in find(uri, search).params.items()}
+
+
+def plans(uri: str, search: str | None = None) -> dict[str, dict[str, Any]]:
+    """Plan of every recipe of a search, by the recipe's id.
+
+    Raises:
+        LoadError: There is no such store or search, or the files beside the store are gone.
+    """
+    client = connect(uri)
+    found = _find(client, uri, search)
+    runs = pages(client, [found.experiment_id], f"tags.search = '{found.name}' and tags.level = 'recipe'")
+    return {run.data.tags["recipe"]: json.loads(_artifact(client, run, "plan.json")) for run in runs}
+
+
+def _artifact(client: Any, run: Any, name: str) -> str:
+    """Text of a run's artifact; of a local one without MLflow's copy to a temporary folder."""
+    folder = str(run.info.artifact_uri)
+    try:
+        if folder.startswith(("file://", "/")):
+            path = Path(url2pathname(urlparse(folder).path)) / name
+        else:
+            path = Path(client.download_artifacts(run.info.run_id, name))
+        return path.read_text(encoding="utf-8")
+    except Exception as error:
+        raise LoadError(
+            f"{name} of run {run.info.run_id} cannot be read from {folder}: {error}; the folder of "
+            "artifacts must be where it was when the search ran"
+        ) from error
+
+
 # ---------------------------------------------------------------------------------------------- trials
 
 
@@ -320,8 +359,8 @@ def _row(run: Any) -> dict[str, Any]:
     except (KeyError, ValueError) as error:
         what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise LoadError(
-            f"run {run.info.run_id} carries a search's tags but is not a trial of longtail-tune: {what}; delete the run "
-            "in MLflow or restore it"
+            f"run {run.info.run_id} carries a search's tags but is not a trial of longtail-tune: {what}; delete the "
+            "run in MLflow or restore it"
         ) from error
     row["choices"] = {k: parsed(v) for k, v in params.items() if k not in ("epochs", "seed")}
     row |= {k: v for k, v in metrics.items() if k.startswith(("final/", "test/", "recall/"))}
@@ -441,6 +480,18 @@ def estimate(values: Mapping[str, Mapping[int, float]]) -> tuple[str, dict[int, 
     return "", {}
 
 
+def place(values: Mapping[str, Mapping[int, float]], *, plain: bool = False) -> tuple[bool, bool, int, float]:
+    """What a recipe is ordered by, larger is better: confirmed, raced, seeds in the race, mean.
+
+    Args:
+        values: Arm to seed to value.
+        plain: Whether it is the baseline, which is confirmed without having won.
+    """
+    arm, seeds = estimate({name: of for name, of in values.items() if not (plain and name == "confirm")})
+    mean = sum(seeds.values()) / len(seeds) if seeds else float("-inf")
+    return arm == "confirm", arm == "race", len(seeds) if arm == "race" else 0, mean
+
+
 def baseline(trials: pd.DataFrame) -> str:
     """Id of the recipe in which nothing is on; of several (other learning rates), the one with the most design seeds.
 
@@ -456,9 +507,10 @@ def baseline(trials: pd.DataFrame) -> str:
 def ranking(trials: pd.DataFrame, metric: str = "final/accuracy", level: float = 0.95) -> pd.DataFrame:
     """Recipes, best first.
 
-    A recipe that ran in the race on fresh seeds comes before one that did not, one with more of them before one
-    that dropped out earlier; within these, by the mean. The mean of a recipe that did not race was looked at when
-    it was chosen, so it flatters.
+    The confirmed winner comes first. A recipe that ran in the race on fresh seeds comes before one that did not,
+    one with more of them before one that dropped out earlier; within these, by the mean. The mean of a recipe that
+    was not confirmed was looked at when it was chosen, so it flatters. The baseline is confirmed beside the winner
+    and keeps the place that it has without that.
 
     Args:
         trials: Table of trials; only those that finished count.
@@ -489,6 +541,7 @@ def ranking(trials: pd.DataFrame, metric: str = "final/accuracy", level: float =
     for arm in reversed(ESTIMATES):
         reference |= values.get(plain, {}).get(arm, {})
     lost = trials[trials["outcome"] == "diverged"]["recipe"].value_counts().to_dict()
+    places: dict[str, tuple[bool, bool, int, float]] = {}
     table = []
     for recipe, trial in rows.items():
         arm, seeds = estimate(values[recipe])
@@ -499,6 +552,7 @@ def ranking(trials: pd.DataFrame, metric: str = "final/accuracy", level: float =
         if recipe == plain:
             gains = []
         gain, gain_low, gain_high = interval(gains, level)
+        places[recipe] = place(values[recipe], plain=recipe == plain)
         table.append(
             {
                 "recipe": recipe, "title": trial["title"], "tricks": trial["tricks"], "arm": arm, "seeds": len(seeds),
@@ -511,9 +565,5 @@ def ranking(trials: pd.DataFrame, metric: str = "final/accuracy", level: float =
         "recipe", "title", "tricks", "arm", "seeds", "diverged", "mean", "low", "high", "gain", "gain_low",
         "gain_high", "gain_seeds", "epochs", "images", "run_id",
     ]  # fmt: skip
-    ranked = sorted(
-        table,
-        key=lambda row: (row["arm"] == "race", row["seeds"] if row["arm"] == "race" else 0, row["mean"], row["recipe"]),
-        reverse=True,
-    )
+    ranked = sorted(table, key=lambda row: (*places[row["recipe"]], row["recipe"]), reverse=True)
     return pd.DataFrame(ranked, columns=columns)

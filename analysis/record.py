@@ -12,9 +12,9 @@ from typing import Any
 
 SCHEMA = 1
 
-ARMS = ("design", "adaptive", "race", "test")
-"""design: feeds the conflict table. adaptive: finds recipes. race: contenders on fresh seeds. test: the
-confirmed winner and its baseline, read once on the test split."""
+ARMS = ("design", "adaptive", "race", "confirm")
+"""design: feeds the conflict table. adaptive: finds recipes. race: contenders on fresh seeds, by which the winner
+is chosen. confirm: winner and baseline on seeds that chose nothing; the only arm that reads the test split."""
 
 OUTCOMES = ("finished", "stopped", "diverged", "failed")
 """stopped: by the scheduler. diverged: a loss that is not finite. failed: an error or a lost worker."""
@@ -78,7 +78,7 @@ class Record:
         seconds_saved: Training time of the stages that were re-used.
         reused: Names of the stages that were re-used.
         metrics: Final metrics on val ("final/accuracy", "final/harmonic_mean", …, "final/calibration_error");
-            of the test arm also "test/accuracy", ….
+            of the confirm arm also "test/accuracy", ….
         recalls: Recall of every class on val.
         correct: Per-image correctness on val, where val is the same in every block.
         curve: Every evaluation, in order; a re-used stage's are replayed.

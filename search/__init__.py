@@ -1,1 +1,5 @@
-"""Many trials: which plans run, when they stop, and what is kept of them."""
+"""Many trials: design arm, adaptive arm, race; `search.run(space, data=…)` from Python."""
+
+from search.run import SearchResult, run
+
+__all__ = ["SearchResult", "run"]

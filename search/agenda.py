@@ -41,7 +41,7 @@ class Task:
 
     Args:
         id: Of the trial in the search, e.g. "design-0007".
-        arm: As in the record; the confirmation's is "race" too.
+        arm: As in the record.
         phase: "design", "adaptive", "race", "final" or "confirm".
         recipe: What to train.
         seed: Seed block; also the seed of the split.
@@ -156,7 +156,6 @@ class Winner:
         title: In words.
         confirmed: Accuracies on val over the confirmation's seeds.
         baseline: The baseline's over the same seeds.
-        stages: Records of the race, for the report.
     """
 
     recipe: Recipe
@@ -354,11 +353,12 @@ class Agenda:
         return self._ranked(list(raced.values()), (phase,))[:most]
 
     def _plan_race(self, contenders: list[Recipe], phase: str, first_seed: int, seeds: int) -> None:
+        arm = "confirm" if phase == "confirm" else "race"
         for seed in range(first_seed, first_seed + seeds):
             for recipe in (self.cells[0].recipe, *contenders):
                 self._enqueue(
-                    f"{phase}-{recipe.plan.id}-{seed}", "race", phase, recipe, seed, recipe.labels,
-                    read_test=phase == "confirm",
+                    f"{phase}-{recipe.plan.id}-{seed}", arm, phase, recipe, seed, recipe.labels,
+                    read_test=arm == "confirm",
                 )  # fmt: skip
 
     def _crown(self) -> None:

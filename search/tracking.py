@@ -38,7 +38,7 @@ STATUS = {"finished": "FINISHED", "diverged": "FINISHED", "stopped": "KILLED", "
 """Outcome of a trial to status of its run: a trial that diverged did end, and says so in its outcome."""
 
 _RESERVED = {"best", "conflict", "cost", "final", "recall", "test", "val"}
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_BARRED = re.compile(r"[/\\'\"`%\x00-\x1f]")
 
 
 class TrackingError(ValueError):
@@ -125,6 +125,7 @@ class _Recipe:
     """What the recipe run of one plan is computed from."""
 
     run_id: str
+    plain: bool = False
     arms: set[str] = field(default_factory=set)
     trials: int = 0
     values: dict[str, dict[int, float]] = field(default_factory=dict)
@@ -144,7 +145,7 @@ class Tracker:
 
     Args:
         uri: Address of the store, e.g. `default_uri()`.
-        search: Name of the search: letters, digits and `_ . -`.
+        search: Name of the search, without slashes and quotes.
         data: Name of the data set; the experiment is "longtail/<data>".
 
     Raises:
@@ -153,8 +154,8 @@ class Tracker:
 
     def __init__(self, uri: str, search: str, data: str) -> None:
         for what, name in (("search", search), ("data set", data)):
-            if not _NAME.fullmatch(name):
-                raise TrackingError(f"name of the {what}: letters, digits and _ . - are allowed, got {name!r}")
+            if not name or _BARRED.search(name):
+                raise TrackingError(f"name of the {what}: no slash, quote, percent sign or line end, got {name!r}")
         check(uri)
         self.uri = uri
         self.search = search
@@ -261,7 +262,7 @@ class Tracker:
     def _recall_runs(self) -> None:
         """Learn from the store which runs a search that is continued has."""
         for run in self._tagged("recipe"):
-            self._recipes[run.data.tags["recipe"]] = _Recipe(run.info.run_id)
+            self._recipes[run.data.tags["recipe"]] = _Recipe(run.info.run_id, run.data.tags.get("baseline") == "true")
         for run in self._tagged("trial"):
             tags, metrics = run.data.tags, run.data.metrics
             self._trials[tags["trial"]] = run.info.run_id
@@ -378,13 +379,12 @@ class Tracker:
 
     def _leader(self) -> float | None:
         """Mean of the recipe that leads, by the same order as `analysis.load.ranking`."""
-        places = []
-        for recipe in self._recipes.values():
-            arm, values = load.estimate(recipe.values)
-            if arm:
-                mean = sum(values.values()) / len(values)
-                places.append((arm == "race", len(values) if arm == "race" else 0, mean))
-        return max(places)[2] if places else None
+        places = [(load.place(r.values, plain=r.plain), r) for r in self._recipes.values() if r.values]
+        if not places:
+            return None
+        _, leader = max(places, key=lambda place: place[0])
+        _, values = load.estimate(leader.values)
+        return sum(values.values()) / len(values)
 
     def _write_trial(self, record: Record) -> None:
         if self._outcomes.get(record.trial) == record.outcome:
@@ -428,7 +428,7 @@ class Tracker:
         run = self._client.create_run(
             self._experiment, start_time=round(record.started * 1000) or _now(), tags=tags, run_name=record.title[:200]
         )
-        recipe = self._recipes[record.recipe] = _Recipe(run.info.run_id)
+        recipe = self._recipes[record.recipe] = _Recipe(run.info.run_id, record.title == BASELINE)
         self._batch(recipe.run_id, params=_recipe_params(record))
         self._client.log_text(recipe.run_id, json.dumps(record.plan, indent=1), "plan.json")
         self._client.set_terminated(recipe.run_id, "FINISHED")
@@ -441,7 +441,7 @@ class Tracker:
         if outcome != "finished":
             return
         accuracy = metrics.get("final/accuracy", math.nan)
-        if arm != "test" and not math.isnan(accuracy):
+        if not math.isnan(accuracy):
             recipe.values.setdefault(arm, {})[seed] = accuracy
         if not math.isnan(metrics.get("test/accuracy", math.nan)):
             recipe.test[seed] = metrics["test/accuracy"]

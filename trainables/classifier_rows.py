@@ -73,6 +73,13 @@ def learned_weight(head: Any, trick: str) -> Tensor:
     return weight_of(head.inner if isinstance(head, ScaledHead) else head, trick)
 
 
+def cosine_scale(model: Any) -> float:
+    """The factor that a cosine head has put on its cosines; 1 where there is no model, or no such head."""
+    head = getattr(model, "head", None)
+    head = head.inner if isinstance(head, ScaledHead) else head
+    return float(getattr(head, "scale", 1.0))
+
+
 def weight_in(state: Any) -> Tensor | None:
     """The same out of a network's state, if it is there."""
     return next((state[key] for key in ("head.weight", "head.inner.weight") if key in state), None)

@@ -108,7 +108,7 @@ class Trial(Trainable):  # type: ignore[misc]
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Makes the pipeline of the next trial; nothing of the last one stays."""
-        spec = dict(new_config["spec"])
+        spec = json.loads(new_config["spec"])
         spec["tricks"], spec["rungs"] = tuple(spec["tricks"]), tuple(spec["rungs"])
         self._spec = TrialSpec(**spec)
         self._pipeline = pipeline_of(self._spec)

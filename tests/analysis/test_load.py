@@ -126,6 +126,16 @@ def test_a_later_stage_speaks_where_two_meet_and_members_are_averaged():
     assert load.curve(record, "loss") == []
 
 
+def test_plans_and_settings_are_read_back(uri, tmp_path):
+    write(uri, *RECORDS)
+    assert load.plans(uri) == {"r0": {"stages": ["train"]}, "r1": {"stages": ["train"]}}
+    assert load.settings(uri, "demo") == {"imbalance": 50}
+    for file in tmp_path.glob("mlruns/*/*/artifacts/plan.json"):
+        file.unlink()
+    with pytest.raises(load.LoadError, match=r"plan.json of run .* cannot be read from .*; the folder of artifacts"):
+        load.plans(uri)
+
+
 def test_the_latest_search_is_read_unless_one_is_named(uri):
     write(uri, trial("t0"), search="older")
     write(uri, trial("t0"), trial("t1"), search="newer", data="cifar10-lt")
@@ -175,7 +185,7 @@ def test_a_folder_is_no_store(address):
 @pytest.mark.parametrize(
     ("key", "value", "match"),
     [
-        ("arm", "desing", r"search 'demo': arm 'desing' is unknown; allowed are design, adaptive, race, test"),
+        ("arm", "desing", r"search 'demo': arm 'desing' is unknown; allowed are design, adaptive, race, confirm"),
         ("outcome", "ok", r"outcome 'ok' is unknown; allowed are finished, stopped, diverged, failed"),
         ("schema", "99", r"was written in schema 99, this version of longtail-tune reads schema 1"),
         ("tricks", "[", r"is not a trial of longtail-tune: .* delete the run in MLflow or restore it"),
@@ -229,6 +239,17 @@ def test_who_raced_longer_leads_and_who_never_raced_follows():
     )  # fmt: skip
     assert [row["title"] for row in order] == ["r1", "dropped", "lucky"]
     assert math.isnan(order[0]["gain"])
+
+
+def test_the_confirmed_winner_leads_and_the_baseline_keeps_its_place():
+    order = ranked(
+        raced("r0", 1, 0.50), raced("r0", 9, 0.75, "confirm"),
+        raced("r1", 1, 0.80), raced("r1", 9, 0.70, "confirm"),
+        raced("second", 1, 0.79),
+    )  # fmt: skip
+    assert [row["title"] for row in order] == ["r1", "second", "baseline"]
+    assert [row["mean"] for row in order] == [0.70, 0.79, 0.75]
+    assert order[0]["gain"] == pytest.approx(-0.05)
 
 
 def test_diverged_trials_are_counted_and_not_averaged():

@@ -11,7 +11,8 @@ Printed, over the simulated searches:
   the 10 others (false discovery rate, nominal 10 %); false "redundant", and false harms where there are none;
 * planted conflicts (3 of 15 pairs): the share found, beside the best possible test (the same rules, told the true
   covariance of the cells), and the false discovery rate of the other 12;
-* coverage of the two-sided 95 % intervals for the population value (new images).
+* coverage of the two-sided 95 % intervals for the population value (new images);
+* both again where cells share their first stages.
 
     OMP_NUM_THREADS=1 python tests/benchmarks/conflict_truth.py --searches 1000
 """
@@ -197,18 +198,45 @@ def planted(count: int, seed: int, block_counts: tuple[int, ...]) -> None:
                 )
 
 
+def shared_first_stages(count: int, seed: int, block_counts: tuple[int, ...]) -> None:
+    """Tricks a to c act in the first stage, d to f later: cells with the same of a to c share their first stages."""
+    world = World("strongly harmful", (-0.06,) * 6)
+    kinds = ("later × later", "first × later", "first × first")
+    print(f"\nShared first stages (σ 1.2 points, later 0.5), {count} searches each; shares in %")
+    print(f"blocks | conflict: primary  matrix | coverage of the five contrasts, lowest mean: {', '.join(kinds)}")
+    for blocks in block_counts:
+        rng = np.random.default_rng([seed, blocks])
+        tally, covered = np.zeros(2), {kind: np.zeros(len(CONTRASTS)) for kind in kinds}
+        for _ in range(count):
+            starts = [tuple(sorted(set(cell) & set("abc"))) for cell in CELLS]
+            drawn = {start: rng.normal(0, 0.012, blocks) for start in dict.fromkeys(starts)}
+            scores = world.truth()[:, None] + rng.normal(0, SPLIT_DEVIATION, blocks)
+            scores = scores + np.array([drawn[start] for start in starts]) + rng.normal(0, 0.005, scores.shape)
+            trials = frame(scores)
+            trials["first_stage"] = [f"{start}-{s}" for start in starts for s in range(blocks)]
+            table = pairwise(trials, margin=0.01, primary=PRIMARY)
+            wrong = (table.verdict == "conflict").to_numpy()
+            tally += np.any(wrong[table.primary]), np.any(wrong[~table.primary])
+            kind = table.a.isin(list("abc")).to_numpy().astype(int) + table.b.isin(list("abc")).to_numpy()
+            for k, name in enumerate(kinds):
+                covered[name] += coverage(world, table[kind == k])
+        t, c = 100 * tally / count, {name: 100 * values / count for name, values in covered.items()}
+        shares = ",  ".join(f"{values.min():.1f} {values.mean():.1f}" for values in c.values())
+        print(f"{blocks:6d} | {t[0]:17.1f} {t[1]:7.1f} | {shares}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--searches", type=int, default=1000, help="simulated searches per line of the table")
     parser.add_argument("--blocks", type=int, nargs="+", default=[3, 5, 10])
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", choices=["additive", "planted"])
+    parser.add_argument("--only", choices=["additive", "planted", "shared"])
     args = parser.parse_args()
     start = time.perf_counter()
-    if args.only != "planted":
-        additive(args.searches, args.seed, tuple(args.blocks))
-    if args.only != "additive":
-        planted(args.searches, args.seed, tuple(args.blocks))
+    sections = {"additive": additive, "planted": planted, "shared": shared_first_stages}
+    for name, section in sections.items():
+        if args.only in (None, name):
+            section(args.searches, args.seed, tuple(args.blocks))
     print(f"\n{time.perf_counter() - start:.0f} s")
 
 

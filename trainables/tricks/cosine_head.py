@@ -8,6 +8,7 @@ from typing import Any
 
 from spaces.domain import uniform
 from trainables.batch import Facts
+from trainables.classifier_rows import ScaledHead
 from trainables.models.heads import CosineHead as Cosine
 from trainables.registry import in_range, trick
 
@@ -53,8 +54,9 @@ class CosineHead:
         """Model -> the same model with a cosine head."""
 
         def replace(model: Any) -> Any:
-            if isinstance(model.head, Cosine):
-                model.head.scale = float(self.scale)
+            head = model.head.inner if isinstance(model.head, ScaledHead) else model.head
+            if isinstance(head, Cosine):
+                head.scale = float(self.scale)
                 return model
             like = next(model.parameters())
             head = Cosine(model.features, model.classes, self.scale, facts.generator("head"))

@@ -42,7 +42,7 @@ class Cutout:
     >>> batch = Batch.plain(torch.full((1, 1, 4, 4), 9, dtype=torch.uint8), torch.arange(1), torch.tensor([0]))
     >>> cut = Cutout(size=0.5).build(Facts(torch.tensor([1]), torch.tensor([0])))
     >>> cut(batch, torch.Generator().manual_seed(1)).images[0, 0, 0].tolist()
-    [[9, 9, 9, 9], [0, 0, 9, 9], [0, 0, 9, 9], [9, 9, 9, 9]]
+    [[9, 9, 0, 0], [9, 9, 0, 0], [9, 9, 9, 9], [9, 9, 9, 9]]
     """
 
     size: float = 0.5

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from spaces.domain import one_of
 from trainables.batch import Facts
+from trainables.effective import inverse_effective_number
 from trainables.registry import among, in_range, trick
 
 
@@ -42,6 +42,7 @@ class EffectiveNumber:
         which the stage's reductions "expected" and "weighted_mean" remove; under "mean" it acts like a change of
         the learning rate, tenfold and more.
 
+    >>> import torch
     >>> facts = Facts(counts=torch.tensor([2, 1]), labels=torch.tensor([0, 1]))
     >>> EffectiveNumber(beta=0.5).build(facts)(torch.tensor([0, 1]))
     tensor([0.6667, 1.0000], dtype=torch.float64)
@@ -58,12 +59,8 @@ class EffectiveNumber:
 
     def build(self, facts: Facts) -> Callable[[Tensor], Tensor]:
         """Labels (B,) -> weights (B,); classes without images get weight 0."""
-        counts = facts.counts.double()
-        present = counts > 0
-        # expm1 keeps 1 − β^n exact where β is close to 1
-        covered = -torch.expm1(counts.clamp(min=1) * torch.log(torch.tensor(self.beta, dtype=torch.float64)).to(counts))
-        weights = torch.where(present, (1 - self.beta) / covered, 0.0)
+        weights = inverse_effective_number(facts.counts, self.beta)
         if self.normalise:
-            weights = weights * (present.sum() / weights.sum())
+            weights = weights * ((weights > 0).sum() / weights.sum())
         weights = weights.to(facts.device)
         return lambda labels: weights[labels]

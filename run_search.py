@@ -1,0 +1,142 @@
+"""The command: `python run_search.py --space spaces/full_combo.py`.
+
+Searches combinations of long-tail tricks and says which recipe is best, which tricks conflict, and how sure
+that is. Everything lies in `results/<search>/` and in MLflow afterwards.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    it = argparse.ArgumentParser(
+        prog="run_search.py",
+        description="Search combinations of long-tail tricks: the best recipe, and which tricks conflict.",
+        epilog="Every option that is left out has the value of the data set's standard recipe, or the one in brackets.",
+    )
+    what = it.add_argument_group("what to search")
+    what.add_argument("--space", type=Path, metavar="FILE", help="a space file, e.g. spaces/full_combo.py")
+    what.add_argument("--data", metavar="NAME", help="the data set [the space's own, or digits-lt]")
+    what.add_argument("--data-root", metavar="DIR", help="its folder, where it is not bundled")
+    what.add_argument("--imbalance", type=float, metavar="X", help="images of the largest class over the smallest")
+    what.add_argument("--model", metavar="NAME", help="the network")
+    what.add_argument("--tricks", action="append", metavar="DIR", help="a folder of further tricks (again for more)")
+
+    much = it.add_argument_group("how much")
+    much.add_argument("--trials", type=int, metavar="N", help="trials of the adaptive arm [40]")
+    much.add_argument("--seeds", type=int, metavar="N", help="seed blocks of the design arm [5]")
+    much.add_argument("--children-per-start", type=int, metavar="N", help="later stages tried per first stage [6]")
+    much.add_argument("--no-race", action="store_true", help="do not race the best recipes on fresh seeds")
+    much.add_argument("--time-budget", type=float, metavar="SECONDS", help="end gracefully after so long")
+    much.add_argument("--epochs-scale", type=float, metavar="X", help="multiplies every stage's epochs [1]")
+    much.add_argument("--seed", type=int, metavar="N", help="base of all seeds [0]")
+
+    stop = it.add_argument_group("early stopping (adaptive arm)")
+    stop.add_argument("--rungs", metavar="X,Y", help="fractions of a plan at which trials are judged [0.5,0.75]")
+    stop.add_argument("--reduction-factor", type=float, metavar="η", help="the best 1/η of a cohort go on [3]")
+    stop.add_argument("--rung-score", metavar="NAME", help="accuracy, adjusted or class_means [class_means]")
+
+    where = it.add_argument_group("where it runs")
+    where.add_argument("--cpus-per-trial", type=float, metavar="X", help="[1]")
+    where.add_argument("--gpus-per-trial", type=float, metavar="X", help="may be a fraction, e.g. 0.25 [0]")
+    where.add_argument("--max-concurrent", type=int, metavar="N", help="trials at a time [as many as fit]")
+    where.add_argument("--address", metavar="HOST:PORT", help="of a Ray cluster [a local one is started]")
+
+    keep = it.add_argument_group("what is kept")
+    keep.add_argument("--name", metavar="NAME", help="of the search [the space's name and the time]")
+    keep.add_argument("--output", metavar="DIR", help="folder of results [results]")
+    keep.add_argument("--store", metavar="DIR", help="folder of finished stages [OUTPUT/stages]")
+    keep.add_argument("--no-reuse", action="store_true", help="train every stage of every trial")
+    keep.add_argument("--tracking-uri", metavar="URI", help="MLflow store [mlflow.db in this directory]")
+    keep.add_argument("--resume", metavar="NAME", help="go on with a search that was interrupted")
+
+    it.add_argument("--dry-run", action="store_true", help="show the space, what would run and how long; run nothing")
+    return it
+
+
+GIVEN = (
+    "data", "data_root", "imbalance", "model", "tricks", "trials", "seeds", "children_per_start", "time_budget",
+    "epochs_scale", "seed", "reduction_factor", "rung_score", "cpus_per_trial", "gpus_per_trial", "max_concurrent",
+    "address", "store", "tracking_uri",
+)  # fmt: skip
+"""Options that are settings of the same name."""
+
+MAY_CHANGE = {"time_budget", "cpus_per_trial", "gpus_per_trial", "max_concurrent", "address"}
+"""Settings that a resumed search may be given anew: they decide where it runs, not what."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; 0 done, 1 nothing finished, 2 cannot be started as asked, 130 interrupted."""
+    options = parser().parse_args(arguments)
+    from rich.console import Console
+
+    console = Console()
+    try:
+        search = _search(options, console)
+        if options.dry_run:
+            from search.preview import show
+
+            show(console, search)
+            return 0
+        result = search.run()
+    except ValueError as error:
+        if not type(error).__module__.startswith(("search", "spaces", "trainables", "analysis")):
+            raise
+        print(f"run_search.py: error: {error}", file=sys.stderr)
+        return 2
+    if not result.complete and search.interrupted:
+        return 130
+    return 0 if result.best is not None else 1
+
+
+def _search(options: argparse.Namespace, console: Any) -> Any:
+    from search.run import Search
+    from search.settings import Settings, SettingsError
+    from search.space_file import load_space
+
+    given = {name: getattr(options, name) for name in GIVEN if getattr(options, name) is not None}
+    if options.no_reuse:
+        given["reuse"] = False
+    if options.no_race:
+        given["race"] = False
+    if options.rungs is not None:
+        try:
+            given["rungs"] = tuple(float(part) for part in options.rungs.split(","))
+        except ValueError:
+            raise SettingsError(f"--rungs must be fractions like 0.5,0.75, got {options.rungs!r}") from None
+    if "tricks" in given:
+        given["tricks"] = tuple(given["tricks"])
+    output = options.output or "results"
+
+    if options.resume is not None:
+        settings = Settings.stored(output, options.resume)
+        changed = [name for name, value in given.items() if getattr(settings, name) != value]
+        refused = [f"--{name.replace('_', '-')}" for name in changed if name not in MAY_CHANGE]
+        if refused:
+            raise SettingsError(
+                f"--resume {options.resume}: {', '.join(refused)} cannot change in a search that has begun; "
+                "leave it out, or start a new search"
+            )
+        settings = dataclasses.replace(settings, **{name: given[name] for name in changed})
+        file = options.space or settings.folder / "space.py"
+        return Search(load_space(file), settings, file, console, resume=True)
+
+    if options.space is None:
+        raise SettingsError("--space FILE is needed, e.g. --space spaces/full_combo.py (or --resume NAME)")
+    space = load_space(options.space)
+    name = options.name or f"{options.space.stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+    data = given.pop("data", None) or space.data or "digits-lt"
+    settings = Settings(name=name, space=str(options.space), data=data, output=output, **given)
+    return Search(space, settings, options.space, console)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

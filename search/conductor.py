@@ -1,0 +1,183 @@
+"""The agenda and the stopping rule, as Ray Tune's searcher, scheduler and callback.
+
+All three live in the driver and share one agenda: the searcher asks it for the next trial, the scheduler
+judges the adaptive arm, the callback turns what a trial reported into its record.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+from ray.tune import Callback
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from analysis.record import Record
+from search.agenda import Agenda, Task, points_of
+from search.scheduler import Decision, Halving, stages_of
+
+
+class _DriverOnly:
+    """Ray pickles what it is given, to restore it some day; we resume from the journal, and leave nothing there."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class Conductor(_DriverOnly, Searcher):  # type: ignore[misc]
+    """Ray's searcher: hands the agenda's tasks out as trial configurations.
+
+    Args:
+        agenda: What to run.
+        spec_of: Task -> the JSON-able `TrialSpec` of its trial.
+    """
+
+    def __init__(self, agenda: Agenda, spec_of: Callable[[Task], dict[str, Any]]) -> None:
+        super().__init__(metric="score", mode="max")
+        self._agenda, self._spec_of = agenda, spec_of
+
+    def suggest(self, trial_id: str) -> Any:
+        """The next configuration, `None` to be asked again, or `FINISHED`."""
+        task = self._agenda.next()
+        if task is not None:
+            # one string: Ray flattens, formats and copies every key of a configuration
+            return {"task": task.id, "spec": json.dumps(self._spec_of(task))}
+        return Searcher.FINISHED if self._agenda.finished else None
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Nothing: the callback hears of it with more detail."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the journal is what a search is resumed from."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing, for the same reason."""
+
+
+class StageScheduler(_DriverOnly, FIFOScheduler):  # type: ignore[misc]
+    """Ray's scheduler: stops trials of the adaptive arm as `Halving` decides, and no others.
+
+    Args:
+        agenda: Knows the arm of a trial.
+        halving: The rule.
+    """
+
+    def __init__(self, agenda: Agenda, halving: Halving) -> None:
+        super().__init__()
+        self._agenda, self._halving = agenda, halving
+        self.decisions: dict[str, Decision] = {}
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """CONTINUE or STOP."""
+        task = self._agenda.tasks[trial.config["task"]]
+        if task.arm != "adaptive" or result["outcome"] != "running":
+            return str(TrialScheduler.CONTINUE)
+        decision = self._halving.judge(task.id, stages_of(task.recipe.plan), result["points"])
+        if decision is None:
+            return str(TrialScheduler.CONTINUE)
+        self.decisions[task.id] = decision
+        return str(TrialScheduler.STOP)
+
+
+class Recorder(_DriverOnly, Callback):  # type: ignore[misc]
+    """Ray's callback: reports become records, records go to the agenda and to whoever listens.
+
+    Args:
+        agenda: Takes records.
+        scheduler: Knows why a trial was stopped.
+        search: Name of the search.
+        data: Name of the data set.
+        model: Name of the network.
+        listeners: Called with every record.
+    """
+
+    def __init__(
+        self,
+        agenda: Agenda,
+        scheduler: StageScheduler,
+        search: str,
+        data: str,
+        model: str,
+        listeners: list[Callable[[Record], None]],
+    ) -> None:
+        self._agenda, self._scheduler, self._listeners = agenda, scheduler, listeners
+        self._names = {"search": search, "data": data, "model": model}
+        self._points: dict[str, list[dict[str, Any]]] = {}
+        self._last: dict[str, dict[str, Any]] = {}
+        self._started: dict[str, float] = {}
+        self.progress: dict[str, float] = {}
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial has a slot."""
+        task = trial.config["task"]
+        self._started[task] = time.time()
+        self.progress[task] = 0.0
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """A trial has reported."""
+        task = trial.config["task"]
+        self._points.setdefault(task, []).extend(result["points"])
+        self._last[task] = {"payload": result["payload"], "outcome": result["outcome"]}
+        self.progress[task] = result["progress"]
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial has finished, diverged or been stopped."""
+        task = trial.config["task"]
+        decision = self._scheduler.decisions.get(task)
+        outcome = "stopped" if decision is not None else self._last[task]["outcome"]
+        self._record(task, outcome, str(decision or ""))
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial has raised, or its process is gone."""
+        error = trial.get_pickled_error() if trial.pickled_error_file else None
+        cause = getattr(error, "cause", None) or error
+        last_line = (
+            str(cause).strip().splitlines()[-1] if cause is not None and str(cause).strip() else "its process is gone"
+        )
+        self._record(trial.config["task"], "failed", last_line)
+
+    def _record(self, name: str, outcome: str, reason: str) -> None:
+        task = self._agenda.tasks[name]
+        payload = self._last.pop(name, {}).get("payload", {})
+        points = payload.get("curve") or self._points.get(name, [])
+        self._points.pop(name, None)
+        self.progress.pop(name, None)
+        record = Record(
+            **self._names,
+            trial=task.id,
+            arm=task.arm,
+            recipe=task.recipe.plan.id,
+            title=task.title or task.recipe.title,
+            seed=task.seed,
+            split_seed=task.seed,
+            first_stage=payload.get("first_stage", ""),
+            tricks=task.tricks,
+            context=task.context,
+            outcome=outcome,
+            choices=task.recipe.choices,
+            plan=task.recipe.plan.to_dict(),
+            imbalance=payload.get("imbalance", float("nan")),
+            fingerprint=payload.get("fingerprint", ""),
+            counts=tuple(payload.get("counts", ())),
+            val_counts=tuple(payload.get("val_counts", ())),
+            epochs=payload.get("epochs", 0),
+            epochs_trained=payload.get("epochs_trained", 0),
+            images=payload.get("images", 0),
+            steps=payload.get("steps", 0),
+            seconds=payload.get("seconds", 0.0),
+            seconds_saved=payload.get("seconds_saved", 0.0),
+            reused=tuple(payload.get("reused", ())),
+            metrics=payload.get("metrics", {}),
+            recalls=tuple(payload.get("recalls", ())),
+            curve=points_of(points),
+            reason=reason or payload.get("reason", ""),
+            started=self._started.pop(name, time.time()),
+        )
+        self._agenda.take(record)
+        for listen in self._listeners:
+            listen(record)

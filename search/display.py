@@ -1,0 +1,148 @@
+"""What a person at the terminal sees of a running search."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from analysis.record import Record
+from search.agenda import Agenda
+
+PHASES = {
+    "design": "design arm: which tricks conflict",
+    "adaptive": "adaptive arm: the best recipe",
+    "race": "race: contenders on fresh seeds",
+    "final": "race: finalists on more seeds",
+    "confirm": "confirmation: winner and baseline",
+    "done": "done",
+}
+
+LINE_SECONDS = 10.0
+"""Without a terminal, a line at most this often."""
+
+
+class Display:
+    """Live in a terminal, plain lines elsewhere.
+
+    Args:
+        console: Where to write.
+        agenda: What is running and done.
+        progress: Task id -> fraction of its plan, of the running trials.
+        slots: Trials at a time.
+    """
+
+    def __init__(self, console: Console, agenda: Agenda, progress: dict[str, float], slots: int) -> None:
+        self._console, self._agenda, self._progress, self._slots = console, agenda, progress, slots
+        self._began = time.monotonic()
+        self._began_with = len(agenda.records)
+        self._outcomes: Counter[str] = Counter(record.outcome for record in agenda.records.values())
+        self._best: Record | None = None
+        self._reused = self._trained = 0.0
+        self._saved = 0.0
+        self._phase_began: dict[str, float] = {}
+        self.phase_seconds: dict[str, float] = {}
+        self._last_line = -LINE_SECONDS
+        self._lock = threading.Lock()
+        self._live = (
+            Live(console=console, get_renderable=self._render, refresh_per_second=4, transient=True)
+            if console.is_terminal
+            else None
+        )
+
+    def __enter__(self) -> Display:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._note_phase()
+        if self._live is not None:
+            self._live.stop()
+
+    def record(self, record: Record) -> None:
+        """A trial has ended."""
+        with self._lock:
+            self._outcomes[record.outcome] += 1
+            self._trained += record.epochs_trained
+            self._reused += record.epochs - record.epochs_trained
+            self._saved += record.seconds_saved
+            accuracy = record.metrics.get("final/accuracy")
+            if accuracy is not None and (self._best is None or accuracy > self._best.metrics["final/accuracy"]):
+                self._best = record
+            self._note_phase()
+        if record.outcome in ("failed", "diverged"):
+            self._console.print(Text(f"{record.trial} {record.outcome}: {record.reason}", style="yellow"))
+        if self._live is None and time.monotonic() - self._last_line >= LINE_SECONDS:
+            self._last_line = time.monotonic()
+            self._console.print(self._line(), highlight=False, soft_wrap=True)
+
+    @property
+    def saved(self) -> tuple[float, float]:
+        """Epochs and seconds of training that re-use saved in this run."""
+        return self._reused, self._saved
+
+    def _note_phase(self) -> None:
+        now = time.monotonic()
+        phase = self._agenda.phase
+        self._phase_began.setdefault(phase, now if self._phase_began else self._began)
+        for name, began in self._phase_began.items():
+            if name == phase:
+                self.phase_seconds[name] = now - began
+
+    def _counts(self) -> tuple[int, int, float]:
+        done = sum(self._outcomes.values())
+        planned = max(self._agenda.planned, done)
+        fresh = done - self._began_with
+        elapsed = time.monotonic() - self._began
+        left = elapsed / fresh * (planned - done) if fresh else float("nan")
+        return done, planned, left
+
+    def _best_text(self) -> str:
+        if self._best is None:
+            return "none yet"
+        accuracy = self._best.metrics["final/accuracy"]
+        return f"{accuracy:.1%} in one trial: {self._best.title}"
+
+    def _line(self) -> str:
+        done, planned, left = self._counts()
+        gone, running = _clock(time.monotonic() - self._began), len(self._agenda.running)
+        return (
+            f"[{gone}] {self._agenda.phase}: {done}/{planned} trials, {running} running, "
+            f"{self._outcomes['stopped']} stopped early, best {self._best_text()}, about {_clock(left)} left"
+        )
+
+    def _render(self) -> Any:
+        with self._lock:
+            done, planned, left = self._counts()
+            head = Table.grid(padding=(0, 2))
+            head.add_row("phase", Text(PHASES[self._agenda.phase], style="bold"))
+            bar = Table.grid(padding=(0, 1))
+            bar.add_row(ProgressBar(total=planned, completed=done, width=40), f"{done}/{planned} trials")
+            head.add_row("done", bar)
+            stopped, diverged, failed = (self._outcomes[o] for o in ("stopped", "diverged", "failed"))
+            head.add_row("", f"{stopped} stopped early, {diverged} diverged, {failed} failed")
+            head.add_row("re-used", f"{self._reused:.0f} epochs, {_clock(self._saved)} of training not repeated")
+            head.add_row("best so far", Text(self._best_text(), style="green"))
+            head.add_row("time", f"{_clock(time.monotonic() - self._began)} gone, about {_clock(left)} left")
+            running = Table.grid(padding=(0, 2))
+            for name in sorted(self._progress)[: self._slots]:
+                task = self._agenda.tasks[name]
+                bar = ProgressBar(total=1.0, completed=self._progress[name], width=20)
+                running.add_row(f"  {name}", bar, Text(task.title, overflow="ellipsis", no_wrap=True))
+            return Group(head, running)
+
+
+def _clock(seconds: float) -> str:
+    if seconds != seconds:
+        return "?"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

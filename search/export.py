@@ -1,0 +1,178 @@
+"""`python -m search.export --out best.yaml`: a recipe of a search as a file that trains the final model.
+
+The file holds the plan with every number, what was measured and how sure that is, which verdicts concern the
+recipe, and where all of it comes from. `python -m trainables.train best.yaml` trains it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from analysis.record import BASELINE, interval, prediction_interval
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FORMAT = 1
+
+
+class ExportError(ValueError):
+    """A recipe that cannot be exported."""
+
+
+def document(
+    trials: pd.DataFrame,
+    plan_of: Callable[[str], Mapping[str, Any]],
+    *,
+    rank: int = 1,
+    recipe: str | None = None,
+    conflicts: pd.DataFrame | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """A recipe as a YAML-able document.
+
+    Args:
+        trials: Table of trials, as `analysis.load` gives it.
+        plan_of: Recipe id -> plan.
+        rank: Which one, 1 is the best.
+        recipe: Its id instead.
+        conflicts: Table of pairs, for the verdicts that concern the recipe.
+        settings: Of the search, for the provenance.
+
+    Raises:
+        ExportError: No such rank or recipe, or nothing has finished.
+    """
+    from analysis import load
+
+    ranking = load.ranking(trials)
+    if ranking.empty:
+        raise ExportError("no trial of this search has finished: there is no recipe to export yet")
+    if recipe is not None:
+        found = ranking[ranking["recipe"] == recipe]
+        if found.empty:
+            raise ExportError(f"no finished recipe has the id {recipe!r}; the best is {ranking['recipe'].iloc[0]!r}")
+        row = found.iloc[0]
+    elif 1 <= rank <= len(ranking):
+        row = ranking.iloc[rank - 1]
+    else:
+        raise ExportError(f"--rank must be 1 to {len(ranking)} (that many recipes have finished), got {rank}")
+    own = trials[
+        (trials["recipe"] == row["recipe"]) & (trials["outcome"] == "finished") & (trials["arm"] == row["arm"])
+    ]
+    first = own.iloc[0]
+    values = [float(value) for value in own.sort_values("seed")["final/accuracy"]]
+    low, high = prediction_interval(values)
+    return {
+        "format": FORMAT,
+        "recipe": str(row["recipe"]),
+        "title": str(row["title"]),
+        "data": {"name": str(first["data"]), "imbalance": float(first["imbalance"])},
+        "model": str(first["model"]),
+        "plan": dict(plan_of(str(row["recipe"]))),
+        "measured": {
+            "metric": "accuracy on val (fractions), at the last epoch",
+            "arm": str(row["arm"]),
+            "seeds": [int(seed) for seed in own.sort_values("seed")["seed"]],
+            "values": values,
+            **_named(interval(values), ("mean", "low", "high")),
+            "prediction": _named((low, high), ("low", "high")),
+            "gain_over_baseline": _gain(trials, row, load.baseline(trials)),
+        },
+        "conflicts": _verdicts(row["tricks"], conflicts),
+        "provenance": {
+            "search": str(first["search"]),
+            "fingerprints": sorted({str(mark) for mark in own["fingerprint"]}),
+            "tricks": list((settings or {}).get("tricks", ())),
+            "data_root": (settings or {}).get("data_root"),
+            "longtail_tune": version("longtail-tune"),
+            "torch": version("torch"),
+        },
+    }
+
+
+def write(content: Mapping[str, Any], path: Path) -> None:
+    """Writes a document as YAML, with a line that says what to do with it."""
+    import yaml
+
+    search, title = content["provenance"]["search"], content["title"]
+    head = f"# Recipe {content['recipe']} of the search {search}: {title}\n# python -m trainables.train {path.name}\n"
+    text = yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True, width=110)
+    path.write_text(head + text, encoding="utf-8")
+
+
+def _gain(trials: pd.DataFrame, row: pd.Series, baseline: str) -> dict[str, Any]:
+    """Gain over the baseline, paired by seed, within the arm that speaks for the recipe."""
+    done = trials[(trials["outcome"] == "finished") & (trials["arm"] == row["arm"])]
+    reference = done[done["recipe"] == baseline].set_index("seed")["final/accuracy"].to_dict()
+    own = done[done["recipe"] == row["recipe"]].set_index("seed")["final/accuracy"].to_dict()
+    gains = [own[seed] - reference[seed] for seed in own if seed in reference]
+    return _named(interval(gains), ("mean", "low", "high")) | {"seeds": len(gains)}
+
+
+def _verdicts(tricks: Sequence[str], conflicts: pd.DataFrame | None) -> list[dict[str, str]]:
+    """What the conflict table says of pairs that the recipe has both of."""
+    if conflicts is None:
+        return []
+    on = set(tricks)
+    both = [row for row in conflicts.to_dict("records") if row["a"] in on and row["b"] in on]
+    return [{"pair": f"{row['a']} × {row['b']}", "verdict": row["verdict"], "reason": row["reason"]} for row in both]
+
+
+def _named(values: Sequence[float], names: Sequence[str]) -> dict[str, Any]:
+    """Numbers by name; unknown ones are null, never zero."""
+    return {name: round(value, 6) if math.isfinite(value) else None for name, value in zip(names, values, strict=True)}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exports; 2 where that cannot be done."""
+    parser = argparse.ArgumentParser(prog="python -m search.export", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--search", metavar="NAME", help="the search (default: the latest)")
+    parser.add_argument("--rank", type=int, default=1, help="1 is the best recipe (default)")
+    parser.add_argument("--recipe", metavar="ID", help="a recipe by its id instead")
+    parser.add_argument("--out", type=Path, default=Path("best.yaml"), help="file to write (default: best.yaml)")
+    parser.add_argument("--tracking-uri", metavar="URI", help="MLflow store (default: mlflow.db in this directory)")
+    options = parser.parse_args(arguments)
+
+    from analysis import load
+    from analysis.conflicts import pairwise
+
+    uri = options.tracking_uri or load.default_uri()
+    try:
+        name, trials = load.records(uri, options.search)
+        settings = load.settings(uri, name)
+        try:
+            conflicts = pairwise(trials, margin=float(settings.get("margin", 0.005)))
+        except ValueError:
+            conflicts = None  # no complete design arm: the file then lists no verdicts
+        content = document(
+            trials,
+            lambda recipe: load.plan(uri, name, recipe),
+            rank=options.rank,
+            recipe=options.recipe,
+            conflicts=conflicts,
+            settings=settings,
+        )
+        write(content, options.out)
+    except (load.LoadError, ExportError, OSError) as error:
+        print(f"search.export: {error}", file=sys.stderr)
+        return 2
+    measured = content["measured"]
+    spread = "" if measured["low"] is None else f" ({100 * measured['low']:.1f} to {100 * measured['high']:.1f})"
+    kind = "baseline" if content["title"] == BASELINE else "recipe"
+    print(f"search {name} in {uri}")
+    print(
+        f"{kind} {content['recipe']}: {content['title']}, accuracy on val {100 * measured['mean']:.1f} %{spread} "
+        f"over {len(measured['seeds'])} seeds ({measured['arm']})"
+    )
+    print(f"written to {options.out}; train it with: python -m trainables.train {options.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

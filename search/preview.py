@@ -1,0 +1,232 @@
+"""`--dry-run`: the tree of a space, what a search of it would run, and how long that takes here."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+from rich.tree import Tree
+
+from search.agenda import CONTENDERS, FINALISTS, ROUNDS
+from search.design import Design, make_design
+from search.sampler import start_of
+from spaces.domain import (
+    STAGE_NUMBERS,
+    Domain,
+    Integer,
+    LogUniform,
+    OneOf,
+    SomeOf,
+    Space,
+    Stage,
+    Uniform,
+)
+from trainables.plan import Pick, Plan, Recipe, build, defaults
+from trainables.registry import PlanError, entry
+from trainables.stage_store import stage_keys
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from search.run import Search
+
+TRIAL_SECONDS = 0.5
+"""What a trial costs besides training: Ray's actor, the first report, the record."""
+
+
+def show(console: Console, search: Search) -> None:
+    """Prints the preview."""
+    settings, space = search.settings, search.space
+    console.print(tree(space), highlight=False)
+    choices, recipes, continuous = count(space)
+    more = ", and continuous numbers" if continuous else ""
+    console.print(f"\nAt most {choices:,} combinations of tricks and stages; {recipes:,} with their numbers{more}.")
+    for rule in space.forbid:
+        console.print(f"  never together: {' and '.join(rule.labels)} ({rule.reason})", highlight=False)
+
+    design = make_design(space, search.standard, settings.epochs_scale)
+    for pair in design.impossible:
+        console.print(f"  not applicable: {pair.a} × {pair.b}: {pair.reason}", highlight=False, soft_wrap=True)
+    arms = _arms(search, design)
+    seconds = seconds_per_epoch(search)
+    slots = max(1, settings.max_concurrent or _cores(settings.cpus_per_trial))
+    table = Table(title="What would run", title_justify="left")
+    for column in ("arm", "recipes", "seeds", "trials", "epochs", "with re-use", f"time on {slots} slots"):
+        table.add_column(column, justify="left" if column == "arm" else "right")
+    total = 0.0
+    for name, recipes_here, seeds, trials, plain, reused in arms:
+        paid = reused if settings.reuse else plain
+        took = (paid * seconds + trials * TRIAL_SECONDS) / slots
+        total += took
+        table.add_row(
+            name, str(recipes_here), str(seeds), str(trials), f"{plain:,}", f"{reused:,}", f"{took / 60:.1f} min"
+        )
+    console.print(table)
+    console.print(
+        f"About {total / 60:.1f} minutes in all, from {seconds * 1000:.0f} ms per epoch of the baseline, measured "
+        f"now on one slot of this machine, and {TRIAL_SECONDS} s per trial around it. Early stopping is not counted in.",
+        soft_wrap=True,
+    )
+
+
+def tree(space: Space) -> Tree:
+    """The space as a tree of stages, choices and numbers."""
+    root = Tree("[bold]space[/bold]")
+    for slot in space.stages:
+        if isinstance(slot, Stage):
+            _branch(root, slot)
+            continue
+        one = root.add("one of")
+        for option in slot.options:
+            if option is None:
+                one.add("none")
+            else:
+                _branch(one, option)
+    if space.screen:
+        root.add("screened for conflicts: " + ", ".join(space.screen))
+    return root
+
+
+def _branch(parent: Tree, stage: Stage) -> None:
+    numbers = [f"{key} {getattr(stage, key)}" for key in STAGE_NUMBERS if getattr(stage, key) not in (None, 1)]
+    carry = "" if parent.label == "[bold]space[/bold]" and not parent.children else f", carries {stage.carry}"
+    branch = parent.add(f"[bold]{stage.name}[/bold]: {', '.join(numbers)}{carry}")
+    for item in stage.choose:
+        options = item.options if isinstance(item, (OneOf, SomeOf)) else (item,)
+        seams = dict.fromkeys(entry(option.name).seam for option in options if option is not None)
+        branch.add(f"[dim]{'/'.join(seams)}[/dim]  {item}")
+
+
+def count(space: Space) -> tuple[int, int, bool]:
+    """Combinations of tricks and stages, the same with numbers, and whether some number is continuous.
+
+    What is forbidden or cannot be trained is counted in: an upper bound.
+    """
+    choices = recipes = 1
+    continuous = False
+    for slot in space.stages:
+        options = slot.options if isinstance(slot, OneOf) else (slot,)
+        counted = [(1, 1, False) if stage is None else _count_stage(stage) for stage in options]
+        choices *= sum(c for c, _, _ in counted)
+        recipes *= sum(r for _, r, _ in counted)
+        continuous |= any(open_ for _, _, open_ in counted)
+    return choices, recipes, continuous
+
+
+def _count_stage(stage: Stage) -> tuple[int, int, bool]:
+    sizes = [_size(getattr(stage, key)) for key in STAGE_NUMBERS]
+    choices, recipes, continuous = 1, math.prod(size or 1 for size in sizes), 0 in sizes
+    for item in stage.choose:
+        options = item.options if isinstance(item, (OneOf, SomeOf)) else (item,)
+        counted = [[_size(value) for _, value in trick.numbers] if trick else [] for trick in options]
+        continuous |= any(0 in one for one in counted)
+        each = [math.prod(size or 1 for size in one) for one in counted]
+        if isinstance(item, SomeOf):
+            choices, recipes = choices * 2 ** len(each), recipes * math.prod(1 + one for one in each)
+        else:
+            choices, recipes = choices * len(each), recipes * sum(each)
+    return choices, recipes, continuous
+
+
+def _size(value: Any) -> int:
+    """Values of a number; 0 for a continuous one."""
+    if isinstance(value, OneOf):
+        return len(value.options)
+    if isinstance(value, Integer):
+        return value.high - value.low + 1
+    if isinstance(value, Uniform):
+        return 0 if value.step is None else math.floor((value.high - value.low) / value.step + 1e-9) + 1
+    if isinstance(value, LogUniform):
+        return len(value.grid())
+    return 1
+
+
+def _arms(search: Search, design: Design) -> Iterator[tuple[str, int, int, int, int, int]]:
+    """(arm, recipes, seeds, trials, epochs, epochs with re-use) of each arm."""
+    settings = search.settings
+    cells = [cell.recipe.plan for cell in design.cells]
+    distinct = len({plan.id for plan in cells})
+    seeds = settings.seeds
+    yield "design", distinct, seeds, len(cells) * seeds, design.epochs * seeds, trained(cells) * seeds
+    proposed = list(_random_recipes(search))
+    yield (
+        "adaptive", len(proposed), 1, settings.trials, sum(plan.cost for plan in proposed), trained(proposed)
+    )  # fmt: skip
+    if settings.race:
+        mean = round(sum(plan.cost for plan in proposed or cells) / len(proposed or cells))
+        trials = (CONTENDERS + 1) * ROUNDS[0] + (FINALISTS + 1) * ROUNDS[1] + 2 * ROUNDS[2]
+        yield "race", CONTENDERS + 1, sum(ROUNDS), trials, trials * mean, trials * mean
+
+
+def trained(plans: list[Plan]) -> int:
+    """Epochs that are trained where every stage is trained once."""
+    seen: dict[str, int] = {}
+    for plan in plans:
+        for stage, keys in zip(plan.stages, stage_keys(plan, {}), strict=True):
+            for key in keys[: stage.members]:
+                seen[key] = stage.epochs
+    return sum(seen.values())
+
+
+def _random_recipes(search: Search) -> Iterator[Plan]:
+    """As many plans as the adaptive arm has trials, drawn at random the way it proposes them."""
+    draws = random.Random(0)
+    fixed: Mapping[str, Any] = {}
+    proposed = 0
+    while proposed < search.settings.trials:
+        if proposed % search.settings.children_per_start == 0:
+            fixed = {}
+        try:
+            recipe: Recipe = build(
+                search.space, _at_random(draws, fixed), search.standard, search.settings.epochs_scale
+            )
+        except PlanError:
+            continue
+        fixed = start_of(recipe)
+        proposed += 1
+        yield recipe.plan
+
+
+def _at_random(draws: random.Random, fixed: Mapping[str, Any]) -> Pick:
+    def pick(name: str, domain: Domain, default: Any) -> Any:
+        if name in fixed:
+            return fixed[name]
+        if isinstance(domain, OneOf):
+            return draws.choice(domain.options)
+        if isinstance(domain, Integer):
+            return draws.randint(domain.low, domain.high)
+        if isinstance(domain, LogUniform):
+            return domain.nearest(math.exp(draws.uniform(math.log(domain.low), math.log(domain.high))))
+        return domain.nearest(draws.uniform(domain.low, domain.high))
+
+    return pick
+
+
+def seconds_per_epoch(search: Search) -> float:
+    """Seconds of one epoch of the baseline on this machine, evaluation included."""
+    import torch
+
+    from trainables.pipeline import Pipeline
+    from trainables.trial import cached_data
+
+    settings = search.settings
+    torch.set_num_threads(1)
+    data = cached_data(settings.data, settings.data_root, settings.imbalance, 0)
+    plan = build(search.space, defaults(), search.standard, settings.epochs_scale).plan
+    pipeline = Pipeline(plan, data, search.model, 0, torch.device("cpu"))
+    pipeline.advance()
+    epochs, began = 0, time.perf_counter()
+    while not pipeline.finished and epochs < 2 * search.standard.eval_every and time.perf_counter() - began < 20:
+        pipeline.advance()
+        epochs += 1
+    return (time.perf_counter() - began) / max(1, epochs)
+
+
+def _cores(cpus_per_trial: float) -> int:
+    import os
+
+    return int((os.cpu_count() or 1) / cpus_per_trial)

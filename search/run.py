@@ -1,0 +1,408 @@
+"""Runs a search: design arm, adaptive arm, race; Ray schedules, Optuna proposes, MLflow keeps the record."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from search.settings import Settings, SettingsError
+from spaces.domain import Space
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.console import Console
+
+    from search.agenda import Agenda, Task
+    from trainables.plan import Plan
+
+DRIVER_ENVIRONMENT = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the record is MLflow's
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",  # the journal is what is resumed from
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DEDUP_LOGS": "0",
+}
+
+WORKER_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+"""Set before torch is imported there: on a CPU one thread per trial, one trial per core."""
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search leaves.
+
+    Args:
+        name: Of the search.
+        folder: With `best.yaml`, `conflicts.csv`, `report.html`.
+        complete: Whether it ran to its end.
+        trials: Table of trials (`analysis.load.frame`).
+        conflicts: Table of pairs; `None` where the design arm has too little.
+        best: The exported document; `None` where nothing has finished.
+        phase_seconds: Wall time of each phase.
+        saved: Epochs and seconds of training that re-use saved.
+    """
+
+    name: str
+    folder: Path
+    complete: bool
+    trials: pd.DataFrame
+    conflicts: pd.DataFrame | None
+    best: dict[str, Any] | None
+    phase_seconds: dict[str, float]
+    saved: tuple[float, float]
+
+
+def run(
+    space: Space | str | Path, *, data: str | None = None, name: str | None = None, **settings: Any
+) -> SearchResult:
+    """Searches a space; the same as `run_search.py`.
+
+    Args:
+        space: A `Space`, or the path of a space file.
+        data: Name of the data set; the space's own, or digits-lt, where absent.
+        name: Of the search; made of the space's name and the time where absent.
+        **settings: Fields of `search.settings.Settings`.
+
+    Returns:
+        Tables and files of the search.
+
+    Raises:
+        ValueError: Anything that cannot be started as asked, in one sentence.
+    """
+    from rich.console import Console
+
+    from search.space_file import load_space
+
+    path = None if isinstance(space, Space) else Path(space)
+    loaded = load_space(path) if path is not None else space
+    assert isinstance(loaded, Space)
+    stem = path.stem if path is not None else "space"
+    chosen = Settings(
+        name=name or f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}",
+        space=str(path or "<python>"),
+        data=data or loaded.data or "digits-lt",
+        **settings,
+    )
+    return Search(loaded, chosen, path, Console()).run()
+
+
+class Search:
+    """One search, from settings to results.
+
+    Args:
+        space: What may vary.
+        settings: Everything else.
+        file: The space's file, kept beside the results; `None` for a space made in Python.
+        console: Where a person reads.
+        resume: Whether the search goes on with what its folder holds.
+    """
+
+    def __init__(
+        self, space: Space, settings: Settings, file: Path | None, console: Console, resume: bool = False
+    ) -> None:
+        from trainables import data
+        from trainables.models import MODELS
+        from trainables.plan import check_space
+        from trainables.registry import did_you_mean, discover
+
+        self.space, self.settings, self.console, self.resume = space, settings, console, resume
+        discover(*settings.tricks)
+        self.standard = data.standard(settings.data)
+        self.model = settings.model or space.model or self.standard.model
+        if self.model not in MODELS:
+            raise SettingsError(f"--model {self.model}: {did_you_mean(self.model, MODELS)}")
+        check_space(space, self.standard)
+        self.interrupted = False
+        self._text = file.read_text(encoding="utf-8") if file is not None else repr(space)
+
+    # --- before anything is trained -----------------------------------------------------------------------
+
+    def open_folder(self) -> None:
+        """Makes the results folder, or checks that it holds the search to go on with.
+
+        Raises:
+            SettingsError: It cannot be written, holds another search, or the space has changed.
+        """
+        folder = self.settings.folder
+        kept = folder / "space.py"
+        if self.resume:
+            if kept.read_text(encoding="utf-8") != self._text:
+                raise SettingsError(
+                    f"--resume {self.settings.name}: the space has changed since the search was started; leave --space "
+                    f"out to go on with {kept}, or start a new search"
+                )
+            return
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            raise SettingsError(
+                f"--name {self.settings.name}: {folder} exists; choose another name, or --resume {self.settings.name}"
+            ) from None
+        except OSError as error:
+            raise SettingsError(
+                f"--output {self.settings.output}: cannot write there ({error.strerror}); choose another folder"
+            ) from error
+        kept.write_text(self._text, encoding="utf-8")
+        self.settings.save()
+
+    def run(self) -> SearchResult:
+        """Runs to the end, the budget, or Ctrl-C; then looks at what there is."""
+        from search import tracking
+
+        settings = self.settings
+        uri = settings.tracking_uri or tracking.default_uri()
+        tracking.check(uri)
+        self._check_resources()
+        self.open_folder()
+        # MLflow makes its database in seconds that Ray needs as well
+        tracker = tracking.Tracker(uri, settings.name, settings.data)
+        try:
+            agenda, display, complete = self._search(tracker)
+        except BaseException:
+            tracker.close("KILLED")
+            raise
+        return self._conclude(agenda, display, tracker, uri, complete)
+
+    # --- the search ---------------------------------------------------------------------------------------
+
+    def _search(self, tracker: Any) -> tuple[Agenda, Any, bool]:
+        for key, value in DRIVER_ENVIRONMENT.items():
+            os.environ.setdefault(key, value)
+        from ray import tune
+        from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig, Tuner
+
+        from search.conductor import Conductor, Recorder, StageScheduler
+        from search.display import Display
+        from search.scheduler import Halving
+        from trainables.trial import Trial
+
+        settings = self.settings
+        slots = self._start_ray()
+        agenda = self._agenda()
+        scheduler = StageScheduler(agenda, Halving(settings.rungs, settings.reduction_factor, settings.rung_score))
+        self._replay(agenda, scheduler)
+        tracker.start(self._params(), {"space": settings.space}, resume=self.resume)
+        for record in agenda.records.values():
+            tracker.log(record)
+        recorder = Recorder(agenda, scheduler, settings.name, settings.data, self.model, [tracker.log])
+        display = Display(self.console, agenda, recorder.progress, slots)
+        recorder._listeners.append(display.record)
+        tuner = Tuner(
+            tune.with_resources(Trial, {"cpu": settings.cpus_per_trial, "gpu": settings.gpus_per_trial}),
+            tune_config=TuneConfig(
+                search_alg=Conductor(agenda, self._spec),
+                scheduler=scheduler,
+                metric="score",
+                mode="max",
+                num_samples=-1,
+                max_concurrent_trials=slots,
+                reuse_actors=True,
+                trial_dirname_creator=lambda trial: trial.trial_id,
+            ),
+            run_config=RunConfig(
+                name="ray",
+                storage_path=str(settings.folder.resolve()),
+                callbacks=[recorder],
+                failure_config=FailureConfig(max_failures=0),
+                checkpoint_config=CheckpointConfig(checkpoint_at_end=False),
+                verbose=0,
+            ),
+        )
+        complete = True
+        with display, _interruptible(agenda):
+            try:
+                tuner.fit()
+            except KeyboardInterrupt:
+                complete, self.interrupted = False, True
+        import ray
+
+        ray.shutdown()
+        shutil.rmtree(settings.folder / "ray", ignore_errors=True)
+        return agenda, display, complete and agenda.phase == "done"
+
+    def _agenda(self) -> Agenda:
+        from search.agenda import Agenda, Journal, Limits
+        from search.design import make_design
+        from search.sampler import Sampler
+        from trainables.stage_store import StageStore
+
+        settings = self.settings
+        cells = make_design(self.space, self.standard, settings.epochs_scale).cells
+        database = settings.folder.resolve() / "optuna.db"
+        sampler = Sampler(
+            self.space, self.standard, settings.epochs_scale, f"sqlite:///{database}", settings.name, settings.seed
+        )
+        return Agenda(
+            cells,
+            sampler,
+            Limits(settings.seeds, settings.trials, settings.children_per_start, settings.race, settings.time_budget),
+            Journal(settings.folder / "journal.jsonl"),
+            self._keys,
+            StageStore(settings.store_folder.resolve()) if settings.reuse else None,
+            base_seed=settings.seed * 10_000,
+        )
+
+    def _keys(self, plan: Plan, seed: int) -> list[list[str]]:
+        """Stage keys as the trial will have them; equal prefixes are what the agenda keeps apart."""
+        import torch
+
+        from trainables.pipeline import trial_context
+        from trainables.stage_store import stage_keys
+
+        device = torch.device("cuda" if self.settings.gpus_per_trial else "cpu")
+        key = (plan.id, seed)
+        if key not in self._known_keys:
+            context = trial_context(self._fingerprint(seed), self.model, seed, device)
+            self._known_keys[key] = stage_keys(plan, context)
+        return self._known_keys[key]
+
+    @functools.cached_property
+    def _known_keys(self) -> dict[tuple[str, int], list[list[str]]]:
+        return {}
+
+    def _fingerprint(self, split_seed: int) -> str:
+        from trainables.trial import cached_data
+
+        settings = self.settings
+        return cached_data(settings.data, settings.data_root, settings.imbalance, split_seed).fingerprint
+
+    def _spec(self, task: Task) -> dict[str, Any]:
+        from trainables.trial import TrialSpec
+
+        settings = self.settings
+        return TrialSpec(
+            plan=task.recipe.plan.to_dict(),
+            seed=task.seed,
+            split_seed=task.seed,
+            data=settings.data,
+            root=None if settings.data_root is None else str(Path(settings.data_root).resolve()),
+            imbalance=settings.imbalance,
+            model=self.model,
+            store=str(settings.store_folder.resolve()) if settings.reuse else None,
+            tricks=tuple(str(Path(folder).resolve()) for folder in settings.tricks),
+            rungs=settings.rungs if task.arm == "adaptive" else (),
+            read_test=task.read_test,
+        ).to_dict()
+
+    def _replay(self, agenda: Agenda, scheduler: Any) -> None:
+        """After a resume the rungs hold what they held: every adaptive curve is judged again, in order."""
+        from search.scheduler import stages_of
+
+        for name, record in agenda.records.items():
+            task = agenda.tasks.get(name)
+            if task is not None and task.arm == "adaptive":
+                points = [dataclasses.asdict(point) for point in record.curve]
+                scheduler._halving.judge(name, stages_of(task.recipe.plan), points)
+
+    # --- resources ----------------------------------------------------------------------------------------
+
+    def _check_resources(self) -> None:
+        settings = self.settings
+        if settings.gpus_per_trial and settings.address is None:
+            import torch
+
+            if not torch.cuda.is_available():
+                raise SettingsError(
+                    f"--gpus-per-trial {settings.gpus_per_trial:g}: no GPU is visible on this machine; "
+                    "leave the option out, or give the --address of a Ray cluster that has GPUs"
+                )
+
+    def _start_ray(self) -> int:
+        """Starts or joins Ray; how many trials run at a time."""
+        import ray
+
+        settings = self.settings
+        logging.getLogger("ray").setLevel(logging.ERROR)
+        if not ray.is_initialized():
+            ray.init(
+                address=settings.address,
+                include_dashboard=False if settings.address is None else None,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                runtime_env={"env_vars": WORKER_ENVIRONMENT},
+            )
+        resources = ray.cluster_resources()
+        wanted = {"CPU": settings.cpus_per_trial, "GPU": settings.gpus_per_trial}
+        fit = [int(resources.get(kind, 0) / amount + 1e-9) for kind, amount in wanted.items() if amount]
+        slots = min(fit)
+        if slots < 1:
+            there = f"{resources.get('CPU', 0):g} CPUs and {resources.get('GPU', 0):g} GPUs"
+            raise SettingsError(
+                f"a trial asks for {settings.cpus_per_trial:g} CPUs and {settings.gpus_per_trial:g} GPUs, "
+                f"but Ray has {there}: lower --cpus-per-trial or --gpus-per-trial"
+            )
+        return min(slots, settings.max_concurrent or slots)
+
+    # --- afterwards ---------------------------------------------------------------------------------------
+
+    def _params(self) -> dict[str, Any]:
+        fields = dataclasses.asdict(self.settings) | {"model": self.model, "margin": self.standard.margin}
+        fields["imbalance"] = self.settings.imbalance or self.standard.imbalance
+        return {key: value for key, value in fields.items() if value not in (None, (), "")}
+
+    def _conclude(self, agenda: Agenda, display: Any, tracker: Any, uri: str, complete: bool) -> SearchResult:
+        from analysis import load
+        from search import export, summary, tracking
+
+        records = list(agenda.records.values())
+        folder = self.settings.folder
+        trials = load.frame(records)
+        conflicts = summary.conflict_table(trials, self.standard.margin)
+        best = None
+        if conflicts is not None:
+            conflicts.to_csv(folder / "conflicts.csv", index=False)
+        try:
+            plans = {record.recipe: record.plan for record in records}
+            best = export.document(trials, plans.__getitem__, conflicts=conflicts, settings=self._params())
+            export.write(best, folder / "best.yaml")
+        except export.ExportError as error:
+            self.console.print(f"[yellow]{error}[/yellow]")
+        summary.write_report(records, conflicts, folder / "report.html", self.settings.name, self._params())
+        if conflicts is not None:
+            metrics, tags = tracking.conflict_summary(conflicts)
+            tracker.summary(metrics, tags)
+        artifacts = {
+            file.name: file.read_text(encoding="utf-8")
+            for file in sorted(folder.iterdir())
+            if file.name in ("best.yaml", "conflicts.csv", "report.html", "space.py", "search.json")
+        }
+        tracker.summary(artifacts=artifacts)
+        for problem in tracker.close("FINISHED" if complete else "KILLED"):
+            self.console.print(f"[yellow]MLflow: {problem}[/yellow]")
+        result = SearchResult(
+            self.settings.name, folder, complete, trials, conflicts, best, display.phase_seconds, display.saved
+        )
+        summary.show(self.console, result, uri, self.settings)
+        return result
+
+
+@contextmanager
+def _interruptible(agenda: Agenda) -> Iterator[None]:
+    """Ctrl-C: the first one ends the search cleanly, with everything kept that is done."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(signum: int, frame: Any) -> None:
+        agenda.stop()
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,125 @@
+"""What a search is started with, checked, and kept beside its results so that it can be resumed."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+class SettingsError(ValueError):
+    """A search that cannot be started as asked."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that decides a search, JSON-able.
+
+    Args:
+        name: Of the search.
+        space: Where the space came from, for people.
+        data: Name of the data set.
+        data_root: Its folder, where it is not bundled.
+        imbalance: Largest class over smallest; the data set's standard one where absent.
+        model: Name of the network; the data set's standard one where absent.
+        trials: Of the adaptive arm.
+        seeds: Seed blocks of the design arm.
+        children_per_start: Later stages proposed for each new first stage.
+        race: Whether contenders race on fresh seeds.
+        time_budget: Seconds of wall time; `None` for none.
+        epochs_scale: Multiplies every stage's epochs.
+        seed: Base of all seeds.
+        rungs: Fractions of a plan at which the adaptive arm is judged.
+        reduction_factor: The best 1/η go on.
+        rung_score: What is compared at a rung.
+        cpus_per_trial: Ray CPUs of a trial.
+        gpus_per_trial: Ray GPUs of a trial, may be a fraction.
+        max_concurrent: Trials at a time; as many as fit where absent.
+        address: Of a Ray cluster; a local one is started where absent.
+        output: Folder of results.
+        store: Folder of finished stages.
+        reuse: Whether finished stages are re-used.
+        tracking_uri: MLflow store.
+        tricks: Folders of further tricks.
+    """
+
+    name: str
+    space: str
+    data: str
+    data_root: str | None = None
+    imbalance: float | None = None
+    model: str | None = None
+    trials: int = 40
+    seeds: int = 5
+    children_per_start: int = 6
+    race: bool = True
+    time_budget: float | None = None
+    epochs_scale: float = 1.0
+    seed: int = 0
+    rungs: tuple[float, ...] = (0.5, 0.75)
+    reduction_factor: float = 3.0
+    rung_score: str = "class_means"
+    cpus_per_trial: float = 1.0
+    gpus_per_trial: float = 0.0
+    max_concurrent: int | None = None
+    address: str | None = None
+    output: str = "results"
+    store: str | None = None
+    reuse: bool = True
+    tracking_uri: str | None = None
+    tricks: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        rules = (
+            ("trials", self.trials >= 0, "at least 0"),
+            ("seeds", self.seeds >= 0, "at least 0"),
+            ("children_per_start", self.children_per_start >= 1, "at least 1"),
+            ("time_budget", self.time_budget is None or self.time_budget > 0, "above 0 seconds"),
+            ("epochs_scale", self.epochs_scale > 0, "above 0"),
+            ("cpus_per_trial", self.cpus_per_trial > 0, "above 0"),
+            ("gpus_per_trial", self.gpus_per_trial >= 0, "at least 0"),
+            ("max_concurrent", self.max_concurrent is None or self.max_concurrent >= 1, "at least 1"),
+            ("reduction_factor", self.reduction_factor > 1, "above 1"),
+            ("name", bool(self.name) and not set(self.name) & set("/\\'\"\n"), "without slashes, quotes and line ends"),
+        )
+        for field, holds, allowed in rules:
+            if not holds:
+                flag = "--" + field.replace("_", "-")
+                raise SettingsError(f"{flag} must be {allowed}, got {getattr(self, field)!r}")
+
+    @property
+    def folder(self) -> Path:
+        """Where the search leaves its results."""
+        return Path(self.output) / self.name
+
+    @property
+    def store_folder(self) -> Path:
+        """Where finished stages lie: shared by all searches of one results folder, unless told otherwise."""
+        return Path(self.store) if self.store is not None else Path(self.output) / "stages"
+
+    def save(self) -> None:
+        """Writes the settings beside the results."""
+        text = json.dumps(dataclasses.asdict(self), indent=2)
+        (self.folder / "search.json").write_text(text + "\n", encoding="utf-8")
+
+    @staticmethod
+    def stored(output: str, name: str) -> Settings:
+        """The settings of a search that was started before.
+
+        Raises:
+            SettingsError: There is none of that name.
+        """
+        file = Path(output) / name / "search.json"
+        if not file.is_file():
+            known = sorted(path.parent.name for path in Path(output).glob("*/search.json"))
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            there = f"searches in {output} are {', '.join(known)}" if known else f"there is no search in {output}"
+            raise SettingsError(f"--resume {name}: no such search: {hint}{there}")
+        fields: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        for key in ("rungs", "tricks"):
+            fields[key] = tuple(fields[key])
+        return Settings(**fields)

@@ -1,0 +1,182 @@
+"""What a search says when it ends: the answer on the screen, the report, and where to look next."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.console import Console
+    from rich.table import Table
+
+    from analysis.record import Record
+    from search.run import SearchResult
+    from search.settings import Settings
+
+STYLE = {
+    "conflict": "bold red",
+    "harmful": "red",
+    "synergy": "bold green",
+    "redundant": "yellow",
+    "compatible": "green",
+    "unresolved": "dim",
+    "not applicable": "dim",
+}
+
+ORDER = tuple(STYLE)
+"""Verdicts in the order in which a person wants to hear them."""
+
+
+def conflict_table(trials: pd.DataFrame, margin: float) -> pd.DataFrame | None:
+    """The table of pairs, or `None` where the design arm has too little to say anything."""
+    from analysis.conflicts import pairwise
+
+    try:
+        return pairwise(trials, metric="final/accuracy", margin=margin)
+    except ValueError:
+        return None
+
+
+def show(console: Console, result: SearchResult, uri: str, settings: Settings) -> None:
+    """Prints the best recipe, the conflicts and where to look next."""
+    from search import tracking
+
+    console.print()
+    if result.best is not None:
+        console.print(_best(result.best), highlight=False, soft_wrap=True)
+    if result.conflicts is not None and len(result.conflicts):
+        console.print(_conflicts(result.conflicts, result.trials, console.width))
+        console.print(
+            "In percentage points of accuracy on val, ± is the 95 % interval over seed blocks. A verdict holds at this "
+            "length of training, for this data and network; conflicts.csv and the report have all numbers.",
+            style="dim", highlight=False, soft_wrap=True,
+        )  # fmt: skip
+    else:
+        console.print("No conflict table: it needs at least two complete seed blocks (--seeds 2 or more).")
+    phases = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in result.phase_seconds.items() if name != "done")
+    epochs, seconds = result.saved
+    console.print(f"\nTime: {phases or 'nothing ran'}. Re-use saved {epochs:.0f} epochs, {seconds:.0f} s of training.")
+    if not result.complete:
+        console.print(
+            f"Stopped before its end; finished trials are kept. Go on with:\n"
+            f"  python run_search.py --resume {result.name}{_flags(settings)}",
+            style="bold yellow", highlight=False, soft_wrap=True,
+        )  # fmt: skip
+    lines = [
+        ("report", str(result.folder / "report.html")),
+        ("every trial", tracking.where_to_look(uri)),
+        ("best recipe", str(result.folder / "best.yaml")),
+        ("train it", f"python -m trainables.train {result.folder / 'best.yaml'}"),
+        ("check it", f"python -m trainables.train {result.folder / 'best.yaml'} --as-searched"),
+        ("another one", f"python -m search.export --search {result.name} --rank 2 --out second.yaml"),
+    ]
+    console.print("\nWhere to look next")
+    for what, where in lines:
+        console.print(f"  {what:<12} {where}", highlight=False, soft_wrap=True, markup=False)
+
+
+def write_report(
+    records: Sequence[Record],
+    conflicts: pd.DataFrame | None,
+    path: Path,
+    search: str,
+    settings: Mapping[str, Any],
+) -> None:
+    """Writes the HTML page."""
+    from analysis import report
+
+    report.write(records, conflicts, path, search=search, settings=settings)
+
+
+def _flags(settings: Settings) -> str:
+    return "" if settings.output == "results" else f" --output {settings.output}"
+
+
+def _best(best: Mapping[str, Any]) -> str:
+    measured, gain = best["measured"], best["measured"]["gain_over_baseline"]
+    arms = {
+        "confirm": "on fresh seeds that chose nothing",
+        "race": "in the race, by which it was chosen: it flatters",
+        "design": "in the design arm, by which it was chosen: it flatters",
+        "adaptive": "in the adaptive arm, by which it was chosen: it flatters",
+    }
+    lines = [
+        f"[bold]Best recipe: {best['title']}[/bold]  ({best['recipe']})",
+        f"  accuracy on val {_percent(measured)} over {len(measured['seeds'])} seeds {arms[measured['arm']]}",
+    ]
+    if gain["mean"] is not None:
+        lines.append(f"  gain over the baseline {_points(gain)} points, {gain['seeds']} paired seeds")
+    for verdict in best["conflicts"]:
+        if verdict["verdict"] in ("conflict", "harmful", "redundant"):
+            lines.append(
+                f"  [yellow]note: it has {verdict['pair']}, {verdict['verdict']}: {verdict['reason']}[/yellow]"
+            )
+    return "\n".join(lines)
+
+
+def _conflicts(conflicts: pd.DataFrame, trials: pd.DataFrame, width: int) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    first = trials[trials["arm"] == "design"].iloc[0]
+    title = f"Which tricks conflict: {first['data']}, imbalance {first['imbalance']:g}, {first['model']}"
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    columns = ["verdict", "pair A, B", "B added to A", "A added to B"]
+    wide = width >= 120
+    if wide:
+        columns += ["interaction", "adj. p", "seeds", "what to do"]
+    for column in columns:
+        text = column in ("verdict", "pair A, B", "what to do")
+        table.add_column(column, justify="left" if text else "right", no_wrap=column != "what to do")
+    rows = sorted(conflicts.to_dict("records"), key=lambda row: (ORDER.index(row["verdict"]), _lower(row)))
+    for row in rows:
+        flip = "\n(sign flip)" if row["sign_flip"] is True else ""
+        cells = [
+            Text(row["verdict"] + flip, style=STYLE[row["verdict"]]),
+            f"{row['a']}\n{row['b']}",
+            _interval(row, "b_given_a"),
+            _interval(row, "a_given_b"),
+        ]
+        if wide:
+            cells += [_interval(row, "interaction"), _p(row["adjusted_p"]), str(row["n_seeds"]), _action(row)]
+        table.add_row(*cells)
+    return table
+
+
+def _lower(row: Mapping[str, Any]) -> float:
+    harm = min(float(row["b_given_a"]), float(row["a_given_b"]))
+    return harm if math.isfinite(harm) else math.inf
+
+
+def _action(row: Mapping[str, Any]) -> str:
+    more = row["more_seeds"]
+    if row["verdict"] == "unresolved" and isinstance(more, int) and more > 0:
+        return f"unknown; {more} more seeds would settle it"
+    return str(row["action"])
+
+
+def _interval(row: Mapping[str, Any], name: str) -> str:
+    mean, low, high = (float(row[key]) for key in (name, f"{name}_low", f"{name}_high"))
+    if not math.isfinite(mean):
+        return "–"
+    return f"{100 * mean:+.1f} ± {50 * (high - low):.1f}" if math.isfinite(high - low) else f"{100 * mean:+.1f}"
+
+
+def _p(value: Any) -> str:
+    if value is None or not math.isfinite(float(value)):
+        return "–"
+    return "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _percent(numbers: Mapping[str, Any]) -> str:
+    spread = "" if numbers["low"] is None else f" ({100 * numbers['low']:.1f} … {100 * numbers['high']:.1f})"
+    return f"{100 * numbers['mean']:.1f} %{spread}"
+
+
+def _points(numbers: Mapping[str, Any]) -> str:
+    spread = "" if numbers["low"] is None else f" ({100 * numbers['low']:+.1f} … {100 * numbers['high']:+.1f})"
+    return f"{100 * numbers['mean']:+.1f}{spread}"

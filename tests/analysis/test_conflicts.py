@@ -1,0 +1,600 @@
+"""Verdicts on pairs of tricks: hand-worked numbers, independent libraries, planted truths, refusals."""
+
+from itertools import combinations, product
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+from statsmodels.formula.api import ols
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import proportion_confint
+
+from analysis.conflicts import benjamini_hochberg, block_correlation, effects, holm, pairwise, wilson_interval
+
+METRIC = "final/accuracy"
+COLUMNS = [
+    *["a", "b", "primary", "n_seeds", "n_first_stages", "mean_00", "mean_10", "mean_01", "mean_11", "diverged_11"],
+    *[f"{name}{end}" for name in ("alone_a", "alone_b") for end in ("", "_low", "_high")],
+    *[f"{name}{end}" for name in ("interaction", "b_given_a", "a_given_b") for end in ("", "_low", "_high")],
+    *["p_value", "adjusted_p", "verdict", "action", "sign_flip", "more_seeds", "reason"],
+]
+
+
+def rows(cells, first_stage=None, **extra):
+    """Trials from {tricks: one value per seed}; every trial has its own first stage unless told."""
+    return pd.DataFrame(
+        [
+            {
+                "arm": "design",
+                "seed": seed,
+                "first_stage": first_stage(tricks, seed) if first_stage else f"{tricks}-{seed}",
+                "tricks": tricks,
+                METRIC: value,
+                **extra,
+            }
+            for tricks, values in cells.items()
+            for seed, value in enumerate(values)
+        ]
+    )
+
+
+def planted(rng, alone, interaction=None, blocks=5, deviation=0.005, base=0.6):
+    """Trials of the baseline, the singles and all pairs: additive but for the interactions, normal noise."""
+    tricks = sorted(alone)
+    cells = [(), *((trick,) for trick in tricks), *combinations(tricks, 2)]
+    split = rng.normal(0, 0.02, blocks)
+    return rows(
+        {
+            cell: base
+            + sum(alone[trick] for trick in cell)
+            + (interaction or {}).get(cell, 0.0)
+            + split
+            + rng.normal(0, deviation, blocks)
+            for cell in cells
+        }
+    )
+
+
+def calm(means):
+    """Four cells over five blocks whose noise is orthogonal with equal spread, so that no cell is noisier."""
+    helmert = np.array([[1, -1, 0, 0, 0], [1, 1, -2, 0, 0], [1, 1, 1, -3, 0], [1, 1, 1, 1, -4]], dtype=float)
+    noise = 0.01 * helmert / np.linalg.norm(helmert, axis=1, keepdims=True)
+    split = np.array([0.02, -0.01, 0.0, 0.03, -0.02])
+    return {cell: mean + split + noise[i] for i, (cell, mean) in enumerate(means.items())}
+
+
+def only(table):
+    assert len(table) == 1
+    return table.iloc[0]
+
+
+# --------------------------------------------------------------------------------------------------- hand-worked
+
+
+def test_columns_of_the_issue_come_first():
+    assert list(pairwise(rows(calm({(): 0.6, ("a",): 0.6, ("b",): 0.6, ("a", "b"): 0.6}))).columns[:32]) == COLUMNS
+
+
+def test_contrasts_by_hand():
+    row = only(
+        pairwise(
+            rows(
+                {(): [0.5, 0.6], ("p",): [0.6, 0.72], ("o",): [0.55, 0.63], ("o", "p"): [0.5, 0.66]},
+                first_stage=lambda tricks, seed: str(seed),
+            )
+        )
+    )
+    assert (row.a, row.b, row.n_seeds, row.n_first_stages, row.diverged_11) == ("o", "p", 2, 2, 0)
+    means = {"mean_00": 0.55, "mean_10": 0.59, "mean_01": 0.66, "mean_11": 0.58}
+    contrasts = {
+        "alone_a": 0.59 - 0.55, "alone_b": 0.66 - 0.55, "interaction": 0.58 - 0.59 - 0.66 + 0.55,
+        "b_given_a": 0.58 - 0.59, "a_given_b": 0.58 - 0.66,
+    }  # fmt: skip
+    for name, value in (means | contrasts).items():
+        assert row[name] == pytest.approx(value, abs=1e-12), name
+
+
+def test_even_noise_equals_least_squares_with_blocks():
+    trials = rows(calm({(): 0.60, ("a",): 0.64, ("b",): 0.63, ("a", "b"): 0.61}))
+    row = only(pairwise(trials))
+    trials["a"] = [float("a" in tricks) for tricks in trials.tricks]
+    trials["b"] = [float("b" in tricks) for tricks in trials.tricks]
+    fit = ols("y ~ a * b + C(seed)", trials.assign(y=trials[METRIC])).fit()
+    assert fit.df_resid == 12
+    for name, contrast in {
+        "alone_a": "a",
+        "alone_b": "b",
+        "interaction": "a:b",
+        "b_given_a": "b + a:b",
+        "a_given_b": "a + a:b",
+    }.items():
+        test = fit.t_test(f"{contrast} = 0")
+        low, high = test.conf_int()[0]
+        assert [row[name], row[f"{name}_low"], row[f"{name}_high"]] == pytest.approx(
+            [test.effect[0], low, high], abs=1e-9
+        )
+    overlap, *harms = (fit.t_test(f"{c} = 0").tvalue.item() for c in ("a:b", "b + a:b", "a + a:b"))
+    assert row.verdict == "conflict"
+    assert row.p_value == pytest.approx(max(stats.t.cdf(overlap, 12), 2 * stats.t.cdf(min(harms), 12)))
+
+
+def test_two_cells_are_a_paired_t_test():
+    without, having = [0.60, 0.63, 0.61, 0.58], [0.70, 0.74, 0.71, 0.69]
+    row = only(effects(rows({(): without, ("a",): having})))
+    low, high = stats.ttest_rel(having, without).confidence_interval()
+    assert [row.effect, row.low, row.high] == pytest.approx([0.105, low, high])
+    assert (row.trick, row.context, row.n_seeds, row.mean_without, row.mean_with) == (
+        "a",
+        "",
+        4,
+        pytest.approx(0.605),
+        pytest.approx(0.71),
+    )
+
+
+def test_correlation_between_cells_of_a_block_by_hand():
+    # variances of the cells: 0.0004 and 0.0004; differences 0.10 0.12 0.10 -> 0.000133, half of it 0.0000667
+    cells = {(): [0.60, 0.62, 0.64], ("a",): [0.70, 0.74, 0.74]}
+    row = only(block_correlation(rows(cells)))
+    total = (np.var([0.60, 0.62, 0.64], ddof=1) + np.var([0.70, 0.74, 0.74], ddof=1)) / 2
+    assert row.correlation == pytest.approx(1 - (0.0004 / 3) / 2 / total)
+    assert row.deviation == pytest.approx(np.sqrt(0.0002 / 3))
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 40])
+def test_adjustments_equal_statsmodels(size):
+    p = np.random.default_rng(size).uniform(size=size) ** 2
+    assert holm(p) == pytest.approx(multipletests(p, method="holm")[1])
+    assert benjamini_hochberg(p) == pytest.approx(multipletests(p, method="fdr_bh")[1])
+
+
+@pytest.mark.parametrize(("count", "total"), [(0, 5), (5, 5), (2, 7)])
+def test_wilson_equals_statsmodels(count, total):
+    assert wilson_interval(count, total) == pytest.approx(proportion_confint(count, total, method="wilson"))
+
+
+def test_families_are_adjusted_claim_by_claim():
+    rng = np.random.default_rng(3)
+    trials = planted(rng, dict.fromkeys("abcd", -0.004), deviation=0.01)
+    primary = [("b", "a"), "c×d", ("a", "d")]
+    table = pairwise(trials, primary=primary)
+    assert list(table.primary) == [True, False, True, False, False, True]
+    assert set(table.verdict) <= {"compatible", "unresolved"}  # so that p_value is the conflict's everywhere
+    for group, method in ((table[table.primary], "holm"), (table[~table.primary], "fdr_bh")):
+        assert group.adjusted_p.to_numpy() == pytest.approx(multipletests(group.p_value, method=method)[1])
+
+
+# ------------------------------------------------------------------------------------------------------- verdicts
+
+
+def test_every_verdict_where_it_was_planted():
+    alone = {"a": 0.05, "b": 0.05, "c": 0.04, "d": 0.0, "e": -0.05, "f": 0.04}
+    interaction = {("a", "b"): -0.15, ("a", "c"): -0.04, ("c", "f"): 0.02, ("a", "d"): 0.0}
+    table = pairwise(planted(np.random.default_rng(2), alone, interaction, deviation=0.003), margin=0.02)
+    got = {(row.a, row.b): row for row in table.itertuples()}
+    expected = {
+        ("a", "b"): ("conflict", "avoid together"),
+        ("a", "c"): ("redundant", "one is enough"),
+        ("a", "d"): ("compatible", "free"),
+        ("a", "e"): ("harmful", "avoid the one that harms: e"),
+        ("c", "f"): ("synergy", "use together"),
+    }
+    assert {pair: (got[pair].verdict, got[pair].action) for pair in expected} == expected
+    assert all(got[pair].more_seeds == 0 for pair in expected)
+    assert got["a", "b"].reason.startswith(
+        "adding b to a costs 10.0 points (9.6 to 10.4), and they overlap: interaction"
+    )
+    assert got["a", "c"].reason.startswith("their gains overlap: interaction -")
+    assert got["a", "d"].reason.startswith("neither harms the other by 2.0 points or more")
+
+
+def test_noise_leaves_it_unresolved_and_says_how_many_seeds_more():
+    table = pairwise(planted(np.random.default_rng(1), dict.fromkeys("abc", 0.0), deviation=0.02), margin=0.02)
+    table = table[table.verdict == "unresolved"]
+    assert len(table) and set(table.action) == {"unknown"}
+    for row in table.itertuples():
+        assert row.excluded_harm > 0.02 and 1 <= row.more_seeds <= 100
+        some = (
+            "even 100 further seeds would hardly" if row.more_seeds == 100 else f"about {row.more_seeds} further seed"
+        )
+        assert some in row.reason
+    assert table.more_seeds.min() < 100
+
+
+def test_further_seeds_by_hand():
+    # Even noise: σ² = 0.01² / 4 per cell, harms -0.006 and -0.006, no interaction shown, margin 0.004: only "harmful"
+    # can come. σ of a difference: √2 · 0.005; n blocks of 12 · (n - 1) / 4 degrees of freedom.
+    row = only(pairwise(rows(calm({(): 0.6, ("a",): 0.594, ("b",): 0.594, ("a", "b"): 0.588})), margin=0.004))
+    assert row.verdict == "unresolved"
+
+    def settled(n):
+        df = 3 * (n - 1)
+        return 0.006 / (0.005 * np.sqrt(2 / n)) >= stats.t.ppf(0.975, df) + stats.t.ppf(0.8, df)
+
+    assert row.more_seeds == next(n for n in range(6, 100) if settled(n)) - 5
+
+
+def test_sign_flip_needs_help_alone_and_harm_together():
+    flips = only(pairwise(rows(calm({(): 0.60, ("a",): 0.70, ("b",): 0.70, ("a", "b"): 0.65}))))
+    harms = only(pairwise(rows(calm({(): 0.60, ("a",): 0.70, ("b",): 0.50, ("a", "b"): 0.55}))))
+    assert flips.sign_flip and flips.verdict == "conflict"
+    assert not harms.sign_flip and harms.verdict == "conflict"
+
+
+def test_compatible_at_margin_zero_needs_gains_shown_both_ways():
+    gain = calm({(): 0.60, ("a",): 0.70, ("b",): 0.70, ("a", "b"): 0.80})
+    idle = calm({(): 0.60, ("a",): 0.60, ("b",): 0.60, ("a", "b"): 0.60})
+    assert only(pairwise(rows(gain), margin=0)).verdict == "synergy"
+    assert only(pairwise(rows(idle), margin=0)).verdict == "unresolved"
+
+
+def test_identical_cells_are_no_evidence():
+    split = np.array([0.01, -0.02, 0.0, 0.03])
+    idle = {(): 0.6 + split, ("a",): 0.6 + split, ("b",): 0.64 + split, ("a", "b"): 0.64 + split - 1e-5}
+    row = only(pairwise(rows(idle)))
+    assert row.verdict == "compatible"
+    assert row.interaction_low < -5e-4 and row.interaction_high > 5e-4
+    assert row.p_value > 0.3
+
+
+def test_gains_that_shrink_near_the_ceiling():
+    # 0.70 and twice 0.85: additive accuracy would be 1.00, additive log-odds 0.93. At 0.86 both fall short; at 0.94
+    # only accuracy does, and together they are above either alone.
+    short = only(pairwise(rows(calm({(): 0.70, ("a",): 0.85, ("b",): 0.85, ("a", "b"): 0.851}))))
+    above = only(pairwise(rows(calm({(): 0.70, ("a",): 0.85, ("b",): 0.85, ("a", "b"): 0.94}))))
+    assert (short.verdict, above.verdict) == ("redundant", "synergy")
+    assert short.interaction_log_odds_high < 0 and above.interaction_high < 0 < above.interaction_log_odds
+    log_odds = {cell: np.log(np.array(y) / (1 - np.array(y))).mean() for cell, y in calm(
+        {(): 0.70, ("a",): 0.85, ("b",): 0.85, ("a", "b"): 0.94}).items()}  # fmt: skip
+    by_hand = log_odds["a", "b"] - log_odds["a",] - log_odds["b",] + log_odds[()]
+    assert above.interaction_log_odds == pytest.approx(by_hand)
+
+
+# ------------------------------------------------------------------------------------------- blocks, cells, contexts
+
+
+def test_adaptive_rows_are_ignored():
+    design = planted(np.random.default_rng(5), {"a": 0.03, "b": 0.02})
+    lucky = design[design.tricks.map(len) == 1].assign(arm="adaptive", seed=77, outcome="stopped", **{METRIC: 7.0})
+    both = pd.concat([design, lucky], ignore_index=True)
+    pd.testing.assert_frame_equal(pairwise(design), pairwise(both))
+    pd.testing.assert_frame_equal(effects(design), effects(both))
+
+
+def test_survivors_of_an_additive_world_make_no_conflicts():
+    rng = np.random.default_rng(8)
+    design = planted(rng, {"a": -0.02, "b": -0.02, "c": 0.01}, deviation=0.01)
+    runs = [
+        {"arm": "adaptive", "seed": 1000 + i, "first_stage": str(i), "tricks": tricks, METRIC: value}
+        for i in range(300)
+        for tricks in [tuple(trick for trick in "abc" if rng.random() < 0.5)]
+        for value in [0.6 - 0.02 * len({"a", "b"} & set(tricks)) + rng.normal(0, 0.01)]
+        if value > 0.59 or not tricks
+    ]
+    assert "conflict" not in set(pairwise(pd.concat([design, pd.DataFrame(runs)])).verdict)
+
+
+def test_order_of_rows_and_labels_changes_nothing_and_input_stays():
+    trials = planted(np.random.default_rng(2), {"a": 0.03, "b": 0.02, "c": -0.01})
+    shuffled = trials.sample(frac=1, random_state=1)
+    shuffled["tricks"] = [tuple(reversed(tricks)) for tricks in shuffled.tricks]
+    before = shuffled.copy(deep=True)
+    pd.testing.assert_frame_equal(pairwise(trials), pairwise(shuffled))
+    pd.testing.assert_frame_equal(shuffled, before)
+
+
+def test_replicates_of_a_cell_and_seed_are_averaged():
+    cells = calm({(): 0.60, ("a",): 0.64, ("b",): 0.63, ("a", "b"): 0.645})
+    twice = pd.concat([rows({cell: np.array(y) + shift for cell, y in cells.items()}) for shift in (-0.01, 0.01)])
+    pd.testing.assert_frame_equal(pairwise(rows(cells))[COLUMNS[:25]], pairwise(twice)[COLUMNS[:25]])
+
+
+def test_extra_blocks_of_singles_stay_out_of_the_pair():
+    cells = calm({(): 0.60, ("a",): 0.64, ("b",): 0.63, ("a", "b"): 0.645})
+    more = {cell: [*y, 0.9, 0.8] if len(cell) < 2 else y for cell, y in cells.items()}
+    row = only(pairwise(rows(more)))
+    assert row.n_seeds == 5 and row.mean_00 == pytest.approx(np.mean(cells[()]))
+    assert set(effects(rows(more)).n_seeds) == {7}
+
+
+def test_diverged_trials_are_counted_not_averaged():
+    trials = rows(calm({(): 0.60, ("a",): 0.64, ("b",): 0.63, ("a", "b"): 0.645}))
+    lost = (trials.tricks == ("a", "b")) & (trials.seed < 2)
+    trials["outcome"] = np.where(lost, "diverged", "finished")
+    trials.loc[lost, METRIC] = np.nan
+    row = only(pairwise(trials))
+    low, high = proportion_confint(2, 5, method="wilson")
+    assert (row.diverged_11, row.trials_11, row.n_seeds) == (2, 5, 3)
+    assert [row.diverged_11_rate, row.diverged_11_rate_low, row.diverged_11_rate_high] == pytest.approx(
+        [0.4, low, high]
+    )
+    assert "together they diverged in 2 of 5 trials (12% to 77%)" in row.reason
+    assert "2 seeds with a diverged trial left out" in row.reason
+    trials.loc[trials.tricks == ("a", "b"), "outcome"] = "diverged"
+    gone = only(pairwise(trials))
+    assert (gone.verdict, gone.diverged_11) == ("unresolved", 5)
+    assert gone.reason.startswith("all cells finished in 0 of 5 seeds; at least 2 are needed; together they diverged")
+    assert np.isnan(gone.interaction) and gone.more_seeds is pd.NA
+
+
+def test_pair_without_its_cells_is_not_applicable():
+    table = pairwise(rows({(): [0.6, 0.61], ("a",): [0.6, 0.62], ("b",): [0.6, 0.61]}))
+    row = only(table)
+    assert (row.verdict, row.action, row.n_seeds) == ("not applicable", "unknown", 0)
+    assert row.reason == "the design has no trial with a and b together"
+    assert row.more_seeds is pd.NA and np.isnan(row.p_value)
+
+
+def test_one_complete_block_is_unresolved():
+    row = only(pairwise(rows({(): [0.6, 0.61], ("a",): [0.6, 0.62], ("b",): [0.6, 0.61], ("a", "b"): [0.6]})))
+    assert row.verdict == "unresolved"
+    assert row.reason == "all cells finished in 1 of 2 seeds; at least 2 are needed"
+    assert row.b_given_a == pytest.approx(0.0) and np.isnan(row.b_given_a_low)
+
+
+def test_nothing_to_pair_is_an_empty_table_with_all_columns():
+    table = pairwise(rows({(): [0.6, 0.61], ("a",): [0.6, 0.62]}))
+    assert table.empty and list(table.columns[:32]) == COLUMNS
+
+
+def test_cells_are_compared_within_the_context_that_has_most_blocks():
+    short = rows({(): [0.6, 0.61], ("a",): [0.6, 0.62], ("b",): [0.6, 0.61]}, context="")
+    long = rows(calm({(): 0.70, ("a",): 0.74, ("b",): 0.73, ("a", "b"): 0.745}), context="classifier")
+    apart = pairwise(pd.concat([short, long.assign(context="")[long.tricks == ("a", "b")]])).iloc[0]
+    assert apart.context == "" and apart.n_seeds == 2
+    row = only(pairwise(pd.concat([short, long])))
+    assert (row.context, row.n_seeds) == ("classifier", 5)
+    split = only(pairwise(pd.concat([short, long[long.tricks == ("a", "b")]])))
+    assert split.verdict == "not applicable"
+    assert split.reason == "the four cells never occur in one context with the same other tricks"
+    assert list(effects(pd.concat([short, long])).context) == ["", "classifier"] * 2
+
+
+# ---------------------------------------------------------------------------------------------------- first stages
+
+
+def test_one_checkpoint_with_many_later_seeds_shows_nothing_about_its_own_trick():
+    cells = calm({(): 0.60, ("a",): 0.70, ("b",): 0.60, ("a", "b"): 0.50})
+    row = only(pairwise(rows(cells, first_stage=lambda tricks, seed: f"{'a' in tricks}")))
+    assert (row.verdict, row.n_first_stages, row.n_seeds) == ("unresolved", 1, 5)
+    assert row.reason.startswith("a trick of the first stage was measured on 1 independent first stage per level")
+    assert np.isnan(row.interaction_low)
+
+
+def test_later_tricks_may_share_checkpoints_within_a_block():
+    cells = calm({(): 0.60, ("a",): 0.70, ("b",): 0.60, ("a", "b"): 0.50})
+    shared = only(pairwise(rows(cells, first_stage=lambda tricks, seed: str(seed))))
+    assert (shared.verdict, shared.n_first_stages) == ("conflict", 5)
+    one = only(pairwise(rows(cells, first_stage=lambda tricks, seed: "the only one")))
+    assert one.verdict == "conflict" and one.reason.endswith("measured on 1 first stage and true of no others")
+
+
+def test_blocks_that_share_checkpoints_are_one_unit():
+    rng = np.random.default_rng(0)
+    false = naive = 0
+    for _ in range(100):  # three checkpoints per level, four later seeds on each; the first-stage trick a does nothing
+        start = {(a, s): rng.normal(0, 0.01) for a, s in product((False, True), range(3))}
+        cells = {
+            cell: [0.6 + start["a" in cell, seed // 4] + rng.normal(0, 0.003) for seed in range(12)]
+            for cell in [(), ("a",), ("b",), ("a", "b")]
+        }
+        trials = rows(cells, first_stage=lambda tricks, seed: f"{'a' in tricks}{seed // 4}")
+        row = only(pairwise(trials))
+        false += not row.alone_a_low <= 0 <= row.alone_a_high
+        row = only(pairwise(trials.assign(first_stage=[str(i) for i in range(len(trials))])))
+        naive += not row.alone_a_low <= 0 <= row.alone_a_high
+    assert false <= 13 < naive  # nominal 5 of 100; 14 in one of a thousand runs
+
+
+def test_first_stage_noise_counts_only_between_first_stages():
+    rng = np.random.default_rng(1)
+    start = {(a, s): rng.normal(0, 0.03) for a, s in product((False, True), range(8))}
+    cells = {
+        cell: [0.6 + start["a" in cell, seed] + rng.normal(0, 0.004) for seed in range(8)]
+        for cell in [(), ("a",), ("b",), ("a", "b"), ("c",), ("a", "c"), ("b", "c")]
+    }
+    row = pairwise(rows(cells, first_stage=lambda tricks, seed: f"{'a' in tricks}{seed}")).iloc[0]
+    width = {name: row[f"{name}_high"] - row[f"{name}_low"] for name in ("b_given_a", "a_given_b", "interaction")}
+    assert 4 * width["b_given_a"] < width["a_given_b"] > 3 * width["interaction"]
+
+
+# ------------------------------------------------------------------------------------------------------ factorials
+
+
+def factorial(rng, labels, keep=lambda cell: True):
+    cells = [cell for n in range(len(labels) + 1) for cell in combinations(labels, n) if keep(cell)]
+    truth = {cell: 0.6 + 0.01 * len(cell) - 0.06 * ({"a", "b"} <= set(cell)) for cell in cells}
+    return rows({cell: mean + rng.normal(0, 0.004, 3) for cell, mean in truth.items()})
+
+
+def test_factorial_averages_over_the_other_tricks():
+    trials = factorial(np.random.default_rng(4), "abc")
+    row = pairwise(trials).iloc[0]
+    mean = {tricks: group[METRIC].mean() for tricks, group in trials.groupby("tricks")}
+    with_c = mean["a", "b", "c"] - mean["a", "c"] - mean["b", "c"] + mean["c",]
+    assert row.interaction == pytest.approx((mean["a", "b"] - mean["a",] - mean["b",] + mean[()] + with_c) / 2)
+    assert row.verdict == "conflict"
+
+
+def test_resolution_v_fraction_uses_balanced_cells():
+    trials = factorial(np.random.default_rng(4), "abcde", keep=lambda cell: len(cell) % 2 == 0)
+    assert trials.tricks.nunique() == 16
+    table = pairwise(trials)
+    fit_on = trials.assign(y=trials[METRIC], **{t: [2.0 * (t in cell) - 1 for cell in trials.tricks] for t in "abcde"})
+    fit = ols("y ~ (a + b + c + d + e) ** 2 + C(seed)", fit_on).fit()
+    for row in table.itertuples():
+        assert row.interaction == pytest.approx(4 * fit.params[f"{row.a}:{row.b}"], abs=1e-9)
+    assert [(row.a, row.b) for row in table.itertuples() if row.verdict == "conflict"] == [("a", "b")]
+    assert len(effects(trials)) == 5
+
+
+# --------------------------------------------------------------------------------------------- published and simulated
+
+# Zhang et al. 2021 (Bag of Tricks), tables 5 to 10, error in % on CIFAR-10-LT (factors 100, 50) and CIFAR-100-LT (100,
+# 50); single runs, the mixup rows trained twice as long. "plain",
+# "input" and "manifold" are worked back from the interactions that reference/conflicts.md lists.
+BAG = {
+    "plain": (30.18, 24.78, 61.73, 57.90),
+    "cs_ce": (25.31, 20.81, 58.92, 54.57),
+    "cam": (24.63, 18.60, 58.27, 54.05),
+    "cs_ce cam": (24.82, 18.96, 58.36, 54.09),
+    "input": (26.99, 22.91, 59.66, 55.75),
+    "input cam": (21.88, 17.94, 53.94, 50.04),
+    "input finetune": (26.27, 20.32, 58.21, 53.97),
+    "manifold": (26.61, 21.50, 60.14, 56.44),
+    "manifold finetune": (28.88, 22.59, 61.16, 57.43),
+}
+
+
+def bag(cells):
+    return only(pairwise(rows({cell: [1 - error / 100 for error in BAG[name]] for cell, name in cells.items()})))
+
+
+def test_bag_of_tricks_reweighting_and_resampling_are_redundant():
+    row = bag({(): "plain", ("cs_ce",): "cs_ce", ("cam",): "cam", ("cam", "cs_ce"): "cs_ce cam"})
+    assert row.interaction == pytest.approx(-0.0392, abs=1e-4)
+    assert row.verdict == "redundant" and row.b_given_a_low < 0 < row.b_given_a_high
+
+
+def test_bag_of_tricks_finetuning_flips_with_the_kind_of_mixup():
+    row = bag(
+        {
+            (): "input",
+            ("finetune",): "input finetune",
+            ("manifold",): "manifold",
+            ("finetune", "manifold"): "manifold finetune",
+        }
+    )
+    assert row.sign_flip and row.verdict == "conflict"
+    assert row.alone_a_low > 0 > row.a_given_b_high
+
+
+def test_bag_of_tricks_input_mixup_and_cam_do_not_harm():
+    row = bag({(): "plain", ("input",): "input", ("cam",): "cam", ("cam", "input"): "input cam"})
+    assert row.verdict == "synergy"  # more than compatible: above either alone on every data set
+    assert row.excluded_harm == 0.0
+
+
+@pytest.mark.parametrize("effect", [0.03, 0.0, -0.01, -0.06])
+def test_additive_worlds_rarely_show_conflicts(effect):
+    rng = np.random.default_rng(11)
+    any_primary = any_matrix = covered = 0
+    searches, primary = 40, [("a", "b"), ("a", "c"), ("a", "d")]
+    for _ in range(searches):
+        table = pairwise(planted(rng, dict.fromkeys("abcde", effect), blocks=4), primary=primary)
+        conflict = table.verdict == "conflict"
+        any_primary += conflict[table.primary].any()
+        any_matrix += conflict[~table.primary].any()
+        covered += (table.interaction_low.le(0) & table.interaction_high.ge(0)).mean()
+    # limits: what 5 %, 10 % and 95 % exceed in fewer than one of a thousand runs
+    assert any_primary <= stats.binom.isf(0.001, searches, 0.05)
+    assert any_matrix <= stats.binom.isf(0.001, searches, 0.10)
+    assert 0.91 < covered / searches < 0.985
+
+
+def test_three_blocks_suffice_for_a_clear_conflict():
+    rng = np.random.default_rng(12)
+    found = 0
+    for _ in range(40):  # 2 points of harm at σ = 0.5: alone, three differences would show it in 7 % of cases
+        table = pairwise(planted(rng, dict.fromkeys("abcdef", 0.02), {("a", "b"): -0.04}, blocks=3))
+        found += table.verdict[0] == "conflict"
+    assert found >= 36
+
+
+# ---------------------------------------------------------------------------------------------------------- refusals
+
+
+def small():
+    return rows(calm({(): 0.60, ("cutout",): 0.64, ("mixup",): 0.63, ("cutout", "mixup"): 0.645}))
+
+
+@pytest.mark.parametrize("column", ["arm", "seed", "first_stage", "tricks", METRIC])
+def test_missing_columns_are_named(column):
+    with pytest.raises(ValueError, match=f"trials has no column '{column}'"):
+        pairwise(small().drop(columns=column))
+
+
+def test_missing_metric_offers_the_nearest_column():
+    with pytest.raises(ValueError, match="did you mean 'final/accuracy'"):
+        pairwise(small(), metric="final/acuracy")
+
+
+@pytest.mark.parametrize("metric", ["test/accuracy", "final/test/accuracy"])
+def test_the_test_split_may_not_judge(metric):
+    with pytest.raises(ValueError, match=r"is of the test split.*use a final/\* metric"):
+        pairwise(small().rename(columns={METRIC: metric}), metric=metric)
+
+
+def test_no_design_rows():
+    with pytest.raises(ValueError, match=r"no rows with arm 'design' \(arms found: \['adaptive'\]\)"):
+        pairwise(small().assign(arm="adaptive"))
+
+
+def test_one_block():
+    trials = small()
+    with pytest.raises(ValueError, match=r"the design arm has 1 block \(seed 0\); differences need at least 2"):
+        pairwise(trials[trials.seed == 0])
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "error", "message"),
+    [
+        (
+            METRIC,
+            64.0,
+            ValueError,
+            r"row 3: final/accuracy must be a fraction in \[0, 1\], got 64; divide percent by 100",
+        ),
+        (METRIC, float("nan"), ValueError, r"row 3: final/accuracy is missing although the trial finished"),
+        ("outcome", "stopped", ValueError, r"row 3: outcome 'stopped' in the design arm; allowed are 'finished'"),
+        ("tricks", "cutout", TypeError, r"row 3: tricks must be a tuple of labels such as \('cutout',\), got 'cutout'"),
+        (
+            "first_stage",
+            None,
+            ValueError,
+            r"row 3: seed and first_stage must be known, got seed=3, first_stage=(None|nan)",
+        ),
+    ],
+)
+def test_bad_cells_name_the_row(column, value, error, message):
+    trials = small().assign(outcome="finished")
+    values = list(trials[column])
+    values[3] = value
+    trials[column] = values
+    with pytest.raises(error, match=message):
+        pairwise(trials)
+
+
+def test_contradictory_outcomes_of_one_cell_and_seed():
+    trials = small()
+    again = trials.iloc[[6]].assign(outcome="diverged")
+    with pytest.raises(ValueError, match=r"tricks \('cutout',\) at seed 1 both finished and diverged"):
+        pairwise(pd.concat([trials.assign(outcome="finished"), again]))
+
+
+@pytest.mark.parametrize(
+    ("primary", "message"),
+    [
+        ([("cutout", "mixip")], r"no trick 'mixip' in the design arm \(did you mean 'mixup'\?\)"),
+        (["cutout"], "'cutout' is not a pair; write"),
+        ([("mixup", "mixup")], "is not a pair; write"),
+        ("cutout×mixup", r"primary is a list of pairs, got the text 'cutout×mixup'; write \['cutout×mixup'\]"),
+    ],
+)
+def test_bad_primary_pairs(primary, message):
+    with pytest.raises(ValueError, match=message):
+        pairwise(small(), primary=primary)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"margin": -0.1}, r"margin is a fraction in \[0, 1\).*got -0.1"),
+        ({"level": 95}, r"level is a fraction in \(0.5, 1\).*got 95"),
+        ({"q": 0}, r"q, the false discovery rate, is a fraction in \(0, 1\).*got 0"),
+    ],
+)
+def test_bad_options(option, message):
+    with pytest.raises(ValueError, match=message):
+        pairwise(small(), **option)
