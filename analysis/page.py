@@ -11,7 +11,7 @@ STYLE = """
 html { -webkit-text-size-adjust: 100%; }
 body { margin: 0; color: var(--ink); background: #fff; line-height: 1.5;
   font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
-main { max-width: 1080px; margin: 0 auto; padding: 24px 20px 64px; }
+main { max-width: 1180px; margin: 0 auto; padding: 24px 20px 64px; }
 h1 { font-size: 1.6rem; line-height: 1.25; margin: 0 0 4px; overflow-wrap: anywhere; }
 h2 { font-size: 1.2rem; margin: 48px 0 8px; padding-top: 12px; border-top: 1px solid var(--line); }
 p, li { max-width: 78ch; }
@@ -40,7 +40,9 @@ thead th { border-top: 0; background: var(--soft); vertical-align: bottom; }
 td.number { white-space: nowrap; }
 td.number .faint { display: block; }
 td.name { min-width: 11rem; font-weight: 600; }
-td.long { min-width: 19rem; }
+td small { display: block; font-weight: 400; font-size: .8125rem; }
+td.verdict { min-width: 9rem; }
+td.long { min-width: 17rem; }
 th button { font: inherit; font-weight: 600; color: inherit; background: none; border: 0; padding: 4px 0;
   text-align: left; cursor: pointer; }
 th button::after { content: " ↕"; color: var(--faint); }
@@ -59,11 +61,21 @@ dl.plain dd { margin: 0; overflow-wrap: anywhere; min-width: 0; }
   dl.plain dd { margin-bottom: 6px; }
   td.name { min-width: 9rem; }
 }
+.key { display: none; }
+@media (max-width: 640px) { .key { display: flex; } td.long { min-width: 13rem; } }
 @media print { nav, .tools { display: none; } h2 { break-after: avoid; } figure, tr { break-inside: avoid; } }
 """
 
 SCRIPT = """
 "use strict";
+const narrow = matchMedia("(max-width: 640px)");
+const map = document.getElementById("figure-conflicts");
+if (map) {  // letters alone where names would leave no room for the cells
+  const names = map.layout.yaxis.ticktext;
+  const fit = () => Plotly.relayout(map, {"yaxis.ticktext": narrow.matches ? map.layout.yaxis.tickvals : names});
+  narrow.addEventListener("change", fit);
+  if (narrow.matches) fit();
+}
 for (const table of document.querySelectorAll("table.sortable")) {
   const heads = [...table.tHead.rows[0].cells];
   heads.forEach((head, column) => head.querySelector("button").addEventListener("click", () => {

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 INK, FAINT, GRID = "#1b1f24", "#5b6470", "#e3e6ea"
 BEST, PLAIN = "#0072B2", "#5b6470"
+LINE = 44
+"""Letters of a name that fit on one line of a phone."""
+
 MINUS = "\N{MINUS SIGN}"
 
 
@@ -257,10 +260,12 @@ def heat_map(table: pd.DataFrame, effects: pd.DataFrame | None = None) -> go.Fig
     )
     for index in range(size):
         edge = {"x0": index - 0.47, "x1": index + 0.47, "y0": index - 0.47, "y1": index + 0.47}
-        figure.add_shape(type="rect", line={"color": "#aab2bd", "width": 1}, layer="above", **edge)
+        figure.add_shape(
+            type="rect", line={"color": "#7b8592", "width": 1}, fillcolor="rgba(0,0,0,0)", opacity=1, **edge
+        )
     buttons = [
         {"label": label, "method": "restyle", "args": [{"text": [texts[name]]}]}
-        for name, label in (("harm", "the pair's worse harm"), ("interaction", "interaction"))
+        for name, label in (("harm", "worse harm"), ("interaction", "interaction"))
     ]
     figure.update_layout(
         margin={"t": 48, "l": 8, "r": 8, "b": 30},
@@ -374,17 +379,18 @@ def _forest(bars: Sequence[Bar], looks: Mapping[str, tuple[str, str, str]]) -> g
                 hovertemplate="%{customdata}<extra></extra>",
             )
         )  # fmt: skip
+    long = any(len(bar.name) > LINE for bar in bars)
     for index, bar in enumerate(bars):
-        text = f"{_safe(bar.name)}  <b>{points(bar.value)}</b>"
+        text = f"<b>{points(bar.value)}</b>  " + "<br>".join(_safe(line) for line in _lines(bar.name))
         figure.add_annotation(
-            x=0, xref="paper", xanchor="left", y=place[index], yref="y", yshift=14, text=text, showarrow=False,
-            font={"size": 12, "color": INK}, bgcolor="rgba(255,255,255,0.75)", borderpad=0,
+            x=0, xref="paper", xanchor="left", y=place[index], yref="y", yshift=8, yanchor="bottom", align="left",
+            text=text, showarrow=False, font={"size": 12, "color": INK}, bgcolor="rgba(255,255,255,0.75)", borderpad=0,
         )  # fmt: skip
-    _style(figure, height=110 + 40 * len(bars))
+    _style(figure, height=110 + (56 if long else 40) * len(bars))
     figure.add_vline(x=0, line={"color": INK, "width": 1})
     figure.update_xaxes(title="points of accuracy", zeroline=False, fixedrange=True)
     figure.update_yaxes(
-        range=[-0.6, len(bars) - 0.15],
+        range=[-0.5, len(bars) - 0.15],
         showticklabels=False,
         showgrid=False,
         zeroline=False,
@@ -600,6 +606,15 @@ def progress(trials: pd.DataFrame, metric: str = "final/accuracy") -> go.Figure:
 
 
 # --------------------------------------------------------------------------------------------- drawing
+
+
+def _lines(name: str) -> list[str]:
+    """A long name in two lines, broken at the space nearest to its middle."""
+    spaces = [index for index, sign in enumerate(name) if sign == " "]
+    if len(name) <= LINE or not spaces:
+        return [name]
+    cut = min(spaces, key=lambda index: abs(index - len(name) / 2))
+    return [name[:cut], name[cut + 1 :]]
 
 
 def _safe(text: str) -> str:

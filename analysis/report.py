@@ -29,11 +29,12 @@ MOST_RECIPES = 12
 MOST_NAMED = 6
 
 _ARM_WORDS = {
-    "confirm": "seeds that chose nothing",
-    "race": "fresh seeds of the race by which it was chosen, so the number flatters a little",
-    "design": "the seeds by which it was chosen, so the number flatters; no race on fresh seeds has been run",
-    "adaptive": "the seeds by which it was chosen, so the number flatters; no race on fresh seeds has been run",
+    "confirm": "fresh, they chose nothing",
+    "race": "fresh, but those by which it won the race, so the number flatters a little",
+    "design": "those by which it was chosen, so the number flatters; no race on fresh seeds has been run",
+    "adaptive": "those by which it was chosen, so the number flatters; no race on fresh seeds has been run",
 }
+_SECONDARY = {"final/harmonic_mean": "harmonic mean", "final/few": "few-shot classes"}
 _SEED_WORDS = {"confirm": "confirmed", "race": "race", "design": "design", "adaptive": "adaptive"}
 
 
@@ -115,16 +116,14 @@ def gather(
     if best is not None and best not in set(ranking["recipe"]):
         raise RecordError(f"recipe {best!r} cannot be called best: it has no finished trial")
     leader = best or (str(ranking["recipe"].iloc[0]) if len(ranking) else "")
-    missing = ""
-    if conflicts is None or effects is None:
+    missing = "" if (trials["arm"] == "design").any() else "the design arm has not run, and it alone can show conflicts"
+    if (conflicts is None or effects is None) and not missing:
         from analysis.conflicts import effects as alone
         from analysis.conflicts import pairwise
 
         try:
-            if conflicts is None:
-                conflicts = pairwise(trials, metric, margin, primary=primary)
-            if effects is None:
-                effects = alone(trials, metric)
+            effects = alone(trials, metric) if effects is None else effects
+            conflicts = pairwise(trials, metric, margin, primary=primary) if conflicts is None else conflicts
         except ValueError as error:
             missing = str(error)
     return Found(
@@ -244,7 +243,7 @@ def _best_words(found: Found) -> str:
         return "Unknown: no trial has finished yet."
     row = _row(found.ranking, found.best)
     title = "the baseline" if found.best == found.baseline else row["title"]
-    seen = f"{percent(row['mean'])} accuracy on val ({_bounds(row)}{seeds(row['seeds'])}: {_ARM_WORDS[row['arm']]})"
+    seen = f"{percent(row['mean'])} accuracy on val ({_bounds(row)}{seeds(row['seeds'])}, {_ARM_WORDS[row['arm']]})"
     if found.best == found.baseline:
         return f"No recipe is ahead of the baseline, which has {seen}."
     words = f"{title}, {seen}. "
@@ -255,6 +254,10 @@ def _best_words(found: Found) -> str:
         words += f"Over the baseline: {gain}; paired over {seeds(row['gain_seeds'])}."
         if not row["gain_low"] > 0:
             words += " That it is better than the baseline is not shown."
+    if found.baseline:
+        ratio = row["images"] / _row(found.ranking, found.baseline)["images"]
+        if ratio > 1.05:
+            words += f" It trains on {ratio:.1f} times the images that the baseline sees."
     if row["diverged"]:
         words += f" {row['diverged']} of its trials diverged."
     return words + _test_words(found)
@@ -330,7 +333,8 @@ def _context(found: Found) -> str:
     return _safe(
         f"{first['data']}, imbalance {first['imbalance']:g}{sizes}; {first['model']}; {epochs:g} epochs. All of this "
         "is context: verdicts and gains hold for it, at this schedule length, and may differ elsewhere. Accuracy is "
-        "the mean of the classes' recalls on balanced val images; points are percentage points; intervals are 95 % over seeds."
+        "the mean of the classes' recalls on balanced val images; points are percentage points; intervals are 95 % "
+        "over seeds."
     )
 
 
@@ -341,18 +345,20 @@ def _recipes(found: Found) -> str:
     if found.baseline and found.baseline not in set(shown["recipe"]):
         shown = pd.concat([shown, found.ranking[found.ranking["recipe"] == found.baseline]])
     ranks = {recipe: rank for rank, recipe in enumerate(found.ranking["recipe"], 1)}
-    secondary = [name for name in ("final/harmonic_mean", "final/few") if name in found.trials and name != found.metric]
+    secondary = [name for name in _SECONDARY if name in found.trials and name != found.metric]
     heads = ["rank", "recipe", "accuracy, %", "gain over the baseline, points"]
-    heads += [f"{name.removeprefix('final/').replace('_', ' ')}, %" for name in secondary] + ["seeds", "images seen"]
+    heads += [f"{_SECONDARY[name]}, %" for name in secondary] + ["seeds", "images seen"]
     body = []
     for row in shown.to_dict("records"):
         name = row["title"] + (" (the baseline)" if row["recipe"] == found.baseline != BASELINE else "")
         name = row["title"] if row["title"] == BASELINE else name
         own = _speaking(found, row["recipe"])
         gain = "" if row["recipe"] == found.baseline else _effect(row["gain"], row["gain_low"], row["gain_high"])
+        if gain and row["gain_seeds"] not in (0, row["seeds"]):
+            gain += f"<span class=faint>{seeds(row['gain_seeds'])} in common</span>"
         cells = [
             _number(str(ranks[row["recipe"]]), ranks[row["recipe"]]),
-            f'<td class="name">{_wrap(name)}<br><small>recipe {_safe(row["recipe"])}</small></td>',
+            f'<td class="name">{_wrap(name)}<small>{_safe(row["recipe"])}</small></td>',
             _number(_percent_span(row["mean"], row["low"], row["high"]), row["mean"]),
             _number(gain or "–", row["gain"]),
         ]
@@ -364,8 +370,7 @@ def _recipes(found: Found) -> str:
         cells.append(_number(f"{int(row['images']):,}", row["images"]))
         body.append(f"<tr>{''.join(cells)}</tr>")
     words = (
-        f"<p>{len(found.ranking)} recipes have finished; the first {min(len(found.ranking), MOST_RECIPES)} and the "
-        "baseline. Confirmed recipes come first, then those that raced on fresh seeds, then the rest, whose means "
+        f"<p>The first {MOST_RECIPES} and the baseline, of {len(found.ranking)} that have finished. Confirmed recipes come first, then those that raced on fresh seeds, then the rest, whose means "
         "flatter because they were looked at when they were chosen. Compare at equal images seen.</p>"
     )
     raced = found.ranking["arm"].isin(["race", "confirm"]).any()
@@ -388,20 +393,22 @@ def _pairs(found: Found) -> str:
         if counts.get(name, 0)
     )
     heads = [
-        "pair", "verdict", "what to do", "adding the second to the first, points",
-        "adding the first to the second, points", "interaction, points", "adjusted p", "seeds", "why",
+        "pair", "verdict", "adding the second to the first, points", "adding the first to the second, points",
+        "interaction, points", "adjusted p", "seeds", "why",
     ]  # fmt: skip
     order = {name: index for index, name in enumerate(VERDICTS)}
     ordered = sorted(table.to_dict("records"), key=lambda row: (order[row["verdict"]], _least(row)))
     body = []
     for row in ordered:
-        primary = "<br><small>declared beforehand</small>" if row["primary"] else ""
-        flip = "<br><small>sign flip: helps alone, hurts here</small>" if row["sign_flip"] else ""
+        primary = "<small>declared beforehand</small>" if row["primary"] else ""
+        sure = row["verdict"] in ("conflict", "harmful")
+        flip = "sign flip: helps alone, hurts here" if sure else "perhaps a sign flip: shown only before adjusting p"
+        flip = f"<small>{flip}</small>" if row["sign_flip"] else ""
         na = row["verdict"] == "not applicable"
         cells = [
             f'<td class="name">{_wrap(row["a"])} × {_wrap(row["b"])}{primary}</td>',
-            f'<td data-value="{order[row["verdict"]]}">{_sign(row["verdict"])} {row["verdict"]}{flip}</td>',
-            f"<td>{_wrap(str(row['action'])) if not na else '–'}</td>",
+            f'<td class="verdict" data-value="{order[row["verdict"]]}">{_sign(row["verdict"])} <b>{row["verdict"]}</b>'
+            f"<br>{'' if na else _wrap(str(row['action']))}{flip}</td>",
         ]
         for column in ("b_given_a", "a_given_b", "interaction"):
             text = "–" if na else _effect(row[column], row[f"{column}_low"], row[f"{column}_high"])
@@ -418,6 +425,7 @@ def _pairs(found: Found) -> str:
     )
     return (
         f'<ul class="legend">{legend}</ul>'
+        + _key(table)
         + _figure(plots.heat_map(table, found.effects), "conflicts", caption, "narrow")
         + _table(heads, body, "conflicts", _csv(table), "conflicts.csv")
         + "<p class=faint>Intervals are 95 %, unadjusted; p-values are adjusted for the number of pairs (Holm over "
@@ -431,6 +439,13 @@ def _pairs(found: Found) -> str:
             "narrow",
         )
     )
+
+
+def _key(table: pd.DataFrame) -> str:
+    """What the letters of the heat map mean, for screens too narrow for names on its axis."""
+    labels = plots.labels_of(table)
+    items = "".join(f"<li><b>{plots.letter(i)}</b> {_wrap(label)}</li>" for i, label in enumerate(labels))
+    return f'<ul class="legend key">{items}</ul>'
 
 
 def _least(row: Mapping[str, Any]) -> float:
@@ -454,7 +469,7 @@ def _alone(found: Found) -> str:
 def _names(found: Found) -> dict[str, str]:
     names = {}
     if found.best and found.best != found.baseline:
-        names[found.best] = f"best: {_row(found.ranking, found.best)['title']}"
+        names[found.best] = "best recipe"
     if found.baseline:
         names[found.baseline] = BASELINE
     return names
@@ -500,7 +515,7 @@ def _classes(found: Found) -> str:
             "the file record.json of every MLflow run has them."
         )
     counts = ", ".join(f"{recall.name}: {seeds(recall.seeds)}" for recall in info)
-    caption = f"From the most to the least frequent class; mean and 95 % interval ({counts})."
+    caption = f"From the most to the least frequent class; mean, and 95 % interval over several seeds ({counts})."
     return _figure(plots.recalls(info), "recalls", caption) + _absent(info, names, "recall")
 
 
@@ -561,7 +576,8 @@ def _verdicts(found: Found) -> str:
         "equal. All four are trained on the same seeds, so differences are taken within a seed. <b>Harm</b> is what "
         "adding one trick to the other does; <b>interaction</b> is how far both together are from the sum of their "
         f"effects. The first verdict that holds is given; the margin is {points(found.margin).lstrip('+')} points. "
-        "Only the design arm, which is never stopped early, is judged: what an adaptive search kept is too lucky to compare.</p>"
+        "Only the design arm, which is never stopped early, is judged: what an adaptive search kept is too lucky to "
+        "compare.</p>"
         '<div class="scroll"><table><thead><tr><th>verdict</th><th>when</th><th>what to do</th></tr></thead>'
         f"<tbody>{rows}</tbody></table></div>"
     )
@@ -661,7 +677,8 @@ def _table(heads: Sequence[str], rows: Sequence[str], name: str, csv: str = "", 
     if csv:
         tools = (
             f'<p class="tools"><button type="button" class="copy" data-source="csv-{name}">copy as CSV</button> '
-            f'<button type="button" class="save" data-source="csv-{name}" data-name="{_safe(file)}">save as CSV</button></p>'
+            f'<button type="button" class="save" data-source="csv-{name}" data-name="{_safe(file)}">save as CSV'
+            "</button></p>"
             f'<textarea id="csv-{name}" hidden readonly aria-label="{name} as CSV">{_safe(csv)}</textarea>'
         )
     return (
@@ -672,8 +689,8 @@ def _table(heads: Sequence[str], rows: Sequence[str], name: str, csv: str = "", 
 
 def _figure(figure: Any, name: str, caption: str, kind: str = "") -> str:
     return (
-        f'<figure class="{kind}">{plots.to_html(figure, name)}<figcaption>{_safe(caption)} The camera saves the picture.'
-        "</figcaption></figure>"
+        f'<figure class="{kind}">{plots.to_html(figure, name)}'
+        f"<figcaption>{_safe(caption)} The camera saves the picture.</figcaption></figure>"
     )
 
 

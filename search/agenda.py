@@ -256,7 +256,9 @@ class Agenda:
 
     def done(self, phase: str) -> int:
         """Tasks of a phase that are done."""
-        return sum(self.tasks[name].phase == phase for name in (*self.records, *self.failures))
+        return sum(task.phase == phase for task, _ in self._done()) + sum(
+            self.tasks[name].phase == phase for name in self.failures
+        )
 
     # --- phases -------------------------------------------------------------------------------------------
 
@@ -340,8 +342,7 @@ class Agenda:
     def _contenders(self, most: int) -> list[Recipe]:
         """The best recipes of the adaptive arm and of the design, by their mean accuracy so far."""
         known: dict[str, Recipe] = {}
-        for name in self.records:
-            task = self.tasks[name]
+        for task, _ in self._done():
             if task.phase in ("adaptive", "design"):
                 known.setdefault(task.recipe.plan.id, task.recipe)
         known.pop(self.cells[0].recipe.plan.id, None)
@@ -380,9 +381,13 @@ class Agenda:
     def _accuracies(self, plan: str, phases: tuple[str, ...]) -> list[float]:
         return [
             record.metrics["final/accuracy"]
-            for name, record in sorted(self.records.items(), key=lambda item: item[1].seed)
-            if record.outcome == "finished" and record.recipe == plan and self.tasks[name].phase in phases
+            for task, record in sorted(self._done(), key=lambda done: done[1].seed)
+            if record.outcome == "finished" and record.recipe == plan and task.phase in phases
         ]
+
+    def _done(self) -> list[tuple[Task, Record]]:
+        """Tasks with their records; after a resume, those of later phases join when they are planned again."""
+        return [(self.tasks[name], record) for name, record in self.records.items() if name in self.tasks]
 
     # --- tasks --------------------------------------------------------------------------------------------
 

@@ -68,7 +68,7 @@ def show(console: Console, search: Search) -> None:
     console.print(table)
     console.print(
         f"About {total / 60:.1f} minutes in all, from {seconds * 1000:.0f} ms per epoch of the baseline, measured "
-        f"now on one slot of this machine, and {TRIAL_SECONDS} s per trial around it. Early stopping is not counted in.",
+        f"now on one slot of this machine, and {TRIAL_SECONDS} s per trial around it; early stopping not counted.",
         soft_wrap=True,
     )
 

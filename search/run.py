@@ -370,7 +370,7 @@ class Search:
             export.write(best, folder / "best.yaml")
         except export.ExportError as error:
             self.console.print(f"[yellow]{error}[/yellow]")
-        summary.write_report(records, conflicts, folder / "report.html", self.settings.name, self._params())
+        summary.write_report(folder / "report.html", records, trials, conflicts, self._params())
         if conflicts is not None:
             metrics, tags = tracking.conflict_summary(conflicts)
             tracker.summary(metrics, tags)

@@ -79,16 +79,24 @@ def show(console: Console, result: SearchResult, uri: str, settings: Settings) -
 
 
 def write_report(
-    records: Sequence[Record],
-    conflicts: pd.DataFrame | None,
     path: Path,
-    search: str,
-    settings: Mapping[str, Any],
+    records: Sequence[Record],
+    trials: pd.DataFrame,
+    conflicts: pd.DataFrame | None,
+    about: Mapping[str, Any],
 ) -> None:
-    """Writes the HTML page."""
-    from analysis import report
+    """Writes the HTML page, if there is a trial to show."""
+    from analysis import load, report
 
-    report.write(records, conflicts, path, search=search, settings=settings)
+    if len(trials):
+        report.write(
+            path,
+            trials,
+            curves=load.curve_frame(records),
+            conflicts=conflicts,
+            margin=float(about["margin"]),
+            about=about,
+        )
 
 
 def _flags(settings: Settings) -> str:

@@ -37,12 +37,15 @@ SPACE = Space(
             Stage("deferred", length=0.2, carry="all", keep=("mix", "augment"), choose=[
                 one_of("class_balanced", "square_root", "progressive", "cost_sensitive",
                        trick("effective_number", beta=one_of(0.99, 0.999)))]),
-            # classifier re-training on a frozen backbone: cRT, label over-smoothing
+            # classifier re-training on a frozen backbone: cRT
             Stage("classifier", length=0.2, lr=log_uniform(0.002, 0.2, step="halves"), carry="weights", choose=[
-                trick("classifier", reset=one_of(True, False)),
-                one_of("class_balanced", "square_root", None),
-                one_of(None, trick("label_over_smoothing", delta=uniform(0.9, 0.98, step=0.04))),
+                "classifier",
+                one_of("class_balanced", "square_root"),
                 one_of(None, "max_norm")]),
+            # label over-smoothing: the classifier goes on from where it is, every image drawn once
+            Stage("smoothing", length=0.2, lr=log_uniform(5e-4, 0.05, step="halves"), weight_decay=0.0, carry="weights",
+                  choose=[trick("classifier", reset=False),
+                          trick("label_over_smoothing", delta=uniform(0.9, 0.98, step=0.04))]),
         ),
     ],
     screen=["representation/cost_sensitive", "representation/class_balanced", "representation/input_mixup",

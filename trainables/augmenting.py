@@ -25,6 +25,8 @@ PLAIN: dict[str, Any] = {
     "Equalize": images_by.equalize,
     "Invert": images_by.invert,
 }
+REACH = 150 / 331
+"""The largest shift as a share of the side."""
 SIGNED = ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "Brightness", "Color", "Contrast", "Sharpness")
 
 
@@ -59,7 +61,7 @@ def _tensor(value: Any) -> Tensor:
     return value
 
 
-def magnitudes(name: str, bins: int, height: int, width: int, reach: float) -> Tensor:
+def magnitudes(name: str, bins: int, height: int, width: int) -> Tensor:
     """The magnitudes of an operation at each of its levels, (bins,), torchvision's spaces.
 
     Args:
@@ -67,19 +69,17 @@ def magnitudes(name: str, bins: int, height: int, width: int, reach: float) -> T
         bins: Number of levels.
         height: H, for vertical shifts.
         width: W, for horizontal ones.
-        reach: The largest shift as a share of the side.
     """
-    level = torch.linspace(0, 1, bins)
     if name in ("ShearX", "ShearY"):
-        return 0.3 * level
+        return torch.linspace(0.0, 0.3, bins)
     if name in ("TranslateX", "TranslateY"):
-        return reach * (width if name == "TranslateX" else height) * level
+        return torch.linspace(0.0, REACH * (width if name == "TranslateX" else height), bins)
     if name == "Rotate":
-        return 30.0 * level
-    if name in SIGNED:
-        return 0.9 * level
+        return torch.linspace(0.0, 30.0, bins)
+    if name in ENHANCEMENTS:
+        return torch.linspace(0.0, 0.9, bins)
     if name == "Posterize":
         return 8 - (torch.arange(bins) / ((bins - 1) / 4)).round()
     if name == "Solarize":
-        return 255.0 * (1 - level)
+        return 255.0 * torch.linspace(1.0, 0.0, bins)
     return torch.zeros(bins)

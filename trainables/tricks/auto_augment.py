@@ -74,5 +74,5 @@ class AutoAugment:
 
 def _operate(images: Tensor, name: str, level: int | None, sign: int) -> Tensor:
     height, width = images.shape[-2:]
-    magnitude = 0.0 if level is None else float(magnitudes(name, LEVELS, height, width, 150 / 331)[level])
+    magnitude = 0.0 if level is None else float(magnitudes(name, LEVELS, height, width)[level])
     return operate(images, name, sign * magnitude if name in SIGNED else magnitude)

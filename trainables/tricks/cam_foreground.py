@@ -33,7 +33,8 @@ class CamForeground:
 
     The probability is the share of generated images in the paper's second-stage set, in which every class has
     n_max + n_min. The transformed image shows the moved image where the foreground was or has gone to, and the
-    original elsewhere. An image whose CAM is constant has no foreground and stays as it is.
+    original elsewhere and where the moved image would come from outside the frame. An image whose CAM is constant
+    has no foreground and stays as it is.
     Together with a draw (class_balanced …) this is the paper's CAM-based sampling.
 
     Args:

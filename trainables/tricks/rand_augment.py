@@ -67,7 +67,7 @@ class RandAugment:
                 drawn = torch.randint(2 * len(OPERATIONS), (len(images),), generator=generator)
                 for group in drawn.unique().tolist():
                     name, sign = OPERATIONS[group // 2], 1 - 2 * (group % 2)
-                    magnitude = float(magnitudes(name, LEVELS, height, width, 150 / 331)[self.strength])
+                    magnitude = float(magnitudes(name, LEVELS, height, width)[self.strength])
                     rows = (drawn == group).nonzero()[:, 0].to(images.device)
                     images[rows] = operate(images[rows], name, sign * magnitude if name in SIGNED else magnitude)
             return batch.with_images(images.view_as(batch.images))

@@ -70,7 +70,8 @@ class TauNorm:
             if outputs.features is None:
                 raise ValueError("trick 'tau_norm': Outputs must have features (B, D), got None")
             weight = weight_of(head, "tau_norm").detach()
-            norms = weight.norm(dim=1, keepdim=True).clamp(min=torch.finfo(weight.dtype).tiny)
+            norms = weight.norm(dim=1, keepdim=True)
+            norms = torch.where(norms > 0, norms, 1)  # a row of zeros stays one
             bias = head.bias.detach() if self.keep_bias and head.bias is not None else None
             return functional.linear(outputs.features, weight / norms**self.tau, bias)
 
