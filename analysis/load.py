@@ -255,16 +255,19 @@ def settings(uri: str, search: str | None = None) -> dict[str, Any]:
     return {name: parsed(text) for name, text in find(uri, search).params.items()}
 
 
-def plans(uri: str, search: str | None = None) -> dict[str, dict[str, Any]]:
-    """Plan of every recipe of a search, by the recipe's id.
+def plan(uri: str, search: str | None, recipe: str) -> dict[str, Any]:
+    """Plan of one recipe of a search.
 
     Raises:
-        LoadError: There is no such store or search, or the files beside the store are gone.
+        LoadError: There is no such store, search or recipe, or the files beside the store are gone.
     """
     client = connect(uri)
     found = _find(client, uri, search)
-    runs = pages(client, [found.experiment_id], f"tags.search = '{found.name}' and tags.level = 'recipe'")
-    return {run.data.tags["recipe"]: json.loads(_artifact(client, run, "plan.json")) for run in runs}
+    query = f"tags.search = '{found.name}' and tags.level = 'recipe'"
+    for run in pages(client, [found.experiment_id], query):
+        if run.data.tags.get("recipe") == recipe:
+            return dict(json.loads(_artifact(client, run, "plan.json")))
+    raise LoadError(f"search {found.name!r} in the MLflow store at {uri} has no recipe {recipe!r}")
 
 
 def _artifact(client: Any, run: Any, name: str) -> str:

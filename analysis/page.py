@@ -93,19 +93,16 @@ for (const table of document.querySelectorAll("table.sortable")) {
   }));
 }
 for (const button of document.querySelectorAll("button.copy")) {
+  const label = button.textContent;
   button.addEventListener("click", async () => {
     const source = document.getElementById(button.dataset.source);
-    const label = button.textContent;
-    try {
-      await navigator.clipboard.writeText(source.value);
-    } catch (error) {  // older browsers, and pages opened from a file
-      source.hidden = false;
-      source.select();
-      document.execCommand("copy");
-      source.hidden = true;
-    }
-    button.textContent = "copied";
-    setTimeout(() => { button.textContent = label; }, 1500);
+    source.hidden = false;
+    source.select();  // the old way also works for a page that was opened from a file
+    let copied = document.execCommand("copy");
+    source.hidden = true;
+    if (!copied) copied = await navigator.clipboard.writeText(source.value).then(() => true, () => false);
+    button.textContent = copied ? "copied" : "not allowed by the browser: save it instead";
+    setTimeout(() => { button.textContent = label; }, 2500);
   });
 }
 for (const button of document.querySelectorAll("button.save")) {

@@ -31,7 +31,7 @@ CONTENDERS = 8
 FINALISTS = 3
 """Of the race: the best eight and the baseline run on 3 fresh seeds, the best three on 5 more."""
 
-ROUNDS = (3, 5, 5)
+ROUNDS = (3, 5, 8)
 """Fresh seeds of the first round, of the finalists, and of the confirmation of winner and baseline."""
 
 

@@ -20,3 +20,15 @@ def log_prior(facts: Facts, tau: float = 1.0, floor: float = 0.0) -> Tensor:
     if floor:
         return torch.log((counts / counts.sum()) ** tau + floor).to(facts.device)
     return (tau * torch.log(counts / counts.sum()) if tau else torch.zeros_like(counts)).to(facts.device)
+
+
+def without_ruled_out(log_p: Tensor) -> Tensor:
+    """Log-probabilities with 0 for −inf, the classes that the logits seam rules out.
+
+    In a cross-entropy such a class takes no part, whatever the target gives it: a smoothed target that meets
+    `balanced_softmax` on a class without images would make the loss infinite.
+
+    >>> without_ruled_out(torch.tensor([-1.0, -torch.inf]))
+    tensor([-1.,  0.])
+    """
+    return log_p.masked_fill(log_p.isneginf(), 0)

@@ -126,14 +126,16 @@ def test_a_later_stage_speaks_where_two_meet_and_members_are_averaged():
     assert load.curve(record, "loss") == []
 
 
-def test_plans_and_settings_are_read_back(uri, tmp_path):
+def test_a_plan_and_the_settings_are_read_back(uri, tmp_path):
     write(uri, *RECORDS)
-    assert load.plans(uri) == {"r0": {"stages": ["train"]}, "r1": {"stages": ["train"]}}
+    assert load.plan(uri, None, "r1") == {"stages": ["train"]}
     assert load.settings(uri, "demo") == {"imbalance": 50}
     for file in tmp_path.glob("mlruns/*/*/artifacts/plan.json"):
         file.unlink()
     with pytest.raises(load.LoadError, match=r"plan.json of run .* cannot be read from .*; the folder of artifacts"):
-        load.plans(uri)
+        load.plan(uri, "demo", "r0")
+    with pytest.raises(load.LoadError, match="search 'demo' in the MLflow store at .* has no recipe 'r9'"):
+        load.plan(uri, "demo", "r9")
 
 
 def test_the_latest_search_is_read_unless_one_is_named(uri):

@@ -30,7 +30,7 @@ def test_the_results_are_those_that_torchvision_can_give(facts, generator, polic
     after = make("auto_augment", policy=policy).build(facts(300))(batch, generator(1)).images[0]
     made = {bytes(one.flatten().tolist()) for one in after}
     assert made <= possible
-    assert len(made) > 40
+    assert len(made) > 30
 
 
 def test_the_global_stream_is_left_alone(known, batch, generator):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from spaces.domain import log_uniform, uniform
+from trainables.adjustment import without_ruled_out
 from trainables.batch import Facts, Outputs
 from trainables.registry import in_range, trick
 
@@ -71,8 +72,9 @@ class Equalization:
             spared = rare & self._drawn(z, generator)
             spared = spared.scatter(1, y[:, None], False)  # never the image's own class
             normaliser = torch.logsumexp(z.masked_fill(spared, -torch.inf), dim=1)
-            # a class that the logits seam rules out (−inf) has q = 0, and 0 · −inf must be 0
-            return normaliser - (q * z.masked_fill(q == 0, 0)).sum(dim=1)
+            # a target may give a part to a class that the logits seam rules out
+            q = q.masked_fill(z.isneginf(), 0)
+            return q.sum(dim=1) * normaliser - (q * without_ruled_out(z)).sum(dim=1)
 
         return loss
 

@@ -57,11 +57,13 @@ class Focal:
         """(Outputs, q (B, C), y (B,), generator) -> (B,)."""
 
         def loss(outputs: Outputs, q: Tensor, y: Tensor, generator: torch.Generator | None) -> Tensor:
-            log_p, log_not_p = functional.logsigmoid(outputs.logits), functional.logsigmoid(-outputs.logits)
+            # a class that the logits seam rules out (−inf) takes no part, whatever the target gives it
+            out = outputs.logits.isneginf()
+            z = outputs.logits.masked_fill(out, 0)
+            log_p, log_not_p = functional.logsigmoid(z), functional.logsigmoid(-z)
             # the factor as exp(γ log(1 − p)): its gradient stays finite where 1 − p underflows and γ < 1
             true = torch.exp(self.gamma * log_not_p) * log_p
             other = torch.exp(self.gamma * log_p) * log_not_p
-            # a class that the logits seam rules out (−inf) has q = 0, and 0 · −inf must be 0
-            return -(q * true.masked_fill(q == 0, 0) + (1 - q) * other).sum(dim=1)
+            return -(q * true + (1 - q) * other).masked_fill(out, 0).sum(dim=1)
 
         return loss

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from spaces.domain import log_uniform
+from trainables.adjustment import without_ruled_out
 from trainables.batch import Facts, Outputs
 from trainables.registry import in_range, trick
 
@@ -68,8 +69,7 @@ class InfluenceBalanced:
                     "trick 'influence_balanced' needs the features: call the objective with Outputs(logits, features)"
                 )
             log_p = functional.log_softmax(outputs.logits, dim=1)
-            # a class that the logits seam rules out (−inf) has q = 0, and 0 · −inf must be 0
-            entropy = -(q * log_p.masked_fill(q == 0, 0)).sum(dim=1)
+            entropy = -(q * without_ruled_out(log_p)).sum(dim=1)
             size = outputs.features.abs().sum(dim=1).to(log_p.dtype)
             influence = (log_p.exp() - q).abs().sum(dim=1) * size
             return weights[y].to(log_p.dtype) * entropy * self.alpha / (influence + 1e-3)

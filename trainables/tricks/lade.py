@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from spaces.domain import log_uniform
-from trainables.adjustment import log_prior
+from trainables.adjustment import log_prior, without_ruled_out
 from trainables.batch import Facts, Outputs
 from trainables.registry import among, in_range, trick
 
@@ -72,8 +72,7 @@ class Lade:
             z = outputs.logits
             log_prior_ = prior.to(z.dtype)
             log_p = functional.log_softmax(z + log_prior_, dim=1)
-            # a class without images (−inf) has q = 0, and 0 · −inf must be 0
-            entropy = -(q * log_p.masked_fill(q == 0, 0)).sum(dim=1)
+            entropy = -(q * without_ruled_out(log_p)).sum(dim=1)
             if self.alpha == 0:
                 return entropy
             member = functional.one_hot(y, facts.classes)[:, present].to(z.dtype)  # (B, P)

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from spaces.domain import one_of
+from trainables.adjustment import without_ruled_out
 from trainables.batch import Facts, Outputs
 from trainables.registry import among, in_range, trick
 
@@ -56,8 +57,7 @@ class SoftmaxFocal:
         """(Outputs, q (B, C), y (B,), generator) -> (B,)."""
 
         def loss(outputs: Outputs, q: Tensor, y: Tensor, generator: torch.Generator | None) -> Tensor:
-            # a class that the logits seam rules out (−inf) has q = 0, and 0 · −inf must be 0
-            log_p = functional.log_softmax(outputs.logits, dim=1).masked_fill(q == 0, 0)
+            log_p = without_ruled_out(functional.log_softmax(outputs.logits, dim=1))
             # the smallest number instead of 0: for γ < 1 the gradient of 0 ** γ is infinite
             factor = (-torch.expm1(log_p)).clamp(min=torch.finfo(log_p.dtype).tiny) ** self.gamma
             if self.constant_factor:

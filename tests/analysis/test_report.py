@@ -1,0 +1,395 @@
+"""The report: what the figures hold, what the page says, and that it is one whole page."""
+
+import csv
+import dataclasses
+import io
+import itertools
+import math
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from analysis import load, plots, report
+from analysis.conflicts import effects, pairwise
+from analysis.record import Point, Record, RecordError
+from search.tracking import Tracker, conflict_summary, default_uri, prepare
+
+# MLflow 3.17 on SQLAlchemy 2.1: MLflow's own to mend.
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning")
+
+WEIGHT, DRAW, MIX = "train/cost_sensitive", "train/class_balanced", "later/mixup"
+MEANS = {
+    (): 0.66, (WEIGHT,): 0.87, (DRAW,): 0.88, (MIX,): 0.66, (WEIGHT, DRAW): 0.60, (WEIGHT, MIX): 0.87,
+    (DRAW, MIX): 0.88,
+}  # fmt: skip
+JITTER = {
+    0: (0, 1, -1, 0, 1, 0, -1), 1: (1, 0, 0, -1, 0, 1, 0), 2: (-1, 0, 1, 1, -1, 0, 0), 3: (0, -1, 0, 0, 0, -1, 1),
+    4: (0, 0, 0, 0, 0, 0, 0),
+}  # fmt: skip
+
+
+def record(trial: str, tricks: tuple[str, ...], seed: int, accuracy: float, **changes) -> Record:
+    title = " + ".join(tricks) or "baseline"
+    return dataclasses.replace(
+        Record(
+            search="demo", trial=trial, arm="design", recipe=f"id-{'-'.join(t[-3:] for t in tricks) or 'none'}",
+            title=title, seed=seed, split_seed=seed, first_stage=f"{tricks}{seed}", tricks=tricks, context="digits-lt",
+            outcome="finished", choices={"train/lr": 0.1}, plan={}, data="digits-lt", model="resnet8", imbalance=50.0,
+            fingerprint=f"print-{seed}", counts=(2, 100, 30), val_counts=(30,) * 3, epochs=4.0, epochs_trained=3.0,
+            images=528, steps=8, seconds=2.0, seconds_saved=0.5, reused=("train",),
+            metrics={"final/accuracy": accuracy, "final/harmonic_mean": accuracy - 0.1},
+            recalls=(accuracy - 0.2, accuracy + 0.1, accuracy + 0.1),
+            curve=(
+                Point("train", 0, 2, 0.5, {"accuracy": accuracy / 2}), Point("later", 0, 4, 1, {"accuracy": accuracy}),
+            ),
+            started=1.7e9 + int(trial[1:]),
+        ),
+        **changes,
+    )  # fmt: skip
+
+
+def design() -> list[Record]:
+    cells = itertools.product(JITTER.items(), enumerate(MEANS.items()))
+    return [
+        record(f"t{number}", tricks, seed, mean + 0.004 * jitter[index] + 0.003 * seed)
+        for number, ((seed, jitter), (index, (tricks, mean))) in enumerate(cells)
+    ]
+
+
+def race() -> list[Record]:
+    return [
+        record(f"t{100 + 2 * seed + (tricks != ())}", tricks, seed, mean + 0.01 * (seed - 101), arm="race")
+        for seed in (100, 101, 102)
+        for tricks, mean in (((), 0.65), ((DRAW, MIX), 0.85))
+    ]
+
+
+@pytest.fixture(scope="module")
+def records() -> list[Record]:
+    return design() + race()
+
+
+@pytest.fixture(scope="module")
+def trials(records) -> pd.DataFrame:
+    return load.frame(records)
+
+
+@pytest.fixture(scope="module")
+def table(trials) -> pd.DataFrame:
+    return pairwise(trials, margin=0.02)
+
+
+@pytest.fixture(scope="module")
+def html(trials, records, tmp_path_factory) -> str:
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    about = {"command": "python run_search.py", "commit": "<abc>"}
+    report.write(path, trials, curves=load.curve_frame(records), margin=0.02, primary=[(WEIGHT, DRAW)], about=about)
+    return path.read_text(encoding="utf-8")
+
+
+def words(html: str) -> str:
+    """What a person reads, without style, scripts and markup."""
+    text = re.sub(r"<(script|style|textarea)\b.*?</\1>", " ", html, flags=re.DOTALL)
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", "", text.replace("<wbr>", "")))
+
+
+# ------------------------------------------------------------------------------------------ figures
+
+
+def test_the_heat_map_holds_every_pair_once_and_the_tricks_alone(table, trials):
+    info = plots.heat_map_info(table, effects(trials))
+    assert info.labels == [MIX, DRAW, WEIGHT] and info.names == ["mixup", "class_balanced", "cost_sensitive"]
+    cells = {(cell.row, cell.column): cell for cell in info.cells}
+    assert set(cells) == {(0, 0), (1, 1), (2, 2), (1, 0), (2, 0), (2, 1)}
+    conflict = cells[2, 1]
+    assert (conflict.verdict, conflict.sign) == ("conflict", "✕")
+    row = table.iloc[2]
+    assert conflict.harm == min(row.b_given_a, row.a_given_b) and conflict.interaction == row.interaction
+    assert f"adding cost_sensitive to class_balanced: {plots.points(row.b_given_a)} (" in conflict.hover
+    assert "5 seeds" in conflict.hover and "avoid together" in conflict.hover
+    assert cells[1, 1].verdict == "alone" and cells[1, 1].harm == pytest.approx(0.22, abs=0.01)
+
+
+def test_a_pair_that_cannot_be_is_blank_and_one_that_is_unknown_is_not(table):
+    changed = table.assign(verdict=["not applicable", "unresolved", "conflict"])
+    changed.loc[0, ["b_given_a", "a_given_b", "interaction"]] = math.nan
+    signs = {cell.verdict: cell.sign for cell in plots.heat_map_info(changed).cells}
+    assert signs == {"alone": "", "not applicable": "", "unresolved": "?", "conflict": "✕"}
+    looks = plots.VERDICTS
+    assert len({look.colour for look in looks.values()}) == len({look.sign for look in looks.values()}) == len(looks)
+    figure = plots.heat_map(changed)
+    assert figure.data[0].text[1][0] == ""
+    assert figure.data[0].z[0][1] is None or math.isnan(figure.data[0].z[0][1])
+
+
+def test_the_forests_are_sorted(table, trials):
+    alone = plots.effects_info(effects(trials))
+    assert [bar.name for bar in alone] == ["class_balanced", "cost_sensitive", "mixup"]
+    assert [bar.kind for bar in alone][:2] == ["helps", "helps"]
+    pairs = plots.pairs_info(table)
+    assert len(pairs) == 6
+    assert [bar.value for bar in pairs] == sorted(bar.value for bar in pairs)
+    assert pairs[0].kind == "conflict" and pairs[0].low < pairs[0].value < pairs[0].high < 0
+    assert {"class_balanced added to cost_sensitive", "cost_sensitive added to class_balanced"} == {
+        bar.name for bar in pairs[:2]
+    }
+    assert plots.pairs_info(table.assign(verdict="not applicable")) == []
+
+
+def test_effects_in_two_contexts_are_told_apart():
+    row = {"trick": "a", "n_seeds": 3, "effect": -0.1, "low": -0.2, "high": -0.05}
+    bars = plots.effects_info(pd.DataFrame([row | {"context": "x"}, row | {"context": "y", "high": 0.1}]))
+    assert [(bar.name, bar.kind) for bar in bars] == [("a (in x)", "hurts"), ("a (in y)", "unresolved")]
+
+
+def test_curves_are_means_over_seeds(records):
+    rows = load.curve_frame(records[:8])
+    (curve,) = plots.curves_info(rows, {"id-none": "baseline", "nowhere": "lost"})
+    first, second = (r.metrics["final/accuracy"] for r in records[:8] if not r.tricks)
+    assert (curve.name, curve.epochs, sorted(curve.seeds)) == ("baseline", [2, 4], [0, 1])
+    assert curve.mean[1] == pytest.approx((first + second) / 2)
+    assert curve.seeds[0] == ([2, 4], [first / 2, first])
+
+
+def test_recalls_are_sorted_by_the_training_images(trials):
+    (recall,) = plots.recalls_info(trials[trials["seed"] < 2], {"id-none": "baseline"})
+    assert (recall.classes, recall.counts, recall.seeds) == ([1, 2, 0], [100, 30, 2], 2)
+    accuracy = trials[(trials["recipe"] == "id-none") & (trials["seed"] < 2)]["final/accuracy"].mean()
+    assert recall.mean == pytest.approx([accuracy + 0.1, accuracy + 0.1, accuracy - 0.2])
+    assert plots.recalls_info(trials.drop(columns=["recall/0", "recall/1", "recall/2"]), {"id-none": "x"}) == []
+
+
+def test_progress_counts_in_the_order_of_the_end():
+    rows = load.frame(
+        [
+            record("t1", (), 0, 0.6, seconds=50.0),
+            record("t2", (), 1, 0.5),
+            record("t3", (), 2, 0.9, outcome="stopped"),
+            record("t4", (), 3, 0.55, arm="adaptive"),
+        ]
+    )
+    info = plots.progress_info(rows)
+    assert (info.order, info.score, info.best) == ([1, 3, 4], [0.5, 0.55, 0.6], [0.5, 0.55, 0.6])
+    assert info.arm == ["design", "adaptive", "design"]
+
+
+# ------------------------------------------------------------------------------------------ the answer
+
+
+def test_the_answer_names_the_best_the_conflict_and_what_is_free(trials):
+    answer = dict(report.answer(report.gather(trials, margin=0.02)))
+    best = answer["Best recipe"]
+    # By hand: race means 0.85 and 0.65, gains all 0.20.
+    assert best.startswith(
+        "train/class_balanced + later/mixup, 85.0 % accuracy on val (95 % interval 82.5 to 87.5, 3 seeds"
+    )
+    assert "Over the baseline: +20.0 points (+20.0 to +20.0); paired over 3 seeds." in best
+    assert answer["Avoid together"].startswith("1 of 3 pairs: class_balanced × cost_sensitive (−2")
+    assert answer["Avoid together"].endswith("helps alone, hurts here).")
+    assert answer["Free"] == "2 of 3 pairs: mixup × class_balanced, mixup × cost_sensitive."
+    assert answer["Unknown"] == "None."
+
+
+def test_the_answer_says_what_is_not_known(trials):
+    few = trials[trials["seed"].isin([0, 1])]
+    answer = dict(report.answer(report.gather(few, margin=0.0001)))
+    assert "no race on fresh seeds has been run" in answer["Best recipe"]
+    assert answer["Unknown"].endswith("2 seeds did not settle them; unknown is not harmless.")
+    one = dict(report.answer(report.gather(trials[trials["seed"] == 0])))
+    assert one["Which pairs"].startswith("Unknown: no pair could be judged (")
+    assert "no interval" in one["Best recipe"] and "is not shown" in one["Best recipe"]
+    none = dict(report.answer(report.gather(trials.iloc[:0])))
+    assert none["Best recipe"] == "Unknown: no trial has finished yet."
+
+
+def test_a_leading_baseline_and_a_longer_recipe_are_said():
+    plain = [record(f"t{seed}", (), seed, 0.7) for seed in range(3)]
+    answer = dict(report.answer(report.gather(load.frame(plain))))
+    assert answer["Best recipe"].startswith("No recipe is ahead of the baseline, which has 70.0 % accuracy")
+    longer = [record(f"t{seed + 5}", (MIX,), seed, 0.8, images=1056) for seed in range(3)]
+    longer.append(record("t9", (MIX,), 9, 0.1, outcome="diverged"))
+    answer = dict(report.answer(report.gather(load.frame(plain + longer))))
+    assert "It trains on 2.0 times the images that the baseline sees." in answer["Best recipe"]
+    assert "1 of its trials diverged." in answer["Best recipe"]
+
+
+def test_the_test_split_is_told_for_the_confirmed_winner_and_the_baseline(trials):
+    confirmed = [
+        record("t300", (DRAW, MIX), 200, 0.84, arm="confirm", metrics={"final/accuracy": 0.84, "test/accuracy": 0.83}),
+        record("t301", (), 200, 0.66, arm="confirm", metrics={"final/accuracy": 0.66, "test/accuracy": 0.64}),
+    ]
+    answer = dict(report.answer(report.gather(pd.concat([trials, load.frame(confirmed)], ignore_index=True))))
+    assert answer["Best recipe"].endswith(
+        "On the test split, read once, it has 83.0 % (1 seed) and the baseline has 64.0 % (1 seed)."
+    )
+
+
+def test_the_test_split_never_ranks(trials):
+    with pytest.raises(RecordError, match="'test/accuracy' cannot rank recipes"):
+        report.gather(trials, metric="test/accuracy")
+    with pytest.raises(RecordError, match="recipe 'nobody' cannot be called best: it has no finished trial"):
+        report.gather(trials, best="nobody")
+
+
+# ------------------------------------------------------------------------------------------ the page
+
+
+class Structure(HTMLParser):
+    """Checks that tags close in order, and gathers what a browser would fetch."""
+
+    VOID = frozenset({"meta", "link", "br", "wbr", "img", "input", "hr"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.fetched: list[str] = []
+        self.ids: list[str] = []
+        self.links: list[str] = []
+
+    def handle_starttag(self, tag, attributes):
+        values = dict(attributes)
+        self.fetched += [values[name] for name in ("src", "srcset", "data", "poster") if values.get(name)]
+        if tag == "link":
+            self.fetched.append(values["href"])
+        if tag == "a":
+            self.links.append(values["href"])
+        if values.get("id"):
+            self.ids.append(values["id"])
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def structure(html: str) -> Structure:
+    found = Structure()
+    found.feed(html)
+    found.close()
+    return found
+
+
+def test_the_page_is_whole_and_fetches_nothing(html):
+    found = structure(html)
+    assert found.open == []
+    assert found.fetched == ["data:,"]
+    assert len(found.ids) == len(set(found.ids))
+    assert {link.removeprefix("#") for link in found.links} <= set(found.ids)
+    own = re.sub(r"<script\b.*?</script>", "", html, flags=re.DOTALL)
+    assert "http://" not in own and "https://" not in own and "@import" not in own and "url(" not in own
+    assert html.count("plotly.js v") == 1
+    assert 'name="viewport"' in html
+    figures = ("conflicts", "harms", "effects", "curves", "recalls", "progress")
+    assert {f"figure-{name}" for name in figures} <= set(found.ids)
+
+
+def test_the_page_says_the_verdicts_with_intervals_and_seeds(html, table):
+    text = words(html)
+    row = table.iloc[2]
+    assert "✕ conflict" in text and "avoid together" in text and "declared beforehand" in text
+    assert plots.points(row.interaction) in text
+    assert f"{plots.points(row.interaction_low)} to {plots.points(row.interaction_high)}" in text
+    assert "✓ compatible" in text
+    assert "digits-lt, imbalance 50, 3 classes of 100 to 2 training images; resnet8; 4 epochs." in text
+    assert "at this schedule length" in text
+    for look in plots.VERDICTS.values():
+        assert look.words in text
+    assert "the margin is 2.0 points" in text
+    assert "41 trials have 164 epochs between them; 123 were trained, 41 (25 %) came from stages" in text
+    assert "python run_search.py" in text and "&lt;abc&gt;" in text
+
+
+def test_the_tables_are_copied_as_csv_in_fractions(html, table):
+    source = re.search(r'<textarea id="csv-conflicts"[^>]*>(.*?)</textarea>', html, flags=re.DOTALL).group(1)
+    rows = list(csv.DictReader(io.StringIO(source.replace("&quot;", '"').replace("&#x27;", "'"))))
+    assert [row["verdict"] for row in rows] == table["verdict"].tolist()
+    assert float(rows[2]["interaction"]) == pytest.approx(table["interaction"][2])
+
+
+def test_an_empty_search_says_what_is_missing(trials, tmp_path):
+    text = report.write(tmp_path / "r.html", trials.iloc[:0]).read_text(encoding="utf-8")
+    assert structure(text).open == []
+    text = words(text)
+    for sentence in (
+        "No trial has been logged.",
+        "No trial has finished, so there is no recipe to rank.",
+        "the design arm has not run, and it alone can show conflicts",
+        "No learning curves were logged.",
+        "No recall of single classes was logged",
+    ):
+        assert sentence in text
+    assert "None" not in text.replace("None.", "") and "nan" not in text.replace("nant", "")
+
+
+def test_without_a_race_the_page_says_so(trials, tmp_path):
+    text = words(report.write(tmp_path / "r.html", trials[trials["arm"] == "design"]).read_text(encoding="utf-8"))
+    assert "No race on fresh seeds has been run" in text
+
+
+def test_text_of_others_is_escaped(tmp_path):
+    evil = "</script><img src=x onerror=alert(1)>"
+    rows = [record(f"t{seed}", (), seed, 0.6) for seed in range(3)]
+    rows += [
+        record(f"t{seed + 10}", (evil,), seed, 0.7, title=evil, recipe=evil, reason=evil, context=evil)
+        for seed in range(3)
+    ]
+    rows += [record(f"t{seed + 20}", (evil, "b"), seed, 0.7, title=evil + "b", recipe="b") for seed in range(3)]
+    rows += [record(f"t{seed + 30}", ("b",), seed, 0.7, title="b", recipe="c") for seed in range(3)]
+    rows = [dataclasses.replace(row, context="") for row in rows]
+    rows.append(record("t50", (evil,), 5, 0.1, outcome="failed", reason=evil))
+    trials = load.frame(rows)
+    text = report.write(tmp_path / "r.html", trials, curves=load.curve_frame(rows), about={evil: evil}).read_text()
+    assert "<img" not in text
+    assert structure(text).open == []
+
+
+# ------------------------------------------------------------------------------------------ the command
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory) -> Path:
+    """An empty store, made once for all test files of a session: it takes seconds."""
+    file = tmp_path_factory.getbasetemp() / "empty-store" / "mlflow.db"
+    if not file.exists():
+        file.parent.mkdir()
+        prepare(f"sqlite:///{file}")
+    return file
+
+
+def test_the_command_reads_the_latest_search(empty_store, records, table, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    tracker = Tracker(default_uri(), "demo", "digits-lt")
+    tracker.start({"margin": 0.02, "primary": f"{DRAW}×{WEIGHT}"}, {})
+    for one in records:
+        tracker.log(one)
+    tracker.summary(*conflict_summary(table))
+    assert tracker.close() == []
+
+    name, found = report.from_store(default_uri())
+    assert name == "demo" and found.margin == 0.02 and found.missing == ""
+    assert found.conflicts[["a", "b", "verdict"]].equals(table[["a", "b", "verdict"]])
+    assert found.conflicts["primary"].tolist() == [False, False, True]
+    assert dict(report.answer(found)).keys() == {"Best recipe", "Avoid together", "Free", "Unknown"}
+
+    assert report.main(["--out", "page.html"]) == 0
+    assert capsys.readouterr().out == f"report of search demo (41 trials in {default_uri()}): page.html\n"
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert structure(text).open == [] and "figure-curves" in text
+
+    assert report.main(["--search", "dmo"]) == 2
+    assert "did you mean 'demo'?" in capsys.readouterr().err
+    assert report.main(["--out", str(tmp_path / "nowhere" / "page.html")]) == 2
+    assert "page.html cannot be written: No such file or directory" in capsys.readouterr().err
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_the_command_without_a_store_says_what_to_do(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert report.main([]) == 2
+    assert capsys.readouterr().err.startswith("error: there is no MLflow store at ")
+    assert not any(tmp_path.iterdir())

@@ -1,0 +1,29 @@
+"""Every space that ships can be searched: it loads, is checked, and its design has cells."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from search.design import make_design
+from search.space_file import load_space
+from trainables.data import standard
+from trainables.plan import check_space
+
+SPACES = Path(__file__).parents[2] / "spaces"
+FILES = sorted(path for path in SPACES.rglob("*.py") if path.stem not in ("__init__", "domain"))
+
+
+def test_there_are_spaces() -> None:
+    assert {"full_combo", "bag_of_tricks", "label_over_smoothing"} <= {path.stem for path in FILES}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_space_can_be_searched(path: Path) -> None:
+    space = load_space(path)
+    labels = check_space(space, standard("digits-lt"))
+    assert set(space.screen) <= set(labels)
+    design = make_design(space, standard("digits-lt"))
+    assert design.cells[0].title == "baseline"
+    assert len(design.cells) >= 1 + len(space.screen)
