@@ -22,6 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlparse
+from urllib.request import url2pathname
 
 from analysis import load
 from analysis.record import BASELINE, Record, interval
@@ -392,17 +394,18 @@ class Tracker:
         recipe = self._recipe(record)
         begun = round(record.started * 1000) or _now()
         tags = _trial_tags(record) | {"search": self.search}
-        run_id = self._trials.get(record.trial)
+        run_id, folder = self._trials.get(record.trial), ""
         if run_id is None:
             tags["mlflow.parentRunId"] = recipe.run_id
             created = self._client.create_run(
                 self._experiment, start_time=begun, tags=tags, run_name=f"seed {record.seed} ({record.arm})"
             )
             run_id = self._trials[record.trial] = created.info.run_id
+            folder = created.info.artifact_uri
             tags = {}
         params = _recipe_params(record) | {"seed": str(record.seed)}
         self._batch(run_id, metrics=_trial_metrics(record), params=params, tags=tags, timestamp=begun)
-        self._client.log_text(run_id, json.dumps(record.to_dict()), "record.json")
+        self._text(run_id, folder, "record.json", json.dumps(record.to_dict()))
         # Last, because a run that is not RUNNING counts as completely written.
         self._client.set_terminated(run_id, STATUS[record.outcome], end_time=begun + round(record.seconds * 1000))
         self._count(record.recipe, record.arm, record.seed, record.outcome, record.metrics)
@@ -430,7 +433,7 @@ class Tracker:
         )
         recipe = self._recipes[record.recipe] = _Recipe(run.info.run_id, record.title == BASELINE)
         self._batch(recipe.run_id, params=_recipe_params(record))
-        self._client.log_text(recipe.run_id, json.dumps(record.plan, indent=1), "plan.json")
+        self._text(recipe.run_id, run.info.artifact_uri, "plan.json", json.dumps(record.plan, indent=1))
         self._client.set_terminated(recipe.run_id, "FINISHED")
         return recipe
 
@@ -468,6 +471,15 @@ class Tracker:
         else:
             for name, text in (artifacts or {}).items():
                 self._client.log_text(self.run_id, text, name)
+
+    def _text(self, run_id: str, folder: str, name: str, text: str) -> None:
+        """An artifact; into a local folder without MLflow's way over a query and a temporary file (5 ms each)."""
+        if not folder.startswith("file://"):
+            self._client.log_text(run_id, text, name)
+            return
+        path = Path(url2pathname(urlparse(folder).path)) / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
 
     def _batch(
         self,

@@ -112,7 +112,7 @@ class Facts:
         normalise: uint8 images -> floats as the network expects them.
         pixel_mean: (c,) in [0, 1], the mean that `normalise` subtracts.
         start: State of the network at the stage's start.
-        score: State -> accuracy on balanced training images; never uses `val`.
+        score: State -> recalls (C,) on the training images, or one number made of them; never uses `val`.
         generators: Purpose -> generator, seeded by trial, chain and member.
     """
 
@@ -125,7 +125,7 @@ class Facts:
     normalise: Callable[[Tensor], Tensor] | None = None
     pixel_mean: Tensor | None = None
     start: Mapping[str, Tensor] | None = None
-    score: Callable[[Mapping[str, Tensor]], float] | None = None
+    score: Callable[[Mapping[str, Tensor]], Tensor | float] | None = None
     generators: Callable[[str], torch.Generator] = _seeded_by_purpose
 
     @property

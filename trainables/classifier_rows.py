@@ -94,4 +94,13 @@ def only_head_learns(model: Any, batchnorm: str) -> None:
     model.fix_batchnorm = batchnorm == "fixed"
 
 
+def reset_head(head: Any, generator: torch.Generator) -> None:
+    """Draws the head's initial values anew, on the CPU and in float32 whatever it is in, so that they are the same."""
+    like = next(head.parameters())
+    device, dtype = like.device, like.dtype
+    head.to(device="cpu", dtype=torch.float32)
+    head.reset(generator)
+    head.to(device=device, dtype=dtype)
+
+
 BATCHNORM = ("fixed", "moving")

@@ -45,7 +45,7 @@ def weighted_average(states: Sequence[State], coefficients: Sequence[float], tri
         if value.is_floating_point():
             total = torch.zeros_like(value, dtype=torch.float64)
             for state, coefficient in zip(states, coefficients, strict=True):
-                total += coefficient * state[key].double()
+                total += coefficient * state[key].to(total)
             merged[key] = total.to(value.dtype)
         else:
             merged[key] = value.clone()

@@ -5,7 +5,7 @@ For image i with the label mixture y (K parts) and shares s:
     L_i = Σ_k s_ik · w(y_ik) · loss(logits(z_i, y_ik), target(y_ik)) + Σ penalties_i
 
 No trick sees another one: mixup never meets the loss, no loss meets mixup, so every pair composes, each in
-its paper's own form. The loss is reduced once, by `reduce`, as the stage declares.
+its paper's own form. The loss is reduced once, by `reduce`, as the stage declares; penalties by their mean.
 """
 
 from __future__ import annotations
@@ -106,6 +106,22 @@ class Objective:
         Returns:
             (B,) in the dtype of the logits.
         """
+        losses, penalties = self.parts(outputs, labels, share, batch=batch, generator=generator)
+        return losses + penalties
+
+    def parts(
+        self,
+        outputs: Outputs | Tensor,
+        labels: Tensor,
+        share: Tensor | None = None,
+        *,
+        batch: Batch | None = None,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """The weighted losses (B,) and the penalties (B,), whose sum is the objective.
+
+        They are apart because penalties carry no weight: `reduce` must not divide them by the weights.
+        """
         if isinstance(outputs, Tensor):
             outputs = Outputs(outputs)
         if labels.ndim == 1:
@@ -113,16 +129,16 @@ class Objective:
         elif share is None:
             raise ValueError("labels (B, K) need share=(B, K), the parts of each image's mixture")
         assert share is not None
-        total = torch.zeros_like(outputs.logits[:, 0])
+        losses, penalties = torch.zeros_like(outputs.logits[:, 0]), torch.zeros_like(outputs.logits[:, 0])
         for part in range(labels.shape[1]):
             y = labels[:, part]
             loss = self._loss(self._adjusted(outputs, y), self._targets(y, outputs.logits.dtype), y, generator)
-            total = total + (share[:, part] * self.weights(y)).to(loss.dtype) * loss
+            losses = losses + (share[:, part] * self.weights(y)).to(loss.dtype) * loss
         for penalty in self._penalties:
             if batch is None:
                 batch = Batch(outputs.logits.new_zeros(1, len(labels), 0, 0, 0), labels[:, 0], labels, share)
-            total = total + penalty(outputs, batch, generator)
-        return total
+            penalties = penalties + penalty(outputs, batch, generator)
+        return losses, penalties
 
     def _targets(self, y: Tensor, dtype: torch.dtype) -> Tensor:
         target = functional.one_hot(y, self.classes) if self._target is None else self._target(y)
@@ -145,7 +161,7 @@ def reduce(losses: Tensor, weights: Tensor, expected_weight: float, reduction: s
     """The batch's loss from the losses of its images.
 
     Args:
-        losses: (B,), weights included.
+        losses: (B,), weights included, without penalties.
         weights: (B,), the weights that are in them, averaged over the parts of each image's mixture.
         expected_weight: Mean weight under the stage's own draw.
         reduction: "mean" (the papers' formula) divides by B; "weighted_mean" (many public codes) by the

@@ -18,10 +18,10 @@ from torch import Tensor
 
 from trainables import metrics
 from trainables.data import LongTailed
-from trainables.models import build
+from trainables.models import Network, build
 from trainables.plan import Plan
 from trainables.stage import Diverged, Handed, StageRun, Start, State, assemble, measure, merge
-from trainables.stage_store import StageStore, digest, numerics, stage_keys
+from trainables.stage_store import StageStore, StoredStage, digest, numerics, stage_keys
 
 __all__ = ["Cost", "Diverged", "Pipeline", "Point", "trial_context"]
 
@@ -65,7 +65,19 @@ def trial_context(fingerprint: str, model: str, seed: int, device: torch.device)
 
 @dataclass
 class _Progress:
-    """Where a pipeline is, between two epochs."""
+    """Where a pipeline is, between two epochs.
+
+    Args:
+        stage: The stage that is being trained.
+        member: Its member that is being trained.
+        handed: From the stage before.
+        members: The states of its members that are finished.
+        points: Every evaluation so far.
+        cost: What has been paid so far.
+        reused: What came from the store.
+        last: All that the last evaluation measured.
+        spent: What the finished members took: epochs, images, steps, seconds.
+    """
 
     stage: int = 0
     member: int = 0
@@ -75,6 +87,7 @@ class _Progress:
     cost: Cost = field(default_factory=Cost)
     reused: list[str] = field(default_factory=list)
     last: dict[str, Any] = field(default_factory=dict)
+    spent: dict[str, float] = field(default_factory=dict)
 
 
 class Pipeline:
@@ -88,6 +101,9 @@ class Pipeline:
         device: Where to train.
         store: Finished stages; without one everything is trained.
         evaluate: Whether to measure on `val` on the way (there is none in a final training).
+
+    Raises:
+        ValueError: A store without evaluation: what it keeps includes what was measured.
     """
 
     def __init__(
@@ -100,8 +116,10 @@ class Pipeline:
         store: StageStore | None = None,
         evaluate: bool = True,
     ) -> None:
+        if store is not None and not evaluate:
+            raise ValueError("Pipeline(store=…, evaluate=False): finished stages are kept with what was measured")
         self.plan, self.data, self.store, self.evaluate = plan, data.to(device), store, evaluate
-        network = partial(_network, model, data.classes, int(data.train_images.shape[1]))
+        network = partial(_fresh, model, data.classes, int(data.train_images.shape[1]))
         self.start = Start(self.data, network, seed, device)
         self.keys = stage_keys(plan, trial_context(data.fingerprint, model, seed, device))
         self._at = _Progress()
@@ -136,7 +154,7 @@ class Pipeline:
     @property
     def progress(self) -> float:
         """Fraction of the plan that is behind, in [0, 1]; the members of a stage share its part."""
-        done = float(sum(stage.epochs for stage in self.plan.stages[: self._at.stage]))
+        done = float(self._epochs_before)
         if not self.finished:
             stage = self.plan.stages[self._at.stage]
             inside = self._run.epoch if self._run is not None else 0
@@ -165,7 +183,7 @@ class Pipeline:
         # members are judged as one, when they are merged
         due = run.epoch % stage.eval_every == 0 or run.finished
         if due and stage.members == 1:
-            self._evaluate(run.network, run.epoch, run.train_loss)
+            self._evaluate(run.network, run.epoch, train_loss=run.train_loss)
         self._run_seconds += time.perf_counter() - began
         if run.finished:
             self._finish(run)
@@ -176,12 +194,10 @@ class Pipeline:
         while not self.finished:
             self.advance()
 
-    def network(self) -> Any:
+    def network(self) -> Network:
         """The trained network, with the last stage's head; only when finished."""
         assert self.finished and self._at.handed is not None
-        network, _ = assemble(self.start, self.plan, len(self.plan.stages) - 1, lambda _: torch.Generator(), None)
-        network.load_state_dict(self._at.handed.model)
-        return network.eval()
+        return self._network(len(self.plan.stages) - 1, self._at.handed).eval()
 
     def result(self, prefix: str = "final") -> tuple[dict[str, float], list[float], list[int]]:
         """Metrics (`final/accuracy`, …), recalls per class and correctness per image of the last evaluation."""
@@ -196,13 +212,24 @@ class Pipeline:
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and JSON-able values from which `load_state` goes on exactly."""
+        at = self._at
         tensors: dict[str, Tensor] = {}
-        for number, member in enumerate(self._at.members):
+        for number, member in enumerate(at.members):
             tensors |= _flat(f"members/{number}", member)
-        if self._at.handed is not None:
-            tensors |= _flat_handed("handed", self._at.handed)
-        rest = asdict(self._at) | {"handed": None, "members": len(self._at.members), "run": None}
-        rest["handed"] = None if self._at.handed is None else self._at.handed.chain_epoch
+        if at.handed is not None:
+            tensors |= _flat_handed("handed", at.handed)
+        rest: dict[str, Any] = {
+            "stage": at.stage,
+            "member": at.member,
+            "handed": None if at.handed is None else at.handed.chain_epoch,
+            "members": len(at.members),
+            "points": [asdict(point) for point in at.points],
+            "cost": asdict(at.cost),
+            "reused": list(at.reused),
+            "last": dict(at.last),
+            "spent": dict(at.spent),
+            "run": None,
+        }
         if self._run is not None:
             handed = self._run.handed()
             tensors |= _flat_handed("run", handed)
@@ -228,6 +255,7 @@ class Pipeline:
             cost=Cost(**rest["cost"]),
             reused=list(rest["reused"]),
             last=dict(rest["last"]),
+            spent=dict(rest["spent"]),
         )
         self._run = None
         if rest["run"] is not None:
@@ -241,133 +269,118 @@ class Pipeline:
     # --- one stage ----------------------------------------------------------------------------------------
 
     def _reuse(self) -> bool:
-        """Takes the current member, or the whole stage, from the store if it is there."""
+        """Takes the whole stage, or else its current member, from the store if it is there."""
         if self.store is None:
             return False
-        at, stage = self._at, self.plan.stages[self._at.stage]
-        if at.member == 0 and stage.members > 1 and self._reuse_merged():
-            return True
-        stored = self.store.get(self.keys[at.stage][at.member])
-        if stored is None:
-            return False
-        tensors = {name: tensor.to(self.start.device) for name, tensor in stored.tensors.items()}
-        handed = _unflat_handed("handed", tensors, stored.state["chain_epoch"])
-        at.points.extend(self._replayed(stored.state["points"]))
-        at.last = stored.state["last"] or at.last
-        self._account(stored.state, reused=True)
-        self._hand_over(handed)
-        return True
+        *members, whole = self.keys[self._at.stage]
+        # a merged stage is asked for before its first member is
+        for key in dict.fromkeys([whole, members[0]] if self._at.member == 0 else [members[self._at.member]]):
+            stored = self.store.get(key)
+            if stored is not None:
+                self._take(stored, whole=key == whole)
+                return True
+        return False
 
-    def _reuse_merged(self) -> bool:
-        """A merged stage whose members were all finished before."""
-        assert self.store is not None
-        at = self._at
-        stored = self.store.get(self.keys[at.stage][-1])
-        if stored is None:
-            return False
+    def _take(self, stored: StoredStage, whole: bool) -> None:
+        at, state = self._at, stored.state
         tensors = {name: tensor.to(self.start.device) for name, tensor in stored.tensors.items()}
-        at.points.extend(self._replayed(stored.state["points"]))
-        at.last = stored.state["last"]
-        self._account(stored.state, reused=True)
-        at.handed = _unflat_handed("handed", tensors, 0)
-        at.stage, at.member, at.members = at.stage + 1, 0, []
-        return True
+        handed = _unflat_handed("handed", tensors, state["chain_epoch"])
+        name = self.plan.stages[at.stage].name
+        at.reused.append(name if whole else f"{name}#{at.member}")
+        at.cost.seconds_saved += state["seconds"]
+        self._count(state)
+        if whole:
+            at.points.extend(self._point(point["epoch"], point["metrics"]) for point in state["points"])
+            at.last = state["last"]
+            self._next_stage(handed)
+        else:
+            self._next_member(handed)
 
     def _finish(self, run: StageRun) -> None:
-        handed = run.handed()
-        at, stage = self._at, self.plan.stages[self._at.stage]
-        state = {
-            "epochs": run.epoch,
-            "images": run.images,
-            "steps": run.steps,
-            "seconds": self._run_seconds,
-            "chain_epoch": handed.chain_epoch,
-            "seed": self.start.seed,
-            "first_stage": self.first_stage,
-            "points": self._own_points() if stage.members == 1 else [],
-            "last": at.last if stage.members == 1 else {},
-        }
-        if self.store is not None:
-            self.store.put(self.keys[at.stage][at.member], _flat_handed("handed", handed), state)
-        self._account(state, reused=False)
+        at, handed = self._at, run.handed()
+        spent = {"epochs": run.epoch, "images": run.images, "steps": run.steps, "seconds": self._run_seconds}
         self._run = None
-        self._hand_over(handed)
+        self._count(spent)
+        at.cost.epochs_trained += run.epoch
+        at.cost.seconds += self._run_seconds
+        alone = self.plan.stages[at.stage].members == 1
+        self._keep(self.keys[at.stage][at.member], handed, spent, measured=alone)
+        if alone:
+            self._next_stage(handed)
+        else:
+            self._next_member(handed)
 
-    def _hand_over(self, handed: Handed) -> None:
-        """Moves on to the next member or stage; merges after the last member."""
+    def _next_member(self, handed: Handed) -> None:
+        """Moves on to the next member; merges after the last one."""
         at, stage = self._at, self.plan.stages[self._at.stage]
-        if stage.members == 1:
-            at.handed, at.stage = handed, at.stage + 1
-            return
         at.members.append(handed.model)
         at.member += 1
         if at.member < stage.members:
             return
         began = time.perf_counter()
-        at.handed = merge(self.start, self.plan, at.stage, at.members, at.handed)
-        network, _ = assemble(self.start, self.plan, at.stage, lambda _: torch.Generator(), None)
-        network.load_state_dict(at.handed.model)
-        self._evaluate(network, stage.epochs, float("nan"))
-        if self.store is not None:
-            whole = {
-                "epochs": stage.epochs * stage.members,
-                "images": 0,
-                "steps": 0,
-                "seconds": time.perf_counter() - began,
-                "seed": self.start.seed,
-                "first_stage": self.first_stage,
-                "points": self._own_points(),
-                "last": at.last,
-            }
-            for key in self.keys[at.stage][:-1]:
-                member = self.store.get(key)
-                if member is not None:
-                    for name in ("images", "steps", "seconds"):
-                        whole[name] += member.state[name]
-            self.store.put(self.keys[at.stage][-1], _flat_handed("handed", at.handed), whole)
-        at.stage, at.member, at.members = at.stage + 1, 0, []
+        merged = merge(self.start, self.plan, at.stage, at.members, at.handed)
+        self._evaluate(self._network(at.stage, merged), stage.epochs)
+        seconds = time.perf_counter() - began
+        at.cost.seconds += seconds
+        self._keep(
+            self.keys[at.stage][-1], merged, at.spent | {"seconds": at.spent["seconds"] + seconds}, measured=True
+        )
+        self._next_stage(merged)
 
-    def _evaluate(self, network: Any, stage_epoch: int, train_loss: float) -> None:
-        if not self.evaluate:
-            return
+    def _next_stage(self, handed: Handed) -> None:
         at = self._at
-        measured = measure(network, self.start, self.plan, at.stage)
-        epoch = sum(stage.epochs for stage in self.plan.stages[: at.stage]) + stage_epoch
-        shown = {name: value for name, value in measured.items() if isinstance(value, float)}
-        if train_loss == train_loss:
-            shown["train_loss"] = train_loss
-        at.last = measured
-        at.points.append(Point(self.plan.stages[at.stage].name, at.member, epoch, epoch / self.plan.epochs, shown))
+        at.handed, at.stage, at.member, at.members, at.spent = handed, at.stage + 1, 0, [], {}
 
-    def _own_points(self) -> list[dict[str, Any]]:
-        """The current stage's evaluations, with epochs counted from its start, as another plan can replay them."""
-        before = sum(stage.epochs for stage in self.plan.stages[: self._at.stage])
-        return [
+    def _keep(self, key: str, handed: Handed, spent: Mapping[str, float], measured: bool) -> None:
+        """Writes an entry: what is handed over, what it took, and (of a whole stage) what was measured."""
+        if self.store is None:
+            return
+        before = self._epochs_before
+        points = [
             {"epoch": point.epoch - before, "metrics": point.metrics}
             for point in self._at.points
-            if before < point.epoch <= before + self.plan.stages[self._at.stage].epochs
+            if point.epoch > before
         ]
+        state = {
+            **spent,
+            "chain_epoch": handed.chain_epoch,
+            "seed": self.start.seed,
+            "first_stage": self.first_stage,
+            "points": points if measured else [],
+            "last": self._at.last if measured else {},
+        }
+        self.store.put(key, _flat_handed("handed", handed), state)
 
-    def _replayed(self, points: list[dict[str, Any]]) -> list[Point]:
-        before = sum(stage.epochs for stage in self.plan.stages[: self._at.stage])
-        name, total = self.plan.stages[self._at.stage].name, self.plan.epochs
-        return [
-            Point(name, self._at.member, before + point["epoch"], (before + point["epoch"]) / total, point["metrics"])
-            for point in points
-        ]
+    def _network(self, index: int, handed: Handed) -> Network:
+        """The network of a stage with the weights that it ended with."""
+        network, _ = assemble(self.start, self.plan, index, lambda _: torch.Generator(), None)
+        network.load_state_dict(handed.model)
+        return network
 
-    def _account(self, state: Mapping[str, Any], reused: bool) -> None:
-        at, cost = self._at, self._at.cost
-        cost.epochs += state["epochs"]
-        cost.images += state["images"]
-        cost.steps += state["steps"]
-        if reused:
-            stage = self.plan.stages[at.stage]
-            at.reused.append(stage.name if stage.members == 1 else f"{stage.name}#{at.member}")
-            cost.seconds_saved += state["seconds"]
-        else:
-            cost.epochs_trained += state["epochs"]
-            cost.seconds += state["seconds"]
+    def _evaluate(self, network: Network, stage_epoch: int, **more: float) -> None:
+        if not self.evaluate:
+            return
+        self._at.last = measure(network, self.start, self.plan, self._at.stage)
+        shown = {name: value for name, value in self._at.last.items() if isinstance(value, float)}
+        self._at.points.append(self._point(stage_epoch, shown | more))
+
+    def _point(self, stage_epoch: int, measured: dict[str, float]) -> Point:
+        epoch = self._epochs_before + stage_epoch
+        # member 0: what is measured is a stage without members, or the merged one
+        return Point(self.plan.stages[self._at.stage].name, 0, epoch, epoch / self.plan.epochs, measured)
+
+    @property
+    def _epochs_before(self) -> int:
+        """Epochs of the stages that lie behind."""
+        return sum(stage.epochs for stage in self.plan.stages[: self._at.stage])
+
+    def _count(self, spent: Mapping[str, float]) -> None:
+        """Counts what a stage or a member took, here or when it was trained."""
+        at = self._at
+        at.cost.epochs += int(spent["epochs"])
+        at.cost.images += int(spent["images"])
+        at.cost.steps += int(spent["steps"])
+        at.spent = {name: at.spent.get(name, 0) + spent[name] for name in ("epochs", "images", "steps", "seconds")}
 
 
 def summary(
@@ -391,7 +404,7 @@ def recipe_hash(plan: Plan, seed: int) -> str:
     return digest([plan.to_dict(), seed])[:10]
 
 
-def _network(model: str, classes: int, channels: int, generator: torch.Generator) -> Any:
+def _fresh(model: str, classes: int, channels: int, generator: torch.Generator) -> Network:
     return build(model, classes=classes, channels=channels, generator=generator)
 
 

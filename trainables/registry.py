@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import hashlib
 import importlib
 import importlib.util
 import math
@@ -124,10 +125,9 @@ def trick(
             if key not in fields or not isinstance(domain, DOMAINS):
                 raise TypeError(f"trick {name!r}: space[{key!r}] must be a range for one of {', '.join(fields)}")
         known = _ENTRIES.get(name)
-        if known is not None and known.cls.__module__ != cls.__module__:
-            raise ValueError(
-                f"trick {name!r} is defined twice: by {known.cls.__module__} and by {cls.__module__}; rename one file"
-            )
+        if known is not None and (known.cls.__module__, known.cls.__qualname__) != (cls.__module__, cls.__qualname__):
+            first, second = (f"{c.__name__} in {source_file(c)}" for c in (known.cls, cls))
+            raise PlanError(f"trick {name!r} is defined twice: {first} and {second}; rename one file")
         entry = Entry(name, seam, family, source, cls, dict(space or {}), tuple(needs), tuple(provides))
         _ENTRIES[name] = entry
         cls.entry = entry  # type: ignore[attr-defined]
@@ -136,8 +136,17 @@ def trick(
     return register
 
 
+def source_file(cls: type) -> Path:
+    """The file that defines a trick."""
+    return Path(str(sys.modules[cls.__module__].__file__))
+
+
 def discover(*folders: str | Path) -> None:
-    """Imports every trick of `trainables/tricks/` and of the given folders. Safe to call again."""
+    """Imports every trick of `trainables/tricks/` and of the given folders. Safe to call again.
+
+    Raises:
+        PlanError: No such folder, a file that cannot be imported, or a name that is taken.
+    """
     if "trainables.tricks" not in _DISCOVERED:
         _DISCOVERED.add("trainables.tricks")
         package = importlib.import_module("trainables.tricks")
@@ -148,20 +157,26 @@ def discover(*folders: str | Path) -> None:
         if str(path) in _DISCOVERED:
             continue
         if not path.is_dir():
-            raise ValueError(f"--tricks {folder}: no such folder")
-        _DISCOVERED.add(str(path))
+            raise PlanError(f"--tricks {folder}: no such folder")
         for file in sorted(path.glob("*.py")):
             if not file.stem.startswith("_"):
                 _import_file(file)
+        _DISCOVERED.add(str(path))
 
 
 def _import_file(file: Path) -> None:
-    module_name = f"longtail_tricks.{file.stem}"
+    # the folder is part of the module's name: files of one name in two folders are a clash, not a replacement
+    module_name = f"longtail_tricks_{hashlib.sha256(str(file.parent).encode()).hexdigest()[:8]}.{file.stem}"
     spec = importlib.util.spec_from_file_location(module_name, file)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except PlanError:
+        raise
+    except Exception as error:
+        raise PlanError(f"--tricks: {file} cannot be imported: {type(error).__name__}: {error}") from error
 
 
 def entries() -> dict[str, Entry]:

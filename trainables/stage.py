@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -115,7 +116,7 @@ class StageRun:
         """
         chain_epoch = self._first_epoch + self.epoch
         draws = {purpose: self._generator(purpose, chain_epoch) for purpose in _PURPOSES}
-        indices = self._indices(draws["draw"])
+        indices = self._indices(chain_epoch, draws["draw"])
         weights = self.objective.weights(self.data.train_labels[indices.to(self.start.device)])
         expected = float(weights.mean()) if self.objective.weighted else 1.0
         if not expected > 0:
@@ -127,9 +128,11 @@ class StageRun:
             self._set_rate(chain_epoch + step / len(batches))
             batch = self._batch(index, draws)
             outputs = self.network(batch.images, batch.blend)
-            losses = self.objective(outputs, batch.y, batch.share, batch=batch, generator=draws["loss"])
+            losses, penalties = self.objective.parts(
+                outputs, batch.y, batch.share, batch=batch, generator=draws["loss"]
+            )
             mixed = (self.objective.weights(batch.y) * batch.share).sum(dim=1)
-            loss = reduce(losses, mixed, expected, self.stage.reduction)
+            loss = reduce(losses, mixed, expected, self.stage.reduction) + penalties.mean()
             self.optimiser.zero_grad(set_to_none=True)
             loss.backward()
             self.optimiser.step()
@@ -160,11 +163,11 @@ class StageRun:
     def _shared_generator(self, purpose: str) -> torch.Generator:
         return generator(self.start.seed, self.plan.chain_number(self.index), "start", purpose)
 
-    def _indices(self, draws: torch.Generator) -> Tensor:
+    def _indices(self, chain_epoch: int, draws: torch.Generator) -> Tensor:
         if self._draw is None:
             return torch.randperm(len(self.data.train_labels), generator=draws)
-        progress = self.epoch / max(1, self.stage.epochs - 1)
-        indices: Tensor = self._draw(progress, draws)
+        # of the chain, as the papers count: a stage that keeps its draw goes on where the one before it ended
+        indices: Tensor = self._draw(chain_epoch / max(1, self._chain_epochs - 1), draws)
         return indices
 
     def _batch(self, index: Tensor, draws: Mapping[str, torch.Generator]) -> Batch:
@@ -194,13 +197,12 @@ def stage_facts(start: Start, network: Network, epochs: int, generators: Callabl
     """What the tricks of a stage may know."""
     data = start.data
 
-    def score(state: Mapping[str, Tensor]) -> float:
+    def score(state: Mapping[str, Tensor]) -> Tensor:
         kept = _copy(network.state_dict())
         network.load_state_dict(dict(state))
         logits = evaluate(network, data.train_images, data)
         network.load_state_dict(kept)
-        recalls = metrics.recalls(logits.argmax(dim=1), data.train_labels, data.classes)
-        return metrics.summarise(recalls, data.counts)["accuracy"]
+        return metrics.recalls(logits.argmax(dim=1), data.train_labels, data.classes)
 
     return Facts(
         counts=data.counts,
@@ -226,7 +228,7 @@ def assemble(
 ) -> tuple[Network, list[dict[str, Any]]]:
     """The network at a stage's start, and the parameter groups that learn.
 
-    Heads of earlier stages give the network its shape, the handed state its weights. Where a chain starts,
+    Heads and train tricks of earlier chains give the network its shape, the handed state its weights. Where a chain starts,
     the stage's own head and train tricks then act on it; inside a chain, those of the chain's first stage are
     in force already, and the handed state has the last word.
     """
@@ -235,6 +237,9 @@ def assemble(
     starts = index == first
     for earlier in plan.stages[: first if starts else first + 1]:
         network = _change_head(start, network, earlier.on("head"), earlier.epochs, generators)
+        for trick in earlier.on("train"):
+            reshape = getattr(trick.made(), "reshape", None)
+            network = network if reshape is None else reshape(network)
     if starts and handed is not None:
         network.load_state_dict(handed.model)
     if starts:
@@ -286,7 +291,8 @@ def measure(run_network: Network, start: Start, plan: Plan, index: int, split: s
     """
     data, stage = start.data, plan.stages[index]
     images, labels = (data.val_images, data.val_labels) if split == "val" else (data.test_images, data.test_labels)
-    facts = stage_facts(start, run_network, stage.epochs, lambda purpose: generator(start.seed, index, purpose))
+    chain = plan.chain_number(index)
+    facts = stage_facts(start, run_network, stage.epochs, lambda purpose: generator(start.seed, chain, purpose))
     made = [trick.made() for trick in stage.on("readout")]
     readout = made[0].build(facts) if made else None
     views = getattr(made[0], "views", None) if made else None
@@ -320,12 +326,15 @@ def _class_means(network: Network, facts: Facts, images: Tensor, labels: Tensor,
 def merge(start: Start, plan: Plan, index: int, members: Sequence[State], handed: Handed | None) -> Handed:
     """Merges the members of a stage into one network; a new chain starts behind it."""
 
-    def generators(purpose: str) -> torch.Generator:
-        return generator(start.seed, plan.chain_number(index), "merge", purpose)
+    chain = plan.chain_number(index)
+
+    def generators(kind: str, purpose: str) -> torch.Generator:
+        return generator(start.seed, chain, kind, purpose)
 
     stage = plan.stages[index]
-    network, _ = assemble(start, plan, index, generators, handed)
-    facts = stage_facts(start, network, stage.epochs, generators)
+    # the members' own start, so that a merge that goes back towards it finds it
+    network, _ = assemble(start, plan, index, partial(generators, "start"), handed)
+    facts = stage_facts(start, network, stage.epochs, partial(generators, "merge"))
     merged: State = stage.on("merge")[0].made().build(facts)(list(members))
     return Handed(_copy(merged))
 

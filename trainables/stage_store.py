@@ -19,8 +19,9 @@ import logging
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +31,12 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from trainables.plan import Plan, StagePlan
-from trainables.registry import entry
+from trainables.registry import SEAMS, entry, source_file
 
 log = logging.getLogger(__name__)
 
-_NOT_IN_RESULTS = {"plan", "registry", "stage_store", "train", "trial", "pipeline", "catalogue"}
-"""Modules that arrange work but do not decide what a stage computes: the plan they make is in the key."""
+_NOT_IN_RESULTS = {"plan.py", "registry.py", "stage_store.py", "train.py", "trial.py", "data/catalogue.py"}
+"""Modules that arrange work but do not decide what an entry holds: the plan they make is in the key."""
 
 
 def digest(content: Any) -> str:
@@ -55,57 +56,55 @@ def stage_keys(plan: Plan, context: Mapping[str, Any]) -> list[list[str]]:
         member's, where there is one).
     """
     keys: list[list[str]] = []
-    before = digest({"context": dict(context), "code": code_version(())})
+    before = digest({"context": dict(context), "code": code_version()})
     for index, stage in enumerate(plan.stages):
         chain = plan.chain(index)
         own = {
             "before": before,
             "stage": _content(stage),
-            "code": code_version(sorted({trick.name for trick in stage.tricks})),
             "chain": [plan.chain_number(index), chain.index(index), sum(plan.stages[i].epochs for i in chain)],
         }
-        merges = [asdict(trick) for trick in stage.on("merge")]
         members = [digest({**own, "member": member}) for member in range(stage.members)]
-        key = members[0] if stage.members == 1 else digest({"members": members, "merges": merges})
+        key = members[0] if stage.members == 1 else digest({"members": members, "merged": _tricks(stage, _OF_MERGED)})
         keys.append([*members, key])
         before = key
     return keys
 
 
+_OF_MERGED = ("merge", "readout")
+"""Seams that act on the merged network alone: members are shared between all their settings."""
+
+
 def _content(stage: StagePlan) -> dict[str, Any]:
-    """What a member's result depends on: not names, not how many members there are, not their merge."""
+    """What a member's entry depends on: not names, not how many members there are, not what is done with them."""
     fields = asdict(stage)
     for field in ("name", "members", "carry"):
         del fields[field]
-    fields["tricks"] = [
-        {"name": trick.name, "numbers": dict(trick.numbers)}
+    alone = stage.members == 1
+    others = [seam for seam in SEAMS if seam != "merge" and (alone or seam not in _OF_MERGED)]
+    # only what trains alone is measured on its way, so a member is not the same entry as a stage without members
+    return fields | {"measured": alone, "tricks": _tricks(stage, others)}
+
+
+def _tricks(stage: StagePlan, seams: Collection[str]) -> list[dict[str, Any]]:
+    """The stage's tricks on some seams, in written order, each with its code."""
+    return [
+        {"name": trick.name, "numbers": dict(trick.numbers), "code": code_version(trick.name)}
         for trick in stage.tricks
-        if stage.members == 1 or entry(trick.name).seam != "merge"
+        if entry(trick.name).seam in seams
     ]
-    return fields
 
 
-def code_version(tricks: Iterable[str]) -> str:
-    """Hash of the code that decides results: the core, or the named tricks' own modules."""
-    names = tuple(tricks)
-    if not names:
-        return _core_version()
-    return digest([_source_hash(Path(_file_of(entry(name).cls))) for name in names])
+def code_version(trick: str | None = None) -> str:
+    """Hash of the code that decides results: a trick's own module, or the core that all stages share."""
+    return _core_version() if trick is None else _source_hash(source_file(entry(trick).cls))
 
 
 @functools.cache
 def _core_version() -> str:
     root = Path(__file__).parent
-    files = sorted(
-        path for path in root.rglob("*.py") if path.parent.name != "tricks" and path.stem not in _NOT_IN_RESULTS
-    )
-    return digest([[str(path.relative_to(root)), _source_hash(path)] for path in files])
-
-
-def _file_of(cls: type) -> str:
-    import sys
-
-    return str(sys.modules[cls.__module__].__file__)
+    modules = {path.relative_to(root).as_posix(): path for path in root.rglob("*.py") if path.parent.name != "tricks"}
+    return digest([[name, _source_hash(modules[name])] for name in sorted(modules.keys() - _NOT_IN_RESULTS)])
 
 
 @functools.cache
@@ -133,6 +132,7 @@ def numerics(device: torch.device) -> dict[str, Any]:
         "threads": 1 if device.type == "cuda" else torch.get_num_threads(),
         "precision": "float32",
         "torch": torch.__version__,
+        "torchvision": version("torchvision"),  # some tricks change images by it
     }
 
 
@@ -164,17 +164,19 @@ class StageStore:
 
     def get(self, key: str) -> StoredStage | None:
         """An entry, or `None` if it is not there. A damaged one is reported, removed, and `None` too."""
-        if not self.has(key):
-            return None
         folder = self.folder(key)
+        if not folder.is_dir():
+            return None
         try:
             manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+            if manifest["key"] != key:
+                raise ValueError(f"its manifest is that of {manifest['key']}")
             contents = {name: (folder / name).read_bytes() for name in manifest["sha256"]}
             for name, content in contents.items():
                 if hashlib.sha256(content).hexdigest() != manifest["sha256"][name]:
                     raise ValueError(f"the checksum of {name} does not fit")
             return StoredStage(load_tensors(contents["tensors.safetensors"]), json.loads(contents["state.json"]))
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             log.warning("stage %s in %s is damaged (%s): it is trained anew", key, self.root, error)
             self.remove(key)
             return None
@@ -200,7 +202,8 @@ class StageStore:
             except OSError:
                 # another process finished the same stage first: its entry is as good as ours
                 if not self.has(key):
-                    raise
+                    self.remove(key)  # the rest of an entry that lost its manifest
+                    beside.rename(folder)
         finally:
             shutil.rmtree(beside, ignore_errors=True)
 

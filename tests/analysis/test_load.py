@@ -134,7 +134,7 @@ def test_a_plan_and_the_settings_are_read_back(uri, tmp_path):
         file.unlink()
     with pytest.raises(load.LoadError, match=r"plan.json of run .* cannot be read from .*; the folder of artifacts"):
         load.plan(uri, "demo", "r0")
-    with pytest.raises(load.LoadError, match="search 'demo' in the MLflow store at .* has no recipe 'r9'"):
+    with pytest.raises(load.LoadError, match=r"search 'demo' in the MLflow store at .* has no recipe 'r9'"):
         load.plan(uri, "demo", "r9")
 
 

@@ -15,7 +15,7 @@ from trainables.registry import among, trick
 @trick(
     seam="merge",
     family="balanced training and merging",
-    source="BTM (balanced training and merging), adaptive",
+    source="Yu et al. 2024 (BTM), arXiv:2401.16811, adaptive",
 )
 @dataclass(frozen=True)
 class Adaptive:
@@ -33,7 +33,8 @@ class Adaptive:
         MissingFact: Facts without a score.
 
     Source:
-        BTM, "balanced training and merging", strategy "adaptive".
+        Yu, Du, Wu 2024, "Reviving Undersampling for Long-Tailed Learning" (BTM: balanced training and merging),
+        arXiv:2401.16811, strategy "adaptive".
 
     Differs:
         None known; the public code has no line for it. BatchNorm's counters are the first member's.

@@ -15,7 +15,7 @@ from trainables.registry import trick
 @trick(
     seam="merge",
     family="balanced training and merging",
-    source="BTM (balanced training and merging), average; Wortsman et al. 2022, arXiv:2203.05482",
+    source="Yu et al. 2024 (BTM), arXiv:2401.16811, average; Wortsman et al. 2022, arXiv:2203.05482",
 )
 @dataclass(frozen=True)
 class Average:
@@ -26,7 +26,8 @@ class Average:
     BatchNorm's running statistics are averaged too; counters are the first member's. One member changes nothing.
 
     Source:
-        BTM, "balanced training and merging", strategy "average"; the uniform soup of Wortsman et al. 2022,
+        Yu, Du, Wu 2024, "Reviving Undersampling for Long-Tailed Learning" (BTM: balanced training and merging),
+        arXiv:2401.16811, strategy "average"; the uniform soup of Wortsman et al. 2022,
         "Model soups", ICML, arXiv:2203.05482.
 
     Differs:

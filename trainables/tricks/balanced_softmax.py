@@ -15,7 +15,7 @@ from trainables.registry import trick
 @trick(
     seam="logits",
     family="margin and adjustment",
-    source="Ren et al. 2020, arXiv:2007.10740, eq. 3",
+    source="Ren et al. 2020, arXiv:2007.10740, theorem 1",
 )
 @dataclass(frozen=True)
 class BalancedSoftmax:
@@ -27,7 +27,7 @@ class BalancedSoftmax:
 
     Source:
         Ren, Yu, Sheng, Ma, Zhao, Yi, Li 2020, "Balanced Meta-Softmax for Long-Tailed Visual Recognition", NeurIPS,
-        arXiv:2007.10740, eq. 3.
+        arXiv:2007.10740, theorem 1.
 
     Differs:
         None. The logit of a class without images becomes −inf, which leaves it out of the softmax as the formula

@@ -58,6 +58,14 @@ class CamForeground:
         copied: bounding boxes that end at the second non-empty row, CAMs of a randomly cropped image laid over
         the uncropped one, CAMs of another checkpoint than the one trained on, and JPEG files in between.
         Ranges of the moves are the public code's; a shift keeps the foreground's box within the image.
+
+    >>> from trainables.models import build
+    >>> network = build("resnet8", classes=2, channels=1, generator=torch.Generator().manual_seed(0))
+    >>> images, labels = torch.zeros(2, 1, 8, 8, dtype=torch.uint8), torch.tensor([0, 1])
+    >>> facts = Facts(torch.tensor([1, 1]), labels, model=network, images=images, normalise=lambda x: x.float())
+    >>> transform = CamForeground().build(facts)
+    >>> transform(Batch.plain(images, torch.arange(2), labels), torch.Generator().manual_seed(0)).images.shape
+    torch.Size([1, 2, 1, 8, 8])
     """
 
     threshold: float = 1.0

@@ -15,7 +15,7 @@ from trainables.registry import in_range, trick
 @trick(
     seam="logits",
     family="margin and adjustment",
-    source="Ye et al. 2020, arXiv:2001.01385, eq. 5",
+    source="Ye et al. 2020, arXiv:2001.01385, CDT",
     space={"gamma": uniform(0.0, 0.4, step=0.05)},
 )
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class ClassDependentTemperature:
 
     Source:
         Ye, Chen, Zhan, Chao 2020, "Identifying and Compensating for Feature Deviation in Imbalanced Deep Learning",
-        arXiv:2001.01385, eq. 5.
+        arXiv:2001.01385, CDT.
 
     Differs:
         None. The logit of a class without images becomes 0, the limit of the formula.

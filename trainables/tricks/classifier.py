@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainables.batch import Facts
-from trainables.classifier_rows import BATCHNORM, only_head_learns
+from trainables.classifier_rows import BATCHNORM, only_head_learns, reset_head
 from trainables.registry import among, trick
 
 
 @trick(
     seam="train",
     family="classifier re-training",
-    source="Kang et al. 2020, arXiv:1910.09217, section 4.2 (cRT)",
+    source="Kang et al. 2020, arXiv:1910.09217, section 4 (cRT)",
     needs=("trained",),
 )
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Classifier:
 
     Source:
         Kang et al. 2020, "Decoupling Representation and Classifier for Long-Tailed Recognition", ICLR,
-        arXiv:1910.09217, section 4.2.
+        arXiv:1910.09217, section 4.
 
     Differs:
         From the paper, none. The public codes of Kang, Bag of Tricks, LOS and (for cRT) MiSLAS leave the backbone
@@ -56,7 +56,7 @@ class Classifier:
         def train(model: Any) -> list[dict[str, Any]]:
             only_head_learns(model, self.batchnorm)
             if self.reset:
-                model.head.reset(facts.generator("head"))
+                reset_head(model.head, facts.generator("head"))
             return [{"params": list(model.head.parameters())}]
 
         return train

@@ -16,7 +16,7 @@ from trainables.registry import among, in_range, trick
 @trick(
     seam="weight",
     family="re-weighting",
-    source="Cui et al. 2019, arXiv:1901.05555, eq. 4",
+    source="Cui et al. 2019, arXiv:1901.05555, section 4",
     space={"beta": one_of(0.9, 0.99, 0.999, 0.9999)},
 )
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class EffectiveNumber:
 
     Source:
         Cui, Jia, Lin, Song, Belongie 2019, "Class-Balanced Loss Based on Effective Number of Samples", CVPR,
-        arXiv:1901.05555, eq. 4; Bag of Tricks (Zhang et al. 2021), eq. 5 (CB_CE) and, with `focal`, eq. 6.
+        arXiv:1901.05555, section 4; Bag of Tricks (Zhang et al. 2021), eq. 5 (CB_CE) and, with `focal`, eq. 6.
 
     Differs:
         The default is the formula as both papers write it. The text of Cui et al. (section 4) and the public

@@ -17,7 +17,7 @@ from trainables.registry import in_range, trick
 @trick(
     seam="loss",
     family="re-weighting",
-    source="Tan et al. 2020, arXiv:2003.05176, section 4 (softmax equalization loss)",
+    source="Tan et al. 2020, arXiv:2003.05176, softmax equalization loss",
     space={"gamma": uniform(0.5, 0.99), "tail_share": log_uniform(4e-4, 0.05)},
 )
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Equalization:
 
     Source:
         Tan, Wang, Li, Li, Ouyang, Yin, Yan 2020, "Equalization Loss for Long-Tailed Object Recognition", CVPR,
-        arXiv:2003.05176, section 4.
+        arXiv:2003.05176, the softmax equalization loss.
 
     Differs:
         None in value. Bag of Tricks' public code exponentiates without taking off the largest logit first, and

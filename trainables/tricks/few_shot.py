@@ -16,7 +16,7 @@ from trainables.sampling import ClassShelves, DrawFn
 @trick(
     seam="draw",
     family="balanced training and merging",
-    source="BTM (balanced training and merging), N_C images per class",
+    source="Yu et al. 2024 (BTM), arXiv:2401.16811, N_C images per class",
     space={"n_c": one_of(5, 10, 20)},
 )
 @dataclass(frozen=True)
@@ -29,7 +29,8 @@ class FewShot:
         n_c: N_C, images per class, at least 1. From n_max on, every image is taken: an ordinary epoch.
 
     Source:
-        BTM, "balanced training and merging", N_D sets of N_C images per class; a stage of N_D `members`, each with
+        Yu, Du, Wu 2024, "Reviving Undersampling for Long-Tailed Learning" (BTM: balanced training and merging),
+        arXiv:2401.16811: N_D sets of N_C images per class; a stage of N_D `members`, each with
         its own subset, and a merge make the rest of it.
 
     Differs:

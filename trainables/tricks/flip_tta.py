@@ -15,7 +15,7 @@ from trainables.registry import trick
 @trick(
     seam="readout",
     family="regularisation",
-    source="LOS (label over-smooth), ICLR 2025, public code; Krizhevsky et al. 2012, NeurIPS, section 4.1",
+    source="Sun et al. 2025 (LOS), ICLR, public code; Krizhevsky et al. 2012, NeurIPS",
 )
 @dataclass(frozen=True)
 class FlipTta:
@@ -26,8 +26,8 @@ class FlipTta:
     For images that are their own mirror images it changes nothing. It costs a second pass.
 
     Source:
-        The public code of LOS ("label over-smooth", ICLR 2025), where it is on by default; Krizhevsky, Sutskever,
-        Hinton 2012, "ImageNet Classification with Deep Convolutional Neural Networks", NeurIPS, section 4.1
+        The public code of LOS (Sun et al. 2025, ICLR), where it is on by default; Krizhevsky, Sutskever,
+        Hinton 2012, "ImageNet Classification with Deep Convolutional Neural Networks", NeurIPS
         (there also with crops, and averaging probabilities).
 
     Differs:

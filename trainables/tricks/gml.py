@@ -18,7 +18,7 @@ from trainables.registry import in_range, trick
 @trick(
     seam="loss",
     family="balanced training and merging",
-    source="GML (geometric mean loss), from the public code of BTM",
+    source="Du & Wu 2023, arXiv:2303.03630 (GML), as in the public code of Yu et al. 2024, arXiv:2401.16811",
     space={"p": uniform(1.0, 4.0, step=0.5)},
 )
 @dataclass(frozen=True)
@@ -35,7 +35,9 @@ class Gml:
         p: Order of the mean over classes, at least 1; 1 is the geometric mean.
 
     Source:
-        "No One Left Behind" (geometric mean loss), as the public code of BTM has it (`methods.py`, commented out).
+        Du, Wu 2023, "No One Left Behind: Improving the Worst Categories in Long-Tailed Learning", CVPR,
+        arXiv:2303.03630, as the public code of the same authors' BTM (arXiv:2401.16811) has it (`methods.py`,
+        commented out).
 
     Differs:
         None from that code. The paper's own repository was not available.

@@ -15,7 +15,7 @@ from trainables.registry import among, trick
 @trick(
     seam="merge",
     family="balanced training and merging",
-    source="BTM (balanced training and merging), greedy soup; Wortsman et al. 2022, arXiv:2203.05482, recipe 1",
+    source="Yu et al. 2024 (BTM), arXiv:2401.16811, greedy soup; Wortsman et al. 2022, arXiv:2203.05482, recipe 1",
 )
 @dataclass(frozen=True)
 class GreedySoup:
@@ -33,7 +33,8 @@ class GreedySoup:
         MissingFact: Facts without a score.
 
     Source:
-        BTM, "balanced training and merging", strategy "greedy soup"; Wortsman et al. 2022, "Model soups", ICML,
+        Yu, Du, Wu 2024, "Reviving Undersampling for Long-Tailed Learning" (BTM: balanced training and merging),
+        arXiv:2401.16811, strategy "greedy soup"; Wortsman et al. 2022, "Model soups", ICML,
         arXiv:2203.05482, recipe 1.
 
     Differs:

@@ -18,7 +18,7 @@ from trainables.registry import in_range, trick
 @trick(
     seam="loss",
     family="re-weighting",
-    source="Park et al. 2021, arXiv:2110.02444, eq. 9",
+    source="Park et al. 2021, arXiv:2110.02444, influence-balanced loss",
     space={"alpha": log_uniform(100, 10000, step="halves")},
 )
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class InfluenceBalanced:
 
     Source:
         Park, Lim, Jeon, Choi 2021, "Influence-Balanced Loss for Imbalanced Visual Classification", ICCV,
-        arXiv:2110.02444, eq. 9, numbers from its public code.
+        arXiv:2110.02444, influence-balanced loss, numbers from its public code.
 
     Differs:
         None from the public code: the influence is part of the gradient, 1e-3 keeps it from zero, and the class

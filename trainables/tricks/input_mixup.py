@@ -13,7 +13,7 @@ from trainables.registry import in_range, trick
 @trick(
     seam="mix",
     family="mixup",
-    source="Zhang et al. 2018, arXiv:1710.09412, eq. 1",
+    source="Zhang et al. 2018, arXiv:1710.09412",
     space={"alpha": uniform(0.2, 2.0, step=0.2)},
 )
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class InputMixup:
 
     Source:
         Zhang, Cissé, Dauphin, Lopez-Paz 2018, "mixup: Beyond Empirical Risk Minimization", ICLR,
-        arXiv:1710.09412, eq. 1.
+        arXiv:1710.09412.
 
     Differs:
         From the authors' code, none. Bag of Tricks trained its mixup rows for 400 epochs, twice as long as the

@@ -16,7 +16,7 @@ from trainables.registry import in_range, trick
 @trick(
     seam="merge",
     family="balanced training and merging",
-    source="Wortsman et al. 2022 (WiSE-FT), arXiv:2109.01903, eq. 3; BTM, public code (merge_two_model_ratio)",
+    source="Wortsman et al. 2022 (WiSE-FT), arXiv:2109.01903",
     space={"share": uniform(0.1, 1.0, step=0.1)},
 )
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Interpolate:
         MissingFact: Facts without the start.
 
     Source:
-        Wortsman et al. 2022, "Robust fine-tuning of zero-shot models" (WiSE-FT), CVPR, arXiv:2109.01903, eq. 3.
+        Wortsman et al. 2022, "Robust fine-tuning of zero-shot models" (WiSE-FT), CVPR, arXiv:2109.01903.
 
     Differs:
         WiSE-FT has one member.

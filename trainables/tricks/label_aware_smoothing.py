@@ -17,7 +17,7 @@ from trainables.smoothing import TargetFn, soft
 @trick(
     seam="target",
     family="smoothing",
-    source="Zhong et al. 2021 (MiSLAS), arXiv:2104.00466, eq. 4 to 7",
+    source="Zhong et al. 2021 (MiSLAS), arXiv:2104.00466, label-aware smoothing",
     space={
         "head": uniform(0.1, 0.5, step=0.1),
         "tail": uniform(0.0, 0.1, step=0.05),
@@ -45,7 +45,7 @@ class LabelAwareSmoothing:
 
     Source:
         Zhong, Cui, Liu, Jia 2021, "Improving Calibration for Long-Tailed Recognition" (MiSLAS), CVPR,
-        arXiv:2104.00466, eq. 4 to 7.
+        arXiv:2104.00466, label-aware smoothing.
 
     Differs:
         From the paper, none. The public code spreads ε over all classes, so that the true one has

@@ -13,7 +13,7 @@ from trainables.smoothing import TargetFn, smoothed
 @trick(
     seam="target",
     family="smoothing",
-    source="LOS (label over-smooth), ICLR 2025; preprint LORT, arXiv:2403.00250",
+    source="Sun et al. 2025 (LOS), ICLR; preprint: Lu et al. 2024 (LORT), arXiv:2403.00250",
     space={"delta": uniform(0.9, 0.999)},
 )
 @dataclass(frozen=True)
@@ -28,7 +28,9 @@ class LabelOverSmoothing:
         delta: δ in [0, 1).
 
     Source:
-        "Label over-smooth", ICLR 2025 (preprint "logits retargeting", LORT, arXiv:2403.00250).
+        Sun, Lu, Li, Xie, Li, Yang, Zhang, Yan 2025, "Rethinking Classifier Re-Training in Long-Tailed Recognition:
+        Label Over-Smooth Can Balance" (LOS), ICLR; preprint by Lu et al. 2024 ("A Simple Logits Retargeting
+        Approach", LORT), arXiv:2403.00250.
 
     Differs:
         None; the public code writes it as `CrossEntropyLoss(label_smoothing=δ)`. Its command line defaults to

@@ -19,7 +19,7 @@ from trainables.registry import among, in_range, trick
 @trick(
     seam="loss",
     family="margin and adjustment",
-    source="Hong et al. 2021, arXiv:2012.00321, eq. 9 and 11 (LADE)",
+    source="Hong et al. 2021, arXiv:2012.00321, LADE loss",
     space={"alpha": log_uniform(0.01, 1.0), "square": log_uniform(0.01, 1.0)},
 )
 @dataclass(frozen=True)

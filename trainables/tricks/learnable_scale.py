@@ -15,7 +15,7 @@ from trainables.registry import among, in_range, trick
 @trick(
     seam="train",
     family="classifier re-training",
-    source="Kang et al. 2020, arXiv:1910.09217, eq. 5 (LWS)",
+    source="Kang et al. 2020, arXiv:1910.09217, section 4 (LWS)",
     space={"weight_lr": one_of(0.0, 0.05, 0.1, 0.2, 0.5)},
     needs=("trained",),
 )
@@ -38,7 +38,7 @@ class LearnableScale:
 
     Source:
         Kang et al. 2020, "Decoupling Representation and Classifier for Long-Tailed Recognition", ICLR,
-        arXiv:1910.09217, eq. 5; with weight_lr: Zhong et al. 2021, MiSLAS, arXiv:2104.00466.
+        arXiv:1910.09217, section 4; with weight_lr: Zhong et al. 2021, MiSLAS, arXiv:2104.00466.
 
     Differs:
         From the paper, none; the public code scales the bias too (`scale_bias=True`) and lets the backbone's

@@ -17,7 +17,7 @@ from trainables.registry import in_range, trick
 @trick(
     seam="after_step",
     family="classifier re-training",
-    source="Alshammari et al. 2022, arXiv:2203.14197, section 3 (MaxNorm)",
+    source="Alshammari et al. 2022, arXiv:2203.14197, MaxNorm",
     space={"fraction": uniform(0.0, 1.0, step=0.1)},
 )
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class MaxNorm:
 
     Source:
         Alshammari, Wang, Ramanan, Kong 2022, "Long-Tailed Recognition via Weight Balancing", CVPR,
-        arXiv:2203.14197, section 3; the rule for the radius from its public code.
+        arXiv:2203.14197; the rule for the radius from its public code.
 
     Differs:
         From the paper, none: it projects after every step. The public code projects once per epoch.

@@ -17,7 +17,7 @@ from trainables.registry import among, trick
 @trick(
     seam="readout",
     family="classifier re-training",
-    source="Kang et al. 2020, arXiv:1910.09217, section 4.2 (NCM)",
+    source="Kang et al. 2020, arXiv:1910.09217, section 4 (NCM)",
     space={"features": one_of("un", "l2n", "cl2n")},
 )
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class NearestMean:
 
     Source:
         Kang et al. 2020, "Decoupling Representation and Classifier for Long-Tailed Recognition", ICLR,
-        arXiv:1910.09217, section 4.2; variants and default from the public code.
+        arXiv:1910.09217, section 4; variants and default from the public code.
 
     Differs:
         From the public code, none; its fourth variant, by cosine, ranks the classes as "l2n" with scaled means

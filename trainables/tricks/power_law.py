@@ -30,7 +30,7 @@ class PowerLaw:
 
     Source:
         Kang et al. 2020, "Decoupling Representation and Classifier for Long-Tailed Recognition", ICLR,
-        arXiv:1910.09217, eq. 1 (q in [0, 1]); q = −1: Zhou et al. 2020, BBN, CVPR, arXiv:1912.02413, eq. 4.
+        arXiv:1910.09217, eq. 1 (q in [0, 1]); q = −1: Zhou et al. 2020, BBN, CVPR, arXiv:1912.02413.
 
     Differs:
         None; an epoch is N draws.

@@ -15,7 +15,7 @@ from trainables.registry import in_range, trick
 @trick(
     seam="mix",
     family="mixup",
-    source="Chou et al. 2020, arXiv:2007.03943, eq. 6",
+    source="Chou et al. 2020, arXiv:2007.03943, section 3",
     space={"alpha": uniform(0.2, 2.0, step=0.2), "kappa": uniform(2, 5, step=1), "tau": uniform(0.1, 0.9, step=0.1)},
 )
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Remix:
         tau: τ in [0, 1], the share of the image below which the more frequent class loses its label.
 
     Source:
-        Chou, Chang, Pan, Wei, Juan 2020, "Remix: Rebalanced Mixup", ECCV workshops, arXiv:2007.03943, eq. 6.
+        Chou, Chang, Pan, Wei, Juan 2020, "Remix: Rebalanced Mixup", ECCV workshops, arXiv:2007.03943, section 3.
 
     Differs:
         From the paper, none: λ_y is each image's own. Bag of Tricks' public code multiplies the shares with an

@@ -14,7 +14,7 @@ from trainables.sampling import DrawFn, draw_by_class
 @trick(
     seam="draw",
     family="re-sampling",
-    source="Cao et al. 2019, arXiv:1906.07413, public code (Resample); Cui et al. 2019, arXiv:1901.05555, eq. 4",
+    source="Cao et al. 2019, arXiv:1906.07413, public code (Resample); Cui et al. 2019, arXiv:1901.05555",
     space={"beta": one_of(0.9, 0.99, 0.999, 0.9999)},
 )
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class ResampleEffective:
     Source:
         The public code of Cao et al. 2019, "Learning Imbalanced Datasets with Label-Distribution-Aware Margin
         Loss", NeurIPS, arXiv:1906.07413 (`train_rule="Resample"`), with the effective number of Cui et al. 2019,
-        arXiv:1901.05555, eq. 4.
+        arXiv:1901.05555.
 
     Differs:
         None; an epoch is N draws.

@@ -18,7 +18,7 @@ from trainables.registry import among, in_range, trick
 @trick(
     seam="readout",
     family="classifier re-training",
-    source="Kang et al. 2020, arXiv:1910.09217, eq. 4",
+    source="Kang et al. 2020, arXiv:1910.09217, section 4, τ-normalised classifier",
     space={"tau": uniform(0.0, 2.0, step=0.1)},
     needs=("linear",),
 )
@@ -40,7 +40,7 @@ class TauNorm:
 
     Source:
         Kang et al. 2020, "Decoupling Representation and Classifier for Long-Tailed Recognition", ICLR,
-        arXiv:1910.09217, eq. 4.
+        arXiv:1910.09217, section 4, τ-normalised classifier.
 
     Differs:
         None; Bag of Tricks' public code keeps the bias: `keep_bias=True`. Neither source says what the τ of the
