@@ -7,7 +7,6 @@ that is. Everything lies in `results/<search>/` and in MLflow afterwards.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import sys
 import time
 from collections.abc import Sequence
@@ -69,9 +68,6 @@ GIVEN = (
 )  # fmt: skip
 """Options that are settings of the same name."""
 
-MAY_CHANGE = {"time_budget", "cpus_per_trial", "gpus_per_trial", "max_concurrent", "address"}
-"""Settings that a resumed search may be given anew: they decide where it runs, not what."""
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; 0 done, 1 nothing finished, 2 cannot be started as asked, 130 interrupted."""
@@ -92,6 +88,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"run_search.py: error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("run_search.py: interrupted", file=sys.stderr)
+        return 130
     if not result.complete and search.interrupted:
         return 130
     return 0 if result.best is not None else 1
@@ -117,15 +116,9 @@ def _search(options: argparse.Namespace, console: Any) -> Any:
     output = options.output or "results"
 
     if options.resume is not None:
-        settings = Settings.stored(output, options.resume)
-        changed = [name for name, value in given.items() if getattr(settings, name) != value]
-        refused = [f"--{name.replace('_', '-')}" for name in changed if name not in MAY_CHANGE]
-        if refused:
-            raise SettingsError(
-                f"--resume {options.resume}: {', '.join(refused)} cannot change in a search that has begun; "
-                "leave it out, or start a new search"
-            )
-        settings = dataclasses.replace(settings, **{name: given[name] for name in changed})
+        if options.name not in (None, options.resume):
+            raise SettingsError(f"--name {options.name}: a resumed search keeps its name; leave --name out")
+        settings = Settings.stored(output, options.resume).changed(given)
         file = options.space or settings.folder / "space.py"
         return Search(load_space(file), settings, file, console, resume=True)
 

@@ -989,7 +989,8 @@ def _pair_row(pair: _Pair, margin: float, level: float, threshold: float) -> dic
         "adjusted_p": pair.adjusted.get(test, math.nan),
         "verdict": verdict,
         "action": _action(pair, verdict, 1 - level),
-        "sign_flip": _sign_flip(pair, 1 - level),
+        # a flip whose harm did not survive the correction is not shown
+        "sign_flip": verdict in ("conflict", "harmful") and _sign_flip(pair, 1 - level),
         "more_seeds": more_seeds,
         "context": pair.context,
         "excluded_harm": _excluded_harm(pair, level),

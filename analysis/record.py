@@ -80,6 +80,7 @@ class Record:
         metrics: Final metrics on val ("final/accuracy", "final/harmonic_mean", …, "final/calibration_error");
             of the confirm arm also "test/accuracy", ….
         recalls: Recall of every class on val.
+        per_class: Further numbers by class, on val: "logits_magnitude", "regularized_std".
         correct: Per-image correctness on val, where val is the same in every block.
         curve: Every evaluation, in order; a re-used stage's are replayed.
         reason: Why it was stopped, diverged or failed.
@@ -116,6 +117,7 @@ class Record:
     metrics: dict[str, float]
     recalls: tuple[float, ...] = ()
     correct: tuple[int, ...] = ()
+    per_class: dict[str, Any] = field(default_factory=dict)
     curve: tuple[Point, ...] = ()
     reason: str = ""
     started: float = 0.0
@@ -172,7 +174,9 @@ def interval(values: list[float] | tuple[float, ...], level: float = 0.95) -> tu
     return mean, mean - half, mean + half
 
 
-def prediction_interval(values: list[float] | tuple[float, ...], further: int = 1, level: float = 0.95) -> tuple[float, float]:
+def prediction_interval(
+    values: list[float] | tuple[float, ...], further: int = 1, level: float = 0.95
+) -> tuple[float, float]:
     """Where the mean of `further` fresh runs should fall, given the values of earlier runs.
 
     mean ± t(n − 1) · s · √(1/n + 1/further)

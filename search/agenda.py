@@ -8,8 +8,10 @@ it decides is written to a journal before it is done, so a search that was kille
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,9 +20,11 @@ from typing import Any
 
 from analysis.record import Point, Record
 from search.design import Cell
-from search.sampler import Proposal, Sampler, start_of
+from search.sampler import Proposal, Sampler, SpaceExhausted, start_of
 from trainables.plan import Plan, Recipe
 from trainables.stage_store import StageStore
+
+log = logging.getLogger(__name__)
 
 ADAPTIVE_SEED = 1_000
 RACE_SEED = 2_000
@@ -33,6 +37,10 @@ FINALISTS = 3
 
 ROUNDS = (3, 5, 8)
 """Fresh seeds of the first round, of the finalists, and of the confirmation of winner and baseline."""
+
+
+AHEAD = 2
+"""Proposals that may wait for a stage in training while the next one is asked for: no slot idles for them."""
 
 
 @dataclass(frozen=True)
@@ -200,6 +208,8 @@ class Agenda:
         self._starts: list[_Start] = []
         self._began = time.monotonic()
         self._stopping = False
+        self._exhausted = False
+        self._task_keys: dict[str, list[list[str]]] = {}
         self.winner: Winner | None = None
         self._plan_design()
         self._recall_adaptive()
@@ -216,24 +226,25 @@ class Agenda:
             task = self._startable()
             if task is not None:
                 return self._begin(task)
-            if self._queue or self.finished:
+            if self.finished:
                 return None
-            if self.phase == "adaptive":
-                task = self._propose()
-                if task is not None:
-                    return self._begin(task)
-            if self.running or not self._next_phase():
+            if self.phase == "adaptive" and len(self._queue) < AHEAD and self._propose():
+                continue
+            if self._queue or self.running or not self._next_phase():
                 return None
 
     def take(self, record: Record) -> None:
         """Takes what came of a task."""
         task = self.tasks[record.trial]
-        self.running.pop(record.trial, None)
+        self.journal.write("record", record=record.to_dict())
+        keys = self.running.pop(record.trial, set())
         if record.outcome == "failed":
             self.failures[record.trial] = record
         else:
             self.records[record.trial] = record
-        self.journal.write("record", record=record.to_dict())
+        if record.outcome == "finished":
+            # where the workers' machines differ from this one, so do their keys: do not wait for ours
+            self._known_keys |= keys
         if task.number is not None:
             self._tell(task, record)
 
@@ -248,17 +259,16 @@ class Agenda:
 
     @property
     def planned(self) -> int:
-        """Trials of the whole search, as far as it is known."""
-        race = 0
+        """Trials of the whole search: as they are in the phases that were planned, as they may be in the others."""
+        # a list: the display asks from a thread of its own
+        planned = Counter(task.phase for task in list(self.tasks.values()))
+        if self.phase in ("design", "adaptive"):
+            planned["adaptive"] = self.limits.trials
         if self.limits.race:
-            race = (CONTENDERS + 1) * ROUNDS[0] + (FINALISTS + 1) * ROUNDS[1] + 2 * ROUNDS[2]
-        return len(self.cells) * self.limits.seeds + self.limits.trials + race
-
-    def done(self, phase: str) -> int:
-        """Tasks of a phase that are done."""
-        return sum(task.phase == phase for task, _ in self._done()) + sum(
-            self.tasks[name].phase == phase for name in self.failures
-        )
+            races = ((CONTENDERS + 1) * ROUNDS[0], (FINALISTS + 1) * ROUNDS[1], 2 * ROUNDS[2])
+            for phase, most in zip(("race", "final", "confirm"), races, strict=True):
+                planned[phase] = planned[phase] or most
+        return planned.total()
 
     # --- phases -------------------------------------------------------------------------------------------
 
@@ -295,41 +305,53 @@ class Agenda:
 
     def _teach(self) -> None:
         """Warm start: the means of the design's recipes are what the sampler begins with."""
-        if self.sampler.study.trials:
-            return
         for cell in self.cells:
             values = self._accuracies(cell.recipe.plan.id, ("design",))
             if values and len(values) == self.limits.seeds:
                 self.sampler.learn(cell.recipe, fmean(values))
 
-    def _propose(self) -> Task | None:
-        asked = sum(task.phase == "adaptive" for task in self.tasks.values())
-        if asked >= self.limits.trials or self._over_budget(0.8):
-            return None
-        for start in self._starts:
-            if start.left > 0:
-                proposal = self.sampler.ask(start.fixed)
-                start.left -= 1
-                return self._adaptive_task(proposal, start.id, asked)
-        proposal = self.sampler.ask()
-        start = _Start(len(self._starts), start_of(proposal.recipe), self.limits.children - 1)
-        self._starts.append(start)
-        return self._adaptive_task(proposal, start.id, asked)
+    def _propose(self) -> bool:
+        """Queues a proposal, whether there was one: a child of a start whose first stage is there, else a new start."""
+        asked = self._asked.total()
+        if self._exhausted or asked >= self.limits.trials or self._over_budget(0.8):
+            return False
+        start = next((s for s in self._starts if s.left > 0 and not self._in_training(s)), None)
+        try:
+            proposal = self.sampler.ask(asked, None if start is None else start.fixed)
+        except SpaceExhausted as error:
+            if start is not None:
+                start.left = 0
+                return True
+            log.warning("the adaptive arm ends after %d of %d trials: %s", asked, self.limits.trials, error)
+            self._exhausted = True
+            return False
+        if start is None:
+            start = _Start(len(self._starts), start_of(proposal.recipe), self.limits.children)
+            self._starts.append(start)
+        start.left -= 1
+        self._adaptive_task(proposal, start.id, asked)
+        return True
 
-    def _adaptive_task(self, proposal: Proposal, start: int, asked: int) -> Task | None:
+    def _in_training(self, start: _Start) -> bool:
+        """Whether the first stage of a start is being trained: its children would only wait for it."""
+        tasks = [self.tasks[name] for name in self.running]
+        return any(task.start == start.id and self._keys_of(task)[0][-1] in self._unfinished(task) for task in tasks)
+
+    def _adaptive_task(self, proposal: Proposal, start: int, asked: int) -> None:
         recipe = proposal.recipe
-        repeats = sum(t.phase == "adaptive" and t.recipe.plan.id == recipe.plan.id for t in self.tasks.values())
+        repeats = self._asked[recipe.plan.id]
+        self._asked[recipe.plan.id] += 1
         self._enqueue(
             f"adaptive-{asked:04d}", "adaptive", "adaptive", recipe, ADAPTIVE_SEED + repeats, recipe.labels,
             number=proposal.number, start=start,
         )  # fmt: skip
-        return self._startable()
 
     def _recall_adaptive(self) -> None:
         """After a resume: adaptive tasks without a record run again, starts go on with the children they lack."""
-        for task in self.tasks.values():
-            if task.phase != "adaptive":
-                continue
+        proposed = [task for task in self.tasks.values() if task.phase == "adaptive"]
+        self._asked = Counter(task.recipe.plan.id for task in proposed)
+        self.sampler.forget({task.number for task in proposed if task.number is not None})
+        for task in proposed:
             assert task.start is not None
             while len(self._starts) <= task.start:
                 self._starts.append(_Start(len(self._starts), start_of(task.recipe), self.limits.children))
@@ -426,9 +448,14 @@ class Agenda:
     def _unfinished(self, task: Task) -> set[str]:
         if self._store is None:
             return set()
-        keys = {key for stage in self._keys(task.recipe.plan, task.seed) for key in stage} - self._known_keys
+        keys = {key for stage in self._keys_of(task) for key in stage} - self._known_keys
         self._known_keys |= {key for key in keys if self._store.has(key)}
         return keys - self._known_keys
+
+    def _keys_of(self, task: Task) -> list[list[str]]:
+        if task.id not in self._task_keys:
+            self._task_keys[task.id] = self._keys(task.recipe.plan, task.seed)
+        return self._task_keys[task.id]
 
     def _tell(self, task: Task, record: Record) -> None:
         assert task.number is not None

@@ -7,6 +7,7 @@ judges the adaptive arm, the callback turns what a trial reported into its recor
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +19,8 @@ from ray.tune.search import Searcher
 from analysis.record import Record
 from search.agenda import Agenda, Task, points_of
 from search.scheduler import Decision, Halving, stages_of
+
+log = logging.getLogger(__name__)
 
 
 class _DriverOnly:
@@ -73,9 +76,12 @@ class StageScheduler(_DriverOnly, FIFOScheduler):  # type: ignore[misc]
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """CONTINUE or STOP."""
         task = self._agenda.tasks[trial.config["task"]]
+        kinds = stages_of(task.recipe.plan)
+        if task.arm == "adaptive" and result["outcome"] == "finished":
+            self._halving.recall(task.id, kinds, result["points"])
         if task.arm != "adaptive" or result["outcome"] != "running":
             return str(TrialScheduler.CONTINUE)
-        decision = self._halving.judge(task.id, stages_of(task.recipe.plan), result["points"])
+        decision = self._halving.judge(task.id, kinds, result["points"])
         if decision is None:
             return str(TrialScheduler.CONTINUE)
         self.decisions[task.id] = decision
@@ -104,11 +110,17 @@ class Recorder(_DriverOnly, Callback):  # type: ignore[misc]
         listeners: list[Callable[[Record], None]],
     ) -> None:
         self._agenda, self._scheduler, self._listeners = agenda, scheduler, listeners
-        self._names = {"search": search, "data": data, "model": model}
+        self._search, self._data, self._model = search, data, model
         self._points: dict[str, list[dict[str, Any]]] = {}
         self._last: dict[str, dict[str, Any]] = {}
         self._started: dict[str, float] = {}
         self.progress: dict[str, float] = {}
+        self.interrupted = False
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Between two events of the search: the place to end it, with nothing half done."""
+        if self.interrupted:
+            raise KeyboardInterrupt
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial has a slot."""
@@ -129,17 +141,12 @@ class Recorder(_DriverOnly, Callback):  # type: ignore[misc]
         """A trial has finished, diverged or been stopped."""
         task = trial.config["task"]
         decision = self._scheduler.decisions.get(task)
-        outcome = "stopped" if decision is not None else self._last[task]["outcome"]
+        outcome = self._last[task]["outcome"] if decision is None else "stopped"
         self._record(task, outcome, str(decision or ""))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial has raised, or its process is gone."""
-        error = trial.get_pickled_error() if trial.pickled_error_file else None
-        cause = getattr(error, "cause", None) or error
-        last_line = (
-            str(cause).strip().splitlines()[-1] if cause is not None and str(cause).strip() else "its process is gone"
-        )
-        self._record(trial.config["task"], "failed", last_line)
+        self._record(trial.config["task"], "failed", _told(trial))
 
     def _record(self, name: str, outcome: str, reason: str) -> None:
         task = self._agenda.tasks[name]
@@ -148,7 +155,9 @@ class Recorder(_DriverOnly, Callback):  # type: ignore[misc]
         self._points.pop(name, None)
         self.progress.pop(name, None)
         record = Record(
-            **self._names,
+            search=self._search,
+            data=self._data,
+            model=self._model,
             trial=task.id,
             arm=task.arm,
             recipe=task.recipe.plan.id,
@@ -174,10 +183,29 @@ class Recorder(_DriverOnly, Callback):  # type: ignore[misc]
             reused=tuple(payload.get("reused", ())),
             metrics=payload.get("metrics", {}),
             recalls=tuple(payload.get("recalls", ())),
+            per_class=payload.get("per_class", {}),
             curve=points_of(points),
             reason=reason or payload.get("reason", ""),
             started=self._started.pop(name, time.time()),
         )
         self._agenda.take(record)
         for listen in self._listeners:
-            listen(record)
+            try:
+                listen(record)
+            except Exception:
+                # the record is in the journal: nobody who only looks at it may end the search
+                log.exception("%s could not be shown or tracked", record.trial)
+
+
+def _told(trial: Any) -> str:
+    """What a trial's error says, in one line."""
+    try:
+        error = trial.get_pickled_error() if trial.pickled_error_file else None
+    except Exception:  # of a class that does not pickle
+        error = None
+    cause = getattr(error, "cause", None) or error
+    lines = str(cause or "").strip().splitlines()
+    if not lines:
+        return "its process is gone"
+    # an error in setup comes as a whole traceback, whose last line has the name already
+    return lines[-1] if len(lines) > 1 else f"{type(cause).__name__}: {lines[0]}"

@@ -45,9 +45,10 @@ class Display:
         self._began_with = len(agenda.records)
         self._outcomes: Counter[str] = Counter(record.outcome for record in agenda.records.values())
         self._best: Record | None = None
-        self._reused = self._trained = 0.0
-        self._saved = 0.0
-        self._phase_began: dict[str, float] = {}
+        for record in agenda.records.values():
+            self._note_best(record)
+        self._reused = self._saved = 0.0
+        self._noted = self._began
         self.phase_seconds: dict[str, float] = {}
         self._last_line = -LINE_SECONDS
         self._lock = threading.Lock()
@@ -71,12 +72,9 @@ class Display:
         """A trial has ended."""
         with self._lock:
             self._outcomes[record.outcome] += 1
-            self._trained += record.epochs_trained
             self._reused += record.epochs - record.epochs_trained
             self._saved += record.seconds_saved
-            accuracy = record.metrics.get("final/accuracy")
-            if accuracy is not None and (self._best is None or accuracy > self._best.metrics["final/accuracy"]):
-                self._best = record
+            self._note_best(record)
             self._note_phase()
         if record.outcome in ("failed", "diverged"):
             self._console.print(Text(f"{record.trial} {record.outcome}: {record.reason}", style="yellow"))
@@ -89,13 +87,17 @@ class Display:
         """Epochs and seconds of training that re-use saved in this run."""
         return self._reused, self._saved
 
+    def _note_best(self, record: Record) -> None:
+        accuracy = record.metrics.get("final/accuracy")
+        if accuracy is not None and (self._best is None or accuracy > self._best.metrics["final/accuracy"]):
+            self._best = record
+
     def _note_phase(self) -> None:
+        """The time since the last trial ended belongs to the phase of the one that ends now."""
         now = time.monotonic()
         phase = self._agenda.phase
-        self._phase_began.setdefault(phase, now if self._phase_began else self._began)
-        for name, began in self._phase_began.items():
-            if name == phase:
-                self.phase_seconds[name] = now - began
+        self.phase_seconds[phase] = self.phase_seconds.get(phase, 0.0) + now - self._noted
+        self._noted = now
 
     def _counts(self) -> tuple[int, int, float]:
         done = sum(self._outcomes.values())
@@ -133,9 +135,10 @@ class Display:
             head.add_row("best so far", Text(self._best_text(), style="green"))
             head.add_row("time", f"{_clock(time.monotonic() - self._began)} gone, about {_clock(left)} left")
             running = Table.grid(padding=(0, 2))
-            for name in sorted(self._progress)[: self._slots]:
+            # a copy: the trials go on while this is drawn
+            for name, share in sorted(self._progress.copy().items())[: self._slots]:
                 task = self._agenda.tasks[name]
-                bar = ProgressBar(total=1.0, completed=self._progress[name], width=20)
+                bar = ProgressBar(total=1.0, completed=share, width=20)
                 running.add_row(f"  {name}", bar, Text(task.title, overflow="ellipsis", no_wrap=True))
             return Group(head, running)
 

@@ -13,7 +13,7 @@ from rich.tree import Tree
 
 from search.agenda import CONTENDERS, FINALISTS, ROUNDS
 from search.design import Design, make_design
-from search.sampler import start_of
+from search.sampler import ATTEMPTS, start_of
 from spaces.domain import (
     STAGE_NUMBERS,
     Domain,
@@ -177,7 +177,9 @@ def _random_recipes(search: Search) -> Iterator[Plan]:
     draws = random.Random(0)
     fixed: Mapping[str, Any] = {}
     proposed = 0
-    while proposed < search.settings.trials:
+    for _ in range(ATTEMPTS * search.settings.trials):
+        if proposed == search.settings.trials:
+            return
         if proposed % search.settings.children_per_start == 0:
             fixed = {}
         try:
@@ -218,12 +220,15 @@ def seconds_per_epoch(search: Search) -> float:
     data = cached_data(settings.data, settings.data_root, settings.imbalance, 0)
     plan = build(search.space, defaults(), search.standard, settings.epochs_scale).plan
     pipeline = Pipeline(plan, data, search.model, 0, torch.device("cpu"))
+    epochs, began = 1, time.perf_counter()
     pipeline.advance()
-    epochs, began = 0, time.perf_counter()
+    if not pipeline.finished:
+        # the first epoch is slower than those after it
+        epochs, began = 0, time.perf_counter()
     while not pipeline.finished and epochs < 2 * search.standard.eval_every and time.perf_counter() - began < 20:
         pipeline.advance()
         epochs += 1
-    return (time.perf_counter() - began) / max(1, epochs)
+    return (time.perf_counter() - began) / epochs
 
 
 def _cores(cpus_per_trial: float) -> int:

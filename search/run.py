@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import logging
 import os
 import shutil
@@ -25,6 +24,11 @@ if TYPE_CHECKING:
 
     from search.agenda import Agenda, Task
     from trainables.plan import Plan
+
+log = logging.getLogger(__name__)
+
+SEEDS_APART = 10_000
+"""Between the seed blocks of two `--seed`s: more than there are blocks in a search."""
 
 DRIVER_ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the record is MLflow's
@@ -65,8 +69,17 @@ class SearchResult:
     saved: tuple[float, float]
 
 
+SPACE_HEAD = "from spaces.domain import Forbidden, Integer, LogUniform, OneOf, SomeOf, Space, Stage, Trick, Uniform\n"
+"""Above a space that was made in Python and is kept as a file."""
+
+
 def run(
-    space: Space | str | Path, *, data: str | None = None, name: str | None = None, **settings: Any
+    space: Space | str | Path,
+    *,
+    data: str | None = None,
+    name: str | None = None,
+    resume: bool = False,
+    **settings: Any,
 ) -> SearchResult:
     """Searches a space; the same as `run_search.py`.
 
@@ -74,6 +87,7 @@ def run(
         space: A `Space`, or the path of a space file.
         data: Name of the data set; the space's own, or digits-lt, where absent.
         name: Of the search; made of the space's name and the time where absent.
+        resume: Whether to go on with the search of that name, whose space and settings must be the same.
         **settings: Fields of `search.settings.Settings`.
 
     Returns:
@@ -89,6 +103,10 @@ def run(
     path = None if isinstance(space, Space) else Path(space)
     loaded = load_space(path) if path is not None else space
     assert isinstance(loaded, Space)
+    if resume:
+        given = settings if data is None else {**settings, "data": data}
+        stored = Settings.stored(str(settings.get("output", "results")), name or "")
+        return Search(loaded, stored.changed(given), path, Console(), resume=True).run()
     stem = path.stem if path is not None else "space"
     chosen = Settings(
         name=name or f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}",
@@ -113,20 +131,28 @@ class Search:
     def __init__(
         self, space: Space, settings: Settings, file: Path | None, console: Console, resume: bool = False
     ) -> None:
+        from search.scheduler import Halving
         from trainables import data
         from trainables.models import MODELS
         from trainables.plan import check_space
         from trainables.registry import did_you_mean, discover
 
         self.space, self.settings, self.console, self.resume = space, settings, console, resume
-        discover(*settings.tricks)
+        for folder in settings.tricks:
+            try:
+                discover(folder)
+            except Exception as error:
+                why = str(error) if str(error).startswith("--tricks") else f"--tricks {folder}: {error}"
+                raise SettingsError(why) from error
+        discover()
+        self.halving = Halving(settings.rungs, settings.reduction_factor, settings.rung_score)
         self.standard = data.standard(settings.data)
         self.model = settings.model or space.model or self.standard.model
         if self.model not in MODELS:
             raise SettingsError(f"--model {self.model}: {did_you_mean(self.model, MODELS)}")
         check_space(space, self.standard)
         self.interrupted = False
-        self._text = file.read_text(encoding="utf-8") if file is not None else repr(space)
+        self._text = file.read_text(encoding="utf-8") if file is not None else f"{SPACE_HEAD}\nSPACE = {space!r}\n"
 
     # --- before anything is trained -----------------------------------------------------------------------
 
@@ -139,7 +165,10 @@ class Search:
         folder = self.settings.folder
         kept = folder / "space.py"
         if self.resume:
-            if kept.read_text(encoding="utf-8") != self._text:
+            from search.space_file import load_space
+
+            same = kept.is_file() and kept.read_text(encoding="utf-8") == self._text
+            if not same and load_space(kept) != self.space:
                 raise SettingsError(
                     f"--resume {self.settings.name}: the space has changed since the search was started; leave --space "
                     f"out to go on with {kept}, or start a new search"
@@ -162,23 +191,49 @@ class Search:
         """Runs to the end, the budget, or Ctrl-C; then looks at what there is."""
         from search import tracking
 
-        settings = self.settings
-        uri = settings.tracking_uri or tracking.default_uri()
+        uri = self.settings.tracking_uri or tracking.default_uri()
         tracking.check(uri)
+        # a search that goes on from another directory still writes where it did
+        settings = self.settings = dataclasses.replace(self.settings, tracking_uri=uri)
         self._check_resources()
+        self._fingerprint(settings.seed * SEEDS_APART)
         self.open_folder()
         # MLflow makes its database in seconds that Ray needs as well
         tracker = tracking.Tracker(uri, settings.name, settings.data)
         try:
             agenda, display, complete = self._search(tracker)
-        except BaseException:
+            return self._conclude(agenda, display, tracker, uri, complete)
+        except BaseException as error:
             tracker.close("KILLED")
+            self._abandon(error)
             raise
-        return self._conclude(agenda, display, tracker, uri, complete)
+
+    def _abandon(self, error: BaseException) -> None:
+        """Leaves nothing of a search in which nothing ran, and says how to go on with another."""
+        from search import summary
+
+        if (self.settings.folder / "journal.jsonl").exists():
+            self.console.print(
+                summary.how_to_resume(self.settings), style="bold yellow", highlight=False, soft_wrap=True
+            )
+        elif not self.resume:
+            shutil.rmtree(self.settings.folder, ignore_errors=True)
 
     # --- the search ---------------------------------------------------------------------------------------
 
     def _search(self, tracker: Any) -> tuple[Agenda, Any, bool]:
+        import ray
+
+        # a Ray that the caller has started stays
+        own = not ray.is_initialized()
+        try:
+            return self._run_in_ray(tracker)
+        finally:
+            if own:
+                ray.shutdown()
+            shutil.rmtree(self.settings.folder / "ray", ignore_errors=True)
+
+    def _run_in_ray(self, tracker: Any) -> tuple[Agenda, Any, bool]:
         for key, value in DRIVER_ENVIRONMENT.items():
             os.environ.setdefault(key, value)
         from ray import tune
@@ -186,14 +241,13 @@ class Search:
 
         from search.conductor import Conductor, Recorder, StageScheduler
         from search.display import Display
-        from search.scheduler import Halving
         from trainables.trial import Trial
 
         settings = self.settings
-        slots = self._start_ray()
+        slots = self._slots()
         agenda = self._agenda()
-        scheduler = StageScheduler(agenda, Halving(settings.rungs, settings.reduction_factor, settings.rung_score))
-        self._replay(agenda, scheduler)
+        scheduler = StageScheduler(agenda, self.halving)
+        self._replay(agenda)
         tracker.start(self._params(), {"space": settings.space}, resume=self.resume)
         for record in agenda.records.values():
             tracker.log(record)
@@ -222,15 +276,13 @@ class Search:
             ),
         )
         complete = True
-        with display, _interruptible(agenda):
+        with display, _interruptible(agenda, recorder):
             try:
                 tuner.fit()
             except KeyboardInterrupt:
                 complete, self.interrupted = False, True
-        import ray
-
-        ray.shutdown()
-        shutil.rmtree(settings.folder / "ray", ignore_errors=True)
+        if self.interrupted:
+            self.console.print("\nInterrupted; looking at what there is.")
         return agenda, display, complete and agenda.phase == "done"
 
     def _agenda(self) -> Agenda:
@@ -252,7 +304,7 @@ class Search:
             Journal(settings.folder / "journal.jsonl"),
             self._keys,
             StageStore(settings.store_folder.resolve()) if settings.reuse else None,
-            base_seed=settings.seed * 10_000,
+            base_seed=settings.seed * SEEDS_APART,
         )
 
     def _keys(self, plan: Plan, seed: int) -> list[list[str]]:
@@ -262,16 +314,15 @@ class Search:
         from trainables.pipeline import trial_context
         from trainables.stage_store import stage_keys
 
-        device = torch.device("cuda" if self.settings.gpus_per_trial else "cpu")
-        key = (plan.id, seed)
-        if key not in self._known_keys:
-            context = trial_context(self._fingerprint(seed), self.model, seed, device)
-            self._known_keys[key] = stage_keys(plan, context)
-        return self._known_keys[key]
+        cuda = self._device == "cuda" and torch.cuda.is_available()
+        context = trial_context(self._fingerprint(seed), self.model, seed, torch.device("cuda" if cuda else "cpu"))
+        # the workers', which train with one thread, and not this process's
+        context["numerics"] |= {"device": self._device, "threads": 1}
+        return stage_keys(plan, context)
 
-    @functools.cached_property
-    def _known_keys(self) -> dict[tuple[str, int], list[list[str]]]:
-        return {}
+    @property
+    def _device(self) -> str:
+        return "cuda" if self.settings.gpus_per_trial else "cpu"
 
     def _fingerprint(self, split_seed: int) -> str:
         from trainables.trial import cached_data
@@ -295,17 +346,18 @@ class Search:
             tricks=tuple(str(Path(folder).resolve()) for folder in settings.tricks),
             rungs=settings.rungs if task.arm == "adaptive" else (),
             read_test=task.read_test,
+            device=self._device,
         ).to_dict()
 
-    def _replay(self, agenda: Agenda, scheduler: Any) -> None:
-        """After a resume the rungs hold what they held: every adaptive curve is judged again, in order."""
+    def _replay(self, agenda: Agenda) -> None:
+        """After a resume the rungs hold what they held."""
         from search.scheduler import stages_of
 
         for name, record in agenda.records.items():
             task = agenda.tasks.get(name)
             if task is not None and task.arm == "adaptive":
                 points = [dataclasses.asdict(point) for point in record.curve]
-                scheduler._halving.judge(name, stages_of(task.recipe.plan), points)
+                self.halving.recall(name, stages_of(task.recipe.plan), points)
 
     # --- resources ----------------------------------------------------------------------------------------
 
@@ -320,20 +372,28 @@ class Search:
                     "leave the option out, or give the --address of a Ray cluster that has GPUs"
                 )
 
-    def _start_ray(self) -> int:
+    def _slots(self) -> int:
         """Starts or joins Ray; how many trials run at a time."""
         import ray
 
         settings = self.settings
         logging.getLogger("ray").setLevel(logging.ERROR)
         if not ray.is_initialized():
-            ray.init(
-                address=settings.address,
-                include_dashboard=False if settings.address is None else None,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                runtime_env={"env_vars": WORKER_ENVIRONMENT},
-            )
+            try:
+                ray.init(
+                    address=settings.address,
+                    include_dashboard=False if settings.address is None else None,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    runtime_env={"env_vars": WORKER_ENVIRONMENT},
+                )
+            except (ConnectionError, ValueError) as error:
+                if settings.address is None:
+                    raise
+                raise SettingsError(
+                    f"--address {settings.address}: no Ray cluster answers there ({str(error).splitlines()[0]}); "
+                    "`ray start --head` starts one and prints its address"
+                ) from error
         resources = ray.cluster_resources()
         wanted = {"CPU": settings.cpus_per_trial, "GPU": settings.gpus_per_trial}
         fit = [int(resources.get(kind, 0) / amount + 1e-9) for kind, amount in wanted.items() if amount]
@@ -370,7 +430,12 @@ class Search:
             export.write(best, folder / "best.yaml")
         except export.ExportError as error:
             self.console.print(f"[yellow]{error}[/yellow]")
-        summary.write_report(folder / "report.html", records, trials, conflicts, self._params())
+        try:
+            summary.write_report(folder / "report.html", records, trials, conflicts, self._params())
+        except Exception as error:
+            # what was found out must reach the screen and MLflow all the same
+            log.exception("the report could not be written")
+            self.console.print(f"[yellow]report.html could not be written: {error}[/yellow]", markup=True)
         if conflicts is not None:
             metrics, tags = tracking.conflict_summary(conflicts)
             tracker.summary(metrics, tags)
@@ -390,15 +455,21 @@ class Search:
 
 
 @contextmanager
-def _interruptible(agenda: Agenda) -> Iterator[None]:
-    """Ctrl-C: the first one ends the search cleanly, with everything kept that is done."""
+def _interruptible(agenda: Agenda, recorder: Any) -> Iterator[None]:
+    """Ctrl-C: the first one ends the search between two events, the second one at once.
+
+    Raised wherever the driver happens to be, an interrupt may be swallowed by a native call of Ray or leave a
+    journal entry or an Optuna trial half written.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def interrupt(signum: int, frame: Any) -> None:
         agenda.stop()
-        raise KeyboardInterrupt
+        if recorder.interrupted:
+            raise KeyboardInterrupt
+        recorder.interrupted = True
 
     before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

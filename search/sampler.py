@@ -8,11 +8,12 @@ ones are failures; a recipe that comes again is a new seed of the same cell.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
@@ -54,22 +55,23 @@ class Sampler:
         self, space: Space, standard: Standard, epochs_scale: float, storage: str, name: str, seed: int
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._space, self._standard, self._scale = space, standard, epochs_scale
-        sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True)
-        self.study = optuna.create_study(
-            storage=storage, study_name=name, sampler=sampler, direction="maximize", load_if_exists=True
-        )
-        # asked again after a resume, the sampler must not repeat its first proposals
-        self.study.sampler.reseed_rng() if self.study.trials else None
+        self._space, self._standard, self._scale, self._seed = space, standard, epochs_scale, seed
+        self.study = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
 
-    def ask(self, fixed: Mapping[str, Any] | None = None) -> Proposal:
+    def ask(self, draw: int, fixed: Mapping[str, Any] | None = None) -> Proposal:
         """A new recipe, with some choices given.
+
+        Args:
+            draw: Number of the proposal. It seeds the draw, so that a resumed search proposes what it would
+                have proposed without the break.
+            fixed: Choices by name.
 
         Raises:
             SpaceExhausted: Nothing trainable came up.
         """
         reason = ""
-        for _ in range(ATTEMPTS):
+        for attempt in range(ATTEMPTS):
+            self.study.sampler = _tpe((self._seed, draw, attempt))
             if fixed:
                 self.study.enqueue_trial(dict(fixed))
             trial = self.study.ask()
@@ -92,12 +94,15 @@ class Sampler:
             value: Final accuracy of a finished trial, a fraction.
             steps: (epoch, score) of its evaluations, for trials that were stopped.
         """
-        trial = self.study.trials[number]
+        trial = self._trials()[number]
+        if trial.state == TrialState.FAIL and outcome == "finished" and value is not None:
+            self._mend(trial, value)
         if trial.state.is_finished():
             return
         live = optuna.trial.Trial(self.study, trial._trial_id)
         for epoch, score in steps:
-            live.report(score, epoch)
+            if epoch not in trial.intermediate_values:
+                live.report(score, epoch)
         if outcome == "finished":
             self.study.tell(number, value)
         elif outcome == "stopped":
@@ -105,8 +110,19 @@ class Sampler:
         else:
             self.study.tell(number, state=TrialState.FAIL)
 
+    def forget(self, known: Container[int]) -> None:
+        """Gives up what was asked for and never came to be known: a crash fell between the two.
+
+        Optuna would take such a trial for one that is running, and a queued one for the next to hand out.
+        """
+        for trial in self._trials():
+            if not trial.state.is_finished() and trial.number not in known:
+                self.study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+
     def learn(self, recipe: Recipe, value: float) -> None:
-        """Adds a recipe that was measured elsewhere, if the space can express it."""
+        """Adds a recipe that was measured elsewhere, once, if the space can express it."""
+        if any(t.user_attrs.get("recipe") == recipe.plan.id and "arm" in t.user_attrs for t in self._trials()):
+            return
         distributions: dict[str, BaseDistribution] = {}
 
         def replay(name: str, domain: Domain, default: Any) -> Any:
@@ -130,6 +146,18 @@ class Sampler:
                 )
             )
 
+    def _mend(self, failed: optuna.trial.FrozenTrial, value: float) -> None:
+        """Adds a failed proposal again, once, that has succeeded since: Optuna never changes a finished trial."""
+        if any(trial.user_attrs.get("retry of") == failed.number for trial in self._trials()):
+            return
+        attributes = {**failed.user_attrs, "retry of": failed.number}
+        self.study.add_trial(
+            create_trial(params=failed.params, distributions=failed.distributions, value=value, user_attrs=attributes)
+        )
+
+    def _trials(self) -> list[optuna.trial.FrozenTrial]:
+        return self.study.get_trials(deepcopy=False)
+
 
 def start_of(recipe: Recipe) -> dict[str, Any]:
     """The choices of the first stage: what children of one start have in common."""
@@ -137,9 +165,14 @@ def start_of(recipe: Recipe) -> dict[str, Any]:
     return {name: value for name, value in recipe.params.items() if name.startswith(f"{first}/")}
 
 
+def _tpe(seeds: Sequence[int]) -> optuna.samplers.BaseSampler:
+    seed = int(np.random.SeedSequence(seeds).generate_state(1)[0])
+    return optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True)
+
+
 def _suggest(trial: optuna.Trial, name: str, domain: Domain, default: Any) -> Any:
     if isinstance(domain, Uniform):
-        return trial.suggest_float(name, domain.low, domain.high, step=domain.step)
+        return domain.nearest(trial.suggest_float(name, domain.low, domain.nearest(domain.high), step=domain.step))
     if isinstance(domain, LogUniform):
         return domain.nearest(trial.suggest_float(name, domain.low, domain.high, log=True))
     if isinstance(domain, Integer):
@@ -149,7 +182,7 @@ def _suggest(trial: optuna.Trial, name: str, domain: Domain, default: Any) -> An
 
 def _distribution(domain: Domain) -> BaseDistribution:
     if isinstance(domain, Uniform):
-        return FloatDistribution(domain.low, domain.high, step=domain.step)
+        return FloatDistribution(domain.low, domain.nearest(domain.high), step=domain.step)
     if isinstance(domain, LogUniform):
         return FloatDistribution(domain.low, domain.high, log=True)
     if isinstance(domain, Integer):

@@ -15,13 +15,17 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from trainables.plan import Plan
 
 SCORES = ("accuracy", "adjusted", "class_means")
+
+
+class RuleError(ValueError):
+    """A stopping rule that cannot be."""
 
 
 @dataclass(frozen=True)
@@ -72,11 +76,11 @@ class Halving:
         self, rungs: Sequence[float] = (0.5, 0.75), factor: float = 3, score: str = "class_means", least: int = 4
     ) -> None:
         if list(rungs) != sorted(set(rungs)) or not all(0 < rung < 1 for rung in rungs):
-            raise ValueError(f"rungs must be ascending fractions in (0, 1), got {tuple(rungs)}")
+            raise RuleError(f"--rungs must be ascending fractions in (0, 1), got {', '.join(map(str, rungs))}")
         if not factor > 1:
-            raise ValueError(f"the reduction factor must be above 1, got {factor}")
+            raise RuleError(f"--reduction-factor must be above 1, got {factor}")
         if score not in SCORES:
-            raise ValueError(f"the score at a rung must be one of {', '.join(SCORES)}, got {score!r}")
+            raise RuleError(f"--rung-score must be one of {', '.join(SCORES)}, got {score!r}")
         self.rungs, self.factor, self.score, self.least = tuple(rungs), factor, score, least
         self._scores: dict[tuple[float, str], dict[str, float]] = defaultdict(dict)
         self._behind: dict[str, float] = defaultdict(float)
@@ -92,15 +96,24 @@ class Halving:
         Returns:
             The first rung at which it falls short, or `None` to go on.
         """
+        for rung, point in self._passed(trial, points):
+            decision = self._at_rung(trial, rung, f"{point['stage']} of {kinds}", point)
+            if decision is not None:
+                return decision
+        return None
+
+    def recall(self, trial: str, kinds: str, points: Sequence[Mapping[str, Any]]) -> None:
+        """Notes the scores of a trial that is over: later ones are judged against it."""
+        for rung, point in self._passed(trial, points):
+            self._at_rung(trial, rung, f"{point['stage']} of {kinds}", point)
+
+    def _passed(self, trial: str, points: Sequence[Mapping[str, Any]]) -> Iterator[tuple[float, Mapping[str, Any]]]:
+        """The rungs that new points pass for the first time."""
         for point in points:
             for rung in self.rungs:
-                if not self._behind[trial] < rung <= point["progress"] + 1e-9:
-                    continue
-                self._behind[trial] = rung
-                decision = self._at_rung(trial, rung, f"{point['stage']} of {kinds}", point)
-                if decision is not None:
-                    return decision
-        return None
+                if self._behind[trial] < rung <= point["progress"] + 1e-9:
+                    self._behind[trial] = rung
+                    yield rung, point
 
     def _at_rung(self, trial: str, rung: float, cohort: str, point: Mapping[str, Any]) -> Decision | None:
         scores = self._scores[rung, cohort]

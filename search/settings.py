@@ -5,9 +5,21 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+BARRED = re.compile(r"[/\\'\"`%\x00-\x1f]")
+"""What a name must not hold: it is a folder, a file in a store's address, and quoted in MLflow's queries."""
+
+
+MAY_CHANGE = {"time_budget", "cpus_per_trial", "gpus_per_trial", "max_concurrent", "address", "tracking_uri"}
+"""Settings that a resumed search may be given anew: they decide where it runs, not what."""
+
+FLAGS = {"race": "--no-race", "reuse": "--no-reuse"}
+"""Options that are not called like their setting."""
 
 
 class SettingsError(ValueError):
@@ -82,13 +94,16 @@ class Settings:
             ("cpus_per_trial", self.cpus_per_trial > 0, "above 0"),
             ("gpus_per_trial", self.gpus_per_trial >= 0, "at least 0"),
             ("max_concurrent", self.max_concurrent is None or self.max_concurrent >= 1, "at least 1"),
-            ("reduction_factor", self.reduction_factor > 1, "above 1"),
-            ("name", bool(self.name) and not set(self.name) & set("/\\'\"\n"), "without slashes, quotes and line ends"),
+            ("seed", self.seed >= 0, "at least 0"),
+            (
+                "name",
+                bool(self.name.strip(". ")) and not BARRED.search(self.name),
+                "a name without slashes, quotes, percent signs and line ends",
+            ),
         )
         for field, holds, allowed in rules:
             if not holds:
-                flag = "--" + field.replace("_", "-")
-                raise SettingsError(f"{flag} must be {allowed}, got {getattr(self, field)!r}")
+                raise SettingsError(f"{flag(field)} must be {allowed}, got {getattr(self, field)!r}")
 
     @property
     def folder(self) -> Path:
@@ -105,6 +120,21 @@ class Settings:
         text = json.dumps(dataclasses.asdict(self), indent=2)
         (self.folder / "search.json").write_text(text + "\n", encoding="utf-8")
 
+    def changed(self, given: Mapping[str, Any]) -> Settings:
+        """The settings of a search that goes on, with some given anew.
+
+        Raises:
+            SettingsError: One that decides what the search finds is not as it was.
+        """
+        new = {name: value for name, value in given.items() if getattr(self, name) != value}
+        refused = [flag(name) for name in new if name not in MAY_CHANGE]
+        if refused:
+            raise SettingsError(
+                f"--resume {self.name}: {', '.join(refused)} cannot change in a search that has begun; "
+                "leave it out, or start a new search"
+            )
+        return dataclasses.replace(self, **new)
+
     @staticmethod
     def stored(output: str, name: str) -> Settings:
         """The settings of a search that was started before.
@@ -119,7 +149,22 @@ class Settings:
             hint = f"did you mean {near[0]!r}? " if near else ""
             there = f"searches in {output} are {', '.join(known)}" if known else f"there is no search in {output}"
             raise SettingsError(f"--resume {name}: no such search: {hint}{there}")
-        fields: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        for key in ("rungs", "tricks"):
-            fields[key] = tuple(fields[key])
-        return Settings(**fields)
+        try:
+            fields: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+            for key in ("rungs", "tricks"):
+                fields[key] = tuple(fields[key])
+            # where the results lie now: the folder may have moved
+            return Settings(**{**fields, "output": output})
+        except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
+            raise SettingsError(
+                f"--resume {name}: {file} is damaged or of another version ({error}); start a new search"
+            ) from error
+
+
+def flag(field: str) -> str:
+    """The option of a setting.
+
+    >>> flag("max_concurrent"), flag("reuse")
+    ('--max-concurrent', '--no-reuse')
+    """
+    return FLAGS.get(field, "--" + field.replace("_", "-"))

@@ -60,11 +60,7 @@ def show(console: Console, result: SearchResult, uri: str, settings: Settings) -
     epochs, seconds = result.saved
     console.print(f"\nTime: {phases or 'nothing ran'}. Re-use saved {epochs:.0f} epochs, {seconds:.0f} s of training.")
     if not result.complete:
-        console.print(
-            f"Stopped before its end; finished trials are kept. Go on with:\n"
-            f"  python run_search.py --resume {result.name}{_flags(settings)}",
-            style="bold yellow", highlight=False, soft_wrap=True,
-        )  # fmt: skip
+        console.print(how_to_resume(settings), style="bold yellow", highlight=False, soft_wrap=True)
     lines = [
         ("report", str(result.folder / "report.html")),
         ("every trial", tracking.where_to_look(uri)),
@@ -99,8 +95,13 @@ def write_report(
         )
 
 
-def _flags(settings: Settings) -> str:
-    return "" if settings.output == "results" else f" --output {settings.output}"
+def how_to_resume(settings: Settings) -> str:
+    """What a search that ends early says."""
+    where = "" if settings.output == "results" else f" --output {settings.output}"
+    return (
+        "Stopped before its end; finished trials are kept. Go on with:\n"
+        f"  python run_search.py --resume {settings.name}{where}"
+    )
 
 
 def _best(best: Mapping[str, Any]) -> str:

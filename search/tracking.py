@@ -252,7 +252,9 @@ class Tracker:
             # Beside the database and not in whatever directory the search was started from.
             file = load.database(self.uri)
             place = None if file is None else (file.parent / "mlruns" / name.replace("/", "-")).as_uri()
-            return str(self._client.create_experiment(name, artifact_location=place))
+            # MLflow's page then opens on training runs and not on traces of language models
+            tags = {"mlflow.experimentKind": "custom_model_development"}
+            return str(self._client.create_experiment(name, artifact_location=place, tags=tags))
         if experiment.lifecycle_stage != "active":
             raise TrackingError(
                 f"the MLflow experiment {name!r} was deleted in the store at {self.uri}; restore it (`mlflow "

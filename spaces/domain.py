@@ -93,7 +93,8 @@ class LogUniform:
             return ()
         per_decade = PER_DECADE[self.step]
         count = math.floor(per_decade * math.log10(self.high / self.low) + 1e-9)
-        return tuple(float(f"{self.low * 10 ** (k / per_decade):.4g}") for k in range(count + 1))
+        points = (float(f"{self.low * 10 ** (k / per_decade):.4g}") for k in range(count + 1))
+        return tuple(min(max(point, self.low), self.high) for point in points)
 
     def __contains__(self, value: object) -> bool:
         return _within(value, self.low, self.high)
@@ -199,7 +200,7 @@ DOMAINS = (Uniform, LogUniform, Integer, OneOf)
 
 
 STAGE_NUMBERS = (
-    "length", "epochs", "lr", "weight_decay", "momentum", "batch_size", "schedule", "reduction", "members",
+    "length", "epochs", "lr", "weight_decay", "momentum", "batch_size", "schedule", "reduction", "members", "views",
 )  # fmt: skip
 """The fields of a stage that may be left open."""
 
@@ -223,6 +224,8 @@ class Stage:
         keep: Which tricks of the last stage without members stay on: `True` (all), `False` (none) or a tuple
             of seams. An own trick on the same seam replaces a kept one.
         members: Number of independent trainings from the same start, merged at the end.
+        views: For a stage whose backbone does not move: how many augmented views of each image it learns from. Their
+            features are computed once and shared by all stages from the same start; 0 augments anew every epoch.
         choose: The tricks: names, `trick(...)`, `one_of(...)`, `some_of(...)`.
     """
 
@@ -238,6 +241,7 @@ class Stage:
     carry: str = "weights"
     keep: bool | tuple[str, ...] = False
     members: Any = 1
+    views: Any = 0
     choose: Sequence[Any] = ()
 
     def __post_init__(self) -> None:
@@ -248,9 +252,13 @@ class Stage:
             raise SpaceError(f"{where}: give either length= (a share of the standard schedule) or epochs=")
         if self.carry not in ("all", "weights"):
             raise SpaceError(f"{where}: carry must be 'all' or 'weights', got {self.carry!r}")
+        if isinstance(self.choose, str) or not isinstance(self.choose, Sequence):
+            raise SpaceError(f"{where}: choose must be a list, got {self.choose!r}; write choose=[…]")
         object.__setattr__(self, "choose", tuple(_trick_choice(item, where) for item in self.choose))
         if isinstance(self.keep, (list, tuple)):
             object.__setattr__(self, "keep", tuple(self.keep))
+        elif not isinstance(self.keep, bool):
+            raise SpaceError(f"{where}: keep must be True, False or a tuple of seams, got {self.keep!r}")
 
 
 @dataclass(frozen=True)
@@ -388,8 +396,8 @@ def _within(value: object, low: float, high: float) -> bool:
 
 
 def _ordered(kind: str, low: float, high: float) -> None:
-    if not (_is_number(low) and _is_number(high)):
-        raise SpaceError(f"{kind}({low!r}, {high!r}): both ends must be numbers")
+    if not (_is_number(low) and _is_number(high) and math.isfinite(low) and math.isfinite(high)):
+        raise SpaceError(f"{kind}({low!r}, {high!r}): both ends must be finite numbers")
     if not low < high:
         raise SpaceError(f"{kind}({low}, {high}): low < high must hold")
 

@@ -178,6 +178,7 @@ def reduce(losses: Tensor, weights: Tensor, expected_weight: float, reduction: s
 
 
 def _cross_entropy(outputs: Outputs, q: Tensor, y: Tensor, generator: torch.Generator | None) -> Tensor:
-    # a class that the logits seam rules out (−inf) has q = 0, and 0 · −inf must be 0
-    log_p = functional.log_softmax(outputs.logits, dim=1).masked_fill(q == 0, 0)
+    # a class that the logits seam rules out (−inf) has no part in the loss, whatever a smoothed q gives it
+    log_p = functional.log_softmax(outputs.logits, dim=1)
+    log_p = log_p.masked_fill(log_p.isneginf(), 0)
     return -(q * log_p).sum(dim=1)

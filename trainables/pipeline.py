@@ -6,9 +6,8 @@ epochs is all that is needed to go on, on another machine or after a crash.
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
@@ -20,8 +19,8 @@ from trainables import metrics
 from trainables.data import LongTailed
 from trainables.models import Network, build
 from trainables.plan import Plan
-from trainables.stage import Diverged, Handed, StageRun, Start, State, assemble, measure, merge
-from trainables.stage_store import StageStore, StoredStage, digest, numerics, stage_keys
+from trainables.stage import Diverged, Handed, Judge, StageRun, Start, State, assemble, merge
+from trainables.stage_store import StageStore, StoredStage, features_key, numerics, stage_keys
 
 __all__ = ["Cost", "Diverged", "Pipeline", "Point", "trial_context"]
 
@@ -124,6 +123,7 @@ class Pipeline:
         self.keys = stage_keys(plan, trial_context(data.fingerprint, model, seed, device))
         self._at = _Progress()
         self._run: StageRun | None = None
+        self._judge: Judge | None = None
         self._run_seconds = 0.0
 
     @property
@@ -175,15 +175,15 @@ class Pipeline:
             return self._at.points[before:]
         began = time.perf_counter()
         if self._run is None:
-            self._run = StageRun(self.start, self.plan, self._at.stage, self._at.member, self._at.handed)
-            self._run_seconds = 0.0
+            self._begin()
         run = self._run
+        assert run is not None
         run.train_epoch()
         stage = self.plan.stages[self._at.stage]
         # members are judged as one, when they are merged
         due = run.epoch % stage.eval_every == 0 or run.finished
         if due and stage.members == 1:
-            self._evaluate(run.network, run.epoch, train_loss=run.train_loss)
+            self._evaluate(run.judged(), run.epoch, train_loss=run.train_loss)
         self._run_seconds += time.perf_counter() - began
         if run.finished:
             self._finish(run)
@@ -203,9 +203,13 @@ class Pipeline:
         """Metrics (`final/accuracy`, …), recalls per class and correctness per image of the last evaluation."""
         return summary(self._at.last, self.data.counts, self.data.val_labels, prefix)
 
+    def per_class(self) -> dict[str, list[float]]:
+        """The diagnostics of label over-smoothing by class, at the last evaluation."""
+        return {name: list(self._at.last[name]) for name in DIAGNOSTICS}
+
     def test(self) -> tuple[dict[str, float], list[float], list[int]]:
         """The same on the test split. For confirmed recipes alone: nothing may be chosen by it."""
-        last = measure(self.network(), self.start, self.plan, len(self.plan.stages) - 1, split="test")
+        last = Judge(self.start, self.plan, len(self.plan.stages) - 1, split="test")(self.network())
         return summary(last, self.data.counts, self.data.test_labels, "test")
 
     # --- state between two epochs -------------------------------------------------------------------------
@@ -221,7 +225,7 @@ class Pipeline:
         rest: dict[str, Any] = {
             "stage": at.stage,
             "member": at.member,
-            "handed": None if at.handed is None else at.handed.chain_epoch,
+            "handed": None if at.handed is None else _place(at.handed),
             "members": len(at.members),
             "points": [asdict(point) for point in at.points],
             "cost": asdict(at.cost),
@@ -238,7 +242,7 @@ class Pipeline:
                 "images": self._run.images,
                 "steps": self._run.steps,
                 "seconds": self._run_seconds,
-                "chain_epoch": handed.chain_epoch,
+                "place": _place(handed),
             }
         return tensors, rest
 
@@ -260,13 +264,34 @@ class Pipeline:
         self._run = None
         if rest["run"] is not None:
             run = rest["run"]
-            self._run = StageRun(self.start, self.plan, self._at.stage, self._at.member, handed)
-            self._run.load(
-                _unflat_handed("run", tensors, run["chain_epoch"]), run["epoch"], run["images"], run["steps"]
-            )
+            self._begin()
+            assert self._run is not None
+            self._run.load(_unflat_handed("run", tensors, run["place"]), run["epoch"], run["images"], run["steps"])
             self._run_seconds = run["seconds"]
 
     # --- one stage ----------------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        """Starts the current member of the current stage."""
+        at = self._at
+        self._run = StageRun(self.start, self.plan, at.stage, at.member, at.handed, self._kept_features)
+        self._judge = Judge(self.start, self.plan, at.stage)
+        self._run_seconds = 0.0
+
+    def _kept_features(self, compute: Callable[[], Tensor]) -> Tensor:
+        """Features of fixed views from the store, or computed and kept there for other stages from this start."""
+        if self.store is None:
+            return compute()
+        before = self.keys[self._at.stage - 1][-1]
+        key = features_key(before, self.plan.stages[self._at.stage])
+        stored = self.store.get(key)
+        if stored is not None:
+            return stored.tensors["features"].to(self.start.device)
+        began = time.perf_counter()
+        features = compute()
+        seconds = time.perf_counter() - began
+        self.store.put(key, {"features": features}, {"kind": "features", "seconds": seconds, "parent": before})
+        return features
 
     def _reuse(self) -> bool:
         """Takes the whole stage, or else its current member, from the store if it is there."""
@@ -284,7 +309,7 @@ class Pipeline:
     def _take(self, stored: StoredStage, whole: bool) -> None:
         at, state = self._at, stored.state
         tensors = {name: tensor.to(self.start.device) for name, tensor in stored.tensors.items()}
-        handed = _unflat_handed("handed", tensors, state["chain_epoch"])
+        handed = _unflat_handed("handed", tensors, state["place"])
         name = self.plan.stages[at.stage].name
         at.reused.append(name if whole else f"{name}#{at.member}")
         at.cost.seconds_saved += state["seconds"]
@@ -313,7 +338,7 @@ class Pipeline:
     def _next_member(self, handed: Handed) -> None:
         """Moves on to the next member; merges after the last one."""
         at, stage = self._at, self.plan.stages[self._at.stage]
-        at.members.append(handed.model)
+        at.members.append(handed.result)
         at.member += 1
         if at.member < stage.members:
             return
@@ -328,7 +353,7 @@ class Pipeline:
         self._next_stage(merged)
 
     def _next_stage(self, handed: Handed) -> None:
-        at = self._at
+        at, self._judge = self._at, None
         at.handed, at.stage, at.member, at.members, at.spent = handed, at.stage + 1, 0, [], {}
 
     def _keep(self, key: str, handed: Handed, spent: Mapping[str, float], measured: bool) -> None:
@@ -343,7 +368,7 @@ class Pipeline:
         ]
         state = {
             **spent,
-            "chain_epoch": handed.chain_epoch,
+            "place": _place(handed),
             "seed": self.start.seed,
             "first_stage": self.first_stage,
             "points": points if measured else [],
@@ -354,13 +379,14 @@ class Pipeline:
     def _network(self, index: int, handed: Handed) -> Network:
         """The network of a stage with the weights that it ended with."""
         network, _ = assemble(self.start, self.plan, index, lambda _: torch.Generator(), None)
-        network.load_state_dict(handed.model)
+        network.load_state_dict(handed.result)
         return network
 
     def _evaluate(self, network: Network, stage_epoch: int, **more: float) -> None:
         if not self.evaluate:
             return
-        self._at.last = measure(network, self.start, self.plan, self._at.stage)
+        judge = self._judge if self._judge is not None else Judge(self.start, self.plan, self._at.stage)
+        self._at.last = judge(network)
         shown = {name: value for name, value in self._at.last.items() if isinstance(value, float)}
         self._at.points.append(self._point(stage_epoch, shown | more))
 
@@ -383,6 +409,10 @@ class Pipeline:
         at.spent = {name: at.spent.get(name, 0) + spent[name] for name in ("epochs", "images", "steps", "seconds")}
 
 
+DIAGNOSTICS = ("logits_magnitude", "regularized_std")
+"""Of label over-smoothing, per class: the means are metrics, the classes stand in the record."""
+
+
 def summary(
     last: Mapping[str, Any], counts: Tensor, labels: Tensor, prefix: str
 ) -> tuple[dict[str, float], list[float], list[int]]:
@@ -394,14 +424,11 @@ def summary(
     found["smoothed_harmonic_mean"] = metrics.summarise(smoothed, counts.cpu())["harmonic_mean"]
     found["calibration_error"] = last["calibration_error"]
     found["loss"] = last["loss"]
+    for name in DIAGNOSTICS:
+        found[name] = float(torch.tensor(last[name], dtype=torch.float64).nanmean())
     n = float(totals.sum())
     found["accuracy_error"] = (found["accuracy"] * (1 - found["accuracy"]) / n) ** 0.5
     return {f"{prefix}/{name}": value for name, value in found.items()}, list(last["recalls"]), list(last["correct"])
-
-
-def recipe_hash(plan: Plan, seed: int) -> str:
-    """Short id of a plan with a seed."""
-    return digest([plan.to_dict(), seed])[:10]
 
 
 def _fresh(model: str, classes: int, channels: int, generator: torch.Generator) -> Network:
@@ -417,13 +444,15 @@ def _unflat(prefix: str, tensors: Mapping[str, Tensor]) -> State:
 
 
 def _flat_handed(prefix: str, handed: Handed) -> dict[str, Tensor]:
-    return _flat(f"{prefix}/model", handed.model) | _flat(f"{prefix}/optimiser", handed.optimiser)
+    parts = {"model": handed.model, "optimiser": handed.optimiser, "averaged": handed.averaged}
+    return {f"{prefix}/{part}/{name}": tensor for part, state in parts.items() for name, tensor in state.items()}
 
 
-def _unflat_handed(prefix: str, tensors: Mapping[str, Tensor], chain_epoch: int) -> Handed:
-    return Handed(_unflat(f"{prefix}/model", tensors), _unflat(f"{prefix}/optimiser", tensors), chain_epoch)
+def _unflat_handed(prefix: str, tensors: Mapping[str, Tensor], place: Mapping[str, int]) -> Handed:
+    model, optimiser, averaged = (_unflat(f"{prefix}/{part}", tensors) for part in ("model", "optimiser", "averaged"))
+    return Handed(model, optimiser, place["chain_epoch"], place["chain_step"], averaged)
 
 
-def to_json(state: Mapping[str, Any]) -> str:
-    """The JSON-able part of a state, as text."""
-    return json.dumps(state)
+def _place(handed: Handed) -> dict[str, int]:
+    """Where in its chain a state is."""
+    return {"chain_epoch": handed.chain_epoch, "chain_step": handed.chain_step}

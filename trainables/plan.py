@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
@@ -16,7 +17,7 @@ from typing import Any, TypeAlias
 from spaces.domain import DOMAINS, Domain, Integer, OneOf, SomeOf, Space, Stage, Trick
 from trainables.data.catalogue import Standard
 from trainables.objective import REDUCTIONS, one_per_seam
-from trainables.registry import SEAMS, PlanError, did_you_mean, entry, make
+from trainables.registry import SEAMS, PlanError, did_you_mean, entry, make, name_of
 from trainables.schedule import SCHEDULES
 
 Pick: TypeAlias = Callable[[str, Domain, Any], Any]
@@ -56,6 +57,7 @@ class StagePlan:
     members: int
     eval_every: int
     tricks: tuple[TrickPlan, ...] = ()
+    views: int = 0
 
     def on(self, seam: str) -> list[TrickPlan]:
         """The stage's tricks on one seam, in written order."""
@@ -238,6 +240,8 @@ def check(plan: Plan) -> None:
         PlanError: Two tricks on a seam that takes one, a capability that nothing provides, a number out of
             its range, a change of head or of what learns inside a chain, a merge without members.
     """
+    if not plan.stages:
+        raise PlanError("a plan needs at least one stage")
     head = "linear"
     for index, stage in enumerate(plan.stages):
         where = f"stage {stage.name!r}"
@@ -259,6 +263,8 @@ def check(plan: Plan) -> None:
             for what in entry(trick.name).needs:
                 if what not in capabilities:
                     raise PlanError(f"{where}: {_unmet(trick.name, what)}")
+        if stage.views:
+            _check_views(stage, by_seam, where)
         if stage.members > 1 and not by_seam["merge"]:
             raise PlanError(f"{where}: {stage.members} members need a merge, e.g. choose=['average', …]")
 
@@ -266,12 +272,12 @@ def check(plan: Plan) -> None:
 def check_space(space: Space, standard: Standard) -> list[str]:
     """Checks everything that can be checked without training, and lists the space's labels.
 
-    Every trick is made with its defaults and both ends of its ranges; every label alone gives a plan or is
-    reported with the reason that it never can.
+    Every trick is made with its defaults and both ends of its ranges; the baseline and every label of `screen=`
+    alone must give a plan.
 
     Raises:
         PlanError: An unknown trick or number, a number out of its range, an unknown label in `screen=` or
-            `forbid=`, a baseline that cannot be trained.
+            `forbid=`, a baseline or a label of `screen=` that cannot be trained.
     """
     labels: list[str] = []
     for slot in space.stages:
@@ -318,7 +324,8 @@ def _pick_stage(slot: Stage | OneOf, position: int, ask: Pick) -> Stage | None:
     name = slot.name or (stages[0] if len(stages) == 1 else f"stage_{position}")
     options = tuple(named)
     domain = LabelledOneOf(options, slot.name, tuple(None if option == NONE else option for option in options))
-    picked: Stage | None = named[ask(name, domain, NONE if NONE in named else options[0])]
+    # a design cell may ask for none where the space offers none: the first option
+    picked: Stage | None = named.get(ask(name, domain, NONE if NONE in named else options[0]), slot.options[0])
     return picked
 
 
@@ -418,8 +425,9 @@ def _fill(
         epochs=max(1, round(_positive(stage, "epochs", epochs) * epochs_scale)),
         carry="start" if last is None else stage.carry,
         nesterov=standard.nesterov,
-        reduction=number("reduction", "expected"),
+        reduction=number("reduction", last.reduction if last is not None and carries_all else "expected"),
         members=number("members", 1),
+        views=number("views", 0),
         eval_every=standard.eval_every,
         tricks=(*_kept(stage, tricks, before), *tricks),
         **carried,
@@ -432,6 +440,9 @@ def _kept(stage: Stage, own: list[TrickPlan], before: list[StagePlan]) -> Iterat
     The earlier stage is the last one without members: what members do on subsets of their own ends with their
     merge.
     """
+    for seam in stage.keep if isinstance(stage.keep, tuple) else ():
+        if seam not in SEAMS:
+            raise PlanError(f"stage {stage.name!r}: keep= names no seam {seam!r}: {did_you_mean(seam, SEAMS)}")
     whole = [earlier for earlier in before if earlier.members == 1]
     if not whole or not stage.keep:
         return
@@ -454,21 +465,46 @@ def _positive(stage: Stage, key: str, value: Any) -> float:
     return float(value)
 
 
+_NUMBERS: Mapping[str, tuple[Callable[[float], bool], str]] = {
+    "lr": (lambda value: 0 < value < math.inf, "a number above 0"),
+    "weight_decay": (lambda value: 0 <= value < math.inf, "a number of at least 0"),
+    "momentum": (lambda value: 0 <= value < 1, "a number in [0, 1)"),
+    "epochs": (lambda value: value >= 1 and isinstance(value, int), "a whole number ≥ 1"),
+    "batch_size": (lambda value: value >= 2 and isinstance(value, int), "a whole number ≥ 2"),
+    "views": (lambda value: value >= 0 and isinstance(value, int), "a whole number ≥ 0"),
+    "members": (lambda value: value >= 1 and isinstance(value, int), "a whole number ≥ 1"),
+    "eval_every": (lambda value: value >= 1 and isinstance(value, int), "a whole number ≥ 1"),
+}
+
+
 def _check_numbers(stage: StagePlan, where: str) -> None:
-    rules = (
-        ("lr", stage.lr > 0, "above 0"),
-        ("weight_decay", stage.weight_decay >= 0, "at least 0"),
-        ("momentum", 0 <= stage.momentum < 1, "in [0, 1)"),
-        ("batch_size", stage.batch_size >= 2 and stage.batch_size == int(stage.batch_size), "a whole number ≥ 2"),
-        ("members", stage.members >= 1 and stage.members == int(stage.members), "a whole number ≥ 1"),
-    )
-    for key, holds, allowed in rules:
-        if not holds:
-            raise PlanError(f"{where}: {key} must be {allowed}, got {getattr(stage, key)!r}")
-    for key, options in (("schedule", SCHEDULES), ("reduction", REDUCTIONS)):
+    for key, (holds, allowed) in _NUMBERS.items():
+        value = getattr(stage, key)
+        # an edited file may hold text: YAML reads 1e-3 as one
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not holds(value):
+            raise PlanError(f"{where}: {key} must be {allowed}, got {value!r}")
+    named = {"carry": ("start", "all", "weights"), "schedule": SCHEDULES, "reduction": REDUCTIONS}
+    for key, options in named.items():
         value = getattr(stage, key)
         if value not in options:
-            raise PlanError(f"{where}: unknown {key} {value!r}: {did_you_mean(value, options)}")
+            raise PlanError(f"{where}: unknown {key} {value!r}: {did_you_mean(str(value), options)}")
+
+
+def _check_views(stage: StagePlan, by_seam: Mapping[str, list[Any]], where: str) -> None:
+    """Features can be computed once only where the backbone does not move and nothing reaches into it."""
+    if not any(getattr(made, "batchnorm", None) == "fixed" for made in by_seam["train"]):
+        raise PlanError(
+            f"{where}: views={stage.views} computes features once, but the backbone moves; add 'classifier' or "
+            "'learnable_scale' with batchnorm='fixed', or leave views= out"
+        )
+    for made in by_seam["mix"]:
+        if getattr(made, "layer", "input") not in ("pool", "logits"):
+            raise PlanError(
+                f"{where}: views={stage.views} trains on features, but {name_of(made)} mixes before them; "
+                "mix at layer 'pool' or 'logits', or leave views= out"
+            )
+    for made in by_seam["penalty"]:
+        raise PlanError(f"{where}: views={stage.views} has no images for the penalty {name_of(made)}; leave views= out")
 
 
 def _check_trick(trick: Trick, stage: Stage) -> None:
@@ -476,11 +512,9 @@ def _check_trick(trick: Trick, stage: Stage) -> None:
     ends: list[dict[str, Any]] = [{}, {}]
     for key, value in trick.numbers:
         if isinstance(value, OneOf):
-            for option in value.options:
-                make(trick.name, **{key: option})
-        low, high = (getattr(value, end, value) for end in ("low", "high"))
-        if not isinstance(value, OneOf):
-            ends[0][key], ends[1][key] = low, high
+            ends.extend({key: option} for option in value.options)
+        else:
+            ends[0][key], ends[1][key] = (getattr(value, end, value) for end in ("low", "high"))
     try:
         for numbers in ends:
             make(own.name, **numbers)
@@ -509,4 +543,5 @@ def _describe(stage: StagePlan) -> str:
     members = f" × {stage.members} members" if stage.members > 1 else ""
     carry = "" if stage.carry == "start" else f", carries {stage.carry}"
     numbers = f"{stage.epochs} epochs{members}, lr {stage.lr:g}, wd {stage.weight_decay:g}"
-    return f"{stage.name}: {numbers}{carry}; {tricks or 'plain'}"
+    views = f", {stage.views} views" if stage.views else ""
+    return f"{stage.name}: {numbers}{views}{carry}; {tricks or 'plain'}"

@@ -59,6 +59,7 @@ SEAMS: Mapping[str, Seam] = MappingProxyType(
             Seam("weight", True, "labels (B,) -> (B,); several multiply"),
             Seam("head", False, "Model -> Model, at the stage's start"),
             Seam("train", False, "Model -> parameter groups that learn"),
+            Seam("average", False, "(averaged, state, step, epoch) -> averaged state, evaluated and handed over"),
             Seam("after_step", True, "(Model, Outputs, Batch) -> None"),
             Seam("merge", False, "list of member states -> state"),
             Seam("readout", False, "Outputs -> z (B, C), evaluation only"),

@@ -7,6 +7,7 @@ normalisation, the mix, the network, the objective, one optimiser step, and the 
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -34,7 +35,7 @@ EVALUATION_BATCH = 1024
 
 
 class Diverged(ArithmeticError):
-    """The loss is no longer a finite number."""
+    """The loss, or a weight, is no longer a finite number."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,20 @@ class Handed:
         model: State of the network, buffers included.
         optimiser: Momentum buffers by position of the parameter; empty where a new chain must start.
         chain_epoch: Epochs of the chain that lie behind.
+        chain_step: Steps of the chain that lie behind.
+        averaged: The averaged network, where a trick keeps one: what is evaluated, and what a new chain starts from.
     """
 
     model: State
     optimiser: State = field(default_factory=dict)
     chain_epoch: int = 0
+    chain_step: int = 0
+    averaged: State = field(default_factory=dict)
+
+    @property
+    def result(self) -> State:
+        """The weights that the stage is judged by."""
+        return self.averaged or self.model
 
 
 @dataclass(frozen=True)
@@ -71,15 +81,26 @@ class StageRun:
         index: Which stage of the plan.
         member: Which of the stage's members.
         handed: From the stage before; `None` in the first one.
+        kept: Features that were computed before: given how to compute them, they are taken or computed.
     """
 
-    def __init__(self, start: Start, plan: Plan, index: int, member: int, handed: Handed | None) -> None:
+    def __init__(
+        self,
+        start: Start,
+        plan: Plan,
+        index: int,
+        member: int,
+        handed: Handed | None,
+        kept: Callable[[Callable[[], Tensor]], Tensor] = lambda compute: compute(),
+    ) -> None:
         self.start, self.plan, self.index, self.member = start, plan, index, member
         self.stage = plan.stages[index]
         self.data = start.data
-        self._chain = plan.chain(index)
-        self._chain_epochs = sum(plan.stages[i].epochs for i in self._chain)
-        self._first_epoch = handed.chain_epoch if handed is not None and not plan.starts_chain(index) else 0
+        self._chain_epochs = sum(plan.stages[i].epochs for i in plan.chain(index))
+        continues = handed is not None and not plan.starts_chain(index)
+        self._first_epoch = handed.chain_epoch if handed is not None and continues else 0
+        self._first_step = handed.chain_step if handed is not None and continues else 0
+        self.averaged: State = dict(handed.averaged) if handed is not None and continues else {}
         self.epoch = 0
         self.images = 0
         self.steps = 0
@@ -94,14 +115,16 @@ class StageRun:
             weight_decay=self.stage.weight_decay,
             nesterov=self.stage.nesterov,
         )
-        if handed is not None and not plan.starts_chain(index):
+        if handed is not None and continues:
             _load_optimiser(self.optimiser, handed.optimiser)
         tricks = {seam: [t.made() for t in self.stage.on(seam)] for seam in _BUILT_HERE}
-        facts = stage_facts(start, self.network, self.stage.epochs, self._generator)
+        facts = stage_facts(start, self.network, self._chain_epochs, self._generator)
         built = {seam: [made.build(facts) for made in sitting] for seam, sitting in tricks.items()}
-        self._draw, self._mix = (next(iter(built[seam]), None) for seam in ("draw", "mix"))
+        self._draw, self._mix, self._average = (next(iter(built[seam]), None) for seam in ("draw", "mix", "average"))
         self._image, self._augment, self._after_step = (built[seam] for seam in ("image", "augment", "after_step"))
         self.objective = Objective([t.made() for t in self.stage.tricks], facts)
+        self._features = kept(self._view_features) if self.stage.views else None
+        self._shadow: Network | None = None
 
     @property
     def finished(self) -> bool:
@@ -112,7 +135,7 @@ class StageRun:
         """Trains one epoch.
 
         Raises:
-            Diverged: The epoch's mean loss is not finite.
+            Diverged: The epoch's mean loss, or a weight behind it, is not finite.
         """
         chain_epoch = self._first_epoch + self.epoch
         draws = {purpose: self._generator(purpose, chain_epoch) for purpose in _PURPOSES}
@@ -126,8 +149,7 @@ class StageRun:
         total = torch.zeros((), device=self.start.device)
         for step, index in enumerate(batches):
             self._set_rate(chain_epoch + step / len(batches))
-            batch = self._batch(index, draws)
-            outputs = self.network(batch.images, batch.blend)
+            batch, outputs = self._forward(index, draws)
             losses, penalties = self.objective.parts(
                 outputs, batch.y, batch.share, batch=batch, generator=draws["loss"]
             )
@@ -139,22 +161,45 @@ class StageRun:
             with torch.no_grad():
                 for after in self._after_step:
                     after(self.network, outputs, batch)
+                self.steps += 1
+                self._update_average(None)
             total += loss.detach()
         self.epoch += 1
-        self.steps += len(batches)
+        with torch.no_grad():
+            self._update_average(chain_epoch + 1)
         self.images += len(indices)
         self.train_loss = float(total) / len(batches)
+        where = f"stage {self.stage.name!r}, epoch {self.epoch}"
         if not math.isfinite(self.train_loss):
-            raise Diverged(f"stage {self.stage.name!r}, epoch {self.epoch}: the training loss is {self.train_loss}")
+            raise Diverged(f"{where}: the training loss is {self.train_loss}")
+        # the last step of an epoch may be the one that breaks it
+        if not torch.stack([t.isfinite().all() for t in self.network.state_dict().values()]).all():
+            raise Diverged(f"{where}: a weight is no longer finite")
 
     def handed(self) -> Handed:
         """What the next stage takes over."""
-        return Handed(_copy(self.network.state_dict()), _save_optimiser(self.optimiser), self._first_epoch + self.epoch)
+        return Handed(
+            _copy(self.network.state_dict()),
+            _save_optimiser(self.optimiser),
+            self._first_epoch + self.epoch,
+            self._first_step + self.steps,
+            _copy(self.averaged),
+        )
+
+    def judged(self) -> Network:
+        """The network that is evaluated: the averaged one, where a trick keeps one."""
+        if not self.averaged:
+            return self.network
+        if self._shadow is None:
+            self._shadow = copy.deepcopy(self.network)
+        self._shadow.load_state_dict(self.averaged)
+        return self._shadow
 
     def load(self, handed: Handed, epoch: int, images: int, steps: int) -> None:
         """Continues from the middle of the stage."""
         self.network.load_state_dict(handed.model)
         _load_optimiser(self.optimiser, handed.optimiser)
+        self.averaged = dict(handed.averaged)
         self.epoch, self.images, self.steps = epoch, images, steps
 
     def _generator(self, purpose: str, epoch: int = -1) -> torch.Generator:
@@ -170,18 +215,49 @@ class StageRun:
         indices: Tensor = self._draw(chain_epoch / max(1, self._chain_epochs - 1), draws)
         return indices
 
-    def _batch(self, index: Tensor, draws: Mapping[str, torch.Generator]) -> Batch:
+    def _forward(self, index: Tensor, draws: Mapping[str, torch.Generator]) -> tuple[Batch, Outputs]:
+        """A batch of images with these indices, and what the network says of it."""
         index = index.to(self.start.device)
+        if self._features is None:
+            batch = self._augmented(index, draws)
+        else:
+            labels = self.data.train_labels[index]
+            batch = Batch.plain(labels.new_zeros(len(labels), 0, 0, 0), index, labels)
+        if self._mix is not None:
+            batch = self._mix(batch, draws["mix"])
+        if self._features is None:
+            return batch, self.network(batch.images, batch.blend)
+        view = torch.randint(len(self._features), (len(index),), generator=draws["view"]).to(self.start.device)
+        return batch, self.network.classify(self._features[view, index], batch.blend)
+
+    def _augmented(self, index: Tensor, draws: Mapping[str, torch.Generator]) -> Batch:
+        """Images with these indices, changed, shifted and flipped, augmented and normalised; not mixed."""
         batch = Batch.plain(self.data.train_images[index], index, self.data.train_labels[index])
         for change in self._image:
             batch = change(batch, draws["image"])
         batch = batch.with_images(shift_and_flip(batch.images, self.data.pad, self.data.flip, draws["shift"]))
         for change in self._augment:
             batch = change(batch, draws["augment"])
-        batch = batch.with_images(self.data.normalise(batch.images))
-        if self._mix is not None:
-            batch = self._mix(batch, draws["mix"])
-        return batch
+        return batch.with_images(self.data.normalise(batch.images))
+
+    @torch.no_grad()
+    def _view_features(self) -> Tensor:
+        """(V, N, D) features of V augmented views of every image; the same for all stages from one start."""
+        everything = torch.arange(len(self.data.train_labels), device=self.start.device)
+        self.network.eval()
+        views = []
+        for view in range(self.stage.views):
+            draws = {purpose: generator(self.start.seed, "view", view, purpose) for purpose in _PURPOSES}
+            batches = [self._augmented(index, draws) for index in everything.split(EVALUATION_BATCH)]
+            # a trick that makes views of its own is asked for the first: a feature stands for one view
+            views.append(torch.cat([self.network(batch.images[0]).features for batch in batches]))
+        return torch.stack(views)
+
+    def _update_average(self, epoch: int | None) -> None:
+        """Lets the averaging trick see the network after every step, and after every epoch of the chain."""
+        if self._average is not None:
+            state = self.network.state_dict()
+            self.averaged = self._average(self.averaged, state, self._first_step + self.steps, epoch)
 
     def _set_rate(self, position: float) -> None:
         factor = SCHEDULES[self.stage.schedule](position, self._chain_epochs)
@@ -189,8 +265,8 @@ class StageRun:
             group["lr"] = self.stage.lr * group["lr_scale"] * factor
 
 
-_BUILT_HERE = ("draw", "image", "augment", "mix", "after_step")
-_PURPOSES = ("draw", "image", "shift", "augment", "mix", "loss")
+_BUILT_HERE = ("draw", "image", "augment", "mix", "after_step", "average")
+_PURPOSES = ("draw", "view", "image", "shift", "augment", "mix", "loss")
 
 
 def stage_facts(start: Start, network: Network, epochs: int, generators: Callable[[str], torch.Generator]) -> Facts:
@@ -200,11 +276,11 @@ def stage_facts(start: Start, network: Network, epochs: int, generators: Callabl
     def score(state: Mapping[str, Tensor]) -> Tensor:
         kept = _copy(network.state_dict())
         network.load_state_dict(dict(state))
-        logits = evaluate(network, data.train_images, data)
+        logits = torch.cat([outputs.logits for _, outputs in facts.outputs()])
         network.load_state_dict(kept)
         return metrics.recalls(logits.argmax(dim=1), data.train_labels, data.classes)
 
-    return Facts(
+    facts = Facts(
         counts=data.counts,
         labels=data.train_labels,
         epochs=epochs,
@@ -217,6 +293,7 @@ def stage_facts(start: Start, network: Network, epochs: int, generators: Callabl
         score=score,
         generators=generators,
     )
+    return facts
 
 
 def assemble(
@@ -228,9 +305,9 @@ def assemble(
 ) -> tuple[Network, list[dict[str, Any]]]:
     """The network at a stage's start, and the parameter groups that learn.
 
-    Heads and train tricks of earlier chains give the network its shape, the handed state its weights. Where a chain starts,
-    the stage's own head and train tricks then act on it; inside a chain, those of the chain's first stage are
-    in force already, and the handed state has the last word.
+    Heads and train tricks of earlier chains give the network its shape, the handed state its weights. Where a
+    chain starts, the stage's own head and train tricks then act on it; inside a chain, those of the chain's first
+    stage are in force already, and the handed state has the last word.
     """
     network = start.network(generator(start.seed, "init")).to(start.device)
     first = plan.chain(index)[0]
@@ -241,7 +318,7 @@ def assemble(
             reshape = getattr(trick.made(), "reshape", None)
             network = network if reshape is None else reshape(network)
     if starts and handed is not None:
-        network.load_state_dict(handed.model)
+        network.load_state_dict(handed.result)
     if starts:
         network = _change_head(start, network, plan.stages[index].on("head"), plan.stages[index].epochs, generators)
     groups: list[dict[str, Any]] = [{"params": list(network.parameters())}]
@@ -252,75 +329,83 @@ def assemble(
     return network.to(start.device), groups
 
 
-@torch.no_grad()
-def evaluate(
-    network: Network,
-    images: Tensor,
-    data: LongTailed,
-    readout: Callable[[Outputs], Tensor] | None = None,
-    views: Callable[[Tensor], Tensor] | None = None,
-) -> Tensor:
-    """Logits (M, C) of images (M, c, H, W), in evaluation mode and without augmentation.
+class Judge:
+    """Measures networks of one stage on a split.
 
     Args:
-        network: The network.
-        images: uint8.
-        data: For the normalisation.
-        readout: Turns outputs into logits; the network's own where absent.
-        views: images (B, c, H, W) -> (V, B, c, H, W), where a readout asks for several.
+        start: Data, network, seed, device.
+        plan: The plan.
+        index: The stage, whose readout is used.
+        split: "val" or "test".
     """
-    training = network.training
-    network.eval()
-    parts = []
-    for batch in images.split(EVALUATION_BATCH):
-        seen = views(batch) if views is not None else batch[None]
-        outputs = network(data.normalise(seen))
-        parts.append(outputs.logits if readout is None else readout(outputs))
-    network.train(training)
-    return torch.cat(parts)
 
+    def __init__(self, start: Start, plan: Plan, index: int, split: str = "val") -> None:
+        data = start.data
+        self._start, self._stage = start, plan.stages[index]
+        self._images = data.val_images if split == "val" else data.test_images
+        self._labels = data.val_labels if split == "val" else data.test_labels
+        self._generators = partial(generator, start.seed, index)
+        self._frozen = self._stage.views > 0
+        self._features: list[Tensor] = []
+        self._class_means: float | None = None
 
-def measure(run_network: Network, start: Start, plan: Plan, index: int, split: str = "val") -> dict[str, Any]:
-    """Evaluates a network at one point of a stage.
+    @torch.no_grad()
+    def __call__(self, network: Network) -> dict[str, Any]:
+        """Measures a network. Where the stage learns from fixed views, what the backbone says is computed once.
 
-    Returns:
-        "loss", "accuracy", "adjusted" (post-hoc logit adjustment, Menon et al. 2021, arXiv:2007.07314, eq. 9,
-        τ = 1) and "class_means" (nearest mean of the training features by cosine), all as fractions but the
-        loss: the last two are what a second stage would roughly reach. Also "recalls" (C,), "correct" (M,) and
-        "calibration_error".
-    """
-    data, stage = start.data, plan.stages[index]
-    images, labels = (data.val_images, data.val_labels) if split == "val" else (data.test_images, data.test_labels)
-    chain = plan.chain_number(index)
-    facts = stage_facts(start, run_network, stage.epochs, lambda purpose: generator(start.seed, chain, purpose))
-    made = [trick.made() for trick in stage.on("readout")]
-    readout = made[0].build(facts) if made else None
-    views = getattr(made[0], "views", None) if made else None
-    logits = evaluate(run_network, images, data, readout, views).double()
-    recalls = metrics.recalls(logits.argmax(dim=1), labels, data.classes)
-    prior = (data.counts.double() / data.counts.sum()).clamp(min=1e-12).log().to(logits.device)
-    return {
-        "loss": float(functional.cross_entropy(logits, labels)),
-        "accuracy": float(recalls.mean()),
-        "adjusted": float(metrics.recalls((logits - prior).argmax(dim=1), labels, data.classes).mean()),
-        "class_means": _class_means(run_network, facts, images, labels, data),
-        "calibration_error": metrics.calibration_error(logits.softmax(dim=1), labels),
-        "recalls": [float(recall) for recall in recalls],
-        "correct": (logits.argmax(dim=1) == labels).int().tolist(),
-    }
+        Returns:
+            "loss", "accuracy" (mean recall), "adjusted" (post-hoc logit adjustment, Menon et al. 2021,
+            arXiv:2007.07314, eq. 9, τ = 1) and "class_means" (nearest mean of the training features by cosine):
+            the last two are what a second stage would roughly reach. Also "calibration_error", "recalls",
+            "logits_magnitude" and "regularized_std" (C,), and "correct" (M,). All are fractions but the loss and
+            the two diagnostics of label over-smoothing.
+        """
+        data, labels = self._start.data, self._labels
+        training = network.training
+        network.eval()
+        facts = stage_facts(self._start, network, self._stage.epochs, self._generators)
+        logits = torch.cat(list(self._logits(network, facts))).double()
+        if self._class_means is None or not self._frozen:
+            self._class_means = self._nearest_mean(network, facts)
+        network.train(training)
+        predicted = logits.argmax(dim=1)
+        recalls = metrics.recalls(predicted, labels, data.classes)
+        prior = (data.counts.double() / data.counts.sum()).clamp(min=1e-12).log().to(logits.device)
+        return {
+            "loss": float(functional.cross_entropy(logits, labels)),
+            "accuracy": float(recalls.nanmean()),
+            "adjusted": float(metrics.recalls((logits - prior).argmax(dim=1), labels, data.classes).nanmean()),
+            "class_means": self._class_means,
+            "calibration_error": metrics.calibration_error(logits.softmax(dim=1), labels),
+            "recalls": recalls.tolist(),
+            "logits_magnitude": metrics.logits_magnitude(logits, labels).tolist(),
+            "regularized_std": metrics.regularized_std(logits, labels).tolist(),
+            "correct": (predicted == labels).int().tolist(),
+        }
 
+    def _logits(self, network: Network, facts: Facts) -> Iterator[Tensor]:
+        """Logits of the split, batch by batch, through the stage's readout."""
+        made = next((trick.made() for trick in self._stage.on("readout")), None)
+        readout = None if made is None else made.build(facts)
+        views = getattr(made, "views", lambda images: images[None])
+        for number, images in enumerate(self._images.split(EVALUATION_BATCH)):
+            if number < len(self._features):
+                outputs = network.classify(self._features[number])
+            else:
+                outputs = network(self._start.data.normalise(views(images)))
+                if self._frozen and not outputs.views and outputs.features is not None:
+                    self._features.append(outputs.features)
+            yield outputs.logits if readout is None else readout(outputs)
 
-@torch.no_grad()
-def _class_means(network: Network, facts: Facts, images: Tensor, labels: Tensor, data: LongTailed) -> float:
-    training = network.training
-    features = facts.features()
-    sums = features.new_zeros(data.classes, features.shape[1]).index_add_(0, data.train_labels, features)
-    means = functional.normalize(sums, dim=1)
-    network.eval()
-    seen = torch.cat([network(data.normalise(batch)).features for batch in images.split(EVALUATION_BATCH)])
-    network.train(training)
-    nearest = (functional.normalize(seen, dim=1) @ means.T).argmax(dim=1)
-    return float(metrics.recalls(nearest, labels, data.classes).mean())
+    def _nearest_mean(self, network: Network, facts: Facts) -> float:
+        data = self._start.data
+        features = facts.features()
+        sums = features.new_zeros(data.classes, features.shape[1]).index_add_(0, data.train_labels, features)
+        means = functional.normalize(sums, dim=1)
+        batches = self._images.split(EVALUATION_BATCH)
+        seen = torch.cat([network(data.normalise(images)).features for images in batches])
+        nearest = (functional.normalize(seen, dim=1) @ means.T).argmax(dim=1)
+        return float(metrics.recalls(nearest, self._labels, data.classes).nanmean())
 
 
 def merge(start: Start, plan: Plan, index: int, members: Sequence[State], handed: Handed | None) -> Handed:

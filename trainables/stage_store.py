@@ -71,6 +71,11 @@ def stage_keys(plan: Plan, context: Mapping[str, Any]) -> list[list[str]]:
     return keys
 
 
+def features_key(before: str, stage: StagePlan) -> str:
+    """The key of a frozen backbone's features: the start, the number of views, and what changes an image."""
+    return digest({"features": before, "views": stage.views, "tricks": _tricks(stage, ("image", "augment"))})
+
+
 _OF_MERGED = ("merge", "readout")
 """Seams that act on the merged network alone: members are shared between all their settings."""
 

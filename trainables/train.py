@@ -18,8 +18,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from trainables.data.catalogue import DataError, module_of
+from trainables.models import MODELS
+from trainables.pipeline import Diverged, Pipeline
 from trainables.plan import Plan, check
-from trainables.registry import PlanError, discover
+from trainables.registry import PlanError, did_you_mean, discover
 
 FRESH_SEED = 5_000
 """Seeds of final training; no arm of a search uses them."""
@@ -33,7 +36,8 @@ def read_recipe(path: Path) -> dict[str, Any]:
     """An exported recipe, its plan checked.
 
     Raises:
-        TrainError: No such file, or it is no exported recipe.
+        TrainError: No such file, it is no exported recipe, or it names an unknown network.
+        DataError: It names an unknown data set.
         PlanError: Its plan cannot be trained, e.g. because it names an unknown trick.
     """
     import yaml
@@ -42,16 +46,34 @@ def read_recipe(path: Path) -> dict[str, Any]:
         raise TrainError(f"{path}: no such file; python -m search.export --out {path} writes one")
     try:
         recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise TrainError(f"{path}: not YAML: {str(error).splitlines()[0]}") from error
-    if not isinstance(recipe, dict) or recipe.get("format") != 1 or "plan" not in recipe:
-        raise TrainError(f"{path}: not a recipe of python -m search.export (format: 1 and a plan are expected)")
-    discover(*recipe["provenance"].get("tricks", ()))
+    if not isinstance(recipe, dict) or recipe.get("format") != 1:
+        raise TrainError(f"{path}: not a recipe of python -m search.export (format: 1 is expected)")
+    for key, kind in _PARTS.items():
+        if not isinstance(recipe.get(key), kind):
+            raise TrainError(f"{path}: {key} must be a {_KINDS[kind]}, got {recipe.get(key)!r}; export it again")
+    name, imbalance, values = recipe["data"].get("name"), recipe["data"].get("imbalance"), recipe["measured"]
+    if not isinstance(name, str) or not isinstance(imbalance, (int, float)):
+        raise TrainError(f"{path}: data must have a name and an imbalance, got {recipe['data']!r}; export it again")
+    if not isinstance(values.get("values"), list):
+        raise TrainError(f"{path}: measured must have its values, got {values!r}; export it again")
     try:
+        module_of(name)
+        if recipe["model"] not in MODELS:
+            known = did_you_mean(recipe["model"], MODELS)
+            raise TrainError(f"unknown model {recipe['model']!r}: {known}")
+        discover(*recipe["provenance"].get("tricks", ()))
         check(Plan.from_dict(recipe["plan"]))
-    except PlanError as error:
-        raise PlanError(f"{path}: {error}") from error
+    except (PlanError, DataError, TrainError) as error:
+        raise type(error)(f"{path}: {error}") from error
     return recipe
+
+
+_PARTS = {"recipe": str, "title": str, "data": dict, "model": str, "plan": dict, "measured": dict,
+          "conflicts": list, "provenance": dict}  # fmt: skip
+"""What an exported recipe has."""
+_KINDS = {str: "text", dict: "mapping", list: "list"}
 
 
 def lengthened(plan: Plan, factor: float) -> Plan:
@@ -64,7 +86,6 @@ def train_one(recipe: Mapping[str, Any], plan: Plan, seed: int, fold_val: bool, 
     import torch
 
     from trainables.data import load
-    from trainables.pipeline import Pipeline
     from trainables.trial import pick_device
 
     device = pick_device("auto")
@@ -91,11 +112,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         return _main(options)
-    except (PlanError, ValueError, OSError) as error:
-        if isinstance(error, OSError) or type(error).__module__.startswith("trainables"):
-            print(f"trainables.train: error: {error}", file=sys.stderr)
-            return 2
-        raise
+    except (TrainError, PlanError, DataError, Diverged, OSError) as error:
+        print(f"trainables.train: error: {error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("\nstopped; what is trained so far is not kept, start the command again", file=sys.stderr)
         return 130
@@ -119,6 +138,8 @@ def _main(options: argparse.Namespace) -> int:
     root = options.data_root or recipe["provenance"].get("data_root")
     kind = "as searched, val kept" if options.as_searched else "val folded back in"
     console.print(f"recipe {recipe['recipe']}: {recipe['title']}\n{plan}\n{seeds} seeds, {kind}", highlight=False)
+    if not options.as_searched:
+        options.out.mkdir(parents=True, exist_ok=True)  # what cannot be written must not be found out after training
     finished = []
     with Progress(console=console, transient=True) as progress:
         for number in range(seeds):
@@ -167,7 +188,6 @@ def _keep(
     import yaml
     from safetensors.torch import save_file
 
-    out.mkdir(parents=True, exist_ok=True)
     measured = []
     for seed, pipeline, seconds in finished:
         metrics, recalls, _ = pipeline.test()

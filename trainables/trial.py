@@ -101,16 +101,19 @@ class Trial(Trainable):  # type: ignore[misc]
     """
 
     def setup(self, config: dict[str, Any]) -> None:
-        """Makes the pipeline. One thread on a CPU: trials run side by side, one per core."""
-        if pick_device("auto").type == "cpu":
-            torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+        """Makes the pipeline."""
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Makes the pipeline of the next trial; nothing of the last one stays."""
+        """Makes the pipeline of the next trial; nothing of the last one stays.
+
+        One thread on a CPU: trials run side by side, one per core.
+        """
         spec = json.loads(new_config["spec"])
         spec["tricks"], spec["rungs"] = tuple(spec["tricks"]), tuple(spec["rungs"])
         self._spec = TrialSpec(**spec)
+        if pick_device(self._spec.device).type == "cpu":
+            torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
         self._pipeline = pipeline_of(self._spec)
         self._outcome, self._reason = "running", ""
         self._seconds = 0.0
@@ -158,6 +161,7 @@ class Trial(Trainable):  # type: ignore[misc]
         }
         if self._outcome == "finished":
             payload["metrics"], payload["recalls"], payload["correct"] = pipeline.result()
+            payload["per_class"] = pipeline.per_class()
             payload["curve"] = [dataclasses.asdict(point) for point in pipeline.points]
             if self._spec.read_test:
                 payload["metrics"] |= pipeline.test()[0]

@@ -2,18 +2,22 @@
 
 data = load("digits-lt", imbalance=50, split_seed=3)
 data.train_images, data.train_labels, data.counts
+
+Own data have a name as well: `folder:PATH`, `csv:FILE`, `npz:FILE`, each with options after a question mark
+(`folder:photos?size=64&broken=skip`; see `trainables.data.own`). `python -m trainables.data describe NAME`
+shows what a name stands for before anything is trained.
 """
 
 from __future__ import annotations
 
-from trainables.data.catalogue import MODULES, DataError, Standard, module_of
+from trainables.data.catalogue import MODULES, DataError, Name, Standard, module_of
 from trainables.data.long_tail import LongTailed, class_counts
 
-__all__ = ["DataError", "LongTailed", "Standard", "class_counts", "load", "names", "standard"]
+__all__ = ["DataError", "LongTailed", "Standard", "class_counts", "load", "located", "names", "standard"]
 
 
 def names() -> list[str]:
-    """The known data sets, in alphabetical order.
+    """The known data sets, in alphabetical order; those of `folder:`, `csv:` and `npz:` come on top.
 
     >>> "digits-lt" in names()
     True
@@ -21,16 +25,33 @@ def names() -> list[str]:
     return sorted(MODULES)
 
 
-def standard(name: str) -> Standard:
+def standard(name: str, root: str | None = None) -> Standard:
     """The standard schedule of a data set, without loading it.
 
+    Args:
+        name: One of `names()`, or own data.
+        root: As in `load`: own data are looked at, because their schedule follows from their size.
+
     Raises:
-        DataError: The name is unknown; the nearest known one is offered.
+        DataError: The name is unknown; the nearest known one is offered. Or own data cannot be read.
 
     >>> standard("digits-lt").epochs, standard("digits-lt").model
     (30, 'resnet8')
     """
-    return module_of(name).standard(name)
+    return module_of(name).standard(name, root)
+
+
+def located(name: str, root: str | None = None) -> str:
+    """The name with the path of own data made absolute, for processes with another working directory.
+
+    >>> located("digits-lt"), located("csv:flowers.csv?val=5", "/data")
+    ('digits-lt', 'csv:/data/flowers.csv?val=5')
+    """
+    parsed = Name.parse(name)
+    if not parsed.path:
+        return name
+    query = "&".join(f"{option}={value}" for option, value in parsed.options.items())
+    return f"{parsed.kind}:{parsed.place(root).resolve()}" + (f"?{query}" if query else "")
 
 
 def load(
@@ -38,21 +59,23 @@ def load(
     *,
     root: str | None = None,
     imbalance: float | None = None,
-    split_seed: int = 0,
+    split_seed: int | None = 0,
     fold_val: bool = False,
 ) -> LongTailed:
     """A data set, cut to a long tail and split.
 
     Args:
-        name: One of `names()`.
+        name: One of `names()`, or own data.
         root: Folder of the data, where it is not bundled.
         imbalance: Images of the largest class over those of the smallest, at least 1; the data set's
-            standard one where absent.
+            standard one where absent, which leaves data that are long-tailed already as they are.
         split_seed: Which images go to `val` and `train`, where `val` is cut from a pool. `test` stays.
-        fold_val: No `val`: its images go back into the pool that `train` is cut from (final training).
+            `None` is the published split, which has no val: as `fold_val`.
+        fold_val: No `val`, and `train` cut from the whole pool: what was published, for the final training. A
+            val that was given apart never belonged to the pool, and stays out of it.
 
     Raises:
-        DataError: The name is unknown, or the imbalance is out of its range.
+        DataError: The name is unknown, the data are absent or damaged, or the imbalance is out of its range.
 
     >>> data = load("digits-lt", imbalance=50)
     >>> data.counts.tolist(), len(data.val_labels), len(data.test_labels)
@@ -60,5 +83,6 @@ def load(
     """
     module = module_of(name)
     if imbalance is None:
-        imbalance = module.standard(name).imbalance
-    return module.load(name, root=root, imbalance=imbalance, split_seed=split_seed, fold_val=fold_val)
+        imbalance = module.standard(name, root).imbalance
+    fold_val = fold_val or split_seed is None
+    return module.load(name, root=root, imbalance=imbalance, split_seed=split_seed or 0, fold_val=fold_val)

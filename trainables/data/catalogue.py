@@ -1,20 +1,24 @@
 """Which data sets there are, and the standard schedule of each. Light: nothing here imports torch.
 
-A new data set is one module with two functions, and one line in `MODULES`:
+A new data set is one module with two functions, and one line in `MODULES` (or in `PREFIXES`, where the name
+says what to read, as in `folder:photos`):
 
-    def standard(name: str) -> Standard: ...
-    def load(name: str, *, root, imbalance: float, split_seed: int, fold_val: bool) -> LongTailed: ...
+    def standard(name: str, root: str | None = None) -> Standard: ...
+    def load(name: str, *, root, imbalance: float | None, split_seed: int, fold_val: bool) -> LongTailed: ...
 
 The module imports what is heavy inside `load`, because names and schedules are asked for by commands that
-must answer at once (`--dry-run`).
+must answer at once (`--dry-run`). A module that understands `?option=value` after the name lists the options
+in `OPTIONS`. One that can say what it holds without decoding it has `index`, for `describe`.
 """
 
 from __future__ import annotations
 
 import difflib
 import importlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -24,8 +28,24 @@ if TYPE_CHECKING:
 MODULES: Mapping[str, str] = MappingProxyType(
     {
         "digits-lt": "trainables.data.digits",
+        "cifar10-lt": "trainables.data.cifar",
+        "cifar10-lt:first": "trainables.data.cifar",
+        "cifar100-lt": "trainables.data.cifar",
+        "cifar100-lt:first": "trainables.data.cifar",
+        "imagenet-lt": "trainables.data.lists",
+        "places-lt": "trainables.data.lists",
+        "inaturalist18": "trainables.data.lists",
     }
 )
+
+PREFIXES: Mapping[str, str] = MappingProxyType(
+    {
+        "folder": "trainables.data.own",
+        "csv": "trainables.data.own",
+        "npz": "trainables.data.own",
+    }
+)
+"""Kinds of own data: `folder:PATH`, `csv:FILE`, `npz:FILE`."""
 
 
 class DataError(ValueError):
@@ -45,7 +65,7 @@ class Standard:
         batch_size: Images per step.
         schedule: Name of the learning-rate schedule.
         model: A name of `trainables.models`.
-        imbalance: Images of the largest class over those of the smallest.
+        imbalance: Images of the largest class over those of the smallest; `None` takes the data as they are.
         eval_every: Epochs between evaluations.
         margin: Difference in accuracy that matters, in [0, 1], declared before anything is measured: the δ
             of the conflict verdicts.
@@ -60,21 +80,87 @@ class Standard:
     batch_size: int
     schedule: str
     model: str
-    imbalance: float
+    imbalance: float | None
     eval_every: int
     margin: float
     final_epochs: int
 
 
+@dataclass(frozen=True)
+class Name:
+    """A data set's name, taken apart: `kind[:path][?option=value[&option=value]]`.
+
+    Args:
+        text: The whole name.
+        kind: A key of `MODULES` or of `PREFIXES`.
+        path: What stands after the prefix; empty for a key of `MODULES`.
+        options: What stands after the question mark.
+    """
+
+    text: str
+    kind: str
+    path: str
+    options: Mapping[str, str]
+
+    @staticmethod
+    def parse(text: str) -> Name:
+        """Takes a name apart; knows nothing of which names there are.
+
+        A question mark begins the options only where `option=value` follows, so a path may have one.
+
+        >>> Name.parse("folder:my photos?size=32&broken=skip").options["size"]
+        '32'
+        >>> Name.parse("cifar10-lt:first").kind, Name.parse("csv:a?b.csv").path
+        ('cifar10-lt:first', 'a?b.csv')
+        """
+        found = re.fullmatch(r"(.*?)(?:\?((?:[a-z_]+=[^&?]*)(?:&[a-z_]+=[^&?]*)*))?", text, re.DOTALL)
+        assert found is not None
+        base, query = found.group(1), found.group(2)
+        options = dict(pair.split("=", 1) for pair in query.split("&")) if query else {}
+        kind, colon, path = base.partition(":")
+        if colon and base not in MODULES and kind in PREFIXES:
+            return Name(text, kind, path, options)
+        return Name(text, base, "", options)
+
+    def place(self, root: str | None) -> Path:
+        """The path, relative to the root where there is one, to the working directory else."""
+        path = Path(self.path).expanduser()
+        return path if root is None else Path(root).expanduser() / path
+
+    def whole(self, option: str, default: int, least: int = 0) -> int:
+        """The whole number that an option gives.
+
+        Raises:
+            DataError: It is no whole number, or too small.
+        """
+        text = self.options.get(option, str(default))
+        if not text.isascii() or not text.isdigit() or int(text) < least:
+            raise DataError(f"{self.text}: option {option} must be a whole number of at least {least}, got {text!r}")
+        return int(text)
+
+    def choice(self, option: str, allowed: tuple[str, ...]) -> str:
+        """Which of the allowed values an option has; the first where it is absent.
+
+        Raises:
+            DataError: Another value.
+        """
+        text = self.options.get(option, allowed[0])
+        if text not in allowed:
+            raise DataError(f"{self.text}: option {option} must be {' or '.join(allowed)}, got {text!r}")
+        return text
+
+
 class DataModule(Protocol):
     """What the module of a data set has."""
 
-    def standard(self, name: str) -> Standard:
-        """The standard schedule."""
+    def standard(self, name: str, root: str | None = None) -> Standard:
+        """The standard schedule; for own data it follows from the data under the root."""
         ...
 
-    def load(self, name: str, *, root: str | None, imbalance: float, split_seed: int, fold_val: bool) -> LongTailed:
-        """The data, cut to a long tail and split."""
+    def load(
+        self, name: str, *, root: str | None, imbalance: float | None, split_seed: int, fold_val: bool
+    ) -> LongTailed:
+        """The data, cut to a long tail and split. An imbalance of `None` takes the data as they are."""
         ...
 
 
@@ -82,10 +168,30 @@ def module_of(name: str) -> DataModule:
     """The module of a data set.
 
     Raises:
-        DataError: The name is unknown; the nearest known one is offered.
+        DataError: The name or one of its options is unknown; the nearest known one is offered.
     """
-    if name not in MODULES:
-        near = difflib.get_close_matches(name, MODULES, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise DataError(f"unknown data set {name!r}: {hint}known are {', '.join(MODULES)}")
-    return cast(DataModule, importlib.import_module(MODULES[name]))
+    parsed = Name.parse(name)
+    if parsed.kind in PREFIXES and parsed.path:
+        module = importlib.import_module(PREFIXES[parsed.kind])
+    elif parsed.kind in MODULES:
+        module = importlib.import_module(MODULES[parsed.kind])
+    else:
+        raise DataError(_unknown(parsed))
+    options: tuple[str, ...] = getattr(module, "OPTIONS", ())
+    for option in parsed.options:
+        if option not in options:
+            near = difflib.get_close_matches(option, options, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            allowed = f"allowed are {', '.join(options)}" if options else f"{parsed.kind} has none"
+            raise DataError(f"{name}: unknown option {option!r}: {hint}{allowed}")
+    return cast(DataModule, module)
+
+
+def _unknown(name: Name) -> str:
+    own = [f"{prefix}:{'PATH' if prefix == 'folder' else 'FILE'}" for prefix in PREFIXES]
+    prefix, colon, path = name.kind.partition(":")
+    near = difflib.get_close_matches(name.kind, MODULES, n=1)
+    if not near and colon and path and (kind := difflib.get_close_matches(prefix, PREFIXES, n=1)):
+        near = [f"{kind[0]}:{path}"]
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"unknown data set {name.text!r}: {hint}known are {', '.join(MODULES)}; your own: {', '.join(own)}"

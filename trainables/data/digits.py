@@ -28,7 +28,7 @@ MEAN = 0.3053
 STD = 0.3759
 
 
-def standard(name: str) -> Standard:
+def standard(name: str, root: str | None = None) -> Standard:
     """Thirty epochs of one cycle."""
     return Standard(
         epochs=30,
@@ -47,7 +47,7 @@ def standard(name: str) -> Standard:
 
 
 def load(
-    name: str, *, root: str | None = None, imbalance: float, split_seed: int = 0, fold_val: bool = False
+    name: str, *, root: str | None = None, imbalance: float | None, split_seed: int = 0, fold_val: bool = False
 ) -> LongTailed:
     """The digits, split and cut; see `trainables.data.load`.
 
@@ -71,6 +71,8 @@ def load(
     import torch
 
     largest = POOL if fold_val else POOL - VAL
+    if imbalance is None:
+        raise DataError(f"{name}: give an imbalance; the digits themselves have no tail")
     if not 1 <= imbalance <= largest:
         raise DataError(
             f"{name}: imbalance must lie between 1 and {largest} (the images of the largest class), got {imbalance!r}"

@@ -58,13 +58,14 @@ class LongTailed:
         name: As in `trainables.data.names()`.
         classes: C.
         class_names: C names.
-        imbalance: The factor that the tail was cut with.
+        imbalance: The factor that the tail was cut with; of data taken as they are, that of all the images that
+            may be trained on. Where val was taken out, the factor of `counts` may be another (see `notes`).
         split_seed: What `train` and `val` were drawn with.
         train_images: (N, c, H, W) uint8, long-tailed.
         train_labels: (N,) int64 in [0, C).
         val_images: (M, c, H, W) uint8, balanced; empty where val was folded back.
         val_labels: (M,) int64.
-        test_images: (T, c, H, W) uint8, the data set's own.
+        test_images: (T, c, H, W) uint8, the data set's own, or cut once for all split seeds.
         test_labels: (T,) int64.
         mean: (c,) float32 of the pixels, in [0, 1].
         std: (c,) float32 of the pixels, above 0, in the same unit.
@@ -72,6 +73,8 @@ class LongTailed:
         flip: Whether training mirrors images at random.
         fingerprint: 16 hexadecimal digits; equal ones mean equal images, labels, splits and augmentation.
             Computed where absent.
+        notes: Sentences for people: what was held out or left out, and which classes starve. Not part of the
+            fingerprint.
 
     Raises:
         ValueError: Images and labels of a split that do not belong together.
@@ -93,6 +96,7 @@ class LongTailed:
     pad: int
     flip: bool
     fingerprint: str = ""
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for split in ("train", "val", "test"):

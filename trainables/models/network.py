@@ -97,7 +97,15 @@ class Network(nn.Module):
         maps = blended(images, "input")
         for name, part in self.backbone.items():
             maps = blended(part(maps), name)  # ends as (V·B, D, h, w)
-        features = blended(maps.mean(dim=(2, 3)), "pool")
+        return self.classify(maps.mean(dim=(2, 3)), blend, maps)
+
+    def classify(self, features: Tensor, blend: Blend | None = None, maps: Tensor | None = None) -> Outputs:
+        """The head alone, on pooled features (B, D); a blend acts at "pool" or "logits"."""
+
+        def blended(x: Tensor, layer: str) -> Tensor:
+            return blend(x) if blend is not None and blend.layer == layer else x
+
+        features = blended(features, "pool")
         z: Tensor = self.head(features)
         if z.ndim == 2:
             return Outputs(blended(z, "logits"), features, maps)
@@ -119,7 +127,8 @@ def _for_every_view(blend: Blend, views: int) -> Blend:
 
 
 def _split(outputs: Outputs, views: int) -> list[Outputs]:
-    assert outputs.features is not None and outputs.maps is not None
+    assert outputs.features is not None
+    maps = [None] * views if outputs.maps is None else outputs.maps.chunk(views)
     experts = [None] * views if outputs.experts is None else outputs.experts.chunk(views, dim=1)
-    parts = (outputs.logits.chunk(views), outputs.features.chunk(views), outputs.maps.chunk(views), experts)
+    parts = (outputs.logits.chunk(views), outputs.features.chunk(views), maps, experts)
     return [Outputs(*view) for view in zip(*parts, strict=True)]

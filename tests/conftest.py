@@ -1,0 +1,69 @@
+"""One thread, and what many tests train: short plans on a few digits."""
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+import torch
+
+from spaces.domain import Space, Stage
+from trainables.data import LongTailed, load, standard
+from trainables.pipeline import Pipeline
+from trainables.plan import Plan, build, defaults
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def digits() -> LongTailed:
+    """The digits with 20 images of the largest class, so that an epoch is two or three steps."""
+    whole = load("digits-lt", imbalance=20, split_seed=0)
+    few = torch.cat([(whole.train_labels == label).nonzero()[:20, 0] for label in range(10)])
+    some = torch.cat([(whole.val_labels == label).nonzero()[:6, 0] for label in range(10)])
+    return LongTailed(
+        **{name: getattr(whole, name) for name in whole.__dataclass_fields__ if name != "fingerprint"}
+        | {"train_images": whole.train_images[few], "train_labels": whole.train_labels[few]}
+        | {"val_images": whole.val_images[some], "val_labels": whole.val_labels[some]}
+    )
+
+
+@pytest.fixture(scope="session")
+def make_plan() -> Callable[..., Plan]:
+    """make_plan(Stage(…), …, on=[labels]): the plan of these stages, with the digits' standard numbers."""
+
+    def made(*stages: Stage, on: tuple[str, ...] = (), **more: object) -> Plan:
+        return build(Space(stages=list(stages), **more), defaults(on), standard("digits-lt")).plan
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def pipeline(digits: LongTailed) -> Callable[..., Pipeline]:
+    """pipeline(plan, seed=0, store=None, …): ready to advance."""
+
+    def made(plan: Plan, seed: int = 0, data: LongTailed = digits, **more: object) -> Pipeline:
+        return Pipeline(plan, data, "resnet8", seed, CPU, **more)
+
+    return made
+
+
+@pytest.fixture
+def tricks_folder(tmp_path: Path) -> Path:
+    """A folder for `--tricks`."""
+    folder = tmp_path / "tricks"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def quiet_libraries() -> None:
+    logging.getLogger("ray").setLevel(logging.ERROR)

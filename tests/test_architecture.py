@@ -1,0 +1,99 @@
+"""The laws of the arrows, read from the sources."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("analysis", "search", "spaces", "trainables")
+OURS = {*PACKAGES, "run_search", "tests"}
+
+MAY_IMPORT = {
+    "analysis": {"analysis"},
+    "spaces": {"spaces.domain"},
+    "trainables": {"trainables", "spaces.domain"},
+    "search": {"search", "spaces", "trainables", "analysis"},
+    "run_search.py": {"search"},
+}
+"""Where a package may look, itself included; spaces know nothing but the words they are written in."""
+
+
+def sources(*places: str) -> list[Path]:
+    found = [path for place in places for path in (ROOT / place).rglob("*.py")]
+    return sorted(found + [ROOT / place for place in places if place.endswith(".py")])
+
+
+ALL = sources(*PACKAGES, "run_search.py")
+
+
+def imported(path: Path) -> set[str]:
+    """Every module that a file names in an import, wherever in the file; `from a import b` names a and a.b."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are written out, not relative"
+            names |= {str(node.module)} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def allowed(name: str, roots: set[str]) -> bool:
+    # `from spaces import domain` names "spaces" too, which alone imports nothing
+    return any(name == root or name.startswith(f"{root}.") or root.startswith(f"{name}.") for root in roots)
+
+
+def test_there_is_something_to_read():
+    assert len(ALL) > 50
+    assert {path.relative_to(ROOT).parts[0] for path in ALL} == set(MAY_IMPORT)
+
+
+@pytest.mark.parametrize("place", MAY_IMPORT)
+def test_nothing_points_back(place):
+    for path in sources(place):
+        ours = {name for name in imported(path) if name.partition(".")[0] in OURS}
+        bad = sorted(name for name in ours if not allowed(name, MAY_IMPORT[place]))
+        assert not bad, f"{path.relative_to(ROOT)} imports {', '.join(bad)}"
+
+
+def test_one_file_of_a_trial_knows_ray():
+    knows = {str(path.relative_to(ROOT)) for path in sources("trainables", "spaces", "analysis") if names_ray(path)}
+    assert knows == {"trainables/trial.py"}
+
+
+def names_ray(path: Path) -> bool:
+    return any(name.partition(".")[0] == "ray" for name in imported(path))
+
+
+def test_tricks_are_independent_of_each_other():
+    for path in sources("trainables/tricks"):
+        assert not [name for name in imported(path) if name.startswith("trainables.tricks")], path.name
+
+
+def test_nothing_is_evaluated_from_text():
+    for path in ALL:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                assert node.func.id not in ("eval", "exec"), f"{path.relative_to(ROOT)}:{node.lineno}"
+
+
+def test_no_source_names_a_machine():
+    place = re.compile(r"/(home|Users|root|work|mnt|scratch|tmp)/|[A-Z]:\\\\")
+    for path in [*ALL, *sources("tests")]:
+        if path == Path(__file__):
+            continue
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+            assert not place.search(line), f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
+
+
+def test_the_reader_sees_every_kind_of_import(tmp_path):
+    """The checks above would find what they look for."""
+    file = tmp_path / "a.py"
+    file.write_text("import search.run\ndef f():\n    from analysis import load\n    import ray.tune as t\n")
+    assert imported(file) == {"search.run", "analysis", "analysis.load", "ray.tune"}
+    assert names_ray(file)
+    assert not allowed("search.run", MAY_IMPORT["trainables"])
+    assert not allowed("spaces.full_combo", MAY_IMPORT["trainables"])
+    assert allowed("spaces.domain.Stage", MAY_IMPORT["trainables"])
