@@ -53,6 +53,7 @@ def parser() -> argparse.ArgumentParser:
     keep.add_argument("--name", metavar="NAME", help="of the search [the space's name and the time]")
     keep.add_argument("--output", metavar="DIR", help="folder of results [results]")
     keep.add_argument("--store", metavar="DIR", help="folder of finished stages [OUTPUT/stages]")
+    keep.add_argument("--store-limit", type=_bytes, metavar="SIZE", help="bound of the store, e.g. 20GB [none]")
     keep.add_argument("--no-reuse", action="store_true", help="train every stage of every trial")
     keep.add_argument("--tracking-uri", metavar="URI", help="MLflow store [mlflow.db in this directory]")
     keep.add_argument("--resume", metavar="NAME", help="go on with a search that was interrupted")
@@ -61,10 +62,16 @@ def parser() -> argparse.ArgumentParser:
     return it
 
 
+def _bytes(text: str) -> int:
+    from trainables.stage_store import byte_count
+
+    return byte_count(text)
+
+
 GIVEN = (
     "data", "data_root", "imbalance", "model", "tricks", "trials", "seeds", "children_per_start", "time_budget",
     "epochs_scale", "seed", "reduction_factor", "rung_score", "cpus_per_trial", "gpus_per_trial", "max_concurrent",
-    "address", "store", "tracking_uri",
+    "address", "store", "store_limit", "tracking_uri",
 )  # fmt: skip
 """Options that are settings of the same name."""
 

@@ -21,10 +21,14 @@ from typing import Any
 from analysis.record import Point, Record
 from search.design import Cell
 from search.sampler import Proposal, Sampler, SpaceExhausted, start_of
+from trainables.leases import Leases
 from trainables.plan import Plan, Recipe
 from trainables.stage_store import StageStore
 
 log = logging.getLogger(__name__)
+
+STORE_FULL = "the disk of the stage store"
+"""How the reason of a trial begins that found no room for its stage: going on would fail every other one too."""
 
 ADAPTIVE_SEED = 1_000
 RACE_SEED = 2_000
@@ -183,6 +187,8 @@ class Agenda:
         keys: (plan, seed) -> the stage keys that a task will train or re-use.
         store: Finished stages; `None` where nothing is re-used.
         base_seed: Added to every seed block.
+        leases: Of the store, where other searches may use it at the same time.
+        store_limit: Bytes that the store may hold.
     """
 
     def __init__(
@@ -194,9 +200,12 @@ class Agenda:
         keys: Callable[[Plan, int], list[list[str]]],
         store: StageStore | None,
         base_seed: int = 0,
+        leases: Leases | None = None,
+        store_limit: int | None = None,
     ) -> None:
         self.cells, self.sampler, self.limits, self.journal = list(cells), sampler, limits, journal
         self._keys, self._store, self._base = keys, store, base_seed
+        self._leases, self._store_limit = leases, store_limit
         self.tasks, self.records = journal.read()
         # a failed trial may succeed the next time
         self.records = {name: record for name, record in self.records.items() if record.outcome != "failed"}
@@ -208,6 +217,7 @@ class Agenda:
         self._starts: list[_Start] = []
         self._began = time.monotonic()
         self._stopping = False
+        self.stopped_because = ""
         self._exhausted = False
         self._task_keys: dict[str, list[list[str]]] = {}
         self.winner: Winner | None = None
@@ -240,11 +250,17 @@ class Agenda:
         keys = self.running.pop(record.trial, set())
         if record.outcome == "failed":
             self.failures[record.trial] = record
+            if STORE_FULL in record.reason:
+                self.stopped_because = record.reason
+                self._stopping = True
         else:
             self.records[record.trial] = record
         if record.outcome == "finished":
             # where the workers' machines differ from this one, so do their keys: do not wait for ours
             self._known_keys |= keys
+        if self._leases is not None:
+            self._leases.release(keys)
+        self._keep_house()
         if task.number is not None:
             self._tell(task, record)
 
@@ -437,9 +453,22 @@ class Agenda:
         """The first task in the queue that shares no unfinished stage with a running one."""
         busy = set().union(*self.running.values()) if self.running else set()
         for position, task in enumerate(self._queue):
-            if not busy or not self._unfinished(task) & busy:
+            if busy and self._unfinished(task) & busy:
+                continue
+            if self._leases is None or self._leases.acquire(sorted(self._unfinished(task))):
                 return self._queue.pop(position)
         return None
+
+    def _keep_house(self) -> None:
+        """Bounds the store; what running tasks and the next in the queue need stays."""
+        if self._store is None or self._store_limit is None:
+            return
+        needed = {key for name in self.running for key in self._all_keys(self.tasks[name])}
+        removed = self._store.evict(self._store_limit, needed)
+        self._known_keys -= {entry.key for entry in removed}
+
+    def _all_keys(self, task: Task) -> set[str]:
+        return {key for stage in self._keys_of(task) for key in stage}
 
     def _begin(self, task: Task) -> Task:
         self.running[task.id] = self._unfinished(task)
@@ -448,7 +477,7 @@ class Agenda:
     def _unfinished(self, task: Task) -> set[str]:
         if self._store is None:
             return set()
-        keys = {key for stage in self._keys_of(task) for key in stage} - self._known_keys
+        keys = self._all_keys(task) - self._known_keys
         self._known_keys |= {key for key in keys if self._store.has(key)}
         return keys - self._known_keys
 

@@ -88,6 +88,17 @@ class StageScheduler(_DriverOnly, FIFOScheduler):  # type: ignore[misc]
         return str(TrialScheduler.STOP)
 
 
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        """The newest trial that waits.
+
+        A new process takes seconds to start. Where trials are shorter, the first one that waits would be given
+        to a process that has become free, its own process called off, and so on for ever: one slot would do
+        all the work. The newest has no process on its way.
+        """
+        waiting = (trial for trial in reversed(tune_controller.get_trials()) if trial.status == "PENDING")
+        return next(waiting, None)
+
+
 class Recorder(_DriverOnly, Callback):  # type: ignore[misc]
     """Ray's callback: reports become records, records go to the agenda and to whoever listens.
 

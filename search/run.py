@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from search.agenda import Agenda, Task
+    from trainables.leases import Leases
     from trainables.plan import Plan
 
 log = logging.getLogger(__name__)
@@ -152,6 +153,7 @@ class Search:
             raise SettingsError(f"--model {self.model}: {did_you_mean(self.model, MODELS)}")
         check_space(space, self.standard)
         self.interrupted = False
+        self._leases: Leases | None = None
         self._text = file.read_text(encoding="utf-8") if file is not None else f"{SPACE_HEAD}\nSPACE = {space!r}\n"
 
     # --- before anything is trained -----------------------------------------------------------------------
@@ -184,6 +186,14 @@ class Search:
             raise SettingsError(
                 f"--output {self.settings.output}: cannot write there ({error.strerror}); choose another folder"
             ) from error
+        try:
+            if self.settings.reuse and "://" not in self.settings.store_place:
+                self.settings.store_folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            folder.rmdir()
+            raise SettingsError(
+                f"--store {self.settings.store_folder}: cannot write there ({error.strerror}); choose another folder"
+            ) from error
         kept.write_text(self._text, encoding="utf-8")
         self.settings.save()
 
@@ -213,9 +223,9 @@ class Search:
         from search import summary
 
         if (self.settings.folder / "journal.jsonl").exists():
-            self.console.print(
-                summary.how_to_resume(self.settings), style="bold yellow", highlight=False, soft_wrap=True
-            )
+            if not isinstance(error, ValueError):
+                how = summary.how_to_resume(self.settings)
+                self.console.print(how, style="bold yellow", highlight=False, soft_wrap=True)
         elif not self.resume:
             shutil.rmtree(self.settings.folder, ignore_errors=True)
 
@@ -229,6 +239,8 @@ class Search:
         try:
             return self._run_in_ray(tracker)
         finally:
+            if self._leases is not None:
+                self._leases.close()
             if own:
                 ray.shutdown()
             shutil.rmtree(self.settings.folder / "ray", ignore_errors=True)
@@ -281,6 +293,8 @@ class Search:
                 tuner.fit()
             except KeyboardInterrupt:
                 complete, self.interrupted = False, True
+        if agenda.stopped_because:
+            self.console.print(f"[bold red]{agenda.stopped_because}[/bold red]", soft_wrap=True)
         if self.interrupted:
             self.console.print("\nInterrupted; looking at what there is.")
         return agenda, display, complete and agenda.phase == "done"
@@ -289,9 +303,13 @@ class Search:
         from search.agenda import Agenda, Journal, Limits
         from search.design import make_design
         from search.sampler import Sampler
+        from trainables.leases import Leases
         from trainables.stage_store import StageStore
 
         settings = self.settings
+        store = StageStore(settings.store_place) if settings.reuse else None
+        if store is not None and store.shared_folder is not None:
+            self._leases = Leases(store.shared_folder / "leases")
         cells = make_design(self.space, self.standard, settings.epochs_scale).cells
         database = settings.folder.resolve() / "optuna.db"
         sampler = Sampler(
@@ -303,8 +321,10 @@ class Search:
             Limits(settings.seeds, settings.trials, settings.children_per_start, settings.race, settings.time_budget),
             Journal(settings.folder / "journal.jsonl"),
             self._keys,
-            StageStore(settings.store_folder.resolve()) if settings.reuse else None,
+            store,
             base_seed=settings.seed * SEEDS_APART,
+            leases=self._leases,
+            store_limit=settings.store_limit,
         )
 
     def _keys(self, plan: Plan, seed: int) -> list[list[str]]:
@@ -312,13 +332,20 @@ class Search:
         import torch
 
         from trainables.pipeline import trial_context
-        from trainables.stage_store import stage_keys
+        from trainables.stage_store import features_key, stage_keys
 
         cuda = self._device == "cuda" and torch.cuda.is_available()
         context = trial_context(self._fingerprint(seed), self.model, seed, torch.device("cuda" if cuda else "cpu"))
         # the workers', which train with one thread, and not this process's
         context["numerics"] |= {"device": self._device, "threads": 1}
-        return stage_keys(plan, context)
+        keys = stage_keys(plan, context)
+        # features of a start are work that two trials may share, like a stage
+        features = [
+            [features_key(keys[index - 1][-1], stage)]
+            for index, stage in enumerate(plan.stages)
+            if stage.views and index
+        ]
+        return keys + features
 
     @property
     def _device(self) -> str:
@@ -342,7 +369,7 @@ class Search:
             root=None if settings.data_root is None else str(Path(settings.data_root).resolve()),
             imbalance=settings.imbalance,
             model=self.model,
-            store=str(settings.store_folder.resolve()) if settings.reuse else None,
+            store=settings.store_place if settings.reuse else None,
             tricks=tuple(str(Path(folder).resolve()) for folder in settings.tricks),
             rungs=settings.rungs if task.arm == "adaptive" else (),
             read_test=task.read_test,

@@ -156,7 +156,8 @@ class Sampler:
         )
 
     def _trials(self) -> list[optuna.trial.FrozenTrial]:
-        return self.study.get_trials(deepcopy=False)
+        trials: list[optuna.trial.FrozenTrial] = self.study.get_trials(deepcopy=False)
+        return trials
 
 
 def start_of(recipe: Recipe) -> dict[str, Any]:

@@ -15,7 +15,9 @@ BARRED = re.compile(r"[/\\'\"`%\x00-\x1f]")
 """What a name must not hold: it is a folder, a file in a store's address, and quoted in MLflow's queries."""
 
 
-MAY_CHANGE = {"time_budget", "cpus_per_trial", "gpus_per_trial", "max_concurrent", "address", "tracking_uri"}
+MAY_CHANGE = {
+    "time_budget", "cpus_per_trial", "gpus_per_trial", "max_concurrent", "address", "tracking_uri", "store_limit",
+}  # fmt: skip
 """Settings that a resumed search may be given anew: they decide where it runs, not what."""
 
 FLAGS = {"race": "--no-race", "reuse": "--no-reuse"}
@@ -53,6 +55,7 @@ class Settings:
         address: Of a Ray cluster; a local one is started where absent.
         output: Folder of results.
         store: Folder of finished stages.
+        store_limit: Bytes that the store may hold; `None` for no bound.
         reuse: Whether finished stages are re-used.
         tracking_uri: MLflow store.
         tricks: Folders of further tricks.
@@ -80,6 +83,7 @@ class Settings:
     address: str | None = None
     output: str = "results"
     store: str | None = None
+    store_limit: int | None = None
     reuse: bool = True
     tracking_uri: str | None = None
     tricks: tuple[str, ...] = ()
@@ -114,6 +118,11 @@ class Settings:
     def store_folder(self) -> Path:
         """Where finished stages lie: shared by all searches of one results folder, unless told otherwise."""
         return Path(self.store) if self.store is not None else Path(self.output) / "stages"
+
+    @property
+    def store_place(self) -> str:
+        """The same for whoever works in another directory: an absolute path, or the URL that was given."""
+        return self.store if self.store is not None and "://" in self.store else str(self.store_folder.resolve())
 
     def save(self) -> None:
         """Writes the settings beside the results."""

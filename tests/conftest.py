@@ -12,6 +12,7 @@ import torch
 
 from spaces.domain import Space, Stage
 from trainables.data import LongTailed, load, standard
+from trainables.data.long_tail import class_counts
 from trainables.pipeline import Pipeline
 from trainables.plan import Plan, build, defaults
 
@@ -25,9 +26,10 @@ def one_thread() -> None:
 
 @pytest.fixture(scope="session")
 def digits() -> LongTailed:
-    """The digits with 20 images of the largest class, so that an epoch is two or three steps."""
+    """The digits with 40 images in the largest class and 2 in the smallest: an epoch is three steps."""
     whole = load("digits-lt", imbalance=20, split_seed=0)
-    few = torch.cat([(whole.train_labels == label).nonzero()[:20, 0] for label in range(10)])
+    counts = class_counts(largest=40, classes=10, imbalance=20)
+    few = torch.cat([(whole.train_labels == label).nonzero()[:count, 0] for label, count in enumerate(counts)])
     some = torch.cat([(whole.val_labels == label).nonzero()[:6, 0] for label in range(10)])
     return LongTailed(
         **{name: getattr(whole, name) for name in whole.__dataclass_fields__ if name != "fingerprint"}

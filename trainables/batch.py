@@ -105,7 +105,8 @@ class Facts:
     Args:
         counts: (C,) int64, training images per class.
         labels: (N,) int64, the training labels.
-        epochs: Epochs of the stage.
+        epochs: Epochs of the stage, or of the chain that it belongs to.
+        averages_from: Epochs of the chain that lay behind when its averaging trick came on.
         device: Where batches live.
         model: The network as handed over to the stage (for a readout: the evaluated one).
         images: (N, c, H, W) uint8, the training images without augmentation.
@@ -119,6 +120,7 @@ class Facts:
     counts: Tensor
     labels: Tensor
     epochs: int = 1
+    averages_from: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     model: Any = None
     images: Tensor | None = None

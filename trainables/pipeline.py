@@ -22,6 +22,9 @@ from trainables.plan import Plan
 from trainables.stage import Diverged, Handed, Judge, StageRun, Start, State, assemble, merge
 from trainables.stage_store import StageStore, StoredStage, features_key, numerics, stage_keys
 
+SAVE_SECONDS = 5.0
+"""A stage in the middle is kept at most this often: what a crash may cost, unless an epoch takes longer."""
+
 __all__ = ["Cost", "Diverged", "Pipeline", "Point", "trial_context"]
 
 
@@ -86,6 +89,7 @@ class _Progress:
     cost: Cost = field(default_factory=Cost)
     reused: list[str] = field(default_factory=list)
     last: dict[str, Any] = field(default_factory=dict)
+    ancestors: list[tuple[str, float]] = field(default_factory=list)
     spent: dict[str, float] = field(default_factory=dict)
 
 
@@ -124,6 +128,7 @@ class Pipeline:
         self._at = _Progress()
         self._run: StageRun | None = None
         self._judge: Judge | None = None
+        self._saved_at = 0.0
         self._run_seconds = 0.0
 
     @property
@@ -176,6 +181,7 @@ class Pipeline:
         began = time.perf_counter()
         if self._run is None:
             self._begin()
+            self._resume_partial()
         run = self._run
         assert run is not None
         run.train_epoch()
@@ -187,6 +193,8 @@ class Pipeline:
         self._run_seconds += time.perf_counter() - began
         if run.finished:
             self._finish(run)
+        elif time.perf_counter() - self._saved_at >= SAVE_SECONDS:
+            self._keep_partial(run)
         return self._at.points[before:]
 
     def run(self) -> None:
@@ -231,6 +239,7 @@ class Pipeline:
             "cost": asdict(at.cost),
             "reused": list(at.reused),
             "last": dict(at.last),
+            "ancestors": list(at.ancestors),
             "spent": dict(at.spent),
             "run": None,
         }
@@ -259,6 +268,7 @@ class Pipeline:
             cost=Cost(**rest["cost"]),
             reused=list(rest["reused"]),
             last=dict(rest["last"]),
+            ancestors=[(key, seconds) for key, seconds in rest["ancestors"]],
             spent=dict(rest["spent"]),
         )
         self._run = None
@@ -277,6 +287,7 @@ class Pipeline:
         self._run = StageRun(self.start, self.plan, at.stage, at.member, at.handed, self._kept_features)
         self._judge = Judge(self.start, self.plan, at.stage)
         self._run_seconds = 0.0
+        self._saved_at = time.perf_counter()
 
     def _kept_features(self, compute: Callable[[], Tensor]) -> Tensor:
         """Features of fixed views from the store, or computed and kept there for other stages from this start."""
@@ -290,7 +301,9 @@ class Pipeline:
         began = time.perf_counter()
         features = compute()
         seconds = time.perf_counter() - began
-        self.store.put(key, {"features": features}, {"kind": "features", "seconds": seconds, "parent": before})
+        self.store.put(
+            key, {"features": features}, {"kind": "features", "seconds": seconds, "ancestors": self._at.ancestors}
+        )
         return features
 
     def _reuse(self) -> bool:
@@ -354,27 +367,63 @@ class Pipeline:
 
     def _next_stage(self, handed: Handed) -> None:
         at, self._judge = self._at, None
+        at.ancestors.append((self.keys[at.stage][-1], at.spent["seconds"]))
         at.handed, at.stage, at.member, at.members, at.spent = handed, at.stage + 1, 0, [], {}
+
+    def _keep_partial(self, run: StageRun) -> None:
+        """Keeps a stage in the middle, so that a crash costs no more than the seconds since."""
+        if self.store is None:
+            return
+        handed = run.handed()
+        state = {
+            "epoch": run.epoch,
+            "images": run.images,
+            "steps": run.steps,
+            "seconds": self._run_seconds,
+            "place": _place(handed),
+            "points": self._own_points(),
+            "last": self._at.last,
+        }
+        self.store.put_partial(self.keys[self._at.stage][self._at.member], _flat_handed("run", handed), state)
+        self._saved_at = time.perf_counter()
+
+    def _resume_partial(self) -> None:
+        """Goes on with a stage that some trial left in the middle."""
+        at = self._at
+        stored = None if self.store is None else self.store.get_partial(self.keys[at.stage][at.member])
+        if stored is None or self._run is None:
+            return
+        state = stored.state
+        tensors = {name: tensor.to(self.start.device) for name, tensor in stored.tensors.items()}
+        handed = _unflat_handed("run", tensors, state["place"])
+        self._run.load(handed, state["epoch"], state["images"], state["steps"])
+        self._run_seconds = state["seconds"]
+        if self.plan.stages[at.stage].members == 1:
+            at.points.extend(self._point(point["epoch"], point["metrics"]) for point in state["points"])
+            at.last = state["last"]
+
+    def _own_points(self) -> list[dict[str, Any]]:
+        """The current stage's evaluations, epochs counted from its start."""
+        before = self._epochs_before
+        own = [point for point in self._at.points if point.epoch > before]
+        return [{"epoch": point.epoch - before, "metrics": point.metrics} for point in own]
 
     def _keep(self, key: str, handed: Handed, spent: Mapping[str, float], measured: bool) -> None:
         """Writes an entry: what is handed over, what it took, and (of a whole stage) what was measured."""
         if self.store is None:
             return
-        before = self._epochs_before
-        points = [
-            {"epoch": point.epoch - before, "metrics": point.metrics}
-            for point in self._at.points
-            if point.epoch > before
-        ]
         state = {
             **spent,
+            "kind": "stage" if measured else "member",
+            "ancestors": self._at.ancestors,
             "place": _place(handed),
             "seed": self.start.seed,
             "first_stage": self.first_stage,
-            "points": points if measured else [],
+            "points": self._own_points() if measured else [],
             "last": self._at.last if measured else {},
         }
         self.store.put(key, _flat_handed("handed", handed), state)
+        self.store.drop_partial(key)
 
     def _network(self, index: int, handed: Handed) -> Network:
         """The network of a stage with the weights that it ended with."""

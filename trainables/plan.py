@@ -264,7 +264,8 @@ def check(plan: Plan) -> None:
                 if what not in capabilities:
                     raise PlanError(f"{where}: {_unmet(trick.name, what)}")
         if stage.views:
-            _check_views(stage, by_seam, where)
+            frozen_by = [trick.made() for trick in plan.stages[plan.chain(index)[0]].on("train")]
+            _check_views(stage, frozen_by, by_seam, where)
         if stage.members > 1 and not by_seam["merge"]:
             raise PlanError(f"{where}: {stage.members} members need a merge, e.g. choose=['average', …]")
 
@@ -490,9 +491,12 @@ def _check_numbers(stage: StagePlan, where: str) -> None:
             raise PlanError(f"{where}: unknown {key} {value!r}: {did_you_mean(str(value), options)}")
 
 
-def _check_views(stage: StagePlan, by_seam: Mapping[str, list[Any]], where: str) -> None:
-    """Features can be computed once only where the backbone does not move and nothing reaches into it."""
-    if not any(getattr(made, "batchnorm", None) == "fixed" for made in by_seam["train"]):
+def _check_views(stage: StagePlan, frozen_by: list[Any], by_seam: Mapping[str, list[Any]], where: str) -> None:
+    """Features can be computed once only where the backbone does not move and nothing reaches into it.
+
+    What learns is decided where the stage's chain starts.
+    """
+    if not any(getattr(made, "batchnorm", None) == "fixed" for made in frozen_by):
         raise PlanError(
             f"{where}: views={stage.views} computes features once, but the backbone moves; add 'classifier' or "
             "'learnable_scale' with batchnorm='fixed', or leave views= out"

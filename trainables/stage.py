@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -100,7 +100,10 @@ class StageRun:
         continues = handed is not None and not plan.starts_chain(index)
         self._first_epoch = handed.chain_epoch if handed is not None and continues else 0
         self._first_step = handed.chain_step if handed is not None and continues else 0
-        self.averaged: State = dict(handed.averaged) if handed is not None and continues else {}
+        # an average goes on where its trick does; where it comes on anew, it knows nothing of what was before
+        averages_from = _average_begins(plan, index)
+        goes_on = handed is not None and continues and averages_from < self._first_epoch
+        self.averaged: State = dict(handed.averaged) if handed is not None and goes_on else {}
         self.epoch = 0
         self.images = 0
         self.steps = 0
@@ -119,6 +122,7 @@ class StageRun:
             _load_optimiser(self.optimiser, handed.optimiser)
         tricks = {seam: [t.made() for t in self.stage.on(seam)] for seam in _BUILT_HERE}
         facts = stage_facts(start, self.network, self._chain_epochs, self._generator)
+        facts = replace(facts, averages_from=averages_from)
         built = {seam: [made.build(facts) for made in sitting] for seam, sitting in tricks.items()}
         self._draw, self._mix, self._average = (next(iter(built[seam]), None) for seam in ("draw", "mix", "average"))
         self._image, self._augment, self._after_step = (built[seam] for seam in ("image", "augment", "after_step"))
@@ -267,6 +271,16 @@ class StageRun:
 
 _BUILT_HERE = ("draw", "image", "augment", "mix", "after_step", "average")
 _PURPOSES = ("draw", "view", "image", "shift", "augment", "mix", "loss")
+
+
+def _average_begins(plan: Plan, index: int) -> int:
+    """Epochs of the chain that lie before the stage in which the stage's averaging trick came on."""
+    chain = plan.chain(index)
+    own = [(trick.name, trick.numbers) for trick in plan.stages[index].on("average")]
+    first = index
+    while first > chain[0] and own == [(trick.name, trick.numbers) for trick in plan.stages[first - 1].on("average")]:
+        first -= 1
+    return sum(plan.stages[i].epochs for i in range(chain[0], first))
 
 
 def stage_facts(start: Start, network: Network, epochs: int, generators: Callable[[str], torch.Generator]) -> Facts:

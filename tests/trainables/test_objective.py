@@ -173,9 +173,9 @@ def test_penalties_are_added_and_carry_no_weight(toys):
 def test_logits_tricks_reach_every_expert():
     outputs = Outputs(torch.zeros(1, 2), experts=torch.zeros(3, 1, 2))
     adjusted = Objective([make("balanced_softmax")], FACTS)._adjusted(outputs, torch.tensor([0]))
-    prior = torch.tensor([[0.8, 0.2]]).log()
-    torch.testing.assert_close(adjusted.logits, prior)
-    torch.testing.assert_close(adjusted.experts, prior.expand(3, 1, 2))
+    added = torch.tensor([[80.0, 20.0]]).log()
+    torch.testing.assert_close(adjusted.logits, added)
+    torch.testing.assert_close(adjusted.experts, added.expand(3, 1, 2))
 
 
 def test_what_is_refused():

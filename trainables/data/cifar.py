@@ -111,7 +111,10 @@ def load(
         raise DataError(
             f"{name}: imbalance must lie between 1 and {largest} (the images of the largest class), got {imbalance!r}"
         )
-    counts = class_counts(largest, len(of_class), imbalance)
+    try:
+        counts = class_counts(largest, len(of_class), imbalance)
+    except ValueError as error:
+        raise DataError(f"{name}: {error}") from error
     if fold_val:
         val, train = [], published(of_class, counts, shuffled=variant != "first")
     else:
@@ -169,7 +172,7 @@ def published(of_class: list[NDArray[np.int64]], counts: list[int], *, shuffled:
     >>> import numpy as np
     >>> five = [np.arange(5), np.arange(5, 10)]
     >>> [c.tolist() for c in published(five, [3, 2], shuffled=True)]
-    [[2, 0, 1], [6, 8]]
+    [[2, 0, 1], [5, 7]]
     >>> [c.tolist() for c in published(five, [3, 2], shuffled=False)]
     [[0, 1, 2], [5, 6]]
     """

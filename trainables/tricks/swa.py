@@ -26,7 +26,8 @@ class Swa:
 
         θ̄ = 1/K Σ_k θ_k   over the ends of the chain's epochs e with e ≥ max(1, start · epochs)
 
-    Before that, the network itself is evaluated. BatchNorm's statistics are averaged like weights.
+    Before that, the network itself is evaluated. BatchNorm's statistics are averaged like weights. Where the trick
+    comes on in a later stage of the chain, the mean is over the epochs from there on.
 
     Args:
         start: Fraction of the chain after which averaging begins, in [0, 1]; 1 keeps the last epoch alone, which
@@ -56,7 +57,7 @@ class Swa:
 
     def build(self, facts: Facts) -> AverageFn:
         """(averaged, state, step, epoch) -> averaged state."""
-        first = max(1, math.ceil(self.start * facts.epochs))
+        first = max(1 + facts.averages_from, math.ceil(self.start * facts.epochs - 1e-9))
 
         def update(
             averaged: Mapping[str, Tensor], state: Mapping[str, Tensor], step: int, epoch: int | None

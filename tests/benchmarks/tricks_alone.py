@@ -1,0 +1,218 @@
+"""Each trick alone on digits-lt, against a baseline of the same length, paired by seed block.
+
+Every trick runs at its default numbers in the place where it belongs:
+
+* tricks of an ordinary stage: the whole schedule; baseline `plain`;
+* what reads a trained network and does not change what learns: the last fifth of one chain (24 + 6 epochs,
+  `carry="all"`), whose baseline is `plain` too, because splitting a chain changes nothing;
+* what changes what learns: a second stage of 6 epochs after 24 (`carry="weights"`); baseline `two stages`;
+* what belongs to a stage that trains the classifier on: there; baseline `classifier on`, the same stage without it;
+* `ldam` with a cosine head; baseline `cosine_head`;
+* few-shot subsets: a second stage at a tenth of the learning rate; baseline `gentle`, the same without the subsets;
+  merges of four such members; baseline `few_shot`, one member: a merge costs four times its second stage.
+
+A block is its own split, its own initial weights, and the same images in the same order wherever the plans allow.
+Intervals are Student's over the blocks, 95 %; they are not corrected for how many rows there are.
+
+    OMP_NUM_THREADS=1 python tests/benchmarks/tricks_alone.py --out docs/tricks_alone.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import torch
+from scipy import stats
+
+from spaces.domain import Space, Stage, Trick, trick
+from trainables.data import load, standard
+from trainables.pipeline import Pipeline
+from trainables.plan import Plan, build, defaults
+from trainables.registry import Entry, entries
+from trainables.stage_store import StageStore
+
+DATA = "digits-lt"
+FIRST, SECOND, MEMBERS = 24, 6, 4
+WARM = trick("classifier", reset=False)
+BESIDE_THE_CLASSIFIER = ("label_over_smoothing", "max_norm")
+"""Tricks that their papers put into a stage that trains the classifier on."""
+COMBINED: Mapping[str, tuple[str, tuple[str | Trick, ...]]] = {
+    "DRS (deferred class_balanced)": ("all", ("class_balanced",)),
+    "DRW (deferred cost_sensitive)": ("all", ("cost_sensitive",)),
+    "DRS with cam_foreground": ("all", ("class_balanced", "cam_foreground")),
+    "cRT (classifier + class_balanced)": ("weights", ("classifier", "class_balanced")),
+    "LWS (learnable_scale + class_balanced)": ("weights", ("learnable_scale", "class_balanced")),
+}
+"""Published second stages that are more than one trick."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: what is trained, and which other row it is compared with."""
+
+    title: str
+    family: str
+    baseline: str | None
+    stages: tuple[Stage, ...]
+
+    def plan(self) -> Plan:
+        space = Space(stages=list(self.stages))
+        return build(space, defaults(), standard(DATA)).plan
+
+
+def whole(*tricks: str | Trick) -> tuple[Stage, ...]:
+    return (Stage("train", epochs=FIRST + SECOND, choose=list(tricks)),)
+
+
+def second(carry: str, *tricks: str | Trick, lr: float | None = None, members: int = 1) -> tuple[Stage, ...]:
+    first = Stage("representation", epochs=FIRST)
+    return (first, Stage("second", epochs=SECOND, carry=carry, lr=lr, members=members, choose=list(tricks)))
+
+
+def gentle(*tricks: str | Trick, members: int = 1) -> tuple[Stage, ...]:
+    return second("weights", *tricks, lr=standard(DATA).lr / 10, members=members)
+
+
+BASELINES = (
+    Row("plain", "baseline", None, whole()),
+    Row("two stages", "baseline", "plain", second("weights")),
+    Row("classifier on", "baseline", "two stages", second("weights", WARM)),
+    Row("gentle", "baseline", "plain", gentle()),
+)
+
+
+def place(known: Entry) -> tuple[str, tuple[Stage, ...]]:
+    """Where a trick belongs: its baseline and its stages."""
+    name = known.name
+    if known.seam == "merge":
+        return "few_shot", gentle("few_shot", name, members=MEMBERS)
+    if name == "few_shot":
+        return "gentle", gentle(name)
+    if name in BESIDE_THE_CLASSIFIER:
+        return "classifier on", second("weights", WARM, name)
+    if known.seam == "train":
+        return "two stages", second("weights", name)
+    if "trained" in known.needs:
+        return "plain", second("all", name)
+    if "cosine" in known.needs:
+        return "cosine_head", whole("cosine_head", name)
+    return "plain", whole(name)
+
+
+def rows(only: Sequence[str] = ()) -> list[Row]:
+    """The table's lines, baselines first."""
+    singles = []
+    for known in sorted(entries().values(), key=lambda e: (e.family, e.seam, e.name)):
+        baseline, stages = place(known)
+        singles.append(Row(known.name, known.family, baseline, stages))
+    combined = [
+        Row(title, "combined", "plain" if carry == "all" else "two stages", second(carry, *tricks))
+        for title, (carry, tricks) in COMBINED.items()
+    ]
+    every = [*BASELINES, *singles, *combined]
+    if not only:
+        return every
+    wanted = {row.title for row in every if row.title in only}
+    while more := {row.baseline for row in every if row.title in wanted and row.baseline} - wanted:
+        wanted |= more
+    return [row for row in every if row.title in wanted]
+
+
+def accuracy(task: tuple[Plan, int, str]) -> float:
+    """Accuracy on `val` of a plan in one seed block."""
+    plan, seed, store = task
+    torch.set_num_threads(1)
+    data = load(DATA, split_seed=seed)
+    trained = Pipeline(plan, data, standard(DATA).model, seed, torch.device("cpu"), store=StageStore(store))
+    trained.run()
+    return trained.result()[0]["final/accuracy"]
+
+
+def measure(table: Sequence[Row], seeds: int, processes: int) -> dict[str, np.ndarray]:
+    """Accuracies (seeds,) by title."""
+    # block by block, so that second stages find their first one
+    tasks = [(row, seed) for seed in range(seeds) for row in table]
+    with (
+        tempfile.TemporaryDirectory() as store,
+        ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool,
+    ):
+        found = list(pool.map(accuracy, [(row.plan(), seed, store) for row, seed in tasks]))
+    by_title: dict[str, list[float]] = {row.title: [] for row in table}
+    for (row, _), value in zip(tasks, found, strict=True):
+        by_title[row.title].append(value)
+    return {title: np.array(values) for title, values in by_title.items()}
+
+
+def interval(values: np.ndarray) -> float:
+    """Half the width of Student's 95 % interval of the mean."""
+    return float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
+
+
+def lines(table: Sequence[Row], found: Mapping[str, np.ndarray]) -> list[str]:
+    """The table in Markdown, in percent and percentage points."""
+    text = ["| trick | family | accuracy on val, % | gain, points [95 %] | baseline |", "|---|---|---|---|---|"]
+    for row in table:
+        own = 100 * found[row.title]
+        gain = ""
+        if row.baseline is not None:
+            difference = own - 100 * found[row.baseline]
+            mean, half = difference.mean(), interval(difference)
+            clear = "**" if abs(mean) > half else ""
+            gain = f"{clear}{mean:+.1f}{clear} [{mean - half:+.1f}, {mean + half:+.1f}]"
+        title = f"`{row.title}`" if row.title in entries() else row.title
+        reached = f"{own.mean():.1f} ± {interval(own):.1f}"
+        text.append(f"| {title} | {row.family} | {reached} | {gain} | {row.baseline or ''} |")
+    return text
+
+
+HEAD = """\
+# Each trick alone on digits-lt
+
+Mean accuracy (mean recall over the classes) on `val` of {seeds} seed blocks, each with its own split, with Student's
+95 % intervals. The gain is over the named baseline of the same length, paired by block. Bold where the interval
+leaves out 0; the intervals are not corrected for the {count} rows, of which one in twenty would be bold by chance.
+
+Every trick is at its **default numbers** and at the data set's standard learning rate, so a small or negative gain
+says that the default does not suit 30 epochs (about 130 steps) of 276 images at imbalance 50, not that the trick is
+bad. A few tricks need another one beside them to make sense (`classifier` and `learnable_scale` a balanced draw):
+the combined rows at the end show them so. Where each trick is placed, and what the baselines `plain`, `two stages`,
+`classifier on` and `gentle` are: the docstring of `tests/benchmarks/tricks_alone.py`.
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="A table of each trick alone on digits-lt.")
+    parser.add_argument("--seeds", type=int, default=5, help="seed blocks, at least 2")
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--only", nargs="*", default=(), help="titles of rows; their baselines come with them")
+    parser.add_argument("--out", type=Path, help="also write the table to this file")
+    options = parser.parse_args()
+    table = rows(options.only)
+    began = time.perf_counter()
+    found = measure(table, options.seeds, options.processes)
+    minutes = (time.perf_counter() - began) / 60
+    text = lines(table, found)
+    print("\n".join(text))
+    print(f"\n{len(table)} rows × {options.seeds} seed blocks in {minutes:.1f} min, {options.processes} processes")
+    if options.out is not None:
+        more = "" if options.seeds == 5 else f" --seeds {options.seeds}"
+        command = f"python tests/benchmarks/tricks_alone.py --out {options.out}{more}"
+        where = f"{options.processes} CPU processes, torch {torch.__version__}"
+        made = f"Made by `{command}` in {minutes:.0f} minutes ({where})."
+        head = HEAD.format(seeds=options.seeds, count=len(table))
+        options.out.write_text("\n".join([head, made, "", *text, ""]), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

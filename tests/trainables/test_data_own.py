@@ -1,0 +1,378 @@
+"""Own data: folders, tables, arrays; what is wrong with them is said in one sentence."""
+
+import logging
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from trainables.data import DataError, load, located, standard
+from trainables.data.catalogue import Name
+from trainables.data.images import decoded
+
+SIZES = {"ant": 30, "bee": 10, "cat": 5}
+
+
+def picture(file: Path, seed: int, size: tuple[int, int] = (8, 8), mode: str = "RGB") -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    shape = size if mode == "L" else (*size, 3)
+    Image.fromarray(np.random.RandomState(seed).randint(0, 256, shape, dtype=np.uint8)).save(file)
+
+
+def folder(place: Path, sizes: dict[str, int] = SIZES, **options) -> Path:
+    seed = sum(map(ord, str(place.name)))
+    for name, count in sizes.items():
+        for number in range(count):
+            seed += 1
+            picture(place / name / f"{number}.png", seed, **options)
+    return place
+
+
+def arrays(file: Path, **content) -> str:
+    np.savez(file, **content)
+    return f"npz:{file}"
+
+
+def images(count: int, *shape: int) -> np.ndarray:
+    return np.random.RandomState(count).randint(0, 256, (count, *shape), dtype=np.uint8)
+
+
+# --- names ------------------------------------------------------------------------------------------------
+
+
+def test_names_and_options(tmp_path: Path) -> None:
+    parsed = Name.parse("npz:C:\\x?y.npz?val=3&flip=no")
+    assert (parsed.kind, parsed.path, dict(parsed.options)) == ("npz", "C:\\x?y.npz", {"val": "3", "flip": "no"})
+    folder(tmp_path / "photos")
+    assert load("folder:photos", root=str(tmp_path)).fingerprint == load(f"folder:{tmp_path}/photos").fingerprint
+    assert located("folder:photos?val=2", str(tmp_path)) == f"folder:{tmp_path / 'photos'}?val=2"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "foldr:x",
+            "unknown data set 'foldr:x': did you mean 'folder:x'\\? known are digits-lt.*; your own: folder:PATH",
+        ),
+        ("folder:", "unknown data set 'folder:'"),
+        ("cifar10-lt:frist", "did you mean 'cifar10-lt:first'\\?"),
+        ("digits-lt?val=3", "digits-lt\\?val=3: unknown option 'val': digits-lt has none"),
+        ("folder:x?brokn=skip", "unknown option 'brokn': did you mean 'broken'\\? allowed are size, broken"),
+        ("folder:PLACE?broken=maybe", "option broken must be refuse or skip, got 'maybe'"),
+        ("folder:PLACE?size=big", "option size must be a whole number of at least 4, got 'big'"),
+        ("folder:PLACE?val=0", "option val must be a whole number of at least 1, got '0'"),
+        ("folder:nowhere", "there is no nowhere under .*; paths may be absolute, or relative to --data-root"),
+        ("csv:PLACE", "is no file; folder: reads folders"),
+        ("folder:PLACE/ant/0.png", "is no folder; csv: and npz: read files"),
+    ],
+)
+def test_bad_names(name: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=message):
+        load(name.replace("PLACE", str(folder(tmp_path / "photos", {"ant": 6, "bee": 6}))))
+
+
+# --- folders ----------------------------------------------------------------------------------------------
+
+
+def test_folder_with_everything_cut(tmp_path: Path) -> None:
+    place = folder(tmp_path / "photos")
+    data = load(f"folder:{place}?val=4&test=3")
+    assert data.class_names == ("ant", "bee", "cat") and data.classes == 3
+    assert data.test_labels.bincount(minlength=3).tolist() == [3, 2, 1]
+    assert data.val_labels.bincount(minlength=3).tolist() == [4, 1, 0]
+    assert data.counts.tolist() == [23, 7, 4]
+    assert data.imbalance == 27 / 4 and any("5.75 instead of 6.75" in note for note in data.notes)
+    assert data.train_images.shape == (34, 3, 8, 8) and (data.pad, data.flip) == (1, True)
+    by_pixels = {
+        np.asarray(Image.open(file)).transpose(2, 0, 1).tobytes(): file.parent.name for file in place.rglob("*.png")
+    }
+    seen = set()
+    for split in ("train", "val", "test"):
+        for image, label in zip(getattr(data, f"{split}_images"), getattr(data, f"{split}_labels"), strict=True):
+            assert by_pixels[image.numpy().tobytes()] == data.class_names[label]
+            seen.add(image.numpy().tobytes())
+    assert len(seen) == 45
+    final = load(f"folder:{place}?val=4&test=3", fold_val=True, split_seed=9)
+    assert final.counts.tolist() == [27, 8, 4] and torch.equal(final.test_images, data.test_images)
+    assert load(f"folder:{place}?val=4&test=3", split_seed=1).fingerprint != data.fingerprint
+
+
+def test_folder_with_given_splits(tmp_path: Path) -> None:
+    for split, size in (("train", 6), ("val", 2), ("test", 3)):
+        folder(tmp_path / "photos" / split, dict.fromkeys(SIZES, size), mode="L")
+    (tmp_path / "photos" / "train" / "ant" / "notes.txt").write_text("by hand")
+    data = load(f"folder:{tmp_path / 'photos'}?flip=yes&pad=2")
+    assert [len(data.train_labels), len(data.val_labels), len(data.test_labels)] == [18, 6, 9]
+    assert data.train_images.shape[1:] == (1, 8, 8) and (data.pad, data.flip) == (2, True)
+    assert data.notes == (f"{tmp_path / 'photos/train/ant'}: 1 files do not end like images and are left out",)
+    x = data.train_images.double() / 255
+    assert data.mean.item() == pytest.approx(x.mean().item()) and data.std.item() == pytest.approx(
+        x.std(correction=0).item()
+    )
+
+
+def test_a_change_of_a_file_is_seen(tmp_path: Path) -> None:
+    place = folder(tmp_path / "photos")
+    before = load(f"folder:{place}").fingerprint
+    picture(place / "ant" / "0.png", 12345)
+    assert load(f"folder:{place}").fingerprint != before
+
+
+def test_bad_folders(tmp_path: Path) -> None:
+    place = folder(tmp_path / "photos")
+    (place / "dog").mkdir()
+    with pytest.raises(DataError, match=r"no training image in 1 class: dog \(0\)"):
+        load(f"folder:{place}")
+    (place / "dog").rename(place / "val")
+    with pytest.raises(DataError, match="has val but no train"):
+        load(f"folder:{place}")
+    (place / "val").rename(place / "train")
+    with pytest.raises(DataError, match="beside train there may be val and test only, got ant, bee, cat"):
+        load(f"folder:{place}")
+    with pytest.raises(DataError, match="has no folders; it needs one for each class"):
+        load(f"folder:{place / 'ant'}")
+    folder(tmp_path / "split" / "train")
+    folder(tmp_path / "split" / "test", {"ant": 1, "dgo": 1})
+    with pytest.raises(DataError, match="test/dgo: there is no class 'dgo' in .*train"):
+        load(f"folder:{tmp_path / 'split'}")
+    with pytest.raises(DataError, match="needs at least two classes, got only 'ant'"):
+        load(f"folder:{folder(tmp_path / 'one', {'ant': 9})}")
+
+
+def test_several_sizes(tmp_path: Path) -> None:
+    place = folder(tmp_path / "photos")
+    picture(place / "bee" / "wide.png", 1, (10, 20))
+    message = r"images of 2 sizes \(8×8: 45, 10×20: 1\); bring them to one with \?size=8 in the name"
+    with pytest.raises(DataError, match=message):
+        load(f"folder:{place}")
+    assert load(f"folder:{place}?size=6").train_images.shape[1:] == (3, 6, 6)
+
+
+def test_resize_and_centre_crop_by_hand(tmp_path: Path) -> None:
+    """Columns 0 … 7 of a 4×8 image; the centre of side 4 are columns 2 … 5, of side 2 the means of pairs."""
+    wide = np.tile(np.arange(8, dtype=np.uint8) * 20, (4, 1))
+    Image.fromarray(wide).save(tmp_path / "wide.png")
+    assert decoded(tmp_path / "wide.png", True, 4)[0].tolist() == [[40, 60, 80, 100]] * 4
+    small = decoded(tmp_path / "wide.png", True, 2)
+    assert small.shape == (1, 2, 2) and np.abs(small[0] - np.array([[50, 90]] * 2)).max() <= 2
+    assert decoded(tmp_path / "wide.png", False, None).shape == (3, 4, 8)
+
+
+def test_resident_limit(tmp_path: Path) -> None:
+    place = folder(tmp_path / "photos", {"ant": 6, "bee": 6})
+    message = (
+        r"12 images of 9999×9999 pixels are 3.6 GB in memory, above the limit of 1 GB.*streaming.*resident_limit=4"
+    )
+    with pytest.raises(DataError, match=message):
+        load(f"folder:{place}?size=9999&resident_limit=1")
+
+
+def test_broken_images_are_refused_or_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    place = folder(tmp_path / "photos")
+    (place / "ant" / "0.png").write_bytes(b"not an image")
+    whole = (place / "ant" / "1.png").read_bytes()
+    (place / "ant" / "1.png").write_bytes(whole[: len(whole) // 2])  # the header is whole, the pixels are not
+    with pytest.raises(DataError, match=r"1 of 45 images cannot be read \(.*ant/0.png: is no image\); mend or remove"):
+        load(f"folder:{place}")
+    with caplog.at_level(logging.WARNING):
+        data = load(f"folder:{place}?broken=skip")
+    assert "ant/0.png: is no image" in caplog.text and "ant/1.png" in caplog.text
+    assert "2 broken images are left out" in data.notes[0] and "ant/1.png" in data.notes[0]
+    assert len(data.train_labels) + len(data.val_labels) + len(data.test_labels) == 43
+    (place / "ant" / "0.png").unlink()
+    with pytest.raises(DataError, match=r"1 of 44 images cannot be read \(.*ant/1.png"):
+        load(f"folder:{place}")
+    for file in (place / "cat").iterdir():
+        file.write_bytes(b"")
+    with pytest.raises(DataError, match=r"no training image in 1 class: cat \(0\)"):
+        load(f"folder:{place}?broken=skip")
+
+
+def test_sixteen_bits_are_broken_not_clipped(tmp_path: Path) -> None:
+    place = folder(tmp_path / "photos")
+    Image.fromarray(np.full((8, 8), 40_000, dtype=np.uint16)).save(place / "ant" / "0.png")
+    with pytest.raises(DataError, match="has pixels of kind I;16, not 8 bits each"):
+        load(f"folder:{place}")
+
+
+# --- tables -----------------------------------------------------------------------------------------------
+
+
+def table(place: Path, *lines: str, encoding: str = "utf-8") -> str:
+    (place / "list.csv").write_text("\n".join(lines) + "\n", encoding=encoding)
+    return f"csv:{place / 'list.csv'}"
+
+
+def test_csv_with_and_without_header(tmp_path: Path) -> None:
+    place = folder(tmp_path / "my photos, all")
+    files = sorted(place.rglob("*.png"))
+    lines = [f'"{file.relative_to(tmp_path)}",{file.parent.name}' for file in files]
+    plain = load(table(tmp_path, *lines))
+    assert plain.class_names == ("ant", "bee", "cat")
+    assert plain.fingerprint == load(table(tmp_path, "Path,label", *lines)).fingerprint
+    numbered = [line.replace(",ant", ",0").replace(",bee", ",1").replace(",cat", ",2") for line in lines]
+    assert load(table(tmp_path, *numbered)).class_names == ("0", "1", "2")
+    splits = [f"{line},{'val' if n % 5 == 0 else 'test' if n % 5 == 1 else 'train'}" for n, line in enumerate(lines)]
+    data = load(table(tmp_path, "path,label,split", *splits))
+    assert [len(data.train_labels), len(data.val_labels), len(data.test_labels)] == [27, 9, 9]
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ([], "has no lines"),
+        (["a.png"], "line 1: has 1 columns; path,label or path,label,split are needed"),
+        (["ant/0.png,0", "ant/1.png"], r"line 2: needs 2 filled columns like the first line, got \['ant/1.png'\]"),
+        (["ant/0.png,0,train", "ant/1.png,0,training"], "line 2: split must be train, val or test, got 'training'"),
+        (["ant/0.png,0,val"], "no line is of the split train"),
+        (["ant/0.png,0", "ant/98.png,1", "ant/99.png,1"], "2 of the 3 files that it names are absent under .*: ant/98.png, "),
+        (["ant/0.png,0", "ant/1.png,2"], r"no training image in 1 class: 1 \(0\)"),
+        (["ant/0.png,1", "ant/1.png,2"], "labels start at 1; they must be whole numbers from 0"),
+        (["ant/0.png,-1", "ant/1.png,0"], "labels must be whole numbers from 0 to 0, got -1 to 0 in train"),
+        (["ant/0.png,0", "ant/1.png,1", "ant/2.png,x"], "labels must be whole numbers from 0, or all of them names, got 'x'"),
+        (['ant/0.png,"0', "ant/1.png,1"], "cannot be read as CSV"),
+    ],
+)  # fmt: skip
+def test_bad_csv(lines: list[str], message: str, tmp_path: Path) -> None:
+    folder(tmp_path, {"ant": 3})
+    name = table(tmp_path, *lines)
+    if not lines:
+        (tmp_path / "list.csv").write_text("")
+    with pytest.raises(DataError, match=message):
+        load(name)
+
+
+def test_csv_in_another_encoding(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"list.csv: cannot be read as CSV in UTF-8"):
+        load(table(tmp_path, "Käfer.png,0", encoding="latin-1"))
+
+
+# --- arrays -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(9, 8, 3), (3, 9, 8), (9, 8), (1, 9, 8), (9, 8, 1)])
+def test_npz_layouts(shape: tuple[int, ...], tmp_path: Path) -> None:
+    x, y = images(30, *shape), np.arange(30) % 3
+    data = load(
+        arrays(tmp_path / "own.npz", x_train=x, y_train=y, x_val=x[:6], y_val=y[:6], x_test=x[:3], y_test=y[:3])
+    )
+    channels = 3 if 3 in shape else 1
+    assert data.train_images.shape == (30, channels, 9, 8) and data.flip == (channels == 3)
+    first = x[0].transpose(2, 0, 1) if shape[-1] in (1, 3) else x[0].reshape(channels, 9, 8)
+    assert np.array_equal(data.train_images[0].numpy(), first)
+    assert data.train_labels.tolist() == y.tolist() and data.imbalance == 1
+
+
+def test_npz_without_splits(tmp_path: Path) -> None:
+    y = np.repeat([0, 1, 2], [60, 20, 10]).astype(np.uint8)
+    name = arrays(tmp_path / "own.npz", x=images(90, 8, 8), y=y, classes=np.array(["a", "b", "c"]))
+    data = load(f"{name}?val=5&test=4")
+    assert data.class_names == ("a", "b", "c")
+    assert data.test_labels.bincount().tolist() == [4, 4, 2] and data.val_labels.bincount().tolist() == [5, 3, 1]
+    assert data.counts.tolist() == [51, 13, 7] and data.imbalance == 56 / 8
+    steeper = load(f"{name}?val=5&test=4", imbalance=28)
+    assert steeper.counts.tolist() == [51, 9, 1]
+    with pytest.raises(DataError, match="the data's own imbalance is 7, and only a larger one can be cut"):
+        load(f"{name}?val=5&test=4", imbalance=3)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"x_train": images(4, 8, 8)}, "has no y_train; it needs x_train and y_train"),
+        ({"images": images(4, 8, 8)}, "has no x_train, y_train; .*got images"),
+        ({"x": images(4, 8, 8).astype(np.float32), "y": np.arange(4)}, "x must be uint8 in 0 … 255, got float32"),
+        ({"x": images(4, 8, 8, 5), "y": np.arange(4)}, r"x must be \(N, H, W, c\).*got \(4, 8, 8, 5\)"),
+        ({"x": images(4, 8, 8), "y": np.arange(3)}, r"y must hold 4 whole numbers.*got int64 \(3,\)"),
+        ({"x": images(4, 8, 8), "y": np.arange(4) / 2}, "y must hold 4 whole numbers.*got float64"),
+        (
+            {"x": images(4, 8, 8), "y": np.array(list("abcd"), dtype=object)},
+            "y cannot be read .it holds Python objects",
+        ),
+        (
+            {"x": images(4, 8, 8), "y": np.arange(4) - 1},
+            "labels must be whole numbers from 0 to 2, got -1 to 2 in train",
+        ),
+        ({"x": images(4, 8, 8), "y": np.arange(4) + 1}, "labels start at 1"),
+        ({"x": images(4, 8, 8), "y": np.arange(4), "classes": np.array(["a"])}, "classes has 1 names, .*go up to 3"),
+        (
+            {
+                "x_train": images(4, 8, 8),
+                "y_train": np.arange(4),
+                "x_test": images(1, 9, 8),
+                "y_test": np.zeros(1, int),
+            },
+            "the splits' images differ in shape .train 1×8×8, test 1×9×8.",
+        ),
+        (
+            {
+                "x_train": images(4, 8, 8),
+                "y_train": np.arange(4),
+                "x_test": images(2, 8, 8),
+                "y_test": np.array([4, 0]),
+            },
+            r"no training image in 1 class: 4 \(1\)",
+        ),
+    ],
+)
+def test_bad_npz(content: dict, message: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=message):
+        load(arrays(tmp_path / "own.npz", **content))
+
+
+def test_npz_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "own.npz").write_bytes(b"something else")
+    with pytest.raises(DataError, match="own.npz: cannot be read as npz"):
+        load(f"npz:{tmp_path / 'own.npz'}")
+    with pytest.raises(DataError, match="option size is for image files"):
+        load(f"npz:{tmp_path / 'own.npz'}?size=8")
+
+
+# --- schedules and training -------------------------------------------------------------------------------
+
+
+def test_standard_follows_the_data(tmp_path: Path) -> None:
+    small = standard(arrays(tmp_path / "small.npz", x=images(90, 8, 8), y=np.arange(90) % 3))
+    assert (small.epochs, small.batch_size, small.lr, small.model, small.imbalance) == (200, 64, 0.05, "resnet8", None)
+    y = np.arange(60_000) % 60
+    large = standard(arrays(tmp_path / "large.npz", x=np.zeros((60_000, 20, 20), np.uint8), y=y))
+    assert (large.epochs, large.batch_size, large.lr, large.model, large.margin) == (170, 128, 0.1, "resnet32", 0.01)
+    folder(tmp_path / "photos")
+    assert standard("folder:photos", str(tmp_path)).model == "resnet8"
+    with pytest.raises(DataError, match=re.escape("there is no photos under")):
+        standard("folder:photos")
+
+
+def test_cifar10_lt_pack_trains(tmp_path: Path) -> None:
+    shared = Path(os.environ.get("LONGTAIL_SHARED", Path(__file__).parents[2].parent / "shared")) / "data"
+    if not (shared / "unpack.py").is_file():
+        pytest.skip(f"the shared data are not in {shared}; set LONGTAIL_SHARED")
+    from spaces.domain import Space, Stage
+    from trainables.pipeline import Pipeline
+    from trainables.plan import build, defaults
+    from trainables.registry import discover
+
+    module: dict = {"__file__": str(shared / "unpack.py"), "__name__": "unpack"}
+    exec(compile((shared / "unpack.py").read_text(), "unpack.py", "exec"), module)
+    pack = module["load"](shared / "cifar10_lt_if100.npz")
+    assert len(pack["y_train"]) == 12_406
+    tail = np.flatnonzero(pack["y_train"] > 5)  # 504 images of four classes
+    test = np.flatnonzero(pack["y_test"] > 5)[:200]
+    name = arrays(
+        tmp_path / "tail.npz", x_train=pack["x_train"][tail], y_train=pack["y_train"][tail] - 6,
+        x_test=pack["x_test"][test], y_test=pack["y_test"][test] - 6,
+    )  # fmt: skip
+    data = load(name)
+    assert data.counts.tolist() == [186, 112, 67, 40]
+    torch.set_num_threads(1)
+    discover()
+    plan = build(Space(stages=[Stage("only", epochs=1)]), defaults(), standard(name)).plan
+    pipeline = Pipeline(plan, data, "resnet8", 0, torch.device("cpu"))
+    pipeline.run()
+    assert np.isfinite(pipeline.points[-1].metrics["loss"])
+    assert len(pipeline.result()[1]) == 4 and 0 <= pipeline.test()[0]["test/accuracy"] <= 1

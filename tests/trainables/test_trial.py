@@ -1,0 +1,172 @@
+"""One trial as Ray runs it: reported, saved, restored, and its process used again."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from spaces.domain import Stage, trick
+from trainables.trial import Trial, TrialSpec, cached_data, pick_device, pipeline_of
+
+PLANS = {
+    "members": [
+        Stage("a", epochs=3, choose=["input_mixup"]),
+        Stage("b", epochs=2, members=2, choose=["few_shot", "average"]),
+        Stage("c", epochs=2, carry="all"),
+    ],
+    "classifier": [Stage("a", epochs=3), Stage("b", epochs=3, choose=["classifier", "class_balanced"])],
+    "cosine": [Stage("a", epochs=3, choose=["cosine_head", trick("ldam", max_margin=0.3)])],
+    "wild": [Stage("a", epochs=3, lr=1e6)],
+}
+
+
+@pytest.fixture
+def config(make_plan):
+    """config(name, …): what Ray hands to a trial."""
+
+    def made(name: str, **more: object) -> dict[str, str]:
+        spec = TrialSpec(
+            plan=make_plan(*PLANS[name]).to_dict(), seed=1, split_seed=1, data="digits-lt", root=None, imbalance=50.0,
+            model="resnet8", rungs=(0.25, 0.5, 1.0), device="cpu",
+        )  # fmt: skip
+        return {"spec": json.dumps(dataclasses.replace(spec, **more).to_dict())}
+
+    return made
+
+
+@pytest.fixture
+def trial():
+    """trial(config): a trial; stopped after the test."""
+    made = []
+
+    def make(config) -> Trial:
+        made.append(Trial(config))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.stop()
+
+
+def finish(one: Trial) -> list[dict]:
+    results = [one.step()]
+    while not results[-1]["done"]:
+        results.append(one.step())
+    return results
+
+
+TIMES = ("seconds", "seconds_saved")
+
+
+def timeless(result: dict) -> dict:
+    return result | {"payload": {name: value for name, value in result["payload"].items() if name not in TIMES}}
+
+
+# --- what it reports --------------------------------------------------------------------------------------
+
+
+def test_results_are_json_and_their_points_are_the_curve(config, trial):
+    results = finish(trial(config("members")))
+    assert json.loads(json.dumps(results)) == results
+    last = results[-1]
+    assert (last["outcome"], last["done"], last["progress"]) == ("finished", True, 1.0)
+    assert all((result["outcome"], result["done"]) == ("running", False) for result in results[:-1])
+    curve = [point for result in results for point in result["points"]]
+    assert curve == last["payload"]["curve"]
+    assert [(point["stage"], point["epoch"]) for point in curve] == [("a", 3), ("b", 5), ("c", 7)]
+    assert last["score"] == curve[-1]["metrics"]["accuracy"] == last["payload"]["metrics"]["final/accuracy"]
+    payload = last["payload"]
+    assert (payload["epochs"], payload["epochs_trained"], payload["reused"]) == (9, 9, [])
+    assert payload["counts"] == cached_data("digits-lt", None, 50.0, 1).counts.tolist()
+    assert payload["val_counts"] == [24] * 10
+    assert len(payload["recalls"]) == 10
+    assert len(payload["correct"]) == 240
+    assert not [name for name in payload["metrics"] if name.startswith("test")]
+
+
+def test_it_reports_where_a_rung_is_passed(config, trial):
+    progress = [result["progress"] for result in finish(trial(config("members", rungs=(0.4, 0.7))))]
+    # 3 of 7 epochs, then the merge at 5 of 7, then the end, unless a second has passed in between
+    assert {3 / 7, 5 / 7, 1.0} <= set(progress)
+
+
+def test_test_is_read_only_where_that_is_asked_for(config, trial):
+    metrics = finish(trial(config("cosine", read_test=True)))[-1]["payload"]["metrics"]
+    assert 0 < metrics["test/accuracy"] <= 1
+
+
+def test_a_trial_that_diverges_is_a_result(config, trial):
+    last = finish(trial(config("wild")))[-1]
+    assert (last["outcome"], last["done"]) == ("diverged", True)
+    assert "stage 'a', epoch" in last["payload"]["reason"]
+    assert "metrics" not in last["payload"]
+    assert json.loads(json.dumps(last)) == last
+
+
+# --- saved and restored -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["members", "classifier"])
+def test_a_restored_trial_ends_the_same(name, config, trial, tmp_path):
+    whole = finish(trial(config(name)))
+    stopped = trial(config(name, rungs=(0.01,)))
+    number = 0
+    while not stopped._pipeline.finished:
+        stopped._pipeline.advance()
+        number += 1
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        stopped.save_checkpoint(str(folder))
+        restored = trial(config(name))
+        restored.load_checkpoint(str(folder))
+        last = finish(restored)[-1]
+        assert timeless(last) | {"points": []} == timeless(whole[-1]) | {"points": []}
+    assert number >= 6
+
+
+def test_a_restored_trial_goes_on_with_its_clock(config, trial, tmp_path):
+    one = trial(config("cosine"))
+    last = finish(one)[-1]
+    one.save_checkpoint(str(tmp_path))
+    two = trial(config("cosine"))
+    two.load_checkpoint(str(tmp_path))
+    assert two._outcome == "finished"
+    assert two._seconds == last["payload"]["seconds"] > 0
+
+
+# --- one process, many trials -----------------------------------------------------------------------------
+
+
+def test_the_third_trial_of_a_process_equals_the_first(config, trial):
+    one = trial(config("members"))
+    first = finish(one)
+    for name in ("cosine", "wild"):
+        assert one.reset_config(config(name, seed=5))
+        finish(one)
+        assert one.reset_config(config("members"))
+        again = finish(one)
+        assert timeless(again[-1] | {"points": []}) == timeless(first[-1] | {"points": []})
+        curves = [[point for result in results for point in result["points"]] for results in (first, again)]
+        assert curves[0] == curves[1]
+
+
+def test_a_store_is_shared_between_trials(config, trial, tmp_path):
+    cold = finish(trial(config("members", store=str(tmp_path))))[-1]
+    warm = finish(trial(config("members", store=str(tmp_path))))[-1]
+    assert warm["payload"]["reused"] == ["a", "b", "c"]
+    assert (warm["payload"]["epochs"], warm["payload"]["epochs_trained"]) == (9, 0)
+    assert warm["payload"]["seconds_saved"] > 0
+    same = {"reused", "epochs_trained", *TIMES}
+    first, second = ({k: v for k, v in one["payload"].items() if k not in same} for one in (cold, warm))
+    assert first == second
+    other_seed = finish(trial(config("members", store=str(tmp_path), seed=2)))[-1]
+    assert other_seed["payload"]["reused"] == []
+
+
+def test_a_spec_is_all_that_a_pipeline_needs(config):
+    spec = json.loads(config("classifier")["spec"])
+    pipeline = pipeline_of(TrialSpec(**spec))
+    assert (pipeline.start.seed, pipeline.data.split_seed, pipeline.data.imbalance) == (1, 1, 50.0)
+    assert pick_device("cpu") == torch.device("cpu")
+    assert pick_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,0 +1,324 @@
+"""What a data set is, before hours are spent on it: counts, groups, splits, problems, and the profile as a picture."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trainables.data import load
+from trainables.data.catalogue import DataError, Name, module_of
+from trainables.data.division import Division, divide
+from trainables.data.images import Header, decoded, header, several_sizes, side_by_side
+from trainables.data.source import SPLITS, Options, Source
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from rich.console import Console
+
+MANY, FEW = 100, 20
+"""Many: more training images than the one; few: fewer than the other; medium: the rest."""
+
+BARS = 40
+"""Lines of the profile in a terminal; more classes share a line."""
+
+COLOURS = {"many": "green", "medium": "yellow", "few": "red"}
+
+
+@dataclass(frozen=True)
+class Description:
+    """A data set in numbers.
+
+    Args:
+        name: Of the data set.
+        class_names: C names.
+        counts: For train, val and test, the images of each class (C).
+        size: (c, H, W) of the images; `None` where they differ.
+        imbalance: As `LongTailed.imbalance`.
+        split_seed: Of the split described.
+        fingerprint: Of the data as they would be trained on; empty where they cannot be yet.
+        notes: What was held out or left out.
+        problems: What should be mended, or at least known.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    counts: Mapping[str, Sequence[int]]
+    size: tuple[int, int, int] | None
+    imbalance: float
+    split_seed: int
+    fingerprint: str
+    notes: tuple[str, ...]
+    problems: tuple[str, ...]
+
+    @property
+    def groups(self) -> dict[str, int]:
+        """Classes of each group; an empty group is absent."""
+        found = Counter(group(count) for count in self.counts["train"])
+        return {name: found[name] for name in COLOURS if found[name]}
+
+
+def group(count: int) -> str:
+    """The group of a class with so many training images.
+
+    >>> group(101), group(100), group(20), group(19)
+    ('many', 'medium', 'medium', 'few')
+    """
+    return "many" if count > MANY else "few" if count < FEW else "medium"
+
+
+def describe(
+    name: str, *, root: str | None = None, imbalance: float | None = None, split_seed: int = 0, fold_val: bool = False
+) -> Description:
+    """Looks at every image of a data set.
+
+    Broken images and images of several sizes are problems here, no errors, because this is where one learns of them.
+
+    Raises:
+        DataError: The data are absent, or cannot be divided at all.
+    """
+    module: Any = module_of(name)
+    if hasattr(module, "index"):
+        source: Source = module.index(name, root)
+        if source.files:
+            options = module.options_of(name) if hasattr(module, "options_of") else Options.of(Name.parse(name))
+            return _files(
+                name, source, options, root=root, imbalance=imbalance, split_seed=split_seed, fold_val=fold_val
+            )
+    data = load(name, root=root, imbalance=imbalance, split_seed=split_seed, fold_val=fold_val)
+    hashes = {split: [_hash(image.numpy()) for image in getattr(data, f"{split}_images")] for split in SPLITS}
+    labels = {split: getattr(data, f"{split}_labels").tolist() for split in SPLITS}
+    names = {split: [f"{split} image {number}" for number in range(len(found))] for split, found in labels.items()}
+    channels, high, wide = data.train_images.shape[1:]
+    return Description(
+        name=name,
+        class_names=data.class_names,
+        counts={split: _counts(found, data.classes) for split, found in labels.items()},
+        size=(channels, high, wide),
+        imbalance=data.imbalance,
+        split_seed=split_seed,
+        fingerprint=data.fingerprint,
+        notes=data.notes,
+        problems=tuple(duplicates(hashes, labels, names)),
+    )
+
+
+def _files(
+    name: str,
+    source: Source,
+    options: Options,
+    *,
+    root: str | None,
+    imbalance: float | None,
+    split_seed: int,
+    fold_val: bool,
+) -> Description:
+    """Of image files, each of which is decoded."""
+    problems: list[str] = []
+    hashes: dict[str, list[str]] = {}
+    broken: dict[str, set[int]] = {}
+    sizes: Counter[tuple[int, int]] = Counter()
+    grey = True
+    lost: list[str] = []
+    for split, files in source.files.items():
+        seen = side_by_side(_look, files)
+        broken[split] = {number for number, (found, _) in enumerate(seen) if found.problem}
+        lost += [f"{files[number]}: {seen[number][0].problem}" for number in sorted(broken[split])]
+        good = [found for found, _ in seen if not found.problem]
+        sizes.update(found.size for found in good)
+        grey = grey and all(found.grey for found in good)
+        hashes[split] = [pixels for found, pixels in seen if not found.problem]
+    if lost:
+        problems += [f"unreadable: {sentence}" for sentence in lost[:10]]
+        total = sum(map(len, source.files.values()))
+        fate = "are left out" if options.skip_broken else "stop training; ?broken=skip in the name leaves them out"
+        problems.append(f"{len(lost)} of {total} images are unreadable and {fate}")
+        source = source.without(broken)
+    if options.size is None and len(sizes) > 1:
+        side = min(map(min, sizes))
+        problems.append(f"{several_sizes(sizes)}: training needs one; ?size={side} in the name brings them to it")
+    division: Division = divide(
+        name, source.labels, source.class_names,
+        imbalance=imbalance, split_seed=split_seed, fold_val=fold_val, val=options.val, test=options.test,
+    )  # fmt: skip
+    parts = {split: (given, index.tolist()) for split, (given, index) in division.index.items()}
+    labels = {split: [int(source.labels[given][row]) for row in rows] for split, (given, rows) in parts.items()}
+    problems += duplicates(
+        {split: [hashes[given][row] for row in rows] for split, (given, rows) in parts.items()},
+        labels,
+        {split: [str(source.files[given][row]) for row in rows] for split, (given, rows) in parts.items()},
+    )
+    size = None
+    if options.size is not None or len(sizes) == 1:
+        high, wide = (options.size, options.size) if options.size is not None else next(iter(sizes))
+        size = (1 if grey else 3, high, wide)
+    fingerprint = ""
+    if size is not None and (options.skip_broken or not lost):
+        try:
+            data = load(name, root=root, imbalance=imbalance, split_seed=split_seed, fold_val=fold_val)
+            fingerprint = data.fingerprint
+        except DataError as error:
+            problems.append(str(error))
+    return Description(
+        name=name,
+        class_names=source.class_names,
+        counts={split: _counts(found, len(source.class_names)) for split, found in labels.items()},
+        size=size,
+        imbalance=division.imbalance,
+        split_seed=split_seed,
+        fingerprint=fingerprint,
+        notes=(*source.notes, *division.notes),
+        problems=tuple(problems),
+    )
+
+
+def _look(file: Path) -> tuple[Header, str]:
+    """The header of a file, and the hash of its pixels; what is wrong with either stands in the header."""
+    found = header(file)
+    if found.problem:
+        return found, ""
+    pixels = decoded(file, found.grey, None)
+    return (Header(problem=pixels), "") if isinstance(pixels, str) else (found, _hash(pixels))
+
+
+def _hash(pixels: NDArray[np.uint8]) -> str:
+    return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
+
+
+def _counts(labels: Sequence[int], classes: int) -> list[int]:
+    found = Counter(labels)
+    return [found[label] for label in range(classes)]
+
+
+def duplicates(
+    hashes: Mapping[str, Sequence[str]], labels: Mapping[str, Sequence[int]], names: Mapping[str, Sequence[str]]
+) -> list[str]:
+    """Sentences on equal images: in two splits, and under two labels of train.
+
+    Args:
+        hashes: Of every image's content, for each split.
+        labels: As many.
+        names: As many, for people.
+
+    >>> same = {"train": ["a", "b", "b"], "test": ["b", "c"]}
+    >>> duplicates(same, {"train": [0, 1, 1], "test": [1, 0]}, {"train": ["1.png", "2", "3"], "test": ["4", "5"]})
+    ['1 image of test is in train as well: 4 = 2']
+    """
+    found = []
+    splits = [split for split in SPLITS if split in hashes]
+    first = {split: dict(zip(reversed(hashes[split]), reversed(names[split]), strict=True)) for split in splits}
+    for position, split in enumerate(splits):
+        for other in splits[position + 1 :]:
+            both = [
+                f"{name} = {first[split][content]}"
+                for content, name in zip(hashes[other], names[other], strict=True)
+                if content in first[split]
+            ]
+            if both:
+                several = "image of" if len(both) == 1 else "images of"
+                verb = "is" if len(both) == 1 else "are"
+                found.append(f"{len(both)} {several} {other} {verb} in {split} as well: {_few(both)}")
+    if "train" in hashes:
+        seen: dict[str, dict[int, str]] = defaultdict(dict)
+        for content, label, name in zip(hashes["train"], labels["train"], names["train"], strict=True):
+            seen[content].setdefault(label, name)
+        torn = [" = ".join(by_label.values()) for by_label in seen.values() if len(by_label) > 1]
+        if torn:
+            images = "image is" if len(torn) == 1 else "images are"
+            found.append(f"{len(torn)} {images} in train under two labels: {_few(torn)}")
+    return found
+
+
+def _few(items: Sequence[str], shown: int = 3) -> str:
+    return "; ".join(items[:shown]) + ("; …" if len(items) > shown else "")
+
+
+# --- for people -----------------------------------------------------------------------------------------------
+
+
+def show(found: Description, console: Console) -> None:
+    """Prints a description and draws the profile."""
+    from rich.table import Table
+    from rich.text import Text
+
+    train = found.counts["train"]
+    table = Table(box=None, show_header=False, pad_edge=False)
+    size = "several sizes" if found.size is None else "×".join(map(str, found.size))
+    table.add_row("data", f"{found.name}: {len(train)} classes, images {size}")
+    for split in SPLITS:
+        counts = found.counts[split]
+        if not sum(counts):
+            table.add_row(split, "none")
+            continue
+        extent = f"{min(counts):,}" if min(counts) == max(counts) else f"{min(counts):,} to {max(counts):,}"
+        seed = f" (split seed {found.split_seed})" if split == "train" else ""
+        table.add_row(split, f"{sum(counts):,} images, {extent} of a class{seed}")
+    table.add_row("imbalance", f"{found.imbalance:.6g}; of the training images {max(train) / min(train):.6g}")
+    groups = Text(", ").join(Text(f"{name} {count}", COLOURS[name]) for name, count in found.groups.items())
+    table.add_row("classes", groups + Text(f"  (many > {MANY} training images, few < {FEW})"))
+    if found.fingerprint:
+        table.add_row("fingerprint", found.fingerprint)
+    console.print(table, highlight=False)
+    console.print()
+    draw(found, console)
+    for title, sentences, colour in (("notes", found.notes, "none"), ("problems", found.problems, "red")):
+        if sentences:
+            console.print()
+            console.print(title, style="bold")
+            for sentence in sentences:
+                console.print(Text(f"  {sentence}", colour))
+    if not found.problems:
+        console.print("\nno problems found")
+
+
+def draw(found: Description, console: Console) -> None:
+    """Bars of the training images, the largest class first; many classes share a line, which shows their mean."""
+    from rich.text import Text
+
+    counts = found.counts["train"]
+    order = sorted(range(len(counts)), key=lambda label: -counts[label])
+    lines = min(BARS, len(order))
+    cuts = [round(number * len(order) / lines) for number in range(lines + 1)]
+    binned = [order[low:high] for low, high in itertools.pairwise(cuts)]
+    heads = [found.class_names[labels[0]] + (f" +{len(labels) - 1}" if len(labels) > 1 else "") for labels in binned]
+    width = min(24, max(map(len, heads)))
+    means = [sum(counts[label] for label in labels) / len(labels) for labels in binned]
+    room = max(10, console.width - width - 12)
+    for head, mean in zip(heads, means, strict=True):
+        bar = "█" * max(1, round(room * mean / max(means)))
+        shown = head if len(head) <= width else head[: width - 1] + "…"
+        console.print(
+            Text(f"{shown:<{width}} {mean:>8,.0f} ") + Text(bar, COLOURS[group(round(mean))]), no_wrap=True, crop=True
+        )
+
+
+def figure(found: Description) -> Any:
+    """The profile as a plotly figure, images on a logarithmic axis, the largest class first."""
+    import plotly.graph_objects as go
+
+    counts = found.counts["train"]
+    order = sorted(range(len(counts)), key=lambda label: -counts[label])
+    picture = go.Figure()
+    for name, colour in COLOURS.items():
+        inside = [rank for rank, label in enumerate(order) if group(counts[label]) == name]
+        if inside:
+            picture.add_bar(
+                x=inside,
+                y=[counts[order[rank]] for rank in inside],
+                name=f"{name} ({len(inside)})",
+                marker_color=colour,
+                hovertext=[found.class_names[order[rank]] for rank in inside],
+            )
+    images = f"{sum(counts):,} training images in {len(counts)} classes"
+    picture.update_layout(
+        title=f"{found.name}: {images}, imbalance {found.imbalance:.6g}",
+        xaxis_title="class, by falling number of images",
+        yaxis={"title": "training images", "type": "log"},
+        bargap=0,
+    )
+    return picture

@@ -1,0 +1,190 @@
+"""Image files in memory: headers first, so that what cannot work is refused before hours of decoding."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from trainables.data.catalogue import DataError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+ENDINGS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+"""What an image file's name ends in, in lower case."""
+
+RESIDENT_GB = 8
+"""Largest resident set without `?resident_limit=`, in 10⁹ bytes."""
+
+GREY = frozenset({"1", "L"})
+COLOUR = frozenset({"P", "PA", "LA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"})
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Header:
+    """What an image file says before it is decoded.
+
+    Args:
+        size: (height, width) in pixels.
+        grey: Whether it has one channel.
+        problem: Why it cannot be read; empty where it can.
+    """
+
+    size: tuple[int, int] = (0, 0)
+    grey: bool = False
+    problem: str = ""
+
+
+def header(file: Path) -> Header:
+    """The header of one file; what is wrong with it is returned, not raised."""
+    from PIL import Image
+
+    try:
+        with Image.open(file) as image:
+            if image.mode not in GREY | COLOUR:
+                return Header(problem=f"has pixels of kind {image.mode}, not 8 bits each")
+            return Header((image.height, image.width), image.mode in GREY)
+    except MemoryError:
+        raise
+    except Exception as error:
+        return Header(problem=_short(error))
+
+
+def decoded(file: Path, grey: bool, size: int | None) -> NDArray[np.uint8] | str:
+    """(c, H, W) uint8 pixels of one file, or why it cannot be decoded.
+
+    With a size, the shorter side is resized to it (bilinear, smoothed where it shrinks) and the centre cut out.
+    """
+    import numpy as np
+    from PIL import Image
+
+    try:
+        with Image.open(file) as opened:
+            image = opened.convert("L" if grey else "RGB")
+        if size is not None and image.size != (size, size):
+            width, height = image.size
+            scale = size / min(width, height)
+            wide, high = max(size, round(width * scale)), max(size, round(height * scale))
+            image = image.resize((wide, high), Image.Resampling.BILINEAR)
+            left, top = (wide - size) // 2, (high - size) // 2
+            image = image.crop((left, top, left + size, top + size))
+        pixels = np.asarray(image, dtype=np.uint8)
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders of broken files raise anything at all
+        return _short(error)
+    return pixels[None] if grey else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def resident(
+    name: str, files: Sequence[Path], *, size: int | None, skip_broken: bool, limit_gb: float = RESIDENT_GB
+) -> tuple[NDArray[np.uint8], list[int], list[str]]:
+    """All files as one array.
+
+    Args:
+        name: Of the data set, for messages.
+        files: Which exist.
+        size: Side in pixels that every image is brought to; without one they must have one size.
+        skip_broken: Whether files that cannot be decoded are left out, or refused.
+        limit_gb: Largest array, in 10⁹ bytes.
+
+    Returns:
+        (N, c, H, W) uint8, of one channel where all files are grey and of three else; the N indices into
+        `files`; a sentence per file that was left out.
+
+    Raises:
+        DataError: Broken files, several sizes, or more than the limit.
+    """
+    import numpy as np
+
+    headers = side_by_side(header, files)
+    broken = {number: found.problem for number, found in enumerate(headers) if found.problem}
+    _refuse(name, files, broken, skip_broken)
+    good = [number for number in range(len(files)) if number not in broken]
+    if not good:
+        raise DataError(f"{name}: none of the {len(files)} images can be read")
+    sizes = Counter(headers[number].size for number in good)
+    if size is None and len(sizes) > 1:
+        raise DataError(f"{name}: {several_sizes(sizes)}; bring them to one with ?size={_suggested(sizes)} in the name")
+    grey = all(headers[number].grey for number in good)
+    shape = (1 if grey else 3, *((size, size) if size is not None else next(iter(sizes))))
+    gigabytes = len(good) * shape[0] * shape[1] * shape[2] / 1e9
+    if gigabytes > limit_gb:
+        raise DataError(
+            f"{name}: {len(good)} images of {shape[1]}×{shape[2]} pixels are {gigabytes:.1f} GB in memory, above the "
+            f"limit of {limit_gb:g} GB, and streaming them from disk is not there yet; choose a smaller ?size=, or "
+            f"raise the limit with ?resident_limit={int(gigabytes) + 1} where the memory is there"
+        )
+    pixels = np.empty((len(good), *shape), dtype=np.uint8)
+
+    def fill(row: int) -> str:
+        found = decoded(files[good[row]], grey, size)
+        if isinstance(found, str):
+            return found
+        pixels[row] = found
+        return ""
+
+    late = {good[row]: problem for row, problem in enumerate(side_by_side(fill, range(len(good)))) if problem}
+    _refuse(name, files, late, skip_broken)
+    broken |= late
+    if late:
+        pixels = pixels[[number not in late for number in good]]
+        good = [number for number in good if number not in late]
+    return pixels, good, [f"{files[number]}: {problem}" for number, problem in sorted(broken.items())]
+
+
+def several_sizes(sizes: Counter[tuple[int, int]]) -> str:
+    """Which sizes there are, the commonest first.
+
+    >>> several_sizes(Counter({(8, 9): 2, (32, 32): 70}))
+    'images of 2 sizes (32×32: 70, 8×9: 2)'
+    """
+    shown = ", ".join(f"{high}×{wide}: {count}" for (high, wide), count in sizes.most_common(4))
+    return f"images of {len(sizes)} sizes ({shown}{', …' if len(sizes) > 4 else ''})"
+
+
+def _suggested(sizes: Counter[tuple[int, int]]) -> int:
+    """The commonest shorter side, at most 224."""
+    sides: Counter[int] = Counter()
+    for (high, wide), count in sizes.items():
+        sides[min(high, wide)] += count
+    return min(224, sides.most_common(1)[0][0])
+
+
+def _refuse(name: str, files: Sequence[Path], broken: dict[int, str], skip: bool) -> None:
+    if broken and not skip:
+        shown = "; ".join(f"{files[number]}: {problem}" for number, problem in list(broken.items())[:3])
+        raise DataError(
+            f"{name}: {len(broken)} of {len(files)} images cannot be read ({shown}{'; …' if len(broken) > 3 else ''}); "
+            "mend or remove them, or leave them out with ?broken=skip in the name"
+        )
+
+
+def _short(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return "is no image" if type(error).__name__ == "UnidentifiedImageError" else (text or [type(error).__name__])[0]
+
+
+def side_by_side(work: Callable[[T], R], items: Iterable[T]) -> list[R]:
+    """Results in order; decoding leaves Python's lock, so threads are enough."""
+    with ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1)) as threads:
+        return list(threads.map(work, items))
+
+
+def stamp(files: Sequence[Path]) -> list[tuple[str, Any, Any]]:
+    """What changes when a file does: path, bytes, time of change."""
+
+    def one(file: Path) -> tuple[str, Any, Any]:
+        found = file.stat()
+        return str(file), found.st_size, found.st_mtime_ns
+
+    return side_by_side(one, files)
