@@ -63,7 +63,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _bytes(text: str) -> int:
-    from trainables.stage_store import byte_count
+    from search.settings import byte_count
 
     return byte_count(text)
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from analysis.record import Point, Record
 from search.design import Cell
-from search.sampler import Proposal, Sampler, SpaceExhausted, start_of
+from search.sampler import Proposal, Sampler, SpaceExhausted
 from trainables.leases import Leases
 from trainables.plan import Plan, Recipe
 from trainables.stage_store import StageStore
@@ -43,7 +43,7 @@ ROUNDS = (3, 5, 8)
 """Fresh seeds of the first round, of the finalists, and of the confirmation of winner and baseline."""
 
 
-AHEAD = 2
+AHEAD = 4
 """Proposals that may wait for a stage in training while the next one is asked for: no slot idles for them."""
 
 
@@ -152,10 +152,16 @@ class Journal:
 
 @dataclass
 class _Start:
-    """A first stage of the adaptive arm, and how many later stages are still to be proposed for it."""
+    """The stages before the last of some recipe of the adaptive arm, and how many last stages are still to be proposed.
+
+    Args:
+        id: Number of the start.
+        fixed: What its children have in common, one dict of choices for each last stage that they may have.
+        left: Children still to be proposed.
+    """
 
     id: int
-    fixed: dict[str, Any]
+    fixed: list[dict[str, Any]]
     left: int
 
 
@@ -263,6 +269,7 @@ class Agenda:
         self._keep_house()
         if task.number is not None:
             self._tell(task, record)
+            self._judge_start(task, record)
 
     def stop(self) -> None:
         """Starts nothing more."""
@@ -333,7 +340,7 @@ class Agenda:
             return False
         start = next((s for s in self._starts if s.left > 0 and not self._in_training(s)), None)
         try:
-            proposal = self.sampler.ask(asked, None if start is None else start.fixed)
+            proposal = self.sampler.ask(asked, None if start is None else start.fixed[start.left % len(start.fixed)])
         except SpaceExhausted as error:
             if start is not None:
                 start.left = 0
@@ -342,16 +349,20 @@ class Agenda:
             self._exhausted = True
             return False
         if start is None:
-            start = _Start(len(self._starts), start_of(proposal.recipe), self.limits.children)
+            start = _Start(len(self._starts), self.sampler.siblings(proposal.recipe), self.limits.children)
             self._starts.append(start)
         start.left -= 1
         self._adaptive_task(proposal, start.id, asked)
         return True
 
     def _in_training(self, start: _Start) -> bool:
-        """Whether the first stage of a start is being trained: its children would only wait for it."""
-        tasks = [self.tasks[name] for name in self.running]
-        return any(task.start == start.id and self._keys_of(task)[0][-1] in self._unfinished(task) for task in tasks)
+        """Whether what the children of a start share is being trained: they would only wait for it."""
+        tasks = [self.tasks[name] for name in self.running if self.tasks[name].start == start.id]
+        return any(self._shared_keys(task) & self._unfinished(task) for task in tasks)
+
+    def _shared_keys(self, task: Task) -> set[str]:
+        """Keys of the stages before the last."""
+        return {key for stage in self._keys_of(task)[: len(task.recipe.plan.stages) - 1] for key in stage}
 
     def _adaptive_task(self, proposal: Proposal, start: int, asked: int) -> None:
         recipe = proposal.recipe
@@ -370,12 +381,20 @@ class Agenda:
         for task in proposed:
             assert task.start is not None
             while len(self._starts) <= task.start:
-                self._starts.append(_Start(len(self._starts), start_of(task.recipe), self.limits.children))
+                self._starts.append(_Start(len(self._starts), self.sampler.siblings(task.recipe), self.limits.children))
             self._starts[task.start].left -= 1
             if task.id not in self.records:
                 self._queue.append(task)
             elif task.number is not None:
                 self._tell(task, self.records[task.id])
+                self._judge_start(task, self.records[task.id])
+
+    def _judge_start(self, task: Task, record: Record) -> None:
+        """A start that ended before its last stage gets no more children: they would end where this one did."""
+        last = record.curve[-1].stage if record.curve else ""
+        if record.outcome in ("stopped", "diverged") and last != task.recipe.plan.stages[-1].name:
+            assert task.start is not None
+            self._starts[task.start].left = 0
 
     def _contenders(self, most: int) -> list[Recipe]:
         """The best recipes of the adaptive arm and of the design, by their mean accuracy so far."""

@@ -87,7 +87,6 @@ class StageScheduler(_DriverOnly, FIFOScheduler):  # type: ignore[misc]
         self.decisions[task.id] = decision
         return str(TrialScheduler.STOP)
 
-
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
         """The newest trial that waits.
 

@@ -152,11 +152,9 @@ class _Builder:
             for levels in range(2 ** len(homes))
         ]
         everything = found[-1]
-        missing = {h.label for h in homes} - set(everything.recipe.labels)
-        if missing:
-            raise PlanError(
-                f"{' and '.join(sorted(missing))} cannot be on together with the other: one choice holds both"
-            )
+        labels = sorted(h.label for h in homes)
+        if not set(labels) <= set(everything.recipe.labels):
+            raise PlanError(f"{' and '.join(labels)} are options of one choice: a plan has one of them")
         yield from found
 
     def cell(self, homes: Sequence[Home], on: Sequence[Home]) -> Cell:

@@ -13,7 +13,7 @@ from rich.tree import Tree
 
 from search.agenda import CONTENDERS, FINALISTS, ROUNDS
 from search.design import Design, make_design
-from search.sampler import ATTEMPTS, start_of
+from search.sampler import ATTEMPTS, siblings
 from spaces.domain import (
     STAGE_NUMBERS,
     Domain,
@@ -175,20 +175,23 @@ def trained(plans: list[Plan]) -> int:
 def _random_recipes(search: Search) -> Iterator[Plan]:
     """As many plans as the adaptive arm has trials, drawn at random the way it proposes them."""
     draws = random.Random(0)
-    fixed: Mapping[str, Any] = {}
+    fixed: list[dict[str, Any]] = []
     proposed = 0
     for _ in range(ATTEMPTS * search.settings.trials):
         if proposed == search.settings.trials:
             return
         if proposed % search.settings.children_per_start == 0:
-            fixed = {}
+            fixed = []
         try:
             recipe: Recipe = build(
-                search.space, _at_random(draws, fixed), search.standard, search.settings.epochs_scale
+                search.space,
+                _at_random(draws, fixed[proposed % len(fixed)] if fixed else {}),
+                search.standard,
+                search.settings.epochs_scale,
             )
         except PlanError:
             continue
-        fixed = start_of(recipe)
+        fixed = fixed or siblings(search.space, search.standard, search.settings.epochs_scale, recipe)
         proposed += 1
         yield recipe.plan
 

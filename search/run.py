@@ -138,6 +138,9 @@ class Search:
         from trainables.plan import check_space
         from trainables.registry import did_you_mean, discover
 
+        # as a name and a place that mean the same in another process, in MLflow and in the exported recipe
+        name, root = data.rooted(settings.data, settings.data_root)
+        settings = dataclasses.replace(settings, data=name, data_root=root)
         self.space, self.settings, self.console, self.resume = space, settings, console, resume
         for folder in settings.tricks:
             try:
@@ -147,7 +150,7 @@ class Search:
                 raise SettingsError(why) from error
         discover()
         self.halving = Halving(settings.rungs, settings.reduction_factor, settings.rung_score)
-        self.standard = data.standard(settings.data)
+        self.standard = data.standard(name, root)
         self.model = settings.model or space.model or self.standard.model
         if self.model not in MODELS:
             raise SettingsError(f"--model {self.model}: {did_you_mean(self.model, MODELS)}")
@@ -366,7 +369,7 @@ class Search:
             seed=task.seed,
             split_seed=task.seed,
             data=settings.data,
-            root=None if settings.data_root is None else str(Path(settings.data_root).resolve()),
+            root=settings.data_root,
             imbalance=settings.imbalance,
             model=self.model,
             store=settings.store_place if settings.reuse else None,

@@ -20,8 +20,9 @@ from optuna.trial import TrialState, create_trial
 
 from spaces.domain import Domain, Integer, LogUniform, OneOf, Space, Uniform
 from trainables.data import Standard
-from trainables.plan import Recipe, build
+from trainables.plan import Plan, Recipe, build
 from trainables.registry import PlanError
+from trainables.stage_store import stage_keys
 
 ATTEMPTS = 50
 """Proposals that a space forbids or that cannot be trained, in a row, before the search gives up."""
@@ -84,6 +85,10 @@ class Sampler:
             trial.set_user_attr("recipe", recipe.plan.id)
             return Proposal(trial.number, recipe)
         raise SpaceExhausted(f"{ATTEMPTS} proposals in a row cannot be trained; the last one: {reason}")
+
+    def siblings(self, recipe: Recipe) -> list[dict[str, Any]]:
+        """What may be fixed to propose another child of a recipe's start; see `siblings`."""
+        return siblings(self._space, self._standard, self._scale, recipe)
 
     def tell(self, number: int, outcome: str, value: float | None, steps: Sequence[tuple[int, float]]) -> None:
         """How a proposal did.
@@ -160,10 +165,46 @@ class Sampler:
         return trials
 
 
-def start_of(recipe: Recipe) -> dict[str, Any]:
-    """The choices of the first stage: what children of one start have in common."""
-    first = recipe.plan.stages[0].name
-    return {name: value for name, value in recipe.params.items() if name.startswith(f"{first}/")}
+def siblings(space: Space, standard: Standard, epochs_scale: float, recipe: Recipe) -> list[dict[str, Any]]:
+    """What children of a recipe's start have in common with it: everything but the last stage.
+
+    Where the space has several last stages, those are offered that leave the earlier stages as they are: a chain that
+    ends elsewhere has another schedule, so its first stage would be trained anew.
+
+    Returns:
+        Choices by name, one dict for each last stage that may be tried; the recipe's own first.
+    """
+    slot = space.stages[-1]
+    options = slot.options if isinstance(slot, OneOf) else (slot,)
+    last = [f"{stage.name}/" for stage in options if stage is not None]
+    shared = {name: value for name, value in recipe.params.items() if not name.startswith(tuple(last))}
+    if len(space.stages) == 1 or not isinstance(slot, OneOf):
+        return [shared]
+    # the choice of the last stage is the last one that is not a number or a trick of a stage
+    choice = [name for name in shared if "/" not in name][-1]
+    wanted = _before_last(recipe.plan)
+    found = []
+    for option in ("none" if stage is None else stage.name for stage in options):
+        fixed = shared | {choice: option}
+        if option == recipe.params[choice]:
+            found.append(fixed)
+            continue
+        try:
+            other = build(space, partial(_given, fixed), standard, epochs_scale)
+        except PlanError:
+            continue
+        if _before_last(other.plan) == wanted:
+            found.append(fixed)
+    return sorted(found, key=lambda fixed: fixed[choice] != recipe.params[choice])
+
+
+def _given(fixed: Mapping[str, Any], name: str, domain: Domain, default: Any) -> Any:
+    return fixed.get(name, default)
+
+
+def _before_last(plan: Plan) -> list[list[str]]:
+    """Keys of the stages before the last, for comparison."""
+    return stage_keys(plan, {})[:-1]
 
 
 def _tpe(seeds: Sequence[int]) -> optuna.samplers.BaseSampler:

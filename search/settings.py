@@ -177,3 +177,10 @@ def flag(field: str) -> str:
     ('--max-concurrent', '--no-reuse')
     """
     return FLAGS.get(field, "--" + field.replace("_", "-"))
+
+
+def byte_count(text: str) -> int:
+    """Bytes from text such as 500MB or 20GB, as the store's own command reads it."""
+    from trainables.stage_store import byte_count as read
+
+    return read(text)

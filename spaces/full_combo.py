@@ -51,7 +51,8 @@ SPACE = Space(
                        trick("effective_number", beta=one_of(0.99, 0.999))),
                 one_of(None, "cam_foreground", "image_transform")]),
             # classifier re-training on a frozen backbone: cRT, LWS, max-norm, GML
-            Stage("classifier", length=0.2, lr=log_uniform(0.002, 0.2, step="halves"), views=6, carry="weights", choose=[
+            Stage("classifier", length=0.2, lr=log_uniform(0.002, 0.2, step="halves"), views=6, carry="weights",
+                  choose=[
                 one_of("classifier", "learnable_scale"),
                 one_of("class_balanced", "square_root"),
                 one_of(None, "gml"),

@@ -177,7 +177,8 @@ class StageRun:
         if not math.isfinite(self.train_loss):
             raise Diverged(f"{where}: the training loss is {self.train_loss}")
         # the last step of an epoch may be the one that breaks it
-        if not torch.stack([t.isfinite().all() for t in self.network.state_dict().values()]).all():
+        learning = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+        if not torch.stack([parameter.isfinite().all() for parameter in learning]).all():
             raise Diverged(f"{where}: a weight is no longer finite")
 
     def handed(self) -> Handed:
@@ -358,7 +359,7 @@ class Judge:
         self._start, self._stage = start, plan.stages[index]
         self._images = data.val_images if split == "val" else data.test_images
         self._labels = data.val_labels if split == "val" else data.test_labels
-        self._generators = partial(generator, start.seed, index)
+        self._generators = partial(generator, start.seed, plan.chain_number(index))
         self._frozen = self._stage.views > 0
         self._features: list[Tensor] = []
         self._class_means: float | None = None

@@ -130,8 +130,8 @@ def _main(options: argparse.Namespace) -> int:
     seeds = options.seeds if options.seeds is not None else (5 if options.as_searched else 1)
     if seeds < 1:
         raise TrainError(f"--seeds must be at least 1, got {seeds}")
-    if not options.epochs_scale > 0:
-        raise TrainError(f"--epochs-scale must be above 0, got {options.epochs_scale}")
+    if not 0 < options.epochs_scale < math.inf:
+        raise TrainError(f"--epochs-scale must be a number above 0, got {options.epochs_scale}")
     if options.as_searched and options.epochs_scale != 1:
         raise TrainError("--as-searched repeats what the search did, at its length; leave --epochs-scale out")
     plan = lengthened(plan, options.epochs_scale)

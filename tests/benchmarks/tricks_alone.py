@@ -3,10 +3,11 @@
 Every trick runs at its default numbers in the place where it belongs:
 
 * tricks of an ordinary stage: the whole schedule; baseline `plain`;
-* what reads a trained network and does not change what learns: the last fifth of one chain (24 + 6 epochs,
-  `carry="all"`), whose baseline is `plain` too, because splitting a chain changes nothing;
+* what its paper puts into a later stage, without a change of what learns: the last fifth of one chain (24 + 6
+  epochs, `carry="all"`), whose baseline is `plain` too, because splitting a chain changes nothing;
 * what changes what learns: a second stage of 6 epochs after 24 (`carry="weights"`); baseline `two stages`;
-* what belongs to a stage that trains the classifier on: there; baseline `classifier on`, the same stage without it;
+* what belongs to a stage that trains the classifier on: there, at a twentieth of the learning rate and without weight
+  decay, as label over-smoothing has it; baseline `classifier on`, the same stage without the trick;
 * `ldam` with a cosine head; baseline `cosine_head`;
 * few-shot subsets: a second stage at a tenth of the learning rate; baseline `gentle`, the same without the subsets;
   merges of four such members; baseline `few_shot`, one member: a merge costs four times its second stage.
@@ -44,7 +45,6 @@ from trainables.stage_store import StageStore
 
 DATA = "digits-lt"
 FIRST, SECOND, MEMBERS = 24, 6, 4
-WARM = trick("classifier", reset=False)
 BESIDE_THE_CLASSIFIER = ("label_over_smoothing", "max_norm")
 """Tricks that their papers put into a stage that trains the classifier on."""
 COMBINED: Mapping[str, tuple[str, tuple[str | Trick, ...]]] = {
@@ -75,19 +75,24 @@ def whole(*tricks: str | Trick) -> tuple[Stage, ...]:
     return (Stage("train", epochs=FIRST + SECOND, choose=list(tricks)),)
 
 
-def second(carry: str, *tricks: str | Trick, lr: float | None = None, members: int = 1) -> tuple[Stage, ...]:
+def second(carry: str, *tricks: str | Trick, **numbers: float) -> tuple[Stage, ...]:
     first = Stage("representation", epochs=FIRST)
-    return (first, Stage("second", epochs=SECOND, carry=carry, lr=lr, members=members, choose=list(tricks)))
+    return (first, Stage("second", epochs=SECOND, carry=carry, choose=list(tricks), **numbers))
 
 
 def gentle(*tricks: str | Trick, members: int = 1) -> tuple[Stage, ...]:
     return second("weights", *tricks, lr=standard(DATA).lr / 10, members=members)
 
 
+def classifier_on(*tricks: str | Trick) -> tuple[Stage, ...]:
+    warm = trick("classifier", reset=False)
+    return second("weights", warm, *tricks, lr=standard(DATA).lr / 20, weight_decay=0.0)
+
+
 BASELINES = (
     Row("plain", "baseline", None, whole()),
     Row("two stages", "baseline", "plain", second("weights")),
-    Row("classifier on", "baseline", "two stages", second("weights", WARM)),
+    Row("classifier on", "baseline", "two stages", classifier_on()),
     Row("gentle", "baseline", "plain", gentle()),
 )
 
@@ -100,10 +105,10 @@ def place(known: Entry) -> tuple[str, tuple[Stage, ...]]:
     if name == "few_shot":
         return "gentle", gentle(name)
     if name in BESIDE_THE_CLASSIFIER:
-        return "classifier on", second("weights", WARM, name)
+        return "classifier on", classifier_on(name)
     if known.seam == "train":
         return "two stages", second("weights", name)
-    if "trained" in known.needs:
+    if known.family == "two-stage":
         return "plain", second("all", name)
     if "cosine" in known.needs:
         return "cosine_head", whole("cosine_head", name)
@@ -129,26 +134,26 @@ def rows(only: Sequence[str] = ()) -> list[Row]:
     return [row for row in every if row.title in wanted]
 
 
-def accuracy(task: tuple[Plan, int, str]) -> float:
-    """Accuracy on `val` of a plan in one seed block."""
+def trial(task: tuple[Plan, int, str]) -> tuple[float, int]:
+    """Accuracy on `val` of a plan in one seed block, and the images that it was trained on."""
     plan, seed, store = task
     torch.set_num_threads(1)
     data = load(DATA, split_seed=seed)
     trained = Pipeline(plan, data, standard(DATA).model, seed, torch.device("cpu"), store=StageStore(store))
     trained.run()
-    return trained.result()[0]["final/accuracy"]
+    return trained.result()[0]["final/accuracy"], trained.cost.images
 
 
 def measure(table: Sequence[Row], seeds: int, processes: int) -> dict[str, np.ndarray]:
-    """Accuracies (seeds,) by title."""
+    """Accuracies and images seen (seeds, 2) by title."""
     # block by block, so that second stages find their first one
     tasks = [(row, seed) for seed in range(seeds) for row in table]
     with (
         tempfile.TemporaryDirectory() as store,
         ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool,
     ):
-        found = list(pool.map(accuracy, [(row.plan(), seed, store) for row, seed in tasks]))
-    by_title: dict[str, list[float]] = {row.title: [] for row in table}
+        found = list(pool.map(trial, [(row.plan(), seed, store) for row, seed in tasks]))
+    by_title: dict[str, list[tuple[float, int]]] = {row.title: [] for row in table}
     for (row, _), value in zip(tasks, found, strict=True):
         by_title[row.title].append(value)
     return {title: np.array(values) for title, values in by_title.items()}
@@ -161,18 +166,22 @@ def interval(values: np.ndarray) -> float:
 
 def lines(table: Sequence[Row], found: Mapping[str, np.ndarray]) -> list[str]:
     """The table in Markdown, in percent and percentage points."""
-    text = ["| trick | family | accuracy on val, % | gain, points [95 %] | baseline |", "|---|---|---|---|---|"]
+    text = [
+        "| trick | family | accuracy on val, % | gain, points [95 %] | baseline | images seen |",
+        "|---|---|---|---|---|---|",
+    ]
+    plain = found[BASELINES[0].title][:, 1]
     for row in table:
-        own = 100 * found[row.title]
+        own, images = 100 * found[row.title][:, 0], (found[row.title][:, 1] / plain).mean()
         gain = ""
         if row.baseline is not None:
-            difference = own - 100 * found[row.baseline]
+            difference = own - 100 * found[row.baseline][:, 0]
             mean, half = difference.mean(), interval(difference)
             clear = "**" if abs(mean) > half else ""
             gain = f"{clear}{mean:+.1f}{clear} [{mean - half:+.1f}, {mean + half:+.1f}]"
         title = f"`{row.title}`" if row.title in entries() else row.title
         reached = f"{own.mean():.1f} ± {interval(own):.1f}"
-        text.append(f"| {title} | {row.family} | {reached} | {gain} | {row.baseline or ''} |")
+        text.append(f"| {title} | {row.family} | {reached} | {gain} | {row.baseline or ''} | {images:.2f} × |")
     return text
 
 
@@ -188,6 +197,9 @@ says that the default does not suit 30 epochs (about 130 steps) of 276 images at
 bad. A few tricks need another one beside them to make sense (`classifier` and `learnable_scale` a balanced draw):
 the combined rows at the end show them so. Where each trick is placed, and what the baselines `plain`, `two stages`,
 `classifier on` and `gentle` are: the docstring of `tests/benchmarks/tricks_alone.py`.
+
+Rows are compared at equal epochs. *Images seen*, as a multiple of `plain`'s, says where that flatters a trick
+(over-sampling, members) or wrongs it (under-sampling, few-shot subsets).
 """
 
 

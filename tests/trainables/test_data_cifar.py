@@ -143,6 +143,7 @@ def test_search_on_cifar100(cifar100: str) -> None:
     assert set(as_bytes(data.train_images)) | set(as_bytes(data.val_images)) <= set(pool)
     assert data.fingerprint == "a816aab69d5dbc19"  # results stay comparable only while this number does
     assert "profile starts at 450 and not at 500" in data.notes[0]
+    assert data.notes[1] == "imbalance of the training images: 112.5 instead of 100"
     assert data.fingerprint != load("cifar100-lt", root=cifar100, split_seed=1).fingerprint
 
 

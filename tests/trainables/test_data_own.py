@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from trainables.data import DataError, load, located, standard
+from trainables.data import DataError, load, rooted, standard
 from trainables.data.catalogue import Name
 from trainables.data.images import decoded
 
@@ -49,7 +49,10 @@ def test_names_and_options(tmp_path: Path) -> None:
     assert (parsed.kind, parsed.path, dict(parsed.options)) == ("npz", "C:\\x?y.npz", {"val": "3", "flip": "no"})
     folder(tmp_path / "photos")
     assert load("folder:photos", root=str(tmp_path)).fingerprint == load(f"folder:{tmp_path}/photos").fingerprint
-    assert located("folder:photos?val=2", str(tmp_path)) == f"folder:{tmp_path / 'photos'}?val=2"
+    short, root = rooted("folder:photos?val=2", str(tmp_path))
+    assert (short, root) == ("folder:photos?val=2", str(tmp_path))
+    assert rooted(f"folder:{tmp_path}/photos") == ("folder:photos", str(tmp_path))
+    assert load(short, root=root).counts.tolist() == load(f"folder:{tmp_path}/photos?val=2").counts.tolist()
 
 
 @pytest.mark.parametrize(
@@ -138,7 +141,7 @@ def test_bad_folders(tmp_path: Path) -> None:
         load(f"folder:{place / 'ant'}")
     folder(tmp_path / "split" / "train")
     folder(tmp_path / "split" / "test", {"ant": 1, "dgo": 1})
-    with pytest.raises(DataError, match="test/dgo: there is no class 'dgo' in .*train"):
+    with pytest.raises(DataError, match=r"test/dgo: there is no class 'dgo' in .*train"):
         load(f"folder:{tmp_path / 'split'}")
     with pytest.raises(DataError, match="needs at least two classes, got only 'ant'"):
         load(f"folder:{folder(tmp_path / 'one', {'ant': 9})}")
@@ -230,11 +233,11 @@ def test_csv_with_and_without_header(tmp_path: Path) -> None:
         (["ant/0.png,0", "ant/1.png"], r"line 2: needs 2 filled columns like the first line, got \['ant/1.png'\]"),
         (["ant/0.png,0,train", "ant/1.png,0,training"], "line 2: split must be train, val or test, got 'training'"),
         (["ant/0.png,0,val"], "no line is of the split train"),
-        (["ant/0.png,0", "ant/98.png,1", "ant/99.png,1"], "2 of the 3 files that it names are absent under .*: ant/98.png, "),
+        (["ant/0.png,0", "ant/98.png,1", "b.png,1"], "2 of the 3 files that it names are absent .*: ant/98.png, b"),
         (["ant/0.png,0", "ant/1.png,2"], r"no training image in 1 class: 1 \(0\)"),
         (["ant/0.png,1", "ant/1.png,2"], "labels start at 1; they must be whole numbers from 0"),
         (["ant/0.png,-1", "ant/1.png,0"], "labels must be whole numbers from 0 to 0, got -1 to 0 in train"),
-        (["ant/0.png,0", "ant/1.png,1", "ant/2.png,x"], "labels must be whole numbers from 0, or all of them names, got 'x'"),
+        (["ant/0.png,0", "ant/1.png,1", "ant/2.png,x"], "labels must be whole numbers .* all of them names, got 'x'"),
         (['ant/0.png,"0', "ant/1.png,1"], "cannot be read as CSV"),
     ],
 )  # fmt: skip
@@ -327,7 +330,7 @@ def test_bad_npz(content: dict, message: str, tmp_path: Path) -> None:
 
 def test_npz_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "own.npz").write_bytes(b"something else")
-    with pytest.raises(DataError, match="own.npz: cannot be read as npz"):
+    with pytest.raises(DataError, match=r"own\.npz: cannot be read as npz"):
         load(f"npz:{tmp_path / 'own.npz'}")
     with pytest.raises(DataError, match="option size is for image files"):
         load(f"npz:{tmp_path / 'own.npz'}?size=8")

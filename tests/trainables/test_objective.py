@@ -134,7 +134,8 @@ def test_a_mixture_by_hand():
 
 def test_a_target_and_weights_multiply():
     objective = Objective([make("label_smoothing"), make("cost_sensitive"), make("effective_number", beta=0.9)], FACTS)
-    one, other = (Objective([make(n, **k)], FACTS) for n, k in (("cost_sensitive", {}), ("effective_number", {"beta": 0.9})))
+    one = Objective([make("cost_sensitive")], FACTS)
+    other = Objective([make("effective_number", beta=0.9)], FACTS)
     y = torch.tensor([0, 1])
     assert objective.weighted
     assert not Objective([], FACTS).weighted
@@ -162,7 +163,8 @@ def test_a_class_that_is_ruled_out_has_no_part():
 
 
 def test_penalties_are_added_and_carry_no_weight(toys):
-    plain, with_penalty = (Objective([make("cost_sensitive"), *more], FACTS) for more in ([], [make("constant_penalty")]))
+    plain = Objective([make("cost_sensitive")], FACTS)
+    with_penalty = Objective([make("cost_sensitive"), make("constant_penalty")], FACTS)
     z, y = torch.zeros(2, 2), torch.tensor([0, 1])
     torch.testing.assert_close(with_penalty(z, y), plain(z, y) + 0.5)
     losses, penalties = with_penalty.parts(z, y)
@@ -179,7 +181,7 @@ def test_logits_tricks_reach_every_expert():
 
 
 def test_what_is_refused():
-    with pytest.raises(PlanError, match=r"focal, softmax_focal all sit on seam 'loss', which takes one trick per stage"):
+    with pytest.raises(PlanError, match=r"focal, softmax_focal all sit on seam 'loss', which takes one trick"):
         Objective([make("focal"), make("softmax_focal")], FACTS)
     with pytest.raises(PlanError, match=r"all sit on seam 'target'"):
         Objective([make("label_smoothing"), make("label_over_smoothing")], FACTS)

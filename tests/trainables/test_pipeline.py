@@ -242,9 +242,8 @@ def test_one_member_alone_is_measured(order, merge, make_plan, pipeline, tmp_pat
 def test_a_re_used_curve_has_this_plans_names_and_epochs(make_plan, pipeline, tmp_path):
     store = StageStore(tmp_path)
     kinds = ("few_shot", "average")
-    finished(pipeline(
-        make_plan(Stage("a", epochs=6), Stage("b", epochs=1, members=2, choose=kinds), Stage("c", epochs=1)), store=store
-    ))  # fmt: skip
+    short = make_plan(Stage("a", epochs=6), Stage("b", epochs=1, members=2, choose=kinds), Stage("c", epochs=1))
+    finished(pipeline(short, store=store))
     plan = make_plan(Stage("x", epochs=6), Stage("y", epochs=1, members=2, choose=kinds), Stage("z", epochs=3))
     run = pipeline(plan, store=store)
     given = [run.advance() for _ in range(2)]

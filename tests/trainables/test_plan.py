@@ -224,7 +224,7 @@ PLAIN = Stage("a", epochs=1)
          r"stage 'a': cam_foreground reads a trained network, so it cannot sit in the first stage"),
         ([Stage("a", epochs=1, choose=["classifier"])], r"classifier reads a trained network"),
         ([PLAIN, Stage("b", epochs=1, carry="all", choose=["classifier"])],
-         r"stage 'b': classifier changes what learns, so it cannot sit in a stage that carries everything .* use carry="),
+         r"stage 'b': classifier changes what learns, so it cannot sit in .* use carry='weights'"),
         ([PLAIN, Stage("b", epochs=1, carry="all", choose=["cosine_head"])], r"stage 'b': cosine_head changes what"),
         ([Stage("a", epochs=1, members=2)], r"stage 'a': 2 members need a merge, e.g. choose=\['average', …\]"),
         ([Stage("a", epochs=1, choose=["cosine_head"]), Stage("b", epochs=1, choose=["tau_norm"])],

@@ -282,10 +282,8 @@ def test_what_is_not_a_number_is_noticed_in_its_epoch(toys, make_plan, pipeline)
 
 def test_the_global_stream_is_not_read(make_plan, pipeline):
     before = torch.get_rng_state()
-    plan = make_plan(
-        Stage("a", epochs=1, choose=["input_mixup", "cutout", "progressive"]), Stage("b", epochs=1, choose=["classifier"])
-    )
-    pipeline(plan).run()
+    first = Stage("a", epochs=1, choose=["input_mixup", "cutout", "progressive"])
+    pipeline(make_plan(first, Stage("b", epochs=1, choose=["classifier"]))).run()
     assert torch.equal(torch.get_rng_state(), before)
 
 

@@ -358,5 +358,3 @@ def test_two_trials_at_the_same_time_share_a_store(tmp_path, make_plan, pipeline
                 run.advance()
     assert one.points == other.points
     assert one.result() == other.result()
-
-

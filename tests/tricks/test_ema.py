@@ -87,5 +87,5 @@ def test_it_equals_torchs_own(facts):
 def test_numbers():
     with pytest.raises(ValueError, match=r"'ema'.*decay must be a number in \[0, 1\), got 1"):
         make("ema", decay=1)
-    with pytest.raises(ValueError, match="'ema'.*warm_up must be one of False, True, got 'yes'"):
+    with pytest.raises(ValueError, match=r"'ema'.*warm_up must be one of False, True, got 'yes'"):
         make("ema", warm_up="yes")

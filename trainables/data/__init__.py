@@ -10,10 +10,12 @@ shows what a name stands for before anything is trained.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from trainables.data.catalogue import MODULES, DataError, Name, Standard, module_of
 from trainables.data.long_tail import LongTailed, class_counts
 
-__all__ = ["DataError", "LongTailed", "Standard", "class_counts", "load", "located", "names", "standard"]
+__all__ = ["DataError", "LongTailed", "Standard", "class_counts", "load", "names", "rooted", "standard"]
 
 
 def names() -> list[str]:
@@ -41,17 +43,22 @@ def standard(name: str, root: str | None = None) -> Standard:
     return module_of(name).standard(name, root)
 
 
-def located(name: str, root: str | None = None) -> str:
-    """The name with the path of own data made absolute, for processes with another working directory.
+def rooted(name: str, root: str | None = None) -> tuple[str, str | None]:
+    """The same data as a short name and an absolute root: what a record keeps and another process understands.
 
-    >>> located("digits-lt"), located("csv:flowers.csv?val=5", "/data")
-    ('digits-lt', 'csv:/data/flowers.csv?val=5')
+    Of own data the name keeps the file's own name and its options, the root is the folder that it lies in.
+
+    >>> rooted("csv:flowers/list.csv?val=5", "/data")
+    ('csv:list.csv?val=5', '/data/flowers')
+    >>> rooted("digits-lt")
+    ('digits-lt', None)
     """
     parsed = Name.parse(name)
     if not parsed.path:
-        return name
+        return name, None if root is None else str(Path(root).expanduser().resolve())
+    place = parsed.place(root).resolve()
     query = "&".join(f"{option}={value}" for option, value in parsed.options.items())
-    return f"{parsed.kind}:{parsed.place(root).resolve()}" + (f"?{query}" if query else "")
+    return f"{parsed.kind}:{place.name}" + (f"?{query}" if query else ""), str(place.parent)
 
 
 def load(

@@ -21,6 +21,7 @@ int(450 / 100) = 4 images instead of 5, which is what 490 would leave as well.
 from __future__ import annotations
 
 import functools
+import math
 import os
 import warnings
 from dataclasses import dataclass
@@ -133,6 +134,9 @@ def load(
             f"val: {held} images of each class, drawn by the split seed; while it is held out the profile starts at "
             f"{largest} and not at {smallest} (final training has the published {smallest})"
         )
+    actual = counts[0] / counts[-1]
+    if not math.isclose(actual, imbalance, rel_tol=1e-3):
+        notes.append(f"imbalance of the training images: {actual:.6g} instead of {imbalance:.6g}")
     return LongTailed(
         name=name,
         classes=len(of_class),

@@ -121,7 +121,10 @@ def divide(
         try:
             profile = class_counts(max(left), classes, imbalance)
         except ValueError as error:
-            raise DataError(f"{name}: {error}") from error
+            raise DataError(
+                f"{name}: imbalance {imbalance:g} with {max(left)} images in the largest class leaves the smallest "
+                "class without any; lower it"
+            ) from error
         falling = sorted(range(classes), key=lambda label: -sizes[label])
         allowed = dict(zip(falling, profile, strict=True))
         train = [index[: allowed[label]] for label, index in enumerate(drawn)]

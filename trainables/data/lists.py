@@ -2,7 +2,7 @@
 
 A list has one image a line, `relative/path label`, labels from 0, no header; the label stands after the last space,
 so paths may have spaces. The lists (`ImageNet_LT_train.txt` …) lie in the root, in its folder `lists`, or where
-`?lists=DIR` says; the images in the root under the paths that the lists name.
+`?lists=DIR` says, relative to the root; the images in the root under the paths that the lists name.
 
 Taken as they are: the tail is the lists' own, and with `--imbalance` only a longer one can be cut. ImageNet-LT and
 Places-LT give a balanced val (20 images per class), which stays out of the final training, and a test.
@@ -132,7 +132,7 @@ def index(name: str, root: str | None = None) -> Source:
         raise DataError(f"{name}: --data-root {place} is no folder; give the one of the images")
     searched = [place, place / "lists"]
     if "lists" in parsed.options:
-        searched = [Path(parsed.options["lists"]).expanduser()]
+        searched = [place / Path(parsed.options["lists"]).expanduser()]
     lists: dict[str, Path] = {}
     for split, title in what.files.items():
         found = [folder / title for folder in searched if (folder / title).is_file()]

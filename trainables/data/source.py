@@ -208,8 +208,9 @@ def long_tailed(
 def _resident(name: str, source: Source, options: Options) -> _Resident:
     files = [file for split in SPLITS if split in source.labels for file in source.files.get(split, ())]
     labels = [(split, source.labels[split].tobytes()) for split in source.labels]
-    told = (source.where, source.stamp, stamp(files), labels, options.size, options.skip_broken)
-    key = hashlib.sha256(repr(told).encode()).hexdigest()
+    told = (source.where, source.class_names, source.notes, source.stamp, labels, stamp(files))
+    how = (options.size, options.skip_broken, options.resident_limit)
+    key = hashlib.sha256(repr((told, how)).encode()).hexdigest()
     if key in _LAST:
         return _LAST[key]
     if source.arrays is not None:

@@ -1,0 +1,108 @@
+"""`--dry-run`: counts and epochs by hand."""
+
+import pytest
+from rich.console import Console
+
+from search.preview import count, seconds_per_epoch, show, trained, tree
+from search.run import Search
+from search.settings import Settings
+from spaces.domain import Space, Stage, forbid, integer, log_uniform, one_of, some_of, trick, uniform
+from trainables.data import standard
+from trainables.plan import build, defaults
+
+SPACE = Space(
+    stages=[
+        Stage("first", length=0.5, lr=log_uniform(0.01, 0.3, step="thirds"), choose=[
+            one_of(None, "cost_sensitive", trick("effective_number", beta=one_of(0.9, 0.99, 0.999))),
+            one_of(None, trick("input_mixup", alpha=uniform(0.2, 1.0, step=0.2))),
+            some_of(trick("cutout", size=one_of(0.25, 0.5))),
+        ]),
+        one_of(None, Stage("balanced", length=0.2, members=integer(2, 4), choose=["few_shot", "average"])),
+        one_of(Stage("finish", length=0.5, carry="all"), Stage("deferred", length=0.5, carry="all", choose=["class_balanced"])),
+    ],
+    screen=["first/cost_sensitive", "deferred"],
+    forbid=[forbid("first/cost_sensitive", "first/input_mixup", reason="it is a test")],
+)  # fmt: skip
+
+
+def test_combinations_by_hand():
+    # first: 3 weights × 2 mixes × 2 (cutout or not) = 12; balanced: none or it; two last stages
+    # with numbers: 5 rates × (1 + 1 + 3) × (1 + 5) × (1 + 2) = 450; balanced: 1 + 3; last: 2
+    assert count(SPACE) == (12 * 2 * 2, 450 * 4 * 2, False)
+
+
+def test_a_continuous_number_is_said_and_counted_once():
+    space = Space(stages=[Stage("only", length=1, lr=log_uniform(0.01, 0.3), choose=[one_of(None, "cost_sensitive")])])
+    assert count(space) == (2, 2, True)
+
+
+def plan(*labels):
+    return build(SPACE, defaults(labels), standard("digits-lt")).plan
+
+
+def test_epochs_with_reuse_by_hand():
+    # one first stage of 15 (chains of one length share it), two ends of 15
+    assert trained([plan(), plan("deferred")]) == 15 + 15 + 15
+    # the same plan twice costs once
+    assert trained([plan(), plan()]) == 30
+    # another first stage is trained anew
+    assert trained([plan(), plan("first/cost_sensitive")]) == 60
+    # members multiply: 15, 2 × 6, and an end of 15 that starts from their merge
+    assert trained([plan("balanced")]) == 15 + 12 + 15
+
+
+def test_a_chain_of_another_length_shares_nothing():
+    short = Space(stages=[Stage("first", length=0.5), Stage("finish", length=0.1, carry="all")])
+    long = Space(stages=[Stage("first", length=0.5), Stage("finish", length=0.2, carry="all")])
+    plans = [build(space, defaults(), standard("digits-lt")).plan for space in (short, long)]
+    assert trained(plans) == (15 + 3) + (15 + 6)
+
+
+def lines(renderable) -> str:
+    console = Console(width=200)
+    with console.capture() as capture:
+        console.print(renderable)
+    return capture.get()
+
+
+def test_the_tree_names_every_stage_and_choice():
+    shown = lines(tree(SPACE))
+    for text in ("first: length 0.5", "one of", "none", "balanced", "deferred", "carries all",
+                 "none | cost_sensitive | effective_number(beta=0.9 | 0.99 | 0.999)", "any of cutout",
+                 "screened for conflicts: first/cost_sensitive, deferred"):  # fmt: skip
+        assert text in shown, text
+
+
+def search(tmp_path, space=SPACE, **changes) -> Search:
+    settings = {"trials": 5, "seeds": 2, "epochs_scale": 0.1, "output": str(tmp_path), "max_concurrent": 2} | changes
+    return Search(space, Settings(name="x", space="s", data="digits-lt", **settings), None, Console())
+
+
+def test_it_shows_and_leaves_nothing(tmp_path):
+    console = Console(width=160, record=True)
+    show(console, search(tmp_path))
+    shown = console.export_text()
+    assert "At most 48 combinations of tricks and stages; 3,600 with their numbers." in shown
+    assert "never together: first/cost_sensitive and first/input_mixup (it is a test)" in shown
+    # design: 4 recipes of 2 + 2 epochs (15 × 0.1, rounded), 2 seeds; the ends are trained for each, the starts shared
+    row = next(line for line in shown.splitlines() if "design" in line and "combinations" not in line).split("│")
+    assert [cell.strip() for cell in row[1:7]][:6] == ["design", "4", "2", "8", "32", "24"]
+    assert "on 2 slots" in shown and "ms per epoch" in shown
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_plan_of_one_epoch_has_a_length_in_time(tmp_path):
+    space = Space(stages=[Stage("only", epochs=1)])
+    assert seconds_per_epoch(search(tmp_path, space, epochs_scale=1.0)) > 1e-3
+
+
+@pytest.mark.timeout(60)
+def test_a_space_in_which_nothing_can_be_trained_does_not_hang(tmp_path):
+    from search.preview import _random_recipes
+
+    space = Space(
+        stages=[Stage("first", length=1, choose=[one_of(None, "class_balanced"), one_of("cost_sensitive")])],
+        forbid=[forbid("first/cost_sensitive", "first/class_balanced", reason="a test")],
+    )
+    recipes = list(_random_recipes(search(tmp_path, space)))
+    assert len(recipes) == 5 and len({plan.id for plan in recipes}) == 1

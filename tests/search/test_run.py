@@ -1,0 +1,410 @@
+"""Whole searches, small ones: Ray, Optuna, MLflow, SQLite and training are the real ones."""
+
+import dataclasses
+import json
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import optuna
+import pytest
+import ray
+import yaml
+from mlflow import MlflowClient
+
+import run_search
+import search
+from search import agenda
+from search.conductor import Recorder
+from search.run import WORKER_ENVIRONMENT
+from search.tracking import prepare
+from spaces.domain import Space, Stage, log_uniform, one_of
+from trainables.plan import Plan
+from trainables.stage_store import stage_keys
+
+SPACE = """
+from spaces.domain import Space, Stage, log_uniform, one_of
+
+SPACE = Space(
+    stages=[
+        Stage("first", length=0.7, lr=log_uniform(0.03, 0.3, step="halves"), choose=[
+            one_of(None, "cost_sensitive"), one_of(None, "class_balanced")]),
+        one_of(Stage("finish", length=0.3, lr=0.05, carry="weights", keep=True),
+               Stage("classifier", length=0.3, lr=0.05, carry="weights", choose=["classifier"])),
+    ],
+    screen=["first/cost_sensitive", "first/class_balanced", "classifier"],
+)
+"""
+
+TRICK = '''
+from dataclasses import dataclass
+
+import torch
+
+from trainables.registry import trick
+
+
+@trick(seam="loss", family="test", source="none")
+@dataclass(frozen=True)
+class Broken:
+    """{what}"""
+
+    def build(self, facts):
+        def loss(outputs, q, y, generator):
+            {body}
+        return loss
+'''
+
+SMALL = {"seeds": 2, "trials": 6, "epochs_scale": 0.1, "max_concurrent": 2}
+FLAGS = ["--seeds", "2", "--trials", "6", "--epochs-scale", "0.1", "--max-concurrent", "2"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster():
+    """One Ray for all searches in this process; they leave it as they find it."""
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR,
+             runtime_env={"env_vars": WORKER_ENVIRONMENT})  # fmt: skip
+    yield
+    assert ray.is_initialized(), "a search has shut the caller's Ray down"
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> Path:
+    """An empty MLflow store: making one takes seconds."""
+    file = tmp_path_factory.mktemp("store") / "mlflow.db"
+    prepare(f"sqlite:///{file}")
+    return file
+
+
+@pytest.fixture
+def place(tmp_path, store, monkeypatch) -> Path:
+    """A working directory with a space and a store."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mlflow.db").write_bytes(store.read_bytes())
+    (tmp_path / "small.py").write_text(SPACE)
+    return tmp_path
+
+
+def journal(folder: Path) -> dict[str, dict]:
+    """Records by trial."""
+    lines = [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
+    return {event["record"]["trial"]: event["record"] for event in lines if event["event"] == "record"}
+
+
+def results(records: dict[str, dict], arm: str = "design") -> dict[str, tuple]:
+    return {
+        name: (record["recipe"], record["metrics"], record["recalls"], [point["metrics"] for point in record["curve"]])
+        for name, record in records.items()
+        if record["arm"] == arm
+    }
+
+
+def runs(place: Path, name: str) -> list:
+    client = MlflowClient(f"sqlite:///{place}/mlflow.db")
+    experiment = client.get_experiment_by_name("longtail/digits-lt")
+    return list(client.search_runs([experiment.experiment_id], f"tags.search = '{name}'", max_results=1000))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, store) -> Path:
+    """One whole search by the command, race included (a short one), that several tests look at."""
+    place = tmp_path_factory.mktemp("finished")
+    (place / "mlflow.db").write_bytes(store.read_bytes())
+    (place / "small.py").write_text(SPACE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        patch.setattr(agenda, "ROUNDS", (1, 1, 2))
+        patch.setattr(agenda, "CONTENDERS", 2)
+        patch.setattr(agenda, "FINALISTS", 1)
+        arguments = ["--space", "small.py", *FLAGS, "--rungs", "0.99", "--name", "whole"]
+        assert run_search.main(arguments) == 0
+    return place
+
+
+def test_what_a_search_leaves(finished):
+    folder = finished / "results" / "whole"
+    there = {path.name for path in folder.iterdir()}
+    assert there >= {"best.yaml", "conflicts.csv", "report.html", "journal.jsonl", "optuna.db", "space.py", "search.json"}
+    assert not there & {"ray", "__pycache__"}
+    records = journal(folder)
+    assert Counter(record["arm"] for record in records.values()) == {
+        "design": 14, "adaptive": 6, "race": 3 + 2, "confirm": 4,
+    }  # fmt: skip
+    assert {record["outcome"] for record in records.values()} == {"finished"}
+    best = yaml.safe_load((folder / "best.yaml").read_text())
+    assert best["measured"]["arm"] == "confirm" and len(best["measured"]["values"]) == 2
+    assert "test/accuracy" in next(r for r in records.values() if r["arm"] == "confirm")["metrics"]
+    assert not any("test/accuracy" in r["metrics"] for r in records.values() if r["arm"] != "confirm")
+    assert "first/class_balanced" in (folder / "conflicts.csv").read_text()
+    assert (folder / "space.py").read_text() == SPACE
+
+
+def test_no_stage_is_trained_twice(finished):
+    distinct, trained, reused = {}, 0, 0
+    for record in journal(finished / "results" / "whole").values():
+        plan = Plan.from_dict(record["plan"])
+        for stage, keys in zip(plan.stages, stage_keys(plan, {"seed": record["seed"]}), strict=True):
+            distinct[keys[0]] = stage.epochs
+        trained += record["epochs_trained"]
+        reused += record["epochs"] - record["epochs_trained"]
+    assert trained == sum(distinct.values())
+    # the pairs with "classifier" take their first stage from those without: the search has something to re-use
+    assert reused > 0
+
+
+def test_the_driver_knows_the_keys_of_the_workers(finished):
+    """Where they differ (threads, device), tasks wait for stages that are there."""
+    stored = {path.parent.name for path in (finished / "results" / "stages").glob("*/*/manifest.json")}
+    records = journal(finished / "results" / "whole")
+    made = search.run.__globals__["Search"](
+        *_loaded(finished), run_search_console(), resume=True
+    )  # fmt: skip
+    expected = set()
+    for record in records.values():
+        expected |= {keys[-1] for keys in made._keys(Plan.from_dict(record["plan"]), record["seed"])}
+    assert stored == expected
+
+
+def _loaded(place: Path):
+    from search.settings import Settings
+    from search.space_file import load_space
+
+    folder = place / "results" / "whole"
+    return load_space(folder / "space.py"), Settings.stored(str(place / "results"), "whole"), folder / "space.py"
+
+
+def run_search_console():
+    from rich.console import Console
+
+    return Console()
+
+
+def test_mlflow_has_the_search_its_recipes_and_their_trials(finished):
+    found = runs(finished, "whole")
+    levels = {level: [run for run in found if run.data.tags["level"] == level] for level in ("search", "recipe", "trial")}
+    records = journal(finished / "results" / "whole")
+    assert len(levels["search"]) == 1 and len(levels["trial"]) == len(records)
+    assert {run.data.tags["recipe"] for run in levels["recipe"]} == {record["recipe"] for record in records.values()}
+    top = levels["search"][0].info.run_id
+    recipes = {run.info.run_id: run.data.tags["recipe"] for run in levels["recipe"]}
+    assert all(run.data.tags["mlflow.parentRunId"] == top for run in levels["recipe"])
+    for run in levels["trial"]:
+        record = records[run.data.tags["trial"]]
+        assert recipes[run.data.tags["mlflow.parentRunId"]] == record["recipe"]
+        assert run.data.metrics["final/accuracy"] == pytest.approx(record["metrics"]["final/accuracy"])
+    assert {run.info.status for run in found} == {"FINISHED"}
+    artifacts = {file.path for file in MlflowClient(f"sqlite:///{finished}/mlflow.db").list_artifacts(top)}
+    assert artifacts >= {"best.yaml", "conflicts.csv", "report.html", "space.py"}
+
+
+def test_optuna_has_the_truth(finished):
+    study = optuna.load_study(study_name="whole", storage=f"sqlite:///{finished}/results/whole/optuna.db")
+    asked = [trial for trial in study.trials if "arm" not in trial.user_attrs and trial.state.name != "FAIL"]
+    assert [trial.state.name for trial in asked] == ["COMPLETE"] * 6
+    records = journal(finished / "results" / "whole")
+    values = sorted(r["metrics"]["final/accuracy"] for r in records.values() if r["arm"] == "adaptive")
+    assert sorted(trial.value for trial in asked) == pytest.approx(values)
+    assert [trial for trial in study.trials if trial.user_attrs.get("arm") == "design"]
+
+
+def test_resuming_a_finished_search_runs_nothing_again(finished, monkeypatch, capsys):
+    monkeypatch.chdir(finished)
+    monkeypatch.setattr(agenda, "ROUNDS", (1, 1, 2))
+    monkeypatch.setattr(agenda, "CONTENDERS", 2)
+    monkeypatch.setattr(agenda, "FINALISTS", 1)
+    folder = finished / "results" / "whole"
+    before, runs_before = (folder / "journal.jsonl").read_text(), {run.info.run_id for run in runs(finished, "whole")}
+    best = (folder / "best.yaml").read_text()
+    assert run_search.main(["--resume", "whole"]) == 0
+    assert (folder / "journal.jsonl").read_text() == before
+    assert {run.info.run_id for run in runs(finished, "whole")} == runs_before
+    assert (folder / "best.yaml").read_text() == best
+    assert "Best recipe" in capsys.readouterr().out
+
+
+def test_a_name_that_mlflow_knows_is_refused_and_leaves_nothing(finished, monkeypatch, capsys):
+    monkeypatch.chdir(finished)
+    arguments = ["--space", "small.py", *FLAGS, "--name", "whole", "--output", "elsewhere"]
+    assert run_search.main(arguments) == 2
+    assert "already holds a search 'whole' on digits-lt; choose another --name" in capsys.readouterr().err
+    assert not (finished / "elsewhere" / "whole").exists()
+
+
+def test_without_reuse_the_results_are_the_same(finished, place):
+    result = search.run("small.py", name="anew", race=False, reuse=False, **SMALL | {"trials": 0})
+    anew = journal(result.folder)
+    assert results(anew) == results(journal(finished / "results" / "whole"))
+    assert all(record["epochs_trained"] == record["epochs"] for record in anew.values())
+    assert not (place / "results" / "stages").exists()
+
+
+def test_a_space_made_in_python_is_searched_and_resumed(place, capsys):
+    space = Space(
+        stages=[Stage("only", epochs=1, lr=log_uniform(0.01, 0.3), choose=[one_of(None, "cost_sensitive")])],
+        screen=["only/cost_sensitive"],
+    )
+    result = search.run(space, name="python", trials=3, seeds=2, race=False, max_concurrent=2)
+    assert result.complete and len(result.trials) == 4 + 3
+    assert result.best["title"] in ("baseline", "only/cost_sensitive")
+    again = search.run(space, name="python", resume=True)
+    assert again.complete and len(journal(again.folder)) == 7
+    # and by the command, from the file that was kept
+    assert run_search.main(["--resume", "python"]) == 0
+    assert len(journal(again.folder)) == 7
+    with pytest.raises(ValueError, match="--resume python: the space has changed"):
+        search.run(dataclasses.replace(space, screen=[]), name="python", resume=True)
+    with pytest.raises(ValueError, match="--resume python: --trials cannot change"):
+        search.run(space, name="python", resume=True, trials=4)
+
+
+BROKEN = """
+from spaces.domain import Space, Stage, one_of
+
+SPACE = Space(stages=[Stage("only", epochs=3, choose=[one_of(None, "{trick}", "softmax_focal")])],
+              screen=["only/{trick}", "only/softmax_focal"])
+"""
+
+
+@pytest.mark.parametrize(
+    "name, body, outcome, reason",
+    [
+        ("gives_nan", "return outputs.logits.sum(1) * float('nan')", "diverged", "loss"),
+        ("raises", "raise RuntimeError('boom: it is a test')", "failed", "RuntimeError: boom: it is a test"),
+    ],
+)
+def test_a_trick_that_goes_wrong_is_recorded_and_the_search_goes_on(place, name, body, outcome, reason, capsys):
+    (place / "more").mkdir()
+    (place / "more" / f"{name}.py").write_text(TRICK.format(what=name, body=body))
+    (place / "broken.py").write_text(BROKEN.format(trick=name))
+    arguments = ["--space", "broken.py", "--tricks", "more", "--seeds", "2", "--trials", "0", "--no-race", "--name", name]
+    assert run_search.main([*arguments, "--max-concurrent", "2"]) == 0
+    records = journal(place / "results" / name)
+    outcomes = Counter((record["title"], record["outcome"]) for record in records.values())
+    assert outcomes == {
+        ("baseline", "finished"): 2, (f"only/{name}", outcome): 2, ("only/softmax_focal", "finished"): 2,
+    }  # fmt: skip
+    said = next(record["reason"] for record in records.values() if record["outcome"] == outcome)
+    assert reason in said
+    assert f"{outcome}: {said.splitlines()[0][:30]}" in capsys.readouterr().out
+    statuses = Counter(
+        (run.data.tags["outcome"], run.info.status) for run in runs(place, name) if run.data.tags["level"] == "trial"
+    )
+    assert statuses == {("finished", "FINISHED"): 4, (outcome, "FAILED" if outcome == "failed" else "FINISHED"): 2}
+
+
+def test_a_listener_that_raises_does_not_end_the_search(place, monkeypatch, caplog):
+    def broken(*_):
+        raise OSError("the screen is gone")
+
+    monkeypatch.setattr("search.display.Display.record", broken)
+    result = search.run("small.py", name="deaf", race=False, **SMALL | {"seeds": 1, "trials": 0})
+    assert result.complete and len(journal(result.folder)) == 7
+    assert "design-0-000 could not be shown or tracked" in caplog.text
+
+
+def test_an_error_in_the_driver_loses_nothing_and_says_how_to_go_on(place, monkeypatch, capsys):
+    taken = agenda.Agenda.take
+
+    def broken(self, record):
+        taken(self, record)
+        if len(self.records) == 3:
+            raise OSError("no space left on device")
+
+    monkeypatch.setattr(agenda.Agenda, "take", broken)
+    with pytest.raises(Exception, match="no space left on device"):
+        search.run("small.py", name="cut", race=False, **SMALL | {"trials": 0})
+    assert "python run_search.py --resume cut" in capsys.readouterr().out
+    before = journal(place / "results" / "cut")
+    assert len(before) == 3
+    assert next(run for run in runs(place, "cut") if run.data.tags["level"] == "search").info.status == "KILLED"
+    monkeypatch.undo()
+    os.chdir(place)
+    assert run_search.main(["--resume", "cut"]) == 0
+    after = journal(place / "results" / "cut")
+    assert len(after) == 14 and before.items() <= after.items()
+
+
+def test_a_report_that_cannot_be_written_does_not_hide_the_results(place, monkeypatch, capsys):
+    monkeypatch.setattr("search.summary.write_report", lambda *_: 1 / 0)
+    result = search.run("small.py", name="mute", race=False, **SMALL | {"trials": 0})
+    out = capsys.readouterr().out
+    assert "report.html could not be written: division by zero" in out and "Best recipe" in out
+    assert (result.folder / "best.yaml").exists()
+    assert {run.info.status for run in runs(place, "mute")} == {"FINISHED"}
+
+
+def test_a_time_budget_ends_the_search_gracefully(place, capsys):
+    result = search.run("small.py", name="brief", time_budget=0.01, **SMALL)
+    assert not result.complete and result.best is None
+    assert "python run_search.py --resume brief" in capsys.readouterr().out
+
+
+def test_an_interrupt_waits_for_the_end_of_an_event_and_the_second_does_not(place, monkeypatch):
+    """The first Ctrl-C never falls into a native call or a half-written journal entry."""
+    seen = []
+    take = Recorder._record
+
+    def interrupted(self, *arguments):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.05)
+        seen.append(take(self, *arguments))
+
+    monkeypatch.setattr(Recorder, "_record", interrupted)
+    result = search.run("small.py", name="once", race=False, **SMALL)
+    assert not result.complete and len(seen) == len(journal(result.folder)) == 1
+
+    def twice(self, *arguments):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.05)
+        seen.append("not reached")
+
+    monkeypatch.setattr(Recorder, "_record", twice)
+    result = search.run("small.py", name="twice", race=False, **SMALL)
+    assert not result.complete and "not reached" not in seen
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def command(place: Path, *arguments: str) -> subprocess.Popen:
+    # a session of its own: the signal goes to the whole group, as from a keyboard
+    return subprocess.Popen(
+        [sys.executable, run_search.__file__, *arguments], cwd=place, start_new_session=True, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "2"},
+    )  # fmt: skip
+
+
+def test_ctrl_c_keeps_what_is_done_and_the_resumed_search_ends_the_same(place, finished):
+    arguments = ["--space", "small.py", *FLAGS, "--no-race", "--name", "broken-off"]
+    process = command(place, *arguments)
+    file = place / "results" / "broken-off" / "journal.jsonl"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (file.exists() and file.read_text().count('"event": "record"') >= 3):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 130, (out, err)
+    assert "Go on with:\n  python run_search.py --resume broken-off\n" in out
+    assert "Traceback" not in err, err
+    # nothing of Ray's, MLflow's or Optuna's reaches the person
+    assert not re.search(r"warning|deprecat|ray\.|INFO", err, re.IGNORECASE), err
+    assert "\x1b" not in out, "colours without a terminal"
+    assert "[0:" in out and "trials" in out, "no plain line"
+    before = journal(file.parent)
+    assert 3 <= len(before) < 20
+    assert {run.info.status for run in runs(place, "broken-off") if run.data.tags["level"] == "search"} == {"KILLED"}
+
+    assert run_search.main(["--resume", "broken-off"]) == 0
+    after = journal(file.parent)
+    assert before.items() <= after.items() and len(after) == 14 + 6
+    assert results(after) == results(journal(finished / "results" / "whole"))
+    found = runs(place, "broken-off")
+    assert len([run for run in found if run.data.tags["level"] == "trial"]) == 20
+    assert {run.info.status for run in found if run.data.tags["level"] == "search"} == {"FINISHED"}

@@ -1,0 +1,135 @@
+"""Halving by hand: what is compared, with whom, and who is stopped."""
+
+import pytest
+
+from search.scheduler import Decision, Halving, stages_of
+from spaces.domain import Space, Stage
+from trainables.data import standard
+from trainables.plan import build, defaults
+
+
+def point(progress: float, score: float, stage: str = "a", epoch: int = 5) -> dict:
+    metrics = {"accuracy": score, "class_means": score, "adjusted": score}
+    return {"stage": stage, "member": 0, "epoch": epoch, "progress": progress, "metrics": metrics}
+
+
+def judged(halving: Halving, scores: dict[str, float], kinds: str = "a > b", **where) -> list[str]:
+    """Names of the trials that are stopped."""
+    return [
+        name for name, score in scores.items()
+        if halving.judge(name, kinds, [point(where.get("progress", 0.5), score, where.get("stage", "a"))])
+    ]  # fmt: skip
+
+
+def test_the_best_part_goes_on():
+    halving = Halving((0.5,), factor=2)
+    # 4 trials: the best 2 are 0.6 and 0.5, so the 4th, 0.4, is below the cut of 0.5
+    assert judged(halving, {"a": 0.6, "b": 0.5, "c": 0.3, "d": 0.4}) == ["d"]
+    # 5 trials: still the best 2; 6: the best 3, 0.7, 0.6 and 0.55; 7: still these
+    assert judged(halving, {"e": 0.7, "f": 0.55, "g": 0.5}) == ["g"]
+
+
+def test_fewer_than_four_stop_nobody():
+    assert judged(Halving((0.5,), factor=3), {"a": 0.9, "b": 0.8, "c": 0.1}) == []
+    assert judged(Halving((0.5,), factor=3, least=3), {"a": 0.9, "b": 0.8, "c": 0.1}) == ["c"]
+
+
+def test_the_first_of_a_rung_is_never_stopped_whatever_the_factor():
+    # 4 trials, factor 10: max(1, 0) goes on
+    assert judged(Halving((0.5,), factor=10), {"a": 0.1, "b": 0.2, "c": 0.3, "d": 0.4}) == []
+
+
+def test_ties_go_on():
+    assert judged(Halving((0.5,), factor=2), dict.fromkeys("abcdef", 0.5)) == []
+
+
+def test_cohorts_are_kept_apart():
+    halving = Halving((0.5,), factor=2)
+    strong = {"a": 0.9, "b": 0.9, "c": 0.9, "d": 0.9}
+    assert judged(halving, strong, kinds="a > b") == []
+    # other stages to come, or another stage of the plan: these are alone
+    assert judged(halving, {"e": 0.1, "f": 0.1, "g": 0.1}, kinds="a > c") == []
+    assert judged(halving, {"h": 0.1, "i": 0.1, "j": 0.1}, kinds="a > b", stage="b") == []
+    # and another rung of the same plans
+    later = Halving((0.5, 0.75), factor=2)
+    assert judged(later, strong, progress=0.5) == []
+    assert judged(later, {"k": 0.1, "l": 0.1}, progress=0.75) == ["k", "l"]  # by the rung of 0.5 that they pass
+    assert judged(halving, {"m": 0.1}, kinds="a > b") == ["m"]
+
+
+def test_a_trial_is_judged_once_at_a_rung():
+    halving = Halving((0.5,), factor=2)
+    judged(halving, {"a": 0.9, "b": 0.8, "c": 0.7})
+    assert halving.judge("d", "a > b", [point(0.4, 0.1), point(0.6, 0.8), point(0.7, 0.1)]) is None
+
+
+def test_a_reused_stage_is_judged_at_every_rung_that_it_passed():
+    halving = Halving((0.25, 0.5, 0.75), factor=2)
+    for name, low, high in (("a", 0.9, 0.2), ("b", 0.8, 0.3), ("c", 0.7, 0.4)):
+        assert halving.judge(name, "a > b", [point(0.25, low), point(0.5, high)]) is None
+    # its whole first stage comes at once: it holds at 0.25 (best 2 of 4: 0.9, 0.85) and falls short at 0.5
+    decision = halving.judge("d", "a > b", [point(0.25, 0.85, epoch=2), point(0.5, 0.1, epoch=4)])
+    assert decision == Decision(rung=0.5, score=0.1, cut=0.3, among=4, cohort="a of a > b", epoch=4)
+    # a fifth is compared with what the replay left at 0.25: 0.9, 0.85 of 5
+    assert halving.judge("e", "a > b", [point(0.25, 0.8)]).cut == 0.85
+
+
+def test_one_point_may_pass_two_rungs():
+    halving = Halving((0.25, 0.5), factor=2)
+    for name in "abc":
+        halving.judge(name, "a", [point(0.3, 0.5), point(0.6, 0.9)])
+    assert halving.judge("d", "a", [point(0.6, 0.6)]).rung == 0.5
+
+
+def test_what_is_recalled_counts_and_is_not_judged():
+    halving = Halving((0.5, 0.75), factor=2)
+    for name, score in zip("abcd", (0.9, 0.8, 0.7, 0.1), strict=True):
+        halving.recall(name, "a", [point(0.5, score), point(0.75, score)])
+    # d would have been stopped at 0.5 and stands at 0.75 all the same: the best 2 of 5 are 0.9, 0.8
+    decision = halving.judge("e", "a", [point(0.5, 0.85), point(0.75, 0.5)])
+    assert (decision.rung, decision.cut, decision.among) == (0.75, 0.8, 5)
+    halving.recall("e", "a", [point(0.75, 1.0)])  # once only
+    assert halving.judge("f", "a", [point(0.5, 0.85), point(0.75, 0.5)]).cut == 0.7
+
+
+def test_the_score_is_the_one_asked_for():
+    for score in ("accuracy", "adjusted", "class_means"):
+        halving = Halving((0.5,), factor=2, score=score)
+        for name, value in zip("abcd", (0.9, 0.8, 0.7, 0.1), strict=True):
+            metrics = dict.fromkeys(("accuracy", "adjusted", "class_means"), 1.0) | {score: value}
+            decision = halving.judge(name, "a", [{**point(0.5, 0), "metrics": metrics}])
+        assert decision.score == 0.1
+
+
+def test_the_sentence():
+    decision = Decision(0.5, 0.4125, 0.625, 7, "first of first > finish", 12)
+    assert str(decision) == (
+        "stopped at 50% of its plan: score 41.2% is below 62.5%, the cut among 7 trials in first of first > finish"
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        ({"rungs": (0.75, 0.5)}, "--rungs must be ascending fractions in (0, 1), got 0.75, 0.5"),
+        ({"rungs": (0.5, 0.5)}, "--rungs must be ascending fractions in (0, 1), got 0.5, 0.5"),
+        ({"rungs": (0.5, 1.0)}, "--rungs must be ascending fractions in (0, 1), got 0.5, 1.0"),
+        ({"rungs": (float("nan"),)}, "--rungs must be ascending fractions in (0, 1), got nan"),
+        ({"factor": 1}, "--reduction-factor must be above 1, got 1"),
+        ({"factor": float("nan")}, "--reduction-factor must be above 1, got nan"),
+        ({"score": "loss"}, "--rung-score must be one of accuracy, adjusted, class_means, got 'loss'"),
+    ],
+)
+def test_a_rule_that_cannot_be_is_refused(arguments, sentence):
+    with pytest.raises(ValueError) as caught:
+        Halving(**arguments)
+    assert str(caught.value) == sentence
+
+
+def test_no_rungs_stop_nobody():
+    assert judged(Halving(()), {"a": 0.9, "b": 0.8, "c": 0.7, "d": 0.1}) == []
+
+
+def test_kinds_are_the_names_of_the_stages_in_order():
+    space = Space(stages=[Stage("one", length=0.5), Stage("two", length=0.5)])
+    assert stages_of(build(space, defaults(), standard("digits-lt")).plan) == "one > two"

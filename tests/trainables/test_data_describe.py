@@ -1,0 +1,112 @@
+"""`python -m trainables.data describe`: what it counts, what it finds, how it ends."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from trainables.data import load
+from trainables.data.__main__ import main
+from trainables.data.describe import describe, draw, figure
+
+
+def picture(file: Path, seed: int, size: int = 8) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.RandomState(seed).randint(0, 256, (size, size), dtype=np.uint8)).save(file)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """150 + 25 + 6 training images and 3 test images per class."""
+    seed = 0
+    for split, sizes in (("train", {"ant": 150, "bee": 25, "cat": 6}), ("test", {"ant": 3, "bee": 3, "cat": 3})):
+        for name, count in sizes.items():
+            for number in range(count):
+                seed += 1
+                picture(tmp_path / "photos" / split / name / f"{number}.png", seed)
+    return tmp_path / "photos"
+
+
+def test_digits() -> None:
+    found = describe("digits-lt")
+    assert found.groups == {"medium": 4, "few": 6}  # an empty group is absent
+    assert (sum(found.counts["val"]), sum(found.counts["test"]), found.size) == (240, 500, (1, 8, 8))
+    assert found.fingerprint == load("digits-lt").fingerprint and found.problems == ()
+
+
+def test_folder(photos: Path) -> None:
+    found = describe(f"folder:{photos}?val=5")
+    assert found.counts == {"train": [145, 20, 5], "val": [5, 5, 1], "test": [3, 3, 3]}
+    assert found.groups == {"many": 1, "medium": 1, "few": 1} and found.imbalance == 25
+    assert found.fingerprint == load(f"folder:{photos}?val=5").fingerprint
+    assert any("too few images for a balanced val of 5 per class in 1 class: cat (1)" in note for note in found.notes)
+    assert found.problems == ()
+
+
+def test_problems_are_found_all_at_once(photos: Path) -> None:
+    train, test = photos / "train", photos / "test"
+    (test / "bee" / "twin.png").write_bytes((train / "ant" / "7.png").read_bytes())
+    Image.open(train / "ant" / "8.png").save(train / "bee" / "torn.bmp")  # the same pixels in other bytes
+    (train / "ant" / "9.png").write_bytes(b"broken")
+    picture(train / "ant" / "large.png", 99, size=16)
+    found = describe(f"folder:{photos}", fold_val=True)
+    assert found.counts["train"] == [150, 26, 6]
+    assert found.problems == (
+        f"unreadable: {train / 'ant' / '9.png'}: is no image",
+        "1 of 193 images are unreadable and stop training; ?broken=skip in the name leaves them out",
+        "images of 2 sizes (8×8: 191, 16×16: 1): training needs one; ?size=8 in the name brings them to it",
+        f"1 image of test is in train as well: {test / 'bee' / 'twin.png'} = {train / 'ant' / '7.png'}",
+        f"1 image is in train under two labels: {train / 'ant' / '8.png'} = {train / 'bee' / 'torn.bmp'}",
+    )
+    assert found.size is None and not found.fingerprint
+    mended = describe(f"folder:{photos}?size=8&broken=skip", fold_val=True)
+    assert mended.size == (1, 8, 8) and len(mended.problems) == 4
+    assert mended.fingerprint == load(f"folder:{photos}?size=8&broken=skip", fold_val=True).fingerprint
+    too_large = describe(f"folder:{photos}?size=9000&broken=skip&resident_limit=1")
+    assert any("above the limit of 1 GB" in problem for problem in too_large.problems)
+
+
+def test_bars_follow_the_counts(photos: Path) -> None:
+    console = Console(width=80, file=io.StringIO())
+    draw(describe(f"folder:{photos}", fold_val=True), console)
+    lines = console.file.getvalue().splitlines()
+    assert [line.split()[:2] for line in lines] == [["ant", "150"], ["bee", "25"], ["cat", "6"]]
+    lengths = [line.count("█") for line in lines]
+    assert lengths[0] > 50 and lengths[1] == round(lengths[0] / 6) and lengths[2] == round(lengths[0] / 25)
+
+
+def test_figure(photos: Path) -> None:
+    bars = figure(describe(f"folder:{photos}", fold_val=True)).data
+    assert [(bar.name, list(bar.y)) for bar in bars] == [("many (1)", [150]), ("medium (1)", [25]), ("few (1)", [6])]
+
+
+def test_command(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert (
+        main(["describe", "folder:photos?val=5", "--data-root", str(tmp_path), "--html", str(tmp_path / "p.html")]) == 0
+    )
+    out = capsys.readouterr().out
+    for expected in (
+        "3 classes, images 1×8×8",
+        "170 images, 5 to 145 of a class",
+        "many 1, medium 1, few 1",
+        "no problems",
+    ):
+        assert expected in out
+    assert "<html>" in (tmp_path / "p.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["digit-lt"], "trainables.data: error: unknown data set 'digit-lt': did you mean 'digits-lt'?"),
+        (["digits-lt", "--imbalance", "0"], "imbalance must lie between 1 and 100"),
+        (["digits-lt", "--split-seed", "-1"], "--split-seed must be at least 0, got -1"),
+        (["csv:nowhere.csv"], "there is no nowhere.csv under"),
+    ],
+)
+def test_command_errors(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["describe", *arguments]) == 2
+    assert message in capsys.readouterr().err

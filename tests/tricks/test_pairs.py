@@ -1,0 +1,184 @@
+"""Every pair of tricks, in one stage and in two: it trains, or it is refused as a `PlanError` before training.
+
+What is refused is foretold here by rules that do not call ours: two tricks on a seam that takes one, or a
+capability that is not there. Nothing else may be refused, and nothing may fail later.
+
+    pytest -m slow tests/tricks/test_pairs.py      # every pair; the default run takes a sixth of them
+"""
+
+import functools
+import itertools
+import time
+import traceback
+
+import pytest
+import torch
+
+from spaces.domain import Space, Stage
+from trainables.data import LongTailed, load, standard
+from trainables.pipeline import Pipeline
+from trainables.plan import Plan, build, defaults
+from trainables.registry import SEAMS, PlanError, entries, names
+
+ALL = names()
+COUNTS = (10, 6, 5, 3)
+BATCH = 8
+LOGIT_HEADS = {"cosine": "cosine_head"}
+"""Capabilities of a head, and the trick that provides each."""
+EVERY = [pytest.param(6, id="sample"), pytest.param(1, id="all", marks=[pytest.mark.slow, pytest.mark.timeout(900)])]
+
+
+@functools.cache
+def data() -> LongTailed:
+    """24 images of four digits: three steps of an epoch, two where it is under-sampled; one image of each for val."""
+    whole = load("digits-lt", imbalance=10, split_seed=0)
+
+    def some(labels, counts):
+        return torch.cat([(labels == label).nonzero()[:count, 0] for label, count in enumerate(counts)])
+
+    train, val = some(whole.train_labels, COUNTS), some(whole.val_labels, (1, 1, 1, 1))
+    changed = {
+        "classes": 4,
+        "class_names": tuple("0123"),
+        "train_images": whole.train_images[train],
+        "train_labels": whole.train_labels[train],
+        "val_images": whole.val_images[val],
+        "val_labels": whole.val_labels[val],
+    }
+    fields = {name: getattr(whole, name) for name in whole.__dataclass_fields__ if name != "fingerprint"}
+    return LongTailed(**fields | changed)
+
+
+def seam(name):
+    return entries()[name].seam
+
+
+def stage(title, tricks, **more):
+    members = 2 if any(seam(name) == "merge" for name in tricks) else 1
+    return Stage(title, epochs=1, lr=0.01, batch_size=BATCH, members=members, choose=list(tricks), **more)
+
+
+def planned(*stages) -> Plan:
+    return build(Space(stages=list(stages)), defaults(), standard("digits-lt")).plan
+
+
+def head_for(*tricks):
+    """The head that some tricks need, unless one of them brings it."""
+    needed = {LOGIT_HEADS[what] for name in tricks for what in entries()[name].needs if what in LOGIT_HEADS}
+    return sorted(needed - set(tricks))
+
+
+def started(plan) -> Pipeline:
+    return Pipeline(plan, data(), "resnet8", 0, torch.device("cpu"))
+
+
+@functools.cache
+def first_stage(tricks):
+    """A pipeline's state behind a first stage with these tricks."""
+    run = started(planned(stage("first", tricks)))
+    run.run()
+    return run.state()
+
+
+def trains(first, second, carry) -> bool:
+    """Whether the plan is accepted; then it has been trained and measured.
+
+    Raises:
+        Exception: It was accepted, and failed in training.
+    """
+    try:
+        plan = planned(stage("first", first), stage("second", second, carry=carry))
+    except PlanError as refused:
+        assert str(refused).startswith("stage '"), refused
+        return False
+    run = started(plan)
+    run.load_state(*first_stage(first))
+    before = run.cost.steps
+    run.run()
+    assert run.cost.steps - before >= 2
+    assert all(tensor.isfinite().all() for tensor in run.network().state_dict().values())
+    assert 0 <= run.result()[0]["final/accuracy"] <= 1
+    return True
+
+
+def clash(*tricks):
+    """Two tricks on a seam that takes one."""
+    return any(
+        seam(one) == seam(other) and not SEAMS[seam(one)].many for one, other in itertools.combinations(tricks, 2)
+    )
+
+
+def unmet(first, second):
+    """A capability that is not there: a trained network in the first stage, or the kind of the head."""
+    heads = (
+        [name for name in first if seam(name) == "head"],
+        [name for name in (*first, *second) if seam(name) == "head"],
+    )
+    for needing, head in zip((first, second), heads, strict=True):
+        kind = entries()[head[-1]].provides[0] if head else "linear"
+        for name in needing:
+            there = {kind} | ({"trained"} if needing is second else set())
+            if not set(entries()[name].needs) <= there:
+                return True
+    return False
+
+
+def changes_a_chain(first, second, carry):
+    """A new head, or another choice of what learns, in the middle of a chain; a merge ends the chain before."""
+    merged = any(seam(name) == "merge" for name in first)
+    return carry == "all" and not merged and any(seam(name) in ("head", "train") for name in second)
+
+
+def run_all(pairs, title, capsys, carry="weights"):
+    """Trains the pairs, compares what is refused with what must be, and prints the counts."""
+    began, counts, wrong = time.perf_counter(), {True: 0, False: 0}, []
+    for first, second in pairs:
+        refused = clash(*first) or clash(*second) or unmet(first, second) or changes_a_chain(first, second, carry)
+        try:
+            accepted = trains(first, second, carry)
+        except Exception:
+            wrong.append(f"{first} > {second} failed in training:\n{traceback.format_exc()}")
+            continue
+        counts[accepted] += 1
+        if accepted == refused:
+            wrong.append(f"{first} > {second}: {'trained' if accepted else 'refused'}, against the rules")
+    with capsys.disabled():
+        seconds = time.perf_counter() - began
+        print(f"\n{title}: {counts[True]} pairs trained, {counts[False]} refused beforehand, in {seconds:.0f} s")
+    assert not wrong, f"{len(wrong)} pairs:\n" + "\n".join(wrong[:10])
+
+
+def in_one_stage():
+    for a, b in itertools.combinations(ALL, 2):
+        yield (a, b)
+        # chains apply their tricks in written order
+        if seam(a) == seam(b) and SEAMS[seam(a)].many:
+            yield (b, a)
+
+
+@pytest.mark.parametrize("share", EVERY)
+def test_in_one_stage(share, capsys):
+    """Both in a second stage, so that what needs a trained network finds one; a head comes from the first."""
+    pairs = [(tuple(head_for(*pair)), pair) for pair in in_one_stage()][::share]
+    assert {name for _, pair in pairs for name in pair} == set(ALL)
+    run_all(pairs, "in one stage", capsys)
+
+
+@pytest.mark.parametrize("share", EVERY)
+@pytest.mark.parametrize("carry", ["weights", "all"])
+def test_in_successive_stages(carry, share, capsys):
+    """The one in the first stage (with the head that it needs), the other in the second; every order, and twice."""
+    pairs = [((*head_for(a), a), (b,)) for a, b in itertools.product(ALL, ALL)][::share]
+    assert {name for pair in pairs for stage in pair for name in stage} == set(ALL)
+    run_all(pairs, f"in successive stages, carry={carry!r}", capsys, carry)
+
+
+def test_the_harness_sees_what_is_wrong(capsys, monkeypatch):
+    """A pair that is refused without need, and one that fails in training."""
+    with pytest.raises(AssertionError, match=r"1 pairs:\n.*refused, against the rules"):
+        monkeypatch.setitem(globals(), "clash", lambda *tricks: False)
+        run_all([((), ("focal", "lade"))], "a clash that is not foretold", capsys)
+    with pytest.raises(AssertionError, match=r"failed in training:\n(.*\n)*.*ZeroDivisionError"):
+        monkeypatch.setattr(Pipeline, "run", lambda self: 1 / 0)
+        first_stage.cache_clear()
+        run_all([((), ("focal", "ema"))], "a failure", capsys)
