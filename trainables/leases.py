@@ -7,11 +7,13 @@ store has no leases, and there a stage may be trained twice, never wrongly.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import threading
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 BEAT_SECONDS = 5.0
@@ -61,8 +63,10 @@ class Leases:
             with self._lock:
                 mine = key in self._held
                 self._held.discard(key)
-            if mine and self._owner_of(key) == self._owner:
-                (self._folder / key).unlink(missing_ok=True)
+            if mine:
+                with self._turn():
+                    if self._owner_of(key) == self._owner:
+                        (self._folder / key).unlink(missing_ok=True)
 
     def close(self) -> None:
         """Gives everything back."""
@@ -85,16 +89,26 @@ class Leases:
         return False
 
     def _abandoned(self, path: Path) -> bool:
-        """Clears a lease that nobody touched for long; renaming decides between two that try."""
+        """Clears a lease that nobody touched for long."""
         try:
             if time.time() - path.stat().st_mtime < self._stale:
                 return False
-            away = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-            path.rename(away)
-            away.unlink(missing_ok=True)
+            with self._turn():
+                # looked at again: another process may have cleared it and taken its own meanwhile
+                if time.time() - path.stat().st_mtime < self._stale:
+                    return False
+                path.unlink()
         except FileNotFoundError:
             pass
         return True
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """One process at a time removes leases; the kernel frees the lock of one that dies."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with (self._folder / ".lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
     def _owner_of(self, key: str) -> str:
         try:
@@ -107,7 +121,6 @@ class Leases:
             with self._lock:
                 held = list(self._held)
             for key in held:
-                try:
-                    os.utime(self._folder / key)
-                except OSError:
-                    continue
+                if self._owner_of(key) == self._owner:
+                    with suppress(OSError):
+                        os.utime(self._folder / key)

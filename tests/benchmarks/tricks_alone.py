@@ -192,9 +192,10 @@ Mean accuracy (mean recall over the classes) on `val` of {seeds} seed blocks, ea
 95 % intervals. The gain is over the named baseline of the same length, paired by block. Bold where the interval
 leaves out 0; the intervals are not corrected for the {count} rows, of which one in twenty would be bold by chance.
 
-Every trick is at its **default numbers** and at the data set's standard learning rate, so a small or negative gain
-says that the default does not suit 30 epochs (about 130 steps) of 276 images at imbalance 50, not that the trick is
-bad. A few tricks need another one beside them to make sense (`classifier` and `learnable_scale` a balanced draw):
+Every trick is at its **default numbers**, and the learning rate is the data set's standard one (stages that go on
+gently: a tenth or a twentieth of it), so a small or negative gain says that the default does not suit 30 epochs (150
+steps) of 276 images of 8 × 8 pixels at imbalance 50, not that the trick is bad: mirror images of digits, for one, are
+no digits. A few tricks need another one beside them to make sense (`classifier` and `learnable_scale` a balanced draw):
 the combined rows at the end show them so. Where each trick is placed, and what the baselines `plain`, `two stages`,
 `classifier on` and `gentle` are: the docstring of `tests/benchmarks/tricks_alone.py`.
 

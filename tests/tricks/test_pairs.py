@@ -53,9 +53,10 @@ def seam(name):
     return entries()[name].seam
 
 
-def stage(title, tricks, **more):
+def stage(title, tricks, carry="weights"):
     members = 2 if any(seam(name) == "merge" for name in tricks) else 1
-    return Stage(title, epochs=1, lr=0.01, batch_size=BATCH, members=members, choose=list(tricks), **more)
+    numbers = {} if carry == "all" else {"lr": 0.01, "batch_size": BATCH}
+    return Stage(title, epochs=1, carry=carry, members=members, choose=list(tricks), **numbers)
 
 
 def planned(*stages) -> Plan:
@@ -87,7 +88,7 @@ def trains(first, second, carry) -> bool:
         Exception: It was accepted, and failed in training.
     """
     try:
-        plan = planned(stage("first", first), stage("second", second, carry=carry))
+        plan = planned(stage("first", first), stage("second", second, carry))
     except PlanError as refused:
         assert str(refused).startswith("stage '"), refused
         return False

@@ -1,0 +1,114 @@
+"""Two searches that share one store at the same time: no stage is trained twice, none waits for ever."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from analysis.record import Record
+from search.agenda import Agenda, Journal, Limits, Task
+from search.design import make_design
+from search.sampler import Sampler
+from spaces.domain import Space, Stage, one_of
+from trainables.data import standard
+from trainables.leases import Leases
+from trainables.plan import Plan
+from trainables.stage_store import StageStore, stage_keys
+
+ROOT = Path(__file__).parents[2]
+
+SPACE = Space(
+    stages=[
+        Stage("first", epochs=2, choose=[one_of(None, "class_balanced")]),
+        one_of(Stage("finish", epochs=1, carry="all", keep=True), Stage("other", epochs=1, carry="all")),
+    ],
+    screen=["first/class_balanced", "other"],
+)
+
+
+def keys(plan: Plan, seed: int) -> list[list[str]]:
+    return stage_keys(plan, {"seed": seed})
+
+
+def agenda_of(folder: Path, store: StageStore) -> Agenda:
+    folder.mkdir()
+    sampler = Sampler(SPACE, standard("digits-lt"), 1.0, f"sqlite:///{folder}/optuna.db", "x", 0)
+    cells = make_design(SPACE, standard("digits-lt")).cells
+    assert store.shared_folder is not None
+    leases = Leases(store.shared_folder / "leases")
+    limits = Limits(seeds=1, trials=0, race=False)
+    return Agenda(cells, sampler, limits, Journal(folder / "journal.jsonl"), keys, store, leases=leases)
+
+
+def train(store: StageStore, task: Task) -> int:
+    """Stands for a trial: writes what is not there; how many stages that were."""
+    missing = [key for stage in keys(task.recipe.plan, task.seed) for key in stage if not store.has(key)]
+    for key in dict.fromkeys(missing):
+        store.put(key, {"x": torch.zeros(1)}, {"seconds": 1.0})
+    return len(set(missing))
+
+
+def record_of(task: Task) -> Record:
+    return Record(
+        search="x", trial=task.id, arm=task.arm, recipe=task.recipe.plan.id, title="", seed=task.seed,
+        split_seed=task.seed, first_stage="", tricks=task.tricks, context=task.context, outcome="finished", choices={},
+        plan={}, data="", model="", imbalance=1.0, fingerprint="", counts=(), val_counts=(), epochs=1, epochs_trained=1,
+        images=0, steps=0, seconds=0, seconds_saved=0, reused=(), metrics={"final/accuracy": 0.5},
+    )  # fmt: skip
+
+
+def test_two_agendas_train_every_stage_once(tmp_path: Path) -> None:
+    store = StageStore(tmp_path / "stages")
+    one, other = agenda_of(tmp_path / "one", store), agenda_of(tmp_path / "other", store)
+    everything = {key for task in one._queue for stage in keys(task.recipe.plan, task.seed) for key in stage}
+    trained, waited = 0, 0
+    running: list[tuple[Agenda, Task]] = []
+    for _ in range(200):
+        for agenda in (one, other):
+            task = agenda.next()
+            if task is not None:
+                running.append((agenda, task))
+            elif not agenda.finished:
+                waited += 1
+        held = [key for _, task in running for stage in keys(task.recipe.plan, task.seed) for key in set(stage)]
+        unfinished = [key for key in held if not store.has(key)]
+        assert len(unfinished) == len(set(unfinished)), "two running trials need the same unfinished stage"
+        if running:
+            agenda, task = running.pop(0)
+            trained += train(store, task)
+            agenda.take(record_of(task))
+        if one.finished and other.finished:
+            break
+    assert one.finished and other.finished and not running
+    assert trained == len(everything)
+    assert waited > 0, "the other search had something to wait for"
+    assert [path.name for path in (tmp_path / "stages" / "leases").iterdir()] == [".lock"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_two_searches_train_every_stage_once(tmp_path: Path) -> None:
+    space = ROOT / "spaces" / "papers" / "label_over_smoothing.py"
+    shared = ["--seeds", "2", "--trials", "0", "--no-race", "--epochs-scale", "0.2", "--max-concurrent", "1"]
+    searches = [
+        subprocess.Popen(
+            [
+                sys.executable, str(ROOT / "run_search.py"), "--space", str(space), *shared, "--name", name,
+                "--output", str(tmp_path / name), "--store", str(tmp_path / "stages"),
+                "--tracking-uri", f"sqlite:///{tmp_path}/{name}.db",
+            ],
+            cwd=tmp_path, stdout=subprocess.DEVNULL,
+        )
+        for name in ("one", "other")
+    ]  # fmt: skip
+    assert [search.wait() for search in searches] == [0, 0]
+    journals = [Journal(tmp_path / name / name / "journal.jsonl").read()[1] for name in ("one", "other")]
+    metrics = [{trial: record.metrics for trial, record in records.items()} for records in journals]
+    assert metrics[0] == metrics[1]
+    trained = sum(record.epochs_trained for records in journals for record in records.values())
+    distinct = sum(found.epochs for found in StageStore(tmp_path / "stages").entries())
+    assert trained == distinct
