@@ -78,6 +78,7 @@ def document(
         "measured": {
             "metric": "accuracy on val (fractions), at the last epoch",
             "arm": str(row["arm"]),
+            "epochs_scale": float((settings or {}).get("epochs_scale", 1.0)),
             "seeds": [int(seed) for seed in own.sort_values("seed")["seed"]],
             "values": values,
             **_named(interval(values), ("mean", "low", "high")),

@@ -296,23 +296,30 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"did you mean {nearest[0]!r}?" if nearest else f"known are {', '.join(options) or 'none'}"
 
 
+def gallery() -> str:
+    """Every known trick as a Markdown table, by family and seam."""
+    lines = ["| trick | seam | family | numbers = default (worth searching) | source |", "|---|---|---|---|---|"]
+    seams = list(SEAMS)
+    for known in sorted(entries().values(), key=lambda e: (e.family, seams.index(e.seam), e.name)):
+        needs = f", needs {' and '.join(known.needs)}" if known.needs else ""
+        cells = (f"`{known.name}`", known.seam + needs, known.family, _numbers(known), known.source)
+        lines.append(f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |")
+    return "\n".join(lines)
+
+
+def _numbers(known: Entry) -> str:
+    """A trick's numbers with their defaults and ranges."""
+    shown = []
+    for key, default in known.numbers.items():
+        text = f"{default:g}" if isinstance(default, float) else str(default)
+        domain = known.space.get(key)
+        shown.append(f"`{key}` = {text}" + (f" ({domain})" if domain is not None else ""))
+    return ", ".join(shown) or "none"
+
+
 def main() -> None:
-    """Prints the gallery as a Markdown table."""
-    print("| trick | seam | family | numbers (default; range worth searching) | source |")
-    print("|---|---|---|---|---|")
-    for known in sorted(entries().values(), key=lambda e: (e.family, e.seam, e.name)):
-        numbers = "; ".join(
-            f"`{key}` {default}" + (f"; {known.space[key]}" if key in known.space else "")
-            for key, default in known.numbers.items()
-        )
-        cells = (
-            f"`{known.name}`",
-            known.seam,
-            known.family,
-            numbers.replace("|", "/") or "none",
-            known.source,
-        )
-        print(f"| {' | '.join(cells)} |")
+    """Prints the gallery."""
+    print(gallery())
 
 
 if __name__ == "__main__":

@@ -106,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("recipe", type=Path, help="file written by python -m search.export")
     parser.add_argument("--seeds", type=int, default=None, help="fresh seeds (default: 1; 5 with --as-searched)")
     parser.add_argument("--as-searched", action="store_true", help="val kept; must fall in the search's prediction")
-    parser.add_argument("--epochs-scale", type=float, default=1.0, help="multiplies every stage's epochs (default: 1)")
+    parser.add_argument("--epochs-scale", type=float, default=1.0, help="of the full length (default: 1)")
     parser.add_argument("--data-root", help="folder of the data, where it is not bundled")
     parser.add_argument("--out", type=Path, default=Path("trained"), help="folder for the model (default: trained)")
     options = parser.parse_args(arguments)
@@ -134,8 +134,9 @@ def _main(options: argparse.Namespace) -> int:
         raise TrainError(f"--epochs-scale must be a number above 0, got {options.epochs_scale}")
     if options.as_searched and options.epochs_scale != 1:
         raise TrainError("--as-searched repeats what the search did, at its length; leave --epochs-scale out")
-    plan = lengthened(plan, options.epochs_scale)
     root = options.data_root or recipe["provenance"].get("data_root")
+    if not options.as_searched:
+        plan = lengthened(plan, options.epochs_scale * _to_full_length(recipe, root))
     kind = "as searched, val kept" if options.as_searched else "val folded back in"
     console.print(f"recipe {recipe['recipe']}: {recipe['title']}\n{plan}\n{seeds} seeds, {kind}", highlight=False)
     if not options.as_searched:
@@ -155,6 +156,14 @@ def _main(options: argparse.Namespace) -> int:
         return _compare(console, recipe, finished)
     _keep(console, recipe, plan, finished, options.out)
     return 0
+
+
+def _to_full_length(recipe: Mapping[str, Any], root: str | None) -> float:
+    """Factor on the plan's epochs: a search may have trained shorter than the data set's final training."""
+    from trainables.data import standard
+
+    own = standard(recipe["data"]["name"], root)
+    return own.final_epochs / (own.epochs * float(recipe["measured"].get("epochs_scale", 1.0)))
 
 
 def _compare(console: Any, recipe: Mapping[str, Any], finished: Sequence[tuple[int, Any, float]]) -> int:
