@@ -10,8 +10,11 @@ import json
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
+from ray import cloudpickle
 from ray.tune import Callback
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
@@ -21,6 +24,10 @@ from search.agenda import Agenda, Task, points_of
 from search.scheduler import Decision, Halving, stages_of
 
 log = logging.getLogger(__name__)
+
+
+class Interrupted(Exception):
+    """Ctrl-C as an error, after which Tune ends its processes in a Ray that goes on; that takes seconds."""
 
 
 class _DriverOnly:
@@ -126,11 +133,12 @@ class Recorder(_DriverOnly, Callback):  # type: ignore[misc]
         self._started: dict[str, float] = {}
         self.progress: dict[str, float] = {}
         self.interrupted = False
+        self.interrupt_with: type[BaseException] = KeyboardInterrupt
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Between two events of the search: the place to end it, with nothing half done."""
         if self.interrupted:
-            raise KeyboardInterrupt
+            raise self.interrupt_with
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial has a slot."""
@@ -159,6 +167,8 @@ class Recorder(_DriverOnly, Callback):  # type: ignore[misc]
         self._record(trial.config["task"], "failed", _told(trial))
 
     def _record(self, name: str, outcome: str, reason: str) -> None:
+        if name not in self._agenda.running:
+            return  # an error on the way of its record: Tune reports the trial again, as failed
         task = self._agenda.tasks[name]
         payload = self._last.pop(name, {}).get("payload", {})
         points = payload.get("curve") or self._points.get(name, [])
@@ -209,10 +219,10 @@ class Recorder(_DriverOnly, Callback):  # type: ignore[misc]
 
 def _told(trial: Any) -> str:
     """What a trial's error says, in one line."""
-    try:
-        error = trial.get_pickled_error() if trial.pickled_error_file else None
-    except Exception:  # of a class that does not pickle
-        error = None
+    error: Any = None
+    # Trial.get_pickled_error looks in the experiment's storage, where the file is not yet; a class may not unpickle
+    with suppress(Exception):
+        error = cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
     cause = getattr(error, "cause", None) or error
     lines = str(cause or "").strip().splitlines()
     if not lines:

@@ -41,9 +41,13 @@ class Cell:
 
     @property
     def title(self) -> str:
-        """The cell in words."""
-        on = " + ".join(self.tricks) or "baseline"
-        return f"{on} [{self.context}]" if self.context and self.context not in self.tricks else on
+        """The cell in words: what is on, and what its context adds to the baseline."""
+        words = [" + ".join(self.tricks) or "baseline"]
+        stages = {stage.name for stage in self.recipe.plan.stages}
+        for name in filter(None, self.context.split("+")):
+            if not any(f"{trick}/".startswith(f"{name}/") for trick in self.tricks):
+                words.append(f"with a plain {name} stage" if name in stages else f"as long as with {name}")
+        return ", ".join(words)
 
 
 @dataclass(frozen=True)

@@ -84,6 +84,7 @@ def document(
             **_named(interval(values), ("mean", "low", "high")),
             "prediction": _named((low, high), ("low", "high")),
             "gain_over_baseline": _gain(trials, row, load.baseline(trials)),
+            "images_seen": {"recipe": float(own["images"].mean()), "baseline": _images(trials, load.baseline(trials))},
         },
         "conflicts": _verdicts(row["tricks"], conflicts),
         "provenance": {
@@ -114,6 +115,12 @@ def _gain(trials: pd.DataFrame, row: pd.Series, baseline: str) -> dict[str, Any]
     own = done[done["recipe"] == row["recipe"]].set_index("seed")["final/accuracy"].to_dict()
     gains = [own[seed] - reference[seed] for seed in own if seed in reference]
     return _named(interval(gains), ("mean", "low", "high")) | {"seeds": len(gains)}
+
+
+def _images(trials: pd.DataFrame, recipe: str) -> float | None:
+    """Images that a recipe's training sees; `None` where it did not finish."""
+    own = trials[(trials["recipe"] == recipe) & (trials["outcome"] == "finished")]
+    return float(own["images"].mean()) if len(own) else None
 
 
 def _verdicts(tricks: Sequence[str], conflicts: pd.DataFrame | None) -> list[dict[str, str]]:

@@ -240,7 +240,7 @@ class Search:
         # a Ray that the caller has started stays
         own = not ray.is_initialized()
         try:
-            return self._run_in_ray(tracker)
+            return self._run_in_ray(tracker, own)
         finally:
             if self._leases is not None:
                 self._leases.close()
@@ -248,13 +248,13 @@ class Search:
                 ray.shutdown()
             shutil.rmtree(self.settings.folder / "ray", ignore_errors=True)
 
-    def _run_in_ray(self, tracker: Any) -> tuple[Agenda, Any, bool]:
+    def _run_in_ray(self, tracker: Any, own: bool) -> tuple[Agenda, Any, bool]:
         for key, value in DRIVER_ENVIRONMENT.items():
             os.environ.setdefault(key, value)
         from ray import tune
         from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig, Tuner
 
-        from search.conductor import Conductor, Recorder, StageScheduler
+        from search.conductor import Conductor, Interrupted, Recorder, StageScheduler
         from search.display import Display
         from trainables.trial import Trial
 
@@ -267,6 +267,8 @@ class Search:
         for record in agenda.records.values():
             tracker.log(record)
         recorder = Recorder(agenda, scheduler, settings.name, settings.data, self.model, [tracker.log])
+        if not own:
+            recorder.interrupt_with = Interrupted
         display = Display(self.console, agenda, recorder.progress, slots)
         recorder._listeners.append(display.record)
         tuner = Tuner(
@@ -294,7 +296,7 @@ class Search:
         with display, _interruptible(agenda, recorder):
             try:
                 tuner.fit()
-            except KeyboardInterrupt:
+            except (KeyboardInterrupt, Interrupted):
                 complete, self.interrupted = False, True
         if agenda.stopped_because:
             self.console.print(f"[bold red]{agenda.stopped_because}[/bold red]", soft_wrap=True)
@@ -408,6 +410,8 @@ class Search:
 
         settings = self.settings
         logging.getLogger("ray").setLevel(logging.ERROR)
+        # a trial's error is told in one line, with its record
+        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
         if not ray.is_initialized():
             try:
                 ray.init(

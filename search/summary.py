@@ -118,6 +118,12 @@ def _best(best: Mapping[str, Any]) -> str:
     ]
     if gain["mean"] is not None:
         lines.append(f"  gain over the baseline {_points(gain)} points, {gain['seeds']} paired seeds")
+    seen = measured["images_seen"]
+    if seen["baseline"] and not 0.95 < seen["recipe"] / seen["baseline"] < 1.05:
+        lines.append(
+            f"  it sees {seen['recipe']:,.0f} images in training, the baseline {seen['baseline']:,.0f}: "
+            "part of the gain may be that"
+        )
     for verdict in best["conflicts"]:
         if verdict["verdict"] in ("conflict", "harmful", "redundant"):
             lines.append(

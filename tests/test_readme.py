@@ -1,6 +1,7 @@
 """What the README shows is what there is. `python tests/test_readme.py` writes its gallery anew."""
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -31,6 +32,7 @@ def blocks() -> list[str]:
     return re.findall(r"^```python\n(.*?)^```$", text(), re.DOTALL | re.MULTILINE)
 
 
+@functools.cache
 def printed() -> str:
     """What the command prints: the gallery of a process of its own, without the tricks of other tests."""
     run = subprocess.run(

@@ -25,7 +25,7 @@ from trainables.data.augment import shift_and_flip
 from trainables.models import Network
 from trainables.objective import Objective, reduce
 from trainables.plan import Plan
-from trainables.registry import PlanError
+from trainables.registry import PlanError, entry
 from trainables.schedule import SCHEDULES
 from trainables.seeding import generator
 
@@ -123,7 +123,15 @@ class StageRun:
         tricks = {seam: [t.made() for t in self.stage.on(seam)] for seam in _BUILT_HERE}
         facts = stage_facts(start, self.network, self._chain_epochs, self._generator)
         facts = replace(facts, averages_from=averages_from)
-        built = {seam: [made.build(facts) for made in sitting] for seam, sitting in tricks.items()}
+        seen = facts
+        if any("trained" in entry(trick.name).needs for seam in _OF_IMAGES for trick in self.stage.on(seam)):
+            # what looks at images through the network looks through the trained one, not through a classifier that
+            # this stage has just reset
+            seen = replace(facts, model=handed_over(start, plan, index, self._shared_generator, handed))
+        built = {
+            seam: [made.build(seen if seam in _OF_IMAGES else facts) for made in sitting]
+            for seam, sitting in tricks.items()
+        }
         self._draw, self._mix, self._average = (next(iter(built[seam]), None) for seam in ("draw", "mix", "average"))
         self._image, self._augment, self._after_step = (built[seam] for seam in ("image", "augment", "after_step"))
         self.objective = Objective([t.made() for t in self.stage.tricks], facts)
@@ -271,6 +279,7 @@ class StageRun:
 
 
 _BUILT_HERE = ("draw", "image", "augment", "mix", "after_step", "average")
+_OF_IMAGES = ("image", "augment")
 _PURPOSES = ("draw", "view", "image", "shift", "augment", "mix", "loss")
 
 
@@ -311,6 +320,26 @@ def stage_facts(start: Start, network: Network, epochs: int, generators: Callabl
     return facts
 
 
+def handed_over(
+    start: Start,
+    plan: Plan,
+    index: int,
+    generators: Callable[[str], torch.Generator],
+    handed: Handed | None,
+) -> Network:
+    """The network as the stage before leaves it; where a chain starts, as it was judged."""
+    network = start.network(generator(start.seed, "init")).to(start.device)
+    starts = plan.starts_chain(index)
+    for earlier in plan.stages[: index if starts else plan.chain(index)[0] + 1]:
+        network = _change_head(start, network, earlier.on("head"), earlier.epochs, generators)
+        for trick in earlier.on("train"):
+            reshape = getattr(trick.made(), "reshape", None)
+            network = network if reshape is None else reshape(network)
+    if handed is not None:
+        network.load_state_dict(handed.result if starts else handed.model)
+    return network
+
+
 def assemble(
     start: Start,
     plan: Plan,
@@ -324,16 +353,9 @@ def assemble(
     chain starts, the stage's own head and train tricks then act on it; inside a chain, those of the chain's first
     stage are in force already, and the handed state has the last word.
     """
-    network = start.network(generator(start.seed, "init")).to(start.device)
+    network = handed_over(start, plan, index, generators, handed)
     first = plan.chain(index)[0]
     starts = index == first
-    for earlier in plan.stages[: first if starts else first + 1]:
-        network = _change_head(start, network, earlier.on("head"), earlier.epochs, generators)
-        for trick in earlier.on("train"):
-            reshape = getattr(trick.made(), "reshape", None)
-            network = network if reshape is None else reshape(network)
-    if starts and handed is not None:
-        network.load_state_dict(handed.result)
     if starts:
         network = _change_head(start, network, plan.stages[index].on("head"), plan.stages[index].epochs, generators)
     groups: list[dict[str, Any]] = [{"params": list(network.parameters())}]

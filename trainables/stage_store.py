@@ -77,11 +77,7 @@ def stage_keys(plan: Plan, context: Mapping[str, Any]) -> list[list[str]]:
 
 def features_key(before: str, stage: StagePlan) -> str:
     """The key of a frozen backbone's features: the start, the number of views, and what changes an image."""
-    changes = [trick for seam in ("image", "augment") for trick in stage.on(seam)]
-    # a trick that looks at the network sees the head that this stage starts with
-    sees_the_head = any("trained" in entry(trick.name).needs for trick in changes)
-    seams = ("head", "train", "image", "augment") if sees_the_head else ("image", "augment")
-    return digest({"features": before, "views": stage.views, "tricks": _tricks(stage, seams)})
+    return digest({"features": before, "views": stage.views, "tricks": _tricks(stage, ("image", "augment"))})
 
 
 _OF_MERGED = ("merge", "readout")

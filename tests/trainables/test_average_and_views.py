@@ -267,12 +267,23 @@ def test_stages_from_one_start_share_their_features(second, pipeline, tmp_path, 
     assert len(computed) == 5
 
 
-def test_what_looks_at_the_head_does_not_share_with_another_head(second, pipeline, tmp_path):
-    """The same trick sees a fresh classifier in the one stage, the handed-over one in the other."""
-    fresh, handed = second(["classifier", "cam_foreground"]), second(["learnable_scale", "cam_foreground"])
+def test_what_looks_through_the_network_sees_the_trained_one(second, pipeline, tmp_path, computed):
+    """Not the classifier that the stage has just reset or replaced: all stages from one start see the same."""
+    run = pipeline(second(RETRAINED))
+    while run._at.stage == 0:
+        run.advance()
+    features = [
+        StageRun(run.start, second([*tricks, "cam_foreground"]), 1, 0, run._at.handed)._features
+        for tricks in (["classifier"], [trick("classifier", reset=False)], ["learnable_scale"])
+    ]
+    features.append(
+        StageRun(run.start, second(["cosine_head", "classifier", "cam_foreground"]), 1, 0, run._at.handed)._features
+    )
+    assert all(other.equal(features[0]) for other in features)
+    handed = second(["learnable_scale", "cam_foreground"])
     alone = ended(pipeline(handed))
     store = StageStore(tmp_path)
-    pipeline(fresh, store=store).run()
+    pipeline(second(["classifier", "cam_foreground"]), store=store).run()
     assert same_end(alone, ended(pipeline(handed, store=store)))
 
 

@@ -23,6 +23,7 @@ CHOICES = {
     "cam_foreground": {"moves": ("public_code",), "limit": (2,)},
     "classifier": {"reset": (False,), "batchnorm": ("moving",)},
     "effective_number": {"normalise": (True,)},
+    "ema": {"decay": (0.0,), "warm_up": (False,)},
     "greedy_soup": {"mean": ("geometric",), "order": ("by_score",)},
     "image_transform": {"moves": ("public_code",), "limit": (2,)},
     "label_aware_smoothing": {"shape": ("exponential",), "spread": ("all",)},
@@ -33,6 +34,7 @@ CHOICES = {
     "max_norm": {"radius": (0.5,)},
     "post_hoc_adjustment": {"floor": (1e-12,)},
     "softmax_focal": {"constant_factor": (True,)},
+    "swa": {"start": (0.0, 1.0)},
     "tau_norm": {"keep_bias": (True,)},
     "under_sampling": {"subset": ("fixed",)},
 }
@@ -135,6 +137,12 @@ def apply(name, numbers, at: World, seed=0) -> list[torch.Tensor]:
         return list(at.facts.model.state_dict().values())
     if seam == "merge":
         return list(function(at.states).values())
+    if seam == "average":
+        averaged = {}
+        for epoch, state in enumerate(at.states, start=1):
+            averaged = function(averaged, state, epoch, None)
+            averaged = function(averaged, state, epoch, epoch)
+        return list(averaged.values())
     return [function(at.outputs)]
 
 
@@ -220,7 +228,7 @@ def check_shape(seam, results, at):
         assert (first.shape, first.dtype) == ((number,), at.outputs.logits.dtype)
     elif seam in ("logits", "readout", "head"):
         assert (first.shape, first.dtype) == ((number, classes), at.outputs.logits.dtype)
-    elif seam == "merge":
+    elif seam in ("merge", "average"):
         kinds = [(value.shape, value.dtype) for value in at.states[0].values()]
         assert [(value.shape, value.dtype) for value in results] == kinds
     elif seam == "train":
@@ -310,7 +318,7 @@ def test_gradients_are_finite(name):
 def test_relabelling_the_classes_with_their_counts_changes_nothing(name):
     permutation = (1, 2, 0)
     seam = entries()[name].seam
-    if seam in ("head", "after_step", "merge", "augment", "train"):
+    if seam in ("head", "after_step", "merge", "augment", "train", "average"):
         return  # knows no class
     fixed = {"equalization": {"gamma": 1.0}}.get(name, {})  # its draws go by position: certain here
     for numbers in settings(name):
@@ -403,6 +411,22 @@ def test_a_head_without_rows_is_refused(name):
     at = replace(at, facts=replace(at.facts, start=None))
     with pytest.raises(ValueError, match=rf"trick '{name}': the head must have one weight row per class"):
         apply(name, {}, at)
+
+
+@pytest.mark.parametrize("name", names(seam="average"))
+def test_an_average_lies_among_the_states_and_keeps_none_of_them(name):
+    for numbers in settings(name):
+        at = world()
+        averaged = apply(name, numbers, at)
+        for (key, last), found in zip(at.states[-1].items(), averaged, strict=True):
+            every = torch.stack([state[key] for state in at.states])
+            if last.is_floating_point():
+                # the states are one network's, scaled by 1, 1/2 and 2
+                assert (found >= every.amin(dim=0) - 1e-6).all()
+                assert (found <= every.amax(dim=0) + 1e-6).all()
+            else:
+                assert found.equal(last)
+            assert all(found.data_ptr() != state[key].data_ptr() for state in at.states)
 
 
 def test_the_harness_sees_a_bad_trick():

@@ -55,8 +55,8 @@ def command(tmp_path, tricks_folder):
     (tmp_path / "space.py").write_text(SPACE, encoding="utf-8")
 
     def run(*more):
-        small = "--seeds 2 --trials 2 --no-race --epochs-scale 0.1 --max-concurrent 1 --name small".split()
-        line = [sys.executable, str(ROOT / "run_search.py"), "--space", "space.py", *small, *more]
+        small = ["--seeds", "2", "--trials", "2", "--no-race", "--epochs-scale", "0.1", "--max-concurrent", "1"]
+        line = [sys.executable, str(ROOT / "run_search.py"), "--space", "space.py", "--name", "small", *small, *more]
         return subprocess.run(
             line, cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=280
         )
