@@ -134,9 +134,13 @@ class Recorder(_DriverOnly, Callback):  # type: ignore[misc]
         self.progress: dict[str, float] = {}
         self.interrupted = False
         self.interrupt_with: type[BaseException] = KeyboardInterrupt
+        self._problem: Exception | None = None
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Between two events of the search: the place to end it, with nothing half done."""
+        if self._problem is not None:
+            # Tune only logs what goes wrong while a trial ends
+            raise self._problem
         if self.interrupted:
             raise self.interrupt_with
 
@@ -167,8 +171,8 @@ class Recorder(_DriverOnly, Callback):  # type: ignore[misc]
         self._record(trial.config["task"], "failed", _told(trial))
 
     def _record(self, name: str, outcome: str, reason: str) -> None:
-        if name not in self._agenda.running:
-            return  # an error on the way of its record: Tune reports the trial again, as failed
+        if self._problem is not None or name not in self._agenda.running:
+            return  # Tune reports a trial again, as failed, after an error in here
         task = self._agenda.tasks[name]
         payload = self._last.pop(name, {}).get("payload", {})
         points = payload.get("curve") or self._points.get(name, [])
@@ -208,7 +212,11 @@ class Recorder(_DriverOnly, Callback):  # type: ignore[misc]
             reason=reason or payload.get("reason", ""),
             started=self._started.pop(name, time.time()),
         )
-        self._agenda.take(record)
+        try:
+            self._agenda.take(record)
+        except Exception as error:
+            self._problem = error
+            raise
         for listen in self._listeners:
             try:
                 listen(record)

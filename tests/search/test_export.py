@@ -1,0 +1,167 @@
+"""`search.export` on records made by hand, in a real store."""
+
+import dataclasses
+import math
+
+import pandas as pd
+import pytest
+import yaml
+
+from analysis import load
+from analysis.record import Record
+from search import export
+from search.export import ExportError, document, main
+from search.tracking import Tracker
+from spaces.domain import Space, Stage, one_of
+from trainables.data import standard
+from trainables.plan import build, defaults
+from trainables.train import read_recipe
+
+SPACE = Space(stages=[Stage("first", length=1, choose=[one_of(None, "cost_sensitive"), one_of(None, "class_balanced")])])
+
+
+def recipe(*labels):
+    return build(SPACE, defaults(labels), standard("digits-lt"))
+
+
+BASE, ONE, TWO = recipe(), recipe("first/cost_sensitive"), recipe("first/cost_sensitive", "first/class_balanced")
+
+
+def record(made, seed: int, value: float, arm="design", outcome="finished") -> Record:
+    return Record(
+        search="demo", trial=f"{arm}-{made.plan.id}-{seed}", arm=arm, recipe=made.plan.id, title=made.title, seed=seed,
+        split_seed=seed, first_stage=f"fs{seed}", tricks=made.labels, context="", outcome=outcome, choices=made.choices,
+        plan=made.plan.to_dict(), data="digits-lt", model="resnet8", imbalance=50.0, fingerprint=f"data{seed}",
+        counts=(100, 2), val_counts=(24, 24), epochs=30, epochs_trained=30, images=1, steps=1, seconds=1.0,
+        seconds_saved=0.0, reused=(), metrics={"final/accuracy": value} if outcome == "finished" else {},
+        started=1_700_000_000.0 + seed,
+    )  # fmt: skip
+
+
+RECORDS = [
+    *(record(BASE, seed, value) for seed, value in enumerate((0.60, 0.62, 0.64))),
+    *(record(ONE, seed, value) for seed, value in enumerate((0.70, 0.72, 0.74))),
+    *(record(TWO, seed, value) for seed, value in enumerate((0.50, 0.52, 0.54))),
+    *(record(BASE, 3000 + seed, value, "confirm") for seed, value in enumerate((0.61, 0.65))),
+    *(record(ONE, 3000 + seed, value, "confirm") for seed, value in enumerate((0.69, 0.75))),
+]
+PLANS = {made.plan.id: made.plan.to_dict() for made in (BASE, ONE, TWO)}
+
+
+def best(records=RECORDS, **more) -> dict:
+    return document(load.frame(records), PLANS.__getitem__, **more)
+
+
+def test_the_best_recipe_with_its_numbers_by_hand():
+    found = best()
+    assert (found["recipe"], found["title"]) == (ONE.plan.id, "first/cost_sensitive")
+    measured = found["measured"]
+    assert (measured["arm"], measured["seeds"], measured["values"]) == ("confirm", [3000, 3001], [0.69, 0.75])
+    # two values: mean 0.72, t(1) = 12.7062, s = 0.042426, half width 12.7062 · 0.042426 / √2 = 0.381186
+    assert measured["mean"] == pytest.approx(0.72)
+    assert measured["low"] == pytest.approx(0.72 - 0.381186, abs=1e-5)
+    # prediction of one more: 12.7062 · 0.042426 · √1.5 = 0.660233
+    assert measured["prediction"]["high"] == pytest.approx(0.72 + 0.660233, abs=1e-5)
+    # paired with the baseline of the same arm: 0.08 and 0.10
+    gain = measured["gain_over_baseline"]
+    assert (gain["mean"], gain["seeds"]) == (pytest.approx(0.09), 2)
+    assert found["provenance"]["fingerprints"] == ["data3000", "data3001"]
+
+
+def test_another_rank_and_a_recipe_by_its_id():
+    ranked = [best(rank=rank)["recipe"] for rank in (1, 2, 3)]
+    assert sorted(ranked) == sorted(PLANS) and ranked[0] == ONE.plan.id
+    assert best(recipe=TWO.plan.id)["title"] == "first/cost_sensitive + first/class_balanced"
+
+
+@pytest.mark.parametrize(
+    "more, sentence",
+    [
+        ({"rank": 4}, "--rank must be 1 to 3 (that many recipes have finished), got 4"),
+        ({"rank": 0}, "--rank must be 1 to 3 (that many recipes have finished), got 0"),
+        ({"recipe": "nothing"}, f"no finished recipe has the id 'nothing'; the best is '{ONE.plan.id}'"),
+    ],
+)
+def test_what_is_not_there_is_refused(more, sentence):
+    with pytest.raises(ExportError) as caught:
+        best(**more)
+    assert str(caught.value) == sentence
+
+
+def test_nothing_finished():
+    with pytest.raises(ExportError, match="no trial of this search has finished: there is no recipe to export yet"):
+        best([record(BASE, 0, 0.0, outcome="diverged")])
+
+
+def test_one_seed_is_unknown_and_not_zero():
+    measured = best([record(ONE, 0, 0.7)])["measured"]
+    assert measured["mean"] == 0.7 and measured["low"] is None and measured["prediction"]["low"] is None
+    assert measured["gain_over_baseline"] == {"mean": None, "low": None, "high": None, "seeds": 0}
+
+
+def test_verdicts_that_concern_the_recipe():
+    row = {"a": "first/class_balanced", "b": "first/cost_sensitive", "verdict": "conflict", "reason": "because"}
+    conflicts = pd.DataFrame([row])
+    assert best(conflicts=conflicts)["conflicts"] == []
+    assert best(conflicts=conflicts, recipe=TWO.plan.id)["conflicts"] == [
+        {"pair": "first/class_balanced × first/cost_sensitive", "verdict": "conflict", "reason": "because"}
+    ]
+
+
+def test_what_is_written_is_read_by_the_final_training(tmp_path):
+    file = tmp_path / "best.yaml"
+    export.write(best(), file)
+    head = file.read_text().splitlines()[:2]
+    assert head == [f"# Recipe {ONE.plan.id} of the search demo: first/cost_sensitive",
+                    "# python -m trainables.train best.yaml"]  # fmt: skip
+    read = read_recipe(file)
+    assert read["plan"] == ONE.plan.to_dict() and read["measured"]["values"] == [0.69, 0.75]
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory) -> str:
+    uri = f"sqlite:///{tmp_path_factory.mktemp('export')}/mlflow.db"
+    with Tracker(uri, "demo", "digits-lt") as tracker:
+        tracker.start({"margin": 0.02}, {})
+        for one in RECORDS:
+            tracker.log(one)
+    return uri
+
+
+def test_the_command(uri, tmp_path, capsys):
+    out = tmp_path / "best.yaml"
+    assert main(["--tracking-uri", uri, "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert f"search demo in {uri}" in said and f"written to {out}" in said
+    assert f"recipe {ONE.plan.id}: first/cost_sensitive, accuracy on val 72.0 %" in said
+    written = yaml.safe_load(out.read_text())
+    assert written["plan"] == ONE.plan.to_dict()
+    assert not any(math.isnan(v) for v in written["measured"]["values"])
+
+
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        (["--rank", "9"], "--rank must be 1 to 3"),
+        (["--recipe", "nothing"], "no finished recipe has the id 'nothing'"),
+        (["--search", "demi"], "demi"),
+        (["--out", "/proc/best.yaml"], "/proc/best.yaml"),
+    ],
+)
+def test_bad_input(uri, tmp_path, monkeypatch, capsys, arguments, sentence):
+    monkeypatch.chdir(tmp_path)
+    assert main(["--tracking-uri", uri, *arguments]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("search.export: ") and sentence in said and len(said.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_that_is_not_there(tmp_path, capsys):
+    assert main(["--tracking-uri", f"sqlite:///{tmp_path}/none.db", "--out", str(tmp_path / "best.yaml")]) == 2
+    assert "none.db" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_records_keep_their_plan(uri):
+    assert load.plan(uri, "demo", ONE.plan.id) == ONE.plan.to_dict()
+    assert dataclasses.asdict(RECORDS[0])["plan"] == BASE.plan.to_dict()
