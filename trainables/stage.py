@@ -185,8 +185,9 @@ class StageRun:
         if not math.isfinite(self.train_loss):
             raise Diverged(f"{where}: the training loss is {self.train_loss}")
         # the last step of an epoch may be the one that breaks it
-        learning = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
-        if not torch.stack([parameter.isfinite().all() for parameter in learning]).all():
+        # statistics too; a fixed backbone does not move
+        moving = self.network.head if self.network.fix_batchnorm else self.network
+        if not torch.stack([tensor.isfinite().all() for tensor in moving.state_dict().values()]).all():
             raise Diverged(f"{where}: a weight is no longer finite")
 
     def handed(self) -> Handed:
