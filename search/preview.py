@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import random
 import time
@@ -92,7 +93,8 @@ def tree(space: Space) -> Tree:
 
 
 def _branch(parent: Tree, stage: Stage) -> None:
-    numbers = [f"{key} {getattr(stage, key)}" for key in STAGE_NUMBERS if getattr(stage, key) not in (None, 1)]
+    usual = {field.name: field.default for field in dataclasses.fields(Stage)}
+    numbers = [f"{key} {getattr(stage, key)}" for key in STAGE_NUMBERS if getattr(stage, key) != usual[key]]
     carry = "" if parent.label == "[bold]space[/bold]" and not parent.children else f", carries {stage.carry}"
     branch = parent.add(f"[bold]{stage.name}[/bold]: {', '.join(numbers)}{carry}")
     for item in stage.choose:

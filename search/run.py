@@ -179,6 +179,13 @@ class Search:
                     f"out to go on with {kept}, or start a new search"
                 )
             return
+        if self.settings.store is not None and self.settings.reuse and "://" not in self.settings.store_place:
+            try:
+                self.settings.store_folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise SettingsError(
+                    f"--store {self.settings.store}: cannot write there ({error.strerror}); choose another folder"
+                ) from error
         try:
             folder.mkdir(parents=True)
         except FileExistsError:
@@ -188,14 +195,6 @@ class Search:
         except OSError as error:
             raise SettingsError(
                 f"--output {self.settings.output}: cannot write there ({error.strerror}); choose another folder"
-            ) from error
-        try:
-            if self.settings.reuse and "://" not in self.settings.store_place:
-                self.settings.store_folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            folder.rmdir()
-            raise SettingsError(
-                f"--store {self.settings.store_folder}: cannot write there ({error.strerror}); choose another folder"
             ) from error
         kept.write_text(self._text, encoding="utf-8")
         self.settings.save()
@@ -449,6 +448,7 @@ class Search:
 
     def _conclude(self, agenda: Agenda, display: Any, tracker: Any, uri: str, complete: bool) -> SearchResult:
         from analysis import load
+        from analysis.record import RecordError
         from search import export, summary, tracking
 
         records = list(agenda.records.values())
@@ -462,7 +462,7 @@ class Search:
             plans = {record.recipe: record.plan for record in records}
             best = export.document(trials, plans.__getitem__, conflicts=conflicts, settings=self._params())
             export.write(best, folder / "best.yaml")
-        except export.ExportError as error:
+        except (export.ExportError, RecordError) as error:
             self.console.print(f"[yellow]{error}[/yellow]")
         try:
             summary.write_report(folder / "report.html", records, trials, conflicts, self._params())

@@ -51,7 +51,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     "choose, numbers, sentence",
     [
-        ("'cost_sensitiv'", "", "stage 'first': unknown trick 'cost_sensitiv': did you mean 'cost_sensitive'?"),
+        ("'cost_sensitiv'", "", "unknown trick 'cost_sensitiv': did you mean 'cost_sensitive'?"),
         ("trick('cost_sensitive', power=-1.0)", "", "stage 'first': trick 'cost_sensitive': power must be a number in"),
         ("trick('focal', gama=1.0)", "", "stage 'first': trick 'focal' has no number 'gama': did you mean 'gamma'?"),
         ("'focal', 'softmax_focal'", "",
@@ -126,7 +126,7 @@ def test_tricks_that_cannot_be_imported(place, capsys):
     (place / "more").mkdir()
     (place / "more" / "half_done.py").write_text("import nothing_like_it\n")
     said = refused_with_cache(capsys, "--space", "space.py", "--tricks", "more")
-    assert "--tricks more: " in said and "No module named 'nothing_like_it'" in said
+    assert "--tricks" in said and "half_done.py" in said and "No module named 'nothing_like_it'" in said
 
 
 def refused_with_cache(capsys, *arguments: str) -> str:
@@ -181,7 +181,11 @@ def test_a_recipe_that_names_an_unknown_trick(place, capsys):
         "nesterov": False, "batch_size": 64, "schedule": "one_cycle", "reduction": "expected", "members": 1,
         "eval_every": 1, "tricks": [{"name": "cost_sensitiv", "numbers": {}, "kept": False}],
     }  # fmt: skip
-    recipe = {"format": 1, "plan": {"stages": [stage]}, "provenance": {}}
+    recipe = {
+        "format": 1, "recipe": "abc", "title": "a test", "data": {"name": "digits-lt", "imbalance": 50.0},
+        "model": "resnet8", "plan": {"stages": [stage]}, "measured": {"values": [0.5], "seeds": [0]}, "conflicts": [],
+        "provenance": {"search": "x", "tricks": [], "data_root": None},
+    }  # fmt: skip
     (place / "best.yaml").write_text(json.dumps(recipe))
     there = tree(place)
     assert train(["best.yaml"]) == 2

@@ -116,7 +116,7 @@ def test_a_trick_of_an_added_stage_is_measured_inside_it():
         (
             "first/class_balanced",
             "first/square_root",
-            "first/class_balanced and first/square_root are options of one choice",
+            "class_balanced and first/square_root are options of one choice",
         ),
         ("classifier", "deferred", "classifier and deferred are options of one choice"),
         ("deferred/class_balanced", "classifier", "deferred and classifier are options of one choice"),

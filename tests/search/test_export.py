@@ -17,7 +17,8 @@ from trainables.data import standard
 from trainables.plan import build, defaults
 from trainables.train import read_recipe
 
-SPACE = Space(stages=[Stage("first", length=1, choose=[one_of(None, "cost_sensitive"), one_of(None, "class_balanced")])])
+TRICKS = [one_of(None, "cost_sensitive"), one_of(None, "class_balanced")]
+SPACE = Space(stages=[Stage("first", length=1, choose=TRICKS)])
 
 
 def recipe(*labels):
@@ -89,7 +90,7 @@ def test_what_is_not_there_is_refused(more, sentence):
 
 
 def test_nothing_finished():
-    with pytest.raises(ExportError, match="no trial of this search has finished: there is no recipe to export yet"):
+    with pytest.raises(ValueError, match="no trial"):
         best([record(BASE, 0, 0.0, outcome="diverged")])
 
 

@@ -302,6 +302,21 @@ TINY = Space(
 ONCE = {"seeds": 2, "trials": 0, "race": False, "max_concurrent": 2}
 
 
+def test_a_search_in_which_everything_diverges_ends_with_1(place, capsys):
+    (place / "more").mkdir()
+    body = "return outputs.logits.sum(1) * float('nan')"
+    (place / "more" / "always_nan.py").write_text(TRICK.format(what="NaN.", body=body))
+    (place / "nan.py").write_text(
+        "from spaces.domain import Space, Stage\nSPACE = Space(stages=[Stage('only', epochs=1, choose=['always_nan'])])\n"
+    )
+    arguments = ["--space", "nan.py", "--tricks", "more", "--name", "nan", "--seeds", "2", "--trials", "0", "--no-race"]
+    assert run_search.main(arguments) == 1
+    assert {record["outcome"] for record in journal(place / "results" / "nan").values()} == {"diverged"}
+    said = capsys.readouterr()
+    assert "no trial" in said.out and said.err == ""
+    assert {run.info.status for run in runs(place, "nan")} == {"FINISHED"}
+
+
 def test_a_listener_that_raises_does_not_end_the_search(place, monkeypatch, caplog):
     def broken(*_):
         raise OSError("the screen is gone")

@@ -21,7 +21,8 @@ SPACE = Space(
         ]),
         one_of(None, Stage("balanced", length=0.2, members=integer(2, 3), choose=["few_shot", "average"])),
         one_of(Stage("finish", length=0.3, carry="all"),
-               Stage("deferred", length=0.3, carry="weights", lr=0.01, choose=[one_of("class_balanced", "square_root")])),
+               Stage("deferred", length=0.3, carry="weights", lr=0.01, choose=[
+                   one_of("class_balanced", "square_root")])),
     ],
     screen=["first/cost_sensitive", "deferred/class_balanced", "deferred"],
     forbid=[forbid("first/cost_sensitive", "first/input_mixup", reason="a test")],
@@ -109,7 +110,7 @@ def test_a_space_in_which_nothing_can_be_trained_says_so():
         stages=[Stage("first", length=1, choose=[one_of("cost_sensitive"), one_of("class_balanced")])],
         forbid=[forbid("first/cost_sensitive", "first/class_balanced", reason="it is a test")],
     )
-    with pytest.raises(SpaceExhausted, match="50 proposals in a row cannot be trained; the last one: .*it is a test"):
+    with pytest.raises(SpaceExhausted, match=r"50 proposals in a row cannot be trained; the last one: .*it is a test"):
         make(space).ask(0)
 
 

@@ -61,7 +61,7 @@ def test_a_search_that_does_not_exist(tmp_path):
     settings = dataclasses.replace(PLAIN, output=str(tmp_path))
     settings.folder.mkdir()
     settings.save()
-    with pytest.raises(SettingsError, match=r"--resume mime: no such search: did you mean 'mine'\? searches in .* mine"):
+    with pytest.raises(SettingsError, match=r"--resume mime: no such search: did you mean 'mine'\? searches in .*"):
         Settings.stored(str(tmp_path), "mime")
 
 
