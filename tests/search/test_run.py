@@ -16,6 +16,7 @@ from types import SimpleNamespace
 import optuna
 import pytest
 import ray
+import torch
 import yaml
 from mlflow import MlflowClient
 from rich.console import Console
@@ -175,6 +176,7 @@ def test_the_driver_knows_the_keys_of_the_workers(finished):
     folder = finished / "results" / "whole"
     settings = Settings.stored(str(finished / "results"), "whole")
     made = Search(load_space(folder / "space.py"), settings, folder / "space.py", Console(), resume=True)
+    torch.set_num_threads(2)  # as a person's shell has it
     expected = set()
     for record in records.values():
         expected |= {keys[-1] for keys in made._keys(Plan.from_dict(record["plan"]), record["seed"])}
@@ -306,9 +308,8 @@ def test_a_search_in_which_everything_diverges_ends_with_1(place, capsys):
     (place / "more").mkdir()
     body = "return outputs.logits.sum(1) * float('nan')"
     (place / "more" / "always_nan.py").write_text(TRICK.format(what="NaN.", body=body))
-    (place / "nan.py").write_text(
-        "from spaces.domain import Space, Stage\nSPACE = Space(stages=[Stage('only', epochs=1, choose=['always_nan'])])\n"
-    )
+    stage = "Stage('only', epochs=1, choose=['always_nan'])"
+    (place / "nan.py").write_text(f"from spaces.domain import Space, Stage\nSPACE = Space(stages=[{stage}])\n")
     arguments = ["--space", "nan.py", "--tricks", "more", "--name", "nan", "--seeds", "2", "--trials", "0", "--no-race"]
     assert run_search.main(arguments) == 1
     assert {record["outcome"] for record in journal(place / "results" / "nan").values()} == {"diverged"}
@@ -317,6 +318,7 @@ def test_a_search_in_which_everything_diverges_ends_with_1(place, capsys):
     assert {run.info.status for run in runs(place, "nan")} == {"FINISHED"}
 
 
+@pytest.mark.slow
 def test_a_listener_that_raises_does_not_end_the_search(place, monkeypatch, caplog):
     def broken(*_):
         raise OSError("the screen is gone")
@@ -349,6 +351,7 @@ def test_an_error_in_the_driver_loses_nothing_and_says_how_to_go_on(place, monke
     assert len(after) == 4 and texts(before).items() <= texts(after).items()
 
 
+@pytest.mark.slow
 def test_a_report_that_cannot_be_written_does_not_hide_the_results(place, monkeypatch, capsys):
     monkeypatch.setattr("search.summary.write_report", lambda *_: 1 / 0)
     result = search.run(TINY, name="mute", **ONCE)

@@ -1,7 +1,10 @@
 """Halving by hand: what is compared, with whom, and who is stopped."""
 
+from types import SimpleNamespace
+
 import pytest
 
+from search.conductor import StageScheduler
 from search.scheduler import Decision, Halving, stages_of
 from spaces.domain import Space, Stage
 from trainables.data import standard
@@ -124,6 +127,35 @@ def test_a_rule_that_cannot_be_is_refused(arguments, sentence):
     with pytest.raises(ValueError) as caught:
         Halving(**arguments)
     assert str(caught.value) == sentence
+
+
+def test_the_newest_waiting_trial_gets_the_free_process():
+    """Given to the oldest, a free process would call off the one that is on its way for it, again and again."""
+    trials = [SimpleNamespace(name=name, status=status) for name, status in (
+        ("done", "TERMINATED"), ("its process is on its way", "PENDING"), ("new", "PENDING"), ("runs", "RUNNING"))]
+    scheduler = StageScheduler(SimpleNamespace(tasks={}), Halving())
+    controller = SimpleNamespace(get_trials=lambda: trials)
+    assert scheduler.choose_trial_to_run(controller).name == "new"
+    trials[1:3] = []
+    assert scheduler.choose_trial_to_run(controller) is None
+
+
+def test_only_the_adaptive_arm_is_judged_and_what_finishes_is_noted():
+    tasks = {
+        name: SimpleNamespace(id=name, arm=arm, recipe=SimpleNamespace(plan=SimpleNamespace(stages=())))
+        for name, arm in (("a", "adaptive"), ("b", "adaptive"), ("c", "adaptive"), ("d", "design"), ("e", "adaptive"))
+    }
+    scheduler = StageScheduler(SimpleNamespace(tasks=tasks), Halving((0.5,), factor=2))
+
+    def report(name, score, outcome="running"):
+        trial = SimpleNamespace(config={"task": name})
+        return scheduler.on_trial_result(None, trial, {"outcome": outcome, "points": [point(0.5, score)]})
+
+    # three that came to their end in one report, all from a re-used stage: no verdict, but they are the cohort
+    assert [report(name, score, "finished") for name, score in (("a", 0.9), ("b", 0.8), ("c", 0.7))] == ["CONTINUE"] * 3
+    assert report("d", 0.1) == "CONTINUE"
+    assert report("e", 0.5) == "STOP"
+    assert scheduler.decisions["e"].among == 4 and set(scheduler.decisions) == {"e"}
 
 
 def test_no_rungs_stop_nobody():
