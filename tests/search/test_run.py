@@ -176,10 +176,14 @@ def test_the_driver_knows_the_keys_of_the_workers(finished):
     folder = finished / "results" / "whole"
     settings = Settings.stored(str(finished / "results"), "whole")
     made = Search(load_space(folder / "space.py"), settings, folder / "space.py", Console(), resume=True)
+    before = torch.get_num_threads()
     torch.set_num_threads(2)  # as a person's shell has it
-    expected = set()
-    for record in records.values():
-        expected |= {keys[-1] for keys in made._keys(Plan.from_dict(record["plan"]), record["seed"])}
+    try:
+        expected = set()
+        for record in records.values():
+            expected |= {keys[-1] for keys in made._keys(Plan.from_dict(record["plan"]), record["seed"])}
+    finally:
+        torch.set_num_threads(before)
     assert stored == expected
 
 

@@ -89,6 +89,19 @@ def test_two_agendas_train_every_stage_once(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "stages" / "leases").iterdir()] == [".lock"]
 
 
+def test_a_bounded_store_stays_bounded_and_the_search_ends(tmp_path: Path) -> None:
+    store = StageStore(tmp_path / "stages")
+    agenda = agenda_of(tmp_path / "one", store)
+    store.put("ff00", {"x": torch.zeros(1)}, {"seconds": 1.0})
+    room = 2 * store.entries()[0].bytes
+    agenda._store_limit = room
+    while (task := agenda.next()) is not None:
+        train(store, task)
+        agenda.take(record_of(task))
+        assert sum(found.bytes for found in store.entries()) <= room
+    assert agenda.finished and len(agenda.records) == 4
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_two_searches_train_every_stage_once(tmp_path: Path) -> None:
