@@ -478,7 +478,14 @@ class Search:
             for file in sorted(folder.iterdir())
             if file.name in ("best.yaml", "conflicts.csv", "report.html", "space.py", "search.json")
         }
-        tracker.summary(artifacts=artifacts)
+        saved = {
+            "reuse/epochs_saved": sum(record.epochs - record.epochs_trained for record in records),
+            "reuse/seconds_saved": sum(record.seconds_saved for record in records),
+        }
+        # MLflow shows the note as the run's description
+        tracker.summary(
+            saved, {"mlflow.note.content": summary.answer(trials, conflicts, self.standard.margin)}, artifacts
+        )
         for problem in tracker.close("FINISHED" if complete else "KILLED"):
             self.console.print(f"[yellow]MLflow: {problem}[/yellow]")
         result = SearchResult(

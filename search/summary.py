@@ -95,6 +95,16 @@ def write_report(
         )
 
 
+def answer(trials: pd.DataFrame, conflicts: pd.DataFrame | None, margin: float) -> str:
+    """The findings in a few sentences, as Markdown."""
+    from analysis import report
+
+    if not len(trials):
+        return "No trial has finished."
+    found = report.gather(trials, conflicts=conflicts, margin=margin)
+    return "\n\n".join(f"**{heading}.** {text}" for heading, text in report.answer(found))
+
+
 def how_to_resume(settings: Settings) -> str:
     """What a search that ends early says."""
     where = "" if settings.output == "results" else f" --output {settings.output}"
