@@ -124,7 +124,7 @@ def _best(best: Mapping[str, Any]) -> str:
     }
     lines = [
         f"[bold]Best recipe: {best['title']}[/bold]  ({best['recipe']})",
-        f"  accuracy on val {_percent(measured)} over {len(measured['seeds'])} seeds {arms[measured['arm']]}",
+        f"  accuracy on val {_percent(measured)} over {_seeds(len(measured['seeds']))} {arms[measured['arm']]}",
     ]
     if gain["mean"] is not None:
         lines.append(f"  gain over the baseline {_points(gain)} points, {gain['seeds']} paired seeds")
@@ -195,6 +195,10 @@ def _p(value: Any) -> str:
     if value is None or not math.isfinite(float(value)):
         return "–"
     return "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _seeds(number: int) -> str:
+    return f"{number} seed" if number == 1 else f"{number} seeds"
 
 
 def _percent(numbers: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from spaces.domain import Space, Stage
+from trainables import registry
 from trainables.data import LongTailed, load, standard
 from trainables.data.long_tail import class_counts
 from trainables.pipeline import Pipeline
@@ -22,6 +23,14 @@ CPU = torch.device("cpu")
 @pytest.fixture(autouse=True, scope="session")
 def one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def no_tricks_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tricks that a test takes from a folder of its own are gone after it."""
+    registry.discover()
+    monkeypatch.setattr(registry, "_ENTRIES", dict(registry._ENTRIES))
+    monkeypatch.setattr(registry, "_DISCOVERED", set(registry._DISCOVERED))
 
 
 @pytest.fixture(scope="session")

@@ -512,7 +512,6 @@ def _check_views(stage: StagePlan, frozen_by: list[Any], by_seam: Mapping[str, l
 
 
 def _check_trick(trick: Trick, stage: Stage) -> None:
-    own = entry(trick.name)
     ends: list[dict[str, Any]] = [{}, {}]
     for key, value in trick.numbers:
         if isinstance(value, OneOf):
@@ -521,7 +520,7 @@ def _check_trick(trick: Trick, stage: Stage) -> None:
             ends[0][key], ends[1][key] = (getattr(value, end, value) for end in ("low", "high"))
     try:
         for numbers in ends:
-            make(own.name, **numbers)
+            make(trick.name, **numbers)
     except PlanError as error:
         raise PlanError(f"stage {stage.name!r}: {error}") from error
 

@@ -302,9 +302,7 @@ def test_a_trick_that_goes_wrong_is_recorded_and_the_search_goes_on(place, name,
     assert statuses == {("finished", "FINISHED"): 4, (outcome, "FAILED" if outcome == "failed" else "FINISHED"): 2}
 
 
-TINY = Space(
-    stages=[Stage("only", epochs=1, choose=[one_of(None, "cost_sensitive")])], screen=["only/cost_sensitive"]
-)
+TINY = Space(stages=[Stage("only", epochs=1, choose=[one_of(None, "cost_sensitive")])], screen=["only/cost_sensitive"])
 ONCE = {"seeds": 2, "trials": 0, "race": False, "max_concurrent": 2}
 
 

@@ -131,8 +131,15 @@ def test_a_rule_that_cannot_be_is_refused(arguments, sentence):
 
 def test_the_newest_waiting_trial_gets_the_free_process():
     """Given to the oldest, a free process would call off the one that is on its way for it, again and again."""
-    trials = [SimpleNamespace(name=name, status=status) for name, status in (
-        ("done", "TERMINATED"), ("its process is on its way", "PENDING"), ("new", "PENDING"), ("runs", "RUNNING"))]
+    trials = [
+        SimpleNamespace(name=name, status=status)
+        for name, status in (
+            ("done", "TERMINATED"),
+            ("its process is on its way", "PENDING"),
+            ("new", "PENDING"),
+            ("runs", "RUNNING"),
+        )
+    ]
     scheduler = StageScheduler(SimpleNamespace(tasks={}), Halving())
     controller = SimpleNamespace(get_trials=lambda: trials)
     assert scheduler.choose_trial_to_run(controller).name == "new"

@@ -23,7 +23,9 @@ def put(store: StageStore, key: str, seconds: float = 1.0, size: int = 1000, anc
 
 
 @pytest.mark.parametrize("kind", ["folder", "memory", "file"])
-def test_round_trip_and_damage_on_every_file_system(kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_round_trip_and_damage_on_every_file_system(
+    kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     root = {"folder": str(tmp_path / "s"), "memory": f"memory://{tmp_path.name}", "file": f"file://{tmp_path}/s"}[kind]
     store = StageStore(root)
     assert store.get("aa0") is None and not store.has("aa0") and store.entries() == []
