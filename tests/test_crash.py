@@ -34,7 +34,8 @@ space = Space(stages=[
     Stage("classifier", epochs=3, views=2, carry="weights", choose=["classifier", "class_balanced"]),
 ])
 plan = build(space, defaults(), standard("digits-lt")).plan
-it = pipeline.Pipeline(plan, load("digits-lt", split_seed=7), "resnet8", 7, torch.device("cpu"), StageStore(sys.argv[1]))
+data, store = load("digits-lt", split_seed=7), StageStore(sys.argv[1])
+it = pipeline.Pipeline(plan, data, "resnet8", 7, torch.device("cpu"), store)
 print("started", flush=True)
 trained = 0
 while not it.finished:
