@@ -530,12 +530,13 @@ def ranking(trials: pd.DataFrame, metric: str = "final/accuracy", level: float =
     """
     if metric.startswith("test/"):
         raise RecordError(f"{metric!r} cannot rank recipes: the test split is read for the confirmed winner only")
-    if len(trials) and metric not in trials:
+    finished = len(trials) > 0 and bool((trials["outcome"] == "finished").any())
+    if finished and metric not in trials:
         near = difflib.get_close_matches(metric, [str(c) for c in trials.columns], n=1)
         raise RecordError(f"no trial has the metric {metric!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
     values: dict[str, dict[str, dict[int, float]]] = {}
     rows: dict[str, Any] = {}
-    done = trials[(trials["outcome"] == "finished") & trials[metric].notna()] if len(trials) else trials
+    done = trials[(trials["outcome"] == "finished") & trials[metric].notna()] if finished else trials.iloc[:0]
     for trial in done.to_dict("records"):
         values.setdefault(trial["recipe"], {}).setdefault(trial["arm"], {})[trial["seed"]] = trial[metric]
         rows.setdefault(trial["recipe"], trial)
