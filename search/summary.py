@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from analysis.record import BASELINE
+
 if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
@@ -54,6 +56,8 @@ def show(console: Console, result: SearchResult, uri: str, settings: Settings) -
             "length of training, for this data and network; conflicts.csv and the report have all numbers.",
             style="dim", highlight=False, soft_wrap=True,
         )  # fmt: skip
+    elif result.conflicts is not None:
+        console.print("No conflict table: the space screens no pair (screen= names fewer than two labels).")
     else:
         console.print("No conflict table: it needs at least two complete seed blocks (--seeds 2 or more).")
     phases = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in result.phase_seconds.items() if name != "done")
@@ -126,7 +130,9 @@ def _best(best: Mapping[str, Any]) -> str:
         f"[bold]Best recipe: {best['title']}[/bold]  ({best['recipe']})",
         f"  accuracy on val {_percent(measured)} over {_seeds(len(measured['seeds']))} {arms[measured['arm']]}",
     ]
-    if gain["mean"] is not None:
+    if best["title"] == BASELINE:
+        lines.append("  no recipe that was tried is better than the baseline")
+    elif gain["mean"] is not None:
         lines.append(f"  gain over the baseline {_points(gain)} points, {gain['seeds']} paired seeds")
     seen = measured["images_seen"]
     if seen["baseline"] and not 0.95 < seen["recipe"] / seen["baseline"] < 1.05:
