@@ -175,7 +175,9 @@ def heat_map_info(table: pd.DataFrame, effects: pd.DataFrame | None = None) -> H
     names = short(labels)
     place = {label: index for index, label in enumerate(labels)}
     cells = []
-    alone = {} if effects is None else {row["trick"]: row for row in effects.to_dict("records")}
+    # measured in several contexts, a trick is shown in the one that adds least to the baseline
+    rows = [] if effects is None else sorted(effects.to_dict("records"), key=lambda row: -len(row["context"]))
+    alone = {row["trick"]: row for row in rows}
     for label, index in place.items():
         row = alone.get(label)
         value = float("nan") if row is None else row["effect"]
