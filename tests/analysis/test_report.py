@@ -400,4 +400,4 @@ def test_the_diagonal_shows_the_plainest_context(table):
     row = {"trick": label, "n_seeds": 5, "mean_without": 0.5, "mean_with": 0.6, "low": 0.0, "high": 0.2}
     measured = pd.DataFrame([{**row, "context": "", "effect": 0.10}, {**row, "context": "deferred", "effect": 0.03}])
     cells = plots.heat_map_info(table, measured).cells
-    assert [cell.harm for cell in cells if cell.verdict == "alone"][0] == 0.10
+    assert next(cell.harm for cell in cells if cell.verdict == "alone") == 0.10
