@@ -61,8 +61,8 @@ def default_uri() -> str:
 def database(uri: str) -> Path | None:
     """The file behind a `sqlite:///` address, None for any other kind of store.
 
-    >>> str(database("sqlite:////work/mlflow.db"))
-    '/work/mlflow.db'
+    >>> str(database("sqlite:////data/mlflow.db"))
+    '/data/mlflow.db'
     >>> database("http://tracking.example:5000") is None
     True
     """
