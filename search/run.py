@@ -454,7 +454,7 @@ class Search:
         records = list(agenda.records.values())
         folder = self.settings.folder
         trials = load.frame(records)
-        conflicts = summary.conflict_table(trials, self.standard.margin)
+        conflicts = summary.conflict_table(self.console, trials, self.standard.margin)
         best = None
         if conflicts is not None:
             conflicts.to_csv(folder / "conflicts.csv", index=False)

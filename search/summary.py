@@ -32,13 +32,14 @@ ORDER = tuple(STYLE)
 """Verdicts in the order in which a person wants to hear them."""
 
 
-def conflict_table(trials: pd.DataFrame, margin: float) -> pd.DataFrame | None:
-    """The table of pairs, or `None` where the design arm has too little to say anything."""
+def conflict_table(console: Console, trials: pd.DataFrame, margin: float) -> pd.DataFrame | None:
+    """The table of pairs; where the design arm cannot be judged, the reason is printed and there is none."""
     from analysis.conflicts import pairwise
 
     try:
         return pairwise(trials, metric="final/accuracy", margin=margin)
-    except ValueError:
+    except ValueError as error:
+        console.print(f"No conflict table: {error}", style="yellow", highlight=False, markup=False, soft_wrap=True)
         return None
 
 
@@ -58,8 +59,6 @@ def show(console: Console, result: SearchResult, uri: str, settings: Settings) -
         )  # fmt: skip
     elif result.conflicts is not None:
         console.print("No conflict table: the space screens no pair (screen= names fewer than two labels).")
-    else:
-        console.print("No conflict table: it needs at least two complete seed blocks (--seeds 2 or more).")
     phases = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in result.phase_seconds.items() if name != "done")
     epochs, seconds = result.saved
     console.print(f"\nTime: {phases or 'nothing ran'}. Re-use saved {epochs:.0f} epochs, {seconds:.0f} s of training.")
