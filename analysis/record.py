@@ -12,9 +12,12 @@ from typing import Any
 
 SCHEMA = 1
 
-ARMS = ("design", "adaptive", "race", "confirm")
-"""design: feeds the conflict table. adaptive: finds recipes. race: contenders on fresh seeds, by which the winner
-is chosen. confirm: winner and baseline on seeds that chose nothing; the only arm that reads the test split."""
+ARMS = ("tune", "design", "check", "adaptive", "race", "confirm", "around", "nominated")
+"""tune: the baseline on a grid of learning rates and weight decays. design: feeds the conflict table. check: cells of
+the design again in another `setting` (learning rate, final length). adaptive: finds recipes. race: contenders on fresh
+seeds, by which the winner is chosen. confirm: winner and baseline on seeds that chose nothing; the only arm that reads
+the test split. around: the winner with some of its tricks removed, down to the baseline. nominated: the four cells of
+pairs that the adaptive arm suggested, on fresh seeds."""
 
 OUTCOMES = ("finished", "stopped", "diverged", "failed")
 """stopped: by the scheduler. diverged: a loss that is not finite. failed: an error or a lost worker."""
@@ -84,6 +87,10 @@ class Record:
         correct: Per-image correctness on val, where val is the same in every block.
         curve: Every evaluation, in order; a re-used stage's are replayed.
         reason: Why it was stopped, diverged or failed.
+        stop: The scheduler's decision in numbers: rung, score, value, cut, among, cohort, epoch; {} if not stopped.
+        setting: How a trial of the check arm differs from the design's: "lr/3", "lr*3" or "full length"; "" elsewhere.
+        gpus: Share of GPUs that the trial held.
+        memory: Peak memory of the trial's process on its device, in bytes; 0 where it was not measured.
         started: Unix time.
         schema: Version of this schema.
     """
@@ -120,6 +127,10 @@ class Record:
     per_class: dict[str, Any] = field(default_factory=dict)
     curve: tuple[Point, ...] = ()
     reason: str = ""
+    stop: dict[str, Any] = field(default_factory=dict)
+    setting: str = ""
+    gpus: float = 0.0
+    memory: float = 0.0
     started: float = 0.0
     schema: int = field(default=SCHEMA)
 
