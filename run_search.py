@@ -32,6 +32,8 @@ def parser() -> argparse.ArgumentParser:
     much = it.add_argument_group("how much")
     much.add_argument("--trials", type=int, metavar="N", help="trials of the adaptive arm [40]")
     much.add_argument("--seeds", type=int, metavar="N", help="seed blocks of the design arm [5]")
+    much.add_argument("--design", metavar="KIND", help="pairs, factorial or list:FILE [by what the space screens]")
+    much.add_argument("--primary", metavar="A×B,C×D", help="pairs declared beforehand, also 'a x b' [none]")
     much.add_argument("--children-per-start", type=int, metavar="N", help="later stages tried per first stage [6]")
     much.add_argument("--no-race", action="store_true", help="do not race the best recipes on fresh seeds")
     much.add_argument("--time-budget", type=float, metavar="SECONDS", help="end gracefully after so long")
@@ -69,9 +71,9 @@ def _bytes(text: str) -> int:
 
 
 GIVEN = (
-    "data", "data_root", "imbalance", "model", "tricks", "trials", "seeds", "children_per_start", "time_budget",
-    "epochs_scale", "seed", "reduction_factor", "rung_score", "cpus_per_trial", "gpus_per_trial", "max_concurrent",
-    "address", "store", "store_limit", "tracking_uri",
+    "data", "data_root", "imbalance", "model", "tricks", "trials", "seeds", "design", "children_per_start",
+    "time_budget", "epochs_scale", "seed", "reduction_factor", "rung_score", "cpus_per_trial", "gpus_per_trial",
+    "max_concurrent", "address", "store", "store_limit", "tracking_uri",
 )  # fmt: skip
 """Options that are settings of the same name."""
 
@@ -118,6 +120,10 @@ def _search(options: argparse.Namespace, console: Any) -> Any:
             given["rungs"] = tuple(float(part) for part in options.rungs.split(","))
         except ValueError:
             raise SettingsError(f"--rungs must be fractions like 0.5,0.75, got {options.rungs!r}") from None
+    if options.primary is not None:
+        from search.design import pair_of
+
+        given["primary"] = tuple("×".join(pair_of(text)) for text in options.primary.split(","))
     if "tricks" in given:
         given["tricks"] = tuple(given["tricks"])
     output = options.output or "results"

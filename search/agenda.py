@@ -19,7 +19,7 @@ from statistics import fmean
 from typing import Any
 
 from analysis.record import Point, Record
-from search.design import Cell
+from search.design import Cell, Design
 from search.sampler import Proposal, Sampler, SpaceExhausted
 from trainables.leases import Leases
 from trainables.plan import Plan, Recipe
@@ -186,7 +186,7 @@ class Agenda:
     """Hands out tasks, takes records.
 
     Args:
-        cells: Of the design arm, baseline first.
+        cells: The design, or cells that get one block each per seed, baseline first.
         sampler: Of the adaptive arm.
         limits: How much to run.
         journal: Where decisions are kept.
@@ -199,7 +199,7 @@ class Agenda:
 
     def __init__(
         self,
-        cells: Iterable[Cell],
+        cells: Design | Iterable[Cell],
         sampler: Sampler,
         limits: Limits,
         journal: Journal,
@@ -209,7 +209,8 @@ class Agenda:
         leases: Leases | None = None,
         store_limit: int | None = None,
     ) -> None:
-        self.cells, self.sampler, self.limits, self.journal = list(cells), sampler, limits, journal
+        self.design = cells if isinstance(cells, Design) else Design(tuple(cells), (), "list")
+        self.cells, self.sampler, self.limits, self.journal = self.design.cells, sampler, limits, journal
         self._keys, self._store, self._base = keys, store, base_seed
         self._leases, self._store_limit = leases, store_limit
         self.tasks, self.records = journal.read()
@@ -297,12 +298,12 @@ class Agenda:
 
     def _plan_design(self) -> None:
         """Seed by seed: a search that is cut has fewer blocks, not missing cells."""
-        for block in range(self.limits.seeds):
-            for position, cell in enumerate(self.cells):
-                self._enqueue(
-                    f"design-{block}-{position:03d}", "design", "design", cell.recipe, block, cell.tricks,
-                    context=cell.context, title=cell.title,
-                )  # fmt: skip
+        position = {(cell.context, cell.tricks): number for number, cell in enumerate(self.cells)}
+        for block, cell in self.design.runs(self.limits.seeds):
+            self._enqueue(
+                f"design-{block}-{position[cell.context, cell.tricks]:03d}", "design", "design", cell.recipe, block,
+                cell.tricks, context=cell.context, title=cell.title,
+            )  # fmt: skip
 
     def _next_phase(self) -> bool:
         """Moves on; whether there may be more to do."""
@@ -330,7 +331,7 @@ class Agenda:
         """Warm start: the means of the design's recipes are what the sampler begins with."""
         for cell in self.cells:
             values = self._accuracies(cell.recipe.plan.id, ("design",))
-            if values and len(values) == self.limits.seeds:
+            if values and len(values) >= self.limits.seeds:
                 self.sampler.learn(cell.recipe, fmean(values))
 
     def _propose(self) -> bool:

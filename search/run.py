@@ -70,6 +70,15 @@ class SearchResult:
     saved: tuple[float, float]
 
 
+def _kept_list(kind: str) -> str:
+    """Name of the copy of a design's list beside the results.
+
+    >>> _kept_list("list:plans/cells.yaml")
+    'design.yaml'
+    """
+    return f"design{Path(kind).suffix}"
+
+
 SPACE_HEAD = "from spaces.domain import Forbidden, Integer, LogUniform, OneOf, SomeOf, Space, Stage, Trick, Uniform\n"
 """Above a space that was made in Python and is kept as a file."""
 
@@ -132,6 +141,7 @@ class Search:
     def __init__(
         self, space: Space, settings: Settings, file: Path | None, console: Console, resume: bool = False
     ) -> None:
+        from search.design import make_design
         from search.scheduler import Halving
         from trainables import data
         from trainables.models import MODELS
@@ -155,9 +165,19 @@ class Search:
         if self.model not in MODELS:
             raise SettingsError(f"--model {self.model}: {did_you_mean(self.model, MODELS)}")
         check_space(space, self.standard)
+        self.design = make_design(
+            space, self.standard, settings.epochs_scale, kind=self._design_kind(), primary=settings.primary
+        )
         self.interrupted = False
         self._leases: Leases | None = None
         self._text = file.read_text(encoding="utf-8") if file is not None else f"{SPACE_HEAD}\nSPACE = {space!r}\n"
+
+    def _design_kind(self) -> str | None:
+        """The kind of design; the list of a search that goes on is the one it began with."""
+        kind = self.settings.design
+        if not self.resume or kind is None or not kind.startswith("list:"):
+            return kind
+        return f"list:{self.settings.folder / _kept_list(kind)}"
 
     # --- before anything is trained -----------------------------------------------------------------------
 
@@ -197,6 +217,9 @@ class Search:
                 f"--output {self.settings.output}: cannot write there ({error.strerror}); choose another folder"
             ) from error
         kept.write_text(self._text, encoding="utf-8")
+        kind = self.settings.design
+        if kind is not None and self.design.kind == "list":
+            shutil.copyfile(kind.partition(":")[2], folder / _kept_list(kind))
         self.settings.save()
 
     def run(self) -> SearchResult:
@@ -305,7 +328,6 @@ class Search:
 
     def _agenda(self) -> Agenda:
         from search.agenda import Agenda, Journal, Limits
-        from search.design import make_design
         from search.sampler import Sampler
         from trainables.leases import Leases
         from trainables.stage_store import StageStore
@@ -314,13 +336,12 @@ class Search:
         store = StageStore(settings.store_place) if settings.reuse else None
         if store is not None and store.shared_folder is not None:
             self._leases = Leases(store.shared_folder / "leases")
-        cells = make_design(self.space, self.standard, settings.epochs_scale).cells
         database = settings.folder.resolve() / "optuna.db"
         sampler = Sampler(
             self.space, self.standard, settings.epochs_scale, f"sqlite:///{database}", settings.name, settings.seed
         )
         return Agenda(
-            cells,
+            self.design,
             sampler,
             Limits(settings.seeds, settings.trials, settings.children_per_start, settings.race, settings.time_budget),
             Journal(settings.folder / "journal.jsonl"),
@@ -444,6 +465,7 @@ class Search:
     def _params(self) -> dict[str, Any]:
         fields = dataclasses.asdict(self.settings) | {"model": self.model, "margin": self.standard.margin}
         fields["imbalance"] = self.settings.imbalance or self.standard.imbalance
+        fields |= {"design": self.design.kind, "primary": ",".join(self.settings.primary)}
         return {key: value for key, value in fields.items() if value not in (None, (), "")}
 
     def _conclude(self, agenda: Agenda, display: Any, tracker: Any, uri: str, complete: bool) -> SearchResult:
@@ -454,7 +476,7 @@ class Search:
         records = list(agenda.records.values())
         folder = self.settings.folder
         trials = load.frame(records)
-        conflicts = summary.conflict_table(self.console, trials, self.standard.margin)
+        conflicts = summary.conflict_table(self.console, trials, self.standard.margin, self.settings.primary)
         best = None
         if conflicts is not None:
             conflicts.to_csv(folder / "conflicts.csv", index=False)

@@ -41,6 +41,8 @@ class Settings:
         model: Name of the network; the data set's standard one where absent.
         trials: Of the adaptive arm.
         seeds: Seed blocks of the design arm.
+        design: "pairs", "factorial" or "list:FILE"; by the number of crossable labels where absent.
+        primary: Pairs declared beforehand, "a×b"; the others are explored.
         children_per_start: Later stages proposed for each new first stage.
         race: Whether contenders race on fresh seeds.
         time_budget: Seconds of wall time; `None` for none.
@@ -69,6 +71,8 @@ class Settings:
     model: str | None = None
     trials: int = 40
     seeds: int = 5
+    design: str | None = None
+    primary: tuple[str, ...] = ()
     children_per_start: int = 6
     race: bool = True
     time_budget: float | None = None
@@ -92,6 +96,7 @@ class Settings:
         rules = (
             ("trials", self.trials >= 0, "at least 0"),
             ("seeds", self.seeds >= 0, "at least 0"),
+            ("primary", not isinstance(self.primary, str), "a list of pairs such as ['a×b']"),
             ("children_per_start", self.children_per_start >= 1, "at least 1"),
             ("time_budget", self.time_budget is None or self.time_budget > 0, "above 0 seconds"),
             ("epochs_scale", self.epochs_scale > 0, "above 0"),
@@ -160,7 +165,7 @@ class Settings:
             raise SettingsError(f"--resume {name}: no such search: {hint}{there}")
         try:
             fields: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-            for key in ("rungs", "tricks"):
+            for key in ("rungs", "tricks", "primary"):
                 fields[key] = tuple(fields[key])
             # where the results lie now: the folder may have moved
             return Settings(**{**fields, "output": output})

@@ -168,8 +168,8 @@ def test_an_unknown_label_is_refused():
         make_design(space("first/nothing"), STANDARD)
 
 
-def test_the_default_space():
-    found = make_design(load_space("spaces/full_combo.py"), STANDARD)
+def test_the_default_space_in_pairs():
+    found = make_design(load_space("spaces/full_combo.py"), STANDARD, kind="pairs")
     cells = shape(found)
     fixed = ("representation/class_balanced", "representation/cost_sensitive", "representation/input_mixup")
     # no context: the baseline; three tricks of the first stage and the classifier alone; their six pairs
