@@ -59,6 +59,7 @@ def parser() -> argparse.ArgumentParser:
     keep.add_argument("--resume", metavar="NAME", help="go on with a search that was interrupted")
 
     it.add_argument("--dry-run", action="store_true", help="show the space, what would run and how long; run nothing")
+    it.add_argument("--measure", action="store_true", help="with --dry-run: train for seconds to say how long")
     return it
 
 
@@ -83,12 +84,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     console = Console()
     try:
-        search = _search(options, console)
         if options.dry_run:
-            from search.preview import show
-
-            show(console, search)
+            _preview(options, console)
             return 0
+        search = _search(options, console)
         result = search.run()
     except ValueError as error:
         if not type(error).__module__.startswith(("search", "spaces", "trainables", "analysis")):
@@ -101,6 +100,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not result.complete and search.interrupted:
         return 130
     return 0 if result.best is not None else 1
+
+
+def _preview(options: argparse.Namespace, console: Any) -> None:
+    """Shows what would run, without torch and Ray where nothing is measured: they take seconds to import."""
+    from trainables.stand_ins import is_genuine, only_looking
+
+    if not options.measure:
+        try:
+            with only_looking():
+                search = _search(options, console)
+                from search.preview import show
+
+                show(console, search)
+                return
+        except Exception as error:
+            if is_genuine(error):
+                raise
+            # a trick that computes while it is imported
+    from search import preview
+
+    preview.show(console, _search(options, console), options.measure)
 
 
 def _search(options: argparse.Namespace, console: Any) -> Any:
