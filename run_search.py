@@ -85,7 +85,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console()
     try:
         if options.dry_run:
-            _preview(options, console)
+            from search.dry_run import dry_run
+
+            dry_run(lambda: _search(options, console), console, options.measure)
             return 0
         search = _search(options, console)
         result = search.run()
@@ -100,27 +102,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not result.complete and search.interrupted:
         return 130
     return 0 if result.best is not None else 1
-
-
-def _preview(options: argparse.Namespace, console: Any) -> None:
-    """Shows what would run, without torch and Ray where nothing is measured: they take seconds to import."""
-    from trainables.stand_ins import is_genuine, only_looking
-
-    if not options.measure:
-        try:
-            with only_looking():
-                search = _search(options, console)
-                from search.preview import show
-
-                show(console, search)
-                return
-        except Exception as error:
-            if is_genuine(error):
-                raise
-            # a trick that computes while it is imported
-    from search import preview
-
-    preview.show(console, _search(options, console), options.measure)
 
 
 def _search(options: argparse.Namespace, console: Any) -> Any:
