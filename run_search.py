@@ -61,6 +61,7 @@ def parser() -> argparse.ArgumentParser:
     keep.add_argument("--resume", metavar="NAME", help="go on with a search that was interrupted")
 
     it.add_argument("--dry-run", action="store_true", help="show the space, what would run and how long; run nothing")
+    it.add_argument("--measure", action="store_true", help="with --dry-run: train for seconds to say how long")
     return it
 
 
@@ -85,12 +86,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     console = Console()
     try:
-        search = _search(options, console)
         if options.dry_run:
-            from search.preview import show
+            from search.dry_run import dry_run
 
-            show(console, search)
+            dry_run(lambda: _search(options, console), console, options.measure)
             return 0
+        search = _search(options, console)
         result = search.run()
     except ValueError as error:
         if not type(error).__module__.startswith(("search", "spaces", "trainables", "analysis")):

@@ -471,7 +471,7 @@ class Search:
     def _conclude(self, agenda: Agenda, display: Any, tracker: Any, uri: str, complete: bool) -> SearchResult:
         from analysis import load
         from analysis.record import RecordError
-        from search import export, summary, tracking
+        from search import export, pace, summary, tracking
 
         records = list(agenda.records.values())
         folder = self.settings.folder
@@ -500,6 +500,9 @@ class Search:
             for file in sorted(folder.iterdir())
             if file.name in ("best.yaml", "conflicts.csv", "report.html", "space.py", "search.json")
         }
+        seconds = pace.of_records(records)
+        if seconds is not None:
+            pace.keep(self.settings, self.model, pace.Pace(seconds, f"median of search {self.settings.name}"))
         saved = {
             "reuse/epochs_saved": sum(record.epochs - record.epochs_trained for record in records),
             "reuse/seconds_saved": sum(record.seconds_saved for record in records),
