@@ -14,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import optuna
+import pandas as pd
 import pytest
 import ray
 import torch
@@ -265,6 +266,31 @@ def test_a_space_made_in_python_is_searched_and_resumed(place, capsys):
         search.run(dataclasses.replace(space, screen=[]), name="python", resume=True)
     with pytest.raises(ValueError, match="--resume python: --trials cannot change"):
         search.run(space, name="python", resume=True, trials=4)
+
+
+def test_a_list_of_cells_and_primary_pairs_stay_with_the_search(place):
+    (place / "cells.csv").write_text(
+        "baseline\nfirst/cost_sensitive\nfirst/class_balanced\nfirst/cost_sensitive+first/class_balanced\n"
+    )
+    pair = "first/cost_sensitive x first/class_balanced"
+    arguments = ["--space", "small.py", "--name", "listed", "--design", "list:cells.csv", "--primary", pair]
+    assert run_search.main([*arguments, *FLAGS, "--trials", "0", "--no-race"]) == 0
+    folder = place / "results" / "listed"
+    kept = json.loads((folder / "search.json").read_text())
+    assert kept["design"] == "list:cells.csv"
+    assert kept["primary"] == ["first/class_balanced×first/cost_sensitive"]
+    assert Counter(tuple(record["tricks"]) for record in journal(folder).values()) == {
+        (): 2, ("first/cost_sensitive",): 2, ("first/class_balanced",): 2,
+        ("first/class_balanced", "first/cost_sensitive"): 2,
+    }  # fmt: skip
+    table = pd.read_csv(folder / "conflicts.csv")
+    assert table[["a", "b", "primary"]].to_numpy().tolist() == [["first/class_balanced", "first/cost_sensitive", True]]
+    # the list may go: its copy is what the search goes on with
+    (place / "cells.csv").unlink()
+    assert run_search.main(["--resume", "listed"]) == 0
+    assert len(journal(folder)) == 8
+    assert run_search.main(["--resume", "listed", "--design", "pairs"]) == 2
+    assert run_search.main(["--resume", "listed", "--primary", "first/cost_sensitive x classifier"]) == 2
 
 
 BROKEN = """
