@@ -11,8 +11,10 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from statistics import fmean
 from types import SimpleNamespace
 
+import numpy as np
 import optuna
 import pandas as pd
 import pytest
@@ -31,6 +33,7 @@ from search.settings import Settings
 from search.space_file import load_space
 from search.tracking import prepare
 from spaces.domain import Space, Stage, log_uniform, one_of
+from trainables.data import load
 from trainables.plan import Plan
 from trainables.stage_store import stage_keys
 
@@ -466,3 +469,16 @@ def test_ctrl_c_keeps_what_is_done_and_the_resumed_search_ends_the_same(place, f
     found = runs(place, "broken-off")
     assert len([run for run in found if run.data.tags["level"] == "trial"]) == 20
     assert {run.info.status for run in found if run.data.tags["level"] == "search"} == {"FINISHED"}
+
+
+def test_a_val_that_was_given_keeps_its_images_in_the_record(place):
+    digits = load("digits-lt", imbalance=50, split_seed=0)
+    splits = {f"x_{split}": getattr(digits, f"{split}_images").numpy() for split in ("train", "val")}
+    labels = {f"y_{split}": getattr(digits, f"{split}_labels").numpy() for split in ("train", "val")}
+    np.savez(place / "own.npz", **splits, **labels)
+    result = search.run(TINY, name="given", data="npz:own.npz", trials=0, seeds=2, race=False, max_concurrent=2)
+    records = journal(result.folder)
+    assert len(records) == 4
+    for record in records.values():
+        assert len(record["correct"]) == 240
+        assert fmean(record["correct"]) == pytest.approx(record["metrics"]["final/accuracy"])  # val is balanced
