@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import os
 import shutil
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from search.agenda import Agenda, Task
+    from trainables.deployment import Deployment
     from trainables.leases import Leases
     from trainables.plan import Plan
 
@@ -144,6 +146,7 @@ class Search:
         from search.design import make_design
         from search.scheduler import Halving
         from trainables import data
+        from trainables.deployment import Deployment
         from trainables.models import MODELS
         from trainables.plan import check_space
         from trainables.registry import did_you_mean, discover
@@ -169,6 +172,7 @@ class Search:
             space, self.standard, settings.epochs_scale, kind=self._design_kind(), primary=settings.primary
         )
         self.interrupted = False
+        self.deployment = Deployment()
         self._leases: Leases | None = None
         self._text = file.read_text(encoding="utf-8") if file is not None else f"{SPACE_HEAD}\nSPACE = {space!r}\n"
 
@@ -178,6 +182,18 @@ class Search:
         if not self.resume or kind is None or not kind.startswith("list:"):
             return kind
         return f"list:{self.settings.folder / _kept_list(kind)}"
+
+    def _deployment(self) -> Deployment:
+        """How results are weighed; of a search that goes on as it was read when it began."""
+        from trainables.deployment import Deployment, read
+        from trainables.trial import cached_data
+
+        settings = self.settings
+        kept = settings.folder / "deployment.json"
+        if self.resume:
+            return Deployment.from_dict(json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else None)
+        data = cached_data(settings.data, settings.data_root, settings.imbalance, settings.seed * SEEDS_APART)
+        return read(settings.prior, settings.cost, data.class_names)
 
     # --- before anything is trained -----------------------------------------------------------------------
 
@@ -220,6 +236,8 @@ class Search:
         kind = self.settings.design
         if kind is not None and self.design.kind == "list":
             shutil.copyfile(kind.partition(":")[2], folder / _kept_list(kind))
+        if self.deployment:
+            (folder / "deployment.json").write_text(json.dumps(self.deployment.to_dict()), encoding="utf-8")
         self.settings.save()
 
     def run(self) -> SearchResult:
@@ -232,6 +250,7 @@ class Search:
         settings = self.settings = dataclasses.replace(self.settings, tracking_uri=uri)
         self._check_resources()
         self._fingerprint(settings.seed * SEEDS_APART)
+        self.deployment = self._deployment()
         self.open_folder()
         # MLflow makes its database in seconds that Ray needs as well
         tracker = tracking.Tracker(uri, settings.name, settings.data)
@@ -399,6 +418,7 @@ class Search:
             rungs=settings.rungs if task.arm == "adaptive" else (),
             read_test=task.read_test,
             device=self._device,
+            deployment=self.deployment.to_dict() if self.deployment else None,
         ).to_dict()
 
     def _replay(self, agenda: Agenda) -> None:

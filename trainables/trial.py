@@ -20,6 +20,7 @@ from ray.tune import Trainable
 from safetensors.torch import load_file, save_file
 
 from trainables.data import LongTailed, load
+from trainables.deployment import Deployment
 from trainables.pipeline import Diverged, Pipeline
 from trainables.plan import Plan
 from trainables.registry import discover
@@ -46,6 +47,7 @@ class TrialSpec:
         rungs: Fractions of the plan at which to report at once.
         read_test: Also measure the final network on test: for confirmed recipes alone.
         device: "cpu", "cuda", or "auto".
+        deployment: `Deployment.to_dict()`; `None` weighs nothing.
     """
 
     plan: dict[str, Any]
@@ -60,6 +62,7 @@ class TrialSpec:
     rungs: tuple[float, ...] = ()
     read_test: bool = False
     device: str = "auto"
+    deployment: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able dict."""
@@ -89,6 +92,7 @@ def pipeline_of(spec: TrialSpec) -> Pipeline:
         spec.seed,
         pick_device(spec.device),
         store=None if spec.store is None else StageStore(spec.store),
+        deployment=Deployment.from_dict(spec.deployment),
     )
 
 
