@@ -86,7 +86,7 @@ class StageScheduler(_DriverOnly, FIFOScheduler):  # type: ignore[misc]
         kinds = stages_of(task.recipe.plan)
         if task.arm == "adaptive" and result["outcome"] == "finished":
             self._halving.recall(task.id, kinds, result["points"])
-        if task.arm != "adaptive" or result["outcome"] != "running":
+        if not task.may_stop or result["outcome"] != "running":
             return str(TrialScheduler.CONTINUE)
         decision = self._halving.judge(task.id, kinds, result["points"])
         if decision is None:
@@ -191,6 +191,7 @@ class Recorder(_DriverOnly, Callback):  # type: ignore[misc]
             first_stage=payload.get("first_stage", ""),
             tricks=task.tricks,
             context=task.context,
+            setting=task.setting,
             outcome=outcome,
             choices=task.recipe.choices,
             plan=task.recipe.plan.to_dict(),

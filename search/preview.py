@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.tree import Tree
 
-from search.agenda import CONTENDERS, FINALISTS, ROUNDS
 from search.design import Design, make_design
+from search.phases import outlook
 from search.sampler import ATTEMPTS, siblings
 from spaces.domain import (
     STAGE_NUMBERS,
@@ -64,7 +64,13 @@ def show(console: Console, search: Search) -> None:
         took = (paid * seconds + trials * TRIAL_SECONDS) / slots
         total += took
         table.add_row(
-            name, str(recipes_here), str(seeds), str(trials), f"{plain:,}", f"{reused:,}", f"{took / 60:.1f} min"
+            name,
+            str(recipes_here or ""),
+            str(seeds or ""),
+            str(trials),
+            f"{plain:,}",
+            f"{reused:,}",
+            f"{took / 60:.1f} min",
         )
     console.print(table)
     console.print(
@@ -158,10 +164,10 @@ def _arms(search: Search, design: Design) -> Iterator[tuple[str, int, int, int, 
     yield (
         "adaptive", len(proposed), 1, settings.trials, sum(plan.cost for plan in proposed), trained(proposed)
     )  # fmt: skip
-    if settings.race:
-        mean = round(sum(plan.cost for plan in proposed or cells) / len(proposed or cells))
-        trials = (CONTENDERS + 1) * ROUNDS[0] + (FINALISTS + 1) * ROUNDS[1] + 2 * ROUNDS[2]
-        yield "race", CONTENDERS + 1, sum(ROUNDS), trials, trials * mean, trials * mean
+    mean = round(sum(plan.cost for plan in proposed or cells) / len(proposed or cells))
+    for name, _, trials in outlook(search.limits, len(cells)):
+        if name not in ("design", "adaptive"):
+            yield name, 0, 0, trials, trials * mean, trials * mean
 
 
 def trained(plans: list[Plan]) -> int:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from search.agenda import Agenda, Task
+    from search.ground import Ground
+    from search.tasks import Limits
     from trainables.leases import Leases
     from trainables.plan import Plan
 
@@ -107,7 +109,8 @@ def run(
     if resume:
         given = settings if data is None else {**settings, "data": data}
         stored = Settings.stored(str(settings.get("output", "results")), name or "")
-        return Search(loaded, stored.changed(given), path, Console(), resume=True).run()
+        changed = stored.changed({"time_budget": None, **given})
+        return Search(loaded, changed, path, Console(), resume=True).run()
     stem = path.stem if path is not None else "space"
     chosen = Settings(
         name=name or f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}",
@@ -127,10 +130,17 @@ class Search:
         file: The space's file, kept beside the results; `None` for a space made in Python.
         console: Where a person reads.
         resume: Whether the search goes on with what its folder holds.
+        settle: Further blocks that an unresolved primary pair may get; `None` for a search that goes on as planned.
     """
 
     def __init__(
-        self, space: Space, settings: Settings, file: Path | None, console: Console, resume: bool = False
+        self,
+        space: Space,
+        settings: Settings,
+        file: Path | None,
+        console: Console,
+        resume: bool = False,
+        settle: int | None = None,
     ) -> None:
         from search.scheduler import Halving
         from trainables import data
@@ -142,6 +152,7 @@ class Search:
         name, root = data.rooted(settings.data, settings.data_root)
         settings = dataclasses.replace(settings, data=name, data_root=root)
         self.space, self.settings, self.console, self.resume = space, settings, console, resume
+        self.settle = settle
         for folder in settings.tricks:
             try:
                 discover(folder)
@@ -178,6 +189,7 @@ class Search:
                     f"--resume {self.settings.name}: the space has changed since the search was started; leave --space "
                     f"out to go on with {kept}, or start a new search"
                 )
+            self.settings.keep_changes()
             return
         if self.settings.store is not None and self.settings.reuse and "://" not in self.settings.store_place:
             try:
@@ -258,8 +270,10 @@ class Search:
         from trainables.trial import Trial
 
         settings = self.settings
-        slots = self._slots()
         agenda = self._agenda()
+        if self.resume and agenda.catch_up():
+            return self._nothing_left(agenda, tracker)
+        slots = self._slots()
         scheduler = StageScheduler(agenda, self.halving)
         self._replay(agenda)
         tracker.start(self._params(), {"space": settings.space}, resume=self.resume)
@@ -303,9 +317,49 @@ class Search:
             self.console.print("\nInterrupted; looking at what there is.")
         return agenda, display, complete and agenda.phase == "done"
 
+    def _nothing_left(self, agenda: Agenda, tracker: Any) -> tuple[Agenda, Any, bool]:
+        """Says that a search is finished; its tables are written anew."""
+        from search import summary
+        from search.display import Display
+
+        self.console.print(summary.finished(self.settings, self.settle), highlight=False, soft_wrap=True)
+        tracker.start(self._params(), {"space": self.settings.space}, resume=True)
+        for record in agenda.records.values():
+            tracker.log(record)
+        return agenda, Display(self.console, agenda, {}, 1), True
+
+    @property
+    def ground(self) -> Ground:
+        """Baseline, design and published recipes."""
+        from search.ground import Ground
+
+        return Ground(self.space, self.standard, self.settings.epochs_scale)
+
+    @property
+    def limits(self) -> Limits:
+        """How much the settings let run."""
+        from search.tasks import Limits
+
+        settings = self.settings
+        return Limits(
+            seeds=settings.seeds,
+            trials=settings.trials,
+            children=settings.children_per_start,
+            race=settings.race,
+            seconds=settings.time_budget,
+            gpu_seconds=None if settings.gpu_hours is None else 3600 * settings.gpu_hours,
+            gpus=settings.gpus_per_trial,
+            tune=settings.tune_baseline,
+            starts=settings.start_points,
+            check_seeds=settings.check_seeds,
+            full_length=settings.check_full_length,
+            settle=self.settle,
+            margin=self.standard.margin,
+            primary=settings.primary,
+        )
+
     def _agenda(self) -> Agenda:
-        from search.agenda import Agenda, Journal, Limits
-        from search.design import make_design
+        from search.agenda import Agenda, Journal
         from search.sampler import Sampler
         from trainables.leases import Leases
         from trainables.stage_store import StageStore
@@ -314,15 +368,14 @@ class Search:
         store = StageStore(settings.store_place) if settings.reuse else None
         if store is not None and store.shared_folder is not None:
             self._leases = Leases(store.shared_folder / "leases")
-        cells = make_design(self.space, self.standard, settings.epochs_scale).cells
         database = settings.folder.resolve() / "optuna.db"
         sampler = Sampler(
             self.space, self.standard, settings.epochs_scale, f"sqlite:///{database}", settings.name, settings.seed
         )
         return Agenda(
-            cells,
+            self.ground,
             sampler,
-            Limits(settings.seeds, settings.trials, settings.children_per_start, settings.race, settings.time_budget),
+            self.limits,
             Journal(settings.folder / "journal.jsonl"),
             self._keys,
             store,

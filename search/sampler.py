@@ -124,7 +124,11 @@ class Sampler:
             if not trial.state.is_finished() and trial.number not in known:
                 self.study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
 
-    def learn(self, recipe: Recipe, value: float) -> None:
+    def use(self, space: Space) -> None:
+        """Goes on with the space at other numbers, once the baseline's are known."""
+        self._space = space
+
+    def learn(self, recipe: Recipe, value: float, arm: str = "design") -> None:
         """Adds a recipe that was measured elsewhere, once, if the space can express it."""
         if any(t.user_attrs.get("recipe") == recipe.plan.id and "arm" in t.user_attrs for t in self._trials()):
             return
@@ -147,7 +151,7 @@ class Sampler:
                     params=dict(recipe.params),
                     distributions=distributions,
                     value=value,
-                    user_attrs={"recipe": recipe.plan.id, "arm": "design"},
+                    user_attrs={"recipe": recipe.plan.id, "arm": arm},
                 )
             )
 

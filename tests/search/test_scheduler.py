@@ -149,7 +149,9 @@ def test_the_newest_waiting_trial_gets_the_free_process():
 
 def test_only_the_adaptive_arm_is_judged_and_what_finishes_is_noted():
     tasks = {
-        name: SimpleNamespace(id=name, arm=arm, recipe=SimpleNamespace(plan=SimpleNamespace(stages=())))
+        name: SimpleNamespace(
+            id=name, arm=arm, may_stop=arm == "adaptive", recipe=SimpleNamespace(plan=SimpleNamespace(stages=()))
+        )
         for name, arm in (("a", "adaptive"), ("b", "adaptive"), ("c", "adaptive"), ("d", "design"), ("e", "adaptive"))
     }
     scheduler = StageScheduler(SimpleNamespace(tasks=tasks), Halving((0.5,), factor=2))
