@@ -32,6 +32,8 @@ def parser() -> argparse.ArgumentParser:
     much = it.add_argument_group("how much")
     much.add_argument("--trials", type=_count, metavar="N", help="trials of the adaptive arm [40]; +N on --resume")
     much.add_argument("--seeds", type=_count, metavar="N", help="seed blocks of the design arm [5]; +N on --resume")
+    much.add_argument("--design", metavar="KIND", help="pairs, factorial or list:FILE [by what the space screens]")
+    much.add_argument("--primary", metavar="A×B,C×D", help="pairs declared beforehand, also 'a x b' [none]")
     much.add_argument("--children-per-start", type=int, metavar="N", help="later stages tried per first stage [6]")
     much.add_argument("--no-race", action="store_true", help="do not race the best recipes on fresh seeds")
     much.add_argument("--no-start-points", action="store_true", help="do not train and race published recipes")
@@ -67,6 +69,7 @@ def parser() -> argparse.ArgumentParser:
     keep.add_argument("--settle-budget", type=int, metavar="SEEDS", help="at most so many further seeds a pair [10]")
 
     it.add_argument("--dry-run", action="store_true", help="show the space, what would run and how long; run nothing")
+    it.add_argument("--measure", action="store_true", help="with --dry-run: train for seconds to say how long")
     return it
 
 
@@ -86,9 +89,9 @@ def _bytes(text: str) -> int:
 
 
 GIVEN = (
-    "data", "data_root", "imbalance", "model", "tricks", "trials", "seeds", "children_per_start", "time_budget",
-    "epochs_scale", "seed", "reduction_factor", "rung_score", "cpus_per_trial", "gpus_per_trial", "max_concurrent",
-    "address", "store", "store_limit", "tracking_uri", "check_seeds", "gpu_hours",
+    "data", "data_root", "imbalance", "model", "tricks", "trials", "seeds", "design", "children_per_start",
+    "time_budget", "epochs_scale", "seed", "reduction_factor", "rung_score", "cpus_per_trial", "gpus_per_trial",
+    "max_concurrent", "address", "store", "store_limit", "tracking_uri", "check_seeds", "gpu_hours",
 )  # fmt: skip
 """Options that are settings of the same name."""
 
@@ -100,12 +103,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     console = Console()
     try:
-        search = _search(options, console)
         if options.dry_run:
-            from search.preview import show
+            from search.dry_run import dry_run
 
-            show(console, search)
+            dry_run(lambda: _search(options, console), console, options.measure)
             return 0
+        search = _search(options, console)
         result = search.run()
     except ValueError as error:
         if not type(error).__module__.startswith(("search", "spaces", "trainables", "analysis")):
@@ -143,6 +146,10 @@ def _search(options: argparse.Namespace, console: Any) -> Any:
             given["rungs"] = tuple(float(part) for part in options.rungs.split(","))
         except ValueError:
             raise SettingsError(f"--rungs must be fractions like 0.5,0.75, got {options.rungs!r}") from None
+    if options.primary is not None:
+        from search.design import pair_of
+
+        given["primary"] = tuple("×".join(pair_of(text)) for text in options.primary.split(","))
     if "tricks" in given:
         given["tricks"] = tuple(given["tricks"])
     output = options.output or "results"

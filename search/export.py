@@ -155,7 +155,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         name, trials = load.records(uri, options.search)
         settings = load.settings(uri, name)
         try:
-            conflicts = pairwise(trials, margin=float(settings.get("margin", 0.005)))
+            primary = [pair for pair in str(settings.get("primary", "")).split(",") if pair]
+            conflicts = pairwise(trials, margin=float(settings.get("margin", 0.005)), primary=primary)
         except ValueError:
             conflicts = None  # no complete design arm: the file then lists no verdicts
         content = document(

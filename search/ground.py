@@ -14,7 +14,7 @@ from functools import cached_property
 from itertools import product
 from typing import Any
 
-from search.design import Cell, make_design
+from search.design import Cell, Design, make_design
 from spaces.domain import Domain, LogUniform, OneOf, Space, Stage, Uniform
 from spaces.recipes import published
 from trainables.data import Standard
@@ -43,25 +43,43 @@ class Ground:
         space: What may vary.
         standard: Of the data set.
         epochs_scale: Multiplies every stage's epochs.
+        kind: Of the design, as in `make_design`.
+        primary: Pairs declared beforehand.
         context: Numbers of the baseline; the space's own where absent.
     """
 
     def __init__(
-        self, space: Space, standard: Standard, epochs_scale: float = 1.0, context: Context | None = None
+        self,
+        space: Space,
+        standard: Standard,
+        epochs_scale: float = 1.0,
+        *,
+        kind: str | None = None,
+        primary: Sequence[str] = (),
+        context: Context | None = None,
     ) -> None:
         self.untuned, self.standard, self.scale, self.context = space, standard, epochs_scale, context
+        self.kind, self.primary = kind, primary
         self.space = space if context is None else _fixed(space, context)
 
     def at(self, context: Context) -> Ground:
         """The same at other numbers."""
-        return Ground(self.untuned, self.standard, self.scale, context)
+        return Ground(
+            self.untuned, self.standard, self.scale, kind=self.kind, primary=self.primary, context=context
+        )  # fmt: skip
 
     # --- the design -----------------------------------------------------------------------------------------
 
     @cached_property
+    def design(self) -> Design:
+        """The design, its cells at the context's numbers."""
+        made = make_design(self.space, self.standard, self.scale, kind=self.kind, primary=self.primary)
+        return replace(made, cells=self._tuned(made.cells))
+
+    @property
     def cells(self) -> tuple[Cell, ...]:
         """Cells of the design, baseline first."""
-        return self._tuned(make_design(self.space, self.standard, self.scale).cells)
+        return self.design.cells
 
     @property
     def baseline(self) -> Recipe:
@@ -69,11 +87,9 @@ class Ground:
         return self.cells[0].recipe
 
     def runs(self, seeds: int) -> list[tuple[int, int, Cell]]:
-        """(block, position of the cell, cell) of the whole design, in the order in which it runs.
-
-        Block by block: a search that is cut has fewer blocks, not missing cells.
-        """
-        return [(block, position, cell) for block in range(seeds) for position, cell in enumerate(self.cells)]
+        """(block, position of the cell, cell) of the whole design, in the order in which it runs."""
+        position = {(cell.context, cell.tricks): place for place, cell in enumerate(self.cells)}
+        return [(block, position[cell.context, cell.tricks], cell) for block, cell in self.design.runs(seeds)]
 
     def four(self, a: str, b: str, full_length: bool = False) -> tuple[Cell, ...]:
         """The four cells of a pair: neither, each alone, both; all in the pair's own context.
@@ -87,7 +103,7 @@ class Ground:
             PlanError: They cannot be crossed.
         """
         scale = self.full_scale if full_length else self.scale
-        design = make_design(replace(self.space, screen=(a, b)), self.standard, scale)
+        design = make_design(replace(self.space, screen=(a, b)), self.standard, scale, kind="pairs")
         if design.impossible:
             raise PlanError(design.impossible[0].reason)
         both = next(cell for cell in design.cells if set(cell.tricks) == {a, b})

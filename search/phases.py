@@ -618,7 +618,8 @@ def further(known: Known, budget: int) -> dict[str, Any] | None:
             chosen[place] = max(chosen.get(place, 0), min(more, budget))
     if not chosen or budget < 1:
         return None
-    first = max([known.limits.seeds, *(look["first"] + max(n for _, n in look["cells"]) for look in known.looks)])
+    planned = max((block for block, _, _ in known.ground.runs(known.limits.seeds)), default=-1)
+    first = max([planned + 1, *(look["first"] + max(n for _, n in look["cells"]) for look in known.looks)])
     return {"first": first, "cells": sorted(chosen.items()), "pairs": pairs}
 
 

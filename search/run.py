@@ -72,6 +72,15 @@ class SearchResult:
     saved: tuple[float, float]
 
 
+def _kept_list(kind: str) -> str:
+    """Name of the copy of a design's list beside the results.
+
+    >>> _kept_list("list:plans/cells.yaml")
+    'design.yaml'
+    """
+    return f"design{Path(kind).suffix}"
+
+
 SPACE_HEAD = "from spaces.domain import Forbidden, Integer, LogUniform, OneOf, SomeOf, Space, Stage, Trick, Uniform\n"
 """Above a space that was made in Python and is kept as a file."""
 
@@ -142,6 +151,7 @@ class Search:
         resume: bool = False,
         settle: int | None = None,
     ) -> None:
+        from search.design import make_design
         from search.scheduler import Halving
         from trainables import data
         from trainables.models import MODELS
@@ -166,9 +176,19 @@ class Search:
         if self.model not in MODELS:
             raise SettingsError(f"--model {self.model}: {did_you_mean(self.model, MODELS)}")
         check_space(space, self.standard)
+        self.design = make_design(
+            space, self.standard, settings.epochs_scale, kind=self._design_kind(), primary=settings.primary
+        )
         self.interrupted = False
         self._leases: Leases | None = None
         self._text = file.read_text(encoding="utf-8") if file is not None else f"{SPACE_HEAD}\nSPACE = {space!r}\n"
+
+    def _design_kind(self) -> str | None:
+        """The kind of design; the list of a search that goes on is the one it began with."""
+        kind = self.settings.design
+        if not self.resume or kind is None or not kind.startswith("list:"):
+            return kind
+        return f"list:{self.settings.folder / _kept_list(kind)}"
 
     # --- before anything is trained -----------------------------------------------------------------------
 
@@ -209,6 +229,9 @@ class Search:
                 f"--output {self.settings.output}: cannot write there ({error.strerror}); choose another folder"
             ) from error
         kept.write_text(self._text, encoding="utf-8")
+        kind = self.settings.design
+        if kind is not None and self.design.kind == "list":
+            shutil.copyfile(kind.partition(":")[2], folder / _kept_list(kind))
         self.settings.save()
 
     def run(self) -> SearchResult:
@@ -333,7 +356,10 @@ class Search:
         """Baseline, design and published recipes."""
         from search.ground import Ground
 
-        return Ground(self.space, self.standard, self.settings.epochs_scale)
+        settings = self.settings
+        return Ground(
+            self.space, self.standard, settings.epochs_scale, kind=self._design_kind(), primary=settings.primary
+        )  # fmt: skip
 
     @property
     def limits(self) -> Limits:
@@ -497,17 +523,18 @@ class Search:
     def _params(self) -> dict[str, Any]:
         fields = dataclasses.asdict(self.settings) | {"model": self.model, "margin": self.standard.margin}
         fields["imbalance"] = self.settings.imbalance or self.standard.imbalance
+        fields |= {"design": self.design.kind, "primary": ",".join(self.settings.primary)}
         return {key: value for key, value in fields.items() if value not in (None, (), "")}
 
     def _conclude(self, agenda: Agenda, display: Any, tracker: Any, uri: str, complete: bool) -> SearchResult:
         from analysis import load
         from analysis.record import RecordError
-        from search import export, summary, tracking
+        from search import export, pace, summary, tracking
 
         records = list(agenda.records.values())
         folder = self.settings.folder
         trials = load.frame(records)
-        conflicts = summary.conflict_table(self.console, trials, self.standard.margin)
+        conflicts = summary.conflict_table(self.console, trials, self.standard.margin, self.settings.primary)
         best = None
         if conflicts is not None:
             conflicts.to_csv(folder / "conflicts.csv", index=False)
@@ -531,6 +558,9 @@ class Search:
             for file in sorted(folder.iterdir())
             if file.name in ("best.yaml", "conflicts.csv", "report.html", "space.py", "search.json")
         }
+        seconds = pace.of_records(records)
+        if seconds is not None:
+            pace.keep(self.settings, self.model, pace.Pace(seconds, f"median of search {self.settings.name}"))
         saved = {
             "reuse/epochs_saved": sum(record.epochs - record.epochs_trained for record in records),
             "reuse/seconds_saved": sum(record.seconds_saved for record in records),

@@ -49,6 +49,8 @@ class Settings:
         model: Name of the network; the data set's standard one where absent.
         trials: Of the adaptive arm.
         seeds: Seed blocks of the design arm.
+        design: "pairs", "factorial" or "list:FILE"; by the number of crossable labels where absent.
+        primary: Pairs declared beforehand, "a×b"; the others are explored.
         children_per_start: Later stages proposed for each new first stage.
         race: Whether contenders race on fresh seeds.
         start_points: Whether the published recipes are trained, and race.
@@ -56,7 +58,6 @@ class Settings:
         check_seeds: Seed blocks of the checks of verdicts, of nominated pairs and of the recipes around the winner;
             0 for none of them.
         check_full_length: Whether the winner's pairs are run again at the final length, where the search is shorter.
-        primary: Pairs declared before the search, `a×b`.
         time_budget: Seconds of wall time of this run; `None` for none.
         gpu_hours: Hours times share of GPUs of all trials of the search, over all its runs; `None` for no bound.
         epochs_scale: Multiplies every stage's epochs.
@@ -84,13 +85,14 @@ class Settings:
     model: str | None = None
     trials: int = 40
     seeds: int = 5
+    design: str | None = None
+    primary: tuple[str, ...] = ()
     children_per_start: int = 6
     race: bool = True
     start_points: bool = True
     tune_baseline: bool = False
     check_seeds: int = 3
     check_full_length: bool = False
-    primary: tuple[str, ...] = ()
     time_budget: float | None = None
     gpu_hours: float | None = None
     epochs_scale: float = 1.0
@@ -113,6 +115,7 @@ class Settings:
         rules = (
             ("trials", self.trials >= 0, "at least 0"),
             ("seeds", self.seeds >= 0, "at least 0"),
+            ("primary", not isinstance(self.primary, str), "a list of pairs such as ['a×b']"),
             ("children_per_start", self.children_per_start >= 1, "at least 1"),
             ("time_budget", self.time_budget is None or self.time_budget > 0, "above 0 seconds"),
             ("gpu_hours", self.gpu_hours is None or self.gpu_hours > 0, "above 0 hours"),
@@ -198,8 +201,9 @@ class Settings:
             raise SettingsError(f"--resume {name}: no such search: {hint}{there}")
         try:
             fields: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-            for key in ("rungs", "tricks", "primary"):
+            for key in ("rungs", "tricks"):
                 fields[key] = tuple(fields[key])
+            fields["primary"] = tuple(fields.get("primary", ()))
             # where the results lie now: the folder may have moved
             return Settings(**{**fields, "output": output})
         except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:

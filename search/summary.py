@@ -32,12 +32,14 @@ ORDER = tuple(STYLE)
 """Verdicts in the order in which a person wants to hear them."""
 
 
-def conflict_table(console: Console, trials: pd.DataFrame, margin: float) -> pd.DataFrame | None:
+def conflict_table(
+    console: Console, trials: pd.DataFrame, margin: float, primary: Sequence[str] = ()
+) -> pd.DataFrame | None:
     """The table of pairs; where the design arm cannot be judged, the reason is printed and there is none."""
     from analysis.conflicts import pairwise
 
     try:
-        return pairwise(trials, metric="final/accuracy", margin=margin)
+        return pairwise(trials, metric="final/accuracy", margin=margin, primary=primary)
     except ValueError as error:
         console.print(f"No conflict table: {error}", style="yellow", highlight=False, markup=False, soft_wrap=True)
         return None
