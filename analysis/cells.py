@@ -20,6 +20,7 @@ Source: Satterthwaite 1946 (Biometrics 2); Grubbs 1948 (JASA 43); Smyth 2004 (do
 from __future__ import annotations
 
 import difflib
+import functools
 import math
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -64,6 +65,31 @@ class Table:
     one_split: bool = False  # whether all blocks have one split, by `split_seed`
     epochs: Floats = field(default_factory=lambda: np.zeros(0))  # (cells,) mean epochs of a trial; () unknown
     fits: dict[tuple[bytes, bytes], Floats] = field(default_factory=dict)  # what `_fit` has found
+
+    @functools.cached_property
+    def unrepeated(self) -> Ints:
+        """Cells that have a first stage of their own in every block."""
+        finite = np.isfinite(self.score)
+        return np.array([c for c in range(len(finite)) if not _repeats(self.stage[c : c + 1, finite[c]])])
+
+    def correlation(self, level: float) -> tuple[float, float, float]:
+        """Between the cells of a block, with its limits; see `analysis.conflicts.block_correlation`."""
+        finite = np.isfinite(self.score)
+        blocks = finite.sum(1)
+        df = self.noise.pool_df
+        if df < 1:
+            return math.nan, math.nan, math.nan
+        means = np.where(finite, self.score, 0.0).sum(1) / np.maximum(blocks, 1)
+        centred = np.where(finite, self.score - means[:, None], 0.0)
+        total = float((centred**2).sum() / np.maximum(blocks - 1, 0).sum())
+        if total <= 0:
+            return math.nan, math.nan, math.nan
+        per_block = finite.sum(0)
+        size, n_blocks = float(per_block[per_block > 1].mean()), int((per_block > 1).sum())
+        found = max(1 - self.noise.deviation**2 / total, -1 / (size - 1))
+        ratio = (1 + (size - 1) * found) / max(1 - found, 1e-9)
+        f = [ratio / float(special.fdtri(n_blocks - 1, df, tail)) for tail in ((1 + level) / 2, (1 - level) / 2)]
+        return found, (f[0] - 1) / (f[0] + size - 1), (f[1] - 1) / (f[1] + size - 1)
 
 
 def check_options(metric: str, margin: float, level: float, q: float) -> None:
@@ -625,7 +651,7 @@ def _frame(table: Table, levels: Ints, contrasts: Floats) -> _Frame:
         units = _independent_units(stage[:, complete])
         blocks = Blocks(len(complete), len(set(units)), n_first, from_start)
         return _Frame(levels, complete, units, own, True, blocks)
-    fitted = np.array([c for c in range(len(finite)) if not _repeats(table.stage[c : c + 1, finite[c]])])
+    fitted = table.unrepeated
     columns = np.flatnonzero(finite[fitted].any(0))
     return _Frame(levels, columns, columns, fitted, False, Blocks(n_seeds, n_seeds, n_first, from_start))
 

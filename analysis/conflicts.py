@@ -181,8 +181,10 @@ def pairwise(
     at_look = level_at(look, level)
     shown = _shown(earlier)
     pairs = [_judge_pair(a, b, contexts) for a, b in combinations(labels, 2)]
+    correlations = {table.context: table.correlation(level) for table in contexts}
     for pair in pairs:
         pair.primary = (pair.a, pair.b) in declared
+        pair.correlation = correlations.get(pair.context, pair.correlation) if not pair.impossible else pair.correlation
         pair.shown = shown.get((pair.a, pair.b), ("", 0)) if pair.primary else ("", 0)
     _adjust(pairs)
     rows = []
@@ -280,7 +282,7 @@ def block_correlation(
     cells.check_options(metric, 0.0, level, 0.5)
     rows = []
     for table in cells.tables(trials, metric, arm):
-        correlation, low, high = _correlation(table, level)
+        correlation, low, high = table.correlation(level)
         rows.append(
             {
                 "context": table.context,
@@ -294,27 +296,6 @@ def block_correlation(
             }
         )
     return pd.DataFrame(rows)
-
-
-def _correlation(table: Table, level: float) -> tuple[float, float, float]:
-    """Correlation between the cells of a block, with its limits."""
-    finite = np.isfinite(table.score)
-    blocks = finite.sum(1)
-    spread = [float(np.var(row[here], ddof=1)) for row, here in zip(table.score, finite, strict=True) if here.sum() > 1]
-    total = float(np.average(spread, weights=blocks[blocks > 1] - 1)) if spread else 0.0
-    df = table.noise.pool_df
-    if df < 1 or total <= 0:
-        return math.nan, math.nan, math.nan
-    found = 1 - table.noise.deviation**2 / total
-    per_block = finite.sum(0)
-    size, n_blocks = float(per_block[per_block > 1].mean()), int((per_block > 1).sum())
-    found = max(found, -1 / (size - 1))
-    ratio = max((1 + (size - 1) * found) / max(1 - found, 1e-9), 0.0)
-    limits = []
-    for tail in ((1 + level) / 2, (1 - level) / 2):
-        f = ratio / float(special.fdtri(n_blocks - 1, df, tail))
-        limits.append((f - 1) / (f + size - 1))
-    return found, limits[0], limits[1]
 
 
 # --------------------------------------------------------------------------------------------------------- judging
@@ -401,7 +382,6 @@ def _judge_pair(a: str, b: str, contexts: Sequence[Table]) -> _Pair:
         alone=int(np.isfinite(table.score[levels[:3]]).sum(2).min()),
         longer=(float(epochs[1] / epochs[0]), float(epochs[2] / epochs[0])),
         fixed_val=_fixed_val(table, found),
-        correlation=_correlation(table, 0.95),
         p={} if found.problem else _claims(found),
     )
 
@@ -736,4 +716,7 @@ def _points(fraction: float) -> str:
 
 
 def _frame(rows: list[dict[str, Any]], columns: Sequence[str], dtypes: dict[str, str]) -> pd.DataFrame:
-    return pd.DataFrame(rows, columns=list(columns)).astype(dtypes)
+    table = pd.DataFrame(rows, columns=list(columns))
+    for name, dtype in dtypes.items():
+        table[name] = table[name].astype(dtype)
+    return table
