@@ -208,6 +208,7 @@ class Recorder(_DriverOnly, Callback):  # type: ignore[misc]
             reused=tuple(payload.get("reused", ())),
             metrics=payload.get("metrics", {}),
             recalls=tuple(payload.get("recalls", ())),
+            correct=tuple(payload.get("correct", ())),
             per_class=payload.get("per_class", {}),
             curve=points_of(points),
             reason=reason or payload.get("reason", ""),

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.tree import Tree
 
-from search import pace
-from search.design import Design, make_design
+from search import pace, prospect
+from search.design import Design
 from search.phases import outlook
 from search.sampler import ATTEMPTS, siblings
 from spaces.domain import (
@@ -56,9 +56,12 @@ def show(console: Console, search: Search, measure: bool = False) -> None:
     for rule in space.forbid:
         console.print(f"  never together: {' and '.join(rule.labels)} ({rule.reason})", highlight=False)
 
-    design = make_design(space, search.standard, settings.epochs_scale)
+    design = search.design
     for pair in design.impossible:
         console.print(f"  not applicable: {pair.a} × {pair.b}: {pair.reason}", highlight=False, soft_wrap=True)
+    console.print()
+    for part in prospect.show(design, settings.seeds, search.standard.sd, search.standard.margin, settings.data):
+        console.print(part, highlight=False, soft_wrap=isinstance(part, str))
     arms = _arms(search, design)
     found = pace_of(search, measure)
     slots = max(1, settings.max_concurrent or _cores(settings.cpus_per_trial))
@@ -161,8 +164,12 @@ def _arms(search: Search, design: Design) -> Iterator[tuple[str, int, int, int, 
     settings = search.settings
     cells = [cell.recipe.plan for cell in design.cells]
     distinct = len({plan.id for plan in cells})
-    seeds = settings.seeds
-    yield "design", distinct, seeds, len(cells) * seeds, design.epochs * seeds, trained(cells) * seeds
+    blocks: dict[int, list[Plan]] = {}
+    for block, cell in design.runs(settings.seeds):
+        blocks.setdefault(block, []).append(cell.recipe.plan)
+    plans = [plan for block in blocks.values() for plan in block]
+    reused = sum(trained(block) for block in blocks.values())
+    yield "design", distinct, len(blocks), len(plans), sum(plan.cost for plan in plans), reused
     proposed = list(_random_recipes(search))
     yield (
         "adaptive", len(proposed), 1, settings.trials, sum(plan.cost for plan in proposed), trained(proposed)

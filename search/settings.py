@@ -201,9 +201,8 @@ class Settings:
             raise SettingsError(f"--resume {name}: no such search: {hint}{there}")
         try:
             fields: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-            for key in ("rungs", "tricks"):
+            for key in ("rungs", "tricks", "primary"):
                 fields[key] = tuple(fields[key])
-            fields["primary"] = tuple(fields.get("primary", ()))
             # where the results lie now: the folder may have moved
             return Settings(**{**fields, "output": output})
         except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:

@@ -160,7 +160,9 @@ class Trial(Trainable):  # type: ignore[misc]
             "reason": self._reason,
         }
         if self._outcome == "finished":
-            payload["metrics"], payload["recalls"], payload["correct"] = pipeline.result()
+            payload["metrics"], payload["recalls"], correct = pipeline.result()
+            # image by image, and only where every seed block has the same ones
+            payload["correct"] = correct if data.val_given else []
             payload["per_class"] = pipeline.per_class()
             payload["curve"] = [dataclasses.asdict(point) for point in pipeline.points]
             if self._spec.read_test:

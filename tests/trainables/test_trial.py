@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 import torch
 
@@ -81,8 +82,28 @@ def test_results_are_json_and_their_points_are_the_curve(config, trial):
     assert payload["counts"] == cached_data("digits-lt", None, 50.0, 1).counts.tolist()
     assert payload["val_counts"] == [24] * 10
     assert len(payload["recalls"]) == 10
-    assert len(payload["correct"]) == 240
+    # every seed block draws its own val
+    assert payload["correct"] == []
     assert not [name for name in payload["metrics"] if name.startswith("test")]
+
+
+def test_where_val_is_given_it_reports_which_images_are_right(config, trial, tmp_path):
+    digits = cached_data("digits-lt", None, 50.0, 1)
+    splits = {
+        f"{axis}_{split}": getattr(digits, f"{split}_{what}").numpy()
+        for split in ("train", "val", "test")
+        for axis, what in (("x", "images"), ("y", "labels"))
+    }
+    np.savez(tmp_path / "own.npz", **splits)
+    own = {"data": "npz:own.npz", "root": str(tmp_path), "imbalance": None}
+    payloads = [finish(trial(config("cosine", seed=seed, split_seed=seed, **own)))[-1]["payload"] for seed in (1, 2)]
+    assert payloads[0]["fingerprint"] == payloads[1]["fingerprint"]
+    for payload in payloads:
+        right = np.array(payload["correct"])
+        assert right.shape == (240,) and set(right) <= {0, 1}
+        by_class = [right[splits["y_val"] == label].mean() for label in range(10)]
+        assert by_class == pytest.approx(payload["recalls"])
+    assert payloads[0]["correct"] != payloads[1]["correct"]
 
 
 def test_it_reports_where_a_rung_is_passed(config, trial):
