@@ -19,6 +19,7 @@ from statistics import fmean
 from typing import Any
 
 from analysis.record import Point, Record
+from search import objective
 from search.design import Cell
 from search.sampler import Proposal, Sampler, SpaceExhausted
 from trainables.leases import Leases
@@ -105,6 +106,7 @@ class Limits:
         children: Later stages proposed for each new start.
         race: Whether to race at all.
         seconds: Budget of wall time; `None` for none.
+        objective: What the sampler learns and the race ranks by, one of `search.objective.OBJECTIVES`.
     """
 
     seeds: int = 5
@@ -112,6 +114,7 @@ class Limits:
     children: int = 6
     race: bool = True
     seconds: float | None = None
+    objective: str = "accuracy"
 
 
 class Journal:
@@ -329,9 +332,12 @@ class Agenda:
     def _teach(self) -> None:
         """Warm start: the means of the design's recipes are what the sampler begins with."""
         for cell in self.cells:
-            values = self._accuracies(cell.recipe.plan.id, ("design",))
-            if values and len(values) == self.limits.seeds:
-                self.sampler.learn(cell.recipe, fmean(values))
+            values = [
+                objective.values(m, self.limits.objective) for m in self._metrics(cell.recipe.plan.id, ("design",))
+            ]
+            known = [value for value in values if value is not None]
+            if known and len(known) == self.limits.seeds:
+                self.sampler.learn(cell.recipe, [fmean(part) for part in zip(*known, strict=True)])
 
     def _propose(self) -> bool:
         """Queues a proposal, whether there was one: a child of a start whose first stage is there, else a new start."""
@@ -432,12 +438,19 @@ class Agenda:
         )
 
     def _ranked(self, recipes: list[Recipe], phases: tuple[str, ...]) -> list[Recipe]:
-        scored = [(fmean(values), recipe) for recipe in recipes if (values := self._accuracies(recipe.plan.id, phases))]
+        scored = [
+            (fmean(objective.scalar(m, self.limits.objective) for m in found), recipe)
+            for recipe in recipes
+            if (found := self._metrics(recipe.plan.id, phases))
+        ]
         return [recipe for _, recipe in sorted(scored, key=lambda pair: (-pair[0], pair[1].plan.id))]
 
     def _accuracies(self, plan: str, phases: tuple[str, ...]) -> list[float]:
+        return [metrics["final/accuracy"] for metrics in self._metrics(plan, phases)]
+
+    def _metrics(self, plan: str, phases: tuple[str, ...]) -> list[dict[str, float]]:
         return [
-            record.metrics["final/accuracy"]
+            record.metrics
             for task, record in sorted(self._done(), key=lambda done: done[1].seed)
             if record.outcome == "finished" and record.recipe == plan and task.phase in phases
         ]
@@ -507,8 +520,12 @@ class Agenda:
 
     def _tell(self, task: Task, record: Record) -> None:
         assert task.number is not None
-        steps = [(point.epoch, point.metrics["accuracy"]) for point in record.curve]
-        self.sampler.tell(task.number, record.outcome, record.metrics.get("final/accuracy"), steps)
+        # a shortened plan has a score of its own, at its own length
+        steps = {
+            point.epoch: point.metrics.get("accuracy", point.metrics.get("shortened", 0.0)) for point in record.curve
+        }
+        found = objective.values(record.metrics, self.limits.objective)
+        self.sampler.tell(task.number, record.outcome, found, list(steps.items()))
 
     def _over_budget(self, share: float) -> bool:
         seconds = self.limits.seconds

@@ -42,6 +42,8 @@ TRIAL_SECONDS = 0.5
 def show(console: Console, search: Search) -> None:
     """Prints the preview."""
     settings, space = search.settings, search.space
+    if settings.objective != "accuracy":
+        search.check_objective()
     console.print(tree(space), highlight=False)
     choices, recipes, continuous = count(space)
     more = ", and continuous numbers" if continuous else ""

@@ -72,7 +72,7 @@ def test_a_reused_stage_is_judged_at_every_rung_that_it_passed():
         assert halving.judge(name, "a > b", [point(0.25, low), point(0.5, high)]) is None
     # its whole first stage comes at once: it holds at 0.25 (best 2 of 4: 0.9, 0.85) and falls short at 0.5
     decision = halving.judge("d", "a > b", [point(0.25, 0.85, epoch=2), point(0.5, 0.1, epoch=4)])
-    assert decision == Decision(rung=0.5, score=0.1, cut=0.3, among=4, cohort="a of a > b", epoch=4)
+    assert decision == Decision(0.5, "class_means", value=0.1, cut=0.3, among=4, cohort="a of a > b", epoch=4)
     # a fifth is compared with what the replay left at 0.25: 0.9, 0.85 of 5
     assert halving.judge("e", "a > b", [point(0.25, 0.8)]).cut == 0.85
 
@@ -101,13 +101,13 @@ def test_the_score_is_the_one_asked_for():
         for name, value in zip("abcd", (0.9, 0.8, 0.7, 0.1), strict=True):
             metrics = dict.fromkeys(("accuracy", "adjusted", "class_means"), 1.0) | {score: value}
             decision = halving.judge(name, "a", [{**point(0.5, 0), "metrics": metrics}])
-        assert decision.score == 0.1
+        assert (decision.score, decision.value) == (score, 0.1)
 
 
 def test_the_sentence():
-    decision = Decision(0.5, 0.4125, 0.625, 7, "first of first > finish", 12)
+    decision = Decision(0.5, "adjusted", 0.4125, 0.625, 7, "first of first > finish", 12)
     assert str(decision) == (
-        "stopped at 50% of its plan: score 41.2% is below 62.5%, the cut among 7 trials in first of first > finish"
+        "stopped at 50% of its plan: adjusted 41.2% is below 62.5%, the cut among 7 trials in first of first > finish"
     )
 
 
@@ -120,7 +120,7 @@ def test_the_sentence():
         ({"rungs": (float("nan"),)}, "--rungs must be ascending fractions in (0, 1), got nan"),
         ({"factor": 1}, "--reduction-factor must be above 1, got 1"),
         ({"factor": float("nan")}, "--reduction-factor must be above 1, got nan"),
-        ({"score": "loss"}, "--rung-score must be one of accuracy, adjusted, class_means, got 'loss'"),
+        ({"score": "loss"}, "--rung-score must be one of accuracy, adjusted, class_means, shortened, got 'loss'"),
     ],
 )
 def test_a_rule_that_cannot_be_is_refused(arguments, sentence):
