@@ -111,13 +111,13 @@ def rule(settings: Settings) -> str:
 
 def standings(settings: Settings, records: Sequence[Record]) -> Mapping[tuple[float, str], Mapping[str, float]]:
     """(rung, cohort) to what every trial had there, in the order of the rungs."""
-    from search.scheduler import Halving
+    from search.scheduler import Halving, kinds_to_come
 
     halving = Halving(settings.rungs, settings.reduction_factor, settings.rung_score)
     for record in records:
         points: list[dict[str, Any]] = [dataclasses.asdict(point) for point in record.curve]
-        # as `search.scheduler.stages_of`, without the plan's class, which takes seconds to import
-        halving.recall(record.trial, " > ".join(stage["name"] for stage in record.plan["stages"]), points)
+        kinds = kinds_to_come([(stage["name"], stage["carry"]) for stage in record.plan["stages"]])
+        halving.recall(record.trial, kinds, points)
     return dict(sorted(halving.scores.items()))
 
 
