@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis.pareto import PICKS
+from analysis.pareto import HARMONIC_MEAN, PICKS
 from analysis.record import BASELINE, RecordError, interval, prediction_interval
 
 if TYPE_CHECKING:
@@ -89,6 +89,7 @@ def document(
             "values": values,
             **_named(interval(values), ("mean", "low", "high")),
             "prediction": _named((low, high), ("low", "high")),
+            **_worst_classes(own),
             "gain_over_baseline": _gain(trials, row, load.baseline(trials)),
             "images_seen": {"recipe": float(own["images"].mean()), "baseline": _images(trials, load.baseline(trials))},
         },
@@ -135,6 +136,14 @@ def write(content: Mapping[str, Any], path: Path) -> None:
     head = f"# Recipe {content['recipe']} of the search {search}: {title}\n# python -m trainables.train {path.name}\n"
     text = yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True, width=110)
     path.write_text(head + text, encoding="utf-8")
+
+
+def _worst_classes(own: pd.DataFrame) -> dict[str, Any]:
+    """The smoothed harmonic mean over the same seeds, where it was recorded."""
+    if HARMONIC_MEAN not in own or own[HARMONIC_MEAN].isna().any():
+        return {}
+    found = interval([float(value) for value in own[HARMONIC_MEAN]])
+    return {HARMONIC_MEAN.removeprefix("final/"): _named(found, ("mean", "low", "high"))}
 
 
 def _gain(trials: pd.DataFrame, row: pd.Series, baseline: str) -> dict[str, Any]:
