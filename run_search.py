@@ -27,6 +27,7 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--data-root", metavar="DIR", help="its folder, where it is not bundled")
     what.add_argument("--imbalance", type=float, metavar="X", help="images of the largest class over the smallest")
     what.add_argument("--model", metavar="NAME", help="the network")
+    what.add_argument("--objective", metavar="NAME", help="accuracy, harmonic_mean (worst classes) or both [accuracy]")
     what.add_argument("--tricks", action="append", metavar="DIR", help="a folder of further tricks (again for more)")
 
     much = it.add_argument_group("how much")
@@ -49,7 +50,8 @@ def parser() -> argparse.ArgumentParser:
     stop = it.add_argument_group("early stopping (adaptive arm)")
     stop.add_argument("--rungs", metavar="X,Y", help="fractions of a plan at which trials are judged [0.5,0.75]")
     stop.add_argument("--reduction-factor", type=float, metavar="η", help="the best 1/η of a cohort go on [3]")
-    stop.add_argument("--rung-score", metavar="NAME", help="accuracy, adjusted or class_means [class_means]")
+    stop.add_argument("--rung-score", metavar="NAME", help="accuracy, adjusted, class_means or shortened [class_means]")
+    stop.add_argument("--explain", action="store_true", help="say why a trial is stopped, as it happens")
 
     where = it.add_argument_group("where it runs")
     where.add_argument("--cpus-per-trial", type=float, metavar="X", help="[1]")
@@ -90,7 +92,7 @@ def _bytes(text: str) -> int:
 
 GIVEN = (
     "data", "data_root", "imbalance", "model", "tricks", "trials", "seeds", "design", "children_per_start",
-    "time_budget", "epochs_scale", "seed", "reduction_factor", "rung_score", "cpus_per_trial", "gpus_per_trial",
+    "time_budget", "epochs_scale", "seed", "objective", "reduction_factor", "rung_score", "cpus_per_trial", "gpus_per_trial",
     "max_concurrent", "address", "store", "store_limit", "tracking_uri", "check_seeds", "gpu_hours",
 )  # fmt: skip
 """Options that are settings of the same name."""
@@ -109,6 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             dry_run(lambda: _search(options, console), console, options.measure)
             return 0
         search = _search(options, console)
+        search.explain = options.explain
         result = search.run()
     except ValueError as error:
         if not type(error).__module__.startswith(("search", "spaces", "trainables", "analysis")):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from analysis.record import Record
-from search import phases
+from search import objective, phases
 from search.phases import ADAPTIVE_SEED, Known
 from search.sampler import Sampler, SpaceExhausted
 from search.tasks import Task
@@ -121,8 +121,12 @@ class Adaptive(phases.Adaptive):
         A start that ended before its last stage gets no more children: they would end where this one did.
         """
         assert task.number is not None and task.start is not None
-        steps = [(point.epoch, point.metrics["accuracy"]) for point in record.curve]
-        self.sampler.tell(task.number, record.outcome, record.metrics.get(known.metric), steps)
+        # a shortened plan has a score of its own, at its own length
+        steps = {
+            point.epoch: point.metrics.get("accuracy", point.metrics.get("shortened", 0.0)) for point in record.curve
+        }
+        found = objective.values(record.metrics, known.limits.objective)
+        self.sampler.tell(task.number, record.outcome, found, list(steps.items()))
         last = record.curve[-1].stage if record.curve else ""
         if record.outcome in ("stopped", "diverged") and last != task.recipe.plan.stages[-1].name:
             self._starts[task.start].left = 0

@@ -71,7 +71,6 @@ class Agenda:
         base_seed: Added to every seed block.
         leases: Of the store, where other searches may use it at the same time.
         store_limit: Bytes that the store may hold.
-        metric: What recipes are ranked by.
     """
 
     def __init__(
@@ -85,14 +84,13 @@ class Agenda:
         base_seed: int = 0,
         leases: Leases | None = None,
         store_limit: int | None = None,
-        metric: str = "final/accuracy",
     ) -> None:
         self.sampler, self.limits, self.journal = sampler, limits, journal
         self._keys, self._store = keys, store
         self._leases, self._store_limit = leases, store_limit
         self.tasks: dict[str, Task] = {}
         self.records: dict[str, Record] = {}
-        self.known = Known(ground, limits, self.tasks, self.records, base_seed, metric)
+        self.known = Known(ground, limits, self.tasks, self.records, base_seed)
         self._gpu_seconds = 0.0
         self._read()
         self.running: dict[str, set[str]] = {}
@@ -212,7 +210,7 @@ class Agenda:
             return None
         base = self.known.ground.baseline
         recipe = self.known.winner or base
-        values = self.known.values
+        values = self.known.accuracies
         return Winner(recipe, recipe.title, values(recipe.plan.id, ("confirm",)), values(base.plan.id, ("confirm",)))
 
     @property

@@ -15,6 +15,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from analysis.record import Record
+from search import objective
 from search.ground import NUMBERS, Context, Ground, scaled
 from search.tasks import Limits, Task
 from trainables.plan import Recipe
@@ -73,7 +74,6 @@ class Known:
         tasks: By id.
         records: By id of their task, without failed ones.
         base: Added to every seed block.
-        metric: What recipes are ranked by.
         looks: Earlier decisions to run further blocks, in order: context and cells to blocks.
     """
 
@@ -82,7 +82,6 @@ class Known:
     tasks: dict[str, Task]
     records: dict[str, Record]
     base: int = 0
-    metric: str = "final/accuracy"
     looks: list[dict[str, Any]] = field(default_factory=list)
 
     def done(self, phases: Sequence[str]) -> list[tuple[Task, Record]]:
@@ -94,13 +93,25 @@ class Known:
         chosen = (pair for pair in found if pair[0].phase in phases)
         return sorted(chosen, key=lambda pair: (pair[1].seed, pair[0].id))
 
-    def values(self, plan: str, phases: Sequence[str]) -> list[float]:
-        """What a recipe has reached, one value a finished trial."""
+    def metrics(self, plan: str, phases: Sequence[str]) -> list[dict[str, float]]:
+        """Final metrics of a recipe's finished trials, by seed."""
         return [
-            record.metrics[self.metric]
-            for _, record in self.done(phases)
-            if record.outcome == "finished" and record.recipe == plan
+            record.metrics for _, record in self.done(phases) if record.outcome == "finished" and record.recipe == plan
         ]
+
+    def values(self, plan: str, phases: Sequence[str]) -> list[float]:
+        """What a recipe has reached of the objective, one value a finished trial."""
+        return [objective.scalar(metrics, self.limits.objective) for metrics in self.metrics(plan, phases)]
+
+    def accuracies(self, plan: str, phases: Sequence[str]) -> list[float]:
+        """Accuracies on val of a recipe's finished trials, by seed."""
+        return [metrics["final/accuracy"] for metrics in self.metrics(plan, phases)]
+
+    def learned(self, plan: str, phases: Sequence[str]) -> list[float] | None:
+        """What the sampler is told of a recipe: the mean of each part of the objective; `None` if it never finished."""
+        found = [objective.values(metrics, self.limits.objective) for metrics in self.metrics(plan, phases)]
+        known = [parts for parts in found if parts is not None]
+        return [fmean(part) for part in zip(*known, strict=True)] if known else None
 
     def recipes(self, phases: Sequence[str]) -> list[Recipe]:
         """Recipes that have a record, without the baseline."""
@@ -244,9 +255,10 @@ class Design(Phase):
         for task in self.plan(known):
             planned.setdefault(task.recipe.plan.id, set()).add(task.seed)
         for cell in known.ground.cells:
-            values = known.values(cell.recipe.plan.id, (self.name,))
-            if values and len(values) >= len(planned.get(cell.recipe.plan.id, ())):
-                sampler.learn(cell.recipe, fmean(values))
+            values = known.learned(cell.recipe.plan.id, (self.name,))
+            ended = len(known.values(cell.recipe.plan.id, (self.name,)))
+            if values is not None and ended >= len(planned.get(cell.recipe.plan.id, ())):
+                sampler.learn(cell.recipe, values)
 
     def most(self, limits: Limits, cells: int) -> int:
         """As many as its numbers allow."""
@@ -270,9 +282,10 @@ class Start(Phase):
 
     def close(self, known: Known, sampler: Sampler) -> None:
         """Where a recipe lies inside the space, the sampler learns how it did."""
-        for task, record in known.done((self.name,)):
-            if record.outcome == "finished":
-                sampler.learn(task.recipe, record.metrics[known.metric], self.name)
+        for recipe in known.recipes((self.name,)):
+            values = known.learned(recipe.plan.id, (self.name,))
+            if values is not None:
+                sampler.learn(recipe, values, self.name)
 
     def most(self, limits: Limits, cells: int) -> int:
         """As many as its numbers allow."""
@@ -430,7 +443,7 @@ class Nominated(Phase):
 
         trials = known.frame(("adaptive", "start"))
         found: list[tuple[str, str, tuple[Any, ...]]] = []
-        for row in nominate(trials, self._crossed(known), metric=known.metric).to_dict("records"):
+        for row in nominate(trials, self._crossed(known)).to_dict("records"):
             try:
                 cells = known.ground.four(row["a"], row["b"])
             except PlanError:
@@ -521,7 +534,7 @@ class Around(Phase):
         found: dict[frozenset[str], dict[int, float]] = {}
         for task, record in known.done((self.name,)):
             if record.outcome == "finished" and task.context == f"around:{cells.winner.plan.id}":
-                found.setdefault(frozenset(task.tricks), {})[record.seed] = record.metrics[known.metric]
+                found.setdefault(frozenset(task.tricks), {})[record.seed] = record.metrics["final/accuracy"]
         return found
 
     def most(self, limits: Limits, cells: int) -> int:
@@ -665,6 +678,7 @@ def _ranked_on(known: Known, recipes: Iterable[Recipe], phase: str, seeds: Itera
     values: dict[str, list[float]] = {}
     for _, record in known.done((phase,)):
         if record.outcome == "finished" and record.seed in wanted:
-            values.setdefault(record.recipe, []).append(record.metrics[known.metric])
+            value = objective.scalar(record.metrics, known.limits.objective)
+            values.setdefault(record.recipe, []).append(value)
     scored = [(fmean(values[recipe.plan.id]), recipe) for recipe in recipes if recipe.plan.id in values]
     return [recipe for _, recipe in sorted(scored, key=lambda pair: (-pair[0], pair[1].plan.id))]

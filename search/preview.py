@@ -49,6 +49,8 @@ def show(console: Console, search: Search, measure: bool = False) -> None:
         measure: Whether to train the baseline for some seconds, where no search has told how long an epoch takes.
     """
     settings, space = search.settings, search.space
+    if settings.objective != "accuracy":
+        search.check_objective()
     console.print(tree(space), highlight=False)
     choices, recipes, continuous = count(space)
     more = ", and continuous numbers" if continuous else ""

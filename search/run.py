@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from search.agenda import Agenda, Task
     from search.ground import Ground
     from search.tasks import Limits
+    from trainables.data import LongTailed
     from trainables.leases import Leases
     from trainables.plan import Plan
 
@@ -170,6 +171,9 @@ class Search:
                 why = str(error) if str(error).startswith("--tricks") else f"--tricks {folder}: {error}"
                 raise SettingsError(why) from error
         discover()
+        if settings.objective == "both":
+            # Optuna prunes nothing where there are two objectives
+            settings = self.settings = dataclasses.replace(settings, rungs=())
         self.halving = Halving(settings.rungs, settings.reduction_factor, settings.rung_score)
         self.standard = data.standard(name, root)
         self.model = settings.model or space.model or self.standard.model
@@ -180,6 +184,8 @@ class Search:
             space, self.standard, settings.epochs_scale, kind=self._design_kind(), primary=settings.primary
         )
         self.interrupted = False
+        self.explain = False
+        """Whether to print why a trial is stopped, as it happens."""
         self._leases: Leases | None = None
         self._text = file.read_text(encoding="utf-8") if file is not None else f"{SPACE_HEAD}\nSPACE = {space!r}\n"
 
@@ -243,7 +249,7 @@ class Search:
         # a search that goes on from another directory still writes where it did
         settings = self.settings = dataclasses.replace(self.settings, tracking_uri=uri)
         self._check_resources()
-        self._fingerprint(settings.seed * SEEDS_APART)
+        self.check_objective()
         self.open_folder()
         # MLflow makes its database in seconds that Ray needs as well
         tracker = tracking.Tracker(uri, settings.name, settings.data)
@@ -288,6 +294,7 @@ class Search:
         from ray import tune
         from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig, Tuner
 
+        from search import explain
         from search.conductor import Conductor, Interrupted, Recorder, StageScheduler
         from search.display import Display
         from trainables.trial import Trial
@@ -307,6 +314,8 @@ class Search:
             recorder.interrupt_with = Interrupted
         display = Display(self.console, agenda, recorder.progress, slots)
         recorder._listeners.append(display.record)
+        if self.explain:
+            recorder._listeners.append(lambda record: explain.show_stop(self.console, record))
         tuner = Tuner(
             tune.with_resources(Trial, {"cpu": settings.cpus_per_trial, "gpu": settings.gpus_per_trial}),
             tune_config=TuneConfig(
@@ -382,10 +391,12 @@ class Search:
             settle=self.settle,
             margin=self.standard.margin,
             primary=settings.primary,
+            objective=settings.objective,
         )
 
     def _agenda(self) -> Agenda:
         from search.agenda import Agenda, Journal
+        from search.objective import PARTS
         from search.sampler import Sampler
         from trainables.leases import Leases
         from trainables.stage_store import StageStore
@@ -396,7 +407,13 @@ class Search:
             self._leases = Leases(store.shared_folder / "leases")
         database = settings.folder.resolve() / "optuna.db"
         sampler = Sampler(
-            self.space, self.standard, settings.epochs_scale, f"sqlite:///{database}", settings.name, settings.seed
+            self.space,
+            self.standard,
+            settings.epochs_scale,
+            f"sqlite:///{database}",
+            settings.name,
+            settings.seed,
+            [name.removeprefix("final/") for name in PARTS[settings.objective]],
         )
         return Agenda(
             self.ground,
@@ -414,6 +431,8 @@ class Search:
         """Stage keys as the trial will have them; equal prefixes are what the agenda keeps apart."""
         import torch
 
+        from search.phases import ADAPTIVE_SEED, RACE_SEED
+        from search.scheduler import SHORTENED
         from trainables.pipeline import trial_context
         from trainables.stage_store import features_key, stage_keys
 
@@ -421,26 +440,52 @@ class Search:
         context = trial_context(self._fingerprint(seed), self.model, seed, torch.device("cuda" if cuda else "cpu"))
         # the workers', which train with one thread, and not this process's
         context["numerics"] |= {"device": self._device, "threads": 1}
-        keys = stage_keys(plan, context)
+        plans = [plan]
+        # the seed blocks of the arms never meet, and only the adaptive one is judged on the way
+        if self.settings.rung_score == SHORTENED and ADAPTIVE_SEED <= seed % SEEDS_APART < RACE_SEED:
+            plans += [plan.shortened(rung) for rung in self.settings.rungs]
+        stages = [stage_keys(each, context) for each in plans]
         # features of a start are work that two trials may share, like a stage
         features = [
             [features_key(keys[index - 1][-1], stage)]
-            for index, stage in enumerate(plan.stages)
+            for each, keys in zip(plans, stages, strict=True)
+            for index, stage in enumerate(each.stages)
             if stage.views and index
         ]
-        return keys + features
+        return [key for keys in stages for key in keys] + features
 
     @property
     def _device(self) -> str:
         return "cuda" if self.settings.gpus_per_trial else "cpu"
 
-    def _fingerprint(self, split_seed: int) -> str:
+    def check_objective(self) -> None:
+        """Refuses an objective that val is too small for; loads the first split.
+
+        Raises:
+            SettingsError: Fewer than 50 val images in some class, for anything but accuracy.
+        """
+        from search.objective import check_objective
+
+        check_objective(self.settings.objective, self.settings.data, [self._val_images])
+
+    @property
+    def _val_images(self) -> int:
+        """Of the class that has the fewest."""
+        data = self._data(self.settings.seed * SEEDS_APART)
+        return int(data.val_labels.bincount(minlength=data.classes).min())
+
+    def _data(self, split_seed: int) -> LongTailed:
         from trainables.trial import cached_data
 
         settings = self.settings
-        return cached_data(settings.data, settings.data_root, settings.imbalance, split_seed).fingerprint
+        return cached_data(settings.data, settings.data_root, settings.imbalance, split_seed)
+
+    def _fingerprint(self, split_seed: int) -> str:
+        return self._data(split_seed).fingerprint
 
     def _spec(self, task: Task) -> dict[str, Any]:
+        from search.objective import PARTS
+        from search.scheduler import SHORTENED
         from trainables.trial import TrialSpec
 
         settings = self.settings
@@ -455,6 +500,8 @@ class Search:
             store=settings.store_place if settings.reuse else None,
             tricks=tuple(str(Path(folder).resolve()) for folder in settings.tricks),
             rungs=settings.rungs if task.arm == "adaptive" else (),
+            shortened=task.arm == "adaptive" and settings.rung_score == SHORTENED,
+            target=PARTS[settings.objective],
             read_test=task.read_test,
             device=self._device,
         ).to_dict()
@@ -524,6 +571,7 @@ class Search:
         fields = dataclasses.asdict(self.settings) | {"model": self.model, "margin": self.standard.margin}
         fields["imbalance"] = self.settings.imbalance or self.standard.imbalance
         fields |= {"design": self.design.kind, "primary": ",".join(self.settings.primary)}
+        fields["val_images_per_class"] = self._val_images
         return {key: value for key, value in fields.items() if value not in (None, (), "")}
 
     def _conclude(self, agenda: Agenda, display: Any, tracker: Any, uri: str, complete: bool) -> SearchResult:
@@ -540,7 +588,8 @@ class Search:
             conflicts.to_csv(folder / "conflicts.csv", index=False)
         try:
             plans = {record.recipe: record.plan for record in records}
-            best = export.document(trials, plans.__getitem__, conflicts=conflicts, settings=self._params())
+            pick = {"accuracy": None, "both": "knee"}.get(self.settings.objective, self.settings.objective)
+            best = export.document(trials, plans.__getitem__, pick=pick, conflicts=conflicts, settings=self._params())
             export.write(best, folder / "best.yaml")
         except (export.ExportError, RecordError) as error:
             self.console.print(f"[yellow]{error}[/yellow]")

@@ -15,6 +15,8 @@ BARRED = re.compile(r"[/\\'\"`%\x00-\x1f]")
 """What a name must not hold: it is a folder, a file in a store's address, and quoted in MLflow's queries."""
 
 
+OBJECTIVES = ("accuracy", "harmonic_mean", "both")
+
 MAY_CHANGE = {
     "time_budget", "cpus_per_trial", "gpus_per_trial", "max_concurrent", "address", "tracking_uri", "store_limit",
     "gpu_hours", "check_seeds", "check_full_length",
@@ -65,6 +67,7 @@ class Settings:
         rungs: Fractions of a plan at which the adaptive arm is judged.
         reduction_factor: The best 1/η go on.
         rung_score: What is compared at a rung.
+        objective: What is maximised: accuracy, harmonic_mean or both; with both nothing is stopped early.
         cpus_per_trial: Ray CPUs of a trial.
         gpus_per_trial: Ray GPUs of a trial, may be a fraction.
         max_concurrent: Trials at a time; as many as fit where absent.
@@ -100,6 +103,7 @@ class Settings:
     rungs: tuple[float, ...] = (0.5, 0.75)
     reduction_factor: float = 3.0
     rung_score: str = "class_means"
+    objective: str = "accuracy"
     cpus_per_trial: float = 1.0
     gpus_per_trial: float = 0.0
     max_concurrent: int | None = None
@@ -125,6 +129,7 @@ class Settings:
             ("gpus_per_trial", self.gpus_per_trial >= 0, "at least 0"),
             ("max_concurrent", self.max_concurrent is None or self.max_concurrent >= 1, "at least 1"),
             ("seed", self.seed >= 0, "at least 0"),
+            ("objective", self.objective in OBJECTIVES, f"one of {', '.join(OBJECTIVES)}"),
             (
                 "name",
                 bool(self.name.strip(". ")) and not BARRED.search(self.name),

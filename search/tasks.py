@@ -87,6 +87,7 @@ class Limits:
             that goes on as planned.
         margin: Difference in accuracy that matters.
         primary: Pairs declared before the search.
+        objective: What the sampler learns and recipes are ranked by, one of `search.objective.OBJECTIVES`.
     """
 
     seeds: int = 5
@@ -103,6 +104,7 @@ class Limits:
     settle: int | None = None
     margin: float = 0.005
     primary: tuple[str, ...] = ()
+    objective: str = "accuracy"
 
 
 class Journal:
