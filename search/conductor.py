@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from ray import cloudpickle
@@ -86,7 +87,7 @@ class StageScheduler(_DriverOnly, FIFOScheduler):  # type: ignore[misc]
         kinds = stages_of(task.recipe.plan)
         if task.arm == "adaptive" and result["outcome"] == "finished":
             self._halving.recall(task.id, kinds, result["points"])
-        if task.arm != "adaptive" or result["outcome"] != "running":
+        if not task.may_stop or result["outcome"] != "running":
             return str(TrialScheduler.CONTINUE)
         decision = self._halving.judge(task.id, kinds, result["points"])
         if decision is None:
@@ -164,13 +165,13 @@ class Recorder(_DriverOnly, Callback):  # type: ignore[misc]
         task = trial.config["task"]
         decision = self._scheduler.decisions.get(task)
         outcome = self._last[task]["outcome"] if decision is None else "stopped"
-        self._record(task, outcome, str(decision or ""))
+        self._record(task, outcome, str(decision or ""), {} if decision is None else decision.to_dict())
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial has raised, or its process is gone."""
         self._record(trial.config["task"], "failed", _told(trial))
 
-    def _record(self, name: str, outcome: str, reason: str) -> None:
+    def _record(self, name: str, outcome: str, reason: str, stop: Mapping[str, Any] = MappingProxyType({})) -> None:
         if self._problem is not None or name not in self._agenda.running:
             return  # Tune reports a trial again, as failed, after an error in here
         task = self._agenda.tasks[name]
@@ -191,6 +192,7 @@ class Recorder(_DriverOnly, Callback):  # type: ignore[misc]
             first_stage=payload.get("first_stage", ""),
             tricks=task.tricks,
             context=task.context,
+            setting=task.setting,
             outcome=outcome,
             choices=task.recipe.choices,
             plan=task.recipe.plan.to_dict(),
@@ -211,6 +213,7 @@ class Recorder(_DriverOnly, Callback):  # type: ignore[misc]
             per_class=payload.get("per_class", {}),
             curve=points_of(points),
             reason=reason or payload.get("reason", ""),
+            stop=dict(stop),
             started=self._started.pop(name, time.time()),
         )
         try:

@@ -13,8 +13,8 @@ from rich.table import Table
 from rich.tree import Tree
 
 from search import pace, prospect
-from search.agenda import CONTENDERS, FINALISTS, ROUNDS
 from search.design import Design
+from search.phases import outlook
 from search.sampler import ATTEMPTS, siblings
 from spaces.domain import (
     STAGE_NUMBERS,
@@ -49,6 +49,8 @@ def show(console: Console, search: Search, measure: bool = False) -> None:
         measure: Whether to train the baseline for some seconds, where no search has told how long an epoch takes.
     """
     settings, space = search.settings, search.space
+    if settings.objective != "accuracy":
+        search.check_objective()
     console.print(tree(space), highlight=False)
     choices, recipes, continuous = count(space)
     more = ", and continuous numbers" if continuous else ""
@@ -74,7 +76,7 @@ def show(console: Console, search: Search, measure: bool = False) -> None:
         took = ((paid * found.seconds if found else 0.0) + trials * TRIAL_SECONDS) / slots
         total += took
         shown = f"{took / 60:.1f} min" if found else "unknown"
-        table.add_row(name, str(recipes_here), str(seeds), str(trials), f"{plain:,}", f"{reused:,}", shown)
+        table.add_row(name, str(recipes_here or ""), str(seeds or ""), str(trials), f"{plain:,}", f"{reused:,}", shown)
     console.print(table)
     console.print(
         f"About {total / 60:.1f} minutes in all, from {found.seconds * 1000:.0f} ms per epoch ({found.source}) and "
@@ -174,10 +176,10 @@ def _arms(search: Search, design: Design) -> Iterator[tuple[str, int, int, int, 
     yield (
         "adaptive", len(proposed), 1, settings.trials, sum(plan.cost for plan in proposed), trained(proposed)
     )  # fmt: skip
-    if settings.race:
-        mean = round(sum(plan.cost for plan in proposed or cells) / len(proposed or cells))
-        trials = (CONTENDERS + 1) * ROUNDS[0] + (FINALISTS + 1) * ROUNDS[1] + 2 * ROUNDS[2]
-        yield "race", CONTENDERS + 1, sum(ROUNDS), trials, trials * mean, trials * mean
+    mean = round(sum(plan.cost for plan in proposed or cells) / len(proposed or cells))
+    for name, _, trials in outlook(search.limits, len(cells)):
+        if name not in ("design", "adaptive"):
+            yield name, 0, 0, trials, trials * mean, trials * mean
 
 
 def trained(plans: list[Plan]) -> int:

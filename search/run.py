@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from search.agenda import Agenda, Task
+    from search.ground import Ground
+    from search.tasks import Limits
+    from trainables.data import LongTailed
     from trainables.deployment import Deployment
     from trainables.leases import Leases
     from trainables.plan import Plan
@@ -118,7 +121,8 @@ def run(
     if resume:
         given = settings if data is None else {**settings, "data": data}
         stored = Settings.stored(str(settings.get("output", "results")), name or "")
-        return Search(loaded, stored.changed(given), path, Console(), resume=True).run()
+        changed = stored.changed({"time_budget": None, **given})
+        return Search(loaded, changed, path, Console(), resume=True).run()
     stem = path.stem if path is not None else "space"
     chosen = Settings(
         name=name or f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}",
@@ -138,10 +142,17 @@ class Search:
         file: The space's file, kept beside the results; `None` for a space made in Python.
         console: Where a person reads.
         resume: Whether the search goes on with what its folder holds.
+        settle: Further blocks that an unresolved primary pair may get; `None` for a search that goes on as planned.
     """
 
     def __init__(
-        self, space: Space, settings: Settings, file: Path | None, console: Console, resume: bool = False
+        self,
+        space: Space,
+        settings: Settings,
+        file: Path | None,
+        console: Console,
+        resume: bool = False,
+        settle: int | None = None,
     ) -> None:
         from search.design import make_design
         from search.scheduler import Halving
@@ -155,6 +166,7 @@ class Search:
         name, root = data.rooted(settings.data, settings.data_root)
         settings = dataclasses.replace(settings, data=name, data_root=root)
         self.space, self.settings, self.console, self.resume = space, settings, console, resume
+        self.settle = settle
         for folder in settings.tricks:
             try:
                 discover(folder)
@@ -162,6 +174,9 @@ class Search:
                 why = str(error) if str(error).startswith("--tricks") else f"--tricks {folder}: {error}"
                 raise SettingsError(why) from error
         discover()
+        if settings.objective == "both":
+            # Optuna prunes nothing where there are two objectives
+            settings = self.settings = dataclasses.replace(settings, rungs=())
         self.halving = Halving(settings.rungs, settings.reduction_factor, settings.rung_score)
         self.standard = data.standard(name, root)
         self.model = settings.model or space.model or self.standard.model
@@ -173,6 +188,8 @@ class Search:
         )
         self.interrupted = False
         self.deployment = Deployment()
+        self.explain = False
+        """Whether to print why a trial is stopped, as it happens."""
         self._leases: Leases | None = None
         self._text = file.read_text(encoding="utf-8") if file is not None else f"{SPACE_HEAD}\nSPACE = {space!r}\n"
 
@@ -186,14 +203,12 @@ class Search:
     def _deployment(self) -> Deployment:
         """How results are weighed; of a search that goes on as it was read when it began."""
         from trainables.deployment import Deployment, read
-        from trainables.trial import cached_data
 
         settings = self.settings
         kept = settings.folder / "deployment.json"
         if self.resume:
             return Deployment.from_dict(json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else None)
-        data = cached_data(settings.data, settings.data_root, settings.imbalance, settings.seed * SEEDS_APART)
-        return read(settings.prior, settings.cost, data.class_names)
+        return read(settings.prior, settings.cost, self._data(settings.seed * SEEDS_APART).class_names)
 
     # --- before anything is trained -----------------------------------------------------------------------
 
@@ -214,6 +229,7 @@ class Search:
                     f"--resume {self.settings.name}: the space has changed since the search was started; leave --space "
                     f"out to go on with {kept}, or start a new search"
                 )
+            self.settings.keep_changes()
             return
         if self.settings.store is not None and self.settings.reuse and "://" not in self.settings.store_place:
             try:
@@ -249,8 +265,8 @@ class Search:
         # a search that goes on from another directory still writes where it did
         settings = self.settings = dataclasses.replace(self.settings, tracking_uri=uri)
         self._check_resources()
-        self._fingerprint(settings.seed * SEEDS_APART)
         self.deployment = self._deployment()
+        self.check_objective()
         self.open_folder()
         # MLflow makes its database in seconds that Ray needs as well
         tracker = tracking.Tracker(uri, settings.name, settings.data)
@@ -295,13 +311,16 @@ class Search:
         from ray import tune
         from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig, Tuner
 
+        from search import explain
         from search.conductor import Conductor, Interrupted, Recorder, StageScheduler
         from search.display import Display
         from trainables.trial import Trial
 
         settings = self.settings
-        slots = self._slots()
         agenda = self._agenda()
+        if self.resume and agenda.catch_up():
+            return self._nothing_left(agenda, tracker)
+        slots = self._slots()
         scheduler = StageScheduler(agenda, self.halving)
         self._replay(agenda)
         tracker.start(self._params(), {"space": settings.space}, resume=self.resume)
@@ -312,6 +331,8 @@ class Search:
             recorder.interrupt_with = Interrupted
         display = Display(self.console, agenda, recorder.progress, slots)
         recorder._listeners.append(display.record)
+        if self.explain:
+            recorder._listeners.append(lambda record: explain.show_stop(self.console, record))
         tuner = Tuner(
             tune.with_resources(Trial, {"cpu": settings.cpus_per_trial, "gpu": settings.gpus_per_trial}),
             tune_config=TuneConfig(
@@ -345,8 +366,54 @@ class Search:
             self.console.print("\nInterrupted; looking at what there is.")
         return agenda, display, complete and agenda.phase == "done"
 
+    def _nothing_left(self, agenda: Agenda, tracker: Any) -> tuple[Agenda, Any, bool]:
+        """Says that a search is finished; its tables are written anew."""
+        from search import summary
+        from search.display import Display
+
+        self.console.print(summary.finished(self.settings, self.settle), highlight=False, soft_wrap=True)
+        tracker.start(self._params(), {"space": self.settings.space}, resume=True)
+        for record in agenda.records.values():
+            tracker.log(record)
+        return agenda, Display(self.console, agenda, {}, 1), True
+
+    @property
+    def ground(self) -> Ground:
+        """Baseline, design and published recipes."""
+        from search.ground import Ground
+
+        settings = self.settings
+        return Ground(
+            self.space, self.standard, settings.epochs_scale, kind=self._design_kind(), primary=settings.primary
+        )  # fmt: skip
+
+    @property
+    def limits(self) -> Limits:
+        """How much the settings let run."""
+        from search.tasks import Limits
+
+        settings = self.settings
+        return Limits(
+            seeds=settings.seeds,
+            trials=settings.trials,
+            children=settings.children_per_start,
+            race=settings.race,
+            seconds=settings.time_budget,
+            gpu_seconds=None if settings.gpu_hours is None else 3600 * settings.gpu_hours,
+            gpus=settings.gpus_per_trial,
+            tune=settings.tune_baseline,
+            starts=settings.start_points,
+            check_seeds=settings.check_seeds,
+            full_length=settings.check_full_length,
+            settle=self.settle,
+            margin=self.standard.margin,
+            primary=settings.primary,
+            objective=settings.objective,
+        )
+
     def _agenda(self) -> Agenda:
-        from search.agenda import Agenda, Journal, Limits
+        from search.agenda import Agenda, Journal
+        from search.objective import PARTS
         from search.sampler import Sampler
         from trainables.leases import Leases
         from trainables.stage_store import StageStore
@@ -357,12 +424,18 @@ class Search:
             self._leases = Leases(store.shared_folder / "leases")
         database = settings.folder.resolve() / "optuna.db"
         sampler = Sampler(
-            self.space, self.standard, settings.epochs_scale, f"sqlite:///{database}", settings.name, settings.seed
+            self.space,
+            self.standard,
+            settings.epochs_scale,
+            f"sqlite:///{database}",
+            settings.name,
+            settings.seed,
+            [name.removeprefix("final/") for name in PARTS[settings.objective]],
         )
         return Agenda(
-            self.design,
+            self.ground,
             sampler,
-            Limits(settings.seeds, settings.trials, settings.children_per_start, settings.race, settings.time_budget),
+            self.limits,
             Journal(settings.folder / "journal.jsonl"),
             self._keys,
             store,
@@ -375,6 +448,8 @@ class Search:
         """Stage keys as the trial will have them; equal prefixes are what the agenda keeps apart."""
         import torch
 
+        from search.phases import ADAPTIVE_SEED, RACE_SEED
+        from search.scheduler import SHORTENED
         from trainables.pipeline import trial_context
         from trainables.stage_store import features_key, stage_keys
 
@@ -382,26 +457,52 @@ class Search:
         context = trial_context(self._fingerprint(seed), self.model, seed, torch.device("cuda" if cuda else "cpu"))
         # the workers', which train with one thread, and not this process's
         context["numerics"] |= {"device": self._device, "threads": 1}
-        keys = stage_keys(plan, context)
+        plans = [plan]
+        # the seed blocks of the arms never meet, and only the adaptive one is judged on the way
+        if self.settings.rung_score == SHORTENED and ADAPTIVE_SEED <= seed % SEEDS_APART < RACE_SEED:
+            plans += [plan.shortened(rung) for rung in self.settings.rungs]
+        stages = [stage_keys(each, context) for each in plans]
         # features of a start are work that two trials may share, like a stage
         features = [
             [features_key(keys[index - 1][-1], stage)]
-            for index, stage in enumerate(plan.stages)
+            for each, keys in zip(plans, stages, strict=True)
+            for index, stage in enumerate(each.stages)
             if stage.views and index
         ]
-        return keys + features
+        return [key for keys in stages for key in keys] + features
 
     @property
     def _device(self) -> str:
         return "cuda" if self.settings.gpus_per_trial else "cpu"
 
-    def _fingerprint(self, split_seed: int) -> str:
+    def check_objective(self) -> None:
+        """Refuses an objective that val is too small for; loads the first split.
+
+        Raises:
+            SettingsError: Fewer than 50 val images in some class, for anything but accuracy.
+        """
+        from search.objective import check_objective
+
+        check_objective(self.settings.objective, self.settings.data, [self._val_images])
+
+    @property
+    def _val_images(self) -> int:
+        """Of the class that has the fewest."""
+        data = self._data(self.settings.seed * SEEDS_APART)
+        return int(data.val_labels.bincount(minlength=data.classes).min())
+
+    def _data(self, split_seed: int) -> LongTailed:
         from trainables.trial import cached_data
 
         settings = self.settings
-        return cached_data(settings.data, settings.data_root, settings.imbalance, split_seed).fingerprint
+        return cached_data(settings.data, settings.data_root, settings.imbalance, split_seed)
+
+    def _fingerprint(self, split_seed: int) -> str:
+        return self._data(split_seed).fingerprint
 
     def _spec(self, task: Task) -> dict[str, Any]:
+        from search.objective import PARTS
+        from search.scheduler import SHORTENED
         from trainables.trial import TrialSpec
 
         settings = self.settings
@@ -416,6 +517,8 @@ class Search:
             store=settings.store_place if settings.reuse else None,
             tricks=tuple(str(Path(folder).resolve()) for folder in settings.tricks),
             rungs=settings.rungs if task.arm == "adaptive" else (),
+            shortened=task.arm == "adaptive" and settings.rung_score == SHORTENED,
+            target=PARTS[settings.objective],
             read_test=task.read_test,
             device=self._device,
             deployment=self.deployment.to_dict() if self.deployment else None,
@@ -486,6 +589,7 @@ class Search:
         fields = dataclasses.asdict(self.settings) | {"model": self.model, "margin": self.standard.margin}
         fields["imbalance"] = self.settings.imbalance or self.standard.imbalance
         fields |= {"design": self.design.kind, "primary": ",".join(self.settings.primary)}
+        fields["val_images_per_class"] = self._val_images
         return {key: value for key, value in fields.items() if value not in (None, (), "")}
 
     def _conclude(self, agenda: Agenda, display: Any, tracker: Any, uri: str, complete: bool) -> SearchResult:
@@ -502,7 +606,8 @@ class Search:
             conflicts.to_csv(folder / "conflicts.csv", index=False)
         try:
             plans = {record.recipe: record.plan for record in records}
-            best = export.document(trials, plans.__getitem__, conflicts=conflicts, settings=self._params())
+            pick = {"accuracy": None, "both": "knee"}.get(self.settings.objective, self.settings.objective)
+            best = export.document(trials, plans.__getitem__, pick=pick, conflicts=conflicts, settings=self._params())
             export.write(best, folder / "best.yaml")
         except (export.ExportError, RecordError) as error:
             self.console.print(f"[yellow]{error}[/yellow]")

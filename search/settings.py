@@ -15,17 +15,27 @@ BARRED = re.compile(r"[/\\'\"`%\x00-\x1f]")
 """What a name must not hold: it is a folder, a file in a store's address, and quoted in MLflow's queries."""
 
 
+OBJECTIVES = ("accuracy", "harmonic_mean", "both")
+
 MAY_CHANGE = {
     "time_budget", "cpus_per_trial", "gpus_per_trial", "max_concurrent", "address", "tracking_uri", "store_limit",
+    "gpu_hours", "check_seeds", "check_full_length",
 }  # fmt: skip
-"""Settings that a resumed search may be given anew: they decide where it runs, not what."""
+"""Settings that a resumed search may be given anew: they decide where it runs and how long, not what it finds."""
 
-FLAGS = {"race": "--no-race", "reuse": "--no-reuse"}
+MAY_GROW = ("trials", "seeds")
+"""Settings that a resumed search may be given more of: `--trials +50`."""
+
+FLAGS = {"race": "--no-race", "reuse": "--no-reuse", "start_points": "--no-start-points"}
 """Options that are not called like their setting."""
 
 
 class SettingsError(ValueError):
     """A search that cannot be started as asked."""
+
+
+class More(int):
+    """A number that is added to what a search has: `--trials +50`."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +57,19 @@ class Settings:
         primary: Pairs declared beforehand, "a×b"; the others are explored.
         children_per_start: Later stages proposed for each new first stage.
         race: Whether contenders race on fresh seeds.
-        time_budget: Seconds of wall time; `None` for none.
+        start_points: Whether the published recipes are trained, and race.
+        tune_baseline: Whether the baseline's learning rate and weight decay are found first, on a small grid.
+        check_seeds: Seed blocks of the checks of verdicts, of nominated pairs and of the recipes around the winner;
+            0 for none of them.
+        check_full_length: Whether the winner's pairs are run again at the final length, where the search is shorter.
+        time_budget: Seconds of wall time of this run; `None` for none.
+        gpu_hours: Hours times share of GPUs of all trials of the search, over all its runs; `None` for no bound.
         epochs_scale: Multiplies every stage's epochs.
         seed: Base of all seeds.
         rungs: Fractions of a plan at which the adaptive arm is judged.
         reduction_factor: The best 1/η go on.
         rung_score: What is compared at a rung.
+        objective: What is maximised: accuracy, harmonic_mean or both; with both nothing is stopped early.
         cpus_per_trial: Ray CPUs of a trial.
         gpus_per_trial: Ray GPUs of a trial, may be a fraction.
         max_concurrent: Trials at a time; as many as fit where absent.
@@ -79,12 +96,18 @@ class Settings:
     primary: tuple[str, ...] = ()
     children_per_start: int = 6
     race: bool = True
+    start_points: bool = True
+    tune_baseline: bool = False
+    check_seeds: int = 3
+    check_full_length: bool = False
     time_budget: float | None = None
+    gpu_hours: float | None = None
     epochs_scale: float = 1.0
     seed: int = 0
     rungs: tuple[float, ...] = (0.5, 0.75)
     reduction_factor: float = 3.0
     rung_score: str = "class_means"
+    objective: str = "accuracy"
     cpus_per_trial: float = 1.0
     gpus_per_trial: float = 0.0
     max_concurrent: int | None = None
@@ -103,17 +126,26 @@ class Settings:
             ("primary", not isinstance(self.primary, str), "a list of pairs such as ['a×b']"),
             ("children_per_start", self.children_per_start >= 1, "at least 1"),
             ("time_budget", self.time_budget is None or self.time_budget > 0, "above 0 seconds"),
+            ("gpu_hours", self.gpu_hours is None or self.gpu_hours > 0, "above 0 hours"),
+            ("check_seeds", self.check_seeds >= 0, "at least 0"),
             ("epochs_scale", self.epochs_scale > 0, "above 0"),
             ("cpus_per_trial", self.cpus_per_trial > 0, "above 0"),
             ("gpus_per_trial", self.gpus_per_trial >= 0, "at least 0"),
             ("max_concurrent", self.max_concurrent is None or self.max_concurrent >= 1, "at least 1"),
             ("seed", self.seed >= 0, "at least 0"),
+            ("objective", self.objective in OBJECTIVES, f"one of {', '.join(OBJECTIVES)}"),
             (
                 "name",
                 bool(self.name.strip(". ")) and not BARRED.search(self.name),
                 "a name without slashes, quotes, percent signs and line ends",
             ),
         )
+        for field in MAY_GROW:
+            if isinstance(getattr(self, field), More):
+                raise SettingsError(
+                    f"{flag(field)} +{getattr(self, field)} adds to a search that is there: give its name with "
+                    "--resume, or leave the plus out"
+                )
         for field, holds, allowed in rules:
             if not holds:
                 raise SettingsError(f"{flag(field)} must be {allowed}, got {getattr(self, field)!r}")
@@ -144,14 +176,23 @@ class Settings:
         Raises:
             SettingsError: One that decides what the search finds is not as it was.
         """
+        more = {name: getattr(self, name) + value for name, value in given.items() if isinstance(value, More)}
+        given = {**given, **more}
         new = {name: value for name, value in given.items() if getattr(self, name) != value}
-        refused = [flag(name) for name in new if name not in MAY_CHANGE]
+        refused = [flag(name) for name in new if name not in MAY_CHANGE and name not in more]
         if refused:
+            grows = [f"{flag(name)} +N adds" for name in MAY_GROW if flag(name) in refused]
             raise SettingsError(
                 f"--resume {self.name}: {', '.join(refused)} cannot change in a search that has begun; "
-                "leave it out, or start a new search"
+                f"leave it out{''.join(f' ({text})' for text in grows)}, or start a new search"
             )
         return dataclasses.replace(self, **new)
+
+    def keep_changes(self) -> None:
+        """Writes down what a resumed search was given that belongs to the search and not to this run of it."""
+        stored = Settings.stored(self.output, self.name)
+        kept = {name: getattr(self, name) for name in (*MAY_GROW, "gpu_hours", "check_seeds", "check_full_length")}
+        dataclasses.replace(stored, **kept).save()
 
     @staticmethod
     def stored(output: str, name: str) -> Settings:

@@ -110,6 +110,17 @@ def answer(trials: pd.DataFrame, conflicts: pd.DataFrame | None, margin: float) 
     return "\n\n".join(f"**{heading}.** {text}" for heading, text in report.answer(found))
 
 
+def finished(settings: Settings, settle: int | None = None) -> str:
+    """What a search says that is resumed and has nothing left to run."""
+    go_on = how_to_resume(settings).splitlines()[-1].strip()
+    if settle is not None:
+        return "[bold]No primary pair asks for further seeds[/bold] (or none may be added: three looks at most)."
+    return (
+        f"[bold]{settings.name} is finished[/bold]: nothing is left to run. To add to it:\n"
+        f"  {go_on} --trials +50\n  {go_on} --seeds +2"
+    )
+
+
 def how_to_resume(settings: Settings) -> str:
     """What a search that ends early says."""
     where = "" if settings.output == "results" else f" --output {settings.output}"

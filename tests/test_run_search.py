@@ -163,7 +163,8 @@ def begun(place) -> Path:
 
 def test_what_a_resumed_search_must_not_change(begun, capsys):
     assert refused(capsys, "--resume", "mine", "--trials", "7") == (
-        "--resume mine: --trials cannot change in a search that has begun; leave it out, or start a new search"
+        "--resume mine: --trials cannot change in a search that has begun; leave it out (--trials +N adds), "
+        "or start a new search"
     )
     assert "--imbalance cannot change" in refused(capsys, "--resume", "mine", "--imbalance", "10")
 
