@@ -52,7 +52,7 @@ def words(design: Design, seeds: int) -> Iterator[str]:
                 "No trick alone and no pair is aliased with another trick or pair (checked over all of them). A pair "
                 f"is measured together with interactions of {order} tricks and more (A × B with "
                 f"{' × '.join(sorted(letters[label] for label in other))}), which are taken to be small, and averaged "
-                "over the other tricks being on and off."
+                "over the other tricks being on and off: a trick that conflicts with one of them looks worse beside all."
             )
         rest = sum(1 for cell in design.cells if cell.context.split("+")[0] != FACTORIAL and cell.context)
         if rest:

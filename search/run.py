@@ -194,11 +194,12 @@ class Search:
         self._text = file.read_text(encoding="utf-8") if file is not None else f"{SPACE_HEAD}\nSPACE = {space!r}\n"
 
     def _design_kind(self) -> str | None:
-        """The kind of design; the list of a search that goes on is the one it began with."""
+        """The kind of design; once a list is kept beside the results, that copy is what counts."""
         kind = self.settings.design
-        if not self.resume or kind is None or not kind.startswith("list:"):
+        if kind is None or not kind.startswith("list:"):
             return kind
-        return f"list:{self.settings.folder / _kept_list(kind)}"
+        kept = self.settings.folder / _kept_list(kind)
+        return f"list:{kept}" if kept.is_file() else kind
 
     def _deployment(self) -> Deployment:
         """How results are weighed; of a search that goes on as it was read when it began."""
