@@ -18,6 +18,7 @@ from torch import Tensor
 from trainables import metrics
 from trainables.data import LongTailed
 from trainables.models import Network, build
+from trainables.numerics import Numerics
 from trainables.plan import Plan
 from trainables.stage import Diverged, Handed, Judge, StageRun, Start, State, assemble, merge
 from trainables.stage_store import StageStore, StoredStage, features_key, numerics, stage_keys
@@ -60,9 +61,11 @@ class Cost:
     seconds_saved: float = 0.0
 
 
-def trial_context(fingerprint: str, model: str, seed: int, device: torch.device) -> dict[str, Any]:
+def trial_context(
+    fingerprint: str, model: str, seed: int, device: torch.device, asked: Numerics | None = None
+) -> dict[str, Any]:
     """Everything outside the plan that the result of a stage depends on."""
-    return {"data": fingerprint, "model": model, "seed": seed, "numerics": numerics(device)}
+    return {"data": fingerprint, "model": model, "seed": seed, "numerics": numerics(device, asked or Numerics())}
 
 
 @dataclass
@@ -104,6 +107,7 @@ class Pipeline:
         device: Where to train.
         store: Finished stages; without one everything is trained.
         evaluate: Whether to measure on `val` on the way (there is none in a final training).
+        numerics: How numbers are computed.
 
     Raises:
         ValueError: A store without evaluation: what it keeps includes what was measured.
@@ -118,13 +122,14 @@ class Pipeline:
         device: torch.device,
         store: StageStore | None = None,
         evaluate: bool = True,
+        numerics: Numerics | None = None,
     ) -> None:
         if store is not None and not evaluate:
             raise ValueError("Pipeline(store=…, evaluate=False): finished stages are kept with what was measured")
         self.plan, self.data, self.store, self.evaluate = plan, data.to(device), store, evaluate
         network = partial(_fresh, model, data.classes, int(data.train_images.shape[1]))
-        self.start = Start(self.data, network, seed, device)
-        self.keys = stage_keys(plan, trial_context(data.fingerprint, model, seed, device))
+        self.start = Start(self.data, network, seed, device, numerics or Numerics())
+        self.keys = stage_keys(plan, trial_context(data.fingerprint, model, seed, device, numerics))
         self._at = _Progress()
         self._run: StageRun | None = None
         self._judge: Judge | None = None

@@ -11,7 +11,7 @@ import functools
 import json
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from ray.tune import Trainable
 from safetensors.torch import load_file, save_file
 
 from trainables.data import LongTailed, load
+from trainables.numerics import Numerics
 from trainables.pipeline import Diverged, Pipeline
 from trainables.plan import Plan
 from trainables.registry import discover
@@ -46,6 +47,7 @@ class TrialSpec:
         rungs: Fractions of the plan at which to report at once.
         read_test: Also measure the final network on test: for confirmed recipes alone.
         device: "cpu", "cuda", or "auto".
+        numerics: Fields of `Numerics` that are not at their defaults.
     """
 
     plan: dict[str, Any]
@@ -60,6 +62,7 @@ class TrialSpec:
     rungs: tuple[float, ...] = ()
     read_test: bool = False
     device: str = "auto"
+    numerics: dict[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able dict."""
@@ -89,6 +92,7 @@ def pipeline_of(spec: TrialSpec) -> Pipeline:
         spec.seed,
         pick_device(spec.device),
         store=None if spec.store is None else StageStore(spec.store),
+        numerics=Numerics.of(spec.numerics),
     )
 
 

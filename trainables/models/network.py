@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +48,20 @@ class Network(nn.Module):
         self.layers = tuple(backbone) if layers is None else tuple(layers)
         self.fix_batchnorm = False
         """Keeps the backbone's BatchNorm at its stored statistics while the head trains; set by a train trick."""
+        self.precision = "fp32"
+        """Of the backbone's convolutions, "fp32" or "bf16"; head and everything kept are float32 either way."""
+        self.memory_format = torch.contiguous_format
+        """What images are brought to; see `settle`."""
+
+    def settle(self, precision: str, memory_format: torch.memory_format) -> Network:
+        """Sets how the backbone computes; the weights are laid out accordingly.
+
+        Args:
+            precision: "fp32" or "bf16".
+            memory_format: Of images and of the convolutions' weights.
+        """
+        self.precision, self.memory_format = precision, memory_format
+        return self.to(memory_format=memory_format)  # type: ignore[call-overload, no-any-return]
 
     def train(self, mode: bool = True) -> Network:
         """Training mode; the backbone stays in evaluation mode where its BatchNorm is fixed."""
@@ -94,10 +109,17 @@ class Network(nn.Module):
         def blended(x: Tensor, layer: str) -> Tensor:
             return blend(x) if blend is not None and blend.layer == layer else x
 
-        maps = blended(images, "input")
-        for name, part in self.backbone.items():
-            maps = blended(part(maps), name)  # ends as (V·B, D, h, w)
+        maps = blended(images, "input").contiguous(memory_format=self.memory_format)
+        with self._autocast(images.device):
+            for name, part in self.backbone.items():
+                maps = blended(part(maps), name)  # ends as (V·B, D, h, w)
+        if self.precision == "bf16":
+            maps = maps.float()
         return self.classify(maps.mean(dim=(2, 3)), blend, maps)
+
+    def _autocast(self, device: torch.device) -> AbstractContextManager[object]:
+        # where nothing is asked for, a caller's own autocast stays in force
+        return torch.autocast(device.type, torch.bfloat16) if self.precision == "bf16" else nullcontext()
 
     def classify(self, features: Tensor, blend: Blend | None = None, maps: Tensor | None = None) -> Outputs:
         """The head alone, on pooled features (B, D); a blend acts at "pool" or "logits"."""
