@@ -339,7 +339,8 @@ class Search:
         from trainables.stage_store import features_key, stage_keys
 
         cuda = self._device == "cuda" and torch.cuda.is_available()
-        context = trial_context(self._fingerprint(seed), self.model, seed, torch.device("cuda" if cuda else "cpu"))
+        device, asked = torch.device("cuda" if cuda else "cpu"), self.settings.numerics
+        context = trial_context(self._fingerprint(seed), self.model, seed, device, asked)
         # the workers', which train with one thread, and not this process's
         context["numerics"] |= {"device": self._device, "threads": 1}
         keys = stage_keys(plan, context)
@@ -378,6 +379,7 @@ class Search:
             rungs=settings.rungs if task.arm == "adaptive" else (),
             read_test=task.read_test,
             device=self._device,
+            numerics=settings.numerics.to_dict(),
         ).to_dict()
 
     def _replay(self, agenda: Agenda) -> None:
