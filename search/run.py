@@ -134,9 +134,9 @@ class Search:
     ) -> None:
         from search.scheduler import Halving
         from trainables import data
-        from trainables.models import MODELS
+        from trainables.models import ModelError, check, settled
         from trainables.plan import check_space
-        from trainables.registry import did_you_mean, discover
+        from trainables.registry import discover
 
         # as a name and a place that mean the same in another process, in MLflow and in the exported recipe
         name, root = data.rooted(settings.data, settings.data_root)
@@ -149,11 +149,18 @@ class Search:
                 why = str(error) if str(error).startswith("--tricks") else f"--tricks {folder}: {error}"
                 raise SettingsError(why) from error
         discover()
+        # the exported recipe must find them from anywhere
+        settings = dataclasses.replace(
+            settings, tricks=tuple(str(Path(folder).resolve()) for folder in settings.tricks)
+        )
+        self.settings = settings
         self.halving = Halving(settings.rungs, settings.reduction_factor, settings.rung_score)
         self.standard = data.standard(name, root)
-        self.model = settings.model or space.model or self.standard.model
-        if self.model not in MODELS:
-            raise SettingsError(f"--model {self.model}: {did_you_mean(self.model, MODELS)}")
+        try:
+            self.model = settled(settings.model or space.model or self.standard.model)
+            check(self.model)
+        except ModelError as error:
+            raise SettingsError(f"--model: {error}") from error
         check_space(space, self.standard)
         self.interrupted = False
         self._leases: Leases | None = None

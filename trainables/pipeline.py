@@ -17,7 +17,7 @@ from torch import Tensor
 
 from trainables import metrics
 from trainables.data import LongTailed
-from trainables.models import Network, build
+from trainables.models import Network, build, identity
 from trainables.numerics import Numerics
 from trainables.plan import Plan
 from trainables.stage import Diverged, Handed, Judge, StageRun, Start, State, assemble, merge
@@ -65,7 +65,8 @@ def trial_context(
     fingerprint: str, model: str, seed: int, device: torch.device, asked: Numerics | None = None
 ) -> dict[str, Any]:
     """Everything outside the plan that the result of a stage depends on."""
-    return {"data": fingerprint, "model": model, "seed": seed, "numerics": numerics(device, asked or Numerics())}
+    asked = asked or Numerics()
+    return {"data": fingerprint, "model": identity(model), "seed": seed, "numerics": numerics(device, asked)}
 
 
 @dataclass

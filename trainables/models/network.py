@@ -15,7 +15,8 @@ class Network(nn.Module):
     """Backbone parts in order, global average pooling, head.
 
     Args:
-        backbone: The parts by name, in order; the last one's output (B, D, h, w) is `Outputs.maps`.
+        backbone: The parts by name, in order; the last one's output (B, D, h, w) is `Outputs.maps`. One that pools by
+            itself gives (B, D), and there are no maps.
         head: features (B, D) -> logits (B, C), or (E, B, C) for E experts, whose mean is then the logits.
         features: D.
         classes: C.
@@ -112,9 +113,11 @@ class Network(nn.Module):
         maps = blended(images, "input").contiguous(memory_format=self.memory_format)
         with self._autocast(images.device):
             for name, part in self.backbone.items():
-                maps = blended(part(maps), name)  # ends as (V·B, D, h, w)
+                maps = blended(part(maps), name)  # ends as (V·B, D, h, w), or pooled already
         if self.precision == "bf16":
             maps = maps.float()
+        if maps.ndim == 2:
+            return self.classify(maps, blend)
         return self.classify(maps.mean(dim=(2, 3)), blend, maps)
 
     def _autocast(self, device: torch.device) -> AbstractContextManager[object]:
