@@ -105,10 +105,13 @@ def test_the_head_is_taken_only_with_as_many_classes(tmp_path):
 
 def test_a_file_of_another_architecture_is_one_sentence(tmp_path):
     save_file(made("resnet20").state_dict(), tmp_path / "w.safetensors")
-    with pytest.raises(ModelError, match=r"w\.safetensors: weights of another architecture than resnet32: 0 tensors of "
-                       r"another shape, \d+ missing, 0 unknown \(it lacks backbone\.layer1\.3\.bn1\.bias\)"):  # fmt: skip
+    message = (
+        r"w\.safetensors: weights of another architecture than resnet32: 0 tensors of another shape, \d+ missing, "
+        r"0 unknown \(it lacks backbone\.layer1\.3\.bn1\.bias\)"
+    )
+    with pytest.raises(ModelError, match=message):
         made(f"resnet32?pretrained={tmp_path / 'w.safetensors'}")
-    with pytest.raises(ModelError, match=r"4 tensors of another shape|1 tensors of another shape"):
+    with pytest.raises(ModelError, match="resnet20: 1 tensors of another shape"):
         made(f"resnet20?pretrained={tmp_path / 'w.safetensors'}", channels=1)
 
 

@@ -34,7 +34,7 @@ def function_of(place: str) -> Callable[..., Any]:
     """
     where, _, name = place.rpartition(":")
     module = _module(where, place)
-    found = getattr(module, name, None)
+    found: Callable[..., Any] | None = getattr(module, name, None)
     if not callable(found):
         known = [key for key, value in vars(module).items() if inspect.isfunction(value) or inspect.isclass(value)]
         own = [key for key in known if getattr(vars(module)[key], "__module__", None) == module.__name__]
