@@ -114,7 +114,8 @@ def code_version(trick: str | None = None) -> str:
 def _core_version() -> str:
     root = Path(__file__).parent
     modules = {path.relative_to(root).as_posix(): path for path in root.rglob("*.py") if path.parent.name != "tricks"}
-    deciding = {name for name in modules if not name.startswith("data/") or name in _OF_DATA} - _NOT_IN_RESULTS
+    aside = ("data/", "final/")  # what is loaded, and what is done with a trained network
+    deciding = {name for name in modules if not name.startswith(aside) or name in _OF_DATA} - _NOT_IN_RESULTS
     return digest([[name, _source_hash(modules[name])] for name in sorted(deciding)])
 
 

@@ -153,7 +153,10 @@ def _for_every_view(blend: Blend, views: int) -> Blend:
 
 def _split(outputs: Outputs, views: int) -> list[Outputs]:
     assert outputs.features is not None
-    maps = [None] * views if outputs.maps is None else outputs.maps.chunk(views)
-    experts = [None] * views if outputs.experts is None else outputs.experts.chunk(views, dim=1)
-    parts = (outputs.logits.chunk(views), outputs.features.chunk(views), maps, experts)
-    return [Outputs(*view) for view in zip(*parts, strict=True)]
+
+    # by shape and not by chunk: an exported program must not fix the number of images
+    def apart(x: Tensor | None, dim: int = 0) -> Sequence[Tensor | None]:
+        return [None] * views if x is None else x.unflatten(dim, (views, -1)).unbind(dim)
+
+    parts = (apart(outputs.logits), apart(outputs.features), apart(outputs.maps), apart(outputs.experts, 1))
+    return [Outputs(*view) for view in zip(*parts, strict=True)]  # type: ignore[arg-type]
