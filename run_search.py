@@ -59,6 +59,11 @@ def parser() -> argparse.ArgumentParser:
     where.add_argument("--max-concurrent", type=int, metavar="N", help="trials at a time [as many as fit]")
     where.add_argument("--address", metavar="HOST:PORT", help="of a Ray cluster [a local one is started]")
 
+    where.add_argument("--precision", metavar="NAME", help="fp32, or bf16: faster on large images [fp32]")
+    where.add_argument("--channels-last", metavar="NAME", help="memory format: on, off, or where it is faster [auto]")
+    where.add_argument("--fused-members", metavar="NAME", help="members trained together: on, off or auto [auto]")
+    where.add_argument("--graph", metavar="NAME", help="on: each step replayed as a CUDA graph [off]")
+
     keep = it.add_argument_group("what is kept")
     keep.add_argument("--name", metavar="NAME", help="of the search [the space's name and the time]")
     keep.add_argument("--output", metavar="DIR", help="folder of results [results]")
@@ -92,8 +97,9 @@ def _bytes(text: str) -> int:
 
 GIVEN = (
     "data", "data_root", "imbalance", "model", "tricks", "trials", "seeds", "design", "children_per_start",
-    "time_budget", "epochs_scale", "seed", "objective", "reduction_factor", "rung_score", "cpus_per_trial", "gpus_per_trial",
-    "max_concurrent", "address", "store", "store_limit", "tracking_uri", "check_seeds", "gpu_hours",
+    "time_budget", "epochs_scale", "seed", "objective", "reduction_factor", "rung_score", "cpus_per_trial",
+    "gpus_per_trial", "max_concurrent", "address", "store", "store_limit", "tracking_uri", "check_seeds", "gpu_hours",
+    "precision", "channels_last", "fused_members", "graph",
 )  # fmt: skip
 """Options that are settings of the same name."""
 

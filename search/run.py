@@ -159,9 +159,9 @@ class Search:
         from search.design import make_design
         from search.scheduler import Halving
         from trainables import data
-        from trainables.models import MODELS
+        from trainables.models import ModelError, check, settled
         from trainables.plan import check_space
-        from trainables.registry import did_you_mean, discover
+        from trainables.registry import discover
 
         # as a name and a place that mean the same in another process, in MLflow and in the exported recipe
         name, root = data.rooted(settings.data, settings.data_root)
@@ -175,14 +175,21 @@ class Search:
                 why = str(error) if str(error).startswith("--tricks") else f"--tricks {folder}: {error}"
                 raise SettingsError(why) from error
         discover()
+        # the exported recipe must find them from anywhere
+        settings = dataclasses.replace(
+            settings, tricks=tuple(str(Path(folder).resolve()) for folder in settings.tricks)
+        )
         if settings.objective == "both":
             # Optuna prunes nothing where there are two objectives
-            settings = self.settings = dataclasses.replace(settings, rungs=())
+            settings = dataclasses.replace(settings, rungs=())
+        self.settings = settings
         self.halving = Halving(settings.rungs, settings.reduction_factor, settings.rung_score)
         self.standard = data.standard(name, root)
-        self.model = settings.model or space.model or self.standard.model
-        if self.model not in MODELS:
-            raise SettingsError(f"--model {self.model}: {did_you_mean(self.model, MODELS)}")
+        try:
+            self.model = settled(settings.model or space.model or self.standard.model)
+            check(self.model)
+        except ModelError as error:
+            raise SettingsError(f"--model: {error}") from error
         check_space(space, self.standard)
         self.design = make_design(
             space, self.standard, settings.epochs_scale, kind=self._design_kind(), primary=settings.primary
@@ -444,7 +451,8 @@ class Search:
         from trainables.stage_store import features_key, stage_keys
 
         cuda = self._device == "cuda" and torch.cuda.is_available()
-        context = trial_context(self._fingerprint(seed), self.model, seed, torch.device("cuda" if cuda else "cpu"))
+        device, asked = torch.device("cuda" if cuda else "cpu"), self.settings.numerics
+        context = trial_context(self._fingerprint(seed), self.model, seed, device, asked)
         # the workers', which train with one thread, and not this process's
         context["numerics"] |= {"device": self._device, "threads": 1}
         plans = [plan]
@@ -518,6 +526,7 @@ class Search:
             tricks=resources.tricks_for(settings, self._sent),
             target=PARTS[settings.objective],
             device=self._device,
+            numerics=settings.numerics.to_dict(),
         )
 
     def _replay(self, agenda: Agenda) -> None:

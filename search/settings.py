@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trainables.numerics import Numerics
+
 BARRED = re.compile(r"[/\\'\"`%\x00-\x1f]")
 """What a name must not hold: it is a folder, a file in a store's address, and quoted in MLflow's queries."""
 
@@ -82,6 +84,10 @@ class Settings:
         reuse: Whether finished stages are re-used.
         tracking_uri: MLflow store.
         tricks: Folders of further tricks.
+        precision: Of training, see `trainables.numerics.Numerics`, as the next three.
+        channels_last: Memory format.
+        fused_members: Whether members are trained together.
+        graph: Whether steps are replayed as CUDA graphs.
     """
 
     name: str
@@ -120,8 +126,13 @@ class Settings:
     reuse: bool = True
     tracking_uri: str | None = None
     tricks: tuple[str, ...] = ()
+    precision: str = "fp32"
+    channels_last: str = "auto"
+    fused_members: str = "auto"
+    graph: str = "off"
 
     def __post_init__(self) -> None:
+        _ = self.numerics  # refuses what it does not know
         rules = (
             ("trials", self.trials >= 0, "at least 0"),
             ("seeds", self.seeds >= 0, "at least 0"),
@@ -151,6 +162,11 @@ class Settings:
         for field, holds, allowed in rules:
             if not holds:
                 raise SettingsError(f"{flag(field)} must be {allowed}, got {getattr(self, field)!r}")
+
+    @property
+    def numerics(self) -> Numerics:
+        """How trials compute."""
+        return Numerics(self.precision, self.channels_last, self.fused_members, self.graph)
 
     @property
     def folder(self) -> Path:

