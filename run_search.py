@@ -25,6 +25,7 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--space", type=Path, metavar="FILE", help="a space file, e.g. spaces/full_combo.py")
     what.add_argument("--data", metavar="NAME", help="the data set [the space's own, or digits-lt]")
     what.add_argument("--data-root", metavar="DIR", help="its folder, where it is not bundled")
+    what.add_argument("--feed", metavar="NAME", help="resident, streamed, or by size [auto]")
     what.add_argument("--imbalance", type=float, metavar="X", help="images of the largest class over the smallest")
     what.add_argument("--model", metavar="NAME", help="the network")
     what.add_argument("--tricks", action="append", metavar="DIR", help="a folder of further tricks (again for more)")
@@ -76,7 +77,7 @@ def _bytes(text: str) -> int:
 GIVEN = (
     "data", "data_root", "imbalance", "model", "tricks", "trials", "seeds", "children_per_start", "time_budget",
     "epochs_scale", "seed", "reduction_factor", "rung_score", "cpus_per_trial", "gpus_per_trial", "max_concurrent",
-    "address", "store", "store_limit", "tracking_uri", "precision", "channels_last", "fused_members", "graph",
+    "address", "store", "store_limit", "tracking_uri", "feed", "precision", "channels_last", "fused_members", "graph",
 )  # fmt: skip
 """Options that are settings of the same name."""
 
