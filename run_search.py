@@ -25,6 +25,7 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--space", type=Path, metavar="FILE", help="a space file, e.g. spaces/full_combo.py")
     what.add_argument("--data", metavar="NAME", help="the data set [the space's own, or digits-lt]")
     what.add_argument("--data-root", metavar="DIR", help="its folder, where it is not bundled")
+    what.add_argument("--feed", metavar="NAME", help="resident, streamed, or by size [auto]")
     what.add_argument("--imbalance", type=float, metavar="X", help="images of the largest class over the smallest")
     what.add_argument("--model", metavar="NAME", help="the network")
     what.add_argument("--objective", metavar="NAME", help="accuracy, harmonic_mean (worst classes) or both [accuracy]")
@@ -99,7 +100,7 @@ GIVEN = (
     "data", "data_root", "imbalance", "model", "tricks", "trials", "seeds", "design", "children_per_start",
     "time_budget", "epochs_scale", "seed", "objective", "reduction_factor", "rung_score", "cpus_per_trial",
     "gpus_per_trial", "max_concurrent", "address", "store", "store_limit", "tracking_uri", "check_seeds", "gpu_hours",
-    "precision", "channels_last", "fused_members", "graph",
+    "feed", "precision", "channels_last", "fused_members", "graph",
 )  # fmt: skip
 """Options that are settings of the same name."""
 

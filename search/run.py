@@ -164,7 +164,8 @@ class Search:
         from trainables.registry import discover
 
         # as a name and a place that mean the same in another process, in MLflow and in the exported recipe
-        name, root = data.rooted(settings.data, settings.data_root)
+        fed = settings.data if settings.feed == "auto" else data.fed(settings.data, settings.feed)
+        name, root = data.rooted(fed, settings.data_root)
         settings = dataclasses.replace(settings, data=name, data_root=root)
         self.space, self.settings, self.console, self.resume = space, settings, console, resume
         self.settle = settle

@@ -84,6 +84,7 @@ class Settings:
         reuse: Whether finished stages are re-used.
         tracking_uri: MLflow store.
         tricks: Folders of further tricks.
+        feed: How images get to training: "resident", "streamed", or "auto", by their size.
         precision: Of training, see `trainables.numerics.Numerics`, as the next three.
         channels_last: Memory format.
         fused_members: Whether members are trained together.
@@ -126,6 +127,7 @@ class Settings:
     reuse: bool = True
     tracking_uri: str | None = None
     tricks: tuple[str, ...] = ()
+    feed: str = "auto"
     precision: str = "fp32"
     channels_last: str = "auto"
     fused_members: str = "auto"

@@ -21,7 +21,7 @@ from torch.nn import functional
 from trainables import metrics
 from trainables.batch import Batch, Facts, evaluation_batch
 from trainables.data import LongTailed
-from trainables.data.augment import shift_and_flip
+from trainables.data.augment import own
 from trainables.data.feeds import feed_of
 from trainables.models import Network
 from trainables.numerics import Numerics
@@ -256,7 +256,7 @@ class StageRun:
             if self._image:
                 for change in self._image:
                     batch = change(batch, draws["image"])
-                batch = batch.with_images(shift_and_flip(batch.images, data.pad, data.flip, draws["shift"]))
+                batch = batch.with_images(own(batch.images, data.pad, data.flip, data.crop, draws["shift"]))
             for change in self._augment:
                 batch = change(batch, draws["augment"])
             yield batch.with_images(data.normalise(batch.images))
