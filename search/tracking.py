@@ -546,10 +546,14 @@ def _trial_tags(record: Record) -> dict[str, str]:
         "reused": json.dumps(list(record.reused)),
         "reason": record.reason,
         "schema": str(record.schema),
+        "setting": record.setting,
+        "correct": str(len(record.correct) or ""),
     }
-    counts = json.dumps(list(record.counts))
-    if len(counts) < 5000:
-        tags["counts"] = counts
+    for name in ("counts", "val_counts", "stop", "families"):
+        value = getattr(record, name)
+        text = json.dumps(value if isinstance(value, dict) else list(value))
+        if len(text) < 5000:
+            tags[name] = text
     return {key: _clip(value) for key, value in tags.items()}
 
 
@@ -564,7 +568,7 @@ def _trial_metrics(record: Record) -> list[tuple[str, float, int]]:
     metrics = [(_key(name), float(value), end) for name, value in record.metrics.items()]
     if len(record.recalls) <= RECALL_LIMIT:
         metrics += [(f"recall/{index}", float(value), end) for index, value in enumerate(record.recalls)]
-    metrics += [(f"cost/{name}", float(getattr(record, name)), end) for name in load.COSTS]
+    metrics += [(f"cost/{name}", float(getattr(record, name)), end) for name in (*load.COSTS, "gpus", "memory")]
     stages = list(dict.fromkeys(point.stage for point in record.curve))
     for name in dict.fromkeys(name for point in record.curve for name in point.metrics):
         metrics += [(_key(f"val/{name}"), value, epoch) for epoch, value in load.curve(record, name)]
