@@ -11,7 +11,7 @@ that survived are in the data *because* of their score. PED-ANOVA compares densi
 a sampler that learns has bent: over 6 TPE studies of a planted function it put a useless choice first every time.
 
 **Chance.** A forest gives every factor some share. In each draw the factors compete with shuffled copies of
-themselves; what the best copy gets in 95 % of the draws is the share that chance alone may give (Kursa & Rudnicki 2010).
+themselves; what the best copy gets at most in 95 % of the draws is the share that chance alone may give.
 
 **Too little data** is said, with the number of recipes that is needed, and never shown as a share of 0. fANOVA and
 MDI need 4 recipes per factor and no fewer than 16: with two of six factors planted at 5 and 3 points and noise of 2,
@@ -107,9 +107,9 @@ class Importance(NamedTuple):
         recipes: How many.
         needed: The fewest that are enough.
         table: One row per factor, the largest share first: factor, kind ("stage", "trick", "family", "number"),
-            family (empty where there is none), levels (options that occur), share, low, high (of 95 % of the draws), chance (see
-            below), matters (share > chance), also (factors that were decided by this one and cannot be told from it).
-            Empty where there is a problem.
+            family (empty where there is none), levels (options that occur), share, low, high (of 95 % of the draws),
+            chance (see above), matters (share > chance), also (factors that were decided by this one and cannot be
+            told from it). Empty where there is a problem.
         problem: Why there is no table; empty where there is one.
         note: What to know beside it.
     """

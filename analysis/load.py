@@ -356,7 +356,7 @@ def _row(client: Any, run: Any) -> dict[str, Any]:
             "schema": schema,
             "run_id": run.info.run_id,
             "setting": tags.get("setting", ""),
-            "stop": json.loads(tags.get("stop", "{}")),
+            "stop": {key.removeprefix("stop/"): parsed(text) for key, text in tags.items() if key.startswith("stop/")},
             "families": json.loads(tags.get("families", "{}")),
             "val_counts": tuple(json.loads(tags.get("val_counts", "[]"))),
             "correct": (),
