@@ -209,12 +209,15 @@ def _held(trials: pd.DataFrame, table: pd.DataFrame, metric: str, margin: float)
 
     checks = trials[trials["arm"] == "check"]
     again: dict[str, dict[tuple[str, str], str]] = {}
-    for setting, rows in checks.groupby("setting", sort=False):
+    for setting in [*SETTINGS, *sorted(set(checks["setting"]) - set(SETTINGS))]:
+        rows = checks[checks["setting"] == setting]
+        if rows.empty:
+            continue
         try:
             found = pairwise(rows.assign(arm="design"), metric, margin)
         except ValueError:
             continue
-        again[str(setting)] = {(row["a"], row["b"]): row["verdict"] for row in found.to_dict("records")}
+        again[setting] = {(row["a"], row["b"]): row["verdict"] for row in found.to_dict("records")}
     words = {}
     for row in table.to_dict("records"):
         pair = (row["a"], row["b"])

@@ -262,17 +262,27 @@ def _noise(found: Found) -> str:
         )
     if not parts:
         return ""
-    fixed = (
-        "Val is the same in every block: the images' share of the variance, estimated from which images each trial got "
-        "right, is added to every interval, so that they hold for new images."
-        if _val_is_fixed(found)
-        else "Every block has its own split, so that intervals hold for new images too."
-    )
-    return f"<p class=faint>Blocks: {wrap('; '.join(parts))}. {fixed}</p>"
+    return f"<p class=faint>Blocks: {wrap('; '.join(parts))}. {_images(found)}</p>"
 
 
-def _val_is_fixed(found: Found) -> bool:
-    return "correct" in found.trials and bool(found.trials["correct"].map(lambda each: len(each) > 0).any())
+def _images(found: Found) -> str:
+    """Whether intervals hold for new images, and by what."""
+    table = found.conflicts
+    design = found.trials[found.trials["arm"] == "design"]
+    if table is not None and "val_images" in table and (table["val_images"].fillna(0) > 0).any():
+        judged = table[table["val_images"].fillna(0) > 0]
+        low, high = judged["images_share"].min(), judged["images_share"].max()
+        return (
+            f"Val is the same {int(judged['val_images'].max()):,} images in every block: their share of the variance, "
+            f"{percent(low, 0)} to {percent(high, 0)} of an interaction's, is estimated from which images each trial "
+            "got right and added to every interval, so that it holds for new images."
+        )
+    if design["split_seed"].nunique() < design["seed"].nunique():
+        return (
+            "Val is the same in every block, and the records do not say which images each trial got right: intervals "
+            "hold for these images and are too narrow for new ones."
+        )
+    return "Every block has its own split, so that intervals hold for new images too."
 
 
 def least(row: Mapping[str, Any]) -> float:
@@ -355,8 +365,8 @@ def _path(steps: pd.DataFrame) -> str:
     caption = (
         "From the baseline to the best recipe, one trick at a time, every step a real run over the same seeds: the "
         "mean and its 95 % interval. The order was chosen by these numbers, from the best recipe down: another order "
-        "gives other steps, and what a step adds may look a little small. The intervals of single means are wider than those "
-        "of the gains, which are paired."
+        "gives other steps, and what a step adds may look a little small. The intervals of single means are wider than "
+        "those of the gains, which are paired."
     )
     return (
         "<h3>From the baseline to the best recipe</h3>"

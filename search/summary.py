@@ -99,6 +99,7 @@ def write_report(
             curves=load.curve_frame(records),
             conflicts=conflicts,
             margin=float(about["margin"]),
+            primary=about.get("primary", ()),
             about=about,
         )
 
