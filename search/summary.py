@@ -32,12 +32,14 @@ ORDER = tuple(STYLE)
 """Verdicts in the order in which a person wants to hear them."""
 
 
-def conflict_table(console: Console, trials: pd.DataFrame, margin: float) -> pd.DataFrame | None:
+def conflict_table(
+    console: Console, trials: pd.DataFrame, margin: float, primary: Sequence[str] = ()
+) -> pd.DataFrame | None:
     """The table of pairs; where the design arm cannot be judged, the reason is printed and there is none."""
     from analysis.conflicts import pairwise
 
     try:
-        return pairwise(trials, metric="final/accuracy", margin=margin)
+        return pairwise(trials, metric="final/accuracy", margin=margin, primary=primary)
     except ValueError as error:
         console.print(f"No conflict table: {error}", style="yellow", highlight=False, markup=False, soft_wrap=True)
         return None
@@ -112,6 +114,17 @@ def answer(trials: pd.DataFrame, conflicts: pd.DataFrame | None, margin: float) 
         return "No trial has finished."
     found = report.gather(trials, conflicts=conflicts, margin=margin)
     return "\n\n".join(f"**{heading}.** {text}" for heading, text in report.answer(found))
+
+
+def finished(settings: Settings, settle: int | None = None) -> str:
+    """What a search says that is resumed and has nothing left to run."""
+    go_on = how_to_resume(settings).splitlines()[-1].strip()
+    if settle is not None:
+        return "[bold]No primary pair asks for further seeds[/bold] (or none may be added: three looks at most)."
+    return (
+        f"[bold]{settings.name} is finished[/bold]: nothing is left to run. To add to it:\n"
+        f"  {go_on} --trials +50\n  {go_on} --seeds +2"
+    )
 
 
 def how_to_resume(settings: Settings) -> str:

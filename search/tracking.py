@@ -586,6 +586,10 @@ def _trial_tags(record: Record) -> dict[str, str]:
     counts = json.dumps(list(record.counts))
     if len(counts) < 5000:
         tags["counts"] = counts
+    tags |= {f"stop/{name}": _text(value) for name, value in record.stop.items()}
+    if record.reason:
+        # MLflow shows the note as the run's description
+        tags["mlflow.note.content"] = record.reason
     return {key: _clip(value) for key, value in tags.items()}
 
 

@@ -9,10 +9,10 @@ import optuna
 import pytest
 
 from analysis.record import Point, Record
-from search import agenda as module
+from search import phases
 from search.agenda import Agenda, Journal, Limits, Task
-from search.design import make_design
-from search.sampler import Sampler
+from search.ground import Ground
+from search.sampler import Sampler, SpaceExhausted
 from spaces.domain import Space, Stage, forbid, log_uniform, one_of
 from trainables.data import standard
 from trainables.stage_store import StageStore, stage_keys
@@ -43,7 +43,8 @@ def record(task: Task, outcome: str = "finished", value: float | None = None) ->
     value = accuracy(task) if value is None else value
     return Record(
         search="s", trial=task.id, arm=task.arm, recipe=task.recipe.plan.id, title=task.title, seed=task.seed,
-        split_seed=task.seed, first_stage="f", tricks=task.tricks, context=task.context, outcome=outcome,
+        split_seed=task.seed, setting=task.setting, first_stage="f", tricks=task.tricks, context=task.context,
+        outcome=outcome,
         choices={}, plan=task.recipe.plan.to_dict(), data="digits-lt", model="resnet8", imbalance=50.0,
         fingerprint="f", counts=(), val_counts=(), epochs=30, epochs_trained=30, images=0, steps=0, seconds=1.0,
         seconds_saved=0.0, reused=(), metrics={"final/accuracy": value} if outcome == "finished" else {},
@@ -64,8 +65,7 @@ class World:
     def begin(self) -> Agenda:
         """A new driver on what is there."""
         sampler = Sampler(self.space, STANDARD, 1.0, self.studies, "study", 0)
-        cells = make_design(self.space, STANDARD).cells
-        self.agenda = Agenda(cells, sampler, self.limits, self.journal, keys, self.store)
+        self.agenda = Agenda(Ground(self.space, STANDARD), sampler, self.limits, self.journal, keys, self.store)
         return self.agenda
 
     def finish_stage(self, key: str) -> None:
@@ -101,9 +101,9 @@ class World:
 
 @pytest.fixture
 def small_race(monkeypatch):
-    monkeypatch.setattr(module, "CONTENDERS", 2)
-    monkeypatch.setattr(module, "FINALISTS", 1)
-    monkeypatch.setattr(module, "ROUNDS", (2, 1, 2))
+    monkeypatch.setattr(phases, "CONTENDERS", 2)
+    monkeypatch.setattr(phases, "FINALISTS", 1)
+    monkeypatch.setattr(phases, "ROUNDS", (2, 1, 2))
 
 
 def test_the_order_of_a_search(tmp_path, small_race):
@@ -125,8 +125,8 @@ def test_the_order_of_a_search(tmp_path, small_race):
 
 def test_the_base_seed_moves_every_block(tmp_path, small_race):
     world = World(tmp_path, seeds=1, trials=1)
-    cells, sampler = world.agenda.cells, world.agenda.sampler
-    world.agenda = Agenda(cells, sampler, world.limits, world.journal, keys, world.store, base_seed=70_000)
+    ground, sampler = world.agenda.known.ground, world.agenda.sampler
+    world.agenda = Agenda(ground, sampler, world.limits, world.journal, keys, world.store, base_seed=70_000)
     assert {task.seed // 10_000 for task in world.play()} == {7}
 
 
@@ -300,7 +300,7 @@ def test_a_space_that_is_exhausted_ends_the_adaptive_arm_alone(tmp_path, small_r
         forbid=[forbid("first/cost_sensitive", "first/class_balanced", reason="a test")],
     )
     world = World(tmp_path, space, seeds=1, trials=4)
-    world.agenda.sampler.ask = lambda *_: (_ for _ in ()).throw(module.SpaceExhausted("nothing is left"))
+    world.agenda.sampler.ask = lambda *_: (_ for _ in ()).throw(SpaceExhausted("nothing is left"))
     handed = world.play()
     assert {task.phase for task in handed} == {"design", "race", "final", "confirm"}
     assert "the adaptive arm ends after 0 of 4 trials: nothing is left" in caplog.text

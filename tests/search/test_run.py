@@ -11,9 +11,12 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from statistics import fmean
 from types import SimpleNamespace
 
+import numpy as np
 import optuna
+import pandas as pd
 import pytest
 import ray
 import torch
@@ -30,6 +33,7 @@ from search.settings import Settings
 from search.space_file import load_space
 from search.tracking import prepare
 from spaces.domain import Space, Stage, log_uniform, one_of
+from trainables.data import load
 from trainables.plan import Plan
 from trainables.stage_store import stage_keys
 
@@ -267,6 +271,31 @@ def test_a_space_made_in_python_is_searched_and_resumed(place, capsys):
         search.run(space, name="python", resume=True, trials=4)
 
 
+def test_a_list_of_cells_and_primary_pairs_stay_with_the_search(place):
+    (place / "cells.csv").write_text(
+        "baseline\nfirst/cost_sensitive\nfirst/class_balanced\nfirst/cost_sensitive+first/class_balanced\n"
+    )
+    pair = "first/cost_sensitive x first/class_balanced"
+    arguments = ["--space", "small.py", "--name", "listed", "--design", "list:cells.csv", "--primary", pair]
+    assert run_search.main([*arguments, *FLAGS, "--trials", "0", "--no-race"]) == 0
+    folder = place / "results" / "listed"
+    kept = json.loads((folder / "search.json").read_text())
+    assert kept["design"] == "list:cells.csv"
+    assert kept["primary"] == ["first/class_balanced×first/cost_sensitive"]
+    assert Counter(tuple(record["tricks"]) for record in journal(folder).values()) == {
+        (): 2, ("first/cost_sensitive",): 2, ("first/class_balanced",): 2,
+        ("first/class_balanced", "first/cost_sensitive"): 2,
+    }  # fmt: skip
+    table = pd.read_csv(folder / "conflicts.csv")
+    assert table[["a", "b", "primary"]].to_numpy().tolist() == [["first/class_balanced", "first/cost_sensitive", True]]
+    # the list may go: its copy is what the search goes on with
+    (place / "cells.csv").unlink()
+    assert run_search.main(["--resume", "listed"]) == 0
+    assert len(journal(folder)) == 8
+    assert run_search.main(["--resume", "listed", "--design", "pairs"]) == 2
+    assert run_search.main(["--resume", "listed", "--primary", "first/cost_sensitive x classifier"]) == 2
+
+
 BROKEN = """
 from spaces.domain import Space, Stage, one_of
 
@@ -440,3 +469,16 @@ def test_ctrl_c_keeps_what_is_done_and_the_resumed_search_ends_the_same(place, f
     found = runs(place, "broken-off")
     assert len([run for run in found if run.data.tags["level"] == "trial"]) == 20
     assert {run.info.status for run in found if run.data.tags["level"] == "search"} == {"FINISHED"}
+
+
+def test_a_val_that_was_given_keeps_its_images_in_the_record(place):
+    digits = load("digits-lt", imbalance=50, split_seed=0)
+    splits = {f"x_{split}": getattr(digits, f"{split}_images").numpy() for split in ("train", "val")}
+    labels = {f"y_{split}": getattr(digits, f"{split}_labels").numpy() for split in ("train", "val")}
+    np.savez(place / "own.npz", **splits, **labels)
+    result = search.run(TINY, name="given", data="npz:own.npz", trials=0, seeds=2, race=False, max_concurrent=2)
+    records = journal(result.folder)
+    assert len(records) == 4
+    for record in records.values():
+        assert len(record["correct"]) == 240
+        assert fmean(record["correct"]) == pytest.approx(record["metrics"]["final/accuracy"])  # val is balanced

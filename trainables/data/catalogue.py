@@ -70,6 +70,8 @@ class Standard:
         margin: Difference in accuracy that matters, in [0, 1], declared before anything is measured: the δ
             of the conflict verdicts.
         final_epochs: Of the final training of an exported recipe.
+        sd: Noise of one trial's accuracy on val within its seed block, in [0, 1]: what a preview assumes when it says
+            what a design can show. Half a point, as in most of the literature's repeated runs, where nothing is known.
     """
 
     epochs: int
@@ -84,6 +86,7 @@ class Standard:
     eval_every: int
     margin: float
     final_epochs: int
+    sd: float = 0.005
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,10 @@ def standard(name: str, root: str | None = None) -> Standard:
 
     Source: Cao et al. 2019, arXiv:1906.07413, section 4; Zhang et al. 2021, Bag of Tricks, section 4.1.
     Differs: evaluated every tenth epoch.
+
+    The noise is the root of half the mean square of the differences, on test, between two published runs of the same
+    training: label smoothing with and without a deferral that the code ignores (Bag of Tricks' public table, imbalance
+    100 and 50; 1.20 and 0.72 points on CIFAR-10-LT, 0.46 and 0.50 on CIFAR-100-LT).
     """
     return Standard(
         epochs=200,
@@ -75,6 +79,7 @@ def standard(name: str, root: str | None = None) -> Standard:
         eval_every=10,
         margin=0.01,
         final_epochs=200,
+        sd=0.0035 if name.startswith("cifar100") else 0.007,
     )
 
 

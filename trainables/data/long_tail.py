@@ -73,6 +73,8 @@ class LongTailed:
         flip: Whether training mirrors images at random.
         fingerprint: 16 hexadecimal digits; equal ones mean equal images, labels, splits and augmentation.
             Computed where absent.
+        val_given: Whether val is the same images for every split seed, because it was given: each block then measures
+            on them, and an interval for new images needs their own share of the variance. Not part of the fingerprint.
         notes: Sentences for people: what was held out or left out, and which classes starve. Not part of the
             fingerprint.
 
@@ -97,6 +99,7 @@ class LongTailed:
     flip: bool
     fingerprint: str = ""
     notes: tuple[str, ...] = ()
+    val_given: bool = False
 
     def __post_init__(self) -> None:
         for split in ("train", "val", "test"):

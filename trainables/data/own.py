@@ -35,6 +35,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 
 from trainables.data import source as given
 from trainables.data.catalogue import DataError, Name, Standard
+from trainables.data.division import HELD_OUT
 from trainables.data.images import ENDINGS, header
 from trainables.data.source import SPLITS, Options, Source, check_classes, long_tailed
 
@@ -80,6 +81,7 @@ def standard(name: str, root: str | None = None) -> Standard:
         # of a val of 50 per class, accuracy has a standard error of about ½ √(1 / 50 C)
         margin=0.01 if len(source.class_names) >= 50 else 0.02,
         final_epochs=epochs,
+        sd=max(0.005, 0.5 / (HELD_OUT * len(source.class_names)) ** 0.5),
     )
 
 

@@ -202,6 +202,7 @@ def long_tailed(
         pad=max(1, min(height, width) // 8) if options.pad is None else options.pad,
         flip=bool(channels == 3) if options.flip is None else options.flip,
         notes=(*source.notes, *division.notes),
+        val_given=division.index["val"][0] == "val",
     )
 
 
