@@ -15,6 +15,7 @@ from rich.tree import Tree
 from search.agenda import CONTENDERS, FINALISTS, ROUNDS
 from search.design import Design, make_design
 from search.sampler import ATTEMPTS, siblings
+from search.scheduler import SHORTENED
 from spaces.domain import (
     STAGE_NUMBERS,
     Domain,
@@ -157,13 +158,18 @@ def _arms(search: Search, design: Design) -> Iterator[tuple[str, int, int, int, 
     seeds = settings.seeds
     yield "design", distinct, seeds, len(cells) * seeds, design.epochs * seeds, trained(cells) * seeds
     proposed = list(_random_recipes(search))
-    yield (
-        "adaptive", len(proposed), 1, settings.trials, sum(plan.cost for plan in proposed), trained(proposed)
-    )  # fmt: skip
+    work = [each for plan in proposed for each in (plan, *_shortened(search, plan))]
+    yield "adaptive", len(proposed), 1, settings.trials, sum(plan.cost for plan in work), trained(work)
     if settings.race:
         mean = round(sum(plan.cost for plan in proposed or cells) / len(proposed or cells))
         trials = (CONTENDERS + 1) * ROUNDS[0] + (FINALISTS + 1) * ROUNDS[1] + 2 * ROUNDS[2]
         yield "race", CONTENDERS + 1, sum(ROUNDS), trials, trials * mean, trials * mean
+
+
+def _shortened(search: Search, plan: Plan) -> list[Plan]:
+    """The versions of a plan that a trial of the adaptive arm trains before it."""
+    tried = search.halving.rungs if search.halving.score == SHORTENED else ()
+    return [plan.shortened(rung) for rung in tried]
 
 
 def trained(plans: list[Plan]) -> int:
