@@ -27,6 +27,9 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--data-root", metavar="DIR", help="its folder, where it is not bundled")
     what.add_argument("--feed", metavar="NAME", help="resident, streamed, or by size [auto]")
     what.add_argument("--imbalance", type=float, metavar="X", help="images of the largest class over the smallest")
+    what.add_argument("--val", metavar="KIND", help="balanced, or realistic: with the training images' proportions")
+    what.add_argument("--prior", metavar="FILE", help="weights of the classes in use, uniform or train: prior_accuracy")
+    what.add_argument("--cost", metavar="FILE", help="matrix of what each mistake costs: expected_cost")
     what.add_argument("--model", metavar="NAME", help="the network")
     what.add_argument("--objective", metavar="NAME", help="accuracy, harmonic_mean (worst classes) or both [accuracy]")
     what.add_argument("--tricks", action="append", metavar="DIR", help="a folder of further tricks (again for more)")
@@ -97,10 +100,10 @@ def _bytes(text: str) -> int:
 
 
 GIVEN = (
-    "data", "data_root", "imbalance", "model", "tricks", "trials", "seeds", "design", "children_per_start",
-    "time_budget", "epochs_scale", "seed", "objective", "reduction_factor", "rung_score", "cpus_per_trial",
-    "gpus_per_trial", "max_concurrent", "address", "store", "store_limit", "tracking_uri", "check_seeds", "gpu_hours",
-    "feed", "precision", "channels_last", "fused_members", "graph",
+    "data", "data_root", "imbalance", "prior", "cost", "model", "tricks", "trials", "seeds", "design",
+    "children_per_start", "time_budget", "epochs_scale", "seed", "objective", "reduction_factor", "rung_score",
+    "cpus_per_trial", "gpus_per_trial", "max_concurrent", "address", "store", "store_limit", "tracking_uri",
+    "check_seeds", "gpu_hours", "feed", "precision", "channels_last", "fused_members", "graph",
 )  # fmt: skip
 """Options that are settings of the same name."""
 
@@ -167,6 +170,8 @@ def _search(options: argparse.Namespace, console: Any) -> Any:
     output = options.output or "results"
 
     if options.resume is not None:
+        if options.val is not None:
+            raise SettingsError(f"--val {options.val}: a resumed search keeps its val; leave --val out")
         if options.name not in (None, options.resume):
             raise SettingsError(f"--name {options.name}: a resumed search keeps its name; leave --name out")
         settings = Settings.stored(output, options.resume).changed({"time_budget": None, **given})
@@ -180,6 +185,8 @@ def _search(options: argparse.Namespace, console: Any) -> Any:
     space = load_space(options.space)
     name = options.name or f"{options.space.stem}-{time.strftime('%Y%m%d-%H%M%S')}"
     data = given.pop("data", None) or space.data or "digits-lt"
+    if options.val is not None:
+        data += f"{'&' if '?' in data else '?'}val={options.val}"
     settings = Settings(name=name, space=str(options.space), data=data, output=output, **given)
     return Search(space, settings, options.space, console)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import os
 import shutil
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from search.ground import Ground
     from search.tasks import Limits
     from trainables.data import LongTailed
+    from trainables.deployment import Deployment
     from trainables.leases import Leases
     from trainables.plan import Plan
     from trainables.trial import TrialSpec
@@ -159,6 +161,7 @@ class Search:
         from search.design import make_design
         from search.scheduler import Halving
         from trainables import data
+        from trainables.deployment import Deployment
         from trainables.models import ModelError, check, settled
         from trainables.plan import check_space
         from trainables.registry import discover
@@ -196,6 +199,7 @@ class Search:
             space, self.standard, settings.epochs_scale, kind=self._design_kind(), primary=settings.primary
         )
         self.interrupted = False
+        self.deployment = Deployment()
         self.explain = False
         """Whether to print why a trial is stopped, as it happens."""
         self._leases: Leases | None = None
@@ -208,6 +212,16 @@ class Search:
         if not self.resume or kind is None or not kind.startswith("list:"):
             return kind
         return f"list:{self.settings.folder / _kept_list(kind)}"
+
+    def _deployment(self) -> Deployment:
+        """How results are weighed; of a search that goes on as it was read when it began."""
+        from trainables.deployment import Deployment, read
+
+        settings = self.settings
+        kept = settings.folder / "deployment.json"
+        if self.resume:
+            return Deployment.from_dict(json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else None)
+        return read(settings.prior, settings.cost, self._data(settings.seed * SEEDS_APART).class_names)
 
     # --- before anything is trained -----------------------------------------------------------------------
 
@@ -251,6 +265,8 @@ class Search:
         kind = self.settings.design
         if kind is not None and self.design.kind == "list":
             shutil.copyfile(kind.partition(":")[2], folder / _kept_list(kind))
+        if self.deployment:
+            (folder / "deployment.json").write_text(json.dumps(self.deployment.to_dict()), encoding="utf-8")
         self.settings.save()
 
     def run(self) -> SearchResult:
@@ -262,6 +278,7 @@ class Search:
         # a search that goes on from another directory still writes where it did
         settings = self.settings = dataclasses.replace(self.settings, tracking_uri=uri)
         resources.check(settings)
+        self.deployment = self._deployment()
         self.check_objective()
         self.open_folder()
         # MLflow makes its database in seconds that Ray needs as well
@@ -528,6 +545,7 @@ class Search:
             target=PARTS[settings.objective],
             device=self._device,
             numerics=settings.numerics.to_dict(),
+            deployment=self.deployment.to_dict() if self.deployment else None,
         )
 
     def _replay(self, agenda: Agenda) -> None:

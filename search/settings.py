@@ -54,6 +54,8 @@ class Settings:
         imbalance: Largest class over smallest; the data set's standard one where absent.
         model: Name of the network; the data set's standard one where absent.
         trials: Of the adaptive arm.
+        prior: "uniform", "train" or a file of classes and weights: how often each class occurs where the model is used.
+        cost: A file with what each mistake costs.
         seeds: Seed blocks of the design arm.
         design: "pairs", "factorial" or "list:FILE"; by the number of crossable labels where absent.
         primary: Pairs declared beforehand, "a×b"; the others are explored.
@@ -97,6 +99,8 @@ class Settings:
     data_root: str | None = None
     imbalance: float | None = None
     model: str | None = None
+    prior: str | None = None
+    cost: str | None = None
     trials: int = 40
     seeds: int = 5
     design: str | None = None

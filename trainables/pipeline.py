@@ -18,6 +18,7 @@ from torch import Tensor
 
 from trainables import metrics
 from trainables.data import LongTailed
+from trainables.deployment import Deployment
 from trainables.models import Network, build, identity
 from trainables.numerics import Numerics
 from trainables.plan import Plan
@@ -26,6 +27,9 @@ from trainables.stage_store import StageStore, StoredStage, features_key, numeri
 
 SAVE_SECONDS = 5.0
 """A stage in the middle is kept at most this often: what a crash may cost, unless an epoch takes longer."""
+
+NEUTRAL = Deployment()
+"""Weighs nothing."""
 
 __all__ = ["Cost", "Diverged", "Pipeline", "Point", "trial_context"]
 
@@ -112,6 +116,7 @@ class Pipeline:
             measurements is never taken for what has them.
         numerics: How numbers are computed.
         save_seconds: A stage in the middle is kept at most this often.
+        deployment: How the final metrics are weighed as well.
     """
 
     def __init__(
@@ -125,8 +130,10 @@ class Pipeline:
         evaluate: bool = True,
         numerics: Numerics | None = None,
         save_seconds: float = SAVE_SECONDS,
+        deployment: Deployment = NEUTRAL,
     ) -> None:
         self.plan, self.data, self.store, self.evaluate = plan, data.to(device), store, evaluate
+        self.deployment = deployment
         network = partial(_fresh, model, data.classes, int(data.train_images.shape[1]))
         self.start = Start(self.data, network, seed, device, numerics or Numerics())
         context = trial_context(data.fingerprint, model, seed, device, numerics)
@@ -229,7 +236,7 @@ class Pipeline:
 
     def result(self, prefix: str = "final") -> tuple[dict[str, float], list[float], list[int]]:
         """Metrics (`final/accuracy`, …), recalls per class and correctness per image of the last evaluation."""
-        return summary(self._at.last, self.data.counts, self.data.val_labels, prefix)
+        return summary(self._at.last, self.data.counts, self.data.val_labels, prefix, self.deployment)
 
     def per_class(self) -> dict[str, list[float]]:
         """The diagnostics of label over-smoothing by class, at the last evaluation."""
@@ -238,7 +245,7 @@ class Pipeline:
     def test(self) -> tuple[dict[str, float], list[float], list[int]]:
         """The same on the test split. For confirmed recipes alone: nothing may be chosen by it."""
         last = Judge(self.start, self.plan, len(self.plan.stages) - 1, split="test")(self.network())
-        return summary(last, self.data.counts, self.data.test_labels, "test")
+        return summary(last, self.data.counts, self.data.test_labels, "test", self.deployment)
 
     # --- state between two epochs -------------------------------------------------------------------------
 
@@ -483,21 +490,30 @@ DIAGNOSTICS = ("logits_magnitude", "regularized_std")
 
 
 def summary(
-    last: Mapping[str, Any], counts: Tensor, labels: Tensor, prefix: str
+    last: Mapping[str, Any], counts: Tensor, labels: Tensor, prefix: str, deployment: Deployment = NEUTRAL
 ) -> tuple[dict[str, float], list[float], list[int]]:
-    """Metrics under a prefix, recalls per class and correctness per image from what `measure` returned."""
+    """Metrics under a prefix, recalls per class and correctness per image from what a `Judge` returned.
+
+    On images that are not balanced, "image_accuracy" is the share of them that is right, beside the mean recall.
+    """
     recalls = torch.tensor(last["recalls"], dtype=torch.float64)
     totals = torch.bincount(labels.cpu(), minlength=len(recalls)).double()
     smoothed = metrics.smoothed_recalls((recalls.nan_to_num() * totals).round(), totals)
-    found = metrics.summarise(recalls, counts.cpu())
-    found["smoothed_harmonic_mean"] = metrics.summarise(smoothed, counts.cpu())["harmonic_mean"]
+    found = metrics.summarise(recalls, counts.cpu(), totals)
+    found["smoothed_harmonic_mean"] = metrics.summarise(smoothed, counts.cpu(), totals)["harmonic_mean"]
+    true = labels.tolist()
+    correct = [int(said == label) for said, label in zip(last["predicted"], true, strict=True)]
+    if float(totals.min()) != float(totals.max()):
+        found["image_accuracy"] = sum(correct) / len(correct)
+    if deployment:
+        found |= deployment.measure(last["recalls"], last["predicted"], true, counts.tolist())
     found["calibration_error"] = last["calibration_error"]
     found["loss"] = last["loss"]
     for name in DIAGNOSTICS:
         found[name] = float(torch.tensor(last[name], dtype=torch.float64).nanmean())
     n = float(totals.sum())
     found["accuracy_error"] = (found["accuracy"] * (1 - found["accuracy"]) / n) ** 0.5
-    return {f"{prefix}/{name}": value for name, value in found.items()}, list(last["recalls"]), list(last["correct"])
+    return {f"{prefix}/{name}": value for name, value in found.items()}, list(last["recalls"]), correct
 
 
 def _fresh(model: str, classes: int, channels: int, generator: torch.Generator) -> Network:

@@ -421,8 +421,8 @@ class Judge:
             "loss", "accuracy" (mean recall), "adjusted" (post-hoc logit adjustment, Menon et al. 2021,
             arXiv:2007.07314, eq. 9, τ = 1) and "class_means" (nearest mean of the training features by cosine):
             the last two are what a second stage would roughly reach. Also "calibration_error", "recalls",
-            "logits_magnitude" and "regularized_std" (C,), and "correct" (M,). All are fractions but the loss and
-            the two diagnostics of label over-smoothing.
+            "logits_magnitude" and "regularized_std" (C,), and "predicted" (M,), classes. All others are fractions but
+            the loss and the two diagnostics of label over-smoothing.
         """
         data, labels = self._start.data, self._labels
         training = network.training
@@ -444,7 +444,7 @@ class Judge:
             "recalls": recalls.tolist(),
             "logits_magnitude": metrics.logits_magnitude(logits, labels).tolist(),
             "regularized_std": metrics.regularized_std(logits, labels).tolist(),
-            "correct": (predicted == labels).int().tolist(),
+            "predicted": predicted.tolist(),
         }
 
     def _logits(self, network: Network, facts: Facts) -> Iterator[Tensor]:

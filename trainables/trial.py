@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 
 from trainables import memory
 from trainables.data import LongTailed, load
+from trainables.deployment import Deployment
 from trainables.footprint import Footprint, footprint
 from trainables.numerics import Numerics
 from trainables.pipeline import Diverged, Pipeline, Point
@@ -54,6 +55,7 @@ class TrialSpec:
         read_test: Also measure the final network on test: for confirmed recipes alone.
         device: "cpu", "cuda", or "auto".
         numerics: Fields of `Numerics` that are not at their defaults.
+        deployment: `Deployment.to_dict()`; `None` weighs nothing.
     """
 
     plan: dict[str, Any]
@@ -71,6 +73,7 @@ class TrialSpec:
     read_test: bool = False
     device: str = "auto"
     numerics: dict[str, str] = field(default_factory=dict)
+    deployment: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able dict."""
@@ -128,6 +131,7 @@ def pipeline_of(spec: TrialSpec, share: float = 1.0) -> Pipeline:
         pick_device(spec.device),
         store=None if spec.store is None else StageStore(spec.store),
         numerics=Numerics.of(spec.numerics),
+        deployment=Deployment.from_dict(spec.deployment),
     )
 
 

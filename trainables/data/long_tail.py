@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +49,19 @@ def class_counts(largest: int, classes: int, imbalance: float) -> list[int]:
             f"{counts.index(0)} without any; lower the imbalance"
         )
     return counts
+
+
+def in_proportion(counts: Sequence[int], largest: int) -> list[int]:
+    """Held-out images per class in the proportions of the training images, at least one of each.
+
+    Args:
+        counts: (C,) training images per class.
+        largest: Held-out images of the largest class.
+
+    >>> in_proportion([100, 64, 11, 2], 24)
+    [24, 15, 3, 1]
+    """
+    return [max(1, round(largest * count / max(counts))) for count in counts]
 
 
 @dataclass(frozen=True)
