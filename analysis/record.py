@@ -66,6 +66,7 @@ class Record:
         context: What the labels' 0 level was measured in (design arm), see `search.design`.
         outcome: One of `OUTCOMES`.
         choices: Readable choices, e.g. {"classifier/draw": "class_balanced", "representation/lr": 0.1}.
+        families: Trick to family, of every trick in the plan, e.g. {"class_balanced": "re-sampling"}.
         plan: The plan as a dict.
         data: Name of the data set.
         model: Name of the network.
@@ -131,6 +132,7 @@ class Record:
     setting: str = ""
     gpus: float = 0.0
     memory: float = 0.0
+    families: dict[str, str] = field(default_factory=dict)
     started: float = 0.0
     schema: int = field(default=SCHEMA)
 

@@ -196,6 +196,7 @@ class Recorder(_DriverOnly, Callback):  # type: ignore[misc]
             outcome=outcome,
             choices=task.recipe.choices,
             plan=task.recipe.plan.to_dict(),
+            families=task.recipe.families,
             imbalance=payload.get("imbalance", float("nan")),
             fingerprint=payload.get("fingerprint", ""),
             counts=tuple(payload.get("counts", ())),

@@ -602,10 +602,11 @@ class Search:
         if conflicts is not None:
             metrics, tags = tracking.conflict_summary(conflicts)
             tracker.summary(metrics, tags)
+            tracker.mark(conflicts)
         artifacts = {
-            file.name: file.read_text(encoding="utf-8")
+            file.name: file.read_bytes() if file.suffix == ".png" else file.read_text(encoding="utf-8")
             for file in sorted(folder.iterdir())
-            if file.name in ("best.yaml", "conflicts.csv", "report.html", "space.py", "search.json")
+            if file.name in ("best.yaml", "conflicts.csv", "conflicts.png", "report.html", "space.py", "search.json")
         }
         seconds = pace.of_records(records)
         if seconds is not None:

@@ -86,9 +86,14 @@ def write_report(
     conflicts: pd.DataFrame | None,
     about: Mapping[str, Any],
 ) -> None:
-    """Writes the HTML page, if there is a trial to show."""
-    from analysis import load, report
+    """Writes the HTML page, if there is a trial to show, and the heat map of the pairs as a picture beside it."""
+    from analysis import load, plots, report
 
+    if conflicts is not None and len(conflicts):
+        design = trials[trials["arm"] == "design"].iloc[0]
+        title = f"{design['data']}, imbalance {design['imbalance']:g}, {design['model']}, {design['epochs']:g} epochs"
+        picture = plots.heat_map_png(conflicts, title=f"Worse harm of each pair, points\n{title}")
+        path.with_name("conflicts.png").write_bytes(picture)
     if len(trials):
         report.write(
             path,
@@ -96,6 +101,7 @@ def write_report(
             curves=load.curve_frame(records),
             conflicts=conflicts,
             margin=float(about["margin"]),
+            primary=about.get("primary", ()),
             about=about,
         )
 
