@@ -140,7 +140,7 @@ class Search:
         file: The space's file, kept beside the results; `None` for a space made in Python.
         console: Where a person reads.
         resume: Whether the search goes on with what its folder holds.
-        settle: Further blocks that an unresolved primary pair may get; `None` for a search that goes on as planned.
+        settle: Further blocks that unresolved primary pairs may get, in all; `None` for a search that goes on as planned.
     """
 
     def __init__(
