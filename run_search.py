@@ -55,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
 
     where = it.add_argument_group("where it runs")
     where.add_argument("--cpus-per-trial", type=float, metavar="X", help="[1]")
-    where.add_argument("--gpus-per-trial", type=float, metavar="X", help="may be a fraction, e.g. 0.25 [0]")
+    where.add_argument("--gpus-per-trial", metavar="X", help="may be a fraction, e.g. 0.25; auto measures [0]")
     where.add_argument("--max-concurrent", type=int, metavar="N", help="trials at a time [as many as fit]")
     where.add_argument("--address", metavar="HOST:PORT", help="of a Ray cluster [a local one is started]")
 
@@ -128,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _search(options: argparse.Namespace, console: Any) -> Any:
     from search.run import Search
-    from search.settings import Settings, SettingsError
+    from search.settings import Settings, SettingsError, gpus
     from search.space_file import load_space
 
     given = {name: getattr(options, name) for name in GIVEN if getattr(options, name) is not None}
@@ -153,6 +153,8 @@ def _search(options: argparse.Namespace, console: Any) -> Any:
         from search.design import pair_of
 
         given["primary"] = tuple("×".join(pair_of(text)) for text in options.primary.split(","))
+    if "gpus_per_trial" in given:
+        given |= gpus(given["gpus_per_trial"])
     if "tricks" in given:
         given["tricks"] = tuple(given["tricks"])
     output = options.output or "results"

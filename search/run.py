@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from search.settings import Settings, SettingsError
+from search import resources
+from search.resources import WORKER_ENVIRONMENT
+from search.settings import Settings, SettingsError, gpus
 from spaces.domain import Space
 
 if TYPE_CHECKING:
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
     from trainables.data import LongTailed
     from trainables.leases import Leases
     from trainables.plan import Plan
+    from trainables.trial import TrialSpec
+
+__all__ = ["WORKER_ENVIRONMENT", "Search", "SearchResult", "run"]
 
 log = logging.getLogger(__name__)
 
@@ -43,9 +48,6 @@ DRIVER_ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DEDUP_LOGS": "0",
 }
-
-WORKER_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-"""Set before torch is imported there: on a CPU one thread per trial, one trial per core."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ def run(
         data: Name of the data set; the space's own, or digits-lt, where absent.
         name: Of the search; made of the space's name and the time where absent.
         resume: Whether to go on with the search of that name, whose space and settings must be the same.
-        **settings: Fields of `search.settings.Settings`.
+        **settings: Fields of `search.settings.Settings`; `gpus_per_trial` may be "auto".
 
     Returns:
         Tables and files of the search.
@@ -116,6 +118,8 @@ def run(
     path = None if isinstance(space, Space) else Path(space)
     loaded = load_space(path) if path is not None else space
     assert isinstance(loaded, Space)
+    if "gpus_per_trial" in settings:
+        settings |= gpus(settings["gpus_per_trial"])
     if resume:
         given = settings if data is None else {**settings, "data": data}
         stored = Settings.stored(str(settings.get("output", "results")), name or "")
@@ -187,6 +191,7 @@ class Search:
         self.explain = False
         """Whether to print why a trial is stopped, as it happens."""
         self._leases: Leases | None = None
+        self._sent = False
         self._text = file.read_text(encoding="utf-8") if file is not None else f"{SPACE_HEAD}\nSPACE = {space!r}\n"
 
     def _design_kind(self) -> str | None:
@@ -248,7 +253,7 @@ class Search:
         tracking.check(uri)
         # a search that goes on from another directory still writes where it did
         settings = self.settings = dataclasses.replace(self.settings, tracking_uri=uri)
-        self._check_resources()
+        resources.check(settings)
         self.check_objective()
         self.open_folder()
         # MLflow makes its database in seconds that Ray needs as well
@@ -286,12 +291,12 @@ class Search:
                 self._leases.close()
             if own:
                 ray.shutdown()
-            shutil.rmtree(self.settings.folder / "ray", ignore_errors=True)
+            for scratch in ("ray", "code"):
+                shutil.rmtree(self.settings.folder / scratch, ignore_errors=True)
 
     def _run_in_ray(self, tracker: Any, own: bool) -> tuple[Agenda, Any, bool]:
         for key, value in DRIVER_ENVIRONMENT.items():
             os.environ.setdefault(key, value)
-        from ray import tune
         from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig, Tuner
 
         from search import explain
@@ -299,17 +304,19 @@ class Search:
         from search.display import Display
         from trainables.trial import Trial
 
+        self._join()
         settings = self.settings
+        shares = resources.shares(settings)
         agenda = self._agenda()
         if self.resume and agenda.catch_up():
             return self._nothing_left(agenda, tracker)
-        slots = self._slots()
+        slots = resources.slots(settings)
         scheduler = StageScheduler(agenda, self.halving)
         self._replay(agenda)
         tracker.start(self._params(), {"space": settings.space}, resume=self.resume)
         for record in agenda.records.values():
             tracker.log(record)
-        recorder = Recorder(agenda, scheduler, settings.name, settings.data, self.model, [tracker.log])
+        recorder = Recorder(agenda, scheduler, settings.name, settings.data, self.model, [tracker.log], shares)
         if not own:
             recorder.interrupt_with = Interrupted
         display = Display(self.console, agenda, recorder.progress, slots)
@@ -317,9 +324,9 @@ class Search:
         if self.explain:
             recorder._listeners.append(lambda record: explain.show_stop(self.console, record))
         tuner = Tuner(
-            tune.with_resources(Trial, {"cpu": settings.cpus_per_trial, "gpu": settings.gpus_per_trial}),
+            Trial,
             tune_config=TuneConfig(
-                search_alg=Conductor(agenda, self._spec),
+                search_alg=Conductor(agenda, self._spec, shares),
                 scheduler=scheduler,
                 metric="score",
                 mode="max",
@@ -484,27 +491,34 @@ class Search:
         return self._data(split_seed).fingerprint
 
     def _spec(self, task: Task) -> dict[str, Any]:
-        from search.objective import PARTS
         from search.scheduler import SHORTENED
+
+        adaptive = task.arm == "adaptive"
+        return dataclasses.replace(
+            self._trial(task.recipe.plan, task.seed),
+            rungs=self.settings.rungs if adaptive else (),
+            shortened=adaptive and self.settings.rung_score == SHORTENED,
+            read_test=task.read_test,
+        ).to_dict()
+
+    def _trial(self, plan: Plan, seed: int) -> TrialSpec:
+        from search.objective import PARTS
         from trainables.trial import TrialSpec
 
         settings = self.settings
         return TrialSpec(
-            plan=task.recipe.plan.to_dict(),
-            seed=task.seed,
-            split_seed=task.seed,
+            plan=plan.to_dict(),
+            seed=seed,
+            split_seed=seed,
             data=settings.data,
             root=settings.data_root,
             imbalance=settings.imbalance,
             model=self.model,
             store=settings.store_place if settings.reuse else None,
-            tricks=tuple(str(Path(folder).resolve()) for folder in settings.tricks),
-            rungs=settings.rungs if task.arm == "adaptive" else (),
-            shortened=task.arm == "adaptive" and settings.rung_score == SHORTENED,
+            tricks=resources.tricks_for(settings, self._sent),
             target=PARTS[settings.objective],
-            read_test=task.read_test,
             device=self._device,
-        ).to_dict()
+        )
 
     def _replay(self, agenda: Agenda) -> None:
         """After a resume the rungs hold what they held."""
@@ -518,52 +532,27 @@ class Search:
 
     # --- resources ----------------------------------------------------------------------------------------
 
-    def _check_resources(self) -> None:
-        settings = self.settings
-        if settings.gpus_per_trial and settings.address is None:
-            import torch
-
-            if not torch.cuda.is_available():
-                raise SettingsError(
-                    f"--gpus-per-trial {settings.gpus_per_trial:g}: no GPU is visible on this machine; "
-                    "leave the option out, or give the --address of a Ray cluster that has GPUs"
-                )
-
-    def _slots(self) -> int:
-        """Starts or joins Ray; how many trials run at a time."""
+    def _join(self) -> None:
+        """Starts or joins Ray, and finds the share of a GPU where it is to be measured."""
         import ray
 
-        settings = self.settings
-        logging.getLogger("ray").setLevel(logging.ERROR)
-        # a trial's error is told in one line, with its record
-        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-        if not ray.is_initialized():
-            try:
-                ray.init(
-                    address=settings.address,
-                    include_dashboard=False if settings.address is None else None,
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,
-                    runtime_env={"env_vars": WORKER_ENVIRONMENT},
-                )
-            except (ConnectionError, ValueError) as error:
-                if settings.address is None:
-                    raise
-                raise SettingsError(
-                    f"--address {settings.address}: no Ray cluster answers there ({str(error).splitlines()[0]}); "
-                    "`ray start --head` starts one and prints its address"
-                ) from error
-        resources = ray.cluster_resources()
-        wanted = {"CPU": settings.cpus_per_trial, "GPU": settings.gpus_per_trial}
-        fit = [int(resources.get(kind, 0) / amount + 1e-9) for kind, amount in wanted.items() if amount]
-        slots = min(fit)
-        if slots < 1:
-            there = f"{resources.get('CPU', 0):g} CPUs and {resources.get('GPU', 0):g} GPUs"
-            raise SettingsError(
-                f"a trial asks for {settings.cpus_per_trial:g} CPUs and {settings.gpus_per_trial:g} GPUs, "
-                f"but Ray has {there}: lower --cpus-per-trial or --gpus-per-trial"
-            )
-        return min(slots, settings.max_concurrent or slots)
+        self._sent = self.settings.address is not None and not ray.is_initialized()
+        resources.join(self.settings)
+        resources.check_storage(self.settings)
+        if not self.settings.gpus_auto:
+            return
+        from search.design import make_design
+
+        cells = make_design(self.space, self.standard, self.settings.epochs_scale).cells
+        plans = resources.neediest(cell.recipe.plan for cell in cells)
+        seed = self.settings.seed * SEEDS_APART
+        specs = [dataclasses.replace(self._trial(plan, seed), store=None).to_dict() for plan in plans]
+        found = resources.measured(specs, self.settings.cpus_per_trial)
+        self.console.print(found.reason, soft_wrap=True, highlight=False)
+        self.settings = dataclasses.replace(
+            self.settings, gpus_per_trial=found.share, gpus_auto=False, gpus_reason=found.reason
+        )
+        self.settings.save()
 
     # --- afterwards ---------------------------------------------------------------------------------------
 
