@@ -68,7 +68,9 @@ def parser() -> argparse.ArgumentParser:
     keep.add_argument("--tracking-uri", metavar="URI", help="MLflow store [mlflow.db in this directory]")
     keep.add_argument("--resume", metavar="NAME", help="go on with a search that was interrupted, or add to it")
     keep.add_argument("--settle", action="store_true", help="with --resume: further seeds for unresolved primary pairs")
-    keep.add_argument("--settle-budget", type=int, metavar="SEEDS", help="at most so many further seeds, over all pairs [20]")
+    keep.add_argument(
+        "--settle-budget", type=int, metavar="SEEDS", help="at most so many further seeds, over all pairs [20]"
+    )
 
     it.add_argument("--dry-run", action="store_true", help="show the space, what would run and how long; run nothing")
     it.add_argument("--measure", action="store_true", help="with --dry-run: train for seconds to say how long")
@@ -92,8 +94,8 @@ def _bytes(text: str) -> int:
 
 GIVEN = (
     "data", "data_root", "imbalance", "model", "tricks", "trials", "seeds", "design", "children_per_start",
-    "time_budget", "epochs_scale", "seed", "objective", "reduction_factor", "rung_score", "cpus_per_trial", "gpus_per_trial",
-    "max_concurrent", "address", "store", "store_limit", "tracking_uri", "check_seeds", "gpu_hours",
+    "time_budget", "epochs_scale", "seed", "objective", "reduction_factor", "rung_score", "cpus_per_trial",
+    "gpus_per_trial", "max_concurrent", "address", "store", "store_limit", "tracking_uri", "check_seeds", "gpu_hours",
 )  # fmt: skip
 """Options that are settings of the same name."""
 

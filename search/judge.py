@@ -43,3 +43,23 @@ def judge(
         table = pairwise(trials[trials["seed"] < end], metric, margin, primary=primary, look=look, earlier=table)
     assert table is not None
     return table
+
+
+def with_checks(table: pd.DataFrame, trials: pd.DataFrame, margin: float) -> pd.DataFrame:
+    """The conflict table with what became of its verdicts where they were run again.
+
+    Args:
+        table: Of `judge`.
+        trials: Table of trials; the check arm is read.
+        margin: Difference in accuracy that matters.
+
+    Returns:
+        The table with two more columns: `holds`, "final" or "at these settings" for conflicts, harmful pairs and
+        synergies and "" for other verdicts, and `holds_why`.
+    """
+    from analysis.checks import settings_agree
+
+    found = settings_agree(table, trials, margin=margin)
+    words = {(row["a"], row["b"]): (row["word"], row["why"]) for row in found.to_dict("records")}
+    pairs = [words.get((row["a"], row["b"]), ("", "")) for row in table.to_dict("records")]
+    return table.assign(holds=[word for word, _ in pairs], holds_why=[why for _, why in pairs])
