@@ -77,7 +77,9 @@ def parser() -> argparse.ArgumentParser:
     keep.add_argument("--tracking-uri", metavar="URI", help="MLflow store [mlflow.db in this directory]")
     keep.add_argument("--resume", metavar="NAME", help="go on with a search that was interrupted, or add to it")
     keep.add_argument("--settle", action="store_true", help="with --resume: further seeds for unresolved primary pairs")
-    keep.add_argument("--settle-budget", type=int, metavar="SEEDS", help="at most so many further seeds a pair [10]")
+    keep.add_argument(
+        "--settle-budget", type=int, metavar="SEEDS", help="at most so many further seeds, over all pairs [20]"
+    )
 
     it.add_argument("--dry-run", action="store_true", help="show the space, what would run and how long; run nothing")
     it.add_argument("--measure", action="store_true", help="with --dry-run: train for seconds to say how long")
@@ -208,7 +210,7 @@ def _settle(options: argparse.Namespace, settings: Any) -> int | None:
             f"--resume {settings.name} --settle: no primary pairs were declared, and choosing them after looking would "
             "void their error rate; declare them when a search starts: --primary a×b"
         )
-    budget = 10 if options.settle_budget is None else options.settle_budget
+    budget = 20 if options.settle_budget is None else options.settle_budget
     if budget < 1:
         raise SettingsError(f"--settle-budget must be at least 1, got {budget}")
     return int(budget)

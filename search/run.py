@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from search.agenda import Agenda, Task
     from search.ground import Ground
+    from search.summary import Extras
     from search.tasks import Limits
     from trainables.data import LongTailed
     from trainables.deployment import Deployment
@@ -65,6 +66,7 @@ class SearchResult:
         best: The exported document; `None` where nothing has finished.
         phase_seconds: Wall time of each phase.
         saved: Epochs and seconds of training that re-use saved.
+        extras: Nominated pairs, and what surrounds the winner.
     """
 
     name: str
@@ -75,6 +77,7 @@ class SearchResult:
     best: dict[str, Any] | None
     phase_seconds: dict[str, float]
     saved: tuple[float, float]
+    extras: Extras
 
 
 def _kept_list(kind: str) -> str:
@@ -146,7 +149,8 @@ class Search:
         file: The space's file, kept beside the results; `None` for a space made in Python.
         console: Where a person reads.
         resume: Whether the search goes on with what its folder holds.
-        settle: Further blocks that an unresolved primary pair may get; `None` for a search that goes on as planned.
+        settle: Further blocks that unresolved primary pairs may get, in all; `None` for a search that goes on as
+            planned.
     """
 
     def __init__(
@@ -589,6 +593,7 @@ class Search:
         fields["imbalance"] = self.settings.imbalance or self.standard.imbalance
         fields |= {"design": self.design.kind, "primary": ",".join(self.settings.primary)}
         fields["val_images_per_class"] = self._val_images
+        fields["final_share"] = round(self.ground.share, 4)
         return {key: value for key, value in fields.items() if value not in (None, (), "")}
 
     def _conclude(self, agenda: Agenda, display: Any, tracker: Any, uri: str, complete: bool) -> SearchResult:
@@ -599,7 +604,12 @@ class Search:
         records = list(agenda.records.values())
         folder = self.settings.folder
         trials = load.frame(records)
-        conflicts = summary.conflict_table(self.console, trials, self.standard.margin, self.settings.primary)
+        conflicts = summary.conflict_table(
+            self.console, trials, self.standard.margin, self.settings.primary, agenda.known.further
+        )
+        winner = agenda.known.winner
+        extras = summary.extras(trials, self.standard.margin, None if winner is None else winner.plan.id)
+        extras.save(folder)
         best = None
         if conflicts is not None:
             conflicts.to_csv(folder / "conflicts.csv", index=False)
@@ -616,6 +626,7 @@ class Search:
             # what was found out must reach the screen and MLflow all the same
             log.exception("the report could not be written")
             self.console.print(f"[yellow]report.html could not be written: {error}[/yellow]", markup=True)
+        tracker.summary({}, extras.tags)
         if conflicts is not None:
             metrics, tags = tracking.conflict_summary(conflicts)
             tracker.summary(metrics, tags)
@@ -624,6 +635,7 @@ class Search:
             file.name: file.read_bytes() if file.suffix == ".png" else file.read_text(encoding="utf-8")
             for file in sorted(folder.iterdir())
             if file.name in ("best.yaml", "conflicts.csv", "conflicts.png", "report.html", "space.py", "search.json")
+            or file.name in ("nominated.csv", "removals.csv", "path.csv")
         }
         seconds = pace.of_records(records)
         if seconds is not None:
@@ -639,7 +651,7 @@ class Search:
         for problem in tracker.close("FINISHED" if complete else "KILLED"):
             self.console.print(f"[yellow]MLflow: {problem}[/yellow]")
         result = SearchResult(
-            self.settings.name, folder, complete, trials, conflicts, best, display.phase_seconds, display.saved
+            self.settings.name, folder, complete, trials, conflicts, best, display.phase_seconds, display.saved, extras
         )
         summary.show(self.console, result, uri, self.settings)
         return result
