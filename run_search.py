@@ -25,6 +25,7 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--space", type=Path, metavar="FILE", help="a space file, e.g. spaces/full_combo.py")
     what.add_argument("--data", metavar="NAME", help="the data set [the space's own, or digits-lt]")
     what.add_argument("--data-root", metavar="DIR", help="its folder, where it is not bundled")
+    what.add_argument("--feed", metavar="NAME", help="resident, streamed, or by size [auto]")
     what.add_argument("--imbalance", type=float, metavar="X", help="images of the largest class over the smallest")
     what.add_argument("--val", metavar="KIND", help="balanced, or realistic: with the training images' proportions")
     what.add_argument("--prior", metavar="FILE", help="weights of the classes in use, uniform or train: prior_accuracy")
@@ -58,9 +59,14 @@ def parser() -> argparse.ArgumentParser:
 
     where = it.add_argument_group("where it runs")
     where.add_argument("--cpus-per-trial", type=float, metavar="X", help="[1]")
-    where.add_argument("--gpus-per-trial", type=float, metavar="X", help="may be a fraction, e.g. 0.25 [0]")
+    where.add_argument("--gpus-per-trial", metavar="X", help="may be a fraction, e.g. 0.25; auto measures [0]")
     where.add_argument("--max-concurrent", type=int, metavar="N", help="trials at a time [as many as fit]")
     where.add_argument("--address", metavar="HOST:PORT", help="of a Ray cluster [a local one is started]")
+
+    where.add_argument("--precision", metavar="NAME", help="fp32, or bf16: faster on large images [fp32]")
+    where.add_argument("--channels-last", metavar="NAME", help="memory format: on, off, or where it is faster [auto]")
+    where.add_argument("--fused-members", metavar="NAME", help="members trained together: on, off or auto [auto]")
+    where.add_argument("--graph", metavar="NAME", help="on: each step replayed as a CUDA graph [off]")
 
     keep = it.add_argument_group("what is kept")
     keep.add_argument("--name", metavar="NAME", help="of the search [the space's name and the time]")
@@ -71,7 +77,9 @@ def parser() -> argparse.ArgumentParser:
     keep.add_argument("--tracking-uri", metavar="URI", help="MLflow store [mlflow.db in this directory]")
     keep.add_argument("--resume", metavar="NAME", help="go on with a search that was interrupted, or add to it")
     keep.add_argument("--settle", action="store_true", help="with --resume: further seeds for unresolved primary pairs")
-    keep.add_argument("--settle-budget", type=int, metavar="SEEDS", help="at most so many further seeds a pair [10]")
+    keep.add_argument(
+        "--settle-budget", type=int, metavar="SEEDS", help="at most so many further seeds, over all pairs [20]"
+    )
 
     it.add_argument("--dry-run", action="store_true", help="show the space, what would run and how long; run nothing")
     it.add_argument("--measure", action="store_true", help="with --dry-run: train for seconds to say how long")
@@ -97,7 +105,7 @@ GIVEN = (
     "data", "data_root", "imbalance", "prior", "cost", "model", "tricks", "trials", "seeds", "design",
     "children_per_start", "time_budget", "epochs_scale", "seed", "objective", "reduction_factor", "rung_score",
     "cpus_per_trial", "gpus_per_trial", "max_concurrent", "address", "store", "store_limit", "tracking_uri",
-    "check_seeds", "gpu_hours",
+    "check_seeds", "gpu_hours", "feed", "precision", "channels_last", "fused_members", "graph",
 )  # fmt: skip
 """Options that are settings of the same name."""
 
@@ -132,7 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _search(options: argparse.Namespace, console: Any) -> Any:
     from search.run import Search
-    from search.settings import Settings, SettingsError
+    from search.settings import Settings, SettingsError, gpus
     from search.space_file import load_space
 
     given = {name: getattr(options, name) for name in GIVEN if getattr(options, name) is not None}
@@ -157,6 +165,8 @@ def _search(options: argparse.Namespace, console: Any) -> Any:
         from search.design import pair_of
 
         given["primary"] = tuple("×".join(pair_of(text)) for text in options.primary.split(","))
+    if "gpus_per_trial" in given:
+        given |= gpus(given["gpus_per_trial"])
     if "tricks" in given:
         given["tricks"] = tuple(given["tricks"])
     output = options.output or "results"
@@ -200,7 +210,7 @@ def _settle(options: argparse.Namespace, settings: Any) -> int | None:
             f"--resume {settings.name} --settle: no primary pairs were declared, and choosing them after looking would "
             "void their error rate; declare them when a search starts: --primary a×b"
         )
-    budget = 10 if options.settle_budget is None else options.settle_budget
+    budget = 20 if options.settle_budget is None else options.settle_budget
     if budget < 1:
         raise SettingsError(f"--settle-budget must be at least 1, got {budget}")
     return int(budget)

@@ -69,6 +69,7 @@ from analysis.cells import (
 )
 from analysis.sequential import LOOKS, level_at
 
+FEW_VAL_IMAGES = 50  # below, means that the lowest recalls decide are noise
 MOST_FURTHER_SEEDS = 100
 SETTLING_POWER = 0.8  # "further seeds that would settle it" do so with this probability
 
@@ -169,7 +170,7 @@ def pairwise(
     ('conflict', 'avoid together', True)
     >>> print(f"{row.interaction:.2f} ({row.interaction_low:.2f} to {row.interaction_high:.2f})")
     -0.49 (-0.51 to -0.47)
-    >>> for part in row.reason.split(", "):
+    >>> for part in row.reason.split("; ")[0].split(", "):
     ...     print(part)
     adding weights to sampler costs 28.0 points (26.1 to 29.9)
     and they overlap: interaction -49.0 points (-51.5 to -46.5)
@@ -194,6 +195,119 @@ def pairwise(
         rows.append(_pair_row(pair, rule, metric))
     whole = {"more_seeds": "Int64", "look": "Int64", "n_seeds_alone": "int64", "averaged_over": "int64"}
     return _frame(rows, _PAIR_COLUMNS, {"primary": "bool", "sign_flip": "bool", **whole})
+
+
+def at_looks(
+    trials: pd.DataFrame,
+    metric: str = "final/accuracy",
+    margin: float = 0.005,
+    *,
+    primary: Iterable[Sequence[str] | str] = (),
+    firsts: Sequence[int] = (),
+    level: float = 0.95,
+    q: float = 0.10,
+) -> pd.DataFrame:
+    """The table where further blocks may be added for primary pairs, or were: each look judges what it had.
+
+    Args:
+        trials: as for :func:`pairwise`.
+        metric: as there.
+        margin: as there.
+        primary: as there; without any nothing may ask for further blocks, and there is one look at the full level.
+        firsts: of each further look, in order, the first seed block that it added; blocks of one look have seeds from
+            there on, below the next look's.
+        level: as for :func:`pairwise`.
+        q: as there.
+
+    Raises:
+        ValueError: as :func:`pairwise`; more than three looks.
+    """
+    primary = list(primary)
+    if not primary:
+        return pairwise(trials, metric, margin, level=level, q=q)
+    table = None
+    for look, end in enumerate([*firsts, None], start=1):
+        rows = trials if end is None else trials[(trials["arm"] != "design") | (trials["seed"] < end)]
+        table = pairwise(rows, metric, margin, primary=primary, level=level, q=q, look=look, earlier=table)
+    assert table is not None
+    return table
+
+
+class Tables(dict[str, pd.DataFrame]):
+    """Tables of pairs by metric.
+
+    Args:
+        primary: the metric whose table decides; the error rates hold for it, the others are to be looked at.
+        skipped: metric -> why it has no table.
+        notes: metric -> what a reader of its table must know.
+    """
+
+    def __init__(self, primary: str) -> None:
+        super().__init__()
+        self.primary = primary
+        self.skipped: dict[str, str] = {}
+        self.notes: dict[str, str] = {}
+
+
+def tables(
+    trials: pd.DataFrame,
+    margin: float = 0.005,
+    primary_metric: str = "final/accuracy",
+    *,
+    others: Sequence[str] = ("final/few", "final/smoothed_harmonic_mean"),
+    **options: Any,
+) -> Tables:
+    """Judge the pairs by the primary metric, and beside it by few-shot accuracy and the smoothed harmonic mean.
+
+    Where trials have ``recalls`` and ``val_counts`` but no smoothed harmonic mean, it is taken from them, with recalls
+    (k + ½)/(n + 1).
+
+    Args:
+        trials: as for :func:`pairwise`.
+        margin: as there, for all metrics.
+        primary_metric: the one by which pairs are called conflicts; must be there.
+        others: further metrics; one that is missing is skipped, with the reason.
+        options: of :func:`pairwise`.
+
+    Raises:
+        ValueError: as :func:`pairwise`, of the primary metric.
+    """
+    found = Tables(primary_metric)
+    found[primary_metric] = pairwise(trials, primary_metric, margin, **options)
+    for metric in others:
+        if metric == primary_metric:
+            continue
+        rows = trials
+        if metric == "final/smoothed_harmonic_mean" and metric not in trials.columns:
+            rows = _with_smoothed_mean(trials, metric)
+        present = rows[metric].notna().any() if metric in rows.columns else False
+        if not present:
+            group = " (no class has fewer than 20 training images)" if metric == "final/few" else ""
+            found.skipped[metric] = f"no trial has {metric}{group}"
+            continue
+        try:
+            found[metric] = pairwise(rows, metric, margin, **options)
+        except ValueError as error:
+            found.skipped[metric] = str(error)
+            continue
+        if "harmonic" in metric and "val_counts" in rows.columns:
+            fewest = min((min(counts) for counts in rows["val_counts"] if len(counts)), default=FEW_VAL_IMAGES)
+            if fewest < FEW_VAL_IMAGES:
+                found.notes[metric] = f"a class has {fewest} val images only, so that few images decide this mean"
+    return found
+
+
+def _with_smoothed_mean(trials: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """The harmonic mean of (k + ½)/(n + 1) over classes, from recalls k/n; unchanged where these are unknown."""
+    if not {"recalls", "val_counts"} <= set(trials.columns):
+        return trials
+    means = []
+    for recalls, counts in zip(trials["recalls"], trials["val_counts"], strict=True):
+        r, n = np.asarray(recalls, dtype=float), np.asarray(counts, dtype=float)
+        known = np.isfinite(r) & (n > 0) if len(r) and len(r) == len(n) else np.zeros(0, dtype=bool)
+        smoothed = (np.round(r[known] * n[known]) + 0.5) / (n[known] + 1) if known.any() else np.zeros(0)
+        means.append(len(smoothed) / float((1 / smoothed).sum()) if len(smoothed) else math.nan)
+    return trials.assign(**{metric: means})
 
 
 def effects(trials: pd.DataFrame, metric: str = "final/accuracy", *, level: float = 0.95) -> pd.DataFrame:
@@ -265,8 +379,9 @@ def block_correlation(
         arm: whose rows are read.
 
     Returns:
-        One row per context: context, n_cells, n_seeds, correlation, low, high, deviation (σ of one cell within
-        blocks, a fraction), prior_df (d₀: what the pooled variance weighs beside a cell's own). Missing with one cell.
+        One row per context: context, n_cells, n_seeds, correlation, correlation_low, correlation_high, deviation (σ of
+        one cell within blocks, a fraction), prior_df (d₀: what the pooled variance weighs beside a cell's own).
+        Missing with one cell.
 
     Source: intraclass correlation of the two-way layout and its limits: Shrout & Fleiss 1979 (Psychol. Bull. 86),
         case 3.
@@ -276,8 +391,8 @@ def block_correlation(
     ...     for tricks, ys in {(): (0.60, 0.63, 0.61), ("sampler",): (0.70, 0.74, 0.71)}.items()
     ...     for seed, y in enumerate(ys)])
     >>> print(block_correlation(trials).round(3).to_string(index=False))
-    context  n_cells  n_seeds  correlation  low  high  deviation  prior_df
-                   2        3         0.95  0.0 0.999      0.004       8.0
+    context  n_cells  n_seeds  correlation  correlation_low  correlation_high  deviation  prior_df
+                   2        3         0.95              0.0             0.999      0.004       8.0
     """
     cells.check_options(metric, 0.0, level, 0.5)
     rows = []
@@ -289,8 +404,8 @@ def block_correlation(
                 "n_cells": len(table.cells),
                 "n_seeds": len(table.seeds),
                 "correlation": correlation,
-                "low": low,
-                "high": high,
+                "correlation_low": low,
+                "correlation_high": high,
                 "deviation": math.nan if math.isnan(correlation) else table.noise.deviation,
                 "prior_df": table.noise.prior_df,
             }
@@ -313,6 +428,7 @@ class _Pair:
     diverged: int = 0
     impossible: bool = False
     primary: bool = False
+    n_cells: int = 0  # that tell the noise of its context
     alone: int = 0  # blocks of the rarest of the cells 00, 10, 01
     longer: tuple[float, float] = (1.0, 1.0)  # epochs with a over those without, the same of b
     fixed_val: str = ""  # what the intervals speak of where val is the same in every block
@@ -379,6 +495,7 @@ def _judge_pair(a: str, b: str, contexts: Sequence[Table]) -> _Pair:
         table.context,
         runs=int(table.runs[levels[3]].sum()),
         diverged=int(table.diverged[levels[3]].sum()),
+        n_cells=int(np.isfinite(table.score).any(1).sum()),
         alone=int(np.isfinite(table.score[levels[:3]]).sum(2).min()),
         longer=(float(epochs[1] / epochs[0]), float(epochs[2] / epochs[0])),
         fixed_val=_fixed_val(table, found),
@@ -690,6 +807,10 @@ def _caveats(pair: _Pair, verdict: str) -> str:
     first_stages = found.blocks.n_first_stages
     if not pair.problem and first_stages < FEWEST_FIRST_STAGES:
         words.append(f"measured on {counted(first_stages, 'first stage')} and true of no others")
+    if not pair.problem and pair.n_cells <= 4 and found.blocks.n_units <= 3:
+        words.append(
+            "four cells and three blocks hardly tell which cell is noisier: 95 % intervals of harms may hold 88 %"
+        )
     if not pair.problem and found.averaged_over > 1:
         between = (
             "" if math.isnan(found.spread) else f", between which the interaction varies by {_points(found.spread)}"

@@ -175,6 +175,14 @@ class Agenda:
         if task.number is not None:
             self._adaptive.told(self.known, task, record)
 
+    def again(self, name: str, reason: str) -> None:
+        """Puts a running task back, first in the queue: what failed is not its own doing."""
+        self.journal.write("again", trial=name, reason=reason)
+        keys = self.running.pop(name)
+        if self._leases is not None:
+            self._leases.release(keys)
+        self._queue.insert(0, self.tasks[name])
+
     def stop(self) -> None:
         """Starts nothing more."""
         self._stopping = True

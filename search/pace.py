@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from analysis.record import Record
@@ -70,7 +70,7 @@ def _key(settings: Settings, model: str) -> str:
     return " ".join((settings.data, imbalance, model, device, platform.node()))
 
 
-def _read(file: Path) -> dict[str, dict[str, object]]:
+def _read(file: Path) -> dict[str, dict[str, Any]]:
     try:
         paces = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):

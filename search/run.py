@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from search.settings import Settings, SettingsError
+from search import resources
+from search.resources import WORKER_ENVIRONMENT
+from search.settings import Settings, SettingsError, gpus
 from spaces.domain import Space
 
 if TYPE_CHECKING:
@@ -25,11 +27,15 @@ if TYPE_CHECKING:
 
     from search.agenda import Agenda, Task
     from search.ground import Ground
+    from search.summary import Extras
     from search.tasks import Limits
     from trainables.data import LongTailed
     from trainables.deployment import Deployment
     from trainables.leases import Leases
     from trainables.plan import Plan
+    from trainables.trial import TrialSpec
+
+__all__ = ["WORKER_ENVIRONMENT", "Search", "SearchResult", "run"]
 
 log = logging.getLogger(__name__)
 
@@ -46,9 +52,6 @@ DRIVER_ENVIRONMENT = {
     "RAY_DEDUP_LOGS": "0",
 }
 
-WORKER_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-"""Set before torch is imported there: on a CPU one thread per trial, one trial per core."""
-
 
 @dataclass(frozen=True)
 class SearchResult:
@@ -63,6 +66,7 @@ class SearchResult:
         best: The exported document; `None` where nothing has finished.
         phase_seconds: Wall time of each phase.
         saved: Epochs and seconds of training that re-use saved.
+        extras: Nominated pairs, and what surrounds the winner.
     """
 
     name: str
@@ -73,6 +77,7 @@ class SearchResult:
     best: dict[str, Any] | None
     phase_seconds: dict[str, float]
     saved: tuple[float, float]
+    extras: Extras
 
 
 def _kept_list(kind: str) -> str:
@@ -103,7 +108,7 @@ def run(
         data: Name of the data set; the space's own, or digits-lt, where absent.
         name: Of the search; made of the space's name and the time where absent.
         resume: Whether to go on with the search of that name, whose space and settings must be the same.
-        **settings: Fields of `search.settings.Settings`.
+        **settings: Fields of `search.settings.Settings`; `gpus_per_trial` may be "auto".
 
     Returns:
         Tables and files of the search.
@@ -118,6 +123,8 @@ def run(
     path = None if isinstance(space, Space) else Path(space)
     loaded = load_space(path) if path is not None else space
     assert isinstance(loaded, Space)
+    if "gpus_per_trial" in settings:
+        settings |= gpus(settings["gpus_per_trial"])
     if resume:
         given = settings if data is None else {**settings, "data": data}
         stored = Settings.stored(str(settings.get("output", "results")), name or "")
@@ -142,7 +149,8 @@ class Search:
         file: The space's file, kept beside the results; `None` for a space made in Python.
         console: Where a person reads.
         resume: Whether the search goes on with what its folder holds.
-        settle: Further blocks that an unresolved primary pair may get; `None` for a search that goes on as planned.
+        settle: Further blocks that unresolved primary pairs may get, in all; `None` for a search that goes on as
+            planned.
     """
 
     def __init__(
@@ -158,12 +166,13 @@ class Search:
         from search.scheduler import Halving
         from trainables import data
         from trainables.deployment import Deployment
-        from trainables.models import MODELS
+        from trainables.models import ModelError, check, settled
         from trainables.plan import check_space
-        from trainables.registry import did_you_mean, discover
+        from trainables.registry import discover
 
         # as a name and a place that mean the same in another process, in MLflow and in the exported recipe
-        name, root = data.rooted(settings.data, settings.data_root)
+        fed = settings.data if settings.feed == "auto" else data.fed(settings.data, settings.feed)
+        name, root = data.rooted(fed, settings.data_root)
         settings = dataclasses.replace(settings, data=name, data_root=root)
         self.space, self.settings, self.console, self.resume = space, settings, console, resume
         self.settle = settle
@@ -174,14 +183,21 @@ class Search:
                 why = str(error) if str(error).startswith("--tricks") else f"--tricks {folder}: {error}"
                 raise SettingsError(why) from error
         discover()
+        # the exported recipe must find them from anywhere
+        settings = dataclasses.replace(
+            settings, tricks=tuple(str(Path(folder).resolve()) for folder in settings.tricks)
+        )
         if settings.objective == "both":
             # Optuna prunes nothing where there are two objectives
-            settings = self.settings = dataclasses.replace(settings, rungs=())
+            settings = dataclasses.replace(settings, rungs=())
+        self.settings = settings
         self.halving = Halving(settings.rungs, settings.reduction_factor, settings.rung_score)
         self.standard = data.standard(name, root)
-        self.model = settings.model or space.model or self.standard.model
-        if self.model not in MODELS:
-            raise SettingsError(f"--model {self.model}: {did_you_mean(self.model, MODELS)}")
+        try:
+            self.model = settled(settings.model or space.model or self.standard.model)
+            check(self.model)
+        except ModelError as error:
+            raise SettingsError(f"--model: {error}") from error
         check_space(space, self.standard)
         self.design = make_design(
             space, self.standard, settings.epochs_scale, kind=self._design_kind(), primary=settings.primary
@@ -191,6 +207,7 @@ class Search:
         self.explain = False
         """Whether to print why a trial is stopped, as it happens."""
         self._leases: Leases | None = None
+        self._sent = False
         self._text = file.read_text(encoding="utf-8") if file is not None else f"{SPACE_HEAD}\nSPACE = {space!r}\n"
 
     def _design_kind(self) -> str | None:
@@ -265,7 +282,7 @@ class Search:
         tracking.check(uri)
         # a search that goes on from another directory still writes where it did
         settings = self.settings = dataclasses.replace(self.settings, tracking_uri=uri)
-        self._check_resources()
+        resources.check(settings)
         self.deployment = self._deployment()
         self.check_objective()
         self.open_folder()
@@ -304,12 +321,12 @@ class Search:
                 self._leases.close()
             if own:
                 ray.shutdown()
-            shutil.rmtree(self.settings.folder / "ray", ignore_errors=True)
+            for scratch in ("ray", "code"):
+                shutil.rmtree(self.settings.folder / scratch, ignore_errors=True)
 
     def _run_in_ray(self, tracker: Any, own: bool) -> tuple[Agenda, Any, bool]:
         for key, value in DRIVER_ENVIRONMENT.items():
             os.environ.setdefault(key, value)
-        from ray import tune
         from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig, Tuner
 
         from search import explain
@@ -317,17 +334,19 @@ class Search:
         from search.display import Display
         from trainables.trial import Trial
 
+        self._join()
         settings = self.settings
+        shares = resources.shares(settings)
         agenda = self._agenda()
         if self.resume and agenda.catch_up():
             return self._nothing_left(agenda, tracker)
-        slots = self._slots()
+        slots = resources.slots(settings)
         scheduler = StageScheduler(agenda, self.halving)
         self._replay(agenda)
         tracker.start(self._params(), {"space": settings.space}, resume=self.resume)
         for record in agenda.records.values():
             tracker.log(record)
-        recorder = Recorder(agenda, scheduler, settings.name, settings.data, self.model, [tracker.log])
+        recorder = Recorder(agenda, scheduler, settings.name, settings.data, self.model, [tracker.log], shares)
         if not own:
             recorder.interrupt_with = Interrupted
         display = Display(self.console, agenda, recorder.progress, slots)
@@ -335,9 +354,9 @@ class Search:
         if self.explain:
             recorder._listeners.append(lambda record: explain.show_stop(self.console, record))
         tuner = Tuner(
-            tune.with_resources(Trial, {"cpu": settings.cpus_per_trial, "gpu": settings.gpus_per_trial}),
+            Trial,
             tune_config=TuneConfig(
-                search_alg=Conductor(agenda, self._spec),
+                search_alg=Conductor(agenda, self._spec, shares),
                 scheduler=scheduler,
                 metric="score",
                 mode="max",
@@ -455,7 +474,8 @@ class Search:
         from trainables.stage_store import features_key, stage_keys
 
         cuda = self._device == "cuda" and torch.cuda.is_available()
-        context = trial_context(self._fingerprint(seed), self.model, seed, torch.device("cuda" if cuda else "cpu"))
+        device, asked = torch.device("cuda" if cuda else "cpu"), self.settings.numerics
+        context = trial_context(self._fingerprint(seed), self.model, seed, device, asked)
         # the workers', which train with one thread, and not this process's
         context["numerics"] |= {"device": self._device, "threads": 1}
         plans = [plan]
@@ -502,28 +522,36 @@ class Search:
         return self._data(split_seed).fingerprint
 
     def _spec(self, task: Task) -> dict[str, Any]:
-        from search.objective import PARTS
         from search.scheduler import SHORTENED
+
+        adaptive = task.arm == "adaptive"
+        return dataclasses.replace(
+            self._trial(task.recipe.plan, task.seed),
+            rungs=self.settings.rungs if adaptive else (),
+            shortened=adaptive and self.settings.rung_score == SHORTENED,
+            read_test=task.read_test,
+        ).to_dict()
+
+    def _trial(self, plan: Plan, seed: int) -> TrialSpec:
+        from search.objective import PARTS
         from trainables.trial import TrialSpec
 
         settings = self.settings
         return TrialSpec(
-            plan=task.recipe.plan.to_dict(),
-            seed=task.seed,
-            split_seed=task.seed,
+            plan=plan.to_dict(),
+            seed=seed,
+            split_seed=seed,
             data=settings.data,
             root=settings.data_root,
             imbalance=settings.imbalance,
             model=self.model,
             store=settings.store_place if settings.reuse else None,
-            tricks=tuple(str(Path(folder).resolve()) for folder in settings.tricks),
-            rungs=settings.rungs if task.arm == "adaptive" else (),
-            shortened=task.arm == "adaptive" and settings.rung_score == SHORTENED,
+            tricks=resources.tricks_for(settings, self._sent),
             target=PARTS[settings.objective],
-            read_test=task.read_test,
             device=self._device,
+            numerics=settings.numerics.to_dict(),
             deployment=self.deployment.to_dict() if self.deployment else None,
-        ).to_dict()
+        )
 
     def _replay(self, agenda: Agenda) -> None:
         """After a resume the rungs hold what they held."""
@@ -537,52 +565,27 @@ class Search:
 
     # --- resources ----------------------------------------------------------------------------------------
 
-    def _check_resources(self) -> None:
-        settings = self.settings
-        if settings.gpus_per_trial and settings.address is None:
-            import torch
-
-            if not torch.cuda.is_available():
-                raise SettingsError(
-                    f"--gpus-per-trial {settings.gpus_per_trial:g}: no GPU is visible on this machine; "
-                    "leave the option out, or give the --address of a Ray cluster that has GPUs"
-                )
-
-    def _slots(self) -> int:
-        """Starts or joins Ray; how many trials run at a time."""
+    def _join(self) -> None:
+        """Starts or joins Ray, and finds the share of a GPU where it is to be measured."""
         import ray
 
-        settings = self.settings
-        logging.getLogger("ray").setLevel(logging.ERROR)
-        # a trial's error is told in one line, with its record
-        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-        if not ray.is_initialized():
-            try:
-                ray.init(
-                    address=settings.address,
-                    include_dashboard=False if settings.address is None else None,
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,
-                    runtime_env={"env_vars": WORKER_ENVIRONMENT},
-                )
-            except (ConnectionError, ValueError) as error:
-                if settings.address is None:
-                    raise
-                raise SettingsError(
-                    f"--address {settings.address}: no Ray cluster answers there ({str(error).splitlines()[0]}); "
-                    "`ray start --head` starts one and prints its address"
-                ) from error
-        resources = ray.cluster_resources()
-        wanted = {"CPU": settings.cpus_per_trial, "GPU": settings.gpus_per_trial}
-        fit = [int(resources.get(kind, 0) / amount + 1e-9) for kind, amount in wanted.items() if amount]
-        slots = min(fit)
-        if slots < 1:
-            there = f"{resources.get('CPU', 0):g} CPUs and {resources.get('GPU', 0):g} GPUs"
-            raise SettingsError(
-                f"a trial asks for {settings.cpus_per_trial:g} CPUs and {settings.gpus_per_trial:g} GPUs, "
-                f"but Ray has {there}: lower --cpus-per-trial or --gpus-per-trial"
-            )
-        return min(slots, settings.max_concurrent or slots)
+        self._sent = self.settings.address is not None and not ray.is_initialized()
+        resources.join(self.settings)
+        resources.check_storage(self.settings)
+        if not self.settings.gpus_auto:
+            return
+        from search.design import make_design
+
+        cells = make_design(self.space, self.standard, self.settings.epochs_scale).cells
+        plans = resources.neediest(cell.recipe.plan for cell in cells)
+        seed = self.settings.seed * SEEDS_APART
+        specs = [dataclasses.replace(self._trial(plan, seed), store=None).to_dict() for plan in plans]
+        found = resources.measured(specs, self.settings.cpus_per_trial)
+        self.console.print(found.reason, soft_wrap=True, highlight=False)
+        self.settings = dataclasses.replace(
+            self.settings, gpus_per_trial=found.share, gpus_auto=False, gpus_reason=found.reason
+        )
+        self.settings.save()
 
     # --- afterwards ---------------------------------------------------------------------------------------
 
@@ -591,6 +594,7 @@ class Search:
         fields["imbalance"] = self.settings.imbalance or self.standard.imbalance
         fields |= {"design": self.design.kind, "primary": ",".join(self.settings.primary)}
         fields["val_images_per_class"] = self._val_images
+        fields["final_share"] = round(self.ground.share, 4)
         return {key: value for key, value in fields.items() if value not in (None, (), "")}
 
     def _conclude(self, agenda: Agenda, display: Any, tracker: Any, uri: str, complete: bool) -> SearchResult:
@@ -601,7 +605,12 @@ class Search:
         records = list(agenda.records.values())
         folder = self.settings.folder
         trials = load.frame(records)
-        conflicts = summary.conflict_table(self.console, trials, self.standard.margin, self.settings.primary)
+        conflicts = summary.conflict_table(
+            self.console, trials, self.standard.margin, self.settings.primary, agenda.known.further
+        )
+        winner = agenda.known.winner
+        extras = summary.extras(trials, self.standard.margin, None if winner is None else winner.plan.id)
+        extras.save(folder)
         best = None
         if conflicts is not None:
             conflicts.to_csv(folder / "conflicts.csv", index=False)
@@ -618,13 +627,16 @@ class Search:
             # what was found out must reach the screen and MLflow all the same
             log.exception("the report could not be written")
             self.console.print(f"[yellow]report.html could not be written: {error}[/yellow]", markup=True)
+        tracker.summary({}, extras.tags)
         if conflicts is not None:
             metrics, tags = tracking.conflict_summary(conflicts)
             tracker.summary(metrics, tags)
+            tracker.mark(conflicts)
         artifacts = {
-            file.name: file.read_text(encoding="utf-8")
+            file.name: file.read_bytes() if file.suffix == ".png" else file.read_text(encoding="utf-8")
             for file in sorted(folder.iterdir())
-            if file.name in ("best.yaml", "conflicts.csv", "report.html", "space.py", "search.json")
+            if file.name in ("best.yaml", "conflicts.csv", "conflicts.png", "report.html", "space.py", "search.json")
+            or file.name in ("nominated.csv", "removals.csv", "path.csv")
         }
         seconds = pace.of_records(records)
         if seconds is not None:
@@ -640,7 +652,7 @@ class Search:
         for problem in tracker.close("FINISHED" if complete else "KILLED"):
             self.console.print(f"[yellow]MLflow: {problem}[/yellow]")
         result = SearchResult(
-            self.settings.name, folder, complete, trials, conflicts, best, display.phase_seconds, display.saved
+            self.settings.name, folder, complete, trials, conflicts, best, display.phase_seconds, display.saved, extras
         )
         summary.show(self.console, result, uri, self.settings)
         return result

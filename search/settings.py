@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trainables.numerics import Numerics
+
 BARRED = re.compile(r"[/\\'\"`%\x00-\x1f]")
 """What a name must not hold: it is a folder, a file in a store's address, and quoted in MLflow's queries."""
 
@@ -18,15 +20,17 @@ BARRED = re.compile(r"[/\\'\"`%\x00-\x1f]")
 OBJECTIVES = ("accuracy", "harmonic_mean", "both")
 
 MAY_CHANGE = {
-    "time_budget", "cpus_per_trial", "gpus_per_trial", "max_concurrent", "address", "tracking_uri", "store_limit",
-    "gpu_hours", "check_seeds", "check_full_length",
+    "time_budget", "cpus_per_trial", "gpus_per_trial", "gpus_auto", "max_concurrent", "address", "tracking_uri",
+    "store_limit", "gpu_hours", "check_seeds", "check_full_length",
 }  # fmt: skip
 """Settings that a resumed search may be given anew: they decide where it runs and how long, not what it finds."""
 
 MAY_GROW = ("trials", "seeds")
 """Settings that a resumed search may be given more of: `--trials +50`."""
 
-FLAGS = {"race": "--no-race", "reuse": "--no-reuse", "start_points": "--no-start-points"}
+FLAGS = {
+    "gpus_auto": "--gpus-per-trial", "race": "--no-race", "reuse": "--no-reuse", "start_points": "--no-start-points",
+}  # fmt: skip
 """Options that are not called like their setting."""
 
 
@@ -72,6 +76,8 @@ class Settings:
         objective: What is maximised: accuracy, harmonic_mean or both; with both nothing is stopped early.
         cpus_per_trial: Ray CPUs of a trial.
         gpus_per_trial: Ray GPUs of a trial, may be a fraction.
+        gpus_auto: Whether that fraction is measured before the search, which then puts it in.
+        gpus_reason: Why it is what was measured, in a sentence.
         max_concurrent: Trials at a time; as many as fit where absent.
         address: Of a Ray cluster; a local one is started where absent.
         output: Folder of results.
@@ -80,6 +86,11 @@ class Settings:
         reuse: Whether finished stages are re-used.
         tracking_uri: MLflow store.
         tricks: Folders of further tricks.
+        feed: How images get to training: "resident", "streamed", or "auto", by their size.
+        precision: Of training, see `trainables.numerics.Numerics`, as the next three.
+        channels_last: Memory format.
+        fused_members: Whether members are trained together.
+        graph: Whether steps are replayed as CUDA graphs.
     """
 
     name: str
@@ -110,6 +121,8 @@ class Settings:
     objective: str = "accuracy"
     cpus_per_trial: float = 1.0
     gpus_per_trial: float = 0.0
+    gpus_auto: bool = False
+    gpus_reason: str = ""
     max_concurrent: int | None = None
     address: str | None = None
     output: str = "results"
@@ -118,8 +131,14 @@ class Settings:
     reuse: bool = True
     tracking_uri: str | None = None
     tricks: tuple[str, ...] = ()
+    feed: str = "auto"
+    precision: str = "fp32"
+    channels_last: str = "auto"
+    fused_members: str = "auto"
+    graph: str = "off"
 
     def __post_init__(self) -> None:
+        _ = self.numerics  # refuses what it does not know
         rules = (
             ("trials", self.trials >= 0, "at least 0"),
             ("seeds", self.seeds >= 0, "at least 0"),
@@ -149,6 +168,11 @@ class Settings:
         for field, holds, allowed in rules:
             if not holds:
                 raise SettingsError(f"{flag(field)} must be {allowed}, got {getattr(self, field)!r}")
+
+    @property
+    def numerics(self) -> Numerics:
+        """How trials compute."""
+        return Numerics(self.precision, self.channels_last, self.fused_members, self.graph)
 
     @property
     def folder(self) -> Path:
@@ -218,6 +242,24 @@ class Settings:
             raise SettingsError(
                 f"--resume {name}: {file} is damaged or of another version ({error}); start a new search"
             ) from error
+
+
+def gpus(given: float | str) -> dict[str, Any]:
+    """The settings of `--gpus-per-trial`: a number, or "auto".
+
+    >>> gpus(0.25), gpus("auto")
+    ({'gpus_per_trial': 0.25, 'gpus_auto': False}, {'gpus_per_trial': 1.0, 'gpus_auto': True})
+
+    Raises:
+        SettingsError: It is neither.
+    """
+    if given == "auto":
+        # a whole one until it is measured
+        return {"gpus_per_trial": 1.0, "gpus_auto": True}
+    try:
+        return {"gpus_per_trial": float(given), "gpus_auto": False}
+    except ValueError:
+        raise SettingsError(f"--gpus-per-trial must be a number or auto, got {given!r}") from None
 
 
 def flag(field: str) -> str:

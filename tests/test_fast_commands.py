@@ -69,7 +69,8 @@ def test_a_trick_that_computes_while_it_is_imported_is_looked_at_with_torch(tmp_
         "    share: float = HALF\n    def build(self, facts):\n        return lambda labels: labels * 0 + self.share\n"
     )
     (tmp_path / "space.py").write_text(
-        "from spaces.domain import Space, Stage, one_of\nSPACE = Space(stages=[Stage('a', length=1, choose=[one_of(None, 'mine')])])\n"
+        "from spaces.domain import Space, Stage, one_of\n"
+        "SPACE = Space(stages=[Stage('a', length=1, choose=[one_of(None, 'mine')])])\n"
     )
     shown = run(tmp_path, RUN, "mlflow", "run_search", "--space", "space.py", "--tricks", "tricks", "--dry-run")
     assert "mine" in shown and shown.count("What would run") == 1
@@ -89,8 +90,9 @@ with Tracker(f"sqlite:///{Path.cwd()}/mlflow.db", "demo", "digits-lt") as tracke
             tracker.log(Record(
                 search="demo", trial=f"{trick}-{seed}", arm="design", recipe=f"recipe{trick}",
                 title=["baseline", "a/cost_sensitive"][trick], seed=seed, split_seed=seed, first_stage=f"{trick}{seed}",
-                tricks=((), ("a/cost_sensitive",))[trick], context="", outcome="finished", choices={}, plan={"stages": []},
-                data="digits-lt", model="resnet8", imbalance=50.0, fingerprint="f", counts=(9, 3), val_counts=(5, 5),
+                tricks=((), ("a/cost_sensitive",))[trick], context="", outcome="finished", choices={},
+                plan={"stages": []}, data="digits-lt", model="resnet8", imbalance=50.0, fingerprint="f",
+                counts=(9, 3), val_counts=(5, 5),
                 epochs=2, epochs_trained=2, images=24, steps=2, seconds=1.0, seconds_saved=0.0, reused=(),
                 metrics={"final/accuracy": 0.5 + 0.1 * trick + 0.01 * seed}, started=1_700_000_000.0,
             ))

@@ -86,7 +86,7 @@ def test_a_space_file_that_is_none(place, capsys, content, sentence):
     "arguments, sentence",
     [
         (["--data", "digit-lt"], "unknown data set 'digit-lt': did you mean 'digits-lt'?"),
-        (["--model", "resnet9"], "--model resnet9: did you mean 'resnet8'?"),
+        (["--model", "resnet9"], "--model: unknown model 'resnet9': did you mean 'resnet8'?"),
         (["--epochs-scale", "0"], "--epochs-scale must be above 0, got 0.0"),
         (["--max-concurrent", "0"], "--max-concurrent must be at least 1, got 0"),
         (["--name", "a/b"], "--name must be a name without slashes, quotes, percent signs and line ends, got 'a/b'"),

@@ -164,6 +164,11 @@ class Recipe:
         return " + ".join(spoken) or "baseline"
 
     @property
+    def families(self) -> dict[str, str]:
+        """Trick to family, of every trick in the plan."""
+        return {trick.name: entry(trick.name).family for stage in self.plan.stages for trick in stage.tricks}
+
+    @property
     def choices(self) -> dict[str, Any]:
         """Readable choices by stage and seam: {"classifier/draw": "class_balanced", "classifier/lr": 0.1}."""
         readable: dict[str, Any] = {"stages": " > ".join(stage.name for stage in self.plan.stages)}

@@ -8,20 +8,24 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib
 import json
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import torch
-from ray.tune import Trainable
+from ray.tune import PlacementGroupFactory, Trainable
 from safetensors.torch import load_file, save_file
 
+from trainables import memory
 from trainables.data import LongTailed, load
 from trainables.deployment import Deployment
+from trainables.footprint import Footprint, footprint
+from trainables.numerics import Numerics
 from trainables.pipeline import Diverged, Pipeline, Point
 from trainables.plan import Plan
 from trainables.registry import discover
@@ -44,12 +48,13 @@ class TrialSpec:
         imbalance: Largest class over smallest.
         model: Name of the network.
         store: Folder of finished stages; `None` trains everything.
-        tricks: Folders of further tricks.
+        tricks: Folders of further tricks; "module:NUMBER" is one within a module that Ray has brought.
         rungs: Fractions of the plan at which to report at once.
         shortened: Whether the whole plan is trained shortened to each rung before it is trained itself.
         target: Final metrics whose mean is the score of a shortened plan.
         read_test: Also measure the final network on test: for confirmed recipes alone.
         device: "cpu", "cuda", or "auto".
+        numerics: Fields of `Numerics` that are not at their defaults.
         deployment: `Deployment.to_dict()`; `None` weighs nothing.
     """
 
@@ -67,6 +72,7 @@ class TrialSpec:
     target: tuple[str, ...] = ("final/accuracy",)
     read_test: bool = False
     device: str = "auto"
+    numerics: dict[str, str] = field(default_factory=dict)
     deployment: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -87,9 +93,35 @@ def pick_device(device: str) -> torch.device:
     return torch.device(device)
 
 
+def folder_of(place: str) -> str:
+    """A folder of tricks on this machine."""
+    module, colon, number = place.partition(":")
+    if not colon or not module.isidentifier() or not number.isdigit():
+        return place
+    return str(Path(importlib.import_module(module).__path__[0], number))
+
+
+def spec_of(fields: dict[str, Any]) -> TrialSpec:
+    """The inverse of `TrialSpec.to_dict`, also after a passage through JSON."""
+    return TrialSpec(**{**fields, **{name: tuple(fields[name]) for name in ("tricks", "rungs", "target")}})
+
+
+def footprint_of(fields: dict[str, Any]) -> Footprint:
+    """What a trial takes of its device, measured here.
+
+    Args:
+        fields: `TrialSpec.to_dict()`.
+    """
+    spec = spec_of(fields)
+    discover(*map(folder_of, spec.tricks))
+    data = cached_data(spec.data, spec.root, spec.imbalance, spec.split_seed)
+    plan, numerics = Plan.from_dict(spec.plan), Numerics.of(spec.numerics)
+    return footprint(plan, data, spec.model, pick_device(spec.device), numerics)
+
+
 def pipeline_of(spec: TrialSpec, share: float = 1.0) -> Pipeline:
     """The pipeline of a trial, or of its plan shortened to a share of its epochs."""
-    discover(*spec.tricks)
+    discover(*map(folder_of, spec.tricks))
     plan = Plan.from_dict(spec.plan)
     return Pipeline(
         plan if share == 1 else plan.shortened(share),
@@ -98,6 +130,7 @@ def pipeline_of(spec: TrialSpec, share: float = 1.0) -> Pipeline:
         spec.seed,
         pick_device(spec.device),
         store=None if spec.store is None else StageStore(spec.store),
+        numerics=Numerics.of(spec.numerics),
         deployment=Deployment.from_dict(spec.deployment),
     )
 
@@ -114,6 +147,12 @@ class Trial(Trainable):  # type: ignore[misc]
     steps are those of the plan itself, at which recipes are compared.
     """
 
+    @classmethod
+    def default_resource_request(cls, config: dict[str, Any]) -> PlacementGroupFactory:
+        """What Ray counts for a trial: "cpus" and "gpus" of its configuration."""
+        gpus = {"GPU": config["gpus"]} if config.get("gpus") else {}
+        return PlacementGroupFactory([{"CPU": config.get("cpus", 1), **gpus}])
+
     def setup(self, config: dict[str, Any]) -> None:
         """Makes the pipeline."""
         self.reset_config(config)
@@ -123,12 +162,14 @@ class Trial(Trainable):  # type: ignore[misc]
 
         One thread on a CPU: trials run side by side, one per core.
         """
-        spec = json.loads(new_config["spec"])
-        for name in ("tricks", "rungs", "target"):
-            spec[name] = tuple(spec[name])
-        self._spec = TrialSpec(**spec)
-        if pick_device(self._spec.device).type == "cpu":
+        self._spec = spec_of(json.loads(new_config["spec"]))
+        self._device = pick_device(self._spec.device)
+        if self._device.type == "cpu":
             torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+        # the last trial's tensors first, or they would be counted
+        self.__dict__.pop("_pipeline", None)
+        memory.forget_peak(self._device)
+        memory.cap(self._device, new_config.get("gpus", 1.0))
         self._shares = (*self._spec.rungs, 1.0) if self._spec.shortened else (1.0,)
         self._tried: list[dict[str, Any]] = []
         self._pipeline = pipeline_of(self._spec, self._share)
@@ -215,6 +256,7 @@ class Trial(Trainable):  # type: ignore[misc]
             "counts": data.counts.tolist(),
             "val_counts": torch.bincount(data.val_labels.cpu(), minlength=data.classes).tolist(),
             "reason": self._reason,
+            "memory": memory.peak(self._device),
         }
         if self._outcome == "finished":
             payload["metrics"], payload["recalls"], correct = pipeline.result()
