@@ -574,10 +574,7 @@ class Search:
         resources.check_storage(self.settings)
         if not self.settings.gpus_auto:
             return
-        from search.design import make_design
-
-        cells = make_design(self.space, self.standard, self.settings.epochs_scale).cells
-        plans = resources.neediest(cell.recipe.plan for cell in cells)
+        plans = resources.neediest(cell.recipe.plan for cell in self.design.cells)
         seed = self.settings.seed * SEEDS_APART
         specs = [dataclasses.replace(self._trial(plan, seed), store=None).to_dict() for plan in plans]
         found = resources.measured(specs, self.settings.cpus_per_trial)
