@@ -524,11 +524,10 @@ class Search:
     def _spec(self, task: Task) -> dict[str, Any]:
         from search.scheduler import SHORTENED
 
-        adaptive = task.arm == "adaptive"
         return dataclasses.replace(
             self._trial(task.recipe.plan, task.seed),
-            rungs=self.settings.rungs if adaptive else (),
-            shortened=adaptive and self.settings.rung_score == SHORTENED,
+            rungs=self.settings.rungs if task.may_stop else (),
+            shortened=task.may_stop and self.settings.rung_score == SHORTENED,
             read_test=task.read_test,
         ).to_dict()
 
