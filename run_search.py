@@ -25,7 +25,11 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--space", type=Path, metavar="FILE", help="a space file, e.g. spaces/full_combo.py")
     what.add_argument("--data", metavar="NAME", help="the data set [the space's own, or digits-lt]")
     what.add_argument("--data-root", metavar="DIR", help="its folder, where it is not bundled")
+    what.add_argument("--feed", metavar="NAME", help="resident, streamed, or by size [auto]")
     what.add_argument("--imbalance", type=float, metavar="X", help="images of the largest class over the smallest")
+    what.add_argument("--val", metavar="KIND", help="balanced, or realistic: with the training images' proportions")
+    what.add_argument("--prior", metavar="FILE", help="weights of the classes in use, uniform or train: prior_accuracy")
+    what.add_argument("--cost", metavar="FILE", help="matrix of what each mistake costs: expected_cost")
     what.add_argument("--model", metavar="NAME", help="the network")
     what.add_argument("--objective", metavar="NAME", help="accuracy, harmonic_mean (worst classes) or both [accuracy]")
     what.add_argument("--tricks", action="append", metavar="DIR", help="a folder of further tricks (again for more)")
@@ -59,6 +63,11 @@ def parser() -> argparse.ArgumentParser:
     where.add_argument("--max-concurrent", type=int, metavar="N", help="trials at a time [as many as fit]")
     where.add_argument("--address", metavar="HOST:PORT", help="of a Ray cluster [a local one is started]")
 
+    where.add_argument("--precision", metavar="NAME", help="fp32, or bf16: faster on large images [fp32]")
+    where.add_argument("--channels-last", metavar="NAME", help="memory format: on, off, or where it is faster [auto]")
+    where.add_argument("--fused-members", metavar="NAME", help="members trained together: on, off or auto [auto]")
+    where.add_argument("--graph", metavar="NAME", help="on: each step replayed as a CUDA graph [off]")
+
     keep = it.add_argument_group("what is kept")
     keep.add_argument("--name", metavar="NAME", help="of the search [the space's name and the time]")
     keep.add_argument("--output", metavar="DIR", help="folder of results [results]")
@@ -68,7 +77,9 @@ def parser() -> argparse.ArgumentParser:
     keep.add_argument("--tracking-uri", metavar="URI", help="MLflow store [mlflow.db in this directory]")
     keep.add_argument("--resume", metavar="NAME", help="go on with a search that was interrupted, or add to it")
     keep.add_argument("--settle", action="store_true", help="with --resume: further seeds for unresolved primary pairs")
-    keep.add_argument("--settle-budget", type=int, metavar="SEEDS", help="at most so many further seeds a pair [10]")
+    keep.add_argument(
+        "--settle-budget", type=int, metavar="SEEDS", help="at most so many further seeds, over all pairs [20]"
+    )
 
     it.add_argument("--dry-run", action="store_true", help="show the space, what would run and how long; run nothing")
     it.add_argument("--measure", action="store_true", help="with --dry-run: train for seconds to say how long")
@@ -91,9 +102,10 @@ def _bytes(text: str) -> int:
 
 
 GIVEN = (
-    "data", "data_root", "imbalance", "model", "tricks", "trials", "seeds", "design", "children_per_start",
-    "time_budget", "epochs_scale", "seed", "objective", "reduction_factor", "rung_score", "cpus_per_trial", "gpus_per_trial",
-    "max_concurrent", "address", "store", "store_limit", "tracking_uri", "check_seeds", "gpu_hours",
+    "data", "data_root", "imbalance", "prior", "cost", "model", "tricks", "trials", "seeds", "design",
+    "children_per_start", "time_budget", "epochs_scale", "seed", "objective", "reduction_factor", "rung_score",
+    "cpus_per_trial", "gpus_per_trial", "max_concurrent", "address", "store", "store_limit", "tracking_uri",
+    "check_seeds", "gpu_hours", "feed", "precision", "channels_last", "fused_members", "graph",
 )  # fmt: skip
 """Options that are settings of the same name."""
 
@@ -160,6 +172,8 @@ def _search(options: argparse.Namespace, console: Any) -> Any:
     output = options.output or "results"
 
     if options.resume is not None:
+        if options.val is not None:
+            raise SettingsError(f"--val {options.val}: a resumed search keeps its val; leave --val out")
         if options.name not in (None, options.resume):
             raise SettingsError(f"--name {options.name}: a resumed search keeps its name; leave --name out")
         settings = Settings.stored(output, options.resume).changed({"time_budget": None, **given})
@@ -173,6 +187,8 @@ def _search(options: argparse.Namespace, console: Any) -> Any:
     space = load_space(options.space)
     name = options.name or f"{options.space.stem}-{time.strftime('%Y%m%d-%H%M%S')}"
     data = given.pop("data", None) or space.data or "digits-lt"
+    if options.val is not None:
+        data += f"{'&' if '?' in data else '?'}val={options.val}"
     settings = Settings(name=name, space=str(options.space), data=data, output=output, **given)
     return Search(space, settings, options.space, console)
 
@@ -194,7 +210,7 @@ def _settle(options: argparse.Namespace, settings: Any) -> int | None:
             f"--resume {settings.name} --settle: no primary pairs were declared, and choosing them after looking would "
             "void their error rate; declare them when a search starts: --primary a×b"
         )
-    budget = 10 if options.settle_budget is None else options.settle_budget
+    budget = 20 if options.settle_budget is None else options.settle_budget
     if budget < 1:
         raise SettingsError(f"--settle-budget must be at least 1, got {budget}")
     return int(budget)

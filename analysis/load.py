@@ -498,6 +498,8 @@ def estimate(values: Mapping[str, Mapping[int, float]]) -> tuple[str, dict[int, 
 def place(values: Mapping[str, Mapping[int, float]], *, plain: bool = False) -> tuple[bool, bool, int, float]:
     """What a recipe is ordered by, larger is better: confirmed, raced, seeds in the race, mean.
 
+    Of several confirmed ones (trials were added after the first) the race decides: a confirmation chooses nothing.
+
     Args:
         values: Arm to seed to value.
         plain: Whether it is the baseline, which is confirmed without having won.

@@ -521,6 +521,33 @@ def home(space: Space, label: str) -> Home:
     raise PlanError(f"no choice of the space has the label {label!r}")
 
 
+def four_cells(
+    space: Space, standard: Standard, epochs_scale: float, pair: tuple[str, str], crossed: Sequence[str] = ()
+) -> tuple[Cell, ...]:
+    """The four cells of a pair: neither, each alone, both.
+
+    Args:
+        space: The space.
+        standard: Of the data set.
+        epochs_scale: Multiplies every stage's epochs.
+        pair: Two labels of the space.
+        crossed: Labels of a factorial: a pair of them has the factorial's context, all others off.
+
+    Raises:
+        PlanError: They cannot be crossed.
+    """
+    builder = _Builder(space, standard, epochs_scale)
+    if not set(pair) <= set(crossed):
+        return tuple(builder.cells([home(space, label) for label in pair]))
+    homes = [home(space, label) for label in crossed]
+    cells = []
+    for levels in range(4):
+        on = [h for h in homes if h.label in pair and levels >> pair.index(h.label) & 1]
+        cell = builder.cell(homes, on)
+        cells.append(replace(cell, context="+".join(filter(None, (FACTORIAL, cell.context)))))
+    return tuple(cells)
+
+
 class _Builder:
     def __init__(self, space: Space, standard: Standard, epochs_scale: float) -> None:
         self.space, self.standard, self.scale = space, standard, epochs_scale

@@ -85,6 +85,7 @@ def document(
             "metric": "accuracy on val (fractions), at the last epoch",
             "arm": str(row["arm"]),
             "epochs_scale": float((settings or {}).get("epochs_scale", 1.0)),
+            **_length(settings or {}),
             "seeds": [int(seed) for seed in own.sort_values("seed")["seed"]],
             "values": values,
             **_named(interval(values), ("mean", "low", "high")),
@@ -155,6 +156,12 @@ def _gain(trials: pd.DataFrame, row: pd.Series, baseline: str) -> dict[str, Any]
     return _named(interval(gains), ("mean", "low", "high")) | {"seeds": len(gains)}
 
 
+def _length(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Says so where the trials were shorter than the final training."""
+    share = float(settings.get("final_share", 1.0))
+    return {} if share >= 1 else {"length": f"measured at {100 * share:g} % of the final length"}
+
+
 def _images(trials: pd.DataFrame, recipe: str) -> float | None:
     """Images that a recipe's training sees; `None` where it did not finish."""
     own = trials[(trials["recipe"] == recipe) & (trials["outcome"] == "finished")]
@@ -167,7 +174,11 @@ def _verdicts(tricks: Sequence[str], conflicts: pd.DataFrame | None) -> list[dic
         return []
     on = set(tricks)
     both = [row for row in conflicts.to_dict("records") if row["a"] in on and row["b"] in on]
-    return [{"pair": f"{row['a']} × {row['b']}", "verdict": row["verdict"], "reason": row["reason"]} for row in both]
+    return [
+        {"pair": f"{row['a']} × {row['b']}", "verdict": row["verdict"], "reason": row["reason"]}
+        | ({"holds": f"{row['holds']}: {row['holds_why']}"} if row.get("holds") else {})
+        for row in both
+    ]
 
 
 def _named(values: Sequence[float], names: Sequence[str]) -> dict[str, Any]:
@@ -187,7 +198,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
 
     from analysis import load
-    from analysis.conflicts import pairwise
+    from search.judge import judge, with_checks
 
     uri = options.tracking_uri or load.default_uri()
     try:
@@ -195,7 +206,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = load.settings(uri, name)
         try:
             primary = [pair for pair in str(settings.get("primary", "")).split(",") if pair]
-            conflicts = pairwise(trials, margin=float(settings.get("margin", 0.005)), primary=primary)
+            margin = float(settings.get("margin", 0.005))
+            conflicts = with_checks(judge(trials, margin, primary), trials, margin)
         except ValueError:
             conflicts = None  # no complete design arm: the file then lists no verdicts
         content = document(

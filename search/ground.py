@@ -14,7 +14,7 @@ from functools import cached_property
 from itertools import product
 from typing import Any
 
-from search.design import Cell, Design, make_design
+from search.design import Cell, Design, four_cells, make_design
 from spaces.domain import Domain, LogUniform, OneOf, Space, Stage, Uniform
 from spaces.recipes import published
 from trainables.data import Standard
@@ -92,7 +92,7 @@ class Ground:
         return [(block, position[cell.context, cell.tricks], cell) for block, cell in self.design.runs(seeds)]
 
     def four(self, a: str, b: str, full_length: bool = False) -> tuple[Cell, ...]:
-        """The four cells of a pair: neither, each alone, both; all in the pair's own context.
+        """The four cells of a pair: neither, each alone, both; all in the context that the design judges it in.
 
         Args:
             a: A label of the space.
@@ -103,11 +103,8 @@ class Ground:
             PlanError: They cannot be crossed.
         """
         scale = self.full_scale if full_length else self.scale
-        design = make_design(replace(self.space, screen=(a, b)), self.standard, scale, kind="pairs")
-        if design.impossible:
-            raise PlanError(design.impossible[0].reason)
-        both = next(cell for cell in design.cells if set(cell.tricks) == {a, b})
-        return self._tuned(cell for cell in design.cells if cell.context == both.context)
+        crossed = self.design.fraction.labels if self.design.fraction is not None else ()
+        return self._tuned(four_cells(self.space, self.standard, scale, (a, b), crossed))
 
     @property
     def full_scale(self) -> float:

@@ -7,6 +7,7 @@ looks are taken.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -17,18 +18,48 @@ MOST_LOOKS = 3
 """The first table, and two more after further blocks."""
 
 
-def judge(trials: pd.DataFrame, margin: float, primary: Sequence[str] = (), looks: int = 0) -> pd.DataFrame:
+def judge(
+    trials: pd.DataFrame, margin: float, primary: Sequence[str] = (), further: Sequence[int] = ()
+) -> pd.DataFrame:
     """The conflict table.
 
     Args:
         trials: Table of trials; the design arm is read.
         margin: Difference in accuracy that matters.
         primary: Declared pairs.
-        looks: How often further blocks have been run before.
+        further: First seed of the blocks that each decision after a look has added, in order. Where primary pairs are
+            declared, every look is judged at its own share, and what an earlier one has shown stays shown.
 
     Raises:
         ValueError: The design arm cannot be judged.
     """
     from analysis.conflicts import pairwise
 
-    return pairwise(trials, metric="final/accuracy", margin=margin, primary=primary)
+    metric = "final/accuracy"
+    if not primary:
+        return pairwise(trials, metric, margin)
+    table = None
+    for look, end in enumerate([*further, math.inf], start=1):
+        table = pairwise(trials[trials["seed"] < end], metric, margin, primary=primary, look=look, earlier=table)
+    assert table is not None
+    return table
+
+
+def with_checks(table: pd.DataFrame, trials: pd.DataFrame, margin: float) -> pd.DataFrame:
+    """The conflict table with what became of its verdicts where they were run again.
+
+    Args:
+        table: Of `judge`.
+        trials: Table of trials; the check arm is read.
+        margin: Difference in accuracy that matters.
+
+    Returns:
+        The table with two more columns: `holds`, "final" or "at these settings" for conflicts, harmful pairs and
+        synergies and "" for other verdicts, and `holds_why`.
+    """
+    from analysis.checks import settings_agree
+
+    found = settings_agree(table, trials, margin=margin)
+    words = {(row["a"], row["b"]): (row["word"], row["why"]) for row in found.to_dict("records")}
+    pairs = [words.get((row["a"], row["b"]), ("", "")) for row in table.to_dict("records")]
+    return table.assign(holds=[word for word, _ in pairs], holds_why=[why for _, why in pairs])

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.record import Record
 from search import objective
+from search.design import FACTORIAL
 from search.ground import NUMBERS, Context, Ground, scaled
 from search.tasks import Limits, Task
 from trainables.plan import Recipe
@@ -137,9 +138,14 @@ class Known:
 
         try:
             design = load.frame(record for record in self.records.values() if record.arm == "design")
-            return judge(design, self.limits.margin, self.limits.primary, len(self.looks))
+            return judge(design, self.limits.margin, self.limits.primary, self.further)
         except ValueError:
             return None
+
+    @property
+    def further(self) -> list[int]:
+        """First seeds of the blocks that were added after looking."""
+        return [self.base + look["first"] for look in self.looks]
 
     @property
     def winner(self) -> Recipe | None:
@@ -605,35 +611,36 @@ class Settle(Phase):
 
 
 def further(known: Known, budget: int) -> dict[str, Any] | None:
-    """Which cells of the design get further blocks, and how many; `None` where no primary pair asks for any.
+    """Which cells of the design get further blocks, and how many; `None` where no primary pair gets any.
 
-    A pair asks for the blocks that would settle it with 80 % probability. A cell that several pairs have gets as many
-    as the one that asks for most.
+    A pair asks for the blocks that would settle it with 80 % probability (`analysis.sequential.needs`). Its four cells
+    get them; of a factorial, in which every run serves every pair, all cells do.
 
     Args:
         known: What has been run.
-        budget: Blocks that a pair may get.
+        budget: Blocks that may be granted, over all pairs.
     """
+    from analysis.sequential import needs
+
     table = known.conflicts()
     if table is None:
         return None
     cells = known.ground.cells
     chosen: dict[int, int] = {}
-    pairs = []
-    for row in table.to_dict("records"):
-        more = row["more_seeds"]
-        if not row["primary"] or row["verdict"] != "unresolved" or not isinstance(more, int) or more < 1:
-            continue
+    granted = needs(table, budget)
+    granted = granted[granted["blocks"] > 0]
+    for row in granted.to_dict("records"):
         here = [place for place, cell in enumerate(cells) if cell.context == row["context"]]
         four = [place for place in here if set(cells[place].tricks) <= {row["a"], row["b"]}]
-        pairs.append(f"{row['a']}×{row['b']}")
-        for place in four if len(four) == 4 else here:
-            chosen[place] = max(chosen.get(place, 0), min(more, budget))
-    if not chosen or budget < 1:
+        factorial = row["context"].split("+")[0] == FACTORIAL
+        for place in here if factorial or len(four) < 4 else four:
+            chosen[place] = max(chosen.get(place, 0), row["blocks"])
+    if not chosen:
         return None
     planned = max((block for block, _, _ in known.ground.runs(known.limits.seeds)), default=-1)
     first = max([planned + 1, *(look["first"] + max(n for _, n in look["cells"]) for look in known.looks)])
-    return {"first": first, "cells": sorted(chosen.items()), "pairs": pairs}
+    pairs = [f"{row['a']}×{row['b']}" for row in granted.to_dict("records")]
+    return {"first": first, "cells": [list(pair) for pair in sorted(chosen.items())], "pairs": pairs}
 
 
 class Adaptive(Phase):

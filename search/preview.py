@@ -16,6 +16,7 @@ from search import pace, prospect
 from search.design import Design
 from search.phases import outlook
 from search.sampler import ATTEMPTS, siblings
+from search.scheduler import SHORTENED
 from spaces.domain import (
     STAGE_NUMBERS,
     Domain,
@@ -173,13 +174,18 @@ def _arms(search: Search, design: Design) -> Iterator[tuple[str, int, int, int, 
     reused = sum(trained(block) for block in blocks.values())
     yield "design", distinct, len(blocks), len(plans), sum(plan.cost for plan in plans), reused
     proposed = list(_random_recipes(search))
-    yield (
-        "adaptive", len(proposed), 1, settings.trials, sum(plan.cost for plan in proposed), trained(proposed)
-    )  # fmt: skip
+    work = [each for plan in proposed for each in (plan, *_shortened(search, plan))]
+    yield "adaptive", len(proposed), 1, settings.trials, sum(plan.cost for plan in work), trained(work)
     mean = round(sum(plan.cost for plan in proposed or cells) / len(proposed or cells))
     for name, _, trials in outlook(search.limits, len(cells)):
         if name not in ("design", "adaptive"):
             yield name, 0, 0, trials, trials * mean, trials * mean
+
+
+def _shortened(search: Search, plan: Plan) -> list[Plan]:
+    """The versions of a plan that a trial of the adaptive arm trains before it."""
+    tried = search.halving.rungs if search.halving.score == SHORTENED else ()
+    return [plan.shortened(rung) for rung in tried]
 
 
 def trained(plans: list[Plan]) -> int:

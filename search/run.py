@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import os
 import shutil
@@ -26,8 +27,10 @@ if TYPE_CHECKING:
 
     from search.agenda import Agenda, Task
     from search.ground import Ground
+    from search.summary import Extras
     from search.tasks import Limits
     from trainables.data import LongTailed
+    from trainables.deployment import Deployment
     from trainables.leases import Leases
     from trainables.plan import Plan
     from trainables.trial import TrialSpec
@@ -63,6 +66,7 @@ class SearchResult:
         best: The exported document; `None` where nothing has finished.
         phase_seconds: Wall time of each phase.
         saved: Epochs and seconds of training that re-use saved.
+        extras: Nominated pairs, and what surrounds the winner.
     """
 
     name: str
@@ -73,6 +77,7 @@ class SearchResult:
     best: dict[str, Any] | None
     phase_seconds: dict[str, float]
     saved: tuple[float, float]
+    extras: Extras
 
 
 def _kept_list(kind: str) -> str:
@@ -144,7 +149,8 @@ class Search:
         file: The space's file, kept beside the results; `None` for a space made in Python.
         console: Where a person reads.
         resume: Whether the search goes on with what its folder holds.
-        settle: Further blocks that an unresolved primary pair may get; `None` for a search that goes on as planned.
+        settle: Further blocks that unresolved primary pairs may get, in all; `None` for a search that goes on as
+            planned.
     """
 
     def __init__(
@@ -159,12 +165,14 @@ class Search:
         from search.design import make_design
         from search.scheduler import Halving
         from trainables import data
-        from trainables.models import MODELS
+        from trainables.deployment import Deployment
+        from trainables.models import ModelError, check, settled
         from trainables.plan import check_space
-        from trainables.registry import did_you_mean, discover
+        from trainables.registry import discover
 
         # as a name and a place that mean the same in another process, in MLflow and in the exported recipe
-        name, root = data.rooted(settings.data, settings.data_root)
+        fed = settings.data if settings.feed == "auto" else data.fed(settings.data, settings.feed)
+        name, root = data.rooted(fed, settings.data_root)
         settings = dataclasses.replace(settings, data=name, data_root=root)
         self.space, self.settings, self.console, self.resume = space, settings, console, resume
         self.settle = settle
@@ -175,19 +183,27 @@ class Search:
                 why = str(error) if str(error).startswith("--tricks") else f"--tricks {folder}: {error}"
                 raise SettingsError(why) from error
         discover()
+        # the exported recipe must find them from anywhere
+        settings = dataclasses.replace(
+            settings, tricks=tuple(str(Path(folder).resolve()) for folder in settings.tricks)
+        )
         if settings.objective == "both":
             # Optuna prunes nothing where there are two objectives
-            settings = self.settings = dataclasses.replace(settings, rungs=())
+            settings = dataclasses.replace(settings, rungs=())
+        self.settings = settings
         self.halving = Halving(settings.rungs, settings.reduction_factor, settings.rung_score)
         self.standard = data.standard(name, root)
-        self.model = settings.model or space.model or self.standard.model
-        if self.model not in MODELS:
-            raise SettingsError(f"--model {self.model}: {did_you_mean(self.model, MODELS)}")
+        try:
+            self.model = settled(settings.model or space.model or self.standard.model)
+            check(self.model)
+        except ModelError as error:
+            raise SettingsError(f"--model: {error}") from error
         check_space(space, self.standard)
         self.design = make_design(
             space, self.standard, settings.epochs_scale, kind=self._design_kind(), primary=settings.primary
         )
         self.interrupted = False
+        self.deployment = Deployment()
         self.explain = False
         """Whether to print why a trial is stopped, as it happens."""
         self._leases: Leases | None = None
@@ -200,6 +216,16 @@ class Search:
         if not self.resume or kind is None or not kind.startswith("list:"):
             return kind
         return f"list:{self.settings.folder / _kept_list(kind)}"
+
+    def _deployment(self) -> Deployment:
+        """How results are weighed; of a search that goes on as it was read when it began."""
+        from trainables.deployment import Deployment, read
+
+        settings = self.settings
+        kept = settings.folder / "deployment.json"
+        if self.resume:
+            return Deployment.from_dict(json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else None)
+        return read(settings.prior, settings.cost, self._data(settings.seed * SEEDS_APART).class_names)
 
     # --- before anything is trained -----------------------------------------------------------------------
 
@@ -243,6 +269,8 @@ class Search:
         kind = self.settings.design
         if kind is not None and self.design.kind == "list":
             shutil.copyfile(kind.partition(":")[2], folder / _kept_list(kind))
+        if self.deployment:
+            (folder / "deployment.json").write_text(json.dumps(self.deployment.to_dict()), encoding="utf-8")
         self.settings.save()
 
     def run(self) -> SearchResult:
@@ -254,6 +282,7 @@ class Search:
         # a search that goes on from another directory still writes where it did
         settings = self.settings = dataclasses.replace(self.settings, tracking_uri=uri)
         resources.check(settings)
+        self.deployment = self._deployment()
         self.check_objective()
         self.open_folder()
         # MLflow makes its database in seconds that Ray needs as well
@@ -444,7 +473,8 @@ class Search:
         from trainables.stage_store import features_key, stage_keys
 
         cuda = self._device == "cuda" and torch.cuda.is_available()
-        context = trial_context(self._fingerprint(seed), self.model, seed, torch.device("cuda" if cuda else "cpu"))
+        device, asked = torch.device("cuda" if cuda else "cpu"), self.settings.numerics
+        context = trial_context(self._fingerprint(seed), self.model, seed, device, asked)
         # the workers', which train with one thread, and not this process's
         context["numerics"] |= {"device": self._device, "threads": 1}
         plans = [plan]
@@ -518,6 +548,8 @@ class Search:
             tricks=resources.tricks_for(settings, self._sent),
             target=PARTS[settings.objective],
             device=self._device,
+            numerics=settings.numerics.to_dict(),
+            deployment=self.deployment.to_dict() if self.deployment else None,
         )
 
     def _replay(self, agenda: Agenda) -> None:
@@ -561,6 +593,7 @@ class Search:
         fields["imbalance"] = self.settings.imbalance or self.standard.imbalance
         fields |= {"design": self.design.kind, "primary": ",".join(self.settings.primary)}
         fields["val_images_per_class"] = self._val_images
+        fields["final_share"] = round(self.ground.share, 4)
         return {key: value for key, value in fields.items() if value not in (None, (), "")}
 
     def _conclude(self, agenda: Agenda, display: Any, tracker: Any, uri: str, complete: bool) -> SearchResult:
@@ -571,7 +604,12 @@ class Search:
         records = list(agenda.records.values())
         folder = self.settings.folder
         trials = load.frame(records)
-        conflicts = summary.conflict_table(self.console, trials, self.standard.margin, self.settings.primary)
+        conflicts = summary.conflict_table(
+            self.console, trials, self.standard.margin, self.settings.primary, agenda.known.further
+        )
+        winner = agenda.known.winner
+        extras = summary.extras(trials, self.standard.margin, None if winner is None else winner.plan.id)
+        extras.save(folder)
         best = None
         if conflicts is not None:
             conflicts.to_csv(folder / "conflicts.csv", index=False)
@@ -588,6 +626,7 @@ class Search:
             # what was found out must reach the screen and MLflow all the same
             log.exception("the report could not be written")
             self.console.print(f"[yellow]report.html could not be written: {error}[/yellow]", markup=True)
+        tracker.summary({}, extras.tags)
         if conflicts is not None:
             metrics, tags = tracking.conflict_summary(conflicts)
             tracker.summary(metrics, tags)
@@ -596,6 +635,7 @@ class Search:
             file.name: file.read_bytes() if file.suffix == ".png" else file.read_text(encoding="utf-8")
             for file in sorted(folder.iterdir())
             if file.name in ("best.yaml", "conflicts.csv", "conflicts.png", "report.html", "space.py", "search.json")
+            or file.name in ("nominated.csv", "removals.csv", "path.csv")
         }
         seconds = pace.of_records(records)
         if seconds is not None:
@@ -611,7 +651,7 @@ class Search:
         for problem in tracker.close("FINISHED" if complete else "KILLED"):
             self.console.print(f"[yellow]MLflow: {problem}[/yellow]")
         result = SearchResult(
-            self.settings.name, folder, complete, trials, conflicts, best, display.phase_seconds, display.saved
+            self.settings.name, folder, complete, trials, conflicts, best, display.phase_seconds, display.saved, extras
         )
         summary.show(self.console, result, uri, self.settings)
         return result

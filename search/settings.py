@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trainables.numerics import Numerics
+
 BARRED = re.compile(r"[/\\'\"`%\x00-\x1f]")
 """What a name must not hold: it is a folder, a file in a store's address, and quoted in MLflow's queries."""
 
@@ -52,6 +54,8 @@ class Settings:
         imbalance: Largest class over smallest; the data set's standard one where absent.
         model: Name of the network; the data set's standard one where absent.
         trials: Of the adaptive arm.
+        prior: "uniform", "train" or a file of classes and weights: how often each class occurs where the model is used.
+        cost: A file with what each mistake costs.
         seeds: Seed blocks of the design arm.
         design: "pairs", "factorial" or "list:FILE"; by the number of crossable labels where absent.
         primary: Pairs declared beforehand, "a×b"; the others are explored.
@@ -82,6 +86,11 @@ class Settings:
         reuse: Whether finished stages are re-used.
         tracking_uri: MLflow store.
         tricks: Folders of further tricks.
+        feed: How images get to training: "resident", "streamed", or "auto", by their size.
+        precision: Of training, see `trainables.numerics.Numerics`, as the next three.
+        channels_last: Memory format.
+        fused_members: Whether members are trained together.
+        graph: Whether steps are replayed as CUDA graphs.
     """
 
     name: str
@@ -90,6 +99,8 @@ class Settings:
     data_root: str | None = None
     imbalance: float | None = None
     model: str | None = None
+    prior: str | None = None
+    cost: str | None = None
     trials: int = 40
     seeds: int = 5
     design: str | None = None
@@ -120,8 +131,14 @@ class Settings:
     reuse: bool = True
     tracking_uri: str | None = None
     tricks: tuple[str, ...] = ()
+    feed: str = "auto"
+    precision: str = "fp32"
+    channels_last: str = "auto"
+    fused_members: str = "auto"
+    graph: str = "off"
 
     def __post_init__(self) -> None:
+        _ = self.numerics  # refuses what it does not know
         rules = (
             ("trials", self.trials >= 0, "at least 0"),
             ("seeds", self.seeds >= 0, "at least 0"),
@@ -151,6 +168,11 @@ class Settings:
         for field, holds, allowed in rules:
             if not holds:
                 raise SettingsError(f"{flag(field)} must be {allowed}, got {getattr(self, field)!r}")
+
+    @property
+    def numerics(self) -> Numerics:
+        """How trials compute."""
+        return Numerics(self.precision, self.channels_last, self.fused_members, self.graph)
 
     @property
     def folder(self) -> Path:

@@ -83,8 +83,8 @@ class Limits:
         starts: Whether the published recipes are trained.
         check_seeds: Blocks of the checks, of the nominated pairs and of the recipes around the winner; 0 for none.
         full_length: Whether pairs of the winner are run again at the final length.
-        settle: Further blocks that this run may add for the primary pairs that are unresolved; `None` for a search
-            that goes on as planned.
+        settle: Further blocks that this run may add for the primary pairs that are unresolved, over all of them;
+            `None` for a search that goes on as planned.
         margin: Difference in accuracy that matters.
         primary: Pairs declared before the search.
         objective: What the sampler learns and recipes are ranked by, one of `search.objective.OBJECTIVES`.

@@ -86,7 +86,7 @@ def test_a_space_file_that_is_none(place, capsys, content, sentence):
     "arguments, sentence",
     [
         (["--data", "digit-lt"], "unknown data set 'digit-lt': did you mean 'digits-lt'?"),
-        (["--model", "resnet9"], "--model resnet9: did you mean 'resnet8'?"),
+        (["--model", "resnet9"], "--model: unknown model 'resnet9': did you mean 'resnet8'?"),
         (["--epochs-scale", "0"], "--epochs-scale must be above 0, got 0.0"),
         (["--max-concurrent", "0"], "--max-concurrent must be at least 1, got 0"),
         (["--name", "a/b"], "--name must be a name without slashes, quotes, percent signs and line ends, got 'a/b'"),
@@ -102,6 +102,9 @@ def test_a_space_file_that_is_none(place, capsys, content, sentence):
         (["--store", "/proc/stages"], "--store /proc/stages: cannot write there"),
         (["--tracking-uri", "sqlite:////proc/nothing/mlflow.db"], "the MLflow store cannot be written"),
         (["--tracking-uri", "sqlite:///space.py/mlflow.db"], "the MLflow store cannot be written"),
+        (["--val", "real"], "option val must be balanced or realistic, got 'real'"),
+        (["--prior", "gone.csv"], "--prior gone.csv: cannot read the file (No such file or directory)"),
+        (["--cost", "space.py"], "--cost space.py: has 2 rows of costs, and the data 10 classes"),
         (["--design", "pair"], "--design pair: did you mean pairs? allowed are pairs, factorial, list:FILE"),
         (["--design", "factorial"], "--design factorial: no two of the 0 labels of screen= can be freely crossed"),
         (["--design", "list:gone.csv"], "--design list:gone.csv: cannot read the file (No such file or directory)"),

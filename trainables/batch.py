@@ -15,6 +15,19 @@ from torch import Tensor, nn
 
 from trainables.seeding import generator
 
+EVALUATION_PIXELS = 2**22
+"""Pixels of one batch in evaluation: 1024 images of 64×64."""
+
+
+def evaluation_batch(images: Any, most: int = 1024) -> int:
+    """Images (N, c, H, W) that are evaluated at once, as many as memory comfortably holds.
+
+    >>> evaluation_batch(torch.zeros(1, 3, 32, 32)), evaluation_batch(torch.zeros(1, 3, 224, 224))
+    (1024, 83)
+    """
+    height, width = images.shape[-2:]
+    return max(1, min(most, EVALUATION_PIXELS // int(height * width)))
+
 
 class MissingFact(ValueError):
     """A trick was built without something it has to know."""
@@ -146,7 +159,7 @@ class Facts:
             given = ", ".join(f"{name}=…" for name in missing)
             raise MissingFact(f"trick {trick!r} needs {' and '.join(missing)}: build it with Facts(…, {given})")
 
-    def outputs(self, batch_size: int = 512) -> Iterator[tuple[Tensor, Outputs]]:
+    def outputs(self) -> Iterator[tuple[Tensor, Outputs]]:
         """The network's outputs over the training images, without augmentation, in evaluation mode.
 
         Yields:
@@ -159,8 +172,10 @@ class Facts:
         model.eval()
         try:
             with torch.no_grad():
-                for index in torch.arange(len(self.images), device=self.images.device).split(batch_size):
-                    yield index, model(self.normalise(self.images[index]))
+                everything = torch.arange(len(self.images), device=self.images.device)
+                size = evaluation_batch(self.images, most=512)
+                for index, images in zip(everything.split(size), self.images.split(size), strict=True):
+                    yield index, model(self.normalise(images))
         finally:
             model.train(was_training)
 

@@ -13,6 +13,7 @@ import torch
 
 from trainables import memory
 from trainables.data import LongTailed
+from trainables.numerics import Numerics
 from trainables.pipeline import Pipeline
 from trainables.plan import Plan
 
@@ -37,7 +38,9 @@ class Footprint:
     busy: float = float("nan")
 
 
-def footprint(plan: Plan, data: LongTailed, model: str, device: torch.device) -> Footprint:
+def footprint(
+    plan: Plan, data: LongTailed, model: str, device: torch.device, numerics: Numerics | None = None
+) -> Footprint:
     """Trains `STEPS` steps of every stage of a plan and measures.
 
     Args:
@@ -45,13 +48,14 @@ def footprint(plan: Plan, data: LongTailed, model: str, device: torch.device) ->
         data: Its data, whole: what is left out here is counted.
         model: Name of the network.
         device: Where to train.
+        numerics: Precision, memory format and the like.
     """
     largest = max(stage.batch_size for stage in plan.stages)
     small = fewer(data, STEPS * largest)
     short = Plan(tuple(dataclasses.replace(stage, epochs=1, eval_every=1) for stage in plan.stages))
-    Pipeline(short, small, model, 0, device).run()  # the first run also loads kernels
+    Pipeline(short, small, model, 0, device, numerics=numerics).run()  # the first run also loads kernels
     memory.forget_peak(device)
-    pipeline = Pipeline(short, small, model, 0, device)
+    pipeline = Pipeline(short, small, model, 0, device, numerics=numerics)
     began = time.perf_counter()
     with _busy(device) as readings:
         while not pipeline.finished:

@@ -141,8 +141,10 @@ class Objective:
         return losses, penalties
 
     def _targets(self, y: Tensor, dtype: torch.dtype) -> Tensor:
-        target = functional.one_hot(y, self.classes) if self._target is None else self._target(y)
-        return target.to(dtype)
+        if self._target is not None:
+            return self._target(y).to(dtype)
+        # one_hot would look at the labels' range, for which a CPU reads a number every step
+        return torch.zeros(len(y), self.classes, dtype=dtype, device=y.device).scatter_(1, y[:, None], 1)
 
     def _adjusted(self, outputs: Outputs, y: Tensor) -> Outputs:
         if not self._logits:

@@ -6,6 +6,7 @@ epochs is all that is needed to go on, on another machine or after a crash.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -17,13 +18,18 @@ from torch import Tensor
 
 from trainables import metrics
 from trainables.data import LongTailed
-from trainables.models import Network, build
+from trainables.deployment import Deployment
+from trainables.models import Network, build, identity
+from trainables.numerics import Numerics
 from trainables.plan import Plan
 from trainables.stage import Diverged, Handed, Judge, StageRun, Start, State, assemble, merge
 from trainables.stage_store import StageStore, StoredStage, features_key, numerics, stage_keys
 
 SAVE_SECONDS = 5.0
 """A stage in the middle is kept at most this often: what a crash may cost, unless an epoch takes longer."""
+
+NEUTRAL = Deployment()
+"""Weighs nothing."""
 
 __all__ = ["Cost", "Diverged", "Pipeline", "Point", "trial_context"]
 
@@ -60,9 +66,12 @@ class Cost:
     seconds_saved: float = 0.0
 
 
-def trial_context(fingerprint: str, model: str, seed: int, device: torch.device) -> dict[str, Any]:
+def trial_context(
+    fingerprint: str, model: str, seed: int, device: torch.device, asked: Numerics | None = None
+) -> dict[str, Any]:
     """Everything outside the plan that the result of a stage depends on."""
-    return {"data": fingerprint, "model": model, "seed": seed, "numerics": numerics(device)}
+    asked = asked or Numerics()
+    return {"data": fingerprint, "model": identity(model), "seed": seed, "numerics": numerics(device, asked)}
 
 
 @dataclass
@@ -103,10 +112,11 @@ class Pipeline:
         seed: Of the trial.
         device: Where to train.
         store: Finished stages; without one everything is trained.
-        evaluate: Whether to measure on `val` on the way (there is none in a final training).
-
-    Raises:
-        ValueError: A store without evaluation: what it keeps includes what was measured.
+        evaluate: Whether to measure on `val` on the way (there is none in a final training). What is kept without
+            measurements is never taken for what has them.
+        numerics: How numbers are computed.
+        save_seconds: A stage in the middle is kept at most this often.
+        deployment: How the final metrics are weighed as well.
     """
 
     def __init__(
@@ -118,16 +128,21 @@ class Pipeline:
         device: torch.device,
         store: StageStore | None = None,
         evaluate: bool = True,
+        numerics: Numerics | None = None,
+        save_seconds: float = SAVE_SECONDS,
+        deployment: Deployment = NEUTRAL,
     ) -> None:
-        if store is not None and not evaluate:
-            raise ValueError("Pipeline(store=…, evaluate=False): finished stages are kept with what was measured")
         self.plan, self.data, self.store, self.evaluate = plan, data.to(device), store, evaluate
+        self.deployment = deployment
         network = partial(_fresh, model, data.classes, int(data.train_images.shape[1]))
-        self.start = Start(self.data, network, seed, device)
-        self.keys = stage_keys(plan, trial_context(data.fingerprint, model, seed, device))
+        self.start = Start(self.data, network, seed, device, numerics or Numerics())
+        context = trial_context(data.fingerprint, model, seed, device, numerics)
+        self.keys = stage_keys(plan, context if evaluate else {**context, "measured": False})
+        self.save_seconds = save_seconds
         self._at = _Progress()
         self._run: StageRun | None = None
         self._judge: Judge | None = None
+        self._now = (plan.stages[0].name, 0, math.nan)
         self._saved_at = 0.0
         self._run_seconds = 0.0
 
@@ -176,6 +191,7 @@ class Pipeline:
             Diverged: The loss is no longer finite.
         """
         before = len(self._at.points)
+        self._now = (self.plan.stages[self._at.stage].name, 0, math.nan)
         if self._run is None and self._reuse():
             return self._at.points[before:]
         began = time.perf_counter()
@@ -185,6 +201,7 @@ class Pipeline:
         run = self._run
         assert run is not None
         run.train_epoch()
+        self._now = (run.stage.name, run.epoch, run.train_loss)
         stage = self.plan.stages[self._at.stage]
         # members are judged as one, when they are merged
         due = run.epoch % stage.eval_every == 0 or run.finished
@@ -193,9 +210,19 @@ class Pipeline:
         self._run_seconds += time.perf_counter() - began
         if run.finished:
             self._finish(run)
-        elif time.perf_counter() - self._saved_at >= SAVE_SECONDS:
+        elif time.perf_counter() - self._saved_at >= self.save_seconds:
             self._keep_partial(run)
         return self._at.points[before:]
+
+    def keep(self) -> None:
+        """Keeps what is trained of the current stage now, for a later pipeline with the same store."""
+        if self._run is not None:
+            self._keep_partial(self._run)
+
+    @property
+    def now(self) -> tuple[str, int, float]:
+        """The stage of the last advance, its epochs that are behind, and its last training loss; nan where re-used."""
+        return self._now
 
     def run(self) -> None:
         """Advances to the end."""
@@ -209,7 +236,7 @@ class Pipeline:
 
     def result(self, prefix: str = "final") -> tuple[dict[str, float], list[float], list[int]]:
         """Metrics (`final/accuracy`, …), recalls per class and correctness per image of the last evaluation."""
-        return summary(self._at.last, self.data.counts, self.data.val_labels, prefix)
+        return summary(self._at.last, self.data.counts, self.data.val_labels, prefix, self.deployment)
 
     def per_class(self) -> dict[str, list[float]]:
         """The diagnostics of label over-smoothing by class, at the last evaluation."""
@@ -218,7 +245,7 @@ class Pipeline:
     def test(self) -> tuple[dict[str, float], list[float], list[int]]:
         """The same on the test split. For confirmed recipes alone: nothing may be chosen by it."""
         last = Judge(self.start, self.plan, len(self.plan.stages) - 1, split="test")(self.network())
-        return summary(last, self.data.counts, self.data.test_labels, "test")
+        return summary(last, self.data.counts, self.data.test_labels, "test", self.deployment)
 
     # --- state between two epochs -------------------------------------------------------------------------
 
@@ -463,21 +490,30 @@ DIAGNOSTICS = ("logits_magnitude", "regularized_std")
 
 
 def summary(
-    last: Mapping[str, Any], counts: Tensor, labels: Tensor, prefix: str
+    last: Mapping[str, Any], counts: Tensor, labels: Tensor, prefix: str, deployment: Deployment = NEUTRAL
 ) -> tuple[dict[str, float], list[float], list[int]]:
-    """Metrics under a prefix, recalls per class and correctness per image from what `measure` returned."""
+    """Metrics under a prefix, recalls per class and correctness per image from what a `Judge` returned.
+
+    On images that are not balanced, "image_accuracy" is the share of them that is right, beside the mean recall.
+    """
     recalls = torch.tensor(last["recalls"], dtype=torch.float64)
     totals = torch.bincount(labels.cpu(), minlength=len(recalls)).double()
     smoothed = metrics.smoothed_recalls((recalls.nan_to_num() * totals).round(), totals)
-    found = metrics.summarise(recalls, counts.cpu())
-    found["smoothed_harmonic_mean"] = metrics.summarise(smoothed, counts.cpu())["harmonic_mean"]
+    found = metrics.summarise(recalls, counts.cpu(), totals)
+    found["smoothed_harmonic_mean"] = metrics.summarise(smoothed, counts.cpu(), totals)["harmonic_mean"]
+    true = labels.tolist()
+    correct = [int(said == label) for said, label in zip(last["predicted"], true, strict=True)]
+    if float(totals.min()) != float(totals.max()):
+        found["image_accuracy"] = sum(correct) / len(correct)
+    if deployment:
+        found |= deployment.measure(last["recalls"], last["predicted"], true, counts.tolist())
     found["calibration_error"] = last["calibration_error"]
     found["loss"] = last["loss"]
     for name in DIAGNOSTICS:
         found[name] = float(torch.tensor(last[name], dtype=torch.float64).nanmean())
     n = float(totals.sum())
     found["accuracy_error"] = (found["accuracy"] * (1 - found["accuracy"]) / n) ** 0.5
-    return {f"{prefix}/{name}": value for name, value in found.items()}, list(last["recalls"]), list(last["correct"])
+    return {f"{prefix}/{name}": value for name, value in found.items()}, list(last["recalls"]), correct
 
 
 def _fresh(model: str, classes: int, channels: int, generator: torch.Generator) -> Network:

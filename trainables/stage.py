@@ -19,19 +19,19 @@ from torch import Tensor
 from torch.nn import functional
 
 from trainables import metrics
-from trainables.batch import Batch, Facts, Outputs
+from trainables.batch import Batch, Facts, evaluation_batch
 from trainables.data import LongTailed
-from trainables.data.augment import shift_and_flip
+from trainables.data.augment import own
+from trainables.data.feeds import feed_of
 from trainables.models import Network
+from trainables.numerics import Numerics
 from trainables.objective import Objective, reduce
-from trainables.plan import Plan
+from trainables.plan import Plan, StagePlan
 from trainables.registry import PlanError, entry
 from trainables.schedule import SCHEDULES
 from trainables.seeding import generator
 
 State = dict[str, Tensor]
-
-EVALUATION_BATCH = 1024
 
 
 class Diverged(ArithmeticError):
@@ -64,12 +64,13 @@ class Handed:
 
 @dataclass(frozen=True)
 class Start:
-    """What a stage is trained from, apart from the plan: data, network, seed, place."""
+    """What a stage is trained from, apart from the plan: data, network, seed, place, numerics."""
 
     data: LongTailed
     network: Callable[[torch.Generator], Network]
     seed: int
     device: torch.device
+    numerics: Numerics = field(default_factory=Numerics)
 
 
 class StageRun:
@@ -117,6 +118,7 @@ class StageRun:
             momentum=self.stage.momentum,
             weight_decay=self.stage.weight_decay,
             nesterov=self.stage.nesterov,
+            fused=True,
         )
         if handed is not None and continues:
             _load_optimiser(self.optimiser, handed.optimiser)
@@ -151,17 +153,20 @@ class StageRun:
         """
         chain_epoch = self._first_epoch + self.epoch
         draws = {purpose: self._generator(purpose, chain_epoch) for purpose in _PURPOSES}
-        indices = self._indices(chain_epoch, draws["draw"])
-        weights = self.objective.weights(self.data.train_labels[indices.to(self.start.device)])
+        indices = self._indices(chain_epoch, draws["draw"]).to(self.start.device)
+        weights = self.objective.weights(self.data.train_labels[indices])
         expected = float(weights.mean()) if self.objective.weighted else 1.0
         if not expected > 0:
             raise PlanError(f"stage {self.stage.name!r}: the weights of all drawn images are 0")
         batches = list(_split(indices, self.stage.batch_size))
         self.network.train()
         total = torch.zeros((), device=self.start.device)
-        for step, index in enumerate(batches):
+        for step, (batch, features) in enumerate(self._batches(batches, draws)):
             self._set_rate(chain_epoch + step / len(batches))
-            batch, outputs = self._forward(index, draws)
+            if features is None:
+                outputs = self.network(batch.images, batch.blend)
+            else:
+                outputs = self.network.classify(features, batch.blend)
             losses, penalties = self.objective.parts(
                 outputs, batch.y, batch.share, batch=batch, generator=draws["loss"]
             )
@@ -229,42 +234,56 @@ class StageRun:
         indices: Tensor = self._draw(chain_epoch / max(1, self._chain_epochs - 1), draws)
         return indices
 
-    def _forward(self, index: Tensor, draws: Mapping[str, torch.Generator]) -> tuple[Batch, Outputs]:
-        """A batch of images with these indices, and what the network says of it."""
-        index = index.to(self.start.device)
+    def _batches(
+        self, batches: Sequence[Tensor], draws: Mapping[str, torch.Generator]
+    ) -> Iterator[tuple[Batch, Tensor | None]]:
+        """Batches with these indices as the network is to see them, mixed; with features where they are cached."""
+        plain: Iterator[tuple[Batch, Tensor | None]]
         if self._features is None:
-            batch = self._augmented(index, draws)
+            plain = ((batch, None) for batch in self._augmented(batches, draws))
         else:
-            labels = self.data.train_labels[index]
-            batch = Batch.plain(labels.new_zeros(len(labels), 0, 0, 0), index, labels)
-        if self._mix is not None:
-            batch = self._mix(batch, draws["mix"])
-        if self._features is None:
-            return batch, self.network(batch.images, batch.blend)
-        view = torch.randint(len(self._features), (len(index),), generator=draws["view"]).to(self.start.device)
-        return batch, self.network.classify(self._features[view, index], batch.blend)
+            plain = self._of_views(self._features, batches, draws["view"])
+        for batch, features in plain:
+            yield (batch if self._mix is None else self._mix(batch, draws["mix"])), features
 
-    def _augmented(self, index: Tensor, draws: Mapping[str, torch.Generator]) -> Batch:
+    def _augmented(self, batches: Sequence[Tensor], draws: Mapping[str, torch.Generator]) -> Iterator[Batch]:
         """Images with these indices, changed, shifted and flipped, augmented and normalised; not mixed."""
-        batch = Batch.plain(self.data.train_images[index], index, self.data.train_labels[index])
-        for change in self._image:
-            batch = change(batch, draws["image"])
-        batch = batch.with_images(shift_and_flip(batch.images, self.data.pad, self.data.flip, draws["shift"]))
-        for change in self._augment:
-            batch = change(batch, draws["augment"])
-        return batch.with_images(self.data.normalise(batch.images))
+        data, feed = self.data, feed_of(self.data)
+        # what changes raw images must see them before they are shifted
+        fed = feed.raw(batches) if self._image else feed.augmented(batches, draws["shift"])
+        for index, images in zip(batches, fed, strict=True):
+            batch = Batch.plain(images, index, data.train_labels[index])
+            if self._image:
+                for change in self._image:
+                    batch = change(batch, draws["image"])
+                batch = batch.with_images(own(batch.images, data.pad, data.flip, data.crop, draws["shift"]))
+            for change in self._augment:
+                batch = change(batch, draws["augment"])
+            yield batch.with_images(data.normalise(batch.images))
+
+    def _of_views(
+        self, features: Tensor, batches: Sequence[Tensor], draws: torch.Generator
+    ) -> Iterator[tuple[Batch, Tensor]]:
+        """Batches without pixels, and the features of one view of each image."""
+        sizes = [len(index) for index in batches]
+        drawn = [torch.randint(len(features), (size,), generator=draws) for size in sizes]
+        views = torch.cat(drawn).to(self.start.device).split(sizes)
+        for index, view in zip(batches, views, strict=True):
+            labels = self.data.train_labels[index]
+            yield Batch.plain(labels.new_zeros(len(labels), 0, 0, 0), index, labels), features[view, index]
 
     @torch.no_grad()
     def _view_features(self) -> Tensor:
         """(V, N, D) features of V augmented views of every image; the same for all stages from one start."""
         everything = torch.arange(len(self.data.train_labels), device=self.start.device)
+        batches = everything.split(evaluation_batch(self.data.train_images))
         self.network.eval()
         views = []
         for view in range(self.stage.views):
             draws = {purpose: generator(self.start.seed, "view", view, purpose) for purpose in _PURPOSES}
-            batches = [self._augmented(index, draws) for index in everything.split(EVALUATION_BATCH)]
             # a trick that makes views of its own is asked for the first: a feature stands for one view
-            views.append(torch.cat([self.network(batch.images[0]).features for batch in batches]))
+            seen = [self.network(batch.images[0]).features for batch in self._augmented(batches, draws)]
+            views.append(torch.cat(seen))
         return torch.stack(views)
 
     def _update_average(self, epoch: int | None) -> None:
@@ -364,7 +383,14 @@ def assemble(
         groups = trick.made().build(stage_facts(start, network, plan.stages[index].epochs, generators))(network)
     if not starts and handed is not None:
         network.load_state_dict(handed.model)
-    return network.to(start.device), groups
+    return _settled(start, plan.stages[index], network.to(start.device)), groups
+
+
+def _settled(start: Start, stage: StagePlan, network: Network) -> Network:
+    """The network as the stage's numerics want it."""
+    height, width = start.data.train_images.shape[-2:]
+    last = start.numerics.channels_last_for(start.device.type, stage.batch_size * height * width)
+    return network.settle(start.numerics.precision, torch.channels_last if last else torch.contiguous_format)
 
 
 class Judge:
@@ -395,8 +421,8 @@ class Judge:
             "loss", "accuracy" (mean recall), "adjusted" (post-hoc logit adjustment, Menon et al. 2021,
             arXiv:2007.07314, eq. 9, τ = 1) and "class_means" (nearest mean of the training features by cosine):
             the last two are what a second stage would roughly reach. Also "calibration_error", "recalls",
-            "logits_magnitude" and "regularized_std" (C,), and "correct" (M,). All are fractions but the loss and
-            the two diagnostics of label over-smoothing.
+            "logits_magnitude" and "regularized_std" (C,), and "predicted" (M,), classes. All others are fractions but
+            the loss and the two diagnostics of label over-smoothing.
         """
         data, labels = self._start.data, self._labels
         training = network.training
@@ -418,7 +444,7 @@ class Judge:
             "recalls": recalls.tolist(),
             "logits_magnitude": metrics.logits_magnitude(logits, labels).tolist(),
             "regularized_std": metrics.regularized_std(logits, labels).tolist(),
-            "correct": (predicted == labels).int().tolist(),
+            "predicted": predicted.tolist(),
         }
 
     def _logits(self, network: Network, facts: Facts) -> Iterator[Tensor]:
@@ -426,7 +452,7 @@ class Judge:
         made = next((trick.made() for trick in self._stage.on("readout")), None)
         readout = None if made is None else made.build(facts)
         views = getattr(made, "views", lambda images: images[None])
-        for number, images in enumerate(self._images.split(EVALUATION_BATCH)):
+        for number, images in enumerate(self._images.split(evaluation_batch(self._images))):
             if number < len(self._features):
                 outputs = network.classify(self._features[number])
             else:
@@ -440,7 +466,7 @@ class Judge:
         features = facts.features()
         sums = features.new_zeros(data.classes, features.shape[1]).index_add_(0, data.train_labels, features)
         means = functional.normalize(sums, dim=1)
-        batches = self._images.split(EVALUATION_BATCH)
+        batches = self._images.split(evaluation_batch(self._images))
         seen = torch.cat([network(data.normalise(images)).features for images in batches])
         nearest = (functional.normalize(seen, dim=1) @ means.T).argmax(dim=1)
         return float(metrics.recalls(nearest, self._labels, data.classes).nanmean())
@@ -488,7 +514,8 @@ def _group(group: Mapping[str, Any], lr: float) -> dict[str, Any]:
 
 
 def _copy(state: Mapping[str, Tensor]) -> State:
-    return {name: tensor.detach().clone() for name, tensor in state.items()}
+    # in one memory format, whichever the network is trained in
+    return {name: tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in state.items()}
 
 
 def _parameters(optimiser: torch.optim.Optimizer) -> Iterator[Any]:
@@ -501,11 +528,13 @@ def _save_optimiser(optimiser: torch.optim.Optimizer) -> State:
     for position, parameter in enumerate(_parameters(optimiser)):
         momentum = optimiser.state[parameter].get("momentum_buffer")
         if momentum is not None:
-            buffers[str(position)] = momentum.detach().clone()
+            buffers[str(position)] = momentum.detach().clone(memory_format=torch.contiguous_format)
     return buffers
 
 
 def _load_optimiser(optimiser: torch.optim.Optimizer, buffers: Mapping[str, Tensor]) -> None:
     for position, parameter in enumerate(_parameters(optimiser)):
         if str(position) in buffers:
-            optimiser.state[parameter]["momentum_buffer"] = buffers[str(position)].clone().to(parameter.device)
+            # laid out like its parameter: the fused step walks through both side by side
+            buffer = torch.empty_like(parameter, requires_grad=False).copy_(buffers[str(position)])
+            optimiser.state[parameter]["momentum_buffer"] = buffer

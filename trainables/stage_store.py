@@ -30,6 +30,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from trainables.numerics import Numerics
 from trainables.plan import Plan, StagePlan
 from trainables.registry import SEAMS, entry, source_file
 from trainables.storage import LocalStorage, open_storage
@@ -42,7 +43,7 @@ _NOT_IN_RESULTS = {
 }  # fmt: skip
 """Modules that arrange work but do not decide what an entry holds: the plan they make is in the key."""
 
-_OF_DATA = {"data/augment.py", "data/long_tail.py"}
+_OF_DATA = {"data/augment.py", "data/feeds.py", "data/long_tail.py"}
 """What of the data modules acts in training; what they load is in the key by its fingerprint."""
 
 
@@ -116,7 +117,8 @@ def code_version(trick: str | None = None) -> str:
 def _core_version() -> str:
     root = Path(__file__).parent
     modules = {path.relative_to(root).as_posix(): path for path in root.rglob("*.py") if path.parent.name != "tricks"}
-    deciding = {name for name in modules if not name.startswith("data/") or name in _OF_DATA} - _NOT_IN_RESULTS
+    aside = ("data/", "final/")  # what is loaded, and what is done with a trained network
+    deciding = {name for name in modules if not name.startswith(aside) or name in _OF_DATA} - _NOT_IN_RESULTS
     return digest([[name, _source_hash(modules[name])] for name in sorted(deciding)])
 
 
@@ -136,14 +138,14 @@ def _is_text(line: ast.stmt) -> bool:
     return isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant) and isinstance(line.value.value, str)
 
 
-def numerics(device: torch.device) -> dict[str, Any]:
+def numerics(device: torch.device, asked: Numerics) -> dict[str, Any]:
     """What floating-point results depend on besides the code."""
     kind = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
     return {
         "device": device.type,
         "kind": kind,
         "threads": 1 if device.type == "cuda" else torch.get_num_threads(),
-        "precision": "float32",
+        **asked.to_dict(),
         "torch": torch.__version__,
         "torchvision": version("torchvision"),  # some tricks change images by it
     }

@@ -1,180 +1,259 @@
 """`python -m trainables.train best.yaml`: final training of an exported recipe.
 
 Trains the recipe at full length on all the data that may be trained on (val folded back in), over fresh
-seeds, and measures on test. Leaves, for the best-documented use, the weights, the recipe, a table of recalls
-per class and a model card. With `--as-searched` it does what the search did instead, val kept, and says
-whether the result falls where the search predicted.
+seeds, and measures on test. Leaves, for the best-documented use, the weights, an exported program, an MLflow model
+that `mlflow models predict` serves, the recipe, a table of recalls per class and a model card; the run is in MLflow.
+Ctrl-C loses nothing: `--resume` goes on, with the same weights in the end as if nothing had happened. With
+`--as-searched` it does what the search did instead, val kept, and says whether the result falls where the search
+predicted.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from trainables.data.catalogue import DataError, module_of
-from trainables.models import MODELS
-from trainables.pipeline import Diverged, Pipeline
-from trainables.plan import Plan, check
-from trainables.registry import PlanError, did_you_mean, discover
+from trainables.data.catalogue import DataError
+from trainables.final.recipe import TrainError, lengthened, read_recipe, to_full_length
+from trainables.models import ModelError
+from trainables.plan import Plan
+from trainables.registry import PlanError
+from trainables.stage import Diverged
+
+__all__ = ["FRESH_SEED", "TrainError", "lengthened", "main", "read_recipe"]
 
 FRESH_SEED = 5_000
 """Seeds of final training; no arm of a search uses them."""
 
 
-class TrainError(ValueError):
-    """A recipe that cannot be trained as asked."""
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    it = argparse.ArgumentParser(prog="python -m trainables.train", description=__doc__.split("\n\n")[0])
+    it.add_argument("recipe", type=Path, help="file written by python -m search.export")
+    it.add_argument("--as-searched", action="store_true", help="val kept; must fall in the search's prediction")
 
+    what = it.add_argument_group("what is trained")
+    what.add_argument("--seeds", type=int, metavar="N", help="fresh seeds [1; 5 with --as-searched]")
+    what.add_argument("--epochs-scale", type=float, default=1.0, metavar="X", help="of the full length [1]")
+    what.add_argument("--data-root", metavar="DIR", help="folder of the data [the recipe's]")
+    what.add_argument("--model", metavar="NAME", help="another network, e.g. 'resnet50?pretrained=FILE' [the recipe's]")
+    what.add_argument("--tricks", action="append", metavar="DIR", help="folders of further tricks [the recipe's]")
 
-def read_recipe(path: Path) -> dict[str, Any]:
-    """An exported recipe, its plan checked.
+    how = it.add_argument_group("how")
+    how.add_argument("--threads", type=int, default=1, metavar="N", help="on a CPU [1, as in a search]")
 
-    Raises:
-        TrainError: No such file, it is no exported recipe, or it names an unknown network.
-        DataError: It names an unknown data set.
-        PlanError: Its plan cannot be trained, e.g. because it names an unknown trick.
-    """
-    import yaml
-
-    if not path.is_file():
-        raise TrainError(f"{path}: no such file; python -m search.export --out {path} writes one")
-    try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise TrainError(f"{path}: not YAML: {str(error).splitlines()[0]}") from error
-    if not isinstance(recipe, dict) or recipe.get("format") != 1:
-        raise TrainError(f"{path}: not a recipe of python -m search.export (format: 1 is expected)")
-    for key, kind in _PARTS.items():
-        if not isinstance(recipe.get(key), kind):
-            raise TrainError(f"{path}: {key} must be a {_KINDS[kind]}, got {recipe.get(key)!r}; export it again")
-    name, imbalance, values = recipe["data"].get("name"), recipe["data"].get("imbalance"), recipe["measured"]
-    if not isinstance(name, str) or not isinstance(imbalance, (int, float)):
-        raise TrainError(f"{path}: data must have a name and an imbalance, got {recipe['data']!r}; export it again")
-    if not isinstance(values.get("values"), list):
-        raise TrainError(f"{path}: measured must have its values, got {values!r}; export it again")
-    try:
-        module_of(name)
-        if recipe["model"] not in MODELS:
-            known = did_you_mean(recipe["model"], MODELS)
-            raise TrainError(f"unknown model {recipe['model']!r}: {known}")
-        discover(*recipe["provenance"].get("tricks", ()))
-        check(Plan.from_dict(recipe["plan"]))
-    except (PlanError, DataError, TrainError) as error:
-        raise type(error)(f"{path}: {error}") from error
-    return recipe
-
-
-_PARTS = {"recipe": str, "title": str, "data": dict, "model": str, "plan": dict, "measured": dict,
-          "conflicts": list, "provenance": dict}  # fmt: skip
-"""What an exported recipe has."""
-_KINDS = {str: "text", dict: "mapping", list: "list"}
-
-
-def lengthened(plan: Plan, factor: float) -> Plan:
-    """The plan with every stage's epochs multiplied."""
-    return Plan(tuple(replace(stage, epochs=max(1, round(stage.epochs * factor))) for stage in plan.stages))
-
-
-def train_one(recipe: Mapping[str, Any], plan: Plan, seed: int, fold_val: bool, root: str | None, show: Any) -> Any:
-    """Trains one seed; the finished pipeline."""
-    import torch
-
-    from trainables.data import load
-    from trainables.trial import pick_device
-
-    device = pick_device("auto")
-    if device.type == "cpu":
-        torch.set_num_threads(1)
-    own = recipe["data"]
-    data = load(own["name"], root=root, imbalance=own["imbalance"], split_seed=seed, fold_val=fold_val)
-    pipeline = Pipeline(plan, data, recipe["model"], seed, device, evaluate=not fold_val)
-    while not pipeline.finished:
-        pipeline.advance()
-        show(pipeline.progress)
-    return pipeline
+    keep = it.add_argument_group("what is kept")
+    keep.add_argument("--out", type=Path, default=Path("trained"), metavar="DIR", help="folder for the model [trained]")
+    keep.add_argument("--resume", action="store_true", help="go on with the unfinished training in --out")
+    keep.add_argument("--save-minutes", type=float, default=1.0, metavar="X", help="between checkpoints [1]")
+    keep.add_argument("--save-epochs", type=int, default=0, metavar="N", help="and also every N epochs [0: not]")
+    keep.add_argument("--tracking-uri", metavar="URI", help="MLflow store, or none [mlflow.db in this directory]")
+    return it
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Trains; 2 where that cannot be done, 1 where `--as-searched` falls outside the prediction."""
-    parser = argparse.ArgumentParser(prog="python -m trainables.train", description=__doc__.split("\n\n")[0])
-    parser.add_argument("recipe", type=Path, help="file written by python -m search.export")
-    parser.add_argument("--seeds", type=int, default=None, help="fresh seeds (default: 1; 5 with --as-searched)")
-    parser.add_argument("--as-searched", action="store_true", help="val kept; must fall in the search's prediction")
-    parser.add_argument("--epochs-scale", type=float, default=1.0, help="of the full length (default: 1)")
-    parser.add_argument("--data-root", help="folder of the data, where it is not bundled")
-    parser.add_argument("--out", type=Path, default=Path("trained"), help="folder for the model (default: trained)")
-    options = parser.parse_args(arguments)
+    """Trains; 2 where that cannot be done, 1 where `--as-searched` falls outside the prediction, 130 stopped."""
+    options = parser().parse_args(arguments)
     try:
         return _main(options)
-    except (TrainError, PlanError, DataError, Diverged, OSError) as error:
+    except (TrainError, PlanError, DataError, ModelError, Diverged, OSError) as error:
         print(f"trainables.train: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nstopped; what is trained so far is not kept, start the command again", file=sys.stderr)
+        print("\ntrainables.train: interrupted", file=sys.stderr)
         return 130
 
 
 def _main(options: argparse.Namespace) -> int:
     from rich.console import Console
-    from rich.progress import Progress
 
     console = Console()
-    recipe = read_recipe(options.recipe)
+    recipe = read_recipe(options.recipe, tuple(options.tricks or ()), options.model)
     plan = Plan.from_dict(recipe["plan"])
-    seeds = options.seeds if options.seeds is not None else (5 if options.as_searched else 1)
-    if seeds < 1:
-        raise TrainError(f"--seeds must be at least 1, got {seeds}")
-    if not 0 < options.epochs_scale < math.inf:
-        raise TrainError(f"--epochs-scale must be a number above 0, got {options.epochs_scale}")
-    if options.as_searched and options.epochs_scale != 1:
-        raise TrainError("--as-searched repeats what the search did, at its length; leave --epochs-scale out")
+    _check(options)
     root = options.data_root or recipe["provenance"].get("data_root")
+    seeds = options.seeds if options.seeds is not None else (5 if options.as_searched else 1)
     if not options.as_searched:
-        plan = lengthened(plan, options.epochs_scale * _to_full_length(recipe, root))
+        plan = lengthened(plan, options.epochs_scale * to_full_length(recipe, root))
     kind = "as searched, val kept" if options.as_searched else "val folded back in"
     console.print(f"recipe {recipe['recipe']}: {recipe['title']}\n{plan}\n{seeds} seeds, {kind}", highlight=False)
-    if not options.as_searched:
-        options.out.mkdir(parents=True, exist_ok=True)  # what cannot be written must not be found out after training
-    finished = []
-    with Progress(console=console, transient=True) as progress:
-        for number in range(seeds):
-            bar = progress.add_task(f"seed {number + 1}/{seeds}", total=1.0)
-            began = time.perf_counter()
-            pipeline = train_one(
-                recipe, plan, FRESH_SEED + number, not options.as_searched, root,
-                lambda done, bar=bar: progress.update(bar, completed=done),
-            )  # fmt: skip
-            finished.append((FRESH_SEED + number, pipeline, time.perf_counter() - began))
-            progress.remove_task(bar)
+    numbers = [FRESH_SEED + number for number in range(seeds)]
     if options.as_searched:
-        return _compare(console, recipe, finished)
-    _keep(console, recipe, plan, finished, options.out)
+        return _compare(console, recipe, _as_searched(console, options, recipe, plan, root, numbers))
+    return _train(console, options, recipe, plan, root, numbers)
+
+
+def _check(options: argparse.Namespace) -> None:
+    if options.seeds is not None and options.seeds < 1:
+        raise TrainError(f"--seeds must be at least 1, got {options.seeds}")
+    if not 0 < options.epochs_scale < math.inf:
+        raise TrainError(f"--epochs-scale must be a number above 0, got {options.epochs_scale}")
+    if options.threads < 1:
+        raise TrainError(f"--threads must be at least 1, got {options.threads}")
+    if not 0 <= options.save_minutes < math.inf:
+        raise TrainError(f"--save-minutes must be a number of at least 0, got {options.save_minutes}")
+    if options.save_epochs < 0:
+        raise TrainError(f"--save-epochs must be at least 0, got {options.save_epochs}")
+    if options.as_searched and options.epochs_scale != 1:
+        raise TrainError("--as-searched repeats what the search did, at its length; leave --epochs-scale out")
+    if options.as_searched and options.resume:
+        raise TrainError("--as-searched keeps nothing that --resume could go on with; leave one of them out")
+
+
+def _load(recipe: Mapping[str, Any], root: str | None, seed: int, fold_val: bool) -> Any:
+    from trainables.data import load
+
+    own = recipe["data"]
+    return load(own["name"], root=root, imbalance=own["imbalance"], split_seed=seed, fold_val=fold_val)
+
+
+def _threads(options: argparse.Namespace) -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        torch.set_num_threads(options.threads)
+
+
+def _train(
+    console: Any, options: argparse.Namespace, recipe: Mapping[str, Any], plan: Plan, root: str | None, seeds: list[int]
+) -> int:
+    """Trains every seed, and leaves what is to be left; 130 where it was stopped."""
+    from trainables.final import leaves, served, tracking
+    from trainables.final.training import Every, Folder, Stop, Stopped, device_name, pipeline_of, train
+
+    _threads(options)
+    how = leaves.How(device_name())
+    every = Every(60 * options.save_minutes, options.save_epochs)
+    data = _load(recipe, root, seeds[0], True)  # what cannot be loaded must not leave a folder
+    settings: dict[str, Any] = {
+        "recipe": recipe["recipe"], "plan": plan.to_dict(), "model": recipe["model"], "data": recipe["data"],
+        "seeds": seeds, "fingerprint": data.fingerprint, **asdict(how),
+    }  # fmt: skip
+    folder = Folder(options.out)
+    if options.resume:
+        settings = folder.go_on(settings)
+    else:
+        folder.start(settings)
+    run = tracking.Run(
+        options.tracking_uri or f"sqlite:///{Path.cwd() / 'mlflow.db'}",
+        recipe["data"]["name"],
+        f"final {recipe['title']}"[:200],
+        {"level": "final", "recipe": recipe["recipe"], "source_search": str(recipe["provenance"].get("search", ""))},
+        _params(recipe, plan, seeds, how),
+        settings.get("run"),
+    )
+    if run.run_id is not None:
+        folder.note({**settings, "run": run.run_id})
+    finished = []
+    status = "FAILED"
+    try:
+        with Stop(console.print) as stop, _bars(console) as progress:
+            for number, seed in enumerate(seeds):
+                data = data if number == 0 else _load(recipe, root, seed, True)
+                pipeline = pipeline_of(recipe, plan, seed, data, how, folder.store, every)
+                bar = progress.add_task(f"seed {number + 1}/{len(seeds)}", total=1.0)
+                show = _shower(progress, bar, f"seed {number + 1}/{len(seeds)}", run, seed, plan)
+                finished.append(train(pipeline, seed, every, lambda: stop.asked, show))
+                progress.remove_task(bar)
+        measured = leaves.keep(recipe, plan, finished, how, options.out)
+        run.metrics(_summary(measured))
+        run.files(options.out, (leaves.CARD, leaves.TABLE, leaves.MEASURED, leaves.RECIPE, served.SERVED))
+        status = "FINISHED"
+    except (Stopped, KeyboardInterrupt):
+        status = "KILLED"
+        again = f"python -m trainables.train {options.recipe} --out {options.out} --resume"
+        console.print(f"stopped; go on with: {again}", highlight=False, soft_wrap=True)
+        return 130
+    finally:
+        run.close(status)
+    folder.clear()
+    for one in measured:
+        accuracy = 100 * one["metrics"]["test/accuracy"]
+        console.print(
+            f"  seed {one['seed']}: accuracy on test {accuracy:.1f} %, {one['seconds']:.1f} s, "
+            f"{options.out / one['file']}", highlight=False, soft_wrap=True,
+        )  # fmt: skip
+    console.print(
+        f"written to {options.out}: weights, {served.PROGRAM}, {served.SERVED}, {leaves.RECIPE}, "
+        f"{leaves.TABLE}, {leaves.MEASURED}, {leaves.CARD}", highlight=False, soft_wrap=True,
+    )  # fmt: skip
     return 0
 
 
-def _to_full_length(recipe: Mapping[str, Any], root: str | None) -> float:
-    """Factor on the plan's epochs: a search may have trained shorter than the data set's final training."""
-    from trainables.data import standard
+def _bars(console: Any) -> Any:
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    own = standard(recipe["data"]["name"], root)
-    return own.final_epochs / (own.epochs * float(recipe["measured"].get("epochs_scale", 1.0)))
+    shown = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
+    return Progress(*shown, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True)
 
 
-def _compare(console: Any, recipe: Mapping[str, Any], finished: Sequence[tuple[int, Any, float]]) -> int:
+def _shower(progress: Any, bar: Any, title: str, run: Any, seed: int, plan: Plan) -> Any:
+    def show(done: float, stage: str, epoch: int, loss: float) -> None:
+        spoken = f"{title}  {stage} epoch {epoch}" + (f"  loss {loss:.3f}" if math.isfinite(loss) else "")
+        progress.update(bar, completed=done, description=spoken)
+        if math.isfinite(loss):
+            run.metrics({f"seed{seed}/train_loss": loss}, round(done * plan.epochs))
+
+    return show
+
+
+def _params(recipe: Mapping[str, Any], plan: Plan, seeds: Sequence[int], how: Any) -> dict[str, Any]:
+    """What is shown of the run in MLflow."""
+    params: dict[str, Any] = {
+        "data": recipe["data"]["name"], "imbalance": recipe["data"]["imbalance"], "model": recipe["model"],
+        "seeds": ", ".join(map(str, seeds)), "epochs": plan.epochs, **asdict(how),
+    }  # fmt: skip
+    for stage in plan.stages:
+        tricks = ", ".join(trick.name for trick in stage.tricks) or "plain"
+        params |= {f"{stage.name}/tricks": tricks, f"{stage.name}/epochs": stage.epochs, f"{stage.name}/lr": stage.lr}
+    return params
+
+
+def _summary(measured: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Means over seeds, and every seed's own."""
+    keys = [key for key in measured[0]["metrics"] if all(math.isfinite(run["metrics"][key]) for run in measured)]
+    means = {key: sum(run["metrics"][key] for run in measured) / len(measured) for key in keys}
+    return means | {f"seed{run['seed']}/{key}": run["metrics"][key] for run in measured for key in keys}
+
+
+def _as_searched(
+    console: Any, options: argparse.Namespace, recipe: Mapping[str, Any], plan: Plan, root: str | None, seeds: list[int]
+) -> list[Any]:
+    """Trains every seed as the search did; nothing is kept."""
+    from trainables.final import leaves
+    from trainables.final.training import Every, device_name, pipeline_of, train
+
+    _threads(options)
+    finished = []
+    with _bars(console) as progress:
+        for number, seed in enumerate(seeds):
+            bar = progress.add_task(f"seed {number + 1}/{len(seeds)}", total=1.0)
+            data, how = _load(recipe, root, seed, False), leaves.How(device_name())
+            pipeline = pipeline_of(recipe, plan, seed, data, how, None, Every(), evaluate=True)
+            finished.append(
+                train(
+                    pipeline, seed, Every(), lambda: False,
+                    lambda done, *more, bar=bar: progress.update(bar, completed=done),
+                )
+            )  # fmt: skip
+            progress.remove_task(bar)
+    return finished
+
+
+def _compare(console: Any, recipe: Mapping[str, Any], finished: Sequence[Any]) -> int:
     """Whether the mean of fresh runs falls in the search's prediction interval."""
     from scipy import stats
 
-    values = [pipeline.result()[0]["final/accuracy"] for _, pipeline, _ in finished]
+    values = [one.pipeline.result()[0]["final/accuracy"] for one in finished]
     earlier = recipe["measured"]["values"]
     mean = sum(values) / len(values)
-    for (seed, _, seconds), value in zip(finished, values, strict=True):
-        console.print(f"  seed {seed}: accuracy on val {100 * value:.1f} %, {seconds:.1f} s", highlight=False)
+    for one, value in zip(finished, values, strict=True):
+        console.print(f"  seed {one.seed}: accuracy on val {100 * value:.1f} %, {one.seconds:.1f} s", highlight=False)
     if len(earlier) < 2:
         console.print("The search has one run of this recipe: it predicts nothing. Export one that raced.")
         return 1
@@ -188,99 +267,6 @@ def _compare(console: Any, recipe: Mapping[str, Any], finished: Sequence[tuple[i
         highlight=False, soft_wrap=True,
     )  # fmt: skip
     return 0 if inside else 1
-
-
-def _keep(
-    console: Any, recipe: Mapping[str, Any], plan: Plan, finished: Sequence[tuple[int, Any, float]], out: Path
-) -> None:
-    """Writes weights, recipe, recalls and model card; prints what was measured on test."""
-    import yaml
-    from safetensors.torch import save_file
-
-    measured = []
-    for seed, pipeline, seconds in finished:
-        metrics, recalls, _ = pipeline.test()
-        network = pipeline.network()
-        file = f"model-seed{seed}.safetensors"
-        weights = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
-        save_file(weights, str(out / file), metadata={"recipe": recipe["recipe"], "model": recipe["model"]})
-        measured.append({"seed": seed, "file": file, "seconds": seconds, "metrics": metrics, "recalls": recalls})
-        accuracy = 100 * metrics["test/accuracy"]
-        console.print(
-            f"  seed {seed}: accuracy on test {accuracy:.1f} %, {seconds:.1f} s, {out / file}", highlight=False
-        )
-    (out / "recipe.yaml").write_text(
-        yaml.safe_dump({**recipe, "plan": plan.to_dict()}, sort_keys=False, allow_unicode=True), encoding="utf-8"
-    )
-    (out / "metrics.json").write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
-    data = finished[0][1].data
-    (out / "MODEL_CARD.md").write_text(_card(recipe, plan, measured, data), encoding="utf-8")
-    console.print(f"written to {out}: weights, recipe.yaml, metrics.json, MODEL_CARD.md", highlight=False)
-
-
-def _card(recipe: Mapping[str, Any], plan: Plan, measured: Sequence[Mapping[str, Any]], data: Any) -> str:
-    """The model card."""
-    accuracies = [run["metrics"]["test/accuracy"] for run in measured]
-    mean = 100 * sum(accuracies) / len(accuracies)
-    spread = ""
-    if len(accuracies) > 1:
-        sd = math.sqrt(sum((100 * a - mean) ** 2 for a in accuracies) / (len(accuracies) - 1))
-        spread = f" ± {sd:.1f} (standard deviation over {len(accuracies)} seeds)"
-    searched = sum(stage["epochs"] for stage in recipe["plan"]["stages"])
-    length = f"{plan.epochs} epochs" + (
-        ""
-        if plan.epochs == searched
-        else f"; what the search found was measured at {100 * searched / plan.epochs:.0f} %"
-    )
-    rows = [
-        f"| {name} | {count} | " + " | ".join(f"{100 * run['recalls'][label]:.1f}" for run in measured) + " |"
-        for label, (name, count) in enumerate(zip(data.class_names, data.counts.tolist(), strict=True))
-    ]
-    seeds = " | ".join(f"recall, seed {run['seed']} (%)" for run in measured)
-    warnings = [f"- {verdict['pair']}: {verdict['verdict']}. {verdict['reason']}" for verdict in recipe["conflicts"]]
-    return "\n".join(
-        [
-            f"# {recipe['model']} on {recipe['data']['name']}, imbalance {recipe['data']['imbalance']:g}",
-            "",
-            f"Recipe {recipe['recipe']} of the search {recipe['provenance']['search']}: {recipe['title']}.",
-            "",
-            "## Training",
-            "",
-            "```",
-            str(plan),
-            "```",
-            "",
-            f"Length: {length}. Val was folded back into the training data ({int(data.counts.sum())} images).",
-            "",
-            "## Test",
-            "",
-            f"Accuracy (mean recall) on test: {mean:.1f} %{spread}. Nothing was chosen by it.",
-            "",
-            f"| class | training images | {seeds} |",
-            "|---|---|" + "---|" * len(measured),
-            *rows,
-            "",
-            "## Verdicts that concern this recipe",
-            "",
-            *(warnings or ["None of its pairs was screened, or the table had too little to say."]),
-            "",
-            "## Use",
-            "",
-            "```python",
-            "import torch",
-            "from safetensors.torch import load_file",
-            "from trainables.models import build",
-            "",
-            f'network = build("{recipe["model"]}", classes={data.classes}, '
-            f"channels={int(data.train_images.shape[1])}, generator=torch.Generator())",
-            f'network.load_state_dict(load_file("{measured[0]["file"]}"))',
-            "network.eval()",
-            "```",
-            "",
-            f"Images: uint8, divided by 255, minus mean {data.mean.tolist()}, divided by {data.std.tolist()}.",
-            "",
-        ]
-    )
 
 
 if __name__ == "__main__":

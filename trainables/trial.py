@@ -12,7 +12,7 @@ import importlib
 import json
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -23,7 +23,9 @@ from safetensors.torch import load_file, save_file
 
 from trainables import memory
 from trainables.data import LongTailed, load
+from trainables.deployment import Deployment
 from trainables.footprint import Footprint, footprint
+from trainables.numerics import Numerics
 from trainables.pipeline import Diverged, Pipeline, Point
 from trainables.plan import Plan
 from trainables.registry import discover
@@ -52,6 +54,8 @@ class TrialSpec:
         target: Final metrics whose mean is the score of a shortened plan.
         read_test: Also measure the final network on test: for confirmed recipes alone.
         device: "cpu", "cuda", or "auto".
+        numerics: Fields of `Numerics` that are not at their defaults.
+        deployment: `Deployment.to_dict()`; `None` weighs nothing.
     """
 
     plan: dict[str, Any]
@@ -68,6 +72,8 @@ class TrialSpec:
     target: tuple[str, ...] = ("final/accuracy",)
     read_test: bool = False
     device: str = "auto"
+    numerics: dict[str, str] = field(default_factory=dict)
+    deployment: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able dict."""
@@ -109,7 +115,8 @@ def footprint_of(fields: dict[str, Any]) -> Footprint:
     spec = spec_of(fields)
     discover(*map(folder_of, spec.tricks))
     data = cached_data(spec.data, spec.root, spec.imbalance, spec.split_seed)
-    return footprint(Plan.from_dict(spec.plan), data, spec.model, pick_device(spec.device))
+    plan, numerics = Plan.from_dict(spec.plan), Numerics.of(spec.numerics)
+    return footprint(plan, data, spec.model, pick_device(spec.device), numerics)
 
 
 def pipeline_of(spec: TrialSpec, share: float = 1.0) -> Pipeline:
@@ -123,6 +130,8 @@ def pipeline_of(spec: TrialSpec, share: float = 1.0) -> Pipeline:
         spec.seed,
         pick_device(spec.device),
         store=None if spec.store is None else StageStore(spec.store),
+        numerics=Numerics.of(spec.numerics),
+        deployment=Deployment.from_dict(spec.deployment),
     )
 
 

@@ -4,6 +4,7 @@ import pytest
 from rich.console import Console
 
 from search import pace, preview
+from search.design import make_design
 from search.preview import count, seconds_per_epoch, show, trained, tree
 from search.run import Search
 from search.settings import Settings
@@ -130,3 +131,14 @@ def test_a_space_in_which_nothing_can_be_trained_does_not_hang(tmp_path):
     )
     recipes = list(_random_recipes(search(tmp_path, space)))
     assert len(recipes) == 5 and len({plan.id for plan in recipes}) == 1
+
+
+def test_shortened_plans_are_counted(tmp_path):
+    from search.preview import _arms
+
+    made = search(
+        tmp_path, Space(stages=[Stage("only", epochs=8)]), epochs_scale=1.0, rung_score="shortened", rungs=(0.25, 0.5)
+    )
+    arms = {name: row for name, *row in _arms(made, make_design(made.space, made.standard, 1.0))}
+    # five trials of 2, 4 and 8 epochs; there is one recipe, so with re-use it is trained once
+    assert arms["adaptive"][-2:] == [5 * 14, 14]

@@ -482,3 +482,20 @@ def test_a_val_that_was_given_keeps_its_images_in_the_record(place):
     for record in records.values():
         assert len(record["correct"]) == 240
         assert fmean(record["correct"]) == pytest.approx(record["metrics"]["final/accuracy"])  # val is balanced
+
+
+def test_a_deployment_prior_is_kept_with_the_search(place, capsys):
+    (place / "prior.csv").write_text("".join(f"{label},{10 - label}\n" for label in range(10)))
+    arguments = {"trials": 0, "seeds": 1, "race": False, "max_concurrent": 2, "prior": "prior.csv"}
+    result = search.run(TINY, name="weighed", data="digits-lt?val=realistic", **arguments)
+    (place / "prior.csv").unlink()
+    weights = np.arange(10, 0, -1) / 55
+    for record in journal(result.folder).values():
+        seen = record["metrics"]["final/prior_accuracy"]
+        assert seen == pytest.approx(float(weights @ np.array(record["recalls"])))
+        assert record["data"] == "digits-lt?val=realistic" and record["val_counts"][-1] == 1
+    assert "final/prior_accuracy" in result.trials.columns
+    # it goes on without the file
+    assert run_search.main(["--resume", "weighed"]) == 0
+    assert run_search.main(["--resume", "weighed", "--val", "balanced"]) == 2
+    assert "--val balanced: a resumed search keeps its val" in capsys.readouterr().err

@@ -172,10 +172,10 @@ def test_resize_and_centre_crop_by_hand(tmp_path: Path) -> None:
 def test_resident_limit(tmp_path: Path) -> None:
     place = folder(tmp_path / "photos", {"ant": 6, "bee": 6})
     message = (
-        r"12 images of 9999×9999 pixels are 3.6 GB in memory, above the limit of 1 GB.*streaming.*resident_limit=4"
+        r"12 images of 9999×9999 pixels are 3.6 GB in memory, above the limit of 1 GB.*--feed str.*resident_limit=4"
     )
     with pytest.raises(DataError, match=message):
-        load(f"folder:{place}?size=9999&resident_limit=1")
+        load(f"folder:{place}?size=9999&resident_limit=1&feed=resident")
 
 
 def test_broken_images_are_refused_or_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -294,11 +294,13 @@ def test_evaluations_fall_on_every_third_epoch_and_on_the_last(make_plan, pipeli
     assert run.test()[0]["test/accuracy"] == pytest.approx(sum(run.test()[1]) / 10)
 
 
-def test_without_evaluation_there_is_no_store(make_plan, pipeline, tmp_path):
+def test_without_evaluation_weights_are_the_same_and_kept_apart(make_plan, pipeline, tmp_path):
     plan = make_plan(*PLANS["members"])
-    silent = finished(pipeline(plan, evaluate=False))
+    store = StageStore(tmp_path)
+    silent = finished(pipeline(plan, evaluate=False, store=store))
     assert silent.points == []
-    state, other = silent.network().state_dict(), finished(pipeline(plan)).network().state_dict()
+    measured = finished(pipeline(plan, store=store))
+    assert measured.reused == [] and measured.points
+    assert finished(pipeline(plan, evaluate=False, store=store)).cost.epochs_trained == 0
+    state, other = silent.network().state_dict(), measured.network().state_dict()
     assert all(torch.equal(state[name], other[name]) for name in state)
-    with pytest.raises(ValueError, match=r"evaluate=False\): finished stages are kept with what was measured"):
-        pipeline(plan, evaluate=False, store=StageStore(tmp_path))

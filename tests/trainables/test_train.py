@@ -1,19 +1,25 @@
 """Final training of an exported recipe, and everything that a recipe can be instead."""
 
+import csv
 import json
 import math
+import os
+import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from search.export import FORMAT
 from spaces.domain import Stage
 from trainables.data import load
+from trainables.final.served import served
 from trainables.models import build
 from trainables.plan import Plan
 from trainables.train import lengthened, main, read_recipe
@@ -37,7 +43,14 @@ def recipe(make_plan):
             "data": {"name": "digits-lt", "imbalance": 50.0},
             "model": "resnet8",
             "plan": make_plan(*STAGES).to_dict(),
-            "measured": {"metric": "accuracy on val", "arm": "race", "values": [0.2, 0.3], "mean": 0.25},
+            "measured": {
+                "metric": "accuracy on val",
+                "arm": "race",
+                "values": [0.2, 0.3],
+                "mean": 0.25,
+                "low": 0.1,
+                "high": 0.4,
+            },
             "conflicts": [{"pair": "a × b", "verdict": "conflict", "reason": "shown"}],
             "provenance": {"search": "s1", "tricks": [], "data_root": None},
         }
@@ -57,14 +70,39 @@ def write(tmp_path):
     return written
 
 
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> str:
+    """One MLflow store for all: making one takes seconds."""
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
+
+
+@pytest.fixture
+def no_program(monkeypatch):
+    """No exported program, which takes seconds."""
+    monkeypatch.setattr("trainables.final.served.save", lambda *arguments: None)
+
+
+@pytest.fixture
+def command(write, tmp_path, monkeypatch):
+    """Runs the command on a recipe, in a folder of its own and without MLflow; gives its exit code."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(content, *arguments: str) -> int:
+        more = () if "--tracking-uri" in arguments else ("--tracking-uri", "none")
+        return main([write(content), "--out", str(tmp_path / "out"), *more, *arguments])
+
+    return run
+
+
 # --- what is left -----------------------------------------------------------------------------------------
 
 
-def test_the_command_leaves_a_model_that_loads(recipe, write, tmp_path):
-    assert main([write(recipe()), "--out", str(tmp_path / "out"), "--seeds", "2"]) == 0
+def test_the_command_leaves_a_model_that_loads(recipe, command, tmp_path, store, monkeypatch):
+    assert command(recipe(), "--seeds", "2", "--tracking-uri", store) == 0
     out = tmp_path / "out"
     assert {path.name for path in out.iterdir()} == {
-        "MODEL_CARD.md", "metrics.json", "recipe.yaml", "model-seed5000.safetensors", "model-seed5001.safetensors",
+        "README.md", "metrics.json", "recipe.yaml", "model-seed5000.safetensors", "model-seed5001.safetensors",
+        "per_class.csv", "model.pt2", "mlflow-model",
     }  # fmt: skip
     measured = json.loads((out / "metrics.json").read_text())
     assert [run["seed"] for run in measured] == [5000, 5001]
@@ -79,24 +117,181 @@ def test_the_command_leaves_a_model_that_loads(recipe, write, tmp_path):
         assert run["recalls"] == [pytest.approx(float(right[data.test_labels == c].double().mean())) for c in range(10)]
     kept = yaml.safe_load((out / "recipe.yaml").read_text())
     assert kept == recipe()
-    card = (out / "MODEL_CARD.md").read_text()
+
+    with (out / "per_class.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert [int(row["train_images"]) for row in rows] == data.counts.tolist()
+    assert [row["group"] for row in rows][:2] == ["many", "medium"] and rows[-1]["group"] == "few"
+    assert float(rows[3]["recall_mean"]) == pytest.approx(sum(run["recalls"][3] for run in measured) / 2, abs=1e-6)
+    assert sum(int(row["test_images"]) for row in rows) == 500
+
+    card = (out / "README.md").read_text()
     assert "Recipe 0123456789 of the search s1" in card
-    assert f"Length: 5 epochs. Val was folded back into the training data ({len(data.train_labels)} images)." in card
+    assert "Length: 5 epochs. 2 seeds, " in card
+    assert f"Val was folded back into the training data ({len(data.train_labels)} images)." in card
     assert "- a × b: conflict. shown" in card
+    assert "Accuracy on val: 25.0 % (95 %: 10.0 to 40.0), over 2 seeds." in card
     assert f"| 0 | {int(data.counts[0])} |" in card
     assert int(data.counts[0]) == 124
-    # the snippet of the card is what was done above
+    # the snippets of the card are what is done here
     assert 'network = build("resnet8", classes=10, channels=1, generator=torch.Generator())' in card
     assert 'load_file("model-seed5000.safetensors")' in card
+    monkeypatch.chdir(out)
+    snippets = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    assert len(snippets) == 2
+    for snippet in snippets:
+        exec(compile(snippet, "card", "exec"), {})
+    program = torch.export.load(out / "model.pt2").module()
+    data = load("digits-lt", imbalance=50, split_seed=5000, fold_val=True)
+    probabilities = program(data.test_images)
+    assert probabilities.shape == (500, 10)
+    right = (probabilities.argmax(dim=1) == data.test_labels).double().mean()
+    assert float(right) == pytest.approx(measured[0]["metrics"]["test/accuracy"])
+
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=store)
+    (run,) = client.search_runs([client.get_experiment_by_name("longtail/digits-lt").experiment_id])
+    assert run.info.status == "FINISHED" and run.data.tags["level"] == "final"
+    accuracies = [one["metrics"]["test/accuracy"] for one in measured]
+    assert run.data.metrics["test/accuracy"] == pytest.approx(sum(accuracies) / 2)
+    assert run.data.params["a/tricks"] == "input_mixup"
+    losses = client.get_metric_history(run.info.run_id, "seed5000/train_loss")
+    assert [loss.step for loss in losses] == [1, 2, 3, 4, 4, 5]  # the two members' epochs are one
+    assert {"README.md", "mlflow-model"} <= {file.path for file in client.list_artifacts(run.info.run_id)}
 
 
-def test_a_longer_training_says_what_was_measured(recipe, write, tmp_path, capsys):
-    assert main([write(recipe()), "--out", str(tmp_path / "out"), "--epochs-scale", "2"]) == 0
-    card = (tmp_path / "out" / "MODEL_CARD.md").read_text()
+def test_a_longer_training_says_what_was_measured(recipe, command, no_program, tmp_path, capsys):
+    assert command(recipe(), "--epochs-scale", "2") == 0
+    card = (tmp_path / "out" / "README.md").read_text()
     assert "Length: 10 epochs; what the search found was measured at 50 %" in card
     kept = yaml.safe_load((tmp_path / "out" / "recipe.yaml").read_text())
     assert [stage["epochs"] for stage in kept["plan"]["stages"]] == [6, 2, 2]
     assert "accuracy on test" in capsys.readouterr().out
+    assert not (tmp_path / "mlflow.db").exists()
+
+
+@pytest.mark.slow
+def test_mlflow_serves_the_model(recipe, command, tmp_path):
+    assert command(recipe()) == 0
+    data = load("digits-lt", imbalance=50, split_seed=5000, fold_val=True)
+    (tmp_path / "input.json").write_text(json.dumps({"instances": data.test_images[:3].tolist()}))
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name("mlflow")), "models", "predict", "-m", "out/mlflow-model",
+         "-i", "input.json", "-t", "json", "--env-manager", "local"],
+        capture_output=True, text=True, timeout=200, check=True, cwd=tmp_path,
+    )  # fmt: skip
+    line = next(line for line in done.stdout.splitlines() if line.startswith("{"))
+    program = torch.export.load(tmp_path / "out" / "model.pt2").module()
+    expected = program(data.test_images[:3])
+    torch.testing.assert_close(torch.tensor(json.loads(line)["predictions"]), expected)
+
+
+@pytest.mark.parametrize("readout", ["flip_tta", "tau_norm", "post_hoc_adjustment", "nearest_mean"])
+def test_the_program_is_what_was_tested(readout, make_plan, pipeline, tmp_path):
+    second = Stage("b", epochs=1, choose=["classifier", readout])
+    run = pipeline(make_plan(Stage("a", epochs=2), second), evaluate=False)
+    run.run()
+    module = served(run)
+    images = run.data.test_images[:40]
+    right = (module(images).argmax(dim=1) == run.data.test_labels[:40]).tolist()
+    assert right == [bool(value) for value in run.test()[2][:40]]
+    program = torch.export.export(
+        module, (images[:2],), dynamic_shapes=({0: torch.export.Dim("images", min=1)},)
+    ).module()
+    torch.testing.assert_close(program(images[:7]), module(images[:7]))
+
+
+# --- stopping and going on --------------------------------------------------------------------------------
+
+
+def weights(folder: Path) -> dict:
+    return load_file(folder / "model-seed5000.safetensors")
+
+
+def test_a_killed_training_goes_on_bit_by_bit(recipe, command, write, tmp_path, no_program, capsys):
+    content = recipe()
+    content["plan"]["stages"][0]["epochs"] = 30
+    command_line = [sys.executable, "-m", "trainables.train", write(content), "--out", str(tmp_path / "out"),
+                    "--tracking-uri", "none", "--save-minutes", "0"]  # fmt: skip
+    killed = subprocess.Popen(command_line, stdout=subprocess.DEVNULL, cwd=tmp_path)
+    partial = tmp_path / "out" / "unfinished" / "stages" / "partial"
+    deadline = time.monotonic() + 100
+    while not (partial.is_dir() and any(partial.iterdir())):
+        assert time.monotonic() < deadline and killed.poll() is None
+        time.sleep(0.01)
+    killed.kill()
+    killed.wait()
+    assert not (tmp_path / "out" / "metrics.json").exists()
+    assert command(content) == 2
+    assert "out holds a training that is not finished: go on with --resume" in capsys.readouterr().err
+    assert command(content, "--resume") == 0
+    assert not (tmp_path / "out" / "unfinished").exists()
+    resumed = weights(tmp_path / "out")
+    assert command(content) == 0
+    whole = weights(tmp_path / "out")
+    assert whole.keys() == resumed.keys() and all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_ctrl_c_ends_behind_the_epoch_and_goes_on(recipe, command, no_program, tmp_path, monkeypatch, capsys, store):
+    from trainables.pipeline import Pipeline
+
+    advance, epochs = Pipeline.advance, []
+
+    def interrupted(self):
+        epochs.append(self)
+        if len(epochs) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return advance(self)
+
+    monkeypatch.setattr(Pipeline, "advance", interrupted)
+    assert command(recipe(), "--save-minutes", "60", "--tracking-uri", store) == 130
+    printed = capsys.readouterr().out
+    assert "stopping behind this epoch" in printed and "--resume" in printed
+    assert len(epochs) == 2
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)  # the usual handler is back
+        time.sleep(1)
+    assert command(recipe(), "--resume", "--tracking-uri", store, "--seeds", "2") == 2
+    assert "--resume: " in (printed := capsys.readouterr().err)
+    assert "was started with another seeds ([5000], now [5000, 5001])" in printed
+    noted = json.loads((tmp_path / "out" / "unfinished" / "settings.json").read_text())
+    assert command(recipe(), "--resume", "--tracking-uri", store) == 0
+    assert len(epochs) == 6  # five epochs and the members' second, none of them twice
+    resumed = weights(tmp_path / "out")
+
+    from mlflow import MlflowClient
+
+    assert MlflowClient(tracking_uri=store).get_run(noted["run"]).info.status == "FINISHED"
+    assert command(recipe(), "--resume") == 2
+    assert "holds no unfinished training; leave --resume out" in capsys.readouterr().err
+    assert command(recipe()) == 0
+    whole = weights(tmp_path / "out")
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+# --- places -----------------------------------------------------------------------------------------------
+
+
+def test_relative_places_are_looked_for_beside_the_recipe(recipe, tmp_path, monkeypatch):
+    folder = tmp_path / "there"
+    (folder / "mine").mkdir(parents=True)
+    content = recipe()
+    content["provenance"] |= {"tricks": ["mine"], "data_root": "mine"}
+    save_file(
+        build("resnet8", classes=10, channels=1, generator=torch.Generator()).state_dict(), folder / "w.safetensors"
+    )
+    content["model"] = "resnet8?pretrained=w.safetensors"
+    (folder / "best.yaml").write_text(yaml.safe_dump(content))
+    monkeypatch.chdir(tmp_path)
+    read = read_recipe(Path("there") / "best.yaml")
+    assert read["provenance"]["tricks"] == [str(folder / "mine")]
+    assert read["provenance"]["data_root"] == str(folder / "mine")
+    assert read["model"] == f"resnet8?pretrained={folder / 'w.safetensors'}"
+    (tmp_path / "other").mkdir()
+    assert read_recipe(Path("there") / "best.yaml", ["other"], "resnet20")["provenance"]["tricks"] == [
+        str(tmp_path / "other")
+    ]
 
 
 def test_lengthened_keeps_every_stage(make_plan):
@@ -184,8 +379,8 @@ def without(key):
         (lambda recipe: "", "not a recipe of python -m search.export"),
     ],
 )
-def test_a_bad_recipe_ends_with_one_sentence(change, message, recipe, write, tmp_path, capsys):
-    assert main([write(change(recipe())), "--out", str(tmp_path / "out")]) == 2
+def test_a_bad_recipe_ends_with_one_sentence(change, message, recipe, command, tmp_path, capsys):
+    assert command(change(recipe())) == 2
     printed = capsys.readouterr().err
     assert printed.startswith("trainables.train: error: ")
     assert message in printed
@@ -201,6 +396,17 @@ def test_bad_arguments_end_before_anything_is_trained(recipe, write, tmp_path, c
         ([str(tmp_path / "nope.yaml")], "nope.yaml: no such file; python -m search.export --out"),
         ([str(tmp_path / "bytes.yaml")], "bytes.yaml: not YAML"),
         ([path, "--seeds", "0"], "--seeds must be at least 1, got 0"),
+        ([path, "--save-minutes", "-1"], "--save-minutes must be a number of at least 0, got -1.0"),
+        ([path, "--save-epochs", "-1"], "--save-epochs must be at least 0, got -1"),
+        ([path, "--threads", "0"], "--threads must be at least 1, got 0"),
+        ([path, "--as-searched", "--resume"], "--as-searched keeps nothing"),
+        ([path, "--resume", "--out", str(tmp_path / "fresh")], "holds no unfinished training"),
+        ([path, "--model", "resnet9"], "unknown model 'resnet9': did you mean 'resnet8'?"),
+        ([path, "--tricks", "nowhere"], "--tricks nowhere: no such folder"),
+        (
+            [path, "--tracking-uri", f"sqlite:///{tmp_path / 'taken' / 'm.db'}", "--out", str(tmp_path / "o")],
+            "be written",
+        ),
         ([path, "--epochs-scale", "0"], "--epochs-scale must be a number above 0, got 0.0"),
         ([path, "--epochs-scale", "nan"], "--epochs-scale must be a number above 0, got nan"),
         ([path, "--epochs-scale", "inf"], "--epochs-scale must be a number above 0, got inf"),
@@ -214,10 +420,10 @@ def test_bad_arguments_end_before_anything_is_trained(recipe, write, tmp_path, c
     assert (tmp_path / "taken").read_text() == "a file"
 
 
-def test_a_training_that_diverges_ends_with_one_sentence(recipe, write, tmp_path, capsys):
+def test_a_training_that_diverges_ends_with_one_sentence(recipe, command, capsys):
     content = recipe()
     content["plan"]["stages"][0]["lr"] = 1e6
-    assert main([write(content), "--out", str(tmp_path / "out")]) == 2
+    assert command(content) == 2
     assert "stage 'a', epoch" in capsys.readouterr().err
 
 

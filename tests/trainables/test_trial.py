@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from spaces.domain import Stage, trick
+from trainables.deployment import Deployment
 from trainables.trial import Trial, TrialSpec, cached_data, pick_device, pipeline_of
 
 PLANS = {
@@ -273,3 +274,31 @@ def test_a_spec_is_all_that_a_pipeline_needs(config):
     assert (pipeline.start.seed, pipeline.data.split_seed, pipeline.data.imbalance) == (1, 1, 50.0)
     assert pick_device("cpu") == torch.device("cpu")
     assert pick_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def test_results_are_weighed_as_asked_and_training_stays_the_same(config, trial, tmp_path):
+    cost = tuple(tuple(float(i != j) for j in range(10)) for i in range(10))
+    weighed = Deployment("train", cost).to_dict()
+    plain = finish(trial(config("cosine", store=str(tmp_path))))[-1]["payload"]
+    asked = finish(trial(config("cosine", store=str(tmp_path), deployment=weighed, read_test=True)))[-1]["payload"]
+    assert asked["reused"] == ["a"]  # what is weighed is not part of a stage's key
+    counts = np.array(asked["counts"])
+    expected = float(counts @ np.array(asked["recalls"]) / counts.sum())
+    assert asked["metrics"]["final/prior_accuracy"] == pytest.approx(expected)
+    # cost 1 for every mistake
+    assert asked["metrics"]["final/expected_cost"] == pytest.approx(1 - expected)
+    assert {"test/prior_accuracy", "test/expected_cost"} <= set(asked["metrics"])
+    more = {"final/prior_accuracy", "final/expected_cost"}
+    assert {n: v for n, v in asked["metrics"].items() if n in plain["metrics"]} == plain["metrics"]
+    assert {n for n in asked["metrics"] if n.startswith("final/")} == set(plain["metrics"]) | more
+
+
+def test_on_images_that_are_not_balanced_the_share_that_is_right_is_told(config, trial):
+    realistic = finish(trial(config("cosine", data="digits-lt?val=realistic")))[-1]["payload"]
+    held, recalls = np.array(realistic["val_counts"]), np.array(realistic["recalls"])
+    assert realistic["metrics"]["final/image_accuracy"] == pytest.approx(float(held @ recalls / held.sum()))
+    assert realistic["metrics"]["final/accuracy"] == pytest.approx(float(recalls.mean()))
+    # 24, 15, 10, 6 and four more images: the last six classes have fewer than five
+    assert realistic["metrics"]["final/lowest_recall"] == pytest.approx(recalls[:4].min())
+    balanced = finish(trial(config("cosine")))[-1]["payload"]["metrics"]
+    assert "final/image_accuracy" not in balanced

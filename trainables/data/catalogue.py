@@ -48,6 +48,10 @@ PREFIXES: Mapping[str, str] = MappingProxyType(
 """Kinds of own data: `folder:PATH`, `csv:FILE`, `npz:FILE`."""
 
 
+VALS = ("balanced", "realistic")
+"""Option `val=` of data sets whose val is cut from a balanced pool: as many images of each class, or as in training."""
+
+
 class DataError(ValueError):
     """A data set that does not exist, or cannot be cut as asked."""
 

@@ -2,19 +2,21 @@
 
 1,797 images of 8×8 pixels in 16 grey levels, 174 to 183 per class. `test` is fixed: 50 images per class.
 Of the rest, at least 124 per class, each split seed draws its own `val` (24 per class) and then `train`,
-whose largest class, label 0, has 100 images; with val folded back it has 124.
+whose largest class, label 0, has 100 images; with val folded back it has 124. `digits-lt?val=realistic` keeps of the
+same val what has the training images' proportions, from 24 images of label 0, and at least one of each.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from trainables.data.catalogue import DataError, Standard
-from trainables.data.long_tail import LongTailed, class_counts
+from trainables.data.catalogue import VALS, DataError, Name, Standard
+from trainables.data.long_tail import LongTailed, class_counts, in_proportion
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+OPTIONS = ("val",)
 CLASSES = 10
 POOL = 174 - 50
 """Images of the rarest class (label 8) without its test images."""
@@ -60,7 +62,7 @@ def load(
     one with val folded back.
 
     Args:
-        name: "digits-lt".
+        name: "digits-lt", or "digits-lt?val=realistic".
         root: Not used: the images come with scikit-learn.
         imbalance: In [1, 100]; [1, 124] with val folded back.
         split_seed: Which images go to `val` and `train`.
@@ -83,6 +85,8 @@ def load(
             f"{name}: imbalance must lie between 1 and {largest} (the images of the largest class), got {imbalance!r}"
         )
     counts = class_counts(largest, CLASSES, imbalance)
+    realistic = Name.parse(name).choice("val", VALS) == "realistic"
+    held = in_proportion(counts, VAL) if realistic else [VAL] * CLASSES
     images, labels = _read()
     train: list[int] = []
     val: list[int] = []
@@ -96,7 +100,7 @@ def load(
             # The val images stand last, so that folding only adds to what the search trained on.
             train += (pool[VAL:] + pool[:VAL])[:count]
         else:
-            val += pool[:VAL]
+            val += pool[: held[label]]
             train += pool[VAL : VAL + count]
 
     def part(index: list[int]) -> tuple[Tensor, Tensor]:

@@ -21,7 +21,10 @@ Options follow a question mark: `folder:photos?size=64&broken=skip` (in a shell,
 | `val`, `test` | 50 | images of each class that are cut, a fifth of the class at most |
 | `pad` | an eighth of the side | largest random shift in training, pixels |
 | `flip` | colour only | `yes` or `no`: mirror images in training |
+| `crop` | `shift` | `resized`: training takes crops of random size and shape instead of shifts |
+| `feed` | `auto` | `resident`: all in memory; `streamed`: decoded as needed; `auto`: streamed where above the limit |
 | `resident_limit` | 8 | largest set in memory, 10⁹ bytes |
+| `workers` | one per core, ≤ 8 | processes that decode what is streamed; 0 decodes in the training process |
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """Networks by name: `build("resnet8", classes=10, channels=1, generator=…)`.
 
-A new network is one module that returns a `Network`, and one line in `MODELS`.
+A name is a key of `MODELS`, with weights from a file `resnet50?pretrained=FILE`, or the user's own `module:function`
+or `FILE.py:function` (see `trainables.models.own`). A new network is one module that returns a `Network`, and one line
+in `MODELS`.
 """
 
 from __future__ import annotations
@@ -8,15 +10,21 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol
 
 import torch
+from torchvision.models.resnet import BasicBlock, Bottleneck
 
+from trainables.data.catalogue import Name
+from trainables.models import own, pretrained
+from trainables.models.errors import ModelError
 from trainables.models.network import Network
+from trainables.models.resnet import resnet
 from trainables.models.resnet_cifar import resnet_cifar
 
-__all__ = ["MODELS", "Builder", "Network", "build"]
+__all__ = ["MODELS", "Builder", "ModelError", "Network", "build", "check", "identity", "settled"]
 
 
 class Builder(Protocol):
@@ -29,27 +37,95 @@ class Builder(Protocol):
 
 MODELS: Mapping[str, Builder] = MappingProxyType(
     {f"resnet{depth}": partial(resnet_cifar, depth) for depth in (8, 20, 32, 44, 56)}
+    | {
+        "resnet34_cifar": partial(resnet, BasicBlock, (3, 4, 6, 3), small_stem=True),
+        "resnet10": partial(resnet, BasicBlock, (1, 1, 1, 1)),
+        "resnet50": partial(resnet, Bottleneck, (3, 4, 6, 3)),
+        "resnet152": partial(resnet, Bottleneck, (3, 8, 36, 3)),
+        "resnext50": partial(resnet, Bottleneck, (3, 4, 6, 3), groups=32, width=4),
+    }
 )
+"""resnet8 to resnet56: He et al.'s for CIFAR, 64 features. resnet34_cifar: 512 features, 3×3 stem. The others:
+ImageNet's stem, made for images of 224 pixels; at 32 pixels their last maps are 1×1."""
 
 
 def build(name: str, *, classes: int, channels: int, generator: torch.Generator) -> Network:
-    """A network by name, on the CPU, freshly initialised.
+    """A network by name, on the CPU, freshly initialised or with the weights of a file.
 
     Args:
-        name: A key of `MODELS`.
+        name: A key of `MODELS`, one with `?pretrained=FILE`, or the user's own.
         classes: C, at least 2.
         channels: c of the images (B, c, H, W).
         generator: On the CPU; all initial values come from it, none from the global stream.
 
     Raises:
-        ValueError: The name is unknown; the nearest known one is offered.
+        ModelError: The name is unknown (the nearest known one is offered), or the file or the function does not give
+            such a network.
 
     >>> network = build("resnet20", classes=100, channels=3, generator=torch.Generator().manual_seed(0))
     >>> sum(p.numel() for p in network.parameters())
     275572
     """
-    if name not in MODELS:
-        near = difflib.get_close_matches(name, MODELS, n=1)
+    check(name)
+    parsed = Name.parse(name)
+    if parsed.kind not in MODELS:
+        return own.network(parsed.kind, parsed.options, classes=classes, channels=channels, generator=generator)
+    network = MODELS[parsed.kind](classes=classes, channels=channels, generator=generator)
+    if "pretrained" in parsed.options:
+        pretrained.load(network, Path(parsed.options["pretrained"]).expanduser(), parsed.kind)
+    return network
+
+
+def check(name: str) -> None:
+    """Refuses a name that stands for no network; nothing is built.
+
+    Raises:
+        ModelError: As in `build`; of a file only whether it is there.
+    """
+    parsed = Name.parse(name)
+    if parsed.kind in MODELS:
+        for option in parsed.options:
+            if option != "pretrained":
+                raise ModelError(f"{name}: unknown option {option!r}: allowed is pretrained=FILE")
+        file = parsed.options.get("pretrained")
+        if file is not None and not Path(file).expanduser().is_file():
+            raise ModelError(f"{name}: pretrained={file}: no such file")
+    elif ":" in parsed.kind:
+        own.function_of(parsed.kind)
+    else:
+        near = difflib.get_close_matches(parsed.kind, MODELS, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(f"unknown model {name!r}: {hint}known are {', '.join(MODELS)}")
-    return MODELS[name](classes=classes, channels=channels, generator=generator)
+        raise ModelError(f"unknown model {name!r}: {hint}known are {', '.join(MODELS)}; your own: module:function")
+
+
+def settled(name: str) -> str:
+    """The same network by absolute places: what another process in another folder understands.
+
+    >>> settled("resnet8")
+    'resnet8'
+    >>> settled("resnet50?pretrained=/weights/r50.pth")
+    'resnet50?pretrained=/weights/r50.pth'
+    """
+    parsed = Name.parse(name)
+    kind, options = parsed.kind, dict(parsed.options)
+    where, colon, function = kind.rpartition(":")
+    if colon and where.endswith(".py"):
+        kind = f"{Path(where).expanduser().resolve()}:{function}"
+    elif "pretrained" in options:
+        options["pretrained"] = str(Path(options["pretrained"]).expanduser().resolve())
+    return kind + ("?" if options else "") + "&".join(f"{option}={value}" for option, value in options.items())
+
+
+def identity(name: str) -> str:
+    """What a stage's result depends on: of a file its content, of the user's own its source, instead of a place.
+
+    >>> identity("resnet8")
+    'resnet8'
+    """
+    parsed = Name.parse(name)
+    if "pretrained" in parsed.options and parsed.kind in MODELS:
+        return f"{parsed.kind}?pretrained={pretrained.mark(Path(parsed.options['pretrained']).expanduser())}"
+    if parsed.kind not in MODELS:
+        options = "&".join(f"{option}={value}" for option, value in sorted(parsed.options.items()))
+        return f"{parsed.kind.rpartition(':')[2]}#{own.source(parsed.kind)}?{options}"
+    return name

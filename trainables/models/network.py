@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,8 @@ class Network(nn.Module):
     """Backbone parts in order, global average pooling, head.
 
     Args:
-        backbone: The parts by name, in order; the last one's output (B, D, h, w) is `Outputs.maps`.
+        backbone: The parts by name, in order; the last one's output (B, D, h, w) is `Outputs.maps`. One that pools by
+            itself gives (B, D), and there are no maps.
         head: features (B, D) -> logits (B, C), or (E, B, C) for E experts, whose mean is then the logits.
         features: D.
         classes: C.
@@ -47,6 +49,20 @@ class Network(nn.Module):
         self.layers = tuple(backbone) if layers is None else tuple(layers)
         self.fix_batchnorm = False
         """Keeps the backbone's BatchNorm at its stored statistics while the head trains; set by a train trick."""
+        self.precision = "fp32"
+        """Of the backbone's convolutions, "fp32" or "bf16"; head and everything kept are float32 either way."""
+        self.memory_format = torch.contiguous_format
+        """What images are brought to; see `settle`."""
+
+    def settle(self, precision: str, memory_format: torch.memory_format) -> Network:
+        """Sets how the backbone computes; the weights are laid out accordingly.
+
+        Args:
+            precision: "fp32" or "bf16".
+            memory_format: Of images and of the convolutions' weights.
+        """
+        self.precision, self.memory_format = precision, memory_format
+        return self.to(memory_format=memory_format)  # type: ignore[call-overload, no-any-return]
 
     def train(self, mode: bool = True) -> Network:
         """Training mode; the backbone stays in evaluation mode where its BatchNorm is fixed."""
@@ -94,10 +110,19 @@ class Network(nn.Module):
         def blended(x: Tensor, layer: str) -> Tensor:
             return blend(x) if blend is not None and blend.layer == layer else x
 
-        maps = blended(images, "input")
-        for name, part in self.backbone.items():
-            maps = blended(part(maps), name)  # ends as (V·B, D, h, w)
+        maps = blended(images, "input").contiguous(memory_format=self.memory_format)
+        with self._autocast(images.device):
+            for name, part in self.backbone.items():
+                maps = blended(part(maps), name)  # ends as (V·B, D, h, w), or pooled already
+        if self.precision == "bf16":
+            maps = maps.float()
+        if maps.ndim == 2:
+            return self.classify(maps, blend)
         return self.classify(maps.mean(dim=(2, 3)), blend, maps)
+
+    def _autocast(self, device: torch.device) -> AbstractContextManager[object]:
+        # where nothing is asked for, a caller's own autocast stays in force
+        return torch.autocast(device.type, torch.bfloat16) if self.precision == "bf16" else nullcontext()
 
     def classify(self, features: Tensor, blend: Blend | None = None, maps: Tensor | None = None) -> Outputs:
         """The head alone, on pooled features (B, D); a blend acts at "pool" or "logits"."""
@@ -128,7 +153,10 @@ def _for_every_view(blend: Blend, views: int) -> Blend:
 
 def _split(outputs: Outputs, views: int) -> list[Outputs]:
     assert outputs.features is not None
-    maps = [None] * views if outputs.maps is None else outputs.maps.chunk(views)
-    experts = [None] * views if outputs.experts is None else outputs.experts.chunk(views, dim=1)
-    parts = (outputs.logits.chunk(views), outputs.features.chunk(views), maps, experts)
-    return [Outputs(*view) for view in zip(*parts, strict=True)]
+
+    # by shape and not by chunk: an exported program must not fix the number of images
+    def apart(x: Tensor | None, dim: int = 0) -> Sequence[Tensor | None]:
+        return [None] * views if x is None else x.unflatten(dim, (views, -1)).unbind(dim)
+
+    parts = (apart(outputs.logits), apart(outputs.features), apart(outputs.maps), apart(outputs.experts, 1))
+    return [Outputs(*view) for view in zip(*parts, strict=True)]  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from spaces.domain import one_of
-from trainables.batch import Batch, Facts
+from trainables.batch import Batch, Facts, MissingFact
 from trainables.classifier_rows import weight_of
 from trainables.registry import among, in_range, trick
 from trainables.warping import MOVES, Boxes, generated_share, random_moves, warp
@@ -124,7 +124,8 @@ def _activation_maps(facts: Facts) -> Tensor:
     weight = weight_of(facts.model.head, "cam_foreground").detach()
     found = []
     for index, outputs in facts.outputs():
-        assert outputs.maps is not None
+        if outputs.maps is None:
+            raise MissingFact("trick 'cam_foreground' needs maps (B, D, h, w), but this network pools them by itself")
         rows = weight[facts.labels.to(weight.device)[index.to(weight.device)]]  # (B, D)
         cam = torch.einsum("bd,bdhw->bhw", rows.to(outputs.maps), outputs.maps)
         cam = cam - cam.amin(dim=(1, 2), keepdim=True)

@@ -1,0 +1,103 @@
+"""An exported recipe: read, checked, and brought to the length of final training."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from trainables import models
+from trainables.data.catalogue import DataError, module_of
+from trainables.models import ModelError
+from trainables.plan import Plan, check
+from trainables.registry import PlanError, discover
+
+
+class TrainError(ValueError):
+    """A recipe that cannot be trained as asked."""
+
+
+def read_recipe(path: Path, tricks: Sequence[str] = (), model: str | None = None) -> dict[str, Any]:
+    """An exported recipe, its plan checked.
+
+    Places in it that are relative are looked for beside the file first, then in the working directory.
+
+    Args:
+        path: The file.
+        tricks: Folders of further tricks, instead of those that the file names.
+        model: A network instead of the one that the file names.
+
+    Raises:
+        TrainError: No such file, or it is no exported recipe.
+        ModelError: It names an unknown network.
+        DataError: It names an unknown data set.
+        PlanError: Its plan cannot be trained, e.g. because it names an unknown trick.
+    """
+    import yaml
+
+    if not path.is_file():
+        raise TrainError(f"{path}: no such file; python -m search.export --out {path} writes one")
+    try:
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise TrainError(f"{path}: not YAML: {str(error).splitlines()[0]}") from error
+    if not isinstance(recipe, dict) or recipe.get("format") != 1:
+        raise TrainError(f"{path}: not a recipe of python -m search.export (format: 1 is expected)")
+    for key, kind in _PARTS.items():
+        if not isinstance(recipe.get(key), kind):
+            raise TrainError(f"{path}: {key} must be a {_KINDS[kind]}, got {recipe.get(key)!r}; export it again")
+    name, imbalance, values = recipe["data"].get("name"), recipe["data"].get("imbalance"), recipe["measured"]
+    if not isinstance(name, str) or not isinstance(imbalance, (int, float)):
+        raise TrainError(f"{path}: data must have a name and an imbalance, got {recipe['data']!r}; export it again")
+    if not isinstance(values.get("values"), list):
+        raise TrainError(f"{path}: measured must have its values, got {values!r}; export it again")
+    beside = path.resolve().parent
+    provenance = recipe["provenance"]
+    folders = tricks or [_placed(folder, beside) for folder in provenance.get("tricks") or ()]
+    recipe["provenance"] = {**provenance, "tricks": [os.path.abspath(folder) for folder in folders]}
+    if provenance.get("data_root"):
+        recipe["provenance"]["data_root"] = os.path.abspath(_placed(provenance["data_root"], beside))
+    try:
+        module_of(name)
+        recipe["model"] = models.settled(model or _placed_model(recipe["model"], beside))
+        models.check(recipe["model"])
+        discover(*folders)
+        check(Plan.from_dict(recipe["plan"]))
+    except (PlanError, DataError, ModelError) as error:
+        raise type(error)(f"{path}: {error}") from error
+    return recipe
+
+
+_PARTS = {"recipe": str, "title": str, "data": dict, "model": str, "plan": dict, "measured": dict,
+          "conflicts": list, "provenance": dict}  # fmt: skip
+"""What an exported recipe has."""
+_KINDS = {str: "text", dict: "mapping", list: "list"}
+
+
+def _placed(place: str, beside: Path) -> str:
+    """A relative place beside the recipe's file, where it is there; else as it is."""
+    there = beside / place
+    return str(there) if not Path(place).is_absolute() and there.exists() else place
+
+
+def _placed_model(model: str, beside: Path) -> str:
+    name, sign, file = model.partition("?pretrained=")
+    if sign:
+        return f"{name}{sign}{_placed(file, beside)}"
+    where, colon, function = model.partition(".py:")
+    return f"{_placed(where + '.py', beside)}:{function}" if colon else model
+
+
+def lengthened(plan: Plan, factor: float) -> Plan:
+    """The plan with every stage's epochs multiplied."""
+    return Plan(tuple(replace(stage, epochs=max(1, round(stage.epochs * factor))) for stage in plan.stages))
+
+
+def to_full_length(recipe: Mapping[str, Any], root: str | None) -> float:
+    """Factor on the plan's epochs: a search may have trained shorter than the data set's final training."""
+    from trainables.data import standard
+
+    own = standard(recipe["data"]["name"], root)
+    return own.final_epochs / (own.epochs * float(recipe["measured"].get("epochs_scale", 1.0)))

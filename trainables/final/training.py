@@ -1,0 +1,185 @@
+"""Trains seeds of a recipe so that nothing is lost: what is trained lies in `<out>/unfinished` until all is done."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+
+from trainables.data import LongTailed
+from trainables.final.leaves import Finished, How
+from trainables.final.recipe import TrainError
+from trainables.pipeline import Pipeline
+from trainables.plan import Plan
+from trainables.stage_store import StageStore
+
+UNFINISHED = "unfinished"
+"""Folder, in the output's, of a training that is not done: its settings and a stage store. Gone when it is done."""
+
+_SETTINGS = "settings.json"
+
+Show = Callable[[float, str, int, float], None]
+"""(fraction done, stage, epochs of it, training loss) -> None."""
+
+
+class Stopped(Exception):
+    """Asked to stop, and has kept what was trained."""
+
+
+class Stop:
+    """Ctrl-C and termination: the first asks to stop behind the epoch, the second stops at once.
+
+    Args:
+        tell: Is told when the first comes.
+    """
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self.asked = False
+        self._tell = tell
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Stop:
+        if threading.current_thread() is threading.main_thread():
+            for kind in (signal.SIGINT, signal.SIGTERM):
+                self._before[kind] = signal.signal(kind, self._handle)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for kind, handler in self._before.items():
+            signal.signal(kind, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        self._tell("stopping behind this epoch, which is then kept; once more stops at once")
+
+
+@dataclass(frozen=True)
+class Every:
+    """How often a stage in the middle is kept.
+
+    Args:
+        seconds: At most this often, 0 for every epoch.
+        epochs: And also behind so many epochs of a stage; 0 for never.
+    """
+
+    seconds: float = 60.0
+    epochs: int = 0
+
+
+class Folder:
+    """The folder of an unfinished training.
+
+    Args:
+        out: Where the model will be.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self.path = out / UNFINISHED
+        self._out = out
+
+    @property
+    def store(self) -> StageStore:
+        """What is trained so far."""
+        return StageStore(self.path / "stages")
+
+    def start(self, settings: Mapping[str, Any]) -> None:
+        """Begins a training.
+
+        Raises:
+            TrainError: Another one lies there.
+        """
+        if (self.path / _SETTINGS).is_file():
+            raise TrainError(
+                f"{self._out} holds a training that is not finished: go on with --resume, choose another --out, or "
+                f"remove {self.path}"
+            )
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.note(settings)
+
+    def go_on(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Takes a training up again; its settings as they were noted.
+
+        Raises:
+            TrainError: None lies there, or it had other settings.
+        """
+        file = self.path / _SETTINGS
+        if not file.is_file():
+            raise TrainError(f"--resume: {self._out} holds no unfinished training; leave --resume out to start one")
+        noted: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        for key, value in settings.items():
+            if noted.get(key) != json.loads(json.dumps(value)):
+                raise TrainError(
+                    f"--resume: {self._out} was started with another {key} ({_short(noted.get(key))}, now "
+                    f"{_short(value)}); give the same, or choose another --out"
+                )
+        return noted
+
+    def note(self, settings: Mapping[str, Any]) -> None:
+        """Writes the settings down, whole or not at all."""
+        new = self.path / f"{_SETTINGS}.new"
+        new.write_text(json.dumps(settings, indent=1), encoding="utf-8")
+        new.replace(self.path / _SETTINGS)
+
+    def clear(self) -> None:
+        """All is done."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 40 else f"{text[:37]}…"
+
+
+def device() -> torch.device:
+    """The GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def device_name() -> str:
+    """For people."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU ({torch.get_num_threads()} threads)"
+
+
+def pipeline_of(
+    recipe: Mapping[str, Any],
+    plan: Plan,
+    seed: int,
+    data: LongTailed,
+    how: How,
+    store: StageStore | None,
+    every: Every,
+    evaluate: bool = False,
+) -> Pipeline:
+    """The pipeline of one seed."""
+    return Pipeline(
+        plan, data, recipe["model"], seed, device(), store=store, evaluate=evaluate, save_seconds=every.seconds,
+    )  # fmt: skip
+
+
+def train(pipeline: Pipeline, seed: int, every: Every, stop: Callable[[], bool], show: Show) -> Finished:
+    """Trains one seed to its end.
+
+    Raises:
+        Stopped: Asked to; what is trained is kept.
+        Diverged: The loss is no longer finite.
+    """
+    while not pipeline.finished:
+        pipeline.advance()
+        stage, epoch, loss = pipeline.now
+        show(pipeline.progress, stage, epoch, loss)
+        if every.epochs and epoch and epoch % every.epochs == 0:
+            pipeline.keep()
+        if stop() and not pipeline.finished:
+            pipeline.keep()
+            raise Stopped
+    return Finished(seed, pipeline, pipeline.cost.seconds + pipeline.cost.seconds_saved)

@@ -1,0 +1,98 @@
+"""How numbers are computed: precision, memory format, CUDA graphs, members side by side.
+
+Results depend on all of it in their last bits, so the whole request is part of every finished stage's key. What a
+request of "auto" means follows from nothing but the device, the size of the images and the batch, all of which are
+in the key as well.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+PRECISIONS = ("fp32", "bf16")
+SWITCH = ("auto", "on", "off")
+
+CHANNELS_LAST_PIXELS = 8_000
+"""Pixels of a batch, B·H·W, from which channels_last is faster on a CPU; see docs/speed.md for the measurement."""
+
+FUSED_PIXELS = 4_000
+"""Pixels of a member's batch, B·H·W, below which members are faster together on a CPU; likewise."""
+
+
+class NumericsError(ValueError):
+    """A request that cannot be met."""
+
+
+@dataclass(frozen=True)
+class Numerics:
+    """What a trial asks for.
+
+    Args:
+        precision: "fp32", or "bf16": the backbone's convolutions in bfloat16 by autocast. Weights, BatchNorm's
+            statistics, head, loss and optimiser stay in float32; no loss scaling is needed.
+        channels_last: Memory format of images and convolutions: "on", "off", or "auto", where it is faster.
+        fused_members: Whether the members of a stage are trained together in one network of grouped convolutions:
+            "on" (where the stage can be), "off", or "auto", where it is faster.
+        graph: "on" replays each step as one CUDA graph, where the stage can be captured; "off" does not.
+
+    Raises:
+        NumericsError: Another value.
+
+    >>> Numerics().channels_last_for("cpu", pixels=50 * 8 * 8), Numerics().channels_last_for("cpu", pixels=128 * 32**2)
+    (False, True)
+    """
+
+    precision: str = "fp32"
+    channels_last: str = "auto"
+    fused_members: str = "auto"
+    graph: str = "off"
+
+    def __post_init__(self) -> None:
+        allowed = {
+            "precision": PRECISIONS, "channels_last": SWITCH, "fused_members": SWITCH, "graph": ("on", "off"),
+        }  # fmt: skip
+        for name, values in allowed.items():
+            got = getattr(self, name)
+            if got not in values:
+                near = difflib.get_close_matches(str(got), values, n=1)
+                hint = f"did you mean {near[0]!r}? " if near else ""
+                raise NumericsError(
+                    f"--{name.replace('_', '-')} must be {' or '.join(values)}, got {got!r}"
+                    + (f": {hint.rstrip()}" if hint else "")
+                )
+
+    @staticmethod
+    def of(fields: Mapping[str, Any]) -> Numerics:
+        """From a JSON-able dict; what is absent has its default."""
+        return Numerics(**dict(fields))
+
+    def to_dict(self) -> dict[str, str]:
+        """A JSON-able dict, which is what enters the key."""
+        return asdict(self)
+
+    def channels_last_for(self, device: str, pixels: int) -> bool:
+        """Whether a stage's network is kept in channels_last.
+
+        Args:
+            device: "cpu" or "cuda".
+            pixels: B·H·W of one batch.
+
+        On a CPU by measurement. On CUDA with bf16 alone, because tensor cores want it: a rule of PyTorch's guide
+        to channels_last, not measured here.
+        """
+        if self.channels_last != "auto":
+            return self.channels_last == "on"
+        return pixels >= CHANNELS_LAST_PIXELS if device == "cpu" else self.precision == "bf16"
+
+    def fuses(self, device: str, pixels: int) -> bool:
+        """Whether members that can be trained together are.
+
+        On a CPU by measurement: where a batch is so small that the cost of calling an operation dominates. On CUDA
+        never by itself: it has not been measured.
+        """
+        if self.fused_members != "auto":
+            return self.fused_members == "on"
+        return device == "cpu" and pixels < FUSED_PIXELS
