@@ -29,7 +29,7 @@ from trainables.objective import Objective, reduce
 from trainables.parts import Parts, blended_at_input, rows_of, synchronised, unmixed
 from trainables.plan import Plan, StagePlan
 from trainables.registry import PlanError, entry
-from trainables.schedule import SCHEDULES
+from trainables.schedule import schedule_of
 from trainables.seeding import generator
 
 State = dict[str, Tensor]
@@ -344,7 +344,7 @@ class StageRun:
             self.averaged = self._average(self.averaged, state, self._first_step + self.steps, epoch)
 
     def _set_rate(self, position: float) -> None:
-        factor = SCHEDULES[self.stage.schedule](position, self._chain_epochs)
+        factor = schedule_of(self.stage.schedule)(position, self._chain_epochs)
         for group in self.optimiser.param_groups:
             group["lr"] = self.stage.lr * group["lr_scale"] * factor
 
