@@ -21,6 +21,7 @@ from trainables.data import LongTailed
 from trainables.deployment import Deployment
 from trainables.models import Network, build, identity
 from trainables.numerics import Numerics
+from trainables.parts import Parts
 from trainables.plan import Plan
 from trainables.stage import Diverged, Handed, Judge, StageRun, Start, State, assemble, merge
 from trainables.stage_store import StageStore, StoredStage, features_key, numerics, stage_keys
@@ -117,6 +118,7 @@ class Pipeline:
         numerics: How numbers are computed.
         save_seconds: A stage in the middle is kept at most this often.
         deployment: How the final metrics are weighed as well.
+        parts: Parts that each batch is divided into, and this process's own.
     """
 
     def __init__(
@@ -131,12 +133,14 @@ class Pipeline:
         numerics: Numerics | None = None,
         save_seconds: float = SAVE_SECONDS,
         deployment: Deployment = NEUTRAL,
+        parts: Parts | None = None,
     ) -> None:
         self.plan, self.data, self.store, self.evaluate = plan, data.to(device), store, evaluate
         self.deployment = deployment
         network = partial(_fresh, model, data.classes, int(data.train_images.shape[1]))
-        self.start = Start(self.data, network, seed, device, numerics or Numerics())
-        context = trial_context(data.fingerprint, model, seed, device, numerics)
+        parts = parts or Parts()
+        self.start = Start(self.data, network, seed, device, numerics or Numerics(), parts)
+        context = trial_context(data.fingerprint, model, seed, device, numerics) | parts.identity()
         self.keys = stage_keys(plan, context if evaluate else {**context, "measured": False})
         self.save_seconds = save_seconds
         self._at = _Progress()
@@ -213,6 +217,13 @@ class Pipeline:
         elif time.perf_counter() - self._saved_at >= self.save_seconds:
             self._keep_partial(run)
         return self._at.points[before:]
+
+    def take_up(self) -> None:
+        """Takes from the store all that is finished, and what is in the middle, without training."""
+        while not self.finished and self._run is None:
+            if not self._reuse():
+                self._begin()
+                self._resume_partial()
 
     def keep(self) -> None:
         """Keeps what is trained of the current stage now, for a later pipeline with the same store."""
