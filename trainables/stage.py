@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from trainables import metrics
-from trainables.batch import Batch, Facts, evaluation_batch
+from trainables.batch import Batch, Facts, Outputs, evaluation_batch
 from trainables.data import LongTailed
 from trainables.data.augment import own
 from trainables.data.feeds import feed_of
@@ -71,6 +71,27 @@ class Start:
     seed: int
     device: torch.device
     numerics: Numerics = field(default_factory=Numerics)
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """An epoch that has begun.
+
+    Args:
+        number: Epochs of the chain before it.
+        images: How many it draws.
+        steps: In how many batches.
+        expected: Mean weight of its images.
+        stream: The batches, with features where they are cached.
+        generator: For losses that draw.
+    """
+
+    number: int
+    images: int
+    steps: int
+    expected: float
+    stream: Iterator[tuple[Batch, Tensor | None]]
+    generator: torch.Generator
 
 
 class StageRun:
@@ -151,6 +172,32 @@ class StageRun:
         Raises:
             Diverged: The epoch's mean loss, or a weight behind it, is not finite.
         """
+        epoch = self.begin_epoch()
+        total = torch.zeros((), device=self.start.device)
+        for step, (batch, features) in enumerate(epoch.stream):
+            for group in self.optimiser.param_groups:
+                group["lr"] = self.rate(epoch, step) * group["lr_scale"]
+            if features is None:
+                outputs = self.network(batch.images, batch.blend)
+            else:
+                outputs = self.network.classify(features, batch.blend)
+            loss = self.loss(epoch, batch, outputs)
+            self.optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            self.optimiser.step()
+            self.behind_step(batch, outputs)
+            total += loss.detach()
+        self.end_epoch(epoch, total)
+
+    # --- the parts of an epoch, for those who train several members at once -----------------------------------
+
+    def images_in(self, epoch: int) -> int:
+        """How many images an epoch of the stage draws."""
+        chain_epoch = self._first_epoch + epoch
+        return len(self._indices(chain_epoch, self._generator("draw", chain_epoch)))
+
+    def begin_epoch(self) -> Epoch:
+        """Draws the next epoch's images; the network is put into training mode."""
         chain_epoch = self._first_epoch + self.epoch
         draws = {purpose: self._generator(purpose, chain_epoch) for purpose in _PURPOSES}
         indices = self._indices(chain_epoch, draws["draw"]).to(self.start.device)
@@ -160,32 +207,42 @@ class StageRun:
             raise PlanError(f"stage {self.stage.name!r}: the weights of all drawn images are 0")
         batches = list(_split(indices, self.stage.batch_size))
         self.network.train()
-        total = torch.zeros((), device=self.start.device)
-        for step, (batch, features) in enumerate(self._batches(batches, draws)):
-            self._set_rate(chain_epoch + step / len(batches))
-            if features is None:
-                outputs = self.network(batch.images, batch.blend)
-            else:
-                outputs = self.network.classify(features, batch.blend)
-            losses, penalties = self.objective.parts(
-                outputs, batch.y, batch.share, batch=batch, generator=draws["loss"]
-            )
-            mixed = (self.objective.weights(batch.y) * batch.share).sum(dim=1)
-            loss = reduce(losses, mixed, expected, self.stage.reduction) + penalties.mean()
-            self.optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            self.optimiser.step()
-            with torch.no_grad():
-                for after in self._after_step:
-                    after(self.network, outputs, batch)
-                self.steps += 1
-                self._update_average(None)
-            total += loss.detach()
+        return Epoch(chain_epoch, len(indices), len(batches), expected, self._batches(batches, draws), draws["loss"])
+
+    def rate(self, epoch: Epoch, step: int) -> float:
+        """The learning rate of a step."""
+        position = epoch.number + step / epoch.steps
+        return self.stage.lr * SCHEDULES[self.stage.schedule](position, self._chain_epochs)
+
+    def loss(self, epoch: Epoch, batch: Batch, outputs: Outputs) -> Tensor:
+        """The loss of a batch: one number."""
+        losses, penalties = self.objective.parts(outputs, batch.y, batch.share, batch=batch, generator=epoch.generator)
+        mixed = (self.objective.weights(batch.y) * batch.share).sum(dim=1)
+        return reduce(losses, mixed, epoch.expected, self.stage.reduction) + penalties.mean()
+
+    @torch.no_grad()
+    def behind_step(self, batch: Batch, outputs: Outputs) -> None:
+        """What comes after the optimiser's step."""
+        for after in self._after_step:
+            after(self.network, outputs, batch)
+        self.steps += 1
+        self._update_average(None)
+
+    def end_epoch(self, epoch: Epoch, total: Tensor) -> None:
+        """Counts the epoch, and looks whether it ended well.
+
+        Args:
+            epoch: As begun.
+            total: Sum of the losses of its steps.
+
+        Raises:
+            Diverged: Its mean, or a weight, is not finite.
+        """
         self.epoch += 1
         with torch.no_grad():
-            self._update_average(chain_epoch + 1)
-        self.images += len(indices)
-        self.train_loss = float(total) / len(batches)
+            self._update_average(epoch.number + 1)
+        self.images += epoch.images
+        self.train_loss = float(total) / epoch.steps
         where = f"stage {self.stage.name!r}, epoch {self.epoch}"
         if not math.isfinite(self.train_loss):
             raise Diverged(f"{where}: the training loss is {self.train_loss}")
@@ -291,11 +348,6 @@ class StageRun:
         if self._average is not None:
             state = self.network.state_dict()
             self.averaged = self._average(self.averaged, state, self._first_step + self.steps, epoch)
-
-    def _set_rate(self, position: float) -> None:
-        factor = SCHEDULES[self.stage.schedule](position, self._chain_epochs)
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.stage.lr * group["lr_scale"] * factor
 
 
 _BUILT_HERE = ("draw", "image", "augment", "mix", "after_step", "average")
