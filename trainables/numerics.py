@@ -21,7 +21,7 @@ SWITCH = ("auto", "on", "off")
 CHANNELS_LAST_PIXELS = 8_000
 """Pixels of a batch, B·H·W, from which channels_last is faster on a CPU; see docs/speed.md for the measurement."""
 
-FUSED_PIXELS = 4_000
+FUSED_PIXELS = 6_000
 """Pixels of a member's batch, B·H·W, below which members are faster together on a CPU; likewise."""
 
 
