@@ -52,9 +52,9 @@ def parser() -> argparse.ArgumentParser:
     much.add_argument("--seed", type=int, metavar="N", help="base of all seeds [0]")
 
     stop = it.add_argument_group("early stopping (adaptive arm)")
-    stop.add_argument("--rungs", metavar="X,Y", help="fractions of a plan at which trials are judged [0.5,0.75]")
-    stop.add_argument("--reduction-factor", type=float, metavar="η", help="the best 1/η of a cohort go on [3]")
-    stop.add_argument("--rung-score", metavar="NAME", help="accuracy, adjusted, class_means or shortened [class_means]")
+    stop.add_argument("--rungs", metavar="X,Y", help="fractions of a plan at which trials are judged [0.25]")
+    stop.add_argument("--reduction-factor", type=float, metavar="η", help="the best 1/η of a cohort go on [4]")
+    stop.add_argument("--rung-score", metavar="NAME", help="accuracy, adjusted, class_means or shortened [shortened]")
     stop.add_argument("--explain", action="store_true", help="say why a trial is stopped, as it happens")
 
     where = it.add_argument_group("where it runs")

@@ -713,3 +713,22 @@ def test_a_budget_that_settles_nothing_runs_nothing(unresolved):
     unresolved.limits = dataclasses.replace(unresolved.limits, settle=asks - 1)
     unresolved.begin()
     assert unresolved.play() == [] and unresolved.agenda.known.looks == []
+
+
+def test_a_task_that_is_put_back_is_the_next_one_and_nothing_is_recorded(tmp_path, small_race):
+    world = World(tmp_path, seeds=2, trials=0, race=False)
+    first, second = world.agenda.next(), world.agenda.next()
+    world.agenda.again(first.id, "its process is gone")
+    assert first.id not in world.agenda.running and second.id in world.agenda.running
+    assert world.agenda.next() == first
+    # what it had begun is its own again, and nobody else's
+    assert world.agenda.running[first.id]
+    events = [json.loads(line) for line in world.journal.path.read_text().splitlines()]
+    assert [event for event in events if event["event"] == "again"] == [
+        {"event": "again", "trial": first.id, "reason": "its process is gone"}
+    ]
+    assert not [event for event in events if event["event"] == "record"]
+    for task in (first, second):
+        world.end(task)
+    handed = world.play()
+    assert [task.seed for task in handed] == [1, 1] and len(world.agenda.records) == 4
