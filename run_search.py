@@ -26,7 +26,7 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--data", metavar="NAME", help="the data set [the space's own, or digits-lt]")
     what.add_argument("--data-root", metavar="DIR", help="its folder, where it is not bundled")
     what.add_argument("--imbalance", type=float, metavar="X", help="images of the largest class over the smallest")
-    what.add_argument("--model", metavar="NAME", help="the network")
+    what.add_argument("--model", metavar="NAME", help="the network, NAME[?pretrained=FILE] or module:function")
     what.add_argument("--tricks", action="append", metavar="DIR", help="a folder of further tricks (again for more)")
 
     much = it.add_argument_group("how much")
