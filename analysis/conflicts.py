@@ -6,10 +6,10 @@ For two tricks A and B, everything else equal, a design holds four cells: neithe
     interaction   I = μ11 − μ10 − μ01 + μ00
     harms         H = μ11 − μ10 (adding B to A)   and   μ11 − μ01 (adding A to B)
 
-**Estimator.** y(c, s) = μ(c) + block(s) + start(c, s) + leaf(c, s), fitted with free cells and blocks (`analysis.cells`):
-differences within blocks where every cell is in every block; with more blocks of baseline and single tricks than of
-pairs these sharpen every contrast. A first stage that cells share (``start``) cancels between them. In a two-level
-fraction a cell is the average of the runs that show it, balanced over all other tricks.
+**Estimator.** y(c, s) = μ(c) + block(s) + start(c, s) + leaf(c, s), fitted with free cells and blocks
+(`analysis.cells`): differences within blocks where every cell is in every block; with more blocks of baseline and
+single tricks than of pairs these sharpen every contrast. A first stage that cells share (``start``) cancels between
+them. In a two-level fraction a cell is the average of the runs that show it, balanced over all other tricks.
 
 **Noise.** Three to five blocks cannot estimate a variance, so all cells of a context lend theirs: half the variance of
 a difference of two cells over blocks estimates the pooled variance; its excess or lack in one cell's differences gives
