@@ -14,10 +14,10 @@ from itertools import combinations
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from analysis.record import Record
+from analysis.record import NUMBERS, Record
 from search import objective
 from search.design import FACTORIAL
-from search.ground import NUMBERS, Context, Ground, scaled
+from search.ground import Context, Ground, scaled
 from search.tasks import Limits, Task
 from trainables.plan import Recipe
 from trainables.registry import PlanError
