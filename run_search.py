@@ -30,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--val", metavar="KIND", help="balanced, or realistic: with the training images' proportions")
     what.add_argument("--prior", metavar="FILE", help="weights of the classes in use, uniform or train: prior_accuracy")
     what.add_argument("--cost", metavar="FILE", help="matrix of what each mistake costs: expected_cost")
-    what.add_argument("--model", metavar="NAME", help="the network")
+    what.add_argument("--model", metavar="NAME", help="the network, NAME[?pretrained=FILE] or module:function")
     what.add_argument("--objective", metavar="NAME", help="accuracy, harmonic_mean (worst classes) or both [accuracy]")
     what.add_argument("--tricks", action="append", metavar="DIR", help="a folder of further tricks (again for more)")
 

@@ -191,17 +191,16 @@ def declared(primary: Iterable[Sequence[str] | str] | str) -> list[Sequence[str]
 
 
 def _nominated(trials: pd.DataFrame, metric: str, margin: float) -> pd.DataFrame | None:
-    rows = trials[trials["arm"] == "nominated"]
-    if rows.empty:
-        return None
     from analysis.conflicts import pairwise
 
-    try:
-        table = pairwise(rows.assign(arm="design"), metric, margin)
-    except ValueError:
-        return None
-    # each pair was run in a context of its own: others of its labels never met
-    return _filled(table[table["verdict"] != "not applicable"].reset_index(drop=True))
+    rows = trials[trials["arm"] == "nominated"]
+    tables = []
+    for context in sorted(set(rows["context"])):
+        try:
+            tables.append(pairwise(rows[rows["context"] == context], metric, margin, arm="nominated"))
+        except ValueError:
+            continue
+    return _filled(pd.concat(tables, ignore_index=True)) if tables else None
 
 
 SETTINGS = {"lr/3": "a third of the learning rate", "lr*3": "three times the learning rate"}

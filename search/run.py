@@ -623,7 +623,8 @@ class Search:
             # what was found out must reach the screen and MLflow all the same
             log.exception("the report could not be written")
             self.console.print(f"[yellow]report.html could not be written: {error}[/yellow]", markup=True)
-        tracker.summary({}, extras.tags)
+        # by which analysis.report judges each look at its own share
+        tracker.summary({}, extras.tags | {"looks": str(list(agenda.known.further))})
         if conflicts is not None:
             metrics, tags = tracking.conflict_summary(conflicts)
             tracker.summary(metrics, tags)

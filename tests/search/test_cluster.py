@@ -76,7 +76,8 @@ def test_a_node_is_lost_in_the_middle(cluster, tmp_path):
     (place / "space.py").write_text(SPACE)
     driver = subprocess.Popen(
         [sys.executable, "-c", DRIVER, "--address", cluster.address, "--space", "space.py",
-         "--tricks", "mine", "--name", "many", "--seeds", "2", "--trials", "0", "--no-race"],
+         "--tricks", "mine", "--name", "many", "--seeds", "2", "--trials", "0", "--no-race",
+         "--no-start-points"],
         cwd=place, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         text=True,
     )  # fmt: skip
