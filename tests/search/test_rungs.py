@@ -34,6 +34,9 @@ SPACE = Space(stages=[
 """
 
 
+EXPLAINED: list[str] = []
+"""What the first search handed to `--explain`."""
+
 FEW = ["--seeds", "1", "--no-race", "--no-start-points", "--no-checks", "--max-concurrent", "1"]
 
 
@@ -56,6 +59,7 @@ def stopped(place) -> Path:
         patch.chdir(place)
         arguments = ["--space", "small.py", "--name", "short", *FEW, "--trials", "10"]
         rule = ["--rung-score", "shortened", "--rungs", "0.34,0.67", "--reduction-factor", "3", "--explain"]
+        patch.setattr(explain, "show_stop", lambda console, record: EXPLAINED.append(record.trial))
         assert run_search.main([*arguments, *rule]) == 0
     return place / "results" / "short"
 
@@ -145,6 +149,7 @@ def test_another_process_opens_the_study_as_the_dashboard_does(stopped):
 
 def test_it_is_explained(stopped, place, capsys, monkeypatch):
     monkeypatch.chdir(place)
+    assert list(records(stopped)) == EXPLAINED
     assert explain.main([]) == 0
     out = capsys.readouterr().out
     found = {name: record for name, record in records(stopped).items() if record["arm"] == "adaptive"}

@@ -58,7 +58,7 @@ def finish(one: Trial) -> list[dict]:
     return results
 
 
-TIMES = ("seconds", "seconds_saved")
+TIMES = ("seconds", "seconds_saved", "memory")
 
 
 def timeless(result: dict) -> dict:
