@@ -166,17 +166,20 @@ def test_it_is_explained(stopped, place, capsys, monkeypatch):
 
 
 def test_one_slot_and_one_seed_make_the_same_search(stopped, place, capsys, monkeypatch):
-    """Also with every stage from the store: what is re-used is judged as if it had been trained."""
+    """Also in two parts, and with every stage from the store: what is re-used is judged as if it had been trained."""
     monkeypatch.chdir(place)
     few = {"seeds": 1, "race": False, "start_points": False, "check_seeds": 0, "max_concurrent": 1}
     rule = {"rung_score": "shortened", "rungs": (0.34, 0.67), "reduction_factor": 3.0}
-    result = search.run("small.py", name="again", trials=10, **few, **rule)
+    result = search.run("small.py", name="again", trials=6, **few, **rule)
+    # its rungs hold what they held, its study and its starts go on
+    assert run_search.main(["--resume", "again", "--trials", "+4"]) == 0
     first, second = records(stopped), records(result.folder)
     assert list(first) == list(second)
     for name, record in second.items():
         for key in ("recipe", "seed", "outcome", "stop", "reason", "metrics", "curve"):
             assert record[key] == first[name][key], (name, key)
         assert record["epochs_trained"] == 0
+    assert any(record["stop"] for name, record in second.items() if name >= "adaptive-0006")
     assert "stopped at" not in capsys.readouterr().out  # unless --explain is given
 
 
