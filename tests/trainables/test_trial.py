@@ -58,7 +58,7 @@ def finish(one: Trial) -> list[dict]:
     return results
 
 
-TIMES = ("seconds", "seconds_saved")
+TIMES = ("seconds", "seconds_saved", "memory")
 
 
 def timeless(result: dict) -> dict:
@@ -187,6 +187,13 @@ def test_shortened_stages_are_reused(config, trial, tmp_path):
     assert warm["payload"]["epochs"] == cold["payload"]["epochs"]
     for name in ("metrics", "recalls", "curve"):
         assert warm["payload"][name] == cold["payload"][name]
+
+
+def test_a_plan_that_cannot_be_shorter_is_trained_once(config, trial, make_plan):
+    plan = make_plan(Stage("a", epochs=1), Stage("b", epochs=1)).to_dict()
+    payload = finish(trial(config("classifier", plan=plan, **SHORT)))[-1]["payload"]
+    assert payload["epochs_trained"] == 2
+    assert not any("shortened" in point["metrics"] for point in payload["curve"])
 
 
 def test_a_shortened_plan_that_diverges_ends_the_trial(config, trial):
