@@ -135,7 +135,7 @@ class Settings:
     feed: str = "auto"
     precision: str = "fp32"
     channels_last: str = "auto"
-    fused_members: str = "auto"
+    fused_members: str = "off"
     graph: str = "off"
 
     def __post_init__(self) -> None:
