@@ -255,15 +255,19 @@ def _noise(found: Found) -> str:
             continue
         bounds = ""
         if math.isfinite(row.get("correlation_low", math.nan)):
-            bounds = f" ({row['correlation_low']:.2f} to {row['correlation_high']:.2f})"
+            bounds = f" ({_signed(row['correlation_low'])} to {_signed(row['correlation_high'])})"
         parts.append(
-            f"{row['context'] or 'standard context'}: correlation {row['correlation']:.2f}{bounds} between the cells "
-            f"of a block, deviation of one trial within its block {points(row['deviation']).lstrip('+')} points, over "
-            f"{int(row['n_cells'])} cells and {seeds(row['n_seeds'])}"
+            f"{row['context'] or 'standard context'}: correlation {_signed(row['correlation'])}{bounds} between the "
+            f"cells of a block, deviation of one trial within its block {points(row['deviation']).lstrip('+')} points, "
+            f"over {int(row['n_cells'])} cells and {seeds(row['n_seeds'])}"
         )
     if not parts:
         return ""
     return f"<p class=faint>Blocks: {wrap('; '.join(parts))}. {_images(found)}</p>"
+
+
+def _signed(value: float) -> str:
+    return f"{value + 0.0:.2f}".replace("-0.00", "0.00").replace("-", plots.MINUS)
 
 
 def _images(found: Found) -> str:
