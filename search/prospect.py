@@ -52,9 +52,10 @@ def words(design: Design, seeds: int) -> Iterator[str]:
                 "No trick alone and no pair is aliased with another trick or pair (checked over all of them). A pair "
                 f"is measured together with interactions of {order} tricks and more (A × B with "
                 f"{' × '.join(sorted(letters[label] for label in other))}), which are taken to be small, and averaged "
-                "over the other tricks being on and off."
+                "over the other tricks being on and off: a trick in conflict with one of them looks worse beside all."
             )
-        rest = sum(1 for cell in design.cells if cell.context.split("+")[0] != FACTORIAL and cell.context)
+        others = [cell for cell in design.cells if cell.context.split("+")[0] != FACTORIAL]
+        rest = sum(1 for cell in others if cell.context or cell.tricks)
         if rest:
             yield f"{rest} further cells, for pairs of labels that cannot be crossed with all of these."
     extra = {context: blocks for context, blocks in design.extra_blocks(seeds).items() if blocks}

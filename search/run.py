@@ -211,11 +211,12 @@ class Search:
         self._text = file.read_text(encoding="utf-8") if file is not None else f"{SPACE_HEAD}\nSPACE = {space!r}\n"
 
     def _design_kind(self) -> str | None:
-        """The kind of design; the list of a search that goes on is the one it began with."""
+        """The kind of design; once a list is kept beside the results, that copy is what counts."""
         kind = self.settings.design
-        if not self.resume or kind is None or not kind.startswith("list:"):
+        if kind is None or not kind.startswith("list:"):
             return kind
-        return f"list:{self.settings.folder / _kept_list(kind)}"
+        kept = self.settings.folder / _kept_list(kind)
+        return f"list:{kept}" if kept.is_file() else kind
 
     def _deployment(self) -> Deployment:
         """How results are weighed; of a search that goes on as it was read when it began."""
@@ -523,11 +524,10 @@ class Search:
     def _spec(self, task: Task) -> dict[str, Any]:
         from search.scheduler import SHORTENED
 
-        adaptive = task.arm == "adaptive"
         return dataclasses.replace(
             self._trial(task.recipe.plan, task.seed),
-            rungs=self.settings.rungs if adaptive else (),
-            shortened=adaptive and self.settings.rung_score == SHORTENED,
+            rungs=self.settings.rungs if task.may_stop else (),
+            shortened=task.may_stop and self.settings.rung_score == SHORTENED,
             read_test=task.read_test,
         ).to_dict()
 
@@ -573,10 +573,7 @@ class Search:
         resources.check_storage(self.settings)
         if not self.settings.gpus_auto:
             return
-        from search.design import make_design
-
-        cells = make_design(self.space, self.standard, self.settings.epochs_scale).cells
-        plans = resources.neediest(cell.recipe.plan for cell in cells)
+        plans = resources.neediest(cell.recipe.plan for cell in self.design.cells)
         seed = self.settings.seed * SEEDS_APART
         specs = [dataclasses.replace(self._trial(plan, seed), store=None).to_dict() for plan in plans]
         found = resources.measured(specs, self.settings.cpus_per_trial)
