@@ -43,9 +43,8 @@ Source: Holm 1979 (Scand. J. Statist. 6); Benjamini & Hochberg 1995 (JRSS B 57);
 
 from __future__ import annotations
 
-import difflib
 import math
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any, NamedTuple
@@ -55,15 +54,22 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import special
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-Cell = frozenset[str]
+from analysis import cells
+from analysis.cells import (
+    FEWEST_FIRST_STAGES,
+    Estimate,
+    Floats,
+    Measured,
+    Table,
+    counted,
+    levels_of,
+    measure,
+    nothing,
+    smallest_rests,
+)
+from analysis.sequential import LOOKS, level_at
 
-PRIOR_DF_MAX = 8.0  # see "Noise" above; the simulations are in tests/benchmarks/conflict_truth.py
-DEVIATION_FLOOR = 1e-3  # a tenth of a point: no training repeats closer, so identical cells are no evidence
-ACCURACY_FLOOR = 1e-3  # before log-odds: recalls of zero count as 1e-3 in the means of trainables.metrics too
-FEWEST_BLOCKS = 2
-FEWEST_FIRST_STAGES = 3  # a single shared checkpoint shows "effects" of its own trick in 34 to 65 % of cases
+FEW_VAL_IMAGES = 50  # below, means that the lowest recalls decide are noise
 MOST_FURTHER_SEEDS = 100
 SETTLING_POWER = 0.8  # "further seeds that would settle it" do so with this probability
 
@@ -94,6 +100,9 @@ _PAIR_COLUMNS = (
     *("p_value", "adjusted_p", "verdict", "action", "sign_flip", "more_seeds", "reason"),
     *("context", "excluded_harm", "interaction_log_odds", "interaction_log_odds_low", "interaction_log_odds_high"),
     *("trials_11", "diverged_11_rate", "diverged_11_rate_low", "diverged_11_rate_high"),
+    *(f"{name}{end}" for name in _REPORTED for end in ("_se", "_df")),
+    *("n_seeds_alone", "averaged_over", "spread", "val_images", "images_share"),
+    *("correlation", "correlation_low", "correlation_high", "look"),
 )
 _EFFECT_COLUMNS = (
     *("trick", "context", "n_seeds", "n_first_stages", "mean_without", "mean_with", "effect", "low", "high"),
@@ -108,26 +117,41 @@ def pairwise(
     primary: Iterable[Sequence[str] | str] = (),
     level: float = 0.95,
     q: float = 0.10,
+    arm: str = "design",
+    look: int | None = None,
+    earlier: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """Judge every pair of tricks of the design arm; see the module's text for formulas and error control.
 
     Args:
-        trials: one row per trial. Columns ``arm`` (only "design" is read), ``seed`` (the block), ``first_stage`` (id
-            of the first stage's checkpoint), ``tricks`` (tuple of labels), the metric (a fraction in [0,1]; not read
-            where diverged); optional ``outcome`` ("finished" or "diverged"; absent means finished) and ``context``
-            (cells are compared within one context only; absent means ""). Trials of one cell and seed are averaged.
+        trials: one row per trial. Columns ``arm`` (only the rows of `arm` are read), ``seed`` (the block),
+            ``first_stage`` (id of the first stage's checkpoint), ``tricks`` (tuple of labels), the metric (a fraction
+            in [0,1]; not read where diverged). Optional: ``outcome`` ("finished" or "diverged"; absent means
+            finished), ``context`` (cells are compared within one context only; absent means ""), ``correct``
+            (per-image 0 and 1 where every block has the same val; one length in all rows), ``split_seed``,
+            ``epochs``. Trials of one cell and seed are averaged.
         metric: column to judge by; never one of the test split.
         margin: the harm that would not matter, a fraction ≥ 0, declared beforehand (digits 0.02, CIFAR-100-LT 0.01).
         primary: pairs declared before the search, as ``("a", "b")`` in any order or ``"a×b"``.
         level: of the two-sided intervals; claims are tested one-sided at 1 − level.
         q: false discovery rate over the pairs that are not primary.
+        arm: whose rows are judged: "design", or "nominated", or cells of the check arm (one setting at a time).
+        look: which look at the primary pairs this is, 1 to 3, where further blocks may follow (see
+            `analysis.sequential`); None: this look is the only one.
+        earlier: the table of the look before; what it has shown of primary pairs stays shown.
 
     Returns:
-        One row per pair with a < b, sorted; effects and limits as fractions. Limits are unadjusted. ``b_given_a`` is
-        mean_11 − mean_10. ``p_value`` and ``adjusted_p`` belong to the verdict's own test (unresolved and compatible:
-        the conflict's). ``excluded_harm`` is the smallest harm that a one-sided interval still excludes (for both
-        directions), ``more_seeds`` the further blocks that would settle the pair with 80 % probability if the present
-        estimates were true (0: settled; at most 100; missing: cannot be said).
+        One row per pair with a < b, sorted; effects and limits as fractions. Limits are unadjusted; ``_se`` and
+        ``_df`` belong to them. ``mean_…`` are means at the average block, ``n_seeds`` the blocks with all four cells,
+        ``n_seeds_alone`` those of the rarest of the other three. ``b_given_a`` is mean_11 − mean_10. ``averaged_over``
+        is the number of settings of the other tricks that each mean is an average of, ``spread`` the deviation of the
+        interaction between them (missing: one setting, or aliased). ``val_images`` counts the images of a val that is
+        the same in every block, ``images_share`` is their part of the interaction's variance. ``correlation`` is
+        that between cells of a block (see `block_correlation`). ``p_value`` and ``adjusted_p`` belong to the
+        verdict's own test (unresolved and compatible: the conflict's). ``excluded_harm`` is the smallest harm that a
+        one-sided interval still excludes (for both directions), ``more_seeds`` the further blocks that would settle
+        the pair with 80 % probability if the present estimates were true (0: settled; at most 100; missing: cannot
+        be said).
 
     Raises:
         ValueError: a column is missing, no design rows, one block only, a metric of the test split, a value outside
@@ -146,22 +170,144 @@ def pairwise(
     ('conflict', 'avoid together', True)
     >>> print(f"{row.interaction:.2f} ({row.interaction_low:.2f} to {row.interaction_high:.2f})")
     -0.49 (-0.51 to -0.47)
-    >>> for part in row.reason.split(", "):
+    >>> for part in row.reason.split("; ")[0].split(", "):
     ...     print(part)
     adding weights to sampler costs 28.0 points (26.1 to 29.9)
     and they overlap: interaction -49.0 points (-51.5 to -46.5)
     """
-    _check_options(metric, margin, level, q)
-    tables = _tables(trials, metric)
-    labels = sorted(set().union(*(cell for table in tables for cell in table.cells)))
-    declared = _primary_pairs(primary, labels)
-    alpha = 1 - level
-    pairs = [_judge_pair(a, b, tables) for a, b in combinations(labels, 2)]
+    cells.check_options(metric, margin, level, q)
+    contexts = cells.tables(trials, metric, arm)
+    labels = sorted(set().union(*(cell for table in contexts for cell in table.cells)))
+    declared = cells.primary_pairs(primary, labels)
+    at_look = level_at(look, level)
+    shown = _shown(earlier)
+    pairs = [_judge_pair(a, b, contexts) for a, b in combinations(labels, 2)]
+    correlations = {table.context: table.correlation(level) for table in contexts}
     for pair in pairs:
         pair.primary = (pair.a, pair.b) in declared
+        pair.correlation = correlations.get(pair.context, pair.correlation) if not pair.impossible else pair.correlation
+        pair.shown = shown.get((pair.a, pair.b), ("", 0)) if pair.primary else ("", 0)
     _adjust(pairs)
-    rows = [_pair_row(pair, margin, level, alpha if pair.primary else q) for pair in pairs]
-    return _frame(rows, _PAIR_COLUMNS, {"primary": "bool", "sign_flip": "bool", "more_seeds": "Int64"})
+    rows = []
+    for pair in pairs:
+        own_level = at_look if pair.primary else level
+        rule = _Rule(margin, level, own_level, 1 - own_level if pair.primary else q, look)
+        rows.append(_pair_row(pair, rule, metric))
+    whole = {"more_seeds": "Int64", "look": "Int64", "n_seeds_alone": "int64", "averaged_over": "int64"}
+    return _frame(rows, _PAIR_COLUMNS, {"primary": "bool", "sign_flip": "bool", **whole})
+
+
+def at_looks(
+    trials: pd.DataFrame,
+    metric: str = "final/accuracy",
+    margin: float = 0.005,
+    *,
+    primary: Iterable[Sequence[str] | str] = (),
+    firsts: Sequence[int] = (),
+    level: float = 0.95,
+    q: float = 0.10,
+) -> pd.DataFrame:
+    """The table where further blocks may be added for primary pairs, or were: each look judges what it had.
+
+    Args:
+        trials: as for :func:`pairwise`.
+        metric: as there.
+        margin: as there.
+        primary: as there; without any nothing may ask for further blocks, and there is one look at the full level.
+        firsts: of each further look, in order, the first seed block that it added; blocks of one look have seeds from
+            there on, below the next look's.
+        level: as for :func:`pairwise`.
+        q: as there.
+
+    Raises:
+        ValueError: as :func:`pairwise`; more than three looks.
+    """
+    primary = list(primary)
+    if not primary:
+        return pairwise(trials, metric, margin, level=level, q=q)
+    table = None
+    for look, end in enumerate([*firsts, None], start=1):
+        rows = trials if end is None else trials[(trials["arm"] != "design") | (trials["seed"] < end)]
+        table = pairwise(rows, metric, margin, primary=primary, level=level, q=q, look=look, earlier=table)
+    assert table is not None
+    return table
+
+
+class Tables(dict[str, pd.DataFrame]):
+    """Tables of pairs by metric.
+
+    Args:
+        primary: the metric whose table decides; the error rates hold for it, the others are to be looked at.
+        skipped: metric -> why it has no table.
+        notes: metric -> what a reader of its table must know.
+    """
+
+    def __init__(self, primary: str) -> None:
+        super().__init__()
+        self.primary = primary
+        self.skipped: dict[str, str] = {}
+        self.notes: dict[str, str] = {}
+
+
+def tables(
+    trials: pd.DataFrame,
+    margin: float = 0.005,
+    primary_metric: str = "final/accuracy",
+    *,
+    others: Sequence[str] = ("final/few", "final/smoothed_harmonic_mean"),
+    **options: Any,
+) -> Tables:
+    """Judge the pairs by the primary metric, and beside it by few-shot accuracy and the smoothed harmonic mean.
+
+    Where trials have ``recalls`` and ``val_counts`` but no smoothed harmonic mean, it is taken from them, with recalls
+    (k + ½)/(n + 1).
+
+    Args:
+        trials: as for :func:`pairwise`.
+        margin: as there, for all metrics.
+        primary_metric: the one by which pairs are called conflicts; must be there.
+        others: further metrics; one that is missing is skipped, with the reason.
+        options: of :func:`pairwise`.
+
+    Raises:
+        ValueError: as :func:`pairwise`, of the primary metric.
+    """
+    found = Tables(primary_metric)
+    found[primary_metric] = pairwise(trials, primary_metric, margin, **options)
+    for metric in others:
+        if metric == primary_metric:
+            continue
+        rows = trials
+        if metric == "final/smoothed_harmonic_mean" and metric not in trials.columns:
+            rows = _with_smoothed_mean(trials, metric)
+        present = rows[metric].notna().any() if metric in rows.columns else False
+        if not present:
+            group = " (no class has fewer than 20 training images)" if metric == "final/few" else ""
+            found.skipped[metric] = f"no trial has {metric}{group}"
+            continue
+        try:
+            found[metric] = pairwise(rows, metric, margin, **options)
+        except ValueError as error:
+            found.skipped[metric] = str(error)
+            continue
+        if "harmonic" in metric and "val_counts" in rows.columns:
+            fewest = min((min(counts) for counts in rows["val_counts"] if len(counts)), default=FEW_VAL_IMAGES)
+            if fewest < FEW_VAL_IMAGES:
+                found.notes[metric] = f"a class has {fewest} val images only, so that few images decide this mean"
+    return found
+
+
+def _with_smoothed_mean(trials: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """The harmonic mean of (k + ½)/(n + 1) over classes, from recalls k/n; unchanged where these are unknown."""
+    if not {"recalls", "val_counts"} <= set(trials.columns):
+        return trials
+    means = []
+    for recalls, counts in zip(trials["recalls"], trials["val_counts"], strict=True):
+        r, n = np.asarray(recalls, dtype=float), np.asarray(counts, dtype=float)
+        known = np.isfinite(r) & (n > 0) if len(r) and len(r) == len(n) else np.zeros(0, dtype=bool)
+        smoothed = (np.round(r[known] * n[known]) + 0.5) / (n[known] + 1) if known.any() else np.zeros(0)
+        means.append(len(smoothed) / float((1 / smoothed).sum()) if len(smoothed) else math.nan)
+    return trials.assign(**{metric: means})
 
 
 def effects(trials: pd.DataFrame, metric: str = "final/accuracy", *, level: float = 0.95) -> pd.DataFrame:
@@ -191,14 +337,14 @@ def effects(trials: pd.DataFrame, metric: str = "final/accuracy", *, level: floa
     >>> print(f"{row.trick}: {row.effect:.3f} ({row.low:.3f} to {row.high:.3f}), {row.n_seeds} seeds")
     sampler: 0.103 (0.089 to 0.118), 3 seeds
     """
-    _check_options(metric, 0.0, level, 0.5)
+    cells.check_options(metric, 0.0, level, 0.5)
     rows = []
-    for table in _tables(trials, metric):
+    for table in cells.tables(trials, metric):
         for trick in sorted(set().union(*table.cells)):
-            levels = _levels(table, (trick,))
+            levels = levels_of(table, (trick,))
             if levels is None:
                 continue
-            found = _measure(table, _smallest_rests(table, levels), np.array([[-1.0, 1.0]]))
+            found = measure(table, smallest_rests(table, levels), np.array([[-1.0, 1.0]]))
             low, high = found.accuracy.interval(level)
             rows.append(
                 {
@@ -216,533 +362,55 @@ def effects(trials: pd.DataFrame, metric: str = "final/accuracy", *, level: floa
     return _frame(sorted(rows, key=lambda row: (row["trick"], row["context"])), _EFFECT_COLUMNS, {})
 
 
-def block_correlation(trials: pd.DataFrame, metric: str = "final/accuracy") -> pd.DataFrame:
+def block_correlation(
+    trials: pd.DataFrame, metric: str = "final/accuracy", *, level: float = 0.95, arm: str = "design"
+) -> pd.DataFrame:
     """How alike the cells of one block are: what pairing over seeds gains, per context.
 
     With τ² the mean variance of a cell over blocks and σ² half the mean variance of a difference of two cells over
     blocks, the correlation between cells is ρ = 1 − σ²/τ². Pairing divides the variance of a harm by 1/(1 − ρ);
-    0 means that blocks share nothing, below 0 is chance.
+    0 means that blocks share nothing, below 0 is chance. Limits from F = (1 + (k − 1)ρ)/(1 − ρ) for k cells, exact
+    where all cells are in every block and equally noisy.
 
     Args:
         trials: as for :func:`pairwise`.
         metric: column to read; never one of the test split.
+        level: of the two-sided interval.
+        arm: whose rows are read.
 
     Returns:
-        One row per context: context, n_cells, n_seeds, correlation, deviation (σ of one cell within blocks, a
-        fraction), prior_df (d₀: what the pooled variance weighs beside a cell's own). Missing with one cell.
+        One row per context: context, n_cells, n_seeds, correlation, correlation_low, correlation_high, deviation (σ of
+        one cell within blocks, a fraction), prior_df (d₀: what the pooled variance weighs beside a cell's own).
+        Missing with one cell.
+
+    Source: intraclass correlation of the two-way layout and its limits: Shrout & Fleiss 1979 (Psychol. Bull. 86),
+        case 3.
 
     >>> trials = pd.DataFrame([
     ...     {"arm": "design", "seed": seed, "first_stage": f"{tricks}{seed}", "tricks": tricks, "final/accuracy": y}
     ...     for tricks, ys in {(): (0.60, 0.63, 0.61), ("sampler",): (0.70, 0.74, 0.71)}.items()
     ...     for seed, y in enumerate(ys)])
     >>> print(block_correlation(trials).round(3).to_string(index=False))
-    context  n_cells  n_seeds  correlation  deviation  prior_df
-                   2        3         0.95      0.004       8.0
+    context  n_cells  n_seeds  correlation  correlation_low  correlation_high  deviation  prior_df
+                   2        3         0.95              0.0             0.999      0.004       8.0
     """
-    _check_options(metric, 0.0, 0.95, 0.5)
+    cells.check_options(metric, 0.0, level, 0.5)
     rows = []
-    for table in _tables(trials, metric):
-        score = table.score
-        blocks = np.isfinite(score).sum(1)
-        spread = [float(np.var(row[np.isfinite(row)], ddof=1)) for row in score[blocks > 1]]
-        total = float(np.average(spread, weights=blocks[blocks > 1] - 1)) if spread else math.nan
-        known = table.noise.pool_df > 0 and total > 0
-        variance = table.noise.leaf + table.noise.start
+    for table in cells.tables(trials, metric, arm):
+        correlation, low, high = table.correlation(level)
         rows.append(
             {
                 "context": table.context,
                 "n_cells": len(table.cells),
                 "n_seeds": len(table.seeds),
-                "correlation": 1 - variance / total if known else math.nan,
-                "deviation": math.sqrt(variance) if known else math.nan,
+                "correlation": correlation,
+                "correlation_low": low,
+                "correlation_high": high,
+                "deviation": math.nan if math.isnan(correlation) else table.noise.deviation,
                 "prior_df": table.noise.prior_df,
             }
         )
     return pd.DataFrame(rows)
-
-
-# ---------------------------------------------------------------------------------------------- reading the trials
-
-
-@dataclass(frozen=True)
-class _Table:
-    """The design of one context: cells × blocks, NaN or −1 where there is nothing finished."""
-
-    context: str
-    cells: tuple[Cell, ...]
-    seeds: tuple[Hashable, ...]
-    score: Floats  # (cells, blocks), the metric
-    stage: Ints  # (cells, blocks), code of the first stage
-    runs: Ints  # (cells, blocks), trials
-    diverged: Ints  # (cells, blocks), diverged trials
-    noise: _Noise
-    noise_log_odds: _Noise
-
-
-def _check_options(metric: str, margin: float, level: float, q: float) -> None:
-    if "test" in metric.split("/"):
-        raise ValueError(
-            f"metric {metric!r} is of the test split, which may not choose anything; use a final/* metric, "
-            "which is of the validation split, e.g. 'final/accuracy'"
-        )
-    if not 0 <= margin < 1:
-        raise ValueError(f"margin is a fraction in [0, 1), e.g. 0.005 for half a point; got {margin}")
-    if not 0.5 < level < 1:
-        raise ValueError(f"level is a fraction in (0.5, 1), e.g. 0.95; got {level}")
-    if not 0 < q < 1:
-        raise ValueError(f"q, the false discovery rate, is a fraction in (0, 1), e.g. 0.10; got {q}")
-
-
-def _tables(trials: pd.DataFrame, metric: str) -> list[_Table]:
-    """One table per context, from the rows of the design arm."""
-    for column in ("arm", "seed", "first_stage", "tricks", metric):
-        if column not in trials.columns:
-            near = difflib.get_close_matches(column, [str(name) for name in trials.columns], 1)
-            raise ValueError(
-                f"trials has no column {column!r}{_did_you_mean(near)}; pairwise reads arm, seed, first_stage, tricks, "
-                f"{metric} and, where present, outcome and context"
-            )
-    design = trials[trials["arm"] == "design"]
-    if design.empty:
-        arms = sorted({str(arm) for arm in trials["arm"]})
-        raise ValueError(
-            f"trials has no rows with arm 'design' (arms found: {arms}); only the design arm, which is never "
-            "stopped early, can show conflicts"
-        )
-    runs = _runs(design, metric)
-    seeds = {seed for contexts in runs.values() for _, seed in contexts}
-    if len(seeds) < FEWEST_BLOCKS:
-        raise ValueError(
-            f"the design arm has {len(seeds)} block (seed {next(iter(seeds))!r}); differences need at least "
-            f"{FEWEST_BLOCKS}: run more seeds (--seeds)"
-        )
-    return [_table(context, runs[context]) for context in sorted(runs)]
-
-
-class _Run(NamedTuple):
-    first_stage: str
-    score: float  # NaN: diverged
-
-
-def _runs(design: pd.DataFrame, metric: str) -> dict[str, dict[tuple[Cell, Hashable], list[_Run]]]:
-    """Checked trials by context, then by cell and seed."""
-    here: dict[str, dict[tuple[Cell, Hashable], list[_Run]]] = {}
-    blank = [None] * len(design)
-    columns = zip(
-        design.index,
-        design["seed"],
-        design["first_stage"],
-        design["tricks"],
-        design["outcome"] if "outcome" in design.columns else blank,
-        design["context"] if "context" in design.columns else blank,
-        design[metric],
-        strict=True,
-    )
-    for index, seed, first_stage, tricks, outcome, context, value in columns:
-        place = f"trials row {index!r}"
-        if isinstance(tricks, str) or not isinstance(tricks, (tuple, list, set, frozenset)):
-            raise TypeError(f"{place}: tricks must be a tuple of labels such as ('cutout',), got {tricks!r}")
-        if _missing(seed) or _missing(first_stage):
-            raise ValueError(
-                f"{place}: seed and first_stage must be known, got seed={seed!r}, first_stage={first_stage!r}; "
-                "without them replicates cannot be told from copies"
-            )
-        score = _score(value, "finished" if _missing(outcome) else str(outcome), metric, place)
-        cell = here.setdefault("" if _missing(context) else str(context), {})
-        cell.setdefault((frozenset(map(str, tricks)), seed), []).append(_Run(str(first_stage), score))
-    return here
-
-
-def _score(value: Any, outcome: str, metric: str, place: str) -> float:
-    if outcome == "diverged":
-        return math.nan
-    if outcome != "finished":
-        raise ValueError(
-            f"{place}: outcome {outcome!r} in the design arm; allowed are 'finished' and 'diverged' (a stopped trial "
-            "would let survivors decide): give such trials another arm"
-        )
-    score = math.nan if _missing(value) else float(value)
-    if math.isnan(score):
-        raise ValueError(f"{place}: {metric} is missing although the trial finished; mark it outcome='diverged'")
-    if not 0 <= score <= 1:
-        raise ValueError(f"{place}: {metric} must be a fraction in [0, 1], got {score:g}; divide percent by 100")
-    return score
-
-
-def _table(context: str, runs: dict[tuple[Cell, Hashable], list[_Run]]) -> _Table:
-    cells = sorted({cell for cell, _ in runs}, key=lambda cell: (len(cell), sorted(cell)))
-    seeds = sorted({seed for _, seed in runs}, key=lambda seed: (str(type(seed)), seed))
-    row, column = {cell: i for i, cell in enumerate(cells)}, {seed: i for i, seed in enumerate(seeds)}
-    shape = (len(cells), len(seeds))
-    score, stage = np.full(shape, np.nan), np.full(shape, -1, dtype=np.int64)
-    count, diverged = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
-    codes: dict[str, int] = {}
-    for (cell, seed), replicates in runs.items():
-        at = row[cell], column[seed]
-        scores = np.array([run.score for run in replicates])
-        lost = np.isnan(scores)
-        if lost.any() and not lost.all():
-            raise ValueError(
-                f"tricks {tuple(sorted(cell))} at seed {seed!r} both finished and diverged; one cell and seed has one "
-                "outcome: remove the trial that was repeated"
-            )
-        score[at], count[at], diverged[at] = scores.mean(), len(scores), lost.sum()
-        name = "+".join(sorted({run.first_stage for run in replicates}))
-        stage[at] = codes.setdefault(name, len(codes))
-    return _Table(
-        context,
-        tuple(cells),
-        tuple(seeds),
-        score,
-        stage,
-        count,
-        diverged,
-        _noise(score, stage, DEVIATION_FLOOR),
-        _noise(_log_odds(score), stage, 4 * DEVIATION_FLOOR),  # d log-odds / dy is at least 4
-    )
-
-
-def _log_odds(score: Floats) -> Floats:
-    kept = np.clip(score, ACCURACY_FLOOR, 1 - ACCURACY_FLOOR)
-    return np.log(kept / (1 - kept))
-
-
-def _missing(value: Any) -> bool:
-    return value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value))
-
-
-def _did_you_mean(near: Sequence[str]) -> str:
-    return f" (did you mean {near[0]!r}?)" if near else ""
-
-
-def _primary_pairs(primary: Iterable[Sequence[str] | str], labels: Sequence[str]) -> set[tuple[str, str]]:
-    if isinstance(primary, str):
-        raise ValueError(f"primary is a list of pairs, got the text {primary!r}; write [{primary!r}]")
-    pairs = set()
-    for entry in primary:
-        parts = [part.strip() for part in entry.split("×")] if isinstance(entry, str) else list(entry)
-        if len(parts) != 2 or parts[0] == parts[1]:
-            raise ValueError(f"primary: {entry!r} is not a pair; write ('a', 'b') or 'a×b' with two different labels")
-        for part in parts:
-            if part not in labels:
-                near = difflib.get_close_matches(str(part), labels, 1, cutoff=0.0)
-                raise ValueError(
-                    f"primary: no trick {part!r} in the design arm{_did_you_mean(near)}; labels are {list(labels)}"
-                )
-        a, b = sorted(parts)
-        pairs.add((a, b))
-    return pairs
-
-
-# ------------------------------------------------------------------------------------------------------- the noise
-
-
-@dataclass(frozen=True)
-class _Noise:
-    """Variance of one result within its block, moderated over the cells of a context."""
-
-    leaf: float  # variance of what is drawn anew in every trial
-    start: float  # variance of what trials of one first stage share
-    factor: Floats  # (cells,) moderated variance of each cell over the pooled one
-    factor_df: Floats  # (cells,) degrees of freedom behind each factor
-    pool_df: float  # all that the context's residuals hold
-    start_df: float  # the same, counting cells that share their first stages once
-    prior_df: float
-
-    def variance(self, cells: Ints, weights: Floats, same: Floats) -> tuple[Floats, Floats]:
-        """Variance per block, and its degrees of freedom, of contrasts of cells.
-
-        With M(c, c') the share of blocks in which c and c' have the same first stage, and f the factors,
-        V = Σ_c f(c)·w(c)·(leaf·w(c) + start·(M w)(c)), linear in the factors, so that Satterthwaite applies:
-        df = V² / Σ_c (term c)² / df(c), never above what all residuals hold.
-
-        Args:
-            cells: rows of the table, (n,).
-            weights: contrasts, (k, n).
-            same: M, (n, n).
-        """
-        terms = self.factor[cells] * weights * (self.leaf * weights + self.start * (weights @ same))
-        variance = np.maximum(terms.sum(1), self.leaf * (weights**2).sum(1) * self.factor[cells].min())
-        df = variance**2 / np.maximum((terms**2 / self.factor_df[cells]).sum(1), 1e-300)
-        between = np.einsum("ki,ij,kj->k", weights, same, weights) > 1e-9
-        most = np.where(between, self.start_df, self.pool_df)
-        return variance, np.clip(df, 1.0, np.maximum(most, 1.0))
-
-
-def _noise(score: Floats, stage: Ints, floor: float) -> _Noise:
-    """Estimate the noise of one context from all differences between its cells."""
-    spread, weight, shared = _difference_variances(score, stage)
-    # A checkpoint that serves several blocks repeats its own deviation: such differences look too calm.
-    present = stage >= 0
-    repeated = np.array([len(set(ids[here])) < here.sum() for ids, here in zip(stage, present, strict=True)])
-    within = np.where(shared == 1, weight, 0.0)
-    between = np.where((shared == 0) & ~(repeated[:, None] | repeated[None, :]), weight, 0.0)
-    calm, full = _half_mean(spread, within), _half_mean(spread, between)
-    known = [value for value in (calm, full) if not math.isnan(value)]
-    leaf = max(known[0] if known else 0.0, floor**2)
-    start = max(full - leaf, 0.0) if len(known) == 2 else 0.0
-
-    blocks = np.isfinite(score).sum(1)
-    own_df = np.maximum(blocks - 1.0, 0.0)
-    factor = _cell_factors(spread / (2 * leaf + 2 * start * (1 - shared)), within + between)
-    prior_df = _prior_df(factor[own_df > 0], own_df[own_df > 0])
-    moderated = (prior_df + own_df * factor) / (prior_df + own_df)
-    finite = np.isfinite(score)
-    pool_df = _residual_df(finite.sum(0))
-    start_df = _residual_df(np.array([len(set(ids[here])) for ids, here in zip(stage.T, finite.T, strict=True)]))
-    return _Noise(leaf, start, moderated, prior_df + own_df, pool_df, start_df, prior_df)
-
-
-def _residual_df(per_block: Ints) -> float:
-    """What is left of this many results per block once every block and every cell has its mean."""
-    return float(np.maximum(per_block - 1, 0).sum() - max(per_block.max(initial=0) - 1, 0))
-
-
-def _difference_variances(score: Floats, stage: Ints) -> tuple[Floats, Floats, Floats]:
-    """Of every two cells over common blocks: variance of the difference, its df, share of same first stages."""
-    size = len(score)
-    spread, weight, shared = np.zeros((size, size)), np.zeros((size, size)), np.zeros((size, size))
-    finite = np.isfinite(score)
-    for c in range(size):  # row by row: cells × cells × blocks at once would not fit for large screens
-        common = finite & finite[c]
-        blocks = common.sum(1)
-        difference = np.where(common, score - score[c], 0.0)
-        centred = np.where(common, difference - (difference.sum(1) / np.maximum(blocks, 1))[:, None], 0.0)
-        spread[c] = (centred**2).sum(1) / np.maximum(blocks - 1, 1)
-        weight[c] = np.maximum(blocks - 1, 0)
-        shared[c] = (common & (stage == stage[c])).sum(1) / np.maximum(blocks, 1)
-    np.fill_diagonal(weight, 0.0)
-    return spread, weight, shared
-
-
-def _half_mean(spread: Floats, weight: Floats) -> float:
-    return float((spread * weight).sum() / weight.sum() / 2) if weight.sum() > 0 else math.nan
-
-
-def _cell_factors(ratio: Floats, weight: Floats) -> Floats:
-    """Variance of each cell over the pooled one: least squares of ratio(c, c') = (f(c) + f(c')) / 2 (Grubbs 1948)."""
-    used = weight.sum(1) > 0
-    if not used.any():
-        return np.ones(len(ratio))
-    system = np.diag(weight.sum(1)) + weight
-    factor = np.linalg.lstsq(system, 2 * (weight * ratio).sum(1), rcond=None)[0]
-    mean = factor[used].mean()
-    factor = factor / mean if mean > 1e-9 else np.ones(len(ratio))
-    # Differences of variances may come out negative; a twentieth is as little as few blocks can tell from 0.
-    return np.where(used, np.maximum(factor, 0.05), 1.0)
-
-
-def _prior_df(factor: Floats, df: Floats) -> float:
-    """Degrees of freedom d₀ of the prior: var(log f) = ψ'(df/2) + ψ'(d₀/2) (Smyth 2004)."""
-    if len(factor) < 3:
-        return PRIOR_DF_MAX
-    level = np.log(factor) - special.psi(df / 2) + np.log(df / 2)
-    excess = float(level.var(ddof=1) - special.polygamma(1, df / 2).mean())
-    if excess <= float(special.polygamma(1, PRIOR_DF_MAX / 2)):
-        return PRIOR_DF_MAX
-    return 2 * _trigamma_inverse(excess)
-
-
-def _trigamma_inverse(value: float) -> float:
-    """Solve ψ'(x) = value by Newton's method on 1/ψ', which is convex (Smyth 2004, appendix)."""
-    x = 0.5 + 1 / value
-    for _ in range(20):
-        trigamma = float(special.polygamma(1, x))
-        x += trigamma * (1 - trigamma / value) / float(special.polygamma(2, x))
-    return x
-
-
-# ------------------------------------------------------------------------------------------------------- measuring
-
-
-@dataclass(frozen=True)
-class _Estimate:
-    """Contrasts with their standard errors; one entry per contrast."""
-
-    value: Floats
-    error: Floats  # NaN: unknown
-    df: Floats
-
-    def below(self, i: int, bound: float = 0.0) -> float:
-        """One-sided p for "the contrast is below the bound"."""
-        return float(special.stdtr(self.df[i], (self.value[i] - bound) / self.error[i]))
-
-    def above(self, i: int, bound: float = 0.0) -> float:
-        """One-sided p for "the contrast is above the bound"."""
-        return float(special.stdtr(self.df[i], (bound - self.value[i]) / self.error[i]))
-
-    def interval(self, level: float) -> tuple[Floats, Floats]:
-        """Two-sided limits."""
-        reach = special.stdtrit(self.df, (1 + level) / 2) * self.error
-        return self.value - reach, self.value + reach
-
-    def lower(self, i: int, level: float) -> float:
-        """One-sided lower limit."""
-        return float(self.value[i] - special.stdtrit(self.df[i], level) * self.error[i])
-
-
-@dataclass(frozen=True)
-class _Blocks:
-    """Blocks in which every cell of a comparison finished, and the independent units they form."""
-
-    columns: Ints
-    units: Ints  # unit of each column
-    n_first_stages: int  # distinct ones behind the level that has the fewest
-    from_start: bool  # some contrast compares different first stages
-    same: Floats  # (n, n) share of blocks in which two cells have the same first stage
-
-    @property
-    def n_seeds(self) -> int:
-        return len(self.columns)
-
-    @property
-    def n_units(self) -> int:
-        return len(set(self.units))
-
-
-@dataclass(frozen=True)
-class _Measured:
-    blocks: _Blocks
-    means: Floats  # (levels,)
-    accuracy: _Estimate
-    log_odds: _Estimate
-    lost: int  # seeds in which some of the cells diverged
-    problem: str  # why nothing may be claimed; "" if something may
-
-
-def _levels(table: _Table, labels: tuple[str, ...]) -> Ints | None:
-    """Cells of the table for every combination of the labels, matched in all other tricks.
-
-    Returns:
-        Row numbers (combinations, matched recipes), combinations in the order 0, 1 or 00, 10, 01, 11; None where the
-        design has no such cells. Where no other recipe is complete, as in a fractional factorial, the
-        recipes of each combination are taken whole if they balance the other tricks singly and in pairs.
-    """
-    patterns = [frozenset(label for k, label in enumerate(labels) if code >> k & 1) for code in range(2 ** len(labels))]
-    rests: dict[Cell, dict[Cell, int]] = {}
-    both = frozenset(labels)
-    for i, cell in enumerate(table.cells):
-        rests.setdefault(cell - both, {})[cell & both] = i
-    matched = [found for found in rests.values() if len(found) == len(patterns)]
-    if matched:
-        return np.array([[found[pattern] for found in matched] for pattern in patterns])
-    margins = [[found[pattern] for found in rests.values() if pattern in found] for pattern in patterns]
-    if len({len(cells) for cells in margins}) != 1 or not margins[0]:
-        return None
-    others = sorted(set().union(*rests))
-    moments = []
-    for cells in margins:
-        present = np.array([[label in table.cells[i] for label in others] for i in cells], dtype=float)
-        moments.append(present.T @ present)  # the diagonal holds the single counts
-    balanced = all(np.array_equal(moments[0], other) for other in moments[1:])
-    return np.array(margins) if balanced else None
-
-
-def _smallest_rests(table: _Table, levels: Ints) -> Ints:
-    """Keep the recipes with the fewest other tricks: "alone"."""
-    sizes = np.array([len(table.cells[i]) for i in levels[0]])
-    return levels[:, sizes == sizes.min()] if _is_matched(table, levels) else levels
-
-
-def _is_matched(table: _Table, levels: Ints) -> bool:
-    first, last = levels[0], levels[-1]
-    added = table.cells[last[0]] - table.cells[first[0]]
-    return all(table.cells[j] == table.cells[i] | added for i, j in zip(first, last, strict=True))
-
-
-def _complete_blocks(table: _Table, levels: Ints, contrasts: Floats) -> tuple[Ints, _Blocks]:
-    """The matched recipes that lost the fewest blocks, and the blocks in which all of them are complete."""
-    finite = np.isfinite(table.score)
-    if _is_matched(table, levels):
-        complete = finite[levels].all(0).sum(1)
-        levels = levels[:, complete == complete.max()]
-    cells = levels.ravel()
-    columns = np.flatnonzero(finite[cells].all(0))
-    stage = table.stage[np.ix_(cells, columns)]
-    same = (stage[:, None, :] == stage[None, :, :]).mean(2) if len(columns) else np.eye(len(cells))
-    weights = _spread_weights(contrasts, levels)
-    from_start = bool((np.einsum("ki,ij,kj->k", weights, same, weights) > 1e-9).any())
-    by_level = stage.reshape(*levels.shape, len(columns))
-    n_first = min((len(np.unique(ids)) for ids in by_level), default=0) if len(columns) else 0
-    units = np.arange(len(columns))
-    if from_start or n_first >= FEWEST_FIRST_STAGES:
-        units = _independent_units(stage)
-    return levels, _Blocks(columns, units, n_first, from_start, same)
-
-
-def _independent_units(stage: Ints) -> Ints:
-    """Number the groups of blocks (columns) that no first stage joins."""
-    units = np.arange(stage.shape[1])
-    for i, j in combinations(range(stage.shape[1]), 2):
-        if units[i] != units[j] and set(stage[:, i]) & set(stage[:, j]):
-            units[units == units[j]] = units[i]
-    return np.unique(units, return_inverse=True)[1]
-
-
-def _spread_weights(contrasts: Floats, levels: Ints) -> Floats:
-    """Contrasts of levels (k, levels) as contrasts of cells (k, levels · recipes)."""
-    weights: Floats = np.repeat(contrasts, levels.shape[1], axis=1) / levels.shape[1]
-    return weights
-
-
-def _measure(table: _Table, levels: Ints, contrasts: Floats) -> _Measured:
-    levels, blocks = _complete_blocks(table, levels, contrasts)
-    cells = levels.ravel()
-    weights = _spread_weights(contrasts, levels)
-    score = table.score[np.ix_(cells, blocks.columns)]
-    averaged = _unit_means(score, blocks.units).mean(1) if blocks.n_seeds else np.full(len(cells), np.nan)
-    means = averaged.reshape(levels.shape).mean(1)
-    return _Measured(
-        blocks,
-        means,
-        _estimate(table.noise, cells, weights, score, blocks, DEVIATION_FLOOR),
-        _estimate(table.noise_log_odds, cells, weights, _log_odds(score), blocks, 4 * DEVIATION_FLOOR),
-        int((table.diverged[cells].sum(0) > 0).sum()),
-        _problem(table, blocks),
-    )
-
-
-def _unit_means(score: Floats, units: Ints) -> Floats:
-    return np.column_stack([score[:, units == unit].mean(1) for unit in range(units.max() + 1)])
-
-
-def _estimate(noise: _Noise, cells: Ints, weights: Floats, score: Floats, blocks: _Blocks, floor: float) -> _Estimate:
-    unknown = np.full(len(weights), np.nan)
-    if not blocks.n_seeds:
-        return _Estimate(unknown, unknown, unknown)
-    values = weights @ _unit_means(score, blocks.units)  # (contrasts, units)
-    n_units = values.shape[1]
-    if n_units < FEWEST_BLOCKS:
-        return _Estimate(values.mean(1), unknown, unknown)
-    if n_units < blocks.n_seeds:  # the pooled variance is one of seeds, not of these units
-        variance = np.maximum(values.var(1, ddof=1), floor**2 * (weights**2).sum(1))
-        df = np.full(len(weights), n_units - 1.0)
-    else:
-        variance, df = noise.variance(cells, weights, blocks.same)
-    return _Estimate(values.mean(1), np.sqrt(variance / n_units), df)
-
-
-def _nothing(problem: str) -> _Measured:
-    """A pair that was never run."""
-    unknown = np.full(len(_CONTRASTS), np.nan)
-    estimate = _Estimate(unknown, unknown, unknown)
-    none = np.zeros(0, dtype=np.int64)
-    return _Measured(_Blocks(none, none, 0, False, np.eye(4)), unknown[:4], estimate, estimate, 0, problem)
-
-
-def _problem(table: _Table, blocks: _Blocks) -> str:
-    """Why these blocks allow no claim, or nothing."""
-    if blocks.n_seeds < FEWEST_BLOCKS:
-        return (
-            f"all cells finished in {blocks.n_seeds} of {len(table.seeds)} seeds; at least {FEWEST_BLOCKS} are needed"
-        )
-    independent = min(blocks.n_first_stages, blocks.n_units)
-    if blocks.from_start and independent < FEWEST_FIRST_STAGES:
-        return (
-            f"a trick of the first stage was measured on {_count(independent, 'independent first stage')} per level; a "
-            f"claim about it needs at least {FEWEST_FIRST_STAGES}, however many later seeds share them"
-        )
-    return ""
 
 
 # --------------------------------------------------------------------------------------------------------- judging
@@ -754,12 +422,18 @@ class _Pair:
 
     a: str
     b: str
-    found: _Measured
+    found: Measured
     context: str = ""
     runs: int = 0  # trials of the cell 11
     diverged: int = 0
     impossible: bool = False
     primary: bool = False
+    n_cells: int = 0  # that tell the noise of its context
+    alone: int = 0  # blocks of the rarest of the cells 00, 10, 01
+    longer: tuple[float, float] = (1.0, 1.0)  # epochs with a over those without, the same of b
+    fixed_val: str = ""  # what the intervals speak of where val is the same in every block
+    correlation: tuple[float, float, float] = (math.nan, math.nan, math.nan)
+    shown: tuple[str, int] = ("", 0)  # claim of an earlier look, and which
     p: dict[str, float] = field(default_factory=dict)  # claim -> p; empty: not tested
     adjusted: dict[str, float] = field(default_factory=dict)
 
@@ -777,32 +451,77 @@ class _Harm(NamedTuple):
     p: float  # one-sided, Holm over the two harms
 
 
-def _judge_pair(a: str, b: str, tables: Sequence[_Table]) -> _Pair:
+class _Rule(NamedTuple):
+    """By what a pair is judged."""
+
+    margin: float
+    shown_level: float  # of the printed intervals
+    level: float  # claims are tested at 1 − level, which a look shares
+    threshold: float  # for adjusted p
+    look: int | None
+
+
+def _shown(earlier: pd.DataFrame | None) -> dict[tuple[str, str], tuple[str, int]]:
+    """What the table of an earlier look has shown: pair -> claim and look."""
+    if earlier is None:
+        return {}
+    if "look" not in earlier.columns or earlier["look"].isna().any():
+        raise ValueError("earlier: the table is of no look; make it by pairwise(…, look=1)")
+    return {
+        (row["a"], row["b"]): (row["verdict"], int(row["look"]))
+        for row in earlier.to_dict("records")
+        if row["primary"] and row["verdict"] in _CLAIMS
+    }
+
+
+def _judge_pair(a: str, b: str, contexts: Sequence[Table]) -> _Pair:
     """Measure the pair in the context that has most blocks, and test the four claims."""
     contrasts = np.array(list(_CONTRASTS.values()), dtype=float)
     candidates = []
-    for table in tables:
-        levels = _levels(table, (a, b))
+    for table in contexts:
+        levels = levels_of(table, (a, b))
         if levels is not None:
-            found = _measure(table, levels, contrasts)
+            found = measure(table, levels, contrasts, (a, b))
             order = (bool(found.problem), -found.blocks.n_units, len(table.context), table.context)
             candidates.append((order, table, levels, found))
     if not candidates:
-        return _Pair(a, b, _nothing(_absent_cells(a, b, tables)), impossible=True)
+        return _Pair(a, b, nothing(_absent_cells(a, b, contexts), len(contrasts), 4), impossible=True)
     _, table, levels, found = min(candidates, key=lambda candidate: candidate[0])
-    runs, diverged = int(table.runs[levels[3]].sum()), int(table.diverged[levels[3]].sum())
-    return _Pair(a, b, found, table.context, runs, diverged, p={} if found.problem else _claims(found))
+    epochs = table.epochs[levels].mean(1) if len(table.epochs) else np.ones(4)
+    return _Pair(
+        a,
+        b,
+        found,
+        table.context,
+        runs=int(table.runs[levels[3]].sum()),
+        diverged=int(table.diverged[levels[3]].sum()),
+        n_cells=int(np.isfinite(table.score).any(1).sum()),
+        alone=int(np.isfinite(table.score[levels[:3]]).sum(2).min()),
+        longer=(float(epochs[1] / epochs[0]), float(epochs[2] / epochs[0])),
+        fixed_val=_fixed_val(table, found),
+        p={} if found.problem else _claims(found),
+    )
 
 
-def _absent_cells(a: str, b: str, tables: Sequence[_Table]) -> str:
+def _fixed_val(table: Table, found: Measured) -> str:
+    if table.correct is not None and found.images:
+        return f"val is the same in every block, the share of its {found.images} images is in the intervals"
+    if table.correct is not None:
+        return "val is the same in every block and the metric is no mean over its images: true of these images only"
+    if table.one_split:
+        return "val is the same in every block and its images were not kept: true of these images only"
+    return ""
+
+
+def _absent_cells(a: str, b: str, contexts: Sequence[Table]) -> str:
     names = {
         f"{a} and {b} together": {a, b},
         f"{a} without {b}": {a},
         f"{b} without {a}": {b},
         f"neither {a} nor {b}": set(),
     }
-    cells = {cell & {a, b} for table in tables for cell in table.cells}
-    absent = [name for name, wanted in names.items() if frozenset(wanted) not in cells]
+    present = {cell & {a, b} for table in contexts for cell in table.cells}
+    absent = [name for name, wanted in names.items() if frozenset(wanted) not in present]
     if absent:
         return f"the design has no trial with {', nor with '.join(absent)}"
     return "the four cells never occur in one context with the same other tricks"
@@ -813,7 +532,7 @@ def _holm_two(p: float, other: float) -> float:
     return min(1.0, 2 * p) if p <= other else min(1.0, max(2 * other, p))
 
 
-def _claims(found: _Measured) -> dict[str, float]:
+def _claims(found: Measured) -> dict[str, float]:
     """P-value of each claim; conjunctions take the largest of their parts."""
     accuracy = found.accuracy
     harm = min(1.0, 2 * min(accuracy.below(_INDEX["b_given_a"]), accuracy.below(_INDEX["a_given_b"])))
@@ -821,7 +540,7 @@ def _claims(found: _Measured) -> dict[str, float]:
     return {
         "conflict": max(overlap, harm),
         "harmful": harm,
-        "synergy": max(accuracy.above(_INDEX[part]) for part in ("b_given_a", "a_given_b", "both")),
+        "synergy": max(accuracy.above(_INDEX[part]) for part in ("b_given_a", "a_given_b", "both", "interaction")),
         "redundant": max(overlap, found.log_odds.below(_INDEX["interaction"])),
     }
 
@@ -895,15 +614,17 @@ def wilson_interval(count: int, total: int, level: float = 0.95) -> tuple[float,
     return max(0.0, centre - reach), min(1.0, centre + reach)
 
 
-def _verdict(pair: _Pair, margin: float, level: float, threshold: float) -> str:
+def _verdict(pair: _Pair, rule: _Rule) -> str:
     if pair.impossible:
         return "not applicable"
     if pair.problem:
         return "unresolved"
+    if pair.shown[0]:
+        return pair.shown[0]
     for claim in _CLAIMS:
-        if pair.p[claim] <= 1 - level and pair.adjusted[claim] <= threshold:
+        if pair.p[claim] <= 1 - rule.level and pair.adjusted[claim] <= rule.threshold:
             return claim
-    return "compatible" if _lower_limit(pair, level) > -margin else "unresolved"
+    return "compatible" if _lower_limit(pair, rule.level) > -rule.margin else "unresolved"
 
 
 def _lower_limit(pair: _Pair, level: float) -> float:
@@ -937,33 +658,38 @@ def _sign_flip(pair: _Pair, alpha: float) -> bool:
     )
 
 
-def _further_seeds(pair: _Pair, margin: float, level: float, threshold: float) -> Any:
+def _further_seeds(pair: _Pair, rule: _Rule) -> Any:
     """Blocks beyond the present ones after which some verdict would be reached, were the estimates true.
 
     A claim at n blocks is reached with probability ``SETTLING_POWER`` where estimate/error(n) exceeds the two
-    t quantiles together; the adjustment is taken to multiply p by what it does now.
+    t quantiles together; the adjustment is taken to multiply p by what it does now. Further blocks do not lower the
+    share of a fixed val's images. Where looks are shared, the next look's level counts.
     """
     if pair.problem:
         return pd.NA
     estimate, units = pair.found.accuracy, pair.found.blocks.n_units
     further = np.arange(1, MOST_FURTHER_SEEDS + 1)
-    growth = np.sqrt(units / (units + further))
+    shrunk = units / (units + further)
+    level = rule.level if rule.look is None else level_at(min(rule.look + 1, LOOKS), rule.shown_level)
+    threshold = 1 - level if pair.primary else rule.threshold
 
-    def reached(name: str, alpha: float, bound: float, sign: float, of: _Estimate = estimate) -> NDArray[np.bool_]:
+    def reached(name: str, alpha: float, bound: float, sign: float, of: Estimate = estimate) -> NDArray[np.bool_]:
         i = _INDEX[name]
         df = of.df[i] * (units + further - 1) / (units - 1)
         needed = special.stdtrit(df, 1 - alpha) + special.stdtrit(df, SETTLING_POWER)
-        return np.asarray(sign * (of.value[i] - bound) / (of.error[i] * growth) >= needed)
+        error = np.sqrt((of.error[i] ** 2 - of.images[i]) * shrunk + of.images[i])
+        return np.asarray(sign * (of.value[i] - bound) / error >= needed)
 
     def alpha(claim: str) -> float:
         factor = pair.adjusted[claim] / pair.p[claim] if 0 < pair.p[claim] < 0.5 else 1.0
         return min(1 - level, threshold / max(factor, 1.0))
 
     harm = reached("b_given_a", alpha("harmful") / 2, 0.0, -1) | reached("a_given_b", alpha("harmful") / 2, 0.0, -1)
-    synergy = np.all([reached(name, alpha("synergy"), 0.0, 1) for name in ("b_given_a", "a_given_b", "both")], axis=0)
+    better = ("b_given_a", "a_given_b", "both", "interaction")
+    synergy = np.all([reached(name, alpha("synergy"), 0.0, 1) for name in better], axis=0)
     redundant = reached("interaction", alpha("redundant"), 0.0, -1)
     redundant &= reached("interaction", alpha("redundant"), 0.0, -1, pair.found.log_odds)
-    compatible = np.all([reached(name, 1 - level, -margin, 1) for name in ("b_given_a", "a_given_b")], axis=0)
+    compatible = np.all([reached(name, 1 - level, -rule.margin, 1) for name in ("b_given_a", "a_given_b")], axis=0)
     settled = np.flatnonzero(harm | synergy | redundant | compatible)
     return int(further[settled[0]]) if len(settled) else MOST_FURTHER_SEEDS
 
@@ -971,36 +697,44 @@ def _further_seeds(pair: _Pair, margin: float, level: float, threshold: float) -
 # ------------------------------------------------------------------------------------------------------- reporting
 
 
-def _pair_row(pair: _Pair, margin: float, level: float, threshold: float) -> dict[str, Any]:
-    verdict = _verdict(pair, margin, level, threshold)
+def _pair_row(pair: _Pair, rule: _Rule, metric: str) -> dict[str, Any]:
+    verdict = _verdict(pair, rule)
     test = verdict if verdict in _CLAIMS else "conflict"
-    wilson = wilson_interval(pair.diverged, pair.runs, level)
+    wilson = wilson_interval(pair.diverged, pair.runs, rule.shown_level)
     more_seeds = pd.NA if pair.impossible else 0
     if verdict == "unresolved":
-        more_seeds = _further_seeds(pair, margin, level, threshold)
+        more_seeds = _further_seeds(pair, rule)
+    found, i = pair.found, _INDEX["interaction"]
     row: dict[str, Any] = {
         "a": pair.a,
         "b": pair.b,
         "primary": pair.primary,
-        "n_seeds": pair.found.blocks.n_seeds,
-        "n_first_stages": pair.found.blocks.n_first_stages,
+        "n_seeds": found.blocks.n_seeds,
+        "n_first_stages": found.blocks.n_first_stages,
         "diverged_11": pair.diverged,
         "p_value": pair.p.get(test, math.nan),
         "adjusted_p": pair.adjusted.get(test, math.nan),
         "verdict": verdict,
-        "action": _action(pair, verdict, 1 - level),
+        "action": _action(pair, verdict, 1 - rule.level),
         # a flip whose harm did not survive the correction is not shown
-        "sign_flip": verdict in ("conflict", "harmful") and _sign_flip(pair, 1 - level),
+        "sign_flip": verdict in ("conflict", "harmful") and _sign_flip(pair, 1 - rule.level),
         "more_seeds": more_seeds,
         "context": pair.context,
-        "excluded_harm": _excluded_harm(pair, level),
+        "excluded_harm": _excluded_harm(pair, rule.level),
         "trials_11": pair.runs,
         "diverged_11_rate": pair.diverged / pair.runs if pair.runs else math.nan,
         "diverged_11_rate_low": wilson[0],
         "diverged_11_rate_high": wilson[1],
+        "n_seeds_alone": pair.alone,
+        "averaged_over": found.averaged_over,
+        "spread": found.spread,
+        "val_images": found.images,
+        "images_share": float(found.accuracy.images[i] / found.accuracy.error[i] ** 2) if found.images else math.nan,
+        **dict(zip(("correlation", "correlation_low", "correlation_high"), pair.correlation, strict=True)),
+        "look": pd.NA if rule.look is None else rule.look,
     }
-    row["reason"] = _reason(pair, verdict, margin, level, more_seeds) + _caveats(pair)
-    return row | _numbers(pair, level)
+    row["reason"] = _reason(pair, verdict, rule, more_seeds) + _caveats(pair, verdict)
+    return row | _numbers(pair, rule.shown_level)
 
 
 def _numbers(pair: _Pair, level: float) -> dict[str, float]:
@@ -1014,8 +748,11 @@ def _numbers(pair: _Pair, level: float) -> dict[str, float]:
         for name, column in names.items():
             i = _INDEX[name]
             numbers[column] = float(of.value[i])
-            numbers[f"{column}_low"] = math.nan if pair.problem else float(low[i])
-            numbers[f"{column}_high"] = math.nan if pair.problem else float(high[i])
+            ends = {"_low": low[i], "_high": high[i]}
+            if column in _REPORTED:
+                ends |= {"_se": of.error[i], "_df": of.df[i]}
+            for end, value in ends.items():
+                numbers[f"{column}{end}"] = math.nan if pair.problem else float(value)
     return numbers
 
 
@@ -1026,13 +763,14 @@ def _action(pair: _Pair, verdict: str, alpha: float) -> str:
     return f"{_ACTIONS[verdict]}: {' and '.join(shown)}"
 
 
-def _reason(pair: _Pair, verdict: str, margin: float, level: float, more_seeds: Any) -> str:
+def _reason(pair: _Pair, verdict: str, rule: _Rule, more_seeds: Any) -> str:
     if pair.problem:
         return pair.problem
+    level = rule.shown_level
     clearest = _harms(pair)[0]
     overlap = f"interaction {_span(pair, 'interaction', level)}"
     cost = f"adding {clearest.added} to {clearest.base} costs {_span(pair, clearest.name, level, sign=-1)}"
-    excluded = f"harms above {_points(_excluded_harm(pair, level))} points are excluded"
+    excluded = f"harms above {_points(_excluded_harm(pair, rule.level))} points are excluded"
     if verdict == "conflict":
         return f"{cost}, and they overlap: {overlap}"
     if verdict == "harmful":
@@ -1040,37 +778,50 @@ def _reason(pair: _Pair, verdict: str, margin: float, level: float, more_seeds: 
     if verdict == "synergy":
         return (
             f"together they beat {pair.a} alone by {_span(pair, 'b_given_a', level)} and {pair.b} alone by "
-            f"{_span(pair, 'a_given_b', level)}"
+            f"{_span(pair, 'a_given_b', level)}, more than their gains add up to: {overlap}"
         )
     if verdict == "redundant":
         return f"their gains overlap: {overlap}; no harm is shown, {excluded}"
     if verdict == "compatible":
-        return f"neither harms the other by {_points(margin)} points or more: {excluded}"
+        return f"neither harms the other by {_points(rule.margin)} points or more: {excluded}"
     return f"neither a harm nor its absence is shown: {excluded}; {_further(more_seeds)}"
 
 
 def _further(more_seeds: Any) -> str:
     if more_seeds is pd.NA or more_seeds >= MOST_FURTHER_SEEDS:
         return f"even {MOST_FURTHER_SEEDS} further seeds would hardly settle it"
-    return f"about {_count(more_seeds, 'further seed')} would settle it"
+    return f"about {counted(more_seeds, 'further seed')} would settle it"
 
 
-def _caveats(pair: _Pair) -> str:
+def _caveats(pair: _Pair, verdict: str) -> str:
     """What a reader must know beside the verdict."""
-    text = ""
+    found = pair.found
+    words = []
+    if pair.shown[0] and verdict == pair.shown[0]:
+        words.append(f"shown at look {pair.shown[1]}")
     if pair.diverged:
         low, high = wilson_interval(pair.diverged, pair.runs)
-        text += f"; together they diverged in {pair.diverged} of {pair.runs} trials ({low:.0%} to {high:.0%})"
-    if pair.found.lost:
-        text += f"; {_count(pair.found.lost, 'seed')} with a diverged trial left out"
-    first_stages = pair.found.blocks.n_first_stages
+        words.append(f"together they diverged in {pair.diverged} of {pair.runs} trials ({low:.0%} to {high:.0%})")
+    if found.lost:
+        words.append(f"the diverged trials of {counted(found.lost, 'seed')} left out")
+    first_stages = found.blocks.n_first_stages
     if not pair.problem and first_stages < FEWEST_FIRST_STAGES:
-        text += f"; measured on {_count(first_stages, 'first stage')} and true of no others"
-    return text
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' * (number != 1)}"
+        words.append(f"measured on {counted(first_stages, 'first stage')} and true of no others")
+    if not pair.problem and pair.n_cells <= 4 and found.blocks.n_units <= 3:
+        words.append(
+            "four cells and three blocks hardly tell which cell is noisier: 95 % intervals of harms may hold 88 %"
+        )
+    if not pair.problem and found.averaged_over > 1:
+        between = (
+            "" if math.isnan(found.spread) else f", between which the interaction varies by {_points(found.spread)}"
+        )
+        words.append(f"an average over {found.averaged_over} settings of the other tricks{between}")
+    for label, ratio in zip((pair.a, pair.b), pair.longer, strict=True):
+        if ratio > 1.05 or ratio < 0.95:
+            words.append(f"trials with {label} were trained {ratio:.1f} times as long as those without")
+    if not pair.problem and pair.fixed_val:
+        words.append(pair.fixed_val)
+    return "".join(f"; {word}" for word in words)
 
 
 def _span(pair: _Pair, name: str, level: float, sign: int = 1) -> str:
@@ -1086,4 +837,7 @@ def _points(fraction: float) -> str:
 
 
 def _frame(rows: list[dict[str, Any]], columns: Sequence[str], dtypes: dict[str, str]) -> pd.DataFrame:
-    return pd.DataFrame(rows, columns=list(columns)).astype(dtypes)
+    table = pd.DataFrame(rows, columns=list(columns))
+    for name, dtype in dtypes.items():
+        table[name] = table[name].astype(dtype)
+    return table

@@ -35,6 +35,7 @@ COLUMNS = (
     "search", "trial", "arm", "recipe", "title", "seed", "split_seed", "first_stage", "tricks", "context", "outcome",
     "choices", "data", "model", "imbalance", "fingerprint", "counts", "epochs", "epochs_trained", "images", "steps",
     "seconds", "seconds_saved", "reused", "reason", "started", "schema", "run_id",
+    "setting", "stop", "families", "val_counts", "correct", "gpus", "memory",
 )  # fmt: skip
 """Columns of a table of trials, before the metrics. `run_id` is empty for records in memory."""
 
@@ -295,7 +296,8 @@ def frame(records: Iterable[Record]) -> pd.DataFrame:
     for record in records:
         row = {name: getattr(record, name) for name in COLUMNS if name != "run_id"}
         row["run_id"] = ""
-        row["choices"] = dict(record.choices)
+        for name in ("choices", "stop", "families"):
+            row[name] = dict(row[name])
         row |= record.metrics
         row |= {f"recall/{index}": value for index, value in enumerate(record.recalls)}
         rows.append(row)
@@ -319,10 +321,10 @@ def records(uri: str, search: str | None = None) -> tuple[str, pd.DataFrame]:
     found = _find(client, uri, search)
     query = f"tags.search = '{found.name}' and tags.level = 'trial' and attributes.status != 'RUNNING'"
     runs = pages(client, [found.experiment_id], query)
-    return found.name, _checked(found.name, _table([_row(run) for run in runs]))
+    return found.name, _checked(found.name, _table([_row(client, run) for run in runs]))
 
 
-def _row(run: Any) -> dict[str, Any]:
+def _row(client: Any, run: Any) -> dict[str, Any]:
     tags, params, metrics = run.data.tags, dict(run.data.params), dict(run.data.metrics)
     try:
         schema = int(tags["schema"])
@@ -353,7 +355,17 @@ def _row(run: Any) -> dict[str, Any]:
             "started": run.info.start_time / 1000,
             "schema": schema,
             "run_id": run.info.run_id,
+            "setting": tags.get("setting", ""),
+            "stop": {key.removeprefix("stop/"): parsed(text) for key, text in tags.items() if key.startswith("stop/")},
+            "families": json.loads(tags.get("families", "{}")),
+            "val_counts": tuple(json.loads(tags.get("val_counts", "[]"))),
+            "correct": (),
+            "gpus": metrics.get("cost/gpus", 0.0),
+            "memory": metrics.get("cost/memory", 0.0),
         }
+        if tags.get("correct"):
+            # thousands of images are too many for a tag
+            row["correct"] = tuple(json.loads(_artifact(client, run, "record.json"))["correct"])
         for name in COSTS:
             value = metrics[f"cost/{name}"]
             row[name] = int(value) if name in ("images", "steps") else value
@@ -485,6 +497,8 @@ def estimate(values: Mapping[str, Mapping[int, float]]) -> tuple[str, dict[int, 
 
 def place(values: Mapping[str, Mapping[int, float]], *, plain: bool = False) -> tuple[bool, bool, int, float]:
     """What a recipe is ordered by, larger is better: confirmed, raced, seeds in the race, mean.
+
+    Of several confirmed ones (trials were added after the first) the race decides: a confirmation chooses nothing.
 
     Args:
         values: Arm to seed to value.

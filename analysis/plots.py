@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -81,8 +81,14 @@ VERDICTS = {
     ),
 }  # fmt: skip
 
-MARKERS = {"design": "circle", "adaptive": "diamond", "race": "square", "confirm": "star"}
-COLOURS = {"design": "#0072B2", "adaptive": "#E69F00", "race": "#D55E00", "confirm": "#009E73"}
+MARKERS = {
+    "tune": "triangle-up", "design": "circle", "check": "circle-open", "adaptive": "diamond", "race": "square",
+    "confirm": "star", "around": "cross", "nominated": "x",
+}  # fmt: skip
+COLOURS = {
+    "tune": "#CC79A7", "design": "#0072B2", "check": "#0072B2", "adaptive": "#E69F00", "race": "#D55E00",
+    "confirm": "#009E73", "around": "#56B4E9", "nominated": INK,
+}  # fmt: skip
 
 
 def points(value: float, digits: int = 1) -> str:
@@ -279,6 +285,54 @@ def heat_map(table: pd.DataFrame, effects: pd.DataFrame | None = None) -> go.Fig
     return figure
 
 
+def heat_map_png(table: pd.DataFrame, effects: pd.DataFrame | None = None, title: str = "") -> bytes:
+    """The same as a picture, for places that show no page: MLflow's list of artifacts.
+
+    Args:
+        table: Of pairs.
+        effects: Of the tricks alone, for the diagonal.
+        title: Above the picture: the context.
+    """
+    import io
+
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch, Rectangle
+
+    info = heat_map_info(table, effects)
+    size = len(info.labels)
+    widest = max((len(name) for name in info.names), default=0)
+    figure = Figure(figsize=(1.6 + 0.09 * widest + 0.85 * size, 1.9 + 0.7 * size), dpi=150)
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for cell in info.cells:
+        look = VERDICTS.get(cell.verdict)
+        face, ink = ("#ffffff", INK) if look is None else (look.colour, look.ink)
+        edge = "#7b8592" if cell.verdict in ("alone", "not applicable") else face
+        place = (cell.column - 0.47, cell.row - 0.47)
+        axes.add_patch(Rectangle(place, 0.94, 0.94, facecolor=face, edgecolor=edge, linewidth=0.8))
+        known = math.isfinite(cell.harm) and cell.verdict != "not applicable"
+        text = "\n".join(part for part in (cell.sign, points(cell.harm) if known else "") if part)
+        # the font that matplotlib brings has all signs
+        axes.text(cell.column, cell.row, text, ha="center", va="center", color=ink, fontsize=9, family="DejaVu Sans")
+    axes.set(xlim=(-0.6, size - 0.4), ylim=(size - 0.4, -0.6), aspect="equal")
+    axes.set_xticks(range(size), [letter(index) for index in range(size)])
+    axes.set_yticks(range(size), [f"{name}  {letter(index)}" for index, name in enumerate(info.names)])
+    axes.tick_params(length=0, labelsize=9)
+    axes.spines[:].set_visible(False)
+    axes.set_title(title, fontsize=9, loc="left")
+    present = [name for name in VERDICTS if any(cell.verdict == name for cell in info.cells)]
+    handles = [
+        Patch(facecolor=VERDICTS[name].colour, edgecolor="#7b8592", label=f"{VERDICTS[name].sign} {name}")
+        for name in present
+    ]
+    if handles:
+        axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1, 1), fontsize=8, frameon=False)
+    written = io.BytesIO()
+    figure.savefig(written, format="png", bbox_inches="tight", facecolor="#ffffff")
+    return written.getvalue()
+
+
 # --------------------------------------------------------------------------------------------- forests
 
 
@@ -336,27 +390,65 @@ def effects(table: pd.DataFrame) -> go.Figure:
     return _forest(effects_info(table), looks)
 
 
-def pairs(table: pd.DataFrame, margin: float | None = None) -> go.Figure:
+def pairs(table: pd.DataFrame, margin: float | None = None, metric: str = "accuracy") -> go.Figure:
     """Forest plot of both harms of every pair.
 
     Args:
         table: Of pairs.
         margin: Harm that would not matter, drawn as a dotted line.
+        metric: What is judged, in words.
     """
-    shapes = ("x", "triangle-down", "cross", "square", "circle", "circle-open")
-    colours = {name: look.colour for name, look in VERDICTS.items()} | {"unresolved": FAINT, "compatible": "#009E73"}
-    looks = {
-        name: (colours[name], shape, f"{VERDICTS[name].sign} {name}")
-        for name, shape in zip(VERDICTS, shapes, strict=False)
-    }
-    figure = _forest(pairs_info(table), looks)
+    figure = _forest(pairs_info(table), _verdict_looks(), f"points of {metric}")
     if margin:
         figure.add_vline(x=-100 * margin, line={"color": FAINT, "width": 1, "dash": "dot"})
     return figure
 
 
-def _forest(bars: Sequence[Bar], looks: Mapping[str, tuple[str, str, str]]) -> go.Figure:
-    """One line per bar, its text above it, so that long names fit on a phone."""
+def elsewhere_info(searches: pd.DataFrame) -> list[Bar]:
+    """The worse harm of each pair in each search, pair by pair; `kind` is the verdict there."""
+    names = short(labels_of(searches))
+    bars = []
+    for row in searches.to_dict("records"):
+        harms = {name: row[name] for name in ("b_given_a", "a_given_b") if math.isfinite(row[name])}
+        if not harms:
+            continue
+        worse = min(harms, key=lambda name: harms[name])
+        name = f"{names[row['a']]} × {names[row['b']]}, {row['search']}"
+        low, high = row[f"{worse}_low"], row[f"{worse}_high"]
+        bars.append(Bar(name, row[worse], low, high, int(row["n_seeds"]), row["verdict"]))
+    return bars
+
+
+def elsewhere(searches: pd.DataFrame) -> go.Figure:
+    """Forest plot of pairs that several searches have."""
+    return _forest(elsewhere_info(searches), _verdict_looks())
+
+
+def _verdict_looks() -> dict[str, tuple[str, str, str]]:
+    shapes = ("x", "triangle-down", "cross", "square", "circle", "circle-open")
+    colours = {name: look.colour for name, look in VERDICTS.items()} | {"unresolved": FAINT, "compatible": "#009E73"}
+    return {
+        name: (colours[name], shape, f"{VERDICTS[name].sign} {name}")
+        for name, shape in zip(VERDICTS, shapes, strict=False)
+    }
+
+
+def _forest(
+    bars: Sequence[Bar],
+    looks: Mapping[str, tuple[str, str, str]],
+    axis: str = "points of accuracy",
+    show: Callable[[float], str] = points,
+    counted: bool = True,
+) -> go.Figure:
+    """One line per bar, its text above it, so that long names fit on a phone.
+
+    Args:
+        bars: From the top.
+        looks: Kind to colour, shape, and words of the legend.
+        axis: Title of the axis.
+        show: An estimate in words.
+        counted: Whether `Bar.seeds` are seeds.
+    """
     import plotly.graph_objects as go
 
     figure = go.Figure()
@@ -376,21 +468,23 @@ def _forest(bars: Sequence[Bar], looks: Mapping[str, tuple[str, str, str]]) -> g
                     "arrayminus": [100 * (b.value - b.low) if k else 0 for (_, b), k in zip(mine, known, strict=True)],
                 },
                 customdata=[
-                    f"{_safe(b.name)}<br>{span(b.value, b.low, b.high)} points, {seeds(b.seeds)}" for _, b in mine
+                    f"{_safe(b.name)}<br>{show(b.value)} ({show(b.low)} to {show(b.high)})"
+                    + f", {seeds(b.seeds)}" * counted
+                    for _, b in mine
                 ],
                 hovertemplate="%{customdata}<extra></extra>",
             )
         )  # fmt: skip
     long = any(len(bar.name) > LINE for bar in bars)
     for index, bar in enumerate(bars):
-        text = f"<b>{points(bar.value)}</b>  " + "<br>".join(_safe(line) for line in _lines(bar.name))
+        text = f"<b>{show(bar.value)}</b>  " + "<br>".join(_safe(line) for line in _lines(bar.name))
         figure.add_annotation(
             x=0, xref="paper", xanchor="left", y=place[index], yref="y", yshift=8, yanchor="bottom", align="left",
             text=text, showarrow=False, font={"size": 12, "color": INK}, bgcolor="rgba(255,255,255,0.75)", borderpad=0,
         )  # fmt: skip
     _style(figure, height=110 + (56 if long else 40) * len(bars))
     figure.add_vline(x=0, line={"color": INK, "width": 1})
-    figure.update_xaxes(title="points of accuracy", zeroline=False, fixedrange=True)
+    figure.update_xaxes(title=axis, zeroline=False, fixedrange=True)
     figure.update_yaxes(
         range=[-0.5, len(bars) - 0.15],
         showticklabels=False,
@@ -401,6 +495,189 @@ def _forest(bars: Sequence[Bar], looks: Mapping[str, tuple[str, str, str]]) -> g
     )
     figure.update_layout(showlegend=True, margin={"l": 8, "r": 8, "t": 8, "b": 50})
     return figure
+
+
+def shares_info(table: pd.DataFrame) -> list[Bar]:
+    """Importance of each factor, the largest first; `kind` is "more" than chance or "chance"."""
+    return [
+        Bar(row["factor"], row["share"], row["low"], row["high"], int(row["levels"]), kind)
+        for row in table.to_dict("records")
+        for kind in ("more" if row["matters"] else "chance",)
+    ]
+
+
+def shares(table: pd.DataFrame, most: int = 15) -> go.Figure:
+    """Importances as a forest; the dotted line is what chance alone may give."""
+    looks = {
+        "more": (BEST, "circle", "more than chance may give"),
+        "chance": (FAINT, "circle-open", "not shown to be more"),
+    }
+    figure = _forest(shares_info(table)[:most], looks, "share, %", lambda value: percent(value, 0), False)
+    if len(table):
+        figure.add_vline(x=100 * float(table["chance"].iloc[0]), line={"color": FAINT, "width": 1, "dash": "dot"})
+    return figure
+
+
+def removals_info(table: pd.DataFrame) -> list[Bar]:
+    """What the best recipe loses without one trick, or two: `kind` is the word of the table."""
+    names = short(label for removed in table["removed"] for label in removed)
+    bars = [
+        Bar(
+            "without " + " and ".join(names[label] for label in row["removed"]), -row["loss"], -row["loss_high"],
+            -row["loss_low"], int(row["n_seeds"]), row["word"],
+        )
+        for row in table.to_dict("records")
+    ]  # fmt: skip
+    return sorted(bars, key=lambda bar: (bar.value, bar.name))
+
+
+def removals(table: pd.DataFrame, margin: float | None = None) -> go.Figure:
+    """Forest plot of what is lost without a trick."""
+    looks = {
+        "needed": ("#D55E00", "x", "needed"),
+        "may be removed": ("#009E73", "circle", "may be removed"),
+        "unknown": (FAINT, "circle-open", "unknown"),
+    }
+    figure = _forest(removals_info(table), looks)
+    if margin:
+        figure.add_vline(x=-100 * margin, line={"color": FAINT, "width": 1, "dash": "dot"})
+    return figure
+
+
+class Step(NamedTuple):
+    """A step of the path from the baseline to the best recipe; fractions."""
+
+    name: str
+    mean: float
+    low: float
+    high: float
+    gain: str
+
+
+def path_info(table: pd.DataFrame) -> list[Step]:
+    """The steps in order: the accuracy reached, and what the step gained."""
+    steps = []
+    names = short(label for added in table["added"] for label in added)
+    for row in table.to_dict("records"):
+        added = " + ".join(names[label] for label in row["added"])
+        gain = span(row["gain"], row["gain_low"], row["gain_high"]) if row["step"] else ""
+        steps.append(Step(f"+ {added}" if row["step"] else "baseline", row["mean"], row["low"], row["high"], gain))
+    return steps
+
+
+def path(table: pd.DataFrame) -> go.Figure:
+    """The ablation path, the baseline at the top: one line per step, its text above it."""
+    import plotly.graph_objects as go
+
+    info = path_info(table)
+    places = list(range(len(info) - 1, -1, -1))
+    known = all(math.isfinite(step.low) and math.isfinite(step.high) for step in info)
+    figure = go.Figure(
+        go.Scatter(
+            x=[100 * step.mean for step in info], y=places, mode="lines+markers",
+            line={"color": BEST, "width": 2}, marker={"size": 10, "color": BEST}, showlegend=False,
+            error_x={
+                "type": "data", "symmetric": False, "color": BEST, "thickness": 2, "width": 4,
+                "array": [100 * (min(step.high, 1) - step.mean) for step in info],
+                "arrayminus": [100 * (step.mean - max(step.low, 0)) for step in info],
+            } if known else None,
+            customdata=[f"{_safe(s.name)}: {percent(s.mean)}" + f"<br>{s.gain} points" * bool(s.gain) for s in info],
+            hovertemplate="%{customdata}<extra></extra>",
+        )
+    )  # fmt: skip
+    for place, step in zip(places, info, strict=True):
+        gain = f" <i>{step.gain.split(' ')[0]}</i>" if step.gain else ""
+        figure.add_annotation(
+            x=0, xref="paper", xanchor="left", y=place, yref="y", yshift=8, yanchor="bottom", showarrow=False,
+            text=f"<b>{percent(step.mean)}</b>{gain}  {_safe(step.name)}", font={"size": 12, "color": INK},
+            bgcolor="rgba(255,255,255,0.75)", borderpad=0, align="left",
+        )  # fmt: skip
+    _style(figure, height=110 + 46 * len(info))
+    figure.update_xaxes(title="accuracy on val, %", fixedrange=True, zeroline=False)
+    figure.update_yaxes(range=[-0.5, len(info) - 0.15], visible=False, fixedrange=True)
+    figure.update_layout(margin={"l": 8, "r": 8, "t": 8, "b": 50})
+    return figure
+
+
+class Trade(NamedTuple):
+    """A recipe in accuracy and harmonic mean; fractions."""
+
+    title: str
+    accuracy: tuple[float, float, float]
+    harmonic_mean: tuple[float, float, float]
+    kind: str
+
+
+def front_info(table: pd.DataFrame) -> list[Trade]:
+    """Recipes as `analysis.pareto.front` gives them; `kind` is "knee", "front" or "beaten"."""
+    return [
+        Trade(
+            row["title"],
+            (row["accuracy"], row["accuracy_low"], row["accuracy_high"]),
+            (row["harmonic_mean"], row["harmonic_mean_low"], row["harmonic_mean_high"]),
+            "knee" if row["knee"] else "front" if row["on_front"] else "beaten",
+        )
+        for row in table.to_dict("records")
+    ]
+
+
+def front(table: pd.DataFrame) -> go.Figure:
+    """Accuracy against harmonic mean, the front as a line, intervals on its recipes."""
+    import plotly.graph_objects as go
+
+    info = front_info(table)
+    figure = go.Figure()
+    line = sorted((t for t in info if t.kind != "beaten"), key=lambda trade: trade.accuracy[0])
+    figure.add_trace(
+        go.Scatter(
+            x=[100 * t.accuracy[0] for t in line], y=[100 * t.harmonic_mean[0] for t in line], mode="lines",
+            line={"color": BEST, "width": 1.5, "dash": "dot"}, showlegend=False, hoverinfo="skip",
+        )
+    )  # fmt: skip
+    looks = {
+        "beaten": (FAINT, "circle-open", 7, "another recipe is at least as good in both"),
+        "front": (BEST, "circle", 10, "on the front"),
+        "knee": ("#D55E00", "star", 14, "its knee"),
+    }
+    for kind, (colour, symbol, size, words) in looks.items():
+        mine = [trade for trade in info if trade.kind == kind]
+        if not mine:
+            continue
+        errors = {
+            axis: {
+                "type": "data", "symmetric": False, "color": colour, "thickness": 1, "width": 3,
+                "array": [_reach(getattr(t, name), 2) for t in mine],
+                "arrayminus": [_reach(getattr(t, name), 1) for t in mine],
+            }
+            for axis, name in (("error_x", "accuracy"), ("error_y", "harmonic_mean"))
+        } if kind != "beaten" else {}  # fmt: skip
+        figure.add_trace(
+            go.Scatter(
+                x=[100 * t.accuracy[0] for t in mine], y=[100 * t.harmonic_mean[0] for t in mine], mode="markers",
+                name=words, marker={"color": colour, "symbol": symbol, "size": size}, **errors,
+                customdata=[
+                    f"{_safe(t.title)}<br>accuracy {_span(t.accuracy)}<br>harmonic mean {_span(t.harmonic_mean)}"
+                    for t in mine
+                ],
+                hovertemplate="%{customdata}<extra></extra>",
+            )
+        )  # fmt: skip
+    _style(figure, height=440)
+    figure.update_xaxes(title="accuracy on val, %", fixedrange=True)
+    figure.update_yaxes(title="smoothed harmonic mean of recalls, %", fixedrange=True)
+    return figure
+
+
+def _reach(numbers: tuple[float, float, float], end: int) -> float:
+    """Length of an error bar in percent, within [0, 100]; 0 where there is no interval."""
+    bound = numbers[end]
+    return 100 * abs(min(max(bound, 0.0), 1.0) - numbers[0]) if math.isfinite(bound) else 0.0
+
+
+def _span(numbers: tuple[float, float, float]) -> str:
+    mean, low, high = numbers
+    bounds = f" ({percent(max(low, 0.0))} to {percent(min(high, 1.0))})" if math.isfinite(low) else ""
+    return percent(mean) + bounds
 
 
 # --------------------------------------------------------------------------------------------- curves
@@ -638,14 +915,8 @@ def _style(figure: go.Figure, height: int) -> None:
 
 
 def to_html(figure: go.Figure, name: str) -> str:
-    """A figure as a part of a page that has plotly.js already; it can be saved as a picture from its button."""
-    config = {
-        "responsive": True,
-        "displaylogo": False,
-        "displayModeBar": True,
-        "modeBarButtons": [["toImage"]],
-        "toImageButtonOptions": {"format": "svg", "filename": name},
-    }
+    """A figure as a part of a page that has plotly.js already; the page has buttons that save it."""
+    config = {"responsive": True, "displaylogo": False, "displayModeBar": False}
     height = f"{figure.layout.height:.0f}px"
     return str(
         figure.to_html(

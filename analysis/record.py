@@ -66,6 +66,7 @@ class Record:
         context: What the labels' 0 level was measured in (design arm), see `search.design`.
         outcome: One of `OUTCOMES`.
         choices: Readable choices, e.g. {"classifier/draw": "class_balanced", "representation/lr": 0.1}.
+        families: Trick to family, of every trick in the plan, e.g. {"class_balanced": "re-sampling"}.
         plan: The plan as a dict.
         data: Name of the data set.
         model: Name of the network.
@@ -131,6 +132,7 @@ class Record:
     setting: str = ""
     gpus: float = 0.0
     memory: float = 0.0
+    families: dict[str, str] = field(default_factory=dict)
     started: float = 0.0
     schema: int = field(default=SCHEMA)
 
@@ -183,6 +185,31 @@ def interval(values: list[float] | tuple[float, ...], level: float = 0.95) -> tu
         return mean, float("nan"), float("nan")
     half = float(stats.t.ppf(0.5 + level / 2, array.size - 1) * array.std(ddof=1) / np.sqrt(array.size))
     return mean, mean - half, mean + half
+
+
+def bounded_interval(values: list[float] | tuple[float, ...], level: float = 0.95) -> tuple[float, float, float]:
+    """Mean and two-sided interval of a few fractions, with limits inside (0, 1).
+
+    The t interval of the mean m on the log-odds scale, where its error is s / (√n · m(1 − m)):
+    logit m ± t(n − 1) · that, back as fractions. For numbers near an end of their range, such as harmonic means and
+    recalls of rare classes, whose plain interval would leave it. For little scatter it equals `interval`. A mean of 0
+    or 1 counts as 1e-3 from the end.
+
+    >>> [round(x, 3) for x in bounded_interval([0.02, 0.12, 0.03])]
+    [0.057, 0.005, 0.437]
+    >>> [round(x, 3) for x in interval([0.02, 0.12, 0.03])]
+    [0.057, -0.08, 0.193]
+    """
+    import math
+
+    mean, low, high = interval(values, level)
+    if math.isnan(low):
+        return mean, low, high
+    inside = min(max(mean, 1e-3), 1 - 1e-3)
+    reach = (high - mean) / (inside * (1 - inside))
+    odds = math.log(inside / (1 - inside))
+    ends = [1 / (1 + math.exp(-min(max(end, -700.0), 700.0))) for end in (odds - reach, odds + reach)]
+    return mean, min(ends[0], mean), max(ends[1], mean)
 
 
 def prediction_interval(

@@ -7,26 +7,28 @@ MLflow. Numbers are fractions everywhere but here, where people read percent and
 from __future__ import annotations
 
 import argparse
-import html
+import json
 import math
-import platform
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 
-from analysis import load, page, plots
-from analysis.plots import VERDICTS, percent, points, seeds, span
-from analysis.record import BASELINE, RecordError, interval
+from analysis import load, page, plots, sections
+from analysis.plots import percent, points, seeds, span
+from analysis.record import RecordError, interval
 
 MARGIN = 0.01
 """Harm that would not matter, where a search did not say."""
 
-MOST_RECIPES = 12
 MOST_NAMED = 6
+
+OTHERS = ("final/few", "final/smoothed_harmonic_mean")
+"""Metrics that pairs are judged by beside the one that decides."""
 
 _ARM_WORDS = {
     "confirm": "fresh, they chose nothing",
@@ -34,12 +36,31 @@ _ARM_WORDS = {
     "design": "those by which it was chosen, so the number flatters; no race on fresh seeds has been run",
     "adaptive": "those by which it was chosen, so the number flatters; no race on fresh seeds has been run",
 }
-_SECONDARY = {"final/harmonic_mean": "harmonic mean", "final/few": "few-shot classes"}
-_SEED_WORDS = {"confirm": "confirmed", "race": "race", "design": "design", "adaptive": "adaptive"}
 
 
-class Found(NamedTuple):
-    """Everything the page is made of."""
+@dataclass(frozen=True)
+class Found:
+    """Everything the page is made of.
+
+    Args:
+        trials: Table of trials.
+        ranking: Of recipes.
+        best: Id of the recipe that is called best.
+        baseline: Id of the baseline.
+        metric: That decides.
+        conflicts: Table of pairs by it.
+        effects: Of each trick alone.
+        curves: Of the recipes that are drawn.
+        margin: Harm that would not matter.
+        missing: Why there is no table of pairs.
+        about: Where it comes from.
+        others: Tables of pairs by further metrics.
+        skipped: Metrics without such a table, and why.
+        nominated: Pairs that the adaptive arm suggested, judged on fresh seeds.
+        held: Pair to whether its verdict held at other settings, in words.
+        elsewhere: The same pairs in several searches of a store.
+        notes: Metric to what a reader of its table must know.
+    """
 
     trials: pd.DataFrame
     ranking: pd.DataFrame
@@ -52,6 +73,12 @@ class Found(NamedTuple):
     margin: float
     missing: str
     about: dict[str, Any]
+    others: dict[str, pd.DataFrame] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+    nominated: pd.DataFrame | None = None
+    held: dict[tuple[str, str], str] = field(default_factory=dict)
+    elsewhere: Elsewhere | None = None
+    notes: dict[str, str] = field(default_factory=dict)
 
 
 # --------------------------------------------------------------------------------------------- entrances
@@ -69,6 +96,8 @@ def write(
     margin: float = MARGIN,
     primary: Iterable[Sequence[str] | str] = (),
     about: Mapping[str, Any] | None = None,
+    elsewhere: Elsewhere | None = None,
+    firsts: Sequence[int] = (),
 ) -> Path:
     """Write the report of one search.
 
@@ -83,6 +112,8 @@ def write(
         margin: Harm that would not matter, a fraction.
         primary: Pairs that were declared beforehand.
         about: Where it comes from, shown at the end as it stands: command, store, versions, commit, ….
+        elsewhere: Of `over_searches`.
+        firsts: First seed block of each further look at the primary pairs, see `analysis.conflicts.at_looks`.
 
     Returns:
         The path.
@@ -92,7 +123,7 @@ def write(
     """
     found = gather(
         trials, curves=curves, conflicts=conflicts, effects=effects, best=best, metric=metric, margin=margin,
-        primary=primary, about=about,
+        primary=primary, about=about, elsewhere=elsewhere, firsts=firsts,
     )  # fmt: skip
     target = Path(path)
     target.write_text(render(found), encoding="utf-8")
@@ -110,26 +141,114 @@ def gather(
     margin: float = MARGIN,
     primary: Iterable[Sequence[str] | str] = (),
     about: Mapping[str, Any] | None = None,
+    elsewhere: Elsewhere | None = None,
+    firsts: Sequence[int] = (),
 ) -> Found:
     """Complete what the page is made of; arguments as for `write`."""
+    pairs = declared(primary)
     ranking = load.ranking(trials, metric)
     if best is not None and best not in set(ranking["recipe"]):
         raise RecordError(f"recipe {best!r} cannot be called best: it has no finished trial")
     leader = best or (str(ranking["recipe"].iloc[0]) if len(ranking) else "")
     missing = "" if (trials["arm"] == "design").any() else "the design arm has not run, and it alone can show conflicts"
     if (conflicts is None or effects is None) and not missing:
+        from analysis.conflicts import at_looks
         from analysis.conflicts import effects as alone
-        from analysis.conflicts import pairwise
 
         try:
             effects = alone(trials, metric) if effects is None else effects
-            conflicts = pairwise(trials, metric, margin, primary=primary) if conflicts is None else conflicts
+            if conflicts is None:
+                conflicts = at_looks(trials, metric, margin, primary=pairs, firsts=firsts)
         except ValueError as error:
             missing = str(error)
-    return Found(
+    found = Found(
         trials, ranking, leader, load.baseline(trials), metric, _filled(conflicts), _filled(effects), _filled(curves),
-        margin, missing, dict(about or {}),
+        margin, missing, dict(about or {}), nominated=_nominated(trials, metric, margin), elsewhere=elsewhere,
     )  # fmt: skip
+    if found.conflicts is None or missing:
+        return found
+    from analysis.conflicts import tables
+
+    others = tables(trials, margin, metric, others=OTHERS, primary=pairs)
+    return replace(
+        found,
+        others={name: table for name, table in others.items() if name != metric},
+        skipped={name: why for name, why in others.skipped.items() if name in trials},
+        notes=dict(others.notes),
+        held=_held(trials, found.conflicts, metric, margin),
+    )
+
+
+def declared(primary: Iterable[Sequence[str] | str] | str) -> list[Sequence[str] | str]:
+    """Pairs as a list, also where they come as one text, as MLflow keeps them.
+
+    >>> declared("a×b, c×d"), declared([("a", "b")])
+    (['a×b', 'c×d'], [('a', 'b')])
+    """
+    if isinstance(primary, str):
+        return [pair.strip() for pair in primary.split(",") if pair.strip()]
+    return list(primary)
+
+
+def _nominated(trials: pd.DataFrame, metric: str, margin: float) -> pd.DataFrame | None:
+    from analysis.conflicts import pairwise
+
+    rows = trials[trials["arm"] == "nominated"]
+    tables = []
+    for context in sorted(set(rows["context"])):
+        try:
+            tables.append(pairwise(rows[rows["context"] == context], metric, margin, arm="nominated"))
+        except ValueError:
+            continue
+    return _filled(pd.concat(tables, ignore_index=True)) if tables else None
+
+
+SETTINGS = {"lr/3": "a third of the learning rate", "lr*3": "three times the learning rate"}
+
+
+def _held(trials: pd.DataFrame, table: pd.DataFrame, metric: str, margin: float) -> dict[tuple[str, str], str]:
+    """Whether verdicts that would be acted upon came out again where their cells were run in another setting."""
+    from analysis.checks import settings_agree
+
+    words = {}
+    for row in settings_agree(table, trials, metric, margin).to_dict("records"):
+        why = row["why"]
+        for setting, name in SETTINGS.items():
+            why = why.replace(setting, name)
+        words[row["a"], row["b"]] = f"{row['word']}: {why}"
+    return words
+
+
+class Elsewhere(NamedTuple):
+    """The same pairs in several searches.
+
+    Args:
+        pooled: One row per pair, of `analysis.across.across`.
+        searches: One row per pair and search, of `analysis.across.by_search`.
+        skipped: Searches that could not be judged, and why.
+    """
+
+    pooled: pd.DataFrame
+    searches: pd.DataFrame
+    skipped: dict[str, str]
+
+
+def over_searches(uri: str, name: str, trials: pd.DataFrame, table: pd.DataFrame | None) -> Elsewhere | None:
+    """This search's pairs beside those of every other search in the store; `None` where there is no other.
+
+    Raises:
+        LoadError: There is no such store.
+    """
+    from analysis import across
+
+    if table is None or set(load.searches(uri)["name"]) <= {name}:
+        return None
+    tables, skipped = across.from_store(uri)
+    tables = {other: each for other, each in tables.items() if not other.startswith(f"{name}: ")}
+    tables = {f"{name}: {across.context_of(trials)}": table} | tables
+    skipped.pop(name, None)
+    each = across.by_search(tables)
+    return Elsewhere(across.across(tables), each, skipped) if len(each) else None
 
 
 def _filled(table: pd.DataFrame | None) -> pd.DataFrame | None:
@@ -148,9 +267,6 @@ def from_store(uri: str, search: str | None = None) -> tuple[str, Found]:
     info = load.find(uri, search)
     name, trials = load.records(uri, info.name)
     settings = {key: load.parsed(text) for key, text in info.params.items()}
-    primary = settings.get("primary") or ()
-    if isinstance(primary, str):
-        primary = [pair.strip() for pair in primary.split(",") if pair.strip()]
     started = datetime.fromtimestamp(info.started, tz=UTC)
     about = {
         "MLflow store": uri,
@@ -161,10 +277,15 @@ def from_store(uri: str, search: str | None = None) -> tuple[str, Found]:
     }
     margin = settings.get("margin")
     found = gather(
-        trials, margin=float(margin) if isinstance(margin, int | float) else MARGIN, primary=primary, about=about
+        trials,
+        margin=float(margin) if isinstance(margin, int | float) else MARGIN,
+        primary=settings.get("primary") or (),
+        about=about,
+        firsts=json.loads(info.tags.get("looks", "[]")),
     )
     drawn = trials[trials["recipe"].isin([found.best, found.baseline]) & (trials["outcome"] == "finished")]
-    return name, found._replace(curves=_filled(load.curves(uri, drawn)))
+    elsewhere = over_searches(uri, name, trials, found.conflicts)
+    return name, replace(found, curves=_filled(load.curves(uri, drawn)), elsewhere=elsewhere)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -193,49 +314,79 @@ def main(arguments: Sequence[str] | None = None) -> int:
 # --------------------------------------------------------------------------------------------- the answer
 
 
-def answer(found: Found) -> list[tuple[str, str]]:
-    """The findings in a few sentences of plain text, each under its heading: the top of the page."""
-    parts = [("Best recipe", _best_words(found))]
+def cards(found: Found) -> list[page.Card]:
+    """Which pairs to avoid, which are free, which are unknown: plain lists, each pair with its numbers."""
     table = found.conflicts
     if table is None:
-        return [*parts, ("Which pairs", _no_table(found))]
-    applicable = table[table["verdict"] != "not applicable"]
-    total = len(applicable)
+        return [page.Card("Not known yet", "unresolved", sections.no_table(found), ())]
+    rows = [row for row in table.to_dict("records") if row["verdict"] != "not applicable"]
     names = plots.short(plots.labels_of(table))
 
-    def rows(*verdicts: str) -> list[dict[str, Any]]:
-        return [row for row in applicable.to_dict("records") if row["verdict"] in verdicts]
+    def listed(heading: str, verdict: str, words: str, none: str, also: str = "") -> page.Card:
+        mine = sorted((row for row in rows if row["verdict"] in (verdict, also)), key=sections.least)
+        items = tuple((f"{names[row['a']]} × {names[row['b']]}", _numbers(row, names, found)) for row in mine)
+        return page.Card(heading, verdict, f"{len(mine)} of {len(rows)} pairs. {words}" if mine else none, items)
 
-    def pair(row: Mapping[str, Any]) -> str:
-        return f"{names[row['a']]} × {names[row['b']]}"
+    small = f"less than {points(found.margin).lstrip('+')} points"
+    avoid = listed(
+        "Avoid together", "conflict", "One costs accuracy beside the other: shown.", "No pair is shown to harm.",
+        "harmful",
+    )  # fmt: skip
+    free = listed(
+        "Free to combine", "compatible", f"Any harm is shown to be {small}, both ways.",
+        f"No pair is shown to cost {small} both ways.",
+    )  # fmt: skip
+    unknown = listed(
+        "Not known yet", "unresolved", "The seeds so far did not settle them; unknown is not harmless.", "None."
+    )
+    more = [
+        listed("Use together", "synergy", "Both beat each alone, by more than the two gains.", ""),
+        listed("One is enough", "redundant", "The gains overlap; no harm is shown.", ""),
+    ]
+    return [avoid, free, unknown, *(card for card in more if card.items)]
 
-    def harm(row: Mapping[str, Any]) -> str:
-        worse = min(("b_given_a", "a_given_b"), key=lambda name: row[name])
+
+def _numbers(row: Mapping[str, Any], names: Mapping[str, str], found: Found) -> str:
+    """What the lists say beside a pair."""
+    verdict = row["verdict"]
+    worse = min(("b_given_a", "a_given_b"), key=lambda name: row[name])
+    added, base = (row["b"], row["a"]) if worse == "b_given_a" else (row["a"], row["b"])
+    excluded = row["excluded_harm"]
+    harm = f"a harm above {points(excluded).lstrip('+')} points is excluded" if math.isfinite(excluded) else ""
+    if verdict in ("conflict", "harmful"):
+        words = (
+            f"{names[added]} added to {names[base]}: "
+            f"{points(row[worse])} points ({points(row[f'{worse}_low'])} to {points(row[f'{worse}_high'])})"
+        )
+        what = f"; whose fault is open, {row['action']}" if verdict == "harmful" else ""
         flip = "; helps alone, hurts here" if row["sign_flip"] else ""
-        what = f"; {row['action']}" if row["verdict"] == "harmful" else ""
-        return f"{pair(row)} ({points(row[worse])} points, {points(row[f'{worse}_low'])} to "\
-            f"{points(row[f'{worse}_high'])}{what}{flip})"  # fmt: skip
+        return words + what + flip + _held_words(row, found)
+    if verdict == "synergy":
+        gain = f"{points(row[worse])} ({points(row[f'{worse}_low'])} to {points(row[f'{worse}_high'])})"
+        return f"at least {gain} points over either alone" + _held_words(row, found)
+    if verdict == "unresolved":
+        more = row["more_seeds"]
+        known = more is not None and not pd.isna(more) and 0 < int(more) < 100
+        after = f"about {seeds(int(more))} more would settle it" if known else ""
+        return "; ".join(part for part in (harm, after) if part) or str(row["reason"])
+    return harm
 
-    def listed(chosen: list[dict[str, Any]], each: Callable[[Mapping[str, Any]], str], none: str) -> str:
-        if not chosen:
-            return none
-        more = f", and {len(chosen) - MOST_NAMED} more in the table" if len(chosen) > MOST_NAMED else ""
-        return f"{len(chosen)} of {total} pairs: {', '.join(each(row) for row in chosen[:MOST_NAMED])}{more}."
 
-    avoid = sorted(rows("conflict", "harmful"), key=lambda row: min(row["b_given_a"], row["a_given_b"]))
-    parts.append(("Avoid together", listed(avoid, harm, "No pair is shown to harm.")))
-    if rows("synergy"):
-        parts.append(("Use together", listed(rows("synergy"), pair, "")))
-    if rows("redundant"):
-        parts.append(("One is enough", listed(rows("redundant"), pair, "")))
-    margin = f"shown to cost less than {points(found.margin).lstrip('+')} points either way"
-    parts.append(("Free", listed(rows("compatible"), pair, f"No pair is {margin}.")))
-    unknown = listed(rows("unresolved"), pair, "None.")
-    if rows("unresolved"):
-        counts = sorted({int(row["n_seeds"]) for row in applicable.to_dict("records")})
-        unknown += f" {seeds(counts[-1])} did not settle them; unknown is not harmless."
-    parts.append(("Unknown", unknown))
-    return parts
+def _held_words(row: Mapping[str, Any], found: Found) -> str:
+    held = found.held.get((row["a"], row["b"]), "")
+    if "not run" in held:
+        return "; at these settings"
+    return f"; {held}" if held else ""
+
+
+def answer(found: Found) -> list[tuple[str, str]]:
+    """The findings in a few sentences of plain text, each under its heading."""
+    parts = []
+    for card in cards(found):
+        named = [f"{pair} ({words})" if words else pair for pair, words in card.items[:MOST_NAMED]]
+        more = f"; and {len(card.items) - MOST_NAMED} more in the table" if len(card.items) > MOST_NAMED else ""
+        parts.append((card.heading, card.words + (f" {'; '.join(named)}{more}." if named else "")))
+    return [*parts, ("Best recipe", _best_words(found))]
 
 
 def _best_words(found: Found) -> str:
@@ -283,10 +434,6 @@ def _bounds(row: Mapping[str, Any]) -> str:
     return f"95 % interval {100 * row['low']:.1f} to {100 * row['high']:.1f}, "
 
 
-def _no_table(found: Found) -> str:
-    return f"Unknown: no pair could be judged ({found.missing or 'the design arm has no pair of tricks'})."
-
-
 def _row(ranking: pd.DataFrame, recipe: str) -> dict[str, Any]:
     return {str(k): v for k, v in ranking[ranking["recipe"] == recipe].iloc[0].to_dict().items()}
 
@@ -298,400 +445,32 @@ def render(found: Found) -> str:
     """The whole page."""
     from plotly.offline import get_plotlyjs
 
-    sections = [
-        ("recipes", "Best recipes", _recipes(found)),
-        ("pairs", "Which tricks conflict", _pairs(found)),
-        ("alone", "Each trick alone", _alone(found)),
-        ("curves", "Learning curves", _curves(found)),
-        ("classes", "Recall of every class", _classes(found)),
-        ("search", "How the search went", _progress(found)),
-        ("cost", "What it cost", _cost(found)),
-        ("verdicts", "How to read a verdict", _verdicts(found)),
-        ("provenance", "Where this comes from", _provenance(found)),
+    bodies = [
+        ("pairs", "Which tricks conflict", sections.pairs(found) + sections.nominated(found)),
+        ("elsewhere", "Does it hold elsewhere?", sections.elsewhere(found)),
+        ("recipes", "Best recipes", sections.recipes(found)),
+        ("around", "What the best recipe needs", sections.around(found)),
+        ("front", "Accuracy against the worst classes", sections.front(found)),
+        ("alone", "Each trick alone", sections.alone(found)),
+        ("importance", "Which choices matter", sections.importance(found)),
+        ("curves", "Learning curves", sections.curves(found)),
+        ("classes", "Recall of every class", sections.classes(found)),
+        ("search", "How the search went", sections.progress(found)),
+        ("cost", "What it cost", sections.cost(found)),
+        ("verdicts", "How to read a verdict", sections.verdicts(found)),
+        ("provenance", "Where this comes from", sections.provenance(found)),
     ]
     name = str(found.trials["search"].iloc[0]) if len(found.trials) else str(found.about.get("search", ""))
     return page.PAGE.substitute(
-        title=_safe(f"Search {name}" if name else "A search without trials"),
-        context=_context(found),
-        answer="\n".join(f"<div><dt>{_safe(head)}</dt><dd>{_wrap(text)}</dd></div>" for head, text in answer(found)),
-        links=" ".join(f'<a href="#{key}">{_safe(title)}</a>' for key, title, _ in sections),
-        sections="\n".join(page.SECTION.substitute(id=k, title=_safe(t), body=body) for k, t, body in sections),
+        title=page.safe(f"Search {name}" if name else "A search without trials"),
+        context=sections.context(found),
+        minute="\n".join(page.card(card) for card in cards(found)),
+        answer=f"<div><dt>Best recipe</dt><dd>{page.wrap(_best_words(found))}</dd></div>",
+        links=" ".join(f'<a href="#{key}">{page.safe(title)}</a>' for key, title, _ in bodies),
+        sections="\n".join(page.SECTION.substitute(id=k, title=page.safe(t), body=body) for k, t, body in bodies),
         style=page.STYLE,
         script=page.SCRIPT,
         plotly=get_plotlyjs(),
-    )
-
-
-def _context(found: Found) -> str:
-    if found.trials.empty:
-        return "No trial has been logged."
-    first = found.trials.iloc[0]
-    lengths = found.trials[found.trials["recipe"] == found.baseline]["epochs"]
-    epochs = float(lengths.iloc[0]) if len(lengths) else float(found.trials["epochs"].median())
-    counts = first["counts"]
-    sizes = f", {len(counts)} classes of {max(counts)} to {min(counts)} training images" if counts else ""
-    return _safe(
-        f"{first['data']}, imbalance {first['imbalance']:g}{sizes}; {first['model']}; {epochs:g} epochs. All of this "
-        "is context: verdicts and gains hold for it, at this schedule length, and may differ elsewhere. Accuracy is "
-        "the mean of the classes' recalls on balanced val images; points are percentage points; intervals are 95 % "
-        "over seeds."
-    )
-
-
-def _recipes(found: Found) -> str:
-    if found.ranking.empty:
-        return _note("No trial has finished, so there is no recipe to rank.")
-    shown = found.ranking.head(MOST_RECIPES)
-    if found.baseline and found.baseline not in set(shown["recipe"]):
-        shown = pd.concat([shown, found.ranking[found.ranking["recipe"] == found.baseline]])
-    ranks = {recipe: rank for rank, recipe in enumerate(found.ranking["recipe"], 1)}
-    secondary = [name for name in _SECONDARY if name in found.trials and name != found.metric]
-    heads = ["rank", "recipe", "accuracy, %", "gain over the baseline, points"]
-    heads += [f"{_SECONDARY[name]}, %" for name in secondary] + ["seeds", "images seen"]
-    body = []
-    for row in shown.to_dict("records"):
-        name = row["title"] + (" (the baseline)" if row["recipe"] == found.baseline != BASELINE else "")
-        name = row["title"] if row["title"] == BASELINE else name
-        own = _speaking(found, row["recipe"])
-        gain = "" if row["recipe"] == found.baseline else _effect(row["gain"], row["gain_low"], row["gain_high"])
-        if gain and row["gain_seeds"] not in (0, row["seeds"]):
-            gain += f"<span class=faint>{seeds(row['gain_seeds'])} in common</span>"
-        cells = [
-            _number(str(ranks[row["recipe"]]), ranks[row["recipe"]]),
-            f'<td class="name">{_wrap(name)}<small>{_safe(row["recipe"])}</small></td>',
-            _number(_percent_span(row["mean"], row["low"], row["high"]), row["mean"]),
-            _number(gain or "–", row["gain"]),
-        ]
-        for column in secondary:
-            mean, low, high = interval(own[column].dropna().tolist())
-            cells.append(_number(_percent_span(mean, low, high), mean))
-        lost = f", {row['diverged']} diverged" if row["diverged"] else ""
-        cells.append(_number(f"{row['seeds']}<span class=faint>{_SEED_WORDS[row['arm']]}{lost}</span>", row["seeds"]))
-        cells.append(_number(f"{int(row['images']):,}", row["images"]))
-        body.append(f"<tr>{''.join(cells)}</tr>")
-    words = (
-        f"<p>The first {MOST_RECIPES} and the baseline, of {len(found.ranking)} that have finished. Confirmed recipes "
-        "come first, then those that raced on fresh seeds, then the rest, whose means flatter because they were looked "
-        "at when they were chosen. Compare at equal images seen.</p>"
-    )
-    raced = found.ranking["arm"].isin(["race", "confirm"]).any()
-    note = (
-        ""
-        if raced
-        else _note("No race on fresh seeds has been run: the order below is the order of luck and skill together.")
-    )
-    return words + note + _table(heads, body, "recipes", _csv(found.ranking), "recipes.csv")
-
-
-def _pairs(found: Found) -> str:
-    table = found.conflicts
-    if table is None:
-        return _note(_no_table(found))
-    counts = table["verdict"].value_counts()
-    legend = "".join(
-        f"<li>{_sign(name)} {name} ({counts[name]}){': ' + look.action if look.action else ''}</li>"
-        for name, look in VERDICTS.items()
-        if counts.get(name, 0)
-    )
-    heads = [
-        "pair", "verdict", "adding the second to the first, points", "adding the first to the second, points",
-        "interaction, points", "adjusted p", "seeds", "why",
-    ]  # fmt: skip
-    order = {name: index for index, name in enumerate(VERDICTS)}
-    ordered = sorted(table.to_dict("records"), key=lambda row: (order[row["verdict"]], _least(row)))
-    body = []
-    for row in ordered:
-        primary = "<small>declared beforehand</small>" if row["primary"] else ""
-        sure = row["verdict"] in ("conflict", "harmful")
-        flip = "sign flip: helps alone, hurts here" if sure else "perhaps a sign flip: shown only before adjusting p"
-        flip = f"<small>{flip}</small>" if row["sign_flip"] else ""
-        na = row["verdict"] == "not applicable"
-        cells = [
-            f'<td class="name">{_wrap(row["a"])} × {_wrap(row["b"])}{primary}</td>',
-            f'<td class="verdict" data-value="{order[row["verdict"]]}">{_sign(row["verdict"])} <b>{row["verdict"]}</b>'
-            f"<br>{'' if na else _wrap(str(row['action']))}{flip}</td>",
-        ]
-        for column in ("b_given_a", "a_given_b", "interaction"):
-            text = "–" if na else _effect(row[column], row[f"{column}_low"], row[f"{column}_high"])
-            cells.append(_number(text, row[column]))
-        p = row["adjusted_p"]
-        p_words = "–" if not math.isfinite(p) else ("< 0.001" if p < 0.001 else f"{p:.3f}")
-        cells.append(_number(_safe(p_words), p))
-        cells.append(_number(str(int(row["n_seeds"])), row["n_seeds"]))
-        cells.append(f'<td class="long">{_wrap(str(row["reason"]))}</td>')
-        body.append(f"<tr>{''.join(cells)}</tr>")
-    caption = (
-        "Each cell is a pair: its verdict by colour and sign, and the worse of its two harms in points (adding one "
-        "trick to the other). The diagonal, framed, is each trick alone. Point at a cell, or touch it, for intervals."
-    )
-    return (
-        f'<ul class="legend">{legend}</ul>'
-        + _key(table)
-        + _figure(plots.heat_map(table, found.effects), "conflicts", caption, "narrow")
-        + _table(heads, body, "conflicts", _csv(table), "conflicts.csv")
-        + "<p class=faint>Intervals are 95 %, unadjusted; p-values are adjusted for the number of pairs (Holm over "
-        "the pairs declared beforehand, Benjamini-Hochberg over the others) and belong to the verdict's own test. The "
-        "CSV holds every number as a fraction.</p>"
-        + _figure(
-            plots.pairs(table, found.margin),
-            "harms",
-            "What adding one trick to another does, worst first. Left of the line it harms. The dotted line is the "
-            "margin: a harm smaller than that would not matter.",
-            "narrow",
-        )
-    )
-
-
-def _key(table: pd.DataFrame) -> str:
-    """What the letters of the heat map mean, for screens too narrow for names on its axis."""
-    labels = plots.labels_of(table)
-    items = "".join(f"<li><b>{plots.letter(i)}</b> {_wrap(label)}</li>" for i, label in enumerate(labels))
-    return f'<ul class="legend key">{items}</ul>'
-
-
-def _least(row: Mapping[str, Any]) -> float:
-    harms = [row[name] for name in ("b_given_a", "a_given_b") if math.isfinite(row[name])]
-    return min(harms, default=math.inf)
-
-
-def _alone(found: Found) -> str:
-    if found.effects is None:
-        reason = found.missing or "the design arm ran no trick alone"
-        return _note(f"Unknown: the effect of a trick alone could not be measured ({reason}).")
-    counts = sorted({int(n) for n in found.effects["n_seeds"]})
-    caption = (
-        f"What each trick does alone, against the same recipe without it, over {counts[0]}"
-        + (f" to {counts[-1]}" if counts[-1] != counts[0] else "")
-        + " seeds. An interval that holds 0 means that it is not known whether the trick helps."
-    )
-    return _figure(plots.effects(found.effects), "effects", caption, "narrow")
-
-
-def _names(found: Found) -> dict[str, str]:
-    names = {}
-    if found.best and found.best != found.baseline:
-        names[found.best] = "best recipe"
-    if found.baseline:
-        names[found.baseline] = BASELINE
-    return names
-
-
-def _speaking(found: Found, recipe: str) -> pd.DataFrame:
-    """Finished trials of the arm that speaks for a recipe."""
-    done = found.trials[(found.trials["outcome"] == "finished") & (found.trials["recipe"] == recipe)]
-    for arm in load.ESTIMATES:
-        if (done["arm"] == arm).any():
-            return done[done["arm"] == arm]
-    return done
-
-
-def _curves(found: Found) -> str:
-    if found.curves is None:
-        return _note("No learning curves were logged.")
-    names = _names(found)
-    kept = pd.concat([_speaking(found, recipe) for recipe in names]) if names else found.trials.iloc[:0]
-    info = plots.curves_info(found.curves[found.curves["trial"].isin(kept["trial"])], names)
-    if not info:
-        return _note("Neither the best recipe nor the baseline has a learning curve.")
-    counts = ", ".join(f"{curve.name}: {seeds(len(curve.seeds))}" for curve in info)
-    caption = (
-        f"Accuracy on val over the epochs of the plan: the mean as a thick line, every seed as a thin one ({counts})."
-    )
-    return _figure(plots.learning_curves(info), "curves", caption) + _absent(info, names, "curve")
-
-
-def _absent(info: Sequence[Any], names: Mapping[str, str], what: str) -> str:
-    shown = {one.name for one in info}
-    lacking = [name for name in names.values() if name not in shown]
-    return _note(f"No {what} of {' and '.join(lacking)}.") if lacking else ""
-
-
-def _classes(found: Found) -> str:
-    names = _names(found)
-    kept = pd.concat([_speaking(found, recipe) for recipe in names]) if names else found.trials.iloc[:0]
-    info = plots.recalls_info(kept, names)
-    if not info:
-        return _note(
-            "No recall of single classes was logged, or there are too many classes to keep each as a metric; "
-            "the file record.json of every MLflow run has them."
-        )
-    counts = ", ".join(f"{recall.name}: {seeds(recall.seeds)}" for recall in info)
-    caption = f"From the most to the least frequent class; mean, and 95 % interval over several seeds ({counts})."
-    return _figure(plots.recalls(info), "recalls", caption) + _absent(info, names, "recall")
-
-
-def _progress(found: Found) -> str:
-    if found.ranking.empty:
-        return _note("No trial has finished.")
-    caption = (
-        "Every finished trial, one seed of one recipe, in the order of their end. A single trial is luck and skill "
-        "together: the highest mark is not the best recipe."
-    )
-    return _figure(plots.progress(found.trials, found.metric), "progress", caption)
-
-
-def _cost(found: Found) -> str:
-    trials = found.trials
-    if trials.empty:
-        return _note("No trial has been logged.")
-    planned, trained = trials["epochs"].sum(), trials["epochs_trained"].sum()
-    spent, saved = trials["seconds"].sum(), trials["seconds_saved"].sum()
-    share = (planned - trained) / planned if planned else float("nan")
-    heads = [
-        "arm",
-        "trials",
-        "finished",
-        "stopped early",
-        "diverged",
-        "failed",
-        "epochs trained",
-        "epochs re-used",
-        "time",
-    ]
-    body = []
-    for arm, rows in trials.groupby("arm", sort=False):
-        outcomes = rows["outcome"].value_counts()
-        numbers = [len(rows), *(int(outcomes.get(name, 0)) for name in ("finished", "stopped", "diverged", "failed"))]
-        cells = [f'<td class="name">{_safe(str(arm))}</td>'] + [_number(str(n), n) for n in numbers]
-        cells.append(_number(f"{rows['epochs_trained'].sum():,.0f}", rows["epochs_trained"].sum()))
-        reused = rows["epochs"].sum() - rows["epochs_trained"].sum()
-        cells.append(_number(f"{reused:,.0f}", reused))
-        cells.append(_number(_duration(rows["seconds"].sum()), rows["seconds"].sum()))
-        body.append(f"<tr>{''.join(cells)}</tr>")
-    words = (
-        f"<p>{len(trials)} trials have {planned:,.0f} epochs between them; {trained:,.0f} were trained, "
-        f"{planned - trained:,.0f} ({percent(share, 0)}) came from stages that other trials had trained already. That "
-        f"is {_duration(spent)} of trial time, and about {_duration(saved)} saved.</p>"
-    )
-    return words + _table(heads, body, "cost")
-
-
-def _verdicts(found: Found) -> str:
-    rows = "".join(
-        f'<tr><td class="name">{_sign(name)} {name}</td><td class="long">{_safe(look.words)}</td>'
-        f"<td>{_safe(look.action) or '–'}</td></tr>"
-        for name, look in VERDICTS.items()
-    )
-    return (
-        "<p>For two tricks there are four recipes: with neither, with one, with the other, with both, everything else "
-        "equal. All four are trained on the same seeds, so differences are taken within a seed. <b>Harm</b> is what "
-        "adding one trick to the other does; <b>interaction</b> is how far both together are from the sum of their "
-        f"effects. The first verdict that holds is given; the margin is {points(found.margin).lstrip('+')} points. "
-        "Only the design arm, which is never stopped early, is judged: what an adaptive search kept is too lucky to "
-        "compare.</p>"
-        '<div class="scroll"><table><thead><tr><th>verdict</th><th>when</th><th>what to do</th></tr></thead>'
-        f"<tbody>{rows}</tbody></table></div>"
-    )
-
-
-def _provenance(found: Found) -> str:
-    trials = found.trials
-    items: dict[str, Any] = dict(found.about)
-    if len(trials):
-        context = ", ".join(sorted({c for c in trials[trials["arm"] == "design"]["context"] if c}))
-        if context:
-            items["context of the design"] = context
-        items["trials logged"] = len(trials)
-        items["seeds of the design"] = (
-            ", ".join(map(str, sorted(set(trials[trials["arm"] == "design"]["seed"])))) or "none"
-        )
-        items["data and splits"] = ", ".join(sorted({str(mark)[:16] for mark in trials["fingerprint"]})[:8])
-        lost = trials[trials["outcome"].isin(["diverged", "failed"])]
-        for outcome, rows in lost.groupby("outcome"):
-            reasons = list(
-                dict.fromkeys(f"{r['title']}, seed {r['seed']}: {r['reason']}" for r in rows.to_dict("records"))
-            )
-            items[f"{outcome} trials"] = "; ".join(reasons[:5]) + (
-                f"; and {len(reasons) - 5} more" if reasons[5:] else ""
-            )
-    items["page written"] = f"{datetime.now(tz=UTC):%Y-%m-%d %H:%M} UTC, Python {platform.python_version()}"
-    rows = "".join(f"<dt>{_safe(str(k))}</dt><dd>{_wrap(str(v))}</dd>" for k, v in items.items() if v not in (None, ""))
-    return f'<dl class="plain">{rows}</dl>'
-
-
-# --------------------------------------------------------------------------------------------- pieces
-
-
-def _safe(text: str) -> str:
-    return html.escape(text, quote=True)
-
-
-def _wrap(text: str) -> str:
-    """Escaped, and allowed to break after / and _, which long labels need on a phone."""
-    return _safe(text).replace("/", "/<wbr>").replace("_", "_<wbr>")
-
-
-def _note(text: str) -> str:
-    return f'<p class="note">{_wrap(text)}</p>'
-
-
-def _sign(verdict: str) -> str:
-    look = VERDICTS[verdict]
-    return (
-        f'<span class="sign" style="background:{look.colour};color:{look.ink}" aria-hidden="true">'
-        f"{look.sign or '&nbsp;'}</span>"
-    )
-
-
-def _number(text: str, value: Any) -> str:
-    """A cell that sorts by its value; an unknown one sorts last. `text` is HTML already."""
-    known = isinstance(value, int | float) and math.isfinite(value)
-    return f'<td class="number" data-value="{value if known else ""}">{text}</td>'
-
-
-def _effect(value: float, low: float, high: float) -> str:
-    if not math.isfinite(value):
-        return "unknown"
-    bounds = f"{points(low)} to {points(high)}" if math.isfinite(low) and math.isfinite(high) else "no interval"
-    return f"{points(value)}<span class=faint>{bounds}</span>"
-
-
-def _percent_span(mean: float, low: float, high: float) -> str:
-    if not math.isfinite(mean):
-        return "unknown"
-    bounds = f"{100 * low:.1f} to {100 * high:.1f}" if math.isfinite(low) and math.isfinite(high) else "no interval"
-    return f"{100 * mean:.1f}<span class=faint>{bounds}</span>"
-
-
-def _duration(seconds: float) -> str:
-    """Seconds for people.
-
-    >>> _duration(42), _duration(600), _duration(9000)
-    ('42 s', '10 min', '2.5 h')
-    """
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
-
-
-def _csv(table: pd.DataFrame) -> str:
-    kept = table.drop(columns=[name for name in ("run_id",) if name in table])
-    if "tricks" in kept:
-        kept = kept.assign(tricks=[" + ".join(tricks) for tricks in kept["tricks"]])
-    return str(kept.to_csv(index=False, lineterminator="\n"))
-
-
-def _table(heads: Sequence[str], rows: Sequence[str], name: str, csv: str = "", file: str = "") -> str:
-    """A table that sorts by a click on a heading, with buttons that copy and save it as CSV."""
-    head = "".join(f'<th scope="col"><button type="button">{_safe(text)}</button></th>' for text in heads)
-    tools = ""
-    if csv:
-        tools = (
-            f'<p class="tools"><button type="button" class="copy" data-source="csv-{name}">copy as CSV</button> '
-            f'<button type="button" class="save" data-source="csv-{name}" data-name="{_safe(file)}">save as CSV'
-            "</button></p>"
-            f'<textarea id="csv-{name}" hidden readonly aria-label="{name} as CSV">{_safe(csv)}</textarea>'
-        )
-    return (
-        f'<div class="scroll" tabindex="0"><table class="sortable"><thead><tr>{head}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>{tools}"
-    )
-
-
-def _figure(figure: Any, name: str, caption: str, kind: str = "") -> str:
-    return (
-        f'<figure class="{kind}">{plots.to_html(figure, name)}'
-        f"<figcaption>{_safe(caption)} The camera saves the picture.</figcaption></figure>"
     )
 
 

@@ -1,26 +1,30 @@
-"""What to run next, without Ray: the design arm, then the adaptive arm, then the race on fresh seeds.
+"""What to run next, without Ray: phase after phase, from the first seed of the design to the last check.
 
 The agenda hands out tasks and takes records. It never starts a task while another one trains a stage that
-both need: the task waits in the queue, holding no slot, and the next one that shares nothing goes first. All
-it decides is written to a journal before it is done, so a search that was killed goes on from there.
+both need: the task waits in the queue, holding no slot, and the next one that shares nothing goes first. What cannot
+be planned again from records is written to a journal before it is done, so a search that was killed goes on from
+there. What the phases plan stands in `search.phases`.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from statistics import fmean
+from dataclasses import dataclass, field
 from typing import Any
 
 from analysis.record import Point, Record
-from search.design import Cell
-from search.sampler import Proposal, Sampler, SpaceExhausted
+from search import phases
+from search.adaptive import Adaptive
+from search.ground import Ground
+from search.judge import MOST_LOOKS
+from search.phases import Known, Phase
+from search.sampler import Sampler
+from search.tasks import Journal as Journal
+from search.tasks import Limits as Limits
+from search.tasks import Task as Task
 from trainables.leases import Leases
 from trainables.plan import Plan, Recipe
 from trainables.stage_store import StageStore
@@ -30,139 +34,11 @@ log = logging.getLogger(__name__)
 STORE_FULL = "the disk of the stage store"
 """How the reason of a trial begins that found no room for its stage: going on would fail every other one too."""
 
-ADAPTIVE_SEED = 1_000
-RACE_SEED = 2_000
-CONFIRM_SEED = 3_000
-"""Seed blocks of the arms never meet: what nominates a recipe does not judge it."""
-
-CONTENDERS = 8
-FINALISTS = 3
-"""Of the race: the best eight and the baseline run on 3 fresh seeds, the best three on 5 more."""
-
-ROUNDS = (3, 5, 8)
-"""Fresh seeds of the first round, of the finalists, and of the confirmation of winner and baseline."""
-
-
 AHEAD = 4
 """Proposals that may wait for a stage in training while the next one is asked for: no slot idles for them."""
 
-
-@dataclass(frozen=True)
-class Task:
-    """One trial to run.
-
-    Args:
-        id: Of the trial in the search, e.g. "design-0007".
-        arm: As in the record.
-        phase: "design", "adaptive", "race", "final" or "confirm".
-        recipe: What to train.
-        seed: Seed block; also the seed of the split.
-        tricks: Labels for the record.
-        context: Of the design cell.
-        title: In words.
-        number: Of the proposal in the study, for the adaptive arm.
-        start: Which start of the adaptive arm it belongs to.
-        read_test: Whether to measure on test.
-    """
-
-    id: str
-    arm: str
-    phase: str
-    recipe: Recipe
-    seed: int
-    tricks: tuple[str, ...]
-    context: str = ""
-    title: str = ""
-    number: int | None = None
-    start: int | None = None
-    read_test: bool = False
-
-    def to_dict(self) -> dict[str, Any]:
-        """A JSON-able dict."""
-        fields = asdict(self)
-        fields["recipe"] = {
-            "plan": self.recipe.plan.to_dict(),
-            "params": dict(self.recipe.params),
-            "labels": list(self.recipe.labels),
-        }
-        return fields
-
-    @staticmethod
-    def from_dict(fields: Mapping[str, Any]) -> Task:
-        """The inverse of `to_dict`."""
-        own = fields["recipe"]
-        recipe = Recipe(Plan.from_dict(own["plan"]), own["params"], tuple(own["labels"]))
-        return Task(**{**fields, "recipe": recipe, "tricks": tuple(fields["tricks"])})
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How much to run.
-
-    Args:
-        seeds: Blocks of the design arm.
-        trials: Of the adaptive arm.
-        children: Later stages proposed for each new start.
-        race: Whether to race at all.
-        seconds: Budget of wall time; `None` for none.
-    """
-
-    seeds: int = 5
-    trials: int = 40
-    children: int = 6
-    race: bool = True
-    seconds: float | None = None
-
-
-class Journal:
-    """What was decided and what came of it, one JSON object a line, flushed to disk."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def read(self) -> tuple[dict[str, Task], dict[str, Record]]:
-        """Tasks and records by task id; a line cut off by a crash is ignored."""
-        tasks: dict[str, Task] = {}
-        records: dict[str, Record] = {}
-        if not self.path.exists():
-            return tasks, records
-        for line in self.path.read_text(encoding="utf-8").splitlines():
-            try:
-                event = json.loads(line)
-            except json.JSONDecodeError:
-                continue
-            if event["event"] == "task":
-                tasks[event["task"]["id"]] = Task.from_dict(event["task"])
-            elif event["event"] == "record":
-                records[event["record"]["trial"]] = Record.from_dict(event["record"])
-        return tasks, records
-
-    def write(self, event: str, **content: Any) -> None:
-        """Appends one event."""
-        # a crash may have cut the last line off: start on a fresh one
-        with self.path.open("a+b") as file:
-            if file.tell() > 0:
-                file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":
-                    file.write(b"\n")
-            file.write(json.dumps({"event": event, **content}).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-
-
-@dataclass
-class _Start:
-    """The stages before the last of some recipe of the adaptive arm, and how many last stages are still to be proposed.
-
-    Args:
-        id: Number of the start.
-        fixed: What its children have in common, one dict of choices for each last stage that they may have.
-        left: Children still to be proposed.
-    """
-
-    id: int
-    fixed: list[dict[str, Any]]
-    left: int
+ADAPTIVE_SHARE = 0.8
+"""Of a budget; the rest is kept for the race."""
 
 
 @dataclass
@@ -186,7 +62,7 @@ class Agenda:
     """Hands out tasks, takes records.
 
     Args:
-        cells: Of the design arm, baseline first.
+        ground: Baseline, design and published recipes.
         sampler: Of the adaptive arm.
         limits: How much to run.
         journal: Where decisions are kept.
@@ -199,7 +75,7 @@ class Agenda:
 
     def __init__(
         self,
-        cells: Iterable[Cell],
+        ground: Ground,
         sampler: Sampler,
         limits: Limits,
         journal: Journal,
@@ -209,32 +85,57 @@ class Agenda:
         leases: Leases | None = None,
         store_limit: int | None = None,
     ) -> None:
-        self.cells, self.sampler, self.limits, self.journal = list(cells), sampler, limits, journal
-        self._keys, self._store, self._base = keys, store, base_seed
+        self.sampler, self.limits, self.journal = sampler, limits, journal
+        self._keys, self._store = keys, store
         self._leases, self._store_limit = leases, store_limit
-        self.tasks, self.records = journal.read()
-        # a failed trial may succeed the next time
-        self.records = {name: record for name, record in self.records.items() if record.outcome != "failed"}
+        self.tasks: dict[str, Task] = {}
+        self.records: dict[str, Record] = {}
+        self.known = Known(ground, limits, self.tasks, self.records, base_seed)
+        self._gpu_seconds = 0.0
+        self._read()
         self.running: dict[str, set[str]] = {}
         self.failures: dict[str, Record] = {}
-        self.phase = "design"
+        self._adaptive = Adaptive(sampler)
+        self._phases = self._in_order()
+        self._at = 0
         self._queue: list[Task] = []
         self._known_keys: set[str] = set()
-        self._starts: list[_Start] = []
         self._began = time.monotonic()
+        self._begun: dict[str, float] = {}
         self._stopping = False
         self.stopped_because = ""
-        self._exhausted = False
         self._task_keys: dict[str, list[list[str]]] = {}
-        self.winner: Winner | None = None
-        self._plan_design()
-        self._recall_adaptive()
+        self._plan()
+
+    def _read(self) -> None:
+        """What earlier runs of the search have left."""
+        for event in self.journal.events():
+            if event["event"] == "task":
+                task = Task.from_dict(event["task"])
+                self.tasks[task.id] = task
+            elif event["event"] == "look":
+                self.known.looks.append(event["look"])
+            elif event["event"] == "record":
+                record = Record.from_dict(event["record"])
+                self._gpu_seconds += record.seconds * record.gpus
+                # a failed trial may succeed the next time
+                if record.outcome == "failed":
+                    self.records.pop(record.trial, None)
+                else:
+                    self.records[record.trial] = record
+
+    def _in_order(self) -> list[Phase]:
+        order = (self._adaptive if phase.name == "adaptive" else phase for phase in phases.ORDER)
+        own = [phase for phase in order if phase.wanted(self.limits)]
+        if self.limits.settle is None:
+            return own
+        return [*(phase for phase in own if phase.name in ("tune", "design")), phases.Settle()]
 
     # --- for the driver -----------------------------------------------------------------------------------
 
     def next(self) -> Task | None:
         """The next task that may start now; `None` if none may, or none is left (`finished`)."""
-        if self._over_budget(1.0):
+        if self._used() > 1.0:
             self._stopping = True
         if self._stopping:
             return None
@@ -244,16 +145,20 @@ class Agenda:
                 return self._begin(task)
             if self.finished:
                 return None
-            if self.phase == "adaptive" and len(self._queue) < AHEAD and self._propose():
+            if self.phase == "adaptive" and len(self._queue) < AHEAD and self._may_propose():
+                self._propose()
                 continue
-            if self._queue or self.running or not self._next_phase():
+            if self._queue or self.running:
                 return None
+            self._go_on()
 
     def take(self, record: Record) -> None:
         """Takes what came of a task."""
         task = self.tasks[record.trial]
         self.journal.write("record", record=record.to_dict())
+        self._gpu_seconds += record.seconds * record.gpus
         keys = self.running.pop(record.trial, set())
+        self._begun.pop(record.trial, None)
         if record.outcome == "failed":
             self.failures[record.trial] = record
             if STORE_FULL in record.reason:
@@ -268,12 +173,54 @@ class Agenda:
             self._leases.release(keys)
         self._keep_house()
         if task.number is not None:
-            self._tell(task, record)
-            self._judge_start(task, record)
+            self._adaptive.told(self.known, task, record)
+
+    def again(self, name: str, reason: str) -> None:
+        """Puts a running task back, first in the queue: what failed is not its own doing."""
+        self.journal.write("again", trial=name, reason=reason)
+        keys = self.running.pop(name)
+        self._gpu_seconds += self.limits.gpus * (time.monotonic() - self._begun.pop(name))
+        if self._leases is not None:
+            self._leases.release(keys)
+        self._queue.insert(0, self.tasks[name])
 
     def stop(self) -> None:
         """Starts nothing more."""
         self._stopping = True
+
+    def catch_up(self) -> bool:
+        """Goes through all that has been run; whether nothing is left to run."""
+        while not self._queue and not self.running and not self.finished:
+            if self.phase == "adaptive" and self._adaptive.open(self.known):
+                break
+            self._go_on()
+        return self.phase == "done"
+
+    @property
+    def phase(self) -> str:
+        """Name of the phase; "done" after the last one."""
+        return self._phases[self._at].name if self._at < len(self._phases) else "done"
+
+    @property
+    def words(self) -> str:
+        """What the phase does."""
+        return self._phases[self._at].words if self._at < len(self._phases) else "done"
+
+    @property
+    def cells(self) -> tuple[Any, ...]:
+        """Cells of the design, baseline first."""
+        return self.known.ground.cells
+
+    @property
+    def winner(self) -> Winner | None:
+        """What the race has confirmed; `None` before, and without a race."""
+        names = [phase.name for phase in self._phases]
+        if not self.limits.race or "confirm" not in names or self._at <= names.index("confirm"):
+            return None
+        base = self.known.ground.baseline
+        recipe = self.known.winner or base
+        values = self.known.accuracies
+        return Winner(recipe, recipe.title, values(recipe.plan.id, ("confirm",)), values(base.plan.id, ("confirm",)))
 
     @property
     def finished(self) -> bool:
@@ -285,188 +232,83 @@ class Agenda:
         """Trials of the whole search: as they are in the phases that were planned, as they may be in the others."""
         # a list: the display asks from a thread of its own
         planned = Counter(task.phase for task in list(self.tasks.values()))
-        if self.phase in ("design", "adaptive"):
-            planned["adaptive"] = self.limits.trials
-        if self.limits.race:
-            races = ((CONTENDERS + 1) * ROUNDS[0], (FINALISTS + 1) * ROUNDS[1], 2 * ROUNDS[2])
-            for phase, most in zip(("race", "final", "confirm"), races, strict=True):
-                planned[phase] = planned[phase] or most
+        for place, phase in enumerate(self._phases):
+            if place > self._at or (place == self._at and phase.name == "adaptive"):
+                planned[phase.name] = max(planned[phase.name], phase.most(self.limits, len(self.cells)))
         return planned.total()
+
+    @property
+    def left(self) -> str:
+        """What remains of the budgets, in words; empty without any."""
+        words = []
+        if self.limits.seconds is not None:
+            words.append(f"{_clock(self.limits.seconds - (time.monotonic() - self._began))} of the time")
+        if self.limits.gpu_seconds is not None:
+            words.append(f"{max(0.0, self.limits.gpu_seconds - self._gpu_used()) / 3600:.2f} GPU hours")
+        if self.phase == "adaptive":
+            words.append(f"{max(0, self.limits.trials - self._adaptive.asked)} proposals")
+        return ", ".join(words)
 
     # --- phases -------------------------------------------------------------------------------------------
 
-    def _plan_design(self) -> None:
-        """Seed by seed: a search that is cut has fewer blocks, not missing cells."""
-        for block in range(self.limits.seeds):
-            for position, cell in enumerate(self.cells):
-                self._enqueue(
-                    f"design-{block}-{position:03d}", "design", "design", cell.recipe, block, cell.tricks,
-                    context=cell.context, title=cell.title,
-                )  # fmt: skip
+    def _go_on(self) -> None:
+        """Plans what has become known in the phase, or moves on to the next one."""
+        if self._plan():
+            return
+        self._phases[self._at].close(self.known, self.sampler)
+        self._at += 1
+        if self._at < len(self._phases):
+            self._plan()
 
-    def _next_phase(self) -> bool:
-        """Moves on; whether there may be more to do."""
-        if self.phase == "design":
-            self.phase = "adaptive"
-            self._teach()
-        elif self.phase == "adaptive":
-            self.phase = "race" if self.limits.race else "done"
-            if self.limits.race:
-                self._plan_race(self._contenders(CONTENDERS), "race", RACE_SEED, ROUNDS[0])
-        elif self.phase == "race":
-            self.phase = "final"
-            self._plan_race(self._best_of("race", FINALISTS), "final", RACE_SEED + ROUNDS[0], ROUNDS[1])
-        elif self.phase == "final":
-            self.phase = "confirm"
-            best = self._best_of("race", FINALISTS)
-            leaders = self._ranked(best, ("race", "final"))
-            self._plan_race(leaders[:1], "confirm", CONFIRM_SEED, ROUNDS[2])
-        elif self.phase == "confirm":
-            self.phase = "done"
-            self._crown()
-        return self.phase != "done"
+    def _plan(self) -> bool:
+        """Whether the phase had anything new."""
+        phase = self._phases[self._at]
+        if phase is self._adaptive:
+            self._queue += self._adaptive.recall(self.known)
+            return bool(self._queue)
+        if phase.name == "settle":
+            self._look()
+        new = [task for task in phase.plan(self.known) if task.id not in self.tasks]
+        for task in new:
+            self.tasks[task.id] = task
+            if task.id not in self.records:
+                self._queue.append(task)
+        return bool(new)
 
-    def _teach(self) -> None:
-        """Warm start: the means of the design's recipes are what the sampler begins with."""
-        for cell in self.cells:
-            values = self._accuracies(cell.recipe.plan.id, ("design",))
-            if values and len(values) == self.limits.seeds:
-                self.sampler.learn(cell.recipe, fmean(values))
+    def _may_propose(self) -> bool:
+        return self._adaptive.open(self.known) and self._used() <= ADAPTIVE_SHARE
 
-    def _propose(self) -> bool:
-        """Queues a proposal, whether there was one: a child of a start whose first stage is there, else a new start."""
-        asked = self._asked.total()
-        if self._exhausted or asked >= self.limits.trials or self._over_budget(0.8):
-            return False
-        start = next((s for s in self._starts if s.left > 0 and not self._in_training(s)), None)
-        try:
-            proposal = self.sampler.ask(asked, None if start is None else start.fixed[start.left % len(start.fixed)])
-        except SpaceExhausted as error:
-            if start is not None:
-                start.left = 0
-                return True
-            log.warning("the adaptive arm ends after %d of %d trials: %s", asked, self.limits.trials, error)
-            self._exhausted = True
-            return False
-        if start is None:
-            start = _Start(len(self._starts), self.sampler.siblings(proposal.recipe), self.limits.children)
-            self._starts.append(start)
-        start.left -= 1
-        self._adaptive_task(proposal, start.id, asked)
-        return True
+    def _propose(self) -> None:
+        task = self._adaptive.propose(self.known, self._in_training)
+        if task is not None:
+            self.tasks[task.id] = task
+            # the other phases can be planned anew, a proposal cannot
+            self.journal.write("task", task=task.to_dict())
+            self._queue.append(task)
 
-    def _in_training(self, start: _Start) -> bool:
-        """Whether what the children of a start share is being trained: they would only wait for it."""
-        tasks = [self.tasks[name] for name in self.running if self.tasks[name].start == start.id]
+    def _look(self) -> None:
+        """Decides once a run which pairs get further blocks, and writes it down before anything is run."""
+        if self.limits.settle is None or len(self.known.looks) >= MOST_LOOKS - 1 or self._looked():
+            return
+        look = phases.further(self.known, self.limits.settle)
+        if look is not None:
+            self.known.looks.append(look)
+            self.journal.write("look", look=look)
+
+    def _looked(self) -> bool:
+        """Whether this run has decided already, or the last decision was not carried out to its end."""
+        planned = list(phases.Settle().plan(self.known))
+        return any(task.id in self.tasks or task.id not in self.records for task in planned)
+
+    def _in_training(self, start: int) -> bool:
+        tasks = [self.tasks[name] for name in self.running if self.tasks[name].start == start]
         return any(self._shared_keys(task) & self._unfinished(task) for task in tasks)
 
     def _shared_keys(self, task: Task) -> set[str]:
         """Keys of the stages before the last."""
         return {key for stage in self._keys_of(task)[: len(task.recipe.plan.stages) - 1] for key in stage}
 
-    def _adaptive_task(self, proposal: Proposal, start: int, asked: int) -> None:
-        recipe = proposal.recipe
-        repeats = self._asked[recipe.plan.id]
-        self._asked[recipe.plan.id] += 1
-        self._enqueue(
-            f"adaptive-{asked:04d}", "adaptive", "adaptive", recipe, ADAPTIVE_SEED + repeats, recipe.labels,
-            number=proposal.number, start=start,
-        )  # fmt: skip
-
-    def _recall_adaptive(self) -> None:
-        """After a resume: adaptive tasks without a record run again, starts go on with the children they lack."""
-        proposed = [task for task in self.tasks.values() if task.phase == "adaptive"]
-        self._asked = Counter(task.recipe.plan.id for task in proposed)
-        self.sampler.forget({task.number for task in proposed if task.number is not None})
-        for task in proposed:
-            assert task.start is not None
-            while len(self._starts) <= task.start:
-                self._starts.append(_Start(len(self._starts), self.sampler.siblings(task.recipe), self.limits.children))
-            self._starts[task.start].left -= 1
-            if task.id not in self.records:
-                self._queue.append(task)
-            elif task.number is not None:
-                self._tell(task, self.records[task.id])
-                self._judge_start(task, self.records[task.id])
-
-    def _judge_start(self, task: Task, record: Record) -> None:
-        """A start that ended before its last stage gets no more children: they would end where this one did."""
-        last = record.curve[-1].stage if record.curve else ""
-        if record.outcome in ("stopped", "diverged") and last != task.recipe.plan.stages[-1].name:
-            assert task.start is not None
-            self._starts[task.start].left = 0
-
-    def _contenders(self, most: int) -> list[Recipe]:
-        """The best recipes of the adaptive arm and of the design, by their mean accuracy so far."""
-        known: dict[str, Recipe] = {}
-        for task, _ in self._done():
-            if task.phase in ("adaptive", "design"):
-                known.setdefault(task.recipe.plan.id, task.recipe)
-        known.pop(self.cells[0].recipe.plan.id, None)
-        return self._ranked(list(known.values()), ("adaptive", "design"))[:most]
-
-    def _best_of(self, phase: str, most: int) -> list[Recipe]:
-        raced = {t.recipe.plan.id: t.recipe for t in self.tasks.values() if t.phase == phase}
-        raced.pop(self.cells[0].recipe.plan.id, None)
-        return self._ranked(list(raced.values()), (phase,))[:most]
-
-    def _plan_race(self, contenders: list[Recipe], phase: str, first_seed: int, seeds: int) -> None:
-        arm = "confirm" if phase == "confirm" else "race"
-        for seed in range(first_seed, first_seed + seeds):
-            for recipe in (self.cells[0].recipe, *contenders):
-                self._enqueue(
-                    f"{phase}-{recipe.plan.id}-{seed}", arm, phase, recipe, seed, recipe.labels,
-                    read_test=arm == "confirm",
-                )  # fmt: skip
-
-    def _crown(self) -> None:
-        confirmed = [task for task in self.tasks.values() if task.phase == "confirm"]
-        base = self.cells[0].recipe
-        others = [task.recipe for task in confirmed if task.recipe.plan.id != base.plan.id]
-        recipe = others[0] if others else base
-        self.winner = Winner(
-            recipe,
-            recipe.title,
-            self._accuracies(recipe.plan.id, ("confirm",)),
-            self._accuracies(base.plan.id, ("confirm",)),
-        )
-
-    def _ranked(self, recipes: list[Recipe], phases: tuple[str, ...]) -> list[Recipe]:
-        scored = [(fmean(values), recipe) for recipe in recipes if (values := self._accuracies(recipe.plan.id, phases))]
-        return [recipe for _, recipe in sorted(scored, key=lambda pair: (-pair[0], pair[1].plan.id))]
-
-    def _accuracies(self, plan: str, phases: tuple[str, ...]) -> list[float]:
-        return [
-            record.metrics["final/accuracy"]
-            for task, record in sorted(self._done(), key=lambda done: done[1].seed)
-            if record.outcome == "finished" and record.recipe == plan and task.phase in phases
-        ]
-
-    def _done(self) -> list[tuple[Task, Record]]:
-        """Tasks with their records; after a resume, those of later phases join when they are planned again."""
-        return [(self.tasks[name], record) for name, record in self.records.items() if name in self.tasks]
-
     # --- tasks --------------------------------------------------------------------------------------------
-
-    def _enqueue(
-        self,
-        name: str,
-        arm: str,
-        phase: str,
-        recipe: Recipe,
-        block: int,
-        tricks: tuple[str, ...],
-        **more: Any,
-    ) -> None:
-        more.setdefault("title", recipe.title)
-        task = Task(name, arm, phase, recipe, self._base + block, tuple(tricks), **more)
-        self.tasks[name] = task
-        if name in self.records:
-            return
-        if task.number is not None:
-            # the design and the race can be planned anew, a proposal cannot
-            self.journal.write("task", task=task.to_dict())
-        self._queue.append(task)
 
     def _startable(self) -> Task | None:
         """The first task in the queue that shares no unfinished stage with a running one."""
@@ -491,6 +333,7 @@ class Agenda:
 
     def _begin(self, task: Task) -> Task:
         self.running[task.id] = self._unfinished(task)
+        self._begun[task.id] = time.monotonic()
         return task
 
     def _unfinished(self, task: Task) -> set[str]:
@@ -505,14 +348,27 @@ class Agenda:
             self._task_keys[task.id] = self._keys(task.recipe.plan, task.seed)
         return self._task_keys[task.id]
 
-    def _tell(self, task: Task, record: Record) -> None:
-        assert task.number is not None
-        steps = [(point.epoch, point.metrics["accuracy"]) for point in record.curve]
-        self.sampler.tell(task.number, record.outcome, record.metrics.get("final/accuracy"), steps)
+    # --- budgets ------------------------------------------------------------------------------------------
 
-    def _over_budget(self, share: float) -> bool:
-        seconds = self.limits.seconds
-        return seconds is not None and time.monotonic() - self._began > share * seconds
+    def _used(self) -> float:
+        """The largest used share of any budget."""
+        shares = [0.0]
+        if self.limits.seconds is not None:
+            shares.append((time.monotonic() - self._began) / self.limits.seconds)
+        if self.limits.gpu_seconds is not None:
+            shares.append(self._gpu_used() / self.limits.gpu_seconds)
+        return max(shares)
+
+    def _gpu_used(self) -> float:
+        """Seconds times share of GPUs, those of running trials included."""
+        now = time.monotonic()
+        return self._gpu_seconds + self.limits.gpus * sum(now - begun for begun in list(self._begun.values()))
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def points_of(curve: Iterable[Mapping[str, Any]]) -> tuple[Point, ...]:

@@ -9,18 +9,28 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from ray import cloudpickle
+from ray.exceptions import (
+    NodeDiedError,
+    ObjectLostError,
+    OutOfMemoryError,
+    RayActorError,
+    RaySystemError,
+    WorkerCrashedError,
+)
 from ray.tune import Callback
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from analysis.record import Record
 from search.agenda import Agenda, Task, points_of
+from search.resources import Shares
 from search.scheduler import Decision, Halving, stages_of
 
 log = logging.getLogger(__name__)
@@ -43,18 +53,24 @@ class Conductor(_DriverOnly, Searcher):  # type: ignore[misc]
     Args:
         agenda: What to run.
         spec_of: Task -> the JSON-able `TrialSpec` of its trial.
+        shares: What each trial holds.
     """
 
-    def __init__(self, agenda: Agenda, spec_of: Callable[[Task], dict[str, Any]]) -> None:
+    def __init__(self, agenda: Agenda, spec_of: Callable[[Task], dict[str, Any]], shares: Shares) -> None:
         super().__init__(metric="score", mode="max")
-        self._agenda, self._spec_of = agenda, spec_of
+        self._agenda, self._spec_of, self._shares = agenda, spec_of, shares
 
     def suggest(self, trial_id: str) -> Any:
         """The next configuration, `None` to be asked again, or `FINISHED`."""
+        if self._shares.waiting & self._agenda.running.keys():
+            # processes that are used again never give their share back, so a larger one would never be free
+            return None
         task = self._agenda.next()
         if task is not None:
             # one string: Ray flattens, formats and copies every key of a configuration
-            return {"task": task.id, "spec": json.dumps(self._spec_of(task))}
+            share = self._shares.of(task.id)
+            spec = json.dumps(self._spec_of(task))
+            return {"task": task.id, "spec": spec, "cpus": share.cpus, "gpus": share.gpus}
         return Searcher.FINISHED if self._agenda.finished else None
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -84,9 +100,10 @@ class StageScheduler(_DriverOnly, FIFOScheduler):  # type: ignore[misc]
         """CONTINUE or STOP."""
         task = self._agenda.tasks[trial.config["task"]]
         kinds = stages_of(task.recipe.plan)
-        if task.arm == "adaptive" and result["outcome"] == "finished":
+        if task.arm == "adaptive" and (result["outcome"] == "finished" or not task.may_stop):
+            # what may not be stopped shows all the same what can be reached
             self._halving.recall(task.id, kinds, result["points"])
-        if task.arm != "adaptive" or result["outcome"] != "running":
+        if not task.may_stop or result["outcome"] != "running":
             return str(TrialScheduler.CONTINUE)
         decision = self._halving.judge(task.id, kinds, result["points"])
         if decision is None:
@@ -115,6 +132,7 @@ class Recorder(_DriverOnly, Callback):  # type: ignore[misc]
         data: Name of the data set.
         model: Name of the network.
         listeners: Called with every record.
+        shares: What each trial holds, and which is begun again.
     """
 
     def __init__(
@@ -125,8 +143,9 @@ class Recorder(_DriverOnly, Callback):  # type: ignore[misc]
         data: str,
         model: str,
         listeners: list[Callable[[Record], None]],
+        shares: Shares,
     ) -> None:
-        self._agenda, self._scheduler, self._listeners = agenda, scheduler, listeners
+        self._agenda, self._scheduler, self._listeners, self._shares = agenda, scheduler, listeners, shares
         self._search, self._data, self._model = search, data, model
         self._points: dict[str, list[dict[str, Any]]] = {}
         self._last: dict[str, dict[str, Any]] = {}
@@ -147,6 +166,7 @@ class Recorder(_DriverOnly, Callback):  # type: ignore[misc]
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial has a slot."""
         task = trial.config["task"]
+        self._shares.started(task)
         self._started[task] = time.time()
         self.progress[task] = 0.0
 
@@ -164,13 +184,22 @@ class Recorder(_DriverOnly, Callback):  # type: ignore[misc]
         task = trial.config["task"]
         decision = self._scheduler.decisions.get(task)
         outcome = self._last[task]["outcome"] if decision is None else "stopped"
-        self._record(task, outcome, str(decision or ""))
+        self._record(task, outcome, str(decision or ""), {} if decision is None else decision.to_dict())
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial has raised, or its process is gone."""
-        self._record(trial.config["task"], "failed", _told(trial))
+        task = trial.config["task"]
+        reason, lost = _told(trial)
+        again = self._shares.again(task, reason, lost) if task in self._agenda.running else ""
+        if again:
+            log.info("%s: %s (%s)", task, again, reason)
+            for kept in (self._points, self._last, self.progress):
+                kept.pop(task, None)
+            self._agenda.again(task, f"{again} ({reason})")
+            return
+        self._record(task, "failed", self._shares.note(task, reason))
 
-    def _record(self, name: str, outcome: str, reason: str) -> None:
+    def _record(self, name: str, outcome: str, reason: str, stop: Mapping[str, Any] = MappingProxyType({})) -> None:
         if self._problem is not None or name not in self._agenda.running:
             return  # Tune reports a trial again, as failed, after an error in here
         task = self._agenda.tasks[name]
@@ -191,9 +220,11 @@ class Recorder(_DriverOnly, Callback):  # type: ignore[misc]
             first_stage=payload.get("first_stage", ""),
             tricks=task.tricks,
             context=task.context,
+            setting=task.setting,
             outcome=outcome,
             choices=task.recipe.choices,
             plan=task.recipe.plan.to_dict(),
+            families=task.recipe.families,
             imbalance=payload.get("imbalance", float("nan")),
             fingerprint=payload.get("fingerprint", ""),
             counts=tuple(payload.get("counts", ())),
@@ -207,9 +238,13 @@ class Recorder(_DriverOnly, Callback):  # type: ignore[misc]
             reused=tuple(payload.get("reused", ())),
             metrics=payload.get("metrics", {}),
             recalls=tuple(payload.get("recalls", ())),
+            correct=tuple(payload.get("correct", ())),
             per_class=payload.get("per_class", {}),
             curve=points_of(points),
             reason=reason or payload.get("reason", ""),
+            stop=dict(stop),
+            gpus=self._shares.of(name).gpus,
+            memory=payload.get("memory", 0.0),
             started=self._started.pop(name, time.time()),
         )
         try:
@@ -225,15 +260,24 @@ class Recorder(_DriverOnly, Callback):  # type: ignore[misc]
                 log.exception("%s could not be shown or tracked", record.trial)
 
 
-def _told(trial: Any) -> str:
-    """What a trial's error says, in one line."""
+def _told(trial: Any) -> tuple[str, bool]:
+    """What a trial's error says, in one line, and whether its process is gone."""
     error: Any = None
     # Trial.get_pickled_error looks in the experiment's storage, where the file is not yet; a class may not unpickle
     with suppress(Exception):
         error = cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
+    if error is None:
+        return "an error that cannot be read", False
+    # an error in setup is told as the death of the process
+    if isinstance(error, LOST) and not getattr(error, "actor_init_failed", False):
+        return f"{type(error).__name__}: its process is gone", True
     cause = getattr(error, "cause", None) or error
-    lines = str(cause or "").strip().splitlines()
+    lines = str(cause).strip().splitlines()
     if not lines:
-        return "its process is gone"
-    # an error in setup comes as a whole traceback, whose last line has the name already
-    return lines[-1] if len(lines) > 1 else f"{type(cause).__name__}: {lines[0]}"
+        return type(cause).__name__, False
+    # it comes as a whole traceback, whose last line has the name already
+    return lines[-1] if len(lines) > 1 else f"{type(cause).__name__}: {lines[0]}", False
+
+
+LOST = (RayActorError, WorkerCrashedError, NodeDiedError, RaySystemError, ObjectLostError, OutOfMemoryError)
+"""Errors of Ray that say nothing about the trial: its process or its machine is gone."""

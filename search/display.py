@@ -16,15 +16,6 @@ from rich.text import Text
 from analysis.record import Record
 from search.agenda import Agenda
 
-PHASES = {
-    "design": "design arm: which tricks conflict",
-    "adaptive": "adaptive arm: the best recipe",
-    "race": "race: contenders on fresh seeds",
-    "final": "race: finalists on more seeds",
-    "confirm": "confirmation: winner and baseline",
-    "done": "done",
-}
-
 LINE_SECONDS = 10.0
 """Without a terminal, a line at most this often."""
 
@@ -119,13 +110,18 @@ class Display:
         return (
             f"[{gone}] {self._agenda.phase}: {done}/{planned} trials, {running} running, "
             f"{self._outcomes['stopped']} stopped early, best {self._best_text()}, about {_clock(left)} left"
+            f"{self._budget()}"
         )
+
+    def _budget(self) -> str:
+        left = self._agenda.left
+        return f" (still allowed: {left})" if left else ""
 
     def _render(self) -> Any:
         with self._lock:
             done, planned, left = self._counts()
             head = Table.grid(padding=(0, 2))
-            head.add_row("phase", Text(PHASES[self._agenda.phase], style="bold"))
+            head.add_row("phase", Text(self._agenda.words, style="bold"))
             bar = Table.grid(padding=(0, 1))
             bar.add_row(ProgressBar(total=planned, completed=done, width=40), f"{done}/{planned} trials")
             head.add_row("done", bar)
@@ -133,7 +129,8 @@ class Display:
             head.add_row("", f"{stopped} stopped early, {diverged} diverged, {failed} failed")
             head.add_row("re-used", f"{self._reused:.0f} epochs, {_clock(self._saved)} of training not repeated")
             head.add_row("best so far", Text(self._best_text(), style="green"))
-            head.add_row("time", f"{_clock(time.monotonic() - self._began)} gone, about {_clock(left)} left")
+            gone = _clock(time.monotonic() - self._began)
+            head.add_row("time", f"{gone} gone, about {_clock(left)} left{self._budget()}")
             running = Table.grid(padding=(0, 2))
             # a copy: the trials go on while this is drawn
             for name, share in sorted(self._progress.copy().items())[: self._slots]:

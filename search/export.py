@@ -14,7 +14,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis.record import BASELINE, interval, prediction_interval
+from analysis.pareto import HARMONIC_MEAN, PICKS
+from analysis.record import BASELINE, RecordError, interval, prediction_interval
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,6 +33,7 @@ def document(
     *,
     rank: int = 1,
     recipe: str | None = None,
+    pick: str | None = None,
     conflicts: pd.DataFrame | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -42,17 +44,21 @@ def document(
         plan_of: Recipe id -> plan.
         rank: Which one, 1 is the best.
         recipe: Its id instead.
+        pick: Instead of both, one of `analysis.pareto.PICKS`: the best in accuracy or harmonic mean, or the knee of
+            the front.
         conflicts: Table of pairs, for the verdicts that concern the recipe.
         settings: Of the search, for the provenance.
 
     Raises:
-        ExportError: No such rank or recipe, or nothing has finished.
+        ExportError: No such rank or recipe, or nothing has finished; a pick that val is too small for.
     """
     from analysis import load
 
     ranking = load.ranking(trials)
     if ranking.empty:
         raise ExportError("no trial of this search has finished: there is no recipe to export yet")
+    if pick is not None:
+        recipe = picked(trials, pick, (settings or {}).get("val_images_per_class"))
     if recipe is not None:
         found = ranking[ranking["recipe"] == recipe]
         if found.empty:
@@ -79,10 +85,12 @@ def document(
             "metric": "accuracy on val (fractions), at the last epoch",
             "arm": str(row["arm"]),
             "epochs_scale": float((settings or {}).get("epochs_scale", 1.0)),
+            **_length(settings or {}),
             "seeds": [int(seed) for seed in own.sort_values("seed")["seed"]],
             "values": values,
             **_named(interval(values), ("mean", "low", "high")),
             "prediction": _named((low, high), ("low", "high")),
+            **_worst_classes(own),
             "gain_over_baseline": _gain(trials, row, load.baseline(trials)),
             "images_seen": {"recipe": float(own["images"].mean()), "baseline": _images(trials, load.baseline(trials))},
         },
@@ -98,6 +106,29 @@ def document(
     }
 
 
+def picked(trials: pd.DataFrame, pick: str, val_images: int | None) -> str:
+    """Id of the recipe of the Pareto front that a word names.
+
+    Args:
+        trials: Table of trials.
+        pick: One of `analysis.pareto.PICKS`.
+        val_images: Of the class with the fewest; `None` where the search did not note it.
+
+    Raises:
+        ExportError: Val is too small for a harmonic mean as a target.
+    """
+    from analysis import pareto
+
+    if pick != "accuracy" and val_images is not None:
+        refused = pareto.too_few(f"--pick {pick}", str(trials["data"].iloc[0]), [val_images])
+        if refused is not None:
+            raise ExportError(refused)
+    table = pareto.front(trials)
+    best = table[table["on_front"]]
+    row = best[best["knee"]].iloc[0] if pick == "knee" else best.loc[best[pick].idxmax()]
+    return str(row["recipe"])
+
+
 def write(content: Mapping[str, Any], path: Path) -> None:
     """Writes a document as YAML, with a line that says what to do with it."""
     import yaml
@@ -108,6 +139,14 @@ def write(content: Mapping[str, Any], path: Path) -> None:
     path.write_text(head + text, encoding="utf-8")
 
 
+def _worst_classes(own: pd.DataFrame) -> dict[str, Any]:
+    """The smoothed harmonic mean over the same seeds, where it was recorded."""
+    if HARMONIC_MEAN not in own or own[HARMONIC_MEAN].isna().any():
+        return {}
+    found = interval([float(value) for value in own[HARMONIC_MEAN]])
+    return {HARMONIC_MEAN.removeprefix("final/"): _named(found, ("mean", "low", "high"))}
+
+
 def _gain(trials: pd.DataFrame, row: pd.Series, baseline: str) -> dict[str, Any]:
     """Gain over the baseline, paired by seed, within the arm that speaks for the recipe."""
     done = trials[(trials["outcome"] == "finished") & (trials["arm"] == row["arm"])]
@@ -115,6 +154,12 @@ def _gain(trials: pd.DataFrame, row: pd.Series, baseline: str) -> dict[str, Any]
     own = done[done["recipe"] == row["recipe"]].set_index("seed")["final/accuracy"].to_dict()
     gains = [own[seed] - reference[seed] for seed in own if seed in reference]
     return _named(interval(gains), ("mean", "low", "high")) | {"seeds": len(gains)}
+
+
+def _length(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Says so where the trials were shorter than the final training."""
+    share = float(settings.get("final_share", 1.0))
+    return {} if share >= 1 else {"length": f"measured at {100 * share:g} % of the final length"}
 
 
 def _images(trials: pd.DataFrame, recipe: str) -> float | None:
@@ -129,7 +174,11 @@ def _verdicts(tricks: Sequence[str], conflicts: pd.DataFrame | None) -> list[dic
         return []
     on = set(tricks)
     both = [row for row in conflicts.to_dict("records") if row["a"] in on and row["b"] in on]
-    return [{"pair": f"{row['a']} × {row['b']}", "verdict": row["verdict"], "reason": row["reason"]} for row in both]
+    return [
+        {"pair": f"{row['a']} × {row['b']}", "verdict": row["verdict"], "reason": row["reason"]}
+        | ({"holds": f"{row['holds']}: {row['holds_why']}"} if row.get("holds") else {})
+        for row in both
+    ]
 
 
 def _named(values: Sequence[float], names: Sequence[str]) -> dict[str, Any]:
@@ -143,19 +192,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--search", metavar="NAME", help="the search (default: the latest)")
     parser.add_argument("--rank", type=int, default=1, help="1 is the best recipe (default)")
     parser.add_argument("--recipe", metavar="ID", help="a recipe by its id instead")
+    parser.add_argument("--pick", choices=PICKS, help="of the Pareto front of accuracy and harmonic mean instead")
     parser.add_argument("--out", type=Path, default=Path("best.yaml"), help="file to write (default: best.yaml)")
     parser.add_argument("--tracking-uri", metavar="URI", help="MLflow store (default: mlflow.db in this directory)")
     options = parser.parse_args(arguments)
 
     from analysis import load
-    from analysis.conflicts import pairwise
+    from search.judge import judge, with_checks
 
     uri = options.tracking_uri or load.default_uri()
     try:
         name, trials = load.records(uri, options.search)
         settings = load.settings(uri, name)
         try:
-            conflicts = pairwise(trials, margin=float(settings.get("margin", 0.005)))
+            primary = [pair for pair in str(settings.get("primary", "")).split(",") if pair]
+            margin = float(settings.get("margin", 0.005))
+            conflicts = with_checks(judge(trials, margin, primary), trials, margin)
         except ValueError:
             conflicts = None  # no complete design arm: the file then lists no verdicts
         content = document(
@@ -163,11 +215,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             lambda recipe: load.plan(uri, name, recipe),
             rank=options.rank,
             recipe=options.recipe,
+            pick=options.pick,
             conflicts=conflicts,
             settings=settings,
         )
         write(content, options.out)
-    except (load.LoadError, ExportError, OSError) as error:
+    except (load.LoadError, RecordError, ExportError, OSError) as error:
         print(f"search.export: {error}", file=sys.stderr)
         return 2
     measured = content["measured"]

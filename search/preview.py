@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.tree import Tree
 
-from search.agenda import CONTENDERS, FINALISTS, ROUNDS
-from search.design import Design, make_design
+from search import pace, prospect
+from search.design import Design
+from search.phases import outlook
 from search.sampler import ATTEMPTS, siblings
+from search.scheduler import SHORTENED
 from spaces.domain import (
     STAGE_NUMBERS,
     Domain,
@@ -35,13 +37,21 @@ if TYPE_CHECKING:
 
     from search.run import Search
 
-TRIAL_SECONDS = 0.5
-"""What a trial costs besides training: Ray's actor, the first report, the record."""
+TRIAL_SECONDS = 0.35
+"""What a trial costs besides training: Ray, the first report, the record; by `tests/benchmarks/overhead.py`."""
 
 
-def show(console: Console, search: Search) -> None:
-    """Prints the preview."""
+def show(console: Console, search: Search, measure: bool = False) -> None:
+    """Prints the preview.
+
+    Args:
+        console: Where a person reads.
+        search: What would run.
+        measure: Whether to train the baseline for some seconds, where no search has told how long an epoch takes.
+    """
     settings, space = search.settings, search.space
+    if settings.objective != "accuracy":
+        search.check_objective()
     console.print(tree(space), highlight=False)
     choices, recipes, continuous = count(space)
     more = ", and continuous numbers" if continuous else ""
@@ -49,11 +59,14 @@ def show(console: Console, search: Search) -> None:
     for rule in space.forbid:
         console.print(f"  never together: {' and '.join(rule.labels)} ({rule.reason})", highlight=False)
 
-    design = make_design(space, search.standard, settings.epochs_scale)
+    design = search.design
     for pair in design.impossible:
         console.print(f"  not applicable: {pair.a} × {pair.b}: {pair.reason}", highlight=False, soft_wrap=True)
+    console.print()
+    for part in prospect.show(design, settings.seeds, search.standard.sd, search.standard.margin, settings.data):
+        console.print(part, highlight=False, soft_wrap=isinstance(part, str))
     arms = _arms(search, design)
-    seconds = seconds_per_epoch(search)
+    found = pace_of(search, measure)
     slots = max(1, settings.max_concurrent or _cores(settings.cpus_per_trial))
     table = Table(title="What would run", title_justify="left")
     for column in ("arm", "recipes", "seeds", "trials", "epochs", "with re-use", f"time on {slots} slots"):
@@ -61,15 +74,17 @@ def show(console: Console, search: Search) -> None:
     total = 0.0
     for name, recipes_here, seeds, trials, plain, reused in arms:
         paid = reused if settings.reuse else plain
-        took = (paid * seconds + trials * TRIAL_SECONDS) / slots
+        took = ((paid * found.seconds if found else 0.0) + trials * TRIAL_SECONDS) / slots
         total += took
-        table.add_row(
-            name, str(recipes_here), str(seeds), str(trials), f"{plain:,}", f"{reused:,}", f"{took / 60:.1f} min"
-        )
+        shown = f"{took / 60:.1f} min" if found else "unknown"
+        table.add_row(name, str(recipes_here or ""), str(seeds or ""), str(trials), f"{plain:,}", f"{reused:,}", shown)
     console.print(table)
     console.print(
-        f"About {total / 60:.1f} minutes in all, from {seconds * 1000:.0f} ms per epoch of the baseline, measured "
-        f"now on one slot of this machine, and {TRIAL_SECONDS} s per trial around it; early stopping not counted.",
+        f"About {total / 60:.1f} minutes in all, from {found.seconds * 1000:.0f} ms per epoch ({found.source}) and "
+        f"{TRIAL_SECONDS} s per trial around it; early stopping not counted."
+        if found
+        else f"How long that takes is unknown: no search of {settings.data} with {search.model} has run from "
+        f"{settings.output} on this machine; --dry-run --measure trains the baseline for some seconds.",
         soft_wrap=True,
     )
 
@@ -152,16 +167,25 @@ def _arms(search: Search, design: Design) -> Iterator[tuple[str, int, int, int, 
     settings = search.settings
     cells = [cell.recipe.plan for cell in design.cells]
     distinct = len({plan.id for plan in cells})
-    seeds = settings.seeds
-    yield "design", distinct, seeds, len(cells) * seeds, design.epochs * seeds, trained(cells) * seeds
+    blocks: dict[int, list[Plan]] = {}
+    for block, cell in design.runs(settings.seeds):
+        blocks.setdefault(block, []).append(cell.recipe.plan)
+    plans = [plan for block in blocks.values() for plan in block]
+    reused = sum(trained(block) for block in blocks.values())
+    yield "design", distinct, len(blocks), len(plans), sum(plan.cost for plan in plans), reused
     proposed = list(_random_recipes(search))
-    yield (
-        "adaptive", len(proposed), 1, settings.trials, sum(plan.cost for plan in proposed), trained(proposed)
-    )  # fmt: skip
-    if settings.race:
-        mean = round(sum(plan.cost for plan in proposed or cells) / len(proposed or cells))
-        trials = (CONTENDERS + 1) * ROUNDS[0] + (FINALISTS + 1) * ROUNDS[1] + 2 * ROUNDS[2]
-        yield "race", CONTENDERS + 1, sum(ROUNDS), trials, trials * mean, trials * mean
+    work = [each for plan in proposed for each in (plan, *_shortened(search, plan))]
+    yield "adaptive", len(proposed), 1, settings.trials, sum(plan.cost for plan in work), trained(work)
+    mean = round(sum(plan.cost for plan in proposed or cells) / len(proposed or cells))
+    for name, _, trials in outlook(search.limits, len(cells)):
+        if name not in ("design", "adaptive"):
+            yield name, 0, 0, trials, trials * mean, trials * mean
+
+
+def _shortened(search: Search, plan: Plan) -> list[Plan]:
+    """The versions of a plan that a trial of the adaptive arm trains before it."""
+    tried = search.halving.rungs if search.halving.score == SHORTENED else ()
+    return [plan.shortened(rung) for rung in tried]
 
 
 def trained(plans: list[Plan]) -> int:
@@ -211,6 +235,15 @@ def _at_random(draws: random.Random, fixed: Mapping[str, Any]) -> Pick:
         return domain.nearest(draws.uniform(domain.low, domain.high))
 
     return pick
+
+
+def pace_of(search: Search, measure: bool) -> pace.Pace | None:
+    """Seconds per epoch from the last search of such trials here, or else, where asked for, measured now."""
+    found = pace.known(search.settings, search.model)
+    if found is None and measure:
+        found = pace.Pace(seconds_per_epoch(search), "of the baseline, measured on one slot of this machine")
+        pace.keep(search.settings, search.model, found)
+    return found
 
 
 def seconds_per_epoch(search: Search) -> float:

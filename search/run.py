@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import os
 import shutil
@@ -15,7 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from search.settings import Settings, SettingsError
+from search import resources
+from search.resources import WORKER_ENVIRONMENT
+from search.settings import Settings, SettingsError, gpus
 from spaces.domain import Space
 
 if TYPE_CHECKING:
@@ -23,8 +26,16 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from search.agenda import Agenda, Task
+    from search.ground import Ground
+    from search.summary import Extras
+    from search.tasks import Limits
+    from trainables.data import LongTailed
+    from trainables.deployment import Deployment
     from trainables.leases import Leases
     from trainables.plan import Plan
+    from trainables.trial import TrialSpec
+
+__all__ = ["WORKER_ENVIRONMENT", "Search", "SearchResult", "run"]
 
 log = logging.getLogger(__name__)
 
@@ -41,9 +52,6 @@ DRIVER_ENVIRONMENT = {
     "RAY_DEDUP_LOGS": "0",
 }
 
-WORKER_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-"""Set before torch is imported there: on a CPU one thread per trial, one trial per core."""
-
 
 @dataclass(frozen=True)
 class SearchResult:
@@ -58,6 +66,7 @@ class SearchResult:
         best: The exported document; `None` where nothing has finished.
         phase_seconds: Wall time of each phase.
         saved: Epochs and seconds of training that re-use saved.
+        extras: Nominated pairs, and what surrounds the winner.
     """
 
     name: str
@@ -68,6 +77,16 @@ class SearchResult:
     best: dict[str, Any] | None
     phase_seconds: dict[str, float]
     saved: tuple[float, float]
+    extras: Extras
+
+
+def _kept_list(kind: str) -> str:
+    """Name of the copy of a design's list beside the results.
+
+    >>> _kept_list("list:plans/cells.yaml")
+    'design.yaml'
+    """
+    return f"design{Path(kind).suffix}"
 
 
 SPACE_HEAD = "from spaces.domain import Forbidden, Integer, LogUniform, OneOf, SomeOf, Space, Stage, Trick, Uniform\n"
@@ -89,7 +108,7 @@ def run(
         data: Name of the data set; the space's own, or digits-lt, where absent.
         name: Of the search; made of the space's name and the time where absent.
         resume: Whether to go on with the search of that name, whose space and settings must be the same.
-        **settings: Fields of `search.settings.Settings`.
+        **settings: Fields of `search.settings.Settings`; `gpus_per_trial` may be "auto".
 
     Returns:
         Tables and files of the search.
@@ -104,10 +123,13 @@ def run(
     path = None if isinstance(space, Space) else Path(space)
     loaded = load_space(path) if path is not None else space
     assert isinstance(loaded, Space)
+    if "gpus_per_trial" in settings:
+        settings |= gpus(settings["gpus_per_trial"])
     if resume:
         given = settings if data is None else {**settings, "data": data}
         stored = Settings.stored(str(settings.get("output", "results")), name or "")
-        return Search(loaded, stored.changed(given), path, Console(), resume=True).run()
+        changed = stored.changed({"time_budget": None, **given})
+        return Search(loaded, changed, path, Console(), resume=True).run()
     stem = path.stem if path is not None else "space"
     chosen = Settings(
         name=name or f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}",
@@ -127,21 +149,33 @@ class Search:
         file: The space's file, kept beside the results; `None` for a space made in Python.
         console: Where a person reads.
         resume: Whether the search goes on with what its folder holds.
+        settle: Further blocks that unresolved primary pairs may get, in all; `None` for a search that goes on as
+            planned.
     """
 
     def __init__(
-        self, space: Space, settings: Settings, file: Path | None, console: Console, resume: bool = False
+        self,
+        space: Space,
+        settings: Settings,
+        file: Path | None,
+        console: Console,
+        resume: bool = False,
+        settle: int | None = None,
     ) -> None:
+        from search.design import make_design
         from search.scheduler import Halving
         from trainables import data
+        from trainables.deployment import Deployment
         from trainables.models import ModelError, check, settled
         from trainables.plan import check_space
         from trainables.registry import discover
 
         # as a name and a place that mean the same in another process, in MLflow and in the exported recipe
-        name, root = data.rooted(settings.data, settings.data_root)
+        fed = settings.data if settings.feed == "auto" else data.fed(settings.data, settings.feed)
+        name, root = data.rooted(fed, settings.data_root)
         settings = dataclasses.replace(settings, data=name, data_root=root)
         self.space, self.settings, self.console, self.resume = space, settings, console, resume
+        self.settle = settle
         for folder in settings.tricks:
             try:
                 discover(folder)
@@ -153,6 +187,9 @@ class Search:
         settings = dataclasses.replace(
             settings, tricks=tuple(str(Path(folder).resolve()) for folder in settings.tricks)
         )
+        if settings.objective == "both":
+            # Optuna prunes nothing where there are two objectives
+            settings = dataclasses.replace(settings, rungs=())
         self.settings = settings
         self.halving = Halving(settings.rungs, settings.reduction_factor, settings.rung_score)
         self.standard = data.standard(name, root)
@@ -162,9 +199,34 @@ class Search:
         except ModelError as error:
             raise SettingsError(f"--model: {error}") from error
         check_space(space, self.standard)
+        self.design = make_design(
+            space, self.standard, settings.epochs_scale, kind=self._design_kind(), primary=settings.primary
+        )
         self.interrupted = False
+        self.deployment = Deployment()
+        self.explain = False
+        """Whether to print why a trial is stopped, as it happens."""
         self._leases: Leases | None = None
+        self._sent = False
         self._text = file.read_text(encoding="utf-8") if file is not None else f"{SPACE_HEAD}\nSPACE = {space!r}\n"
+
+    def _design_kind(self) -> str | None:
+        """The kind of design; once a list is kept beside the results, that copy is what counts."""
+        kind = self.settings.design
+        if kind is None or not kind.startswith("list:"):
+            return kind
+        kept = self.settings.folder / _kept_list(kind)
+        return f"list:{kept}" if kept.is_file() else kind
+
+    def _deployment(self) -> Deployment:
+        """How results are weighed; of a search that goes on as it was read when it began."""
+        from trainables.deployment import Deployment, read
+
+        settings = self.settings
+        kept = settings.folder / "deployment.json"
+        if self.resume:
+            return Deployment.from_dict(json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else None)
+        return read(settings.prior, settings.cost, self._data(settings.seed * SEEDS_APART).class_names)
 
     # --- before anything is trained -----------------------------------------------------------------------
 
@@ -185,6 +247,7 @@ class Search:
                     f"--resume {self.settings.name}: the space has changed since the search was started; leave --space "
                     f"out to go on with {kept}, or start a new search"
                 )
+            self.settings.keep_changes()
             return
         if self.settings.store is not None and self.settings.reuse and "://" not in self.settings.store_place:
             try:
@@ -204,6 +267,11 @@ class Search:
                 f"--output {self.settings.output}: cannot write there ({error.strerror}); choose another folder"
             ) from error
         kept.write_text(self._text, encoding="utf-8")
+        kind = self.settings.design
+        if kind is not None and self.design.kind == "list":
+            shutil.copyfile(kind.partition(":")[2], folder / _kept_list(kind))
+        if self.deployment:
+            (folder / "deployment.json").write_text(json.dumps(self.deployment.to_dict()), encoding="utf-8")
         self.settings.save()
 
     def run(self) -> SearchResult:
@@ -214,8 +282,9 @@ class Search:
         tracking.check(uri)
         # a search that goes on from another directory still writes where it did
         settings = self.settings = dataclasses.replace(self.settings, tracking_uri=uri)
-        self._check_resources()
-        self._fingerprint(settings.seed * SEEDS_APART)
+        resources.check(settings)
+        self.deployment = self._deployment()
+        self.check_objective()
         self.open_folder()
         # MLflow makes its database in seconds that Ray needs as well
         tracker = tracking.Tracker(uri, settings.name, settings.data)
@@ -252,35 +321,42 @@ class Search:
                 self._leases.close()
             if own:
                 ray.shutdown()
-            shutil.rmtree(self.settings.folder / "ray", ignore_errors=True)
+            for scratch in ("ray", "code"):
+                shutil.rmtree(self.settings.folder / scratch, ignore_errors=True)
 
     def _run_in_ray(self, tracker: Any, own: bool) -> tuple[Agenda, Any, bool]:
         for key, value in DRIVER_ENVIRONMENT.items():
             os.environ.setdefault(key, value)
-        from ray import tune
         from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig, Tuner
 
+        from search import explain
         from search.conductor import Conductor, Interrupted, Recorder, StageScheduler
         from search.display import Display
         from trainables.trial import Trial
 
+        self._join()
         settings = self.settings
-        slots = self._slots()
+        shares = resources.shares(settings)
         agenda = self._agenda()
+        if self.resume and agenda.catch_up():
+            return self._nothing_left(agenda, tracker)
+        slots = resources.slots(settings)
         scheduler = StageScheduler(agenda, self.halving)
         self._replay(agenda)
         tracker.start(self._params(), {"space": settings.space}, resume=self.resume)
         for record in agenda.records.values():
             tracker.log(record)
-        recorder = Recorder(agenda, scheduler, settings.name, settings.data, self.model, [tracker.log])
+        recorder = Recorder(agenda, scheduler, settings.name, settings.data, self.model, [tracker.log], shares)
         if not own:
             recorder.interrupt_with = Interrupted
         display = Display(self.console, agenda, recorder.progress, slots)
         recorder._listeners.append(display.record)
+        if self.explain:
+            recorder._listeners.append(lambda record: explain.show_stop(self.console, record))
         tuner = Tuner(
-            tune.with_resources(Trial, {"cpu": settings.cpus_per_trial, "gpu": settings.gpus_per_trial}),
+            Trial,
             tune_config=TuneConfig(
-                search_alg=Conductor(agenda, self._spec),
+                search_alg=Conductor(agenda, self._spec, shares),
                 scheduler=scheduler,
                 metric="score",
                 mode="max",
@@ -310,9 +386,54 @@ class Search:
             self.console.print("\nInterrupted; looking at what there is.")
         return agenda, display, complete and agenda.phase == "done"
 
+    def _nothing_left(self, agenda: Agenda, tracker: Any) -> tuple[Agenda, Any, bool]:
+        """Says that a search is finished; its tables are written anew."""
+        from search import summary
+        from search.display import Display
+
+        self.console.print(summary.finished(self.settings, self.settle), highlight=False, soft_wrap=True)
+        tracker.start(self._params(), {"space": self.settings.space}, resume=True)
+        for record in agenda.records.values():
+            tracker.log(record)
+        return agenda, Display(self.console, agenda, {}, 1), True
+
+    @property
+    def ground(self) -> Ground:
+        """Baseline, design and published recipes."""
+        from search.ground import Ground
+
+        settings = self.settings
+        return Ground(
+            self.space, self.standard, settings.epochs_scale, kind=self._design_kind(), primary=settings.primary
+        )  # fmt: skip
+
+    @property
+    def limits(self) -> Limits:
+        """How much the settings let run."""
+        from search.tasks import Limits
+
+        settings = self.settings
+        return Limits(
+            seeds=settings.seeds,
+            trials=settings.trials,
+            children=settings.children_per_start,
+            race=settings.race,
+            seconds=settings.time_budget,
+            gpu_seconds=None if settings.gpu_hours is None else 3600 * settings.gpu_hours,
+            gpus=settings.gpus_per_trial,
+            tune=settings.tune_baseline,
+            starts=settings.start_points,
+            check_seeds=settings.check_seeds,
+            full_length=settings.check_full_length,
+            settle=self.settle,
+            margin=self.standard.margin,
+            primary=settings.primary,
+            objective=settings.objective,
+        )
+
     def _agenda(self) -> Agenda:
-        from search.agenda import Agenda, Journal, Limits
-        from search.design import make_design
+        from search.agenda import Agenda, Journal
+        from search.objective import PARTS
         from search.sampler import Sampler
         from trainables.leases import Leases
         from trainables.stage_store import StageStore
@@ -321,15 +442,20 @@ class Search:
         store = StageStore(settings.store_place) if settings.reuse else None
         if store is not None and store.shared_folder is not None:
             self._leases = Leases(store.shared_folder / "leases")
-        cells = make_design(self.space, self.standard, settings.epochs_scale).cells
         database = settings.folder.resolve() / "optuna.db"
         sampler = Sampler(
-            self.space, self.standard, settings.epochs_scale, f"sqlite:///{database}", settings.name, settings.seed
+            self.space,
+            self.standard,
+            settings.epochs_scale,
+            f"sqlite:///{database}",
+            settings.name,
+            settings.seed,
+            [name.removeprefix("final/") for name in PARTS[settings.objective]],
         )
         return Agenda(
-            cells,
+            self.ground,
             sampler,
-            Limits(settings.seeds, settings.trials, settings.children_per_start, settings.race, settings.time_budget),
+            self.limits,
             Journal(settings.folder / "journal.jsonl"),
             self._keys,
             store,
@@ -342,6 +468,8 @@ class Search:
         """Stage keys as the trial will have them; equal prefixes are what the agenda keeps apart."""
         import torch
 
+        from search.phases import ADAPTIVE_SEED, RACE_SEED
+        from search.scheduler import SHORTENED
         from trainables.pipeline import trial_context
         from trainables.stage_store import features_key, stage_keys
 
@@ -350,44 +478,79 @@ class Search:
         context = trial_context(self._fingerprint(seed), self.model, seed, device, asked)
         # the workers', which train with one thread, and not this process's
         context["numerics"] |= {"device": self._device, "threads": 1}
-        keys = stage_keys(plan, context)
+        plans = [plan]
+        # the seed blocks of the arms never meet, and only the adaptive one is judged on the way
+        if self.settings.rung_score == SHORTENED and ADAPTIVE_SEED <= seed % SEEDS_APART < RACE_SEED:
+            plans += [plan.shortened(rung) for rung in self.settings.rungs]
+        stages = [stage_keys(each, context) for each in plans]
         # features of a start are work that two trials may share, like a stage
         features = [
             [features_key(keys[index - 1][-1], stage)]
-            for index, stage in enumerate(plan.stages)
+            for each, keys in zip(plans, stages, strict=True)
+            for index, stage in enumerate(each.stages)
             if stage.views and index
         ]
-        return keys + features
+        return [key for keys in stages for key in keys] + features
 
     @property
     def _device(self) -> str:
         return "cuda" if self.settings.gpus_per_trial else "cpu"
 
-    def _fingerprint(self, split_seed: int) -> str:
+    def check_objective(self) -> None:
+        """Refuses an objective that val is too small for; loads the first split.
+
+        Raises:
+            SettingsError: Fewer than 50 val images in some class, for anything but accuracy.
+        """
+        from search.objective import check_objective
+
+        check_objective(self.settings.objective, self.settings.data, [self._val_images])
+
+    @property
+    def _val_images(self) -> int:
+        """Of the class that has the fewest."""
+        data = self._data(self.settings.seed * SEEDS_APART)
+        return int(data.val_labels.bincount(minlength=data.classes).min())
+
+    def _data(self, split_seed: int) -> LongTailed:
         from trainables.trial import cached_data
 
         settings = self.settings
-        return cached_data(settings.data, settings.data_root, settings.imbalance, split_seed).fingerprint
+        return cached_data(settings.data, settings.data_root, settings.imbalance, split_seed)
+
+    def _fingerprint(self, split_seed: int) -> str:
+        return self._data(split_seed).fingerprint
 
     def _spec(self, task: Task) -> dict[str, Any]:
+        from search.scheduler import SHORTENED
+
+        return dataclasses.replace(
+            self._trial(task.recipe.plan, task.seed),
+            rungs=self.settings.rungs if task.may_stop else (),
+            shortened=task.may_stop and self.settings.rung_score == SHORTENED,
+            read_test=task.read_test,
+        ).to_dict()
+
+    def _trial(self, plan: Plan, seed: int) -> TrialSpec:
+        from search.objective import PARTS
         from trainables.trial import TrialSpec
 
         settings = self.settings
         return TrialSpec(
-            plan=task.recipe.plan.to_dict(),
-            seed=task.seed,
-            split_seed=task.seed,
+            plan=plan.to_dict(),
+            seed=seed,
+            split_seed=seed,
             data=settings.data,
             root=settings.data_root,
             imbalance=settings.imbalance,
             model=self.model,
             store=settings.store_place if settings.reuse else None,
-            tricks=tuple(str(Path(folder).resolve()) for folder in settings.tricks),
-            rungs=settings.rungs if task.arm == "adaptive" else (),
-            read_test=task.read_test,
+            tricks=resources.tricks_for(settings, self._sent),
+            target=PARTS[settings.objective],
             device=self._device,
             numerics=settings.numerics.to_dict(),
-        ).to_dict()
+            deployment=self.deployment.to_dict() if self.deployment else None,
+        )
 
     def _replay(self, agenda: Agenda) -> None:
         """After a resume the rungs hold what they held."""
@@ -401,75 +564,56 @@ class Search:
 
     # --- resources ----------------------------------------------------------------------------------------
 
-    def _check_resources(self) -> None:
-        settings = self.settings
-        if settings.gpus_per_trial and settings.address is None:
-            import torch
-
-            if not torch.cuda.is_available():
-                raise SettingsError(
-                    f"--gpus-per-trial {settings.gpus_per_trial:g}: no GPU is visible on this machine; "
-                    "leave the option out, or give the --address of a Ray cluster that has GPUs"
-                )
-
-    def _slots(self) -> int:
-        """Starts or joins Ray; how many trials run at a time."""
+    def _join(self) -> None:
+        """Starts or joins Ray, and finds the share of a GPU where it is to be measured."""
         import ray
 
-        settings = self.settings
-        logging.getLogger("ray").setLevel(logging.ERROR)
-        # a trial's error is told in one line, with its record
-        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-        if not ray.is_initialized():
-            try:
-                ray.init(
-                    address=settings.address,
-                    include_dashboard=False if settings.address is None else None,
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,
-                    runtime_env={"env_vars": WORKER_ENVIRONMENT},
-                )
-            except (ConnectionError, ValueError) as error:
-                if settings.address is None:
-                    raise
-                raise SettingsError(
-                    f"--address {settings.address}: no Ray cluster answers there ({str(error).splitlines()[0]}); "
-                    "`ray start --head` starts one and prints its address"
-                ) from error
-        resources = ray.cluster_resources()
-        wanted = {"CPU": settings.cpus_per_trial, "GPU": settings.gpus_per_trial}
-        fit = [int(resources.get(kind, 0) / amount + 1e-9) for kind, amount in wanted.items() if amount]
-        slots = min(fit)
-        if slots < 1:
-            there = f"{resources.get('CPU', 0):g} CPUs and {resources.get('GPU', 0):g} GPUs"
-            raise SettingsError(
-                f"a trial asks for {settings.cpus_per_trial:g} CPUs and {settings.gpus_per_trial:g} GPUs, "
-                f"but Ray has {there}: lower --cpus-per-trial or --gpus-per-trial"
-            )
-        return min(slots, settings.max_concurrent or slots)
+        self._sent = self.settings.address is not None and not ray.is_initialized()
+        resources.join(self.settings)
+        resources.check_storage(self.settings)
+        if not self.settings.gpus_auto:
+            return
+        plans = resources.neediest(cell.recipe.plan for cell in self.design.cells)
+        seed = self.settings.seed * SEEDS_APART
+        specs = [dataclasses.replace(self._trial(plan, seed), store=None).to_dict() for plan in plans]
+        found = resources.measured(specs, self.settings.cpus_per_trial)
+        self.console.print(found.reason, soft_wrap=True, highlight=False)
+        self.settings = dataclasses.replace(
+            self.settings, gpus_per_trial=found.share, gpus_auto=False, gpus_reason=found.reason
+        )
+        self.settings.save()
 
     # --- afterwards ---------------------------------------------------------------------------------------
 
     def _params(self) -> dict[str, Any]:
         fields = dataclasses.asdict(self.settings) | {"model": self.model, "margin": self.standard.margin}
         fields["imbalance"] = self.settings.imbalance or self.standard.imbalance
+        fields |= {"design": self.design.kind, "primary": ",".join(self.settings.primary)}
+        fields["val_images_per_class"] = self._val_images
+        fields["final_share"] = round(self.ground.share, 4)
         return {key: value for key, value in fields.items() if value not in (None, (), "")}
 
     def _conclude(self, agenda: Agenda, display: Any, tracker: Any, uri: str, complete: bool) -> SearchResult:
         from analysis import load
         from analysis.record import RecordError
-        from search import export, summary, tracking
+        from search import export, pace, summary, tracking
 
         records = list(agenda.records.values())
         folder = self.settings.folder
         trials = load.frame(records)
-        conflicts = summary.conflict_table(self.console, trials, self.standard.margin)
+        conflicts = summary.conflict_table(
+            self.console, trials, self.standard.margin, self.settings.primary, agenda.known.further
+        )
+        winner = agenda.known.winner
+        extras = summary.extras(trials, self.standard.margin, None if winner is None else winner.plan.id)
+        extras.save(folder)
         best = None
         if conflicts is not None:
             conflicts.to_csv(folder / "conflicts.csv", index=False)
         try:
             plans = {record.recipe: record.plan for record in records}
-            best = export.document(trials, plans.__getitem__, conflicts=conflicts, settings=self._params())
+            pick = {"accuracy": None, "both": "knee"}.get(self.settings.objective, self.settings.objective)
+            best = export.document(trials, plans.__getitem__, pick=pick, conflicts=conflicts, settings=self._params())
             export.write(best, folder / "best.yaml")
         except (export.ExportError, RecordError) as error:
             self.console.print(f"[yellow]{error}[/yellow]")
@@ -479,14 +623,21 @@ class Search:
             # what was found out must reach the screen and MLflow all the same
             log.exception("the report could not be written")
             self.console.print(f"[yellow]report.html could not be written: {error}[/yellow]", markup=True)
+        # by which analysis.report judges each look at its own share
+        tracker.summary({}, extras.tags | {"looks": str(list(agenda.known.further))})
         if conflicts is not None:
             metrics, tags = tracking.conflict_summary(conflicts)
             tracker.summary(metrics, tags)
+            tracker.mark(conflicts)
         artifacts = {
-            file.name: file.read_text(encoding="utf-8")
+            file.name: file.read_bytes() if file.suffix == ".png" else file.read_text(encoding="utf-8")
             for file in sorted(folder.iterdir())
-            if file.name in ("best.yaml", "conflicts.csv", "report.html", "space.py", "search.json")
+            if file.name in ("best.yaml", "conflicts.csv", "conflicts.png", "report.html", "space.py", "search.json")
+            or file.name in ("nominated.csv", "removals.csv", "path.csv")
         }
+        seconds = pace.of_records(records)
+        if seconds is not None:
+            pace.keep(self.settings, self.model, pace.Pace(seconds, f"median of search {self.settings.name}"))
         saved = {
             "reuse/epochs_saved": sum(record.epochs - record.epochs_trained for record in records),
             "reuse/seconds_saved": sum(record.seconds_saved for record in records),
@@ -498,7 +649,7 @@ class Search:
         for problem in tracker.close("FINISHED" if complete else "KILLED"):
             self.console.print(f"[yellow]MLflow: {problem}[/yellow]")
         result = SearchResult(
-            self.settings.name, folder, complete, trials, conflicts, best, display.phase_seconds, display.saved
+            self.settings.name, folder, complete, trials, conflicts, best, display.phase_seconds, display.saved, extras
         )
         summary.show(self.console, result, uri, self.settings)
         return result

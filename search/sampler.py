@@ -8,6 +8,7 @@ ones are failures; a recipe that comes again is a new seed of the same cell.
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -50,14 +51,28 @@ class Sampler:
         storage: URL of the study's storage.
         name: Of the study; one that exists goes on.
         seed: Of the sampler.
+        metrics: Names of what is maximised; with several, Optuna looks for their Pareto front.
     """
 
     def __init__(
-        self, space: Space, standard: Standard, epochs_scale: float, storage: str, name: str, seed: int
+        self,
+        space: Space,
+        standard: Standard,
+        epochs_scale: float,
+        storage: str,
+        name: str,
+        seed: int,
+        metrics: Sequence[str] = ("accuracy",),
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._space, self._standard, self._scale, self._seed = space, standard, epochs_scale, seed
-        self.study = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
+        self.study = optuna.create_study(
+            storage=storage, study_name=name, directions=["maximize"] * len(metrics), load_if_exists=True
+        )
+        with warnings.catch_warnings():
+            # what the dashboard's axes are called: nothing depends on it
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            self.study.set_metric_names(list(metrics))
 
     def ask(self, draw: int, fixed: Mapping[str, Any] | None = None) -> Proposal:
         """A new recipe, with some choices given.
@@ -83,6 +98,7 @@ class Sampler:
                 self.study.tell(trial, state=TrialState.FAIL)
                 continue
             trial.set_user_attr("recipe", recipe.plan.id)
+            trial.set_user_attr("title", recipe.title)
             return Proposal(trial.number, recipe)
         raise SpaceExhausted(f"{ATTEMPTS} proposals in a row cannot be trained; the last one: {reason}")
 
@@ -90,13 +106,15 @@ class Sampler:
         """What may be fixed to propose another child of a recipe's start; see `siblings`."""
         return siblings(self._space, self._standard, self._scale, recipe)
 
-    def tell(self, number: int, outcome: str, value: float | None, steps: Sequence[tuple[int, float]]) -> None:
+    def tell(
+        self, number: int, outcome: str, value: float | Sequence[float] | None, steps: Sequence[tuple[int, float]]
+    ) -> None:
         """How a proposal did.
 
         Args:
             number: Of the proposal.
             outcome: As in the record.
-            value: Final accuracy of a finished trial, a fraction.
+            value: Of a finished trial, a fraction; one for each of the metrics, where there are several.
             steps: (epoch, score) of its evaluations, for trials that were stopped.
         """
         trial = self._trials()[number]
@@ -105,11 +123,12 @@ class Sampler:
         if trial.state.is_finished():
             return
         live = optuna.trial.Trial(self.study, trial._trial_id)
-        for epoch, score in steps:
+        # Optuna takes nothing on the way where there are several metrics
+        for epoch, score in steps if len(self.study.directions) == 1 else ():
             if epoch not in trial.intermediate_values:
                 live.report(score, epoch)
         if outcome == "finished":
-            self.study.tell(number, value)
+            self.study.tell(number, values_of(value))
         elif outcome == "stopped":
             self.study.tell(number, state=TrialState.PRUNED)
         else:
@@ -124,7 +143,11 @@ class Sampler:
             if not trial.state.is_finished() and trial.number not in known:
                 self.study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
 
-    def learn(self, recipe: Recipe, value: float) -> None:
+    def use(self, space: Space) -> None:
+        """Goes on with the space at other numbers, once the baseline's are known."""
+        self._space = space
+
+    def learn(self, recipe: Recipe, value: float | Sequence[float], arm: str = "design") -> None:
         """Adds a recipe that was measured elsewhere, once, if the space can express it."""
         if any(t.user_attrs.get("recipe") == recipe.plan.id and "arm" in t.user_attrs for t in self._trials()):
             return
@@ -146,23 +169,35 @@ class Sampler:
                 create_trial(
                     params=dict(recipe.params),
                     distributions=distributions,
-                    value=value,
-                    user_attrs={"recipe": recipe.plan.id, "arm": "design"},
+                    values=values_of(value),
+                    user_attrs={"recipe": recipe.plan.id, "title": recipe.title, "arm": arm},
                 )
             )
 
-    def _mend(self, failed: optuna.trial.FrozenTrial, value: float) -> None:
+    def _mend(self, failed: optuna.trial.FrozenTrial, value: float | Sequence[float]) -> None:
         """Adds a failed proposal again, once, that has succeeded since: Optuna never changes a finished trial."""
         if any(trial.user_attrs.get("retry of") == failed.number for trial in self._trials()):
             return
         attributes = {**failed.user_attrs, "retry of": failed.number}
         self.study.add_trial(
-            create_trial(params=failed.params, distributions=failed.distributions, value=value, user_attrs=attributes)
+            create_trial(
+                params=failed.params,
+                distributions=failed.distributions,
+                values=values_of(value),
+                user_attrs=attributes,
+            )
         )
 
     def _trials(self) -> list[optuna.trial.FrozenTrial]:
         trials: list[optuna.trial.FrozenTrial] = self.study.get_trials(deepcopy=False)
         return trials
+
+
+def values_of(value: float | Sequence[float] | None) -> list[float] | None:
+    """One value or several, as Optuna takes them."""
+    if value is None:
+        return None
+    return [value] if isinstance(value, (int, float)) else list(value)
 
 
 def siblings(space: Space, standard: Standard, epochs_scale: float, recipe: Recipe) -> list[dict[str, Any]]:

@@ -1,10 +1,11 @@
 """ASHA that compares like with like.
 
 A two-stage trick often looks worse until its second stage, so a trial is judged at fractions of its own plan,
-by a score that looks ahead (`class_means` or `adjusted`, what a second stage would roughly reach), and only
-against its **cohort**: trials at the same rung, in the same stage of the plan, with the same kinds of stages
-still to come. A cohort of fewer than four stops nobody. A trial that re-used a stage is judged at the rungs
-it would have passed.
+by a score that looks ahead (`class_means` or `adjusted`, what a second stage would roughly reach; or `shortened`,
+the final value of the whole plan with every stage cut to that fraction), and only against its **cohort**: trials at
+the same rung, in the same stage of the plan, with the same kinds of stages still to come (shortened plans have been
+through theirs: all are one cohort). A cohort of fewer than four stops nobody. A trial that re-used a stage is judged at
+the rungs it would have passed. Which score decides best is measured in `docs/rung_scores.md`.
 
 The rule is asynchronous successive halving, Li et al. 2020, "A System for Massively Parallel Hyperparameter
 Tuning" (arXiv:1810.05934), in its stopping form: at a rung a trial goes on if it is in the best 1/η of what
@@ -13,15 +14,20 @@ its cohort has shown so far. Differs: the cohorts, and fractions of the plan ins
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from trainables.plan import Plan
+if TYPE_CHECKING:
+    from trainables.plan import Plan
 
-SCORES = ("accuracy", "adjusted", "class_means")
+SHORTENED = "shortened"
+"""The score for which a trial trains its whole plan shortened to each rung, before it trains the plan itself."""
+
+SCORES = ("accuracy", "adjusted", "class_means", SHORTENED)
 
 
 class RuleError(ValueError):
@@ -34,7 +40,8 @@ class Decision:
 
     Args:
         rung: Fraction of the plan.
-        score: The trial's, in [0, 1].
+        score: What was compared, one of `SCORES`.
+        value: The trial's, in [0, 1].
         cut: What it had to reach.
         among: Trials in the cohort, this one included.
         cohort: The stage and what was still to come.
@@ -42,7 +49,8 @@ class Decision:
     """
 
     rung: float
-    score: float
+    score: str
+    value: float
     cut: float
     among: int
     cohort: str
@@ -50,9 +58,13 @@ class Decision:
 
     def __str__(self) -> str:
         return (
-            f"stopped at {self.rung:.0%} of its plan: score {self.score:.1%} is below {self.cut:.1%}, "
+            f"stopped at {self.rung:.0%} of its plan: {self.score} {self.value:.1%} is below {self.cut:.1%}, "
             f"the cut among {self.among} trials in {self.cohort}"
         )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The numbers, as the record keeps them."""
+        return dataclasses.asdict(self)
 
 
 class Halving:
@@ -67,7 +79,7 @@ class Halving:
     >>> halving = Halving(rungs=(0.5,), factor=2, score="accuracy", least=4)
     >>> def judged(name, value):
     ...     point = {"stage": "a", "epoch": 5, "progress": 0.5, "metrics": {"accuracy": value}}
-    ...     return halving.judge(name, "a", [point])
+    ...     return halving.judge(name, {"a": ""}, [point])
     >>> [judged(name, value) is None for name, value in zip("abcd", (0.6, 0.5, 0.7, 0.4))]
     [True, True, True, False]
     """
@@ -85,7 +97,7 @@ class Halving:
         self._scores: dict[tuple[float, str], dict[str, float]] = defaultdict(dict)
         self._behind: dict[str, float] = defaultdict(float)
 
-    def judge(self, trial: str, kinds: str, points: Sequence[Mapping[str, Any]]) -> Decision | None:
+    def judge(self, trial: str, kinds: Mapping[str, str], points: Sequence[Mapping[str, Any]]) -> Decision | None:
         """Judges a trial at every rung that its new points pass.
 
         Args:
@@ -97,23 +109,37 @@ class Halving:
             The first rung at which it falls short, or `None` to go on.
         """
         for rung, point in self._passed(trial, points):
-            decision = self._at_rung(trial, rung, f"{point['stage']} of {kinds}", point)
+            decision = self._at_rung(trial, rung, self._cohort(kinds, point), point)
             if decision is not None:
                 return decision
         return None
 
-    def recall(self, trial: str, kinds: str, points: Sequence[Mapping[str, Any]]) -> None:
+    def recall(self, trial: str, kinds: Mapping[str, str], points: Sequence[Mapping[str, Any]]) -> None:
         """Notes the scores of a trial that is over: later ones are judged against it."""
         for rung, point in self._passed(trial, points):
-            self._at_rung(trial, rung, f"{point['stage']} of {kinds}", point)
+            self._at_rung(trial, rung, self._cohort(kinds, point), point)
+
+    @property
+    def scores(self) -> Mapping[tuple[float, str], Mapping[str, float]]:
+        """(rung, cohort) to what every trial had there."""
+        return self._scores
 
     def _passed(self, trial: str, points: Sequence[Mapping[str, Any]]) -> Iterator[tuple[float, Mapping[str, Any]]]:
         """The rungs that new points pass for the first time."""
         for point in points:
+            if self.score not in point["metrics"]:
+                continue  # of the plan itself, where the shortened ones decide
             for rung in self.rungs:
                 if self._behind[trial] < rung <= point["progress"] + 1e-9:
                     self._behind[trial] = rung
                     yield rung, point
+
+    def _cohort(self, kinds: Mapping[str, str], point: Mapping[str, Any]) -> str:
+        """With whom a trial is compared. A shortened plan has been to its end, so nothing is still to come."""
+        if self.score == SHORTENED:
+            return "all shortened plans"
+        to_come = kinds.get(point["stage"], "")
+        return f"{point['stage']}, with " + (f"stages to come that carry {to_come}" if to_come else "no stage to come")
 
     def _at_rung(self, trial: str, rung: float, cohort: str, point: Mapping[str, Any]) -> Decision | None:
         scores = self._scores[rung, cohort]
@@ -124,13 +150,28 @@ class Halving:
         cut = sorted(scores.values(), reverse=True)[kept - 1]
         if value >= cut:
             return None
-        return Decision(rung, value, cut, len(scores), cohort, point["epoch"])
+        return Decision(rung, self.score, value, cut, len(scores), cohort, point["epoch"])
 
 
-def stages_of(plan: Plan) -> str:
-    """The kinds of a plan's stages: equal for plans whose scores may be compared on the way.
+def stages_of(plan: Plan) -> dict[str, str]:
+    """By stage, the kinds of the stages that come after it: how they carry over, "all" or "weights".
 
-    >>> stages_of(Plan(()))
-    ''
+    Not their names: sixteen ways to go on would leave cohorts in which nobody is ever compared (measured in
+    `docs/rung_scores.md`).
+
+    >>> from spaces.domain import Space, Stage
+    >>> from trainables.data import standard
+    >>> from trainables.plan import build, defaults
+    >>> stages = [Stage("first", epochs=9), Stage("second", epochs=1, carry="weights"), Stage("third", epochs=1)]
+    >>> stages_of(build(Space(stages=stages), defaults(), standard("digits-lt")).plan)
+    {'first': 'weights', 'second': 'weights', 'third': ''}
     """
-    return " > ".join(stage.name for stage in plan.stages)
+    return kinds_to_come([(stage.name, stage.carry) for stage in plan.stages])
+
+
+def kinds_to_come(stages: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """The same from (name, carry) of the stages."""
+    return {
+        name: " and ".join(sorted({carry for _, carry in stages[number:]}))
+        for number, (name, _) in enumerate(stages, start=1)
+    }

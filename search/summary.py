@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,12 +33,66 @@ ORDER = tuple(STYLE)
 """Verdicts in the order in which a person wants to hear them."""
 
 
-def conflict_table(console: Console, trials: pd.DataFrame, margin: float) -> pd.DataFrame | None:
-    """The table of pairs; where the design arm cannot be judged, the reason is printed and there is none."""
+@dataclass(frozen=True)
+class Extras:
+    """What was found beside the conflict table; each table is empty where nothing was run for it.
+
+    Args:
+        nominated: Pairs that the adaptive arm suggested, judged on fresh seeds.
+        removals: What the winner loses without each of its tricks, and without two.
+        path: The steps from the baseline up to the winner.
+    """
+
+    nominated: pd.DataFrame
+    removals: pd.DataFrame
+    path: pd.DataFrame
+
+    def save(self, folder: Path) -> None:
+        """Writes the tables that hold something: nominated.csv, removals.csv, path.csv."""
+        for name, table in (("nominated", self.nominated), ("removals", self.removals), ("path", self.path)):
+            if len(table):
+                table.to_csv(folder / f"{name}.csv", index=False)
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """The same in words, for the search's run in MLflow."""
+        words = {f"nominated/{row['a']}--{row['b']}": row["verdict"] for row in self.nominated.to_dict("records")}
+        singles = [row for row in self.removals.to_dict("records") if len(row["removed"]) == 1]
+        return words | {f"removal/{row['removed'][0]}": row["word"] for row in singles}
+
+
+def extras(trials: pd.DataFrame, margin: float, winner: str | None) -> Extras:
+    """Tables of the nominated pairs and of what surrounds the winner.
+
+    Args:
+        trials: Table of trials.
+        margin: Difference in accuracy that matters.
+        winner: Id of the recipe.
+    """
+    import pandas as pd
+
+    from analysis.around import path, removals
     from analysis.conflicts import pairwise
 
+    tables = []
+    rows = trials[trials["arm"] == "nominated"]
+    for context in sorted(set(rows["context"])):
+        try:
+            tables.append(pairwise(rows[rows["context"] == context], margin=margin, arm="nominated"))
+        except ValueError:
+            continue
+    nominated = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+    return Extras(nominated, removals(trials, margin=margin, winner=winner), path(trials, winner=winner))
+
+
+def conflict_table(
+    console: Console, trials: pd.DataFrame, margin: float, primary: Sequence[str] = (), further: Sequence[int] = ()
+) -> pd.DataFrame | None:
+    """The table of pairs; where the design arm cannot be judged, the reason is printed and there is none."""
+    from search.judge import judge, with_checks
+
     try:
-        return pairwise(trials, metric="final/accuracy", margin=margin)
+        return with_checks(judge(trials, margin, primary, further), trials, margin)
     except ValueError as error:
         console.print(f"No conflict table: {error}", style="yellow", highlight=False, markup=False, soft_wrap=True)
         return None
@@ -59,6 +114,8 @@ def show(console: Console, result: SearchResult, uri: str, settings: Settings) -
         )  # fmt: skip
     elif result.conflicts is not None:
         console.print("No conflict table: the space screens no pair (screen= names fewer than two labels).")
+    for line in _extras(result.extras):
+        console.print(line, highlight=False, soft_wrap=True)
     phases = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in result.phase_seconds.items() if name != "done")
     epochs, seconds = result.saved
     console.print(f"\nTime: {phases or 'nothing ran'}. Re-use saved {epochs:.0f} epochs, {seconds:.0f} s of training.")
@@ -84,17 +141,28 @@ def write_report(
     conflicts: pd.DataFrame | None,
     about: Mapping[str, Any],
 ) -> None:
-    """Writes the HTML page, if there is a trial to show."""
-    from analysis import load, report
+    """Writes the HTML page, if there is a trial to show, and the heat map of the pairs as a picture beside it."""
+    from analysis import load, plots, report
 
+    if conflicts is not None and len(conflicts):
+        design = trials[trials["arm"] == "design"].iloc[0]
+        title = f"{design['data']}, imbalance {design['imbalance']:g}, {design['model']}, {design['epochs']:g} epochs"
+        picture = plots.heat_map_png(conflicts, title=f"Worse harm of each pair, points\n{title}")
+        path.with_name("conflicts.png").write_bytes(picture)
     if len(trials):
+        try:
+            elsewhere = report.over_searches(str(about["tracking_uri"]), str(about["name"]), trials, conflicts)
+        except (KeyError, load.LoadError):
+            elsewhere = None  # other searches are a further look, and must not cost this one its page
         report.write(
             path,
             trials,
             curves=load.curve_frame(records),
             conflicts=conflicts,
             margin=float(about["margin"]),
+            primary=about.get("primary", ()),
             about=about,
+            elsewhere=elsewhere,
         )
 
 
@@ -106,6 +174,17 @@ def answer(trials: pd.DataFrame, conflicts: pd.DataFrame | None, margin: float) 
         return "No trial has finished."
     found = report.gather(trials, conflicts=conflicts, margin=margin)
     return "\n\n".join(f"**{heading}.** {text}" for heading, text in report.answer(found))
+
+
+def finished(settings: Settings, settle: int | None = None) -> str:
+    """What a search says that is resumed and has nothing left to run."""
+    go_on = how_to_resume(settings).splitlines()[-1].strip()
+    if settle is not None:
+        return "[bold]No primary pair asks for further seeds[/bold] (or none may be added: three looks at most)."
+    return (
+        f"[bold]{settings.name} is finished[/bold]: nothing is left to run. To add to it:\n"
+        f"  {go_on} --trials +50\n  {go_on} --seeds +2"
+    )
 
 
 def how_to_resume(settings: Settings) -> str:
@@ -129,6 +208,8 @@ def _best(best: Mapping[str, Any]) -> str:
         f"[bold]Best recipe: {best['title']}[/bold]  ({best['recipe']})",
         f"  accuracy on val {_percent(measured)} over {_seeds(len(measured['seeds']))} {arms[measured['arm']]}",
     ]
+    if "length" in measured:
+        lines.append(f"  [yellow]{measured['length']}: train it longer before believing its conflicts[/yellow]")
     if best["title"] == BASELINE:
         lines.append("  no recipe that was tried is better than the baseline")
     elif gain["mean"] is not None:
@@ -165,6 +246,7 @@ def _conflicts(conflicts: pd.DataFrame, trials: pd.DataFrame, width: int) -> Tab
     rows = sorted(conflicts.to_dict("records"), key=lambda row: (ORDER.index(row["verdict"]), _lower(row)))
     for row in rows:
         flip = "\n(sign flip)" if row["sign_flip"] is True else ""
+        flip += f"\n{row['holds']}" if row.get("holds") else ""
         cells = [
             Text(row["verdict"] + flip, style=STYLE[row["verdict"]]),
             f"{row['a']}\n{row['b']}",
@@ -175,6 +257,32 @@ def _conflicts(conflicts: pd.DataFrame, trials: pd.DataFrame, width: int) -> Tab
             cells += [_interval(row, "interaction"), _p(row["adjusted_p"]), str(row["n_seeds"]), _action(row)]
         table.add_row(*cells)
     return table
+
+
+def _extras(extras: Extras) -> Iterator[str]:
+    for row in extras.nominated.to_dict("records"):
+        yield (
+            f"Nominated by the adaptive arm, run on {row['n_seeds']} fresh seeds: {row['a']} × {row['b']}: "
+            f"{row['verdict']}, {row['reason']}"
+        )
+    singles = [row for row in extras.removals.to_dict("records") if len(row["removed"]) == 1]
+    if singles:
+        words = []
+        for word in ("needed", "may be removed", "unknown"):
+            found = [f"{row['removed'][0]} ({100 * row['loss']:+.1f})" for row in singles if row["word"] == word]
+            words += [f"{word}: {', '.join(found)}"] if found else []
+        yield f"\nThe best recipe loses so many points without (fresh seeds): {'; '.join(words)}."
+    for row in extras.removals.to_dict("records"):
+        if row["depends"]:
+            yield f"  {' and '.join(row['removed'])}: {row['depends']} ({100 * row['dependency']:+.1f} points)"
+    if len(extras.path):
+        steps = [
+            f"{100 * row['mean']:.1f} %"
+            if not row["added"]
+            else f"+ {' + '.join(row['added'])} {100 * row['mean']:.1f} %"
+            for row in extras.path.to_dict("records")
+        ]
+        yield f"From the baseline up: {' → '.join(steps)} (path.csv has the intervals)."
 
 
 def _lower(row: Mapping[str, Any]) -> float:

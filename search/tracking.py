@@ -15,6 +15,7 @@ import math
 import os
 import queue
 import re
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -128,6 +129,7 @@ class _Recipe:
 
     run_id: str
     plain: bool = False
+    tricks: frozenset[str] = frozenset()
     arms: set[str] = field(default_factory=set)
     trials: int = 0
     values: dict[str, dict[int, float]] = field(default_factory=dict)
@@ -266,7 +268,9 @@ class Tracker:
     def _recall_runs(self) -> None:
         """Learn from the store which runs a search that is continued has."""
         for run in self._tagged("recipe"):
-            self._recipes[run.data.tags["recipe"]] = _Recipe(run.info.run_id, run.data.tags.get("baseline") == "true")
+            tags = run.data.tags
+            on = frozenset(json.loads(tags.get("tricks", "[]")))
+            self._recipes[tags["recipe"]] = _Recipe(run.info.run_id, tags.get("baseline") == "true", on)
         for run in self._tagged("trial"):
             tags, metrics = run.data.tags, run.data.metrics
             self._trials[tags["trial"]] = run.info.run_id
@@ -286,17 +290,29 @@ class Tracker:
         self,
         metrics: Mapping[str, float] | None = None,
         tags: Mapping[str, str] | None = None,
-        artifacts: Path | Mapping[str, str] | None = None,
+        artifacts: Path | Mapping[str, str | bytes] | None = None,
     ) -> None:
         """Put results onto the search run; returns at once.
 
         Args:
             metrics: E.g. those of `conflict_summary`.
             tags: The same.
-            artifacts: A folder, whose files are copied, or file names with their text.
+            artifacts: A folder, whose files are copied, or file names with their text, or bytes of a picture.
         """
         values, texts = dict(metrics or {}), dict(tags or {})
         self._put(_Job("the search's summary", lambda: self._write_summary(values, texts, artifacts)))
+
+    def mark(self, table: pd.DataFrame) -> None:
+        """Put the verdicts of a table of pairs onto the recipe runs that have both tricks on; returns at once.
+
+        The tags are those of the search run, `conflict/<a>--<b>`, so that one query finds the recipes as well.
+        """
+        pairs = [
+            (frozenset((row["a"], row["b"])), _key(f"conflict/{row['a']}--{row['b']}"), str(row["verdict"]))
+            for row in table.to_dict("records")
+            if row["verdict"] != "not applicable"
+        ]
+        self._put(_Job("the verdicts on recipes", lambda: self._write_marks(pairs)))
 
     def flush(self) -> None:
         """Wait until everything handed in is written; what failed is tried once more."""
@@ -433,7 +449,9 @@ class Tracker:
         run = self._client.create_run(
             self._experiment, start_time=round(record.started * 1000) or _now(), tags=tags, run_name=record.title[:200]
         )
-        recipe = self._recipes[record.recipe] = _Recipe(run.info.run_id, record.title == BASELINE)
+        recipe = self._recipes[record.recipe] = _Recipe(
+            run.info.run_id, record.title == BASELINE, frozenset(record.tricks)
+        )
         self._batch(recipe.run_id, params=_recipe_params(record))
         self._text(recipe.run_id, run.info.artifact_uri, "plan.json", json.dumps(record.plan, indent=1))
         self._client.set_terminated(recipe.run_id, "FINISHED")
@@ -464,15 +482,27 @@ class Tracker:
         self._batch(recipe.run_id, metrics=[(key, value, recipe.trials) for key, value in metrics.items()], tags=tags)
 
     def _write_summary(
-        self, metrics: Mapping[str, float], tags: Mapping[str, str], artifacts: Path | Mapping[str, str] | None
+        self, metrics: Mapping[str, float], tags: Mapping[str, str], artifacts: Path | Mapping[str, str | bytes] | None
     ) -> None:
         values = [(_key(name), float(value), 0) for name, value in metrics.items()]
         self._batch(self.run_id, metrics=values, tags={_key(name): _clip(str(text)) for name, text in tags.items()})
         if isinstance(artifacts, Path):
             self._client.log_artifacts(self.run_id, str(artifacts))
         else:
-            for name, text in (artifacts or {}).items():
-                self._client.log_text(self.run_id, text, name)
+            for name, content in (artifacts or {}).items():
+                if isinstance(content, str):
+                    self._client.log_text(self.run_id, content, name)
+                    continue
+                with tempfile.TemporaryDirectory() as folder:
+                    file = Path(folder) / name
+                    file.write_bytes(content)
+                    self._client.log_artifact(self.run_id, str(file))
+
+    def _write_marks(self, pairs: list[tuple[frozenset[str], str, str]]) -> None:
+        for recipe in self._recipes.values():
+            tags = {key: verdict for both, key, verdict in pairs if both <= recipe.tricks}
+            if tags:
+                self._batch(recipe.run_id, tags=tags)
 
     def _text(self, run_id: str, folder: str, name: str, text: str) -> None:
         """An artifact; into a local folder without MLflow's way over a query and a temporary file (5 ms each)."""
@@ -546,10 +576,20 @@ def _trial_tags(record: Record) -> dict[str, str]:
         "reused": json.dumps(list(record.reused)),
         "reason": record.reason,
         "schema": str(record.schema),
+        "setting": record.setting,
+        "correct": str(len(record.correct) or ""),
     }
+    for name, value in (("val_counts", list(record.val_counts)), ("families", dict(record.families))):
+        text = json.dumps(value)
+        if len(text) < 5000:
+            tags[name] = text
     counts = json.dumps(list(record.counts))
     if len(counts) < 5000:
         tags["counts"] = counts
+    tags |= {f"stop/{name}": _text(value) for name, value in record.stop.items()}
+    if record.reason:
+        # MLflow shows the note as the run's description
+        tags["mlflow.note.content"] = record.reason
     return {key: _clip(value) for key, value in tags.items()}
 
 
@@ -564,7 +604,7 @@ def _trial_metrics(record: Record) -> list[tuple[str, float, int]]:
     metrics = [(_key(name), float(value), end) for name, value in record.metrics.items()]
     if len(record.recalls) <= RECALL_LIMIT:
         metrics += [(f"recall/{index}", float(value), end) for index, value in enumerate(record.recalls)]
-    metrics += [(f"cost/{name}", float(getattr(record, name)), end) for name in load.COSTS]
+    metrics += [(f"cost/{name}", float(getattr(record, name)), end) for name in (*load.COSTS, "gpus", "memory")]
     stages = list(dict.fromkeys(point.stage for point in record.curve))
     for name in dict.fromkeys(name for point in record.curve for name in point.metrics):
         metrics += [(_key(f"val/{name}"), value, epoch) for epoch, value in load.curve(record, name)]

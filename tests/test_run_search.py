@@ -94,7 +94,10 @@ def test_a_space_file_that_is_none(place, capsys, content, sentence):
         (["--rungs", "0.75,0.5"], "--rungs must be ascending fractions in (0, 1), got 0.75, 0.5"),
         (["--rungs", "0.5,1.5"], "--rungs must be ascending fractions in (0, 1), got 0.5, 1.5"),
         (["--reduction-factor", "1"], "--reduction-factor must be above 1, got 1.0"),
-        (["--rung-score", "loss"], "--rung-score must be one of accuracy, adjusted, class_means, got 'loss'"),
+        (
+            ["--rung-score", "loss"],
+            "--rung-score must be one of accuracy, adjusted, class_means, shortened, got 'loss'",
+        ),  # noqa: E501
         (["--tricks", "nowhere"], "--tricks nowhere: no such folder"),
         (["--imbalance", "1000"], "imbalance"),
         (["--output", "space.py/results"], "--output space.py/results: cannot write there (Not a directory)"),
@@ -102,6 +105,15 @@ def test_a_space_file_that_is_none(place, capsys, content, sentence):
         (["--store", "/proc/stages"], "--store /proc/stages: cannot write there"),
         (["--tracking-uri", "sqlite:////proc/nothing/mlflow.db"], "the MLflow store cannot be written"),
         (["--tracking-uri", "sqlite:///space.py/mlflow.db"], "the MLflow store cannot be written"),
+        (["--val", "real"], "option val must be balanced or realistic, got 'real'"),
+        (["--prior", "gone.csv"], "--prior gone.csv: cannot read the file (No such file or directory)"),
+        (["--cost", "space.py"], "--cost space.py: has 2 rows of costs, and the data 10 classes"),
+        (["--design", "pair"], "--design pair: did you mean pairs? allowed are pairs, factorial, list:FILE"),
+        (["--design", "factorial"], "--design factorial: no two of the 0 labels of screen= can be freely crossed"),
+        (["--design", "list:gone.csv"], "--design list:gone.csv: cannot read the file (No such file or directory)"),
+        (["--primary", "a+b"], "--primary: 'a+b' is not a pair of two different labels; write a×b or 'a x b'"),
+        (["--primary", "a×b,c"], "--primary: 'c' is not a pair of two different labels"),
+        (["--primary", "a×b"], "--primary: no label 'a' in screen="),
         (["--resume", "gone"], "--resume gone: no such search: there is no search in results"),
         (["--resume", "gone", "--name", "other"], "--name other: a resumed search keeps its name; leave --name out"),
     ],
@@ -154,7 +166,8 @@ def begun(place) -> Path:
 
 def test_what_a_resumed_search_must_not_change(begun, capsys):
     assert refused(capsys, "--resume", "mine", "--trials", "7") == (
-        "--resume mine: --trials cannot change in a search that has begun; leave it out, or start a new search"
+        "--resume mine: --trials cannot change in a search that has begun; leave it out (--trials +N adds), "
+        "or start a new search"
     )
     assert "--imbalance cannot change" in refused(capsys, "--resume", "mine", "--imbalance", "10")
 
@@ -171,7 +184,7 @@ def test_a_dry_run_prints_and_leaves_nothing(place, capsys):
     there = tree(place)
     assert run_search.main(["--space", "space.py", "--dry-run", "--trials", "2", "--epochs-scale", "0.1"]) == 0
     said = capsys.readouterr().out
-    assert "What would run" in said and "first: length 1" in said and "minutes in all" in said
+    assert "What would run" in said and "first: length 1" in said and "How long that takes is unknown" in said
     assert tree(place) == there
 
 

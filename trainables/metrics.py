@@ -13,6 +13,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from trainables.data.division import STARVING
+
 Numbers: TypeAlias = Tensor | Sequence[Any] | Any
 """A tensor, a NumPy array or a plain sequence."""
 
@@ -76,17 +78,19 @@ def smoothed_recalls(correct: Numbers, totals: Numbers) -> Tensor:
     return ((k + 0.5) / (n + 1)).masked_fill(n == 0, math.nan)
 
 
-def summarise(recalls: Numbers, counts: Numbers) -> dict[str, float]:
+def summarise(recalls: Numbers, counts: Numbers, totals: Numbers | None = None) -> dict[str, float]:
     """The numbers that a table of long-tailed results shows.
 
     Args:
         recalls: (C,) in [0, 1]; a NaN (a class without evaluation images) is left out everywhere.
         counts: (C,) training images per class.
+        totals: (C,) evaluation images per class; enough of each where absent.
 
     Returns:
         accuracy: the mean recall, which on balanced images is the plain accuracy;
         harmonic_mean and geometric_mean of the recalls, where zeros count as 1e-3;
-        lowest_recall;
+        lowest_recall; these three leave out classes with fewer than 5 evaluation images, unless there are no others:
+        one image would decide them, while in a mean of recalls it counts as one of many;
         many (n > 100), medium (20 ≤ n ≤ 100), few (n < 20): the mean recall of each group, by training
         counts. A group without classes is absent.
 
@@ -106,17 +110,19 @@ def summarise(recalls: Numbers, counts: Numbers) -> dict[str, float]:
     if r.shape != n.shape or r.ndim != 1:
         raise ValueError(f"summarise: recalls and counts must both be (C,), got {tuple(r.shape)} and {tuple(n.shape)}")
     known = ~r.isnan()
-    r, n = r[known], n[known]
+    enough = torch.ones_like(known) if totals is None else _float64(totals).to(r.device) >= STARVING
+    r, n, enough = r[known], n[known], enough[known]
     if not len(r):
         raise ValueError("summarise: no class has a recall; evaluate on at least one image")
     if bool((r < 0).any()) or bool((r > 1).any()):
         raise ValueError(f"summarise: recalls are fractions in [0, 1], got {float(r.min()):g} … {float(r.max()):g}")
-    positive = torch.where(r == 0, ZERO_RECALL, r)
+    own = r[enough] if bool(enough.any()) else r
+    positive = torch.where(own == 0, ZERO_RECALL, own)
     summary = {
         "accuracy": float(r.mean()),
         "harmonic_mean": float(1 / (1 / positive).mean()),
         "geometric_mean": float(positive.log().mean().exp()),
-        "lowest_recall": float(r.min()),
+        "lowest_recall": float(own.min()),
     }
     groups = {"many": n > MANY_ABOVE, "medium": (n >= FEW_BELOW) & (n <= MANY_ABOVE), "few": n < FEW_BELOW}
     return summary | {name: float(r[members].mean()) for name, members in groups.items() if bool(members.any())}

@@ -123,6 +123,22 @@ class Plan:
         """Epochs times members: what is trained."""
         return sum(stage.epochs * stage.members for stage in self.stages)
 
+    def shortened(self, share: float) -> Plan:
+        """The whole plan in less time: every stage at a share of its epochs, at least one, measured at its end.
+
+        Args:
+            share: In (0, 1].
+
+        >>> from spaces.domain import Space, Stage
+        >>> from trainables.data import standard
+        >>> stages = [Stage("first", epochs=24), Stage("second", epochs=1)]
+        >>> plan = build(Space(stages=stages), defaults(), standard("digits-lt")).plan
+        >>> [stage.epochs for stage in plan.shortened(0.25).stages]
+        [6, 1]
+        """
+        epochs = [max(1, round(share * stage.epochs)) for stage in self.stages]
+        return Plan(tuple(replace(s, epochs=e, eval_every=e) for s, e in zip(self.stages, epochs, strict=True)))
+
     def __str__(self) -> str:
         return "\n".join(_describe(stage) for stage in self.stages)
 
@@ -146,6 +162,11 @@ class Recipe:
         """The recipe in words."""
         spoken = [label for label in self.labels if not any(other.startswith(f"{label}/") for other in self.labels)]
         return " + ".join(spoken) or "baseline"
+
+    @property
+    def families(self) -> dict[str, str]:
+        """Trick to family, of every trick in the plan."""
+        return {trick.name: entry(trick.name).family for stage in self.plan.stages for trick in stage.tricks}
 
     @property
     def choices(self) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from spaces.domain import DOMAINS
+from trainables.stand_ins import only_looking
 
 T = TypeVar("T")
 
@@ -319,7 +320,8 @@ def _numbers(known: Entry) -> str:
 
 def main() -> None:
     """Prints the gallery."""
-    print(gallery())
+    with only_looking():
+        print(gallery())
 
 
 if __name__ == "__main__":

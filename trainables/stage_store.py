@@ -30,14 +30,17 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from trainables.numerics import Numerics
+from trainables.numerics import Numerics, can_be_fused, group_of
 from trainables.plan import Plan, StagePlan
 from trainables.registry import SEAMS, entry, source_file
 from trainables.storage import LocalStorage, open_storage
 
 log = logging.getLogger(__name__)
 
-_NOT_IN_RESULTS = {"plan.py", "registry.py", "stage_store.py", "storage.py", "leases.py", "train.py", "trial.py"}
+_NOT_IN_RESULTS = {
+    "footprint.py", "leases.py", "memory.py", "plan.py", "registry.py", "stage_store.py", "stand_ins.py", "storage.py",
+    "train.py", "trial.py",
+}  # fmt: skip
 """Modules that arrange work but do not decide what an entry holds: the plan they make is in the key."""
 
 _OF_DATA = {"data/augment.py", "data/feeds.py", "data/long_tail.py"}
@@ -69,7 +72,9 @@ def stage_keys(plan: Plan, context: Mapping[str, Any]) -> list[list[str]]:
             "stage": _content(stage),
             "chain": [plan.chain_number(index), chain.index(index), sum(plan.stages[i].epochs for i in chain)],
         }
-        members = [digest({**own, "member": member}) for member in range(stage.members)]
+        members = [
+            digest({**own, "member": member, **_company(stage, member, context)}) for member in range(stage.members)
+        ]
         key = members[0] if stage.members == 1 else digest({"members": members, "merged": _tricks(stage, _OF_MERGED)})
         keys.append([*members, key])
         before = key
@@ -79,6 +84,13 @@ def stage_keys(plan: Plan, context: Mapping[str, Any]) -> list[list[str]]:
 def features_key(before: str, stage: StagePlan) -> str:
     """The key of a frozen backbone's features: the start, the number of views, and what changes an image."""
     return digest({"features": before, "views": stage.views, "tricks": _tricks(stage, ("image", "augment"))})
+
+
+def _company(stage: StagePlan, member: int, context: Mapping[str, Any]) -> dict[str, Any]:
+    """With whom a member may be trained in one network, which shows in its last bits."""
+    if not can_be_fused(stage) or context.get("numerics", {}).get("fused_members", "off") == "off":
+        return {}
+    return {"together": len(group_of(member, stage.members))}
 
 
 _OF_MERGED = ("merge", "readout")

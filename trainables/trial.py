@@ -8,20 +8,25 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib
 import json
 import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
-from ray.tune import Trainable
+from ray.tune import PlacementGroupFactory, Trainable
 from safetensors.torch import load_file, save_file
 
+from trainables import memory
 from trainables.data import LongTailed, load
+from trainables.deployment import Deployment
+from trainables.footprint import Footprint, footprint
 from trainables.numerics import Numerics
-from trainables.pipeline import Diverged, Pipeline
+from trainables.pipeline import Diverged, Pipeline, Point
 from trainables.plan import Plan
 from trainables.registry import discover
 from trainables.stage_store import StageStore
@@ -43,11 +48,14 @@ class TrialSpec:
         imbalance: Largest class over smallest.
         model: Name of the network.
         store: Folder of finished stages; `None` trains everything.
-        tricks: Folders of further tricks.
+        tricks: Folders of further tricks; "module:NUMBER" is one within a module that Ray has brought.
         rungs: Fractions of the plan at which to report at once.
+        shortened: Whether the whole plan is trained shortened to each rung before it is trained itself.
+        target: Final metrics whose mean is the score of a shortened plan.
         read_test: Also measure the final network on test: for confirmed recipes alone.
         device: "cpu", "cuda", or "auto".
         numerics: Fields of `Numerics` that are not at their defaults.
+        deployment: `Deployment.to_dict()`; `None` weighs nothing.
     """
 
     plan: dict[str, Any]
@@ -60,9 +68,12 @@ class TrialSpec:
     store: str | None = None
     tricks: tuple[str, ...] = ()
     rungs: tuple[float, ...] = ()
+    shortened: bool = False
+    target: tuple[str, ...] = ("final/accuracy",)
     read_test: bool = False
     device: str = "auto"
     numerics: dict[str, str] = field(default_factory=dict)
+    deployment: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able dict."""
@@ -82,17 +93,45 @@ def pick_device(device: str) -> torch.device:
     return torch.device(device)
 
 
-def pipeline_of(spec: TrialSpec) -> Pipeline:
-    """The pipeline of a trial."""
-    discover(*spec.tricks)
+def folder_of(place: str) -> str:
+    """A folder of tricks on this machine."""
+    module, colon, number = place.partition(":")
+    if not colon or not module.isidentifier() or not number.isdigit():
+        return place
+    return str(Path(importlib.import_module(module).__path__[0], number))
+
+
+def spec_of(fields: dict[str, Any]) -> TrialSpec:
+    """The inverse of `TrialSpec.to_dict`, also after a passage through JSON."""
+    return TrialSpec(**{**fields, **{name: tuple(fields[name]) for name in ("tricks", "rungs", "target")}})
+
+
+def footprint_of(fields: dict[str, Any]) -> Footprint:
+    """What a trial takes of its device, measured here.
+
+    Args:
+        fields: `TrialSpec.to_dict()`.
+    """
+    spec = spec_of(fields)
+    discover(*map(folder_of, spec.tricks))
+    data = cached_data(spec.data, spec.root, spec.imbalance, spec.split_seed)
+    plan, numerics = Plan.from_dict(spec.plan), Numerics.of(spec.numerics)
+    return footprint(plan, data, spec.model, pick_device(spec.device), numerics)
+
+
+def pipeline_of(spec: TrialSpec, share: float = 1.0) -> Pipeline:
+    """The pipeline of a trial, or of its plan shortened to a share of its epochs."""
+    discover(*map(folder_of, spec.tricks))
+    plan = Plan.from_dict(spec.plan)
     return Pipeline(
-        Plan.from_dict(spec.plan),
+        plan if share == 1 else plan.shortened(share),
         cached_data(spec.data, spec.root, spec.imbalance, spec.split_seed),
         spec.model,
         spec.seed,
         pick_device(spec.device),
         store=None if spec.store is None else StageStore(spec.store),
         numerics=Numerics.of(spec.numerics),
+        deployment=Deployment.from_dict(spec.deployment),
     )
 
 
@@ -102,7 +141,17 @@ class Trial(Trainable):  # type: ignore[misc]
     Every result carries `score` (the last accuracy on val, 0 before the first), `progress` in [0, 1],
     `points` (the evaluations since the last report; a re-used stage's history comes at once), `outcome` and
     `payload` (what the record needs).
+
+    With `shortened`, the plan comes after its shortened versions, each a pipeline of its own. One is reported as a
+    single point, at the rung, with the metric "shortened". They count in the trial's epochs and seconds; images and
+    steps are those of the plan itself, at which recipes are compared.
     """
+
+    @classmethod
+    def default_resource_request(cls, config: dict[str, Any]) -> PlacementGroupFactory:
+        """What Ray counts for a trial: "cpus" and "gpus" of its configuration."""
+        gpus = {"GPU": config["gpus"]} if config.get("gpus") else {}
+        return PlacementGroupFactory([{"CPU": config.get("cpus", 1), **gpus}])
 
     def setup(self, config: dict[str, Any]) -> None:
         """Makes the pipeline."""
@@ -113,60 +162,108 @@ class Trial(Trainable):  # type: ignore[misc]
 
         One thread on a CPU: trials run side by side, one per core.
         """
-        spec = json.loads(new_config["spec"])
-        spec["tricks"], spec["rungs"] = tuple(spec["tricks"]), tuple(spec["rungs"])
-        self._spec = TrialSpec(**spec)
-        if pick_device(self._spec.device).type == "cpu":
+        self._spec = spec_of(json.loads(new_config["spec"]))
+        self._device = pick_device(self._spec.device)
+        if self._device.type == "cpu":
             torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-        self._pipeline = pipeline_of(self._spec)
+        # the last trial's tensors first, or they would be counted
+        self.__dict__.pop("_pipeline", None)
+        memory.forget_peak(self._device)
+        memory.cap(self._device, new_config.get("gpus", 1.0))
+        self._shares = (*self._spec.rungs, 1.0) if self._spec.shortened else (1.0,)
+        self._tried: list[dict[str, Any]] = []
+        self._pipeline = pipeline_of(self._spec, self._share)
         self._outcome, self._reason = "running", ""
         self._seconds = 0.0
         return True
 
+    @property
+    def _share(self) -> float:
+        """Of its plan, what is being trained: below 1 for a shortened one."""
+        return self._shares[len(self._tried)]
+
+    @property
+    def _points(self) -> list[dict[str, Any]]:
+        """Every evaluation of the trial so far; of a shortened plan its end."""
+        own = self._pipeline.points if self._share == 1 else []
+        return [tried["point"] for tried in self._tried] + [dataclasses.asdict(point) for point in own]
+
+    @property
+    def _progress(self) -> float:
+        """Of all that the trial would train, the part that is behind."""
+        return (sum(self._shares[: len(self._tried)]) + self._share * self._pipeline.progress) / sum(self._shares)
+
     def step(self) -> dict[str, Any]:
         """Trains on to the next report."""
         began = time.perf_counter()
-        pipeline = self._pipeline
-        seen = len(pipeline.points)
+        pipeline, whole = self._pipeline, self._share == 1
+        seen = len(self._points)
         before = pipeline.progress
         try:
             while not pipeline.finished:
                 pipeline.advance()
-                passed = any(before < rung <= pipeline.progress + 1e-9 for rung in self._spec.rungs)
-                if (passed and len(pipeline.points) > seen) or time.perf_counter() - began > REPORT_SECONDS:
+                passed = whole and any(before < rung <= pipeline.progress + 1e-9 for rung in self._spec.rungs)
+                if (passed and len(self._points) > seen) or time.perf_counter() - began > REPORT_SECONDS:
                     break
-            if pipeline.finished:
+            if pipeline.finished and whole:
                 self._outcome = "finished"
+            elif pipeline.finished:
+                self._try_longer()
         except Diverged as diverged:
-            self._outcome, self._reason = "diverged", str(diverged)
+            at = "" if whole else f"shortened to {self._share:.0%}: "
+            self._outcome, self._reason = "diverged", at + str(diverged)
         self._seconds += time.perf_counter() - began
+        points = self._points
         return {
-            "score": pipeline.points[-1].metrics["accuracy"] if pipeline.points else 0.0,
-            "progress": pipeline.progress,
-            "points": [dataclasses.asdict(point) for point in pipeline.points[seen:]],
+            "score": points[-1]["metrics"].get("accuracy", points[-1]["metrics"].get("shortened")) if points else 0.0,
+            "progress": self._progress,
+            "points": points[seen:],
             "outcome": self._outcome,
             "payload": self._payload(),
             "done": self._outcome != "running",
         }
 
+    def _try_longer(self) -> None:
+        """Notes how a shortened plan ended, and goes on with the next longer one."""
+        short, share = self._pipeline, self._share
+        result = short.result()[0]
+        value = fmean(result[name] for name in self._spec.target)
+        # in the plan's last stage: what is compared has been through all of them
+        point = Point(short.plan.stages[-1].name, 0, short.plan.epochs, share, {"shortened": value})
+        reused = [f"{name}@{share:g}" for name in short.reused]
+        cost = dataclasses.asdict(short.cost) | {"reused": reused}
+        self._tried.append({"point": dataclasses.asdict(point), "cost": cost})
+        self._pipeline = pipeline_of(self._spec, self._share)
+
     def _payload(self) -> dict[str, Any]:
         """What the record of a trial takes from training."""
         pipeline = self._pipeline
         data = pipeline.data
-        payload: dict[str, Any] = dataclasses.asdict(pipeline.cost) | {
+        own = dataclasses.asdict(pipeline.cost)
+        if self._share < 1:
+            # of the plan itself nothing was seen yet
+            own |= {"images": 0, "steps": 0}
+        for tried in self._tried:
+            for name in ("epochs", "epochs_trained", "seconds_saved"):
+                own[name] += tried["cost"][name]
+        reused = [f"{name}@{self._share:g}" for name in pipeline.reused] if self._share < 1 else pipeline.reused
+        payload: dict[str, Any] = own | {
             "seconds": self._seconds,
-            "reused": pipeline.reused,
+            "reused": [name for tried in self._tried for name in tried["cost"]["reused"]] + reused,
             "first_stage": pipeline.first_stage,
             "fingerprint": data.fingerprint,
             "imbalance": data.imbalance,
             "counts": data.counts.tolist(),
             "val_counts": torch.bincount(data.val_labels.cpu(), minlength=data.classes).tolist(),
             "reason": self._reason,
+            "memory": memory.peak(self._device),
         }
         if self._outcome == "finished":
-            payload["metrics"], payload["recalls"], payload["correct"] = pipeline.result()
+            payload["metrics"], payload["recalls"], correct = pipeline.result()
+            # image by image, and only where every seed block has the same ones
+            payload["correct"] = correct if data.val_given else []
             payload["per_class"] = pipeline.per_class()
-            payload["curve"] = [dataclasses.asdict(point) for point in pipeline.points]
+            payload["curve"] = self._points
             if self._spec.read_test:
                 payload["metrics"] |= pipeline.test()[0]
         return payload
@@ -175,12 +272,20 @@ class Trial(Trainable):  # type: ignore[misc]
         """Writes the pipeline's state between two epochs."""
         tensors, rest = self._pipeline.state()
         save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, _tensors(checkpoint_dir))
-        rest = {"pipeline": rest, "seconds": self._seconds, "outcome": self._outcome, "reason": self._reason}
+        rest = {
+            "pipeline": rest,
+            "tried": self._tried,
+            "seconds": self._seconds,
+            "outcome": self._outcome,
+            "reason": self._reason,
+        }
         Path(checkpoint_dir, "state.json").write_text(json.dumps(rest), encoding="utf-8")
 
     def load_checkpoint(self, checkpoint: str) -> None:
         """Goes on from a checkpoint, exactly."""
         rest = json.loads(Path(checkpoint, "state.json").read_text(encoding="utf-8"))
+        self._tried = rest["tried"]
+        self._pipeline = pipeline_of(self._spec, self._share)
         self._pipeline.load_state(load_file(_tensors(checkpoint)), rest["pipeline"])
         self._seconds, self._outcome, self._reason = rest["seconds"], rest["outcome"], rest["reason"]
 

@@ -225,7 +225,7 @@ def test_sign_flip_needs_help_alone_and_harm_together():
 def test_compatible_at_margin_zero_needs_gains_shown_both_ways():
     gain = calm({(): 0.60, ("a",): 0.70, ("b",): 0.70, ("a", "b"): 0.80})
     idle = calm({(): 0.60, ("a",): 0.60, ("b",): 0.60, ("a", "b"): 0.60})
-    assert only(pairwise(rows(gain), margin=0)).verdict == "synergy"
+    assert only(pairwise(rows(gain), margin=0)).verdict == "compatible"
     assert only(pairwise(rows(idle), margin=0)).verdict == "unresolved"
 
 
@@ -243,7 +243,7 @@ def test_gains_that_shrink_near_the_ceiling():
     # only accuracy does, and together they are above either alone.
     short = only(pairwise(rows(calm({(): 0.70, ("a",): 0.85, ("b",): 0.85, ("a", "b"): 0.851}))))
     above = only(pairwise(rows(calm({(): 0.70, ("a",): 0.85, ("b",): 0.85, ("a", "b"): 0.94}))))
-    assert (short.verdict, above.verdict) == ("redundant", "synergy")
+    assert (short.verdict, above.verdict) == ("redundant", "compatible")
     assert short.interaction_log_odds_high < 0 and above.interaction_high < 0 < above.interaction_log_odds
     log_odds = {cell: np.log(np.array(y) / (1 - np.array(y))).mean() for cell, y in calm(
         {(): 0.70, ("a",): 0.85, ("b",): 0.85, ("a", "b"): 0.94}).items()}  # fmt: skip
@@ -290,12 +290,39 @@ def test_replicates_of_a_cell_and_seed_are_averaged():
     pd.testing.assert_frame_equal(pairwise(rows(cells))[COLUMNS[:25]], pairwise(twice)[COLUMNS[:25]])
 
 
-def test_extra_blocks_of_singles_stay_out_of_the_pair():
-    cells = calm({(): 0.60, ("a",): 0.64, ("b",): 0.63, ("a", "b"): 0.645})
-    more = {cell: [*y, 0.9, 0.8] if len(cell) < 2 else y for cell, y in cells.items()}
-    row = only(pairwise(rows(more)))
-    assert row.n_seeds == 5 and row.mean_00 == pytest.approx(np.mean(cells[()]))
-    assert set(effects(rows(more)).n_seeds) == {7}
+def with_indicators(trials):
+    columns = {label: [float(label in cell) for cell in trials.tricks] for label in set().union(*trials.tricks)}
+    return trials.assign(y=trials[METRIC], **columns)
+
+
+def test_extra_blocks_of_singles_sharpen_the_pair_as_least_squares_does():
+    rng = np.random.default_rng(6)
+    split = rng.normal(0, 0.03, 9)
+    means = {(): 0.60, ("a",): 0.64, ("b",): 0.63, ("c",): 0.62, ("a", "b"): 0.61, ("a", "c"): 0.66, ("b", "c"): 0.65}
+    cells = {cell: mean + split + rng.normal(0, 0.01, 9) for cell, mean in means.items()}
+    trials = rows({cell: y if len(cell) < 2 else y[:4] for cell, y in cells.items()})
+    row = pairwise(trials).iloc[0]
+    fit = ols("y ~ a * b + a:c + b:c + c + C(seed)", with_indicators(trials)).fit()
+    for name, contrast in {
+        "alone_a": "a",
+        "interaction": "a:b",
+        "b_given_a": "b + a:b",
+        "a_given_b": "a + a:b",
+    }.items():
+        assert row[name] == pytest.approx(fit.t_test(f"{contrast} = 0").effect[0], abs=1e-9), name
+    assert (row.n_seeds, row.n_seeds_alone) == (4, 9)
+    assert row.mean_11 - row.mean_10 == pytest.approx(row.b_given_a)
+    assert set(effects(trials).n_seeds) == {9}
+
+
+def test_unequal_blocks_have_the_errors_of_least_squares():
+    rng = np.random.default_rng(0)
+    cells = {cell: 0.6 + rng.normal(0, 0.01, 400) for cell in [(), ("a",), ("b",), ("a", "b")]}
+    trials = rows({cell: y if len(cell) < 2 else y[:100] for cell, y in cells.items()})
+    row = only(pairwise(trials))
+    fit = ols("y ~ a * b + C(seed)", with_indicators(trials)).fit()
+    for name, contrast in {"interaction": "a:b", "b_given_a": "b + a:b", "alone_a": "a"}.items():
+        assert row[f"{name}_se"] == pytest.approx(fit.t_test(f"{contrast} = 0").sd[0, 0], rel=0.04), name
 
 
 def test_diverged_trials_are_counted_not_averaged():
@@ -310,7 +337,7 @@ def test_diverged_trials_are_counted_not_averaged():
         [0.4, low, high]
     )
     assert "together they diverged in 2 of 5 trials (12% to 77%)" in row.reason
-    assert "2 seeds with a diverged trial left out" in row.reason
+    assert "the diverged trials of 2 seeds left out" in row.reason
     trials.loc[trials.tricks == ("a", "b"), "outcome"] = "diverged"
     gone = only(pairwise(trials))
     assert (gone.verdict, gone.diverged_11) == ("unresolved", 5)
@@ -330,7 +357,8 @@ def test_one_complete_block_is_unresolved():
     row = only(pairwise(rows({(): [0.6, 0.61], ("a",): [0.6, 0.62], ("b",): [0.6, 0.61], ("a", "b"): [0.6]})))
     assert row.verdict == "unresolved"
     assert row.reason == "all cells finished in 1 of 2 seeds; at least 2 are needed"
-    assert row.b_given_a == pytest.approx(0.0) and np.isnan(row.b_given_a_low)
+    # the second block is better by 0.04/3, as the three cells that it has show
+    assert row.b_given_a == pytest.approx(-0.01 / 3) and np.isnan(row.b_given_a_low)
 
 
 def test_nothing_to_pair_is_an_empty_table_with_all_columns():
@@ -470,10 +498,13 @@ def test_bag_of_tricks_finetuning_flips_with_the_kind_of_mixup():
     assert row.alone_a_low > 0 > row.a_given_b_high
 
 
-def test_bag_of_tricks_input_mixup_and_cam_do_not_harm():
-    row = bag({(): "plain", ("input",): "input", ("cam",): "cam", ("cam", "input"): "input cam"})
-    assert row.verdict == "synergy"  # more than compatible: above either alone on every data set
-    assert row.excluded_harm == 0.0
+def test_bag_of_tricks_input_mixup_and_cam_are_compatible():
+    trials = rows({cell: [1 - error / 100 for error in BAG[name]] for cell, name in {
+        (): "plain", ("input",): "input", ("cam",): "cam", ("cam", "input"): "input cam"}.items()})  # fmt: skip
+    row = only(pairwise(trials.assign(epochs=[200 * (1 + ("input" in cell)) for cell in trials.tricks])))
+    assert row.verdict == "compatible" and row.excluded_harm == 0.0
+    assert row.interaction_low < 0 < row.interaction_high  # above either alone, but not beyond what adds up
+    assert row.reason.endswith("; trials with input were trained 2.0 times as long as those without")
 
 
 @pytest.mark.parametrize("effect", [0.03, 0.0, -0.01, -0.06])

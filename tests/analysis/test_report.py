@@ -10,10 +10,11 @@ import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import load, plots, report
+from analysis import load, page, plots, report
 from analysis.conflicts import effects, pairwise
 from analysis.record import Point, Record, RecordError
 from search.tracking import Tracker, conflict_summary, default_uri, prepare
@@ -188,19 +189,31 @@ def test_the_answer_names_the_best_the_conflict_and_what_is_free(trials):
         "train/class_balanced + later/mixup, 85.0 % accuracy on val (95 % interval 82.5 to 87.5, 3 seeds"
     )
     assert "Over the baseline: +20.0 points (+20.0 to +20.0); paired over 3 seeds." in best
-    assert answer["Avoid together"].startswith("1 of 3 pairs: class_balanced × cost_sensitive (−2")
-    assert answer["Avoid together"].endswith("helps alone, hurts here).")
-    assert answer["Free"] == "2 of 3 pairs: mixup × class_balanced, mixup × cost_sensitive."
-    assert answer["Unknown"] == "None."
+    avoid = answer["Avoid together"]
+    assert avoid.startswith(
+        "1 of 3 pairs. One costs accuracy beside the other: shown. class_balanced × cost_sensitive ("
+    )
+    assert "added to class_balanced: −2" in avoid and "helps alone, hurts here; at these settings)" in avoid
+    free = answer["Free to combine"]
+    assert free.startswith("2 of 3 pairs. Any harm is shown to be less than 2.0 points, both ways. mixup × ")
+    assert "points is excluded); mixup × " in free
+    assert answer["Not known yet"] == "None."
+    assert list(answer) == ["Avoid together", "Free to combine", "Not known yet", "Best recipe"]
 
 
 def test_the_answer_says_what_is_not_known(trials):
     few = trials[trials["seed"].isin([0, 1])]
     answer = dict(report.answer(report.gather(few, margin=0.0001)))
     assert "no race on fresh seeds has been run" in answer["Best recipe"]
-    assert answer["Unknown"].endswith("2 seeds did not settle them; unknown is not harmless.")
+    assert "The seeds so far did not settle them; unknown is not harmless." in answer["Not known yet"]
+    assert "a claim about it needs at least 3" in answer["Not known yet"]
+    noisy = trials[(trials["arm"] == "design") & (trials["seed"] < 3)].copy()
+    spread = np.random.default_rng(0).normal(0, 0.04, len(noisy))
+    noisy["final/accuracy"] = (noisy["final/accuracy"] + spread).clip(0, 1)
+    unsettled = dict(report.answer(report.gather(noisy, margin=0.001)))["Not known yet"]
+    assert "points is excluded; about" in unsettled and "more would settle it" in unsettled
     one = dict(report.answer(report.gather(trials[trials["seed"] == 0])))
-    assert one["Which pairs"].startswith("Unknown: no pair could be judged (")
+    assert one["Not known yet"].startswith("Unknown: no pair could be judged (")
     assert "no interval" in one["Best recipe"] and "is not shown" in one["Best recipe"]
     none = dict(report.answer(report.gather(trials.iloc[:0])))
     assert none["Best recipe"] == "Unknown: no trial has finished yet."
@@ -294,7 +307,9 @@ def test_the_page_says_the_verdicts_with_intervals_and_seeds(html, table):
     assert plots.points(row.interaction) in text
     assert f"{plots.points(row.interaction_low)} to {plots.points(row.interaction_high)}" in text
     assert "✓ compatible" in text
-    assert "digits-lt, imbalance 50, 3 classes of 100 to 2 training images; resnet8; 4 epochs." in text
+    assert (
+        "digits-lt, imbalance 50, 3 classes of 100 to 2 training images; resnet8; 4 epochs; no other trick on" in text
+    )
     assert "at this schedule length" in text
     for look in plots.VERDICTS.values():
         assert look.words in text
@@ -347,6 +362,180 @@ def test_text_of_others_is_escaped(tmp_path):
     assert structure(text).open == []
 
 
+def test_the_lists_come_before_everything_else(html):
+    text = words(html)
+    order = [text.index(head) for head in ("Avoid together", "Free to combine", "Not known yet", "Best recipe")]
+    assert order == sorted(order) and order[-1] < text.index("Which tricks conflict")
+    assert "class_balanced × cost_sensitive" in text[order[0] : order[1]]
+
+
+def test_long_lists_unfold():
+    items = tuple((f"a{index} × b", "1 point") for index in range(9))
+    card = page.card(page.Card("Free to combine", "compatible", "9 of 9 pairs.", items))
+    assert card.index("a5 ×") < card.index("<details><summary>and 3 more</summary>") < card.index("a6 ×")
+    assert structure(card).open == []
+
+
+def with_metrics(trials: pd.DataFrame) -> pd.DataFrame:
+    few = (trials["final/accuracy"] - 0.2).clip(0, 1)
+    return trials.assign(**{"final/few": few, "final/smoothed_harmonic_mean": few.where(trials["seed"] > 100, few)})
+
+
+def test_pairs_are_judged_by_further_metrics_behind_a_switch(trials, tmp_path):
+    found = report.gather(with_metrics(trials), margin=0.02)
+    assert list(found.others) == ["final/few", "final/smoothed_harmonic_mean"] and found.skipped == {}
+    text = report.render(found)
+    assert structure(text).open == []
+    assert text.count('type="radio" name="metric"') == 3
+    assert "accuracy (decides)" in words(text) and "few-shot accuracy" in words(text)
+    assert {"figure-conflicts", "figure-conflicts-few", "csv-conflicts-smoothed_harmonic_mean"} <= set(
+        structure(text).ids
+    )
+
+
+def test_a_metric_that_some_trials_lack_is_skipped_with_the_reason(trials):
+    lacking = with_metrics(trials)
+    lacking.loc[lacking.index[0], "final/few"] = math.nan
+    found = report.gather(lacking, margin=0.02)
+    assert list(found.others) == ["final/smoothed_harmonic_mean"] and "final/few" in found.skipped["final/few"]
+    assert "No table by few-shot accuracy: " in words(report.render(found))
+
+
+def checks(setting: str, means: dict) -> list[Record]:
+    return [
+        record(
+            f"t{1000 + 100 * len(setting) + 10 * seed + number}", tricks, seed,
+            mean + 0.002 * ((seed + len(tricks)) % 3), arm="check", setting=setting,
+        )
+        for seed in range(4)
+        for number, (tricks, mean) in enumerate(means.items())
+    ]  # fmt: skip
+
+
+def test_a_verdict_is_final_where_it_holds_at_other_learning_rates(records):
+    four = {cell: mean for cell, mean in MEANS.items() if MIX not in cell}
+    same = load.frame(records + checks("lr/3", four) + checks("lr*3", four))
+    held = report.gather(same, margin=0.02).held
+    assert held[DRAW, WEIGHT] == "final: shown at a third of the learning rate, three times the learning rate too"
+    better = {**four, (WEIGHT, DRAW): 0.9}
+    other = report.gather(load.frame(records + checks("lr/3", four) + checks("lr*3", better)), margin=0.02)
+    assert other.held[DRAW, WEIGHT].startswith("at these settings: not shown at three times the learning rate: ")
+    half = report.gather(load.frame(records + checks("lr/3", four)), margin=0.02)
+    assert half.held[DRAW, WEIGHT] == "at these settings: not run at three times the learning rate"
+    assert "final: shown at a third" in words(report.render(report.gather(same, margin=0.02)))
+
+
+def test_nominated_pairs_are_judged_apart(records):
+    pair = ("train/focal", "train/ldam")
+    cells = {(): 0.7, pair[:1]: 0.72, pair[1:]: 0.73, pair: 0.6}
+    rows = [
+        record(f"t{2000 + 10 * seed + number}", tricks, 300 + seed, mean + 0.002 * ((seed + number) % 2),
+               arm="nominated", context="nominated:x")
+        for seed in range(4) for number, (tricks, mean) in enumerate(cells.items())
+    ]  # fmt: skip
+    found = report.gather(load.frame(records + rows), margin=0.02)
+    assert found.nominated[["a", "b", "verdict"]].values.tolist() == [[*pair, "conflict"]]
+    assert "train/focal" not in set(found.conflicts["a"])
+    assert "Pairs that the adaptive arm suggested" in words(report.render(found))
+
+
+def test_stops_are_told_in_numbers(trials):
+    stop = {"rung": 0.5, "score": "class_means", "value": 0.612, "cut": 0.701, "among": 7, "cohort": ["a", "b"]}
+    stopped = [
+        record("t500", (MIX,), 100, 0.5, arm="adaptive", outcome="stopped", stop=stop, reason="too low"),
+        record("t501", (MIX,), 100, 0.5, arm="adaptive", outcome="stopped", reason="an old record's words"),
+    ]
+    text = words(report.render(report.gather(pd.concat([trials, load.frame(stopped)], ignore_index=True))))
+    assert "Why 2 trials were stopped" in text
+    assert "50 % of its plan61.270.17a &gt; bclass_means" in text.replace("</td>", "") and "an old record's words" in (
+        text.replace("&#x27;", "'")
+    )
+
+
+def test_pairs_are_compared_with_other_searches(trials, table):
+    from analysis.across import across, by_search
+
+    weaker = table.assign(**{name: table[name] / 2 for name in ("b_given_a", "a_given_b", "interaction")})
+    tables = {"demo: digits-lt, imbalance 50": table, "other: digits-lt, imbalance 10": weaker}
+    each = by_search(tables)
+    found = report.gather(
+        trials, margin=0.02, elsewhere=report.Elsewhere(across(tables), each, {"third": "it has <no> design"})
+    )
+    text = report.render(found)
+    assert structure(text).open == [] and "figure-elsewhere" in text
+    read = words(text)
+    assert "2 searches of the store have pairs in common." in read and "other: digits-lt, imbalance 10" in read
+    assert "differs" in read and "Left out, third: it has &lt;no&gt; design" in read
+    bars = plots.elsewhere_info(each)
+    assert [bar.kind for bar in bars[:2]] == ["compatible", "compatible"] and len(bars) == 6
+    alone = words(report.render(report.gather(trials, margin=0.02)))
+    assert "Not known: the store holds no other search with these pairs." in alone
+
+
+def test_a_fixed_val_is_named_with_its_images_share(trials):
+    rng = np.random.default_rng(1)
+    hits = [tuple(int(hit) for hit in rng.random(200) < y) for y in trials["final/accuracy"]]
+    fixed = trials.assign(correct=hits, split_seed=0, **{"final/accuracy": [sum(h) / 200 for h in hits]})
+    text = words(report.render(report.gather(fixed, margin=0.02)))
+    assert "Val is the same 200 images in every block: their share of the variance" in text
+    assert "Every block has its own split" in words(report.render(report.gather(trials, margin=0.02)))
+    unknown = trials.assign(split_seed=0)
+    assert "too narrow for new ones" in words(report.render(report.gather(unknown, margin=0.02)))
+
+
+def around(trials: pd.DataFrame) -> pd.DataFrame:
+    """The winner, each of its two tricks removed, and the baseline, over four fresh blocks."""
+    cells = {(): 0.6, (DRAW,): 0.8, (MIX,): 0.61, (DRAW, MIX): 0.8}
+    return load.frame(
+        [
+            record(f"t{3000 + 10 * seed + number}", tricks, 900 + seed, mean + 0.003 * ((seed + number) % 3),
+                   arm="around", context="around:w")
+            for seed in range(4) for number, (tricks, mean) in enumerate(cells.items())
+        ]
+    )  # fmt: skip
+
+
+def test_what_the_best_recipe_needs(trials):
+    found = report.gather(pd.concat([trials, around(trials)], ignore_index=True), margin=0.02)
+    text = report.render(found)
+    assert {"figure-path", "figure-removals", "csv-path", "csv-removals"} <= set(structure(text).ids)
+    rows = {row["removed"]: row for row in csv_of(text, "removals")}
+    assert rows[DRAW]["word"] == "needed" and rows[MIX]["word"] == "may be removed"
+    steps = csv_of(text, "path")
+    assert [step["added"] for step in steps] == ["", DRAW, MIX]
+    assert float(steps[-1]["total"]) == pytest.approx(0.2, abs=0.01)
+    assert "Not known: the best recipe was not run with some" in words(report.render(report.gather(trials)))
+
+
+def csv_of(html: str, name: str) -> list[dict[str, str]]:
+    source = re.search(rf'<textarea id="csv-{name}"[^>]*>(.*?)</textarea>', html, flags=re.DOTALL).group(1)
+    return list(csv.DictReader(io.StringIO(source.replace("&quot;", '"').replace("&#x27;", "'"))))
+
+
+def test_the_front_is_drawn_on_a_large_val(trials):
+    large = with_metrics(trials).assign(val_counts=[(60, 60, 60)] * len(trials))
+    text = report.render(report.gather(large, margin=0.02))
+    assert "figure-front" in structure(text).ids
+    rows = csv_of(text, "front")
+    assert sum(row["knee"] == "True" for row in rows) == 1
+    # raced on fresh seeds: the others' means flatter
+    assert [row["recipe"] for row in rows if row["on_front"] == "True"] == ["id-ced-xup"]
+
+
+def test_primary_pairs_may_come_as_text(trials):
+    found = report.gather(trials, margin=0.02, primary=f"{DRAW}×{WEIGHT}, {MIX}×{DRAW}")
+    assert found.conflicts["primary"].tolist() == [True, False, True]
+
+
+def test_the_front_is_refused_on_a_small_val(trials):
+    assert "needs at least 50 val images per class" in words(report.render(report.gather(trials)))
+
+
+def test_the_context_names_the_other_tricks(trials):
+    text = words(report.render(report.gather(trials, about={"epochs_scale": 0.5})))
+    assert "4 epochs (50 % of the standard length); no other trick on" in text
+
+
 # ------------------------------------------------------------------------------------------ the command
 
 
@@ -374,7 +563,9 @@ def test_the_command_reads_the_latest_search(empty_store, records, table, tmp_pa
     assert name == "demo" and found.margin == 0.02 and found.missing == ""
     assert found.conflicts[["a", "b", "verdict"]].equals(table[["a", "b", "verdict"]])
     assert found.conflicts["primary"].tolist() == [False, False, True]
-    assert dict(report.answer(found)).keys() == {"Best recipe", "Avoid together", "Free", "Unknown"}
+    assert dict(report.answer(found)).keys() == {
+        "Avoid together", "Free to combine", "Not known yet", "Best recipe"
+    }  # fmt: skip
 
     assert report.main(["--out", "page.html"]) == 0
     assert capsys.readouterr().out == f"report of search demo (41 trials in {default_uri()}): page.html\n"

@@ -1,10 +1,15 @@
 """The cells of the design arm, by hand: digits-lt has 30 epochs."""
 
+from collections import Counter
+from itertools import combinations, product
+
+import pandas as pd
 import pytest
 
-from search.design import Design, Impossible, make_design
+from analysis.conflicts import pairwise
+from search.design import Cell, Design, DesignError, Impossible, lacking, make_design, pair_of, read_list
 from search.space_file import load_space
-from spaces.domain import Space, Stage, one_of, trick
+from spaces.domain import Space, Stage, forbid, one_of, trick
 from trainables.data import standard
 from trainables.registry import PlanError
 
@@ -168,8 +173,8 @@ def test_an_unknown_label_is_refused():
         make_design(space("first/nothing"), STANDARD)
 
 
-def test_the_default_space():
-    found = make_design(load_space("spaces/full_combo.py"), STANDARD)
+def test_the_default_space_in_pairs():
+    found = make_design(load_space("spaces/full_combo.py"), STANDARD, kind="pairs")
     cells = shape(found)
     fixed = ("representation/class_balanced", "representation/cost_sensitive", "representation/input_mixup")
     # no context: the baseline; three tricks of the first stage and the classifier alone; their six pairs
@@ -202,3 +207,332 @@ def test_numbers_of_a_cell_are_at_their_defaults():
     )
     on = make_design(numbered, STANDARD).cells[1].recipe.plan.stages[0].tricks[0]
     assert on.numbers["beta"] == 0.999
+
+
+# --- blocks -----------------------------------------------------------------------------------------------
+
+
+def blocks(design: Design, seeds: int) -> dict[tuple[str, ...], list[int]]:
+    """The blocks of every cell, where there is one context."""
+    found: dict[tuple[str, ...], list[int]] = {}
+    for block, cell in design.runs(seeds):
+        found.setdefault(cell.tricks, []).append(block)
+    return found
+
+
+FIVE = Space(
+    stages=[Stage("first", length=1, choose=[
+        one_of(None, "cost_sensitive"), one_of(None, "class_balanced"), one_of(None, "input_mixup"),
+        one_of(None, "cutout"), one_of(None, "ema"),
+    ])],
+    screen=["first/cost_sensitive", "first/class_balanced", "first/input_mixup", "first/cutout", "first/ema"],
+)  # fmt: skip
+
+
+def test_the_baseline_and_singles_get_more_blocks_than_pairs():
+    # five labels: 10 pair cells, 6 others, √(5·10 / 3·6) = 1.67 times the blocks: 8 for 5
+    found = blocks(make_design(FIVE, STANDARD, kind="pairs"), 5)
+    assert {len(cell): len(at) for cell, at in found.items()} == {0: 8, 1: 8, 2: 5}
+    assert all(at == list(range(len(at))) for at in found.values())
+
+
+@pytest.mark.parametrize("pairs, others, seeds", [(10, 6, 5), (6, 5, 5), (3, 4, 5), (1, 3, 5), (28, 9, 3)])
+def test_the_allocation_is_the_cheapest_for_its_cost(pairs, others, seeds):
+    """Of all whole numbers of blocks that cost no more, none has a clearly smaller sum of variances."""
+    ratio = (5 * pairs / (3 * others)) ** 0.5
+    chosen = max(seeds, int(seeds * ratio + 0.5))
+    cost = pairs * seeds + others * chosen
+    variance = {
+        (r, s): 3 / r + 5 / s for r in range(1, 60) for s in range(r, 60) if pairs * r + others * s <= cost
+    }  # fmt: skip
+    assert variance[seeds, chosen] <= 1.02 * min(variance.values())
+
+
+def test_a_cut_design_has_whole_blocks_first():
+    design = make_design(FIVE, STANDARD, kind="pairs")
+    runs = [(block, cell.tricks) for block, cell in design.runs(3)]
+    every = [cell.tricks for cell in design.cells]
+    assert runs[: len(every)] == [(0, tricks) for tricks in every]
+    assert [block for block, _ in runs] == sorted(block for block, _ in runs)
+    assert len(runs) == len(set(runs))
+    assert design.runs(0) == []
+    assert set(runs) <= {(block, cell.tricks) for block, cell in design.runs(4)}
+
+
+def test_primary_pairs_join_the_further_blocks():
+    design = make_design(FIVE, STANDARD, kind="pairs", primary=["first/ema x first/cutout"])
+    assert design.primary == (("first/cutout", "first/ema"),)
+    found = blocks(design, 5)
+    assert len(found["first/cutout", "first/ema"]) == 8 and len(found["first/cutout", "first/input_mixup"]) == 5
+
+
+# --- factorial --------------------------------------------------------------------------------------------
+
+
+def test_five_freely_crossable_labels_make_a_factorial():
+    design = make_design(FIVE, STANDARD)
+    assert design.kind == "factorial" and str(design.fraction) == "resolution V, 16 runs, generator E = ABCD"
+    # the sixteen combinations of an even number of labels; nothing on is the baseline, which is not run twice
+    even = {tuple(sorted(some)) for size in (0, 2, 4) for some in combinations(FIVE.screen, size)}
+    assert {cell.tricks for cell in design.cells} == even and len(design.cells) == 16
+    assert {cell.context for cell in design.cells} == {"factorial"}
+    assert design.cells[0].title == "baseline" and design.impossible == ()
+    assert design.pairs == tuple(sorted(tuple(sorted(pair)) for pair in combinations(FIVE.screen, 2)))
+    assert Counter(block for block, _ in design.runs(3)) == {0: 16, 1: 16, 2: 16}
+    assert all(set(cell.recipe.labels) == set(cell.tricks) for cell in design.cells)
+
+
+def test_four_labels_make_pairs_unless_a_factorial_is_asked_for():
+    four = Space(stages=FIVE.stages, screen=FIVE.screen[:4])
+    assert make_design(four, STANDARD).kind == "pairs"
+    asked = make_design(four, STANDARD, kind="factorial")
+    assert asked.kind == "factorial" and len(asked.cells) == 16 and str(asked.fraction) == "all 16 combinations"
+    assert make_design(FIVE, STANDARD, kind="pairs").kind == "pairs"
+
+
+def test_a_factorial_shares_one_context():
+    screen = ["first/cost_sensitive", "first/class_balanced", "extra", "deferred/class_balanced", "classifier"]
+    design = make_design(space(*screen), STANDARD, kind="factorial")
+    # classifier and deferred exclude each other; the first in written order of the fewest optional stages is taken
+    assert design.fraction is not None and len(design.fraction.labels) == 4
+    assert set(design.fraction.labels) == {*screen[:3], "classifier"}
+    crossed = [cell for cell in design.cells if cell.context == "factorial+extra"]
+    assert len(crossed) == 16 and {cell.recipe.plan.epochs for cell in crossed} == {30}
+    texts = {cell.tricks: line(cell.recipe.plan) for cell in crossed}
+    assert texts[()] == "first 21, finish 9"
+    assert texts["classifier", "extra"] == "first 15, extra 6 +square_root, classifier 9 +classifier"
+    assert crossed[0].title == "baseline, as long as with extra"
+    # the label that was left over keeps its pairs, each in its own context, beside the plain baseline
+    assert design.cells[0].context == "" and design.cells[0].tricks == ()
+    others = {(cell.context, cell.tricks) for cell in design.cells} - {(c.context, c.tricks) for c in crossed}
+    deferred = "deferred/class_balanced"
+    assert others == {
+        ("", ()), *(("deferred", on) for on in ((), (deferred,))),
+        *(("deferred", tuple(sorted(on))) for label in screen[:2] for on in ((label,), (label, deferred))),
+        *(("deferred+extra", on) for on in ((), ("extra",), (deferred,), (deferred, "extra"))),
+    }  # fmt: skip
+    assert [(pair.a, pair.b) for pair in design.impossible] == [("classifier", deferred)]
+    assert len(design.pairs) == 9
+
+
+def test_a_primary_pair_decides_which_labels_are_crossed():
+    screen = ["first/cost_sensitive", "first/class_balanced", "extra", "deferred/class_balanced", "classifier"]
+    design = make_design(space(*screen), STANDARD, kind="factorial", primary=["extra×deferred/class_balanced"])
+    assert design.fraction is not None and "deferred/class_balanced" in design.fraction.labels
+
+
+def test_what_a_space_forbids_together_is_not_crossed():
+    three = ("first/cost_sensitive", "first/class_balanced", "first/input_mixup")
+    barred = Space(stages=FIVE.stages, screen=FIVE.screen, forbid=[forbid(*three, reason="a test")])
+    design = make_design(barred, STANDARD, kind="factorial")
+    assert design.fraction is not None and set(design.fraction.labels) == {*three[:2], "first/cutout", "first/ema"}
+    assert make_design(barred, STANDARD).kind == "pairs"
+
+
+def test_without_two_crossable_labels_there_is_no_factorial():
+    with pytest.raises(DesignError, match="no two of the 2 labels of screen= can be freely crossed; use"):
+        make_design(space("classifier", "deferred"), STANDARD, kind="factorial")
+
+
+def test_the_default_space_as_a_factorial():
+    design = make_design(load_space("spaces/full_combo.py"), STANDARD)
+    assert design.kind == "factorial" and str(design.fraction) == "resolution V, 16 runs, generator E = ABCD"
+    assert set(design.fraction.labels) == {
+        "representation/cost_sensitive", "representation/class_balanced", "representation/input_mixup", "balanced",
+        "classifier",
+    }  # fmt: skip
+    assert Counter(cell.context for cell in design.cells) == {
+        "": 1, "factorial+balanced": 16, "deferred": 8, "balanced+deferred": 4,
+    }  # fmt: skip
+    assert {cell.recipe.plan.epochs for cell in design.cells if cell.context == "factorial+balanced"} == {34}
+    assert [(pair.a, pair.b) for pair in design.impossible] == [("classifier", "deferred/class_balanced")]
+    assert len(design.pairs) == 14
+
+
+def trials(cells: list[Cell], worth: dict[frozenset[str], float], seeds: int = 3) -> pd.DataFrame:
+    """Trials without interactions but those given, and a little noise by hand."""
+    rows = []
+    for seed, (number, cell) in product(range(seeds), enumerate(cells)):
+        value = 0.5 + sum(gain for on, gain in worth.items() if on <= set(cell.tricks))
+        wiggle = 1e-3 * ((seed * 7 + number * 5) % 11 - 5)
+        rows.append(
+            {
+                "arm": "design",
+                "seed": seed,
+                "first_stage": f"{number}-{seed}",
+                "tricks": cell.tricks,
+                "context": cell.context,
+                "final/accuracy": value + wiggle,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def test_the_conflict_table_reads_a_factorial():
+    design = make_design(load_space("spaces/full_combo.py"), STANDARD)
+    weights, sampler = "representation/cost_sensitive", "representation/class_balanced"
+    # over both levels of its partner each still gains: what a factorial's other pairs show is averaged
+    worth = {frozenset({weights}): 0.09, frozenset({sampler}): 0.10, frozenset({weights, sampler}): -0.15}
+    table = pairwise(trials(list(design.cells), worth), margin=0.02).set_index(["a", "b"])
+    assert {pair for pair, row in table.iterrows() if row["verdict"] != "not applicable"} == set(design.pairs)
+    judged = table.loc[sampler, weights]
+    assert judged["verdict"] == "conflict" and judged["context"] == "factorial+balanced"
+    assert judged["interaction"] == pytest.approx(-0.15, abs=0.005)
+    others = table.drop(index=(sampler, weights))
+    assert set(others["verdict"]) == {"compatible", "not applicable"}
+
+
+# --- primary pairs ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["a×b", "b × a", "a x b", " b  x a "])
+def test_pairs_are_written_in_two_ways(text):
+    assert pair_of(text) == ("a", "b")
+
+
+@pytest.mark.parametrize("text", ["a", "a×a", "a×b×c", "×b", "axb", ""])
+def test_what_is_no_pair_is_refused(text):
+    with pytest.raises(DesignError, match="is not a pair of two different labels; write a×b or 'a x b'"):
+        pair_of(text)
+
+
+@pytest.mark.parametrize(
+    "pair, reason",
+    [
+        ("first/cost_sensitiv × classifier", "no label 'first/cost_sensitiv' in screen=: did you mean"),
+        ("classifier x deferred", "classifier × deferred cannot be judged: .* are options of one choice"),
+    ],
+)
+def test_primary_pairs_that_cannot_be_judged_are_refused(pair, reason):
+    with pytest.raises(DesignError, match=f"--primary: {reason}"):
+        make_design(space("classifier", "deferred", "first/cost_sensitive"), STANDARD, primary=[pair])
+
+
+@pytest.mark.parametrize("kind", ["factorials", "list", "list:", "pairs:x", "x"])
+def test_another_kind_is_refused(kind):
+    with pytest.raises(DesignError, match=r"allowed are pairs, factorial, list:FILE"):
+        make_design(FIVE, STANDARD, kind=kind)
+
+
+# --- lists ------------------------------------------------------------------------------------------------
+
+
+def listed(tmp_path, text: str, name: str = "cells.txt") -> str:
+    file = tmp_path / name
+    file.write_text(text, encoding="utf-8")
+    return f"list:{file}"
+
+
+LIST = """# two tricks of the first stage
+baseline
+first/cost_sensitive
+first/class_balanced  # alone
+first/class_balanced + first/cost_sensitive
+first/cost_sensitive + extra
+---
+baseline
+deferred/class_balanced
+first/cost_sensitive
+first/cost_sensitive+deferred/class_balanced
+"""
+
+
+def test_a_list_of_cells(tmp_path):
+    design = make_design(space(), STANDARD, kind=listed(tmp_path, LIST))
+    assert shape(design) == {
+        ("", ()): "first 15, finish 9",
+        ("extra", ()): "first 21, finish 9",
+        ("extra", ("first/cost_sensitive",)): "first 21 +cost_sensitive, finish 9",
+        ("extra", ("first/class_balanced",)): "first 21 +class_balanced, finish 9",
+        ("extra", ("first/class_balanced", "first/cost_sensitive")):
+            "first 21 +cost_sensitive +class_balanced, finish 9",
+        ("extra", ("extra", "first/cost_sensitive")): "first 15 +cost_sensitive, extra 6 +square_root, finish 9",
+        ("deferred", ()): "first 15, deferred 9",
+        ("deferred", ("deferred/class_balanced",)): "first 15, deferred 9 +class_balanced",
+        ("deferred", ("first/cost_sensitive",)): "first 15 +cost_sensitive, deferred 9",
+        ("deferred", ("deferred/class_balanced", "first/cost_sensitive")):
+            "first 15 +cost_sensitive, deferred 9 +class_balanced",
+    }  # fmt: skip
+    assert design.kind == "list" and design.cells[0].title == "baseline"
+    assert design.pairs == (
+        ("deferred/class_balanced", "first/cost_sensitive"), ("first/class_balanced", "first/cost_sensitive"),
+    )  # fmt: skip
+    assert {(pair.a, pair.b): pair.reason for pair in design.impossible} == {
+        ("extra", "first/class_balanced"): "the list has no cell with extra and first/class_balanced together",
+        ("extra", "first/cost_sensitive"): "the list has no cell with extra without first/cost_sensitive",
+    }
+    assert Counter(block for block, _ in design.runs(2)) == {0: 10, 1: 10}
+    # what is said to be judged is what the conflict table judges
+    table = pairwise(trials(list(design.cells), {}), margin=0.02)
+    judged = table[table["verdict"] != "not applicable"]
+    assert tuple(zip(judged["a"], judged["b"], strict=True)) == design.pairs
+
+
+def test_a_list_in_yaml_and_one_with_commas_say_the_same(tmp_path):
+    lines = "\n\nfirst/cost_sensitive\nfirst/class_balanced,first/cost_sensitive\nfirst/class_balanced\n"
+    comma = make_design(space(), STANDARD, kind=listed(tmp_path, lines, "cells.csv"))
+    text = (
+        "- baseline\n- first/cost_sensitive\n- [first/cost_sensitive, first/class_balanced]\n- first/class_balanced\n"
+    )
+    yaml = make_design(space(), STANDARD, kind=listed(tmp_path, text, "cells.yaml"))
+    assert shape(comma) == shape(yaml) and len(comma.cells) == 4
+    documents = read_list_of(tmp_path, "- null\n- a\n---\n- baseline\n- [b]\n")
+    assert documents == [[(), ("a",)], [(), ("b",)]]
+
+
+def read_list_of(tmp_path, text: str) -> list[list[tuple[str, ...]]]:
+    file = tmp_path / "groups.yaml"
+    file.write_text(text, encoding="utf-8")
+    return [[cell for _, cell in group] for group in read_list(file)]
+
+
+def test_a_fraction_by_hand_judges_its_pairs():
+    half = {frozenset(some) for size in (0, 2, 4) for some in combinations("abcde", size)}
+    assert {lacking(half, a, b) for a, b in combinations("abcde", 2)} == {""}
+    # without one run the others are no longer balanced
+    assert lacking(half - {frozenset("cd")}, "a", "b") == "its four cells never have the same other tricks"
+
+
+@pytest.mark.parametrize(
+    "text, reason",
+    [
+        ("", "the file lists no cell"),
+        ("# nothing\n", "the file lists no cell"),
+        ("first/cost_sensitive\n", "line 1: the baseline is not among the cells; add a line baseline"),
+        ("baseline\nfirst/cost_sensitve\n", "line 2: no label 'first/cost_sensitve' in the space: did you mean"),
+        ("baseline\nextra\n\nextra\n", "line 4: extra is there already, at .* line 2; remove one"),
+        ("baseline\nextra+extra\n", "line 2: a label stands twice in extra . extra"),
+        ("baseline\nclassifier\ndeferred\n", "line 1: .* options of one choice.*groups of their own"),
+        (
+            "baseline\nfirst/class_balanced + first/square_root\n",
+            "line 2: first/class_balanced . first/square_root cannot be trained: .* are options of one choice",
+        ),
+    ],
+)
+def test_a_list_with_a_mistake_is_refused(tmp_path, text, reason):
+    with pytest.raises(DesignError, match=reason):
+        make_design(space(), STANDARD, kind=listed(tmp_path, text))
+
+
+def test_a_list_that_cannot_be_read_is_refused(tmp_path):
+    with pytest.raises(DesignError, match=r"--design list:nowhere.txt: cannot read the file \(No such file"):
+        make_design(space(), STANDARD, kind="list:nowhere.txt")
+    with pytest.raises(DesignError, match=r"expected a list of cells, got \{'a': 1\}"):
+        make_design(space(), STANDARD, kind=listed(tmp_path, "a: 1\n", "cells.yml"))
+    with pytest.raises(DesignError, match=r"cell 1: expected labels joined by . or a list of them, got 3"):
+        make_design(space(), STANDARD, kind=listed(tmp_path, "- 3\n", "cells.yml"))
+    with pytest.raises(DesignError, match="not YAML"):
+        make_design(space(), STANDARD, kind=listed(tmp_path, "- [a\n", "cells.yml"))
+    (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(DesignError, match="it is not UTF-8 text"):
+        make_design(space(), STANDARD, kind=f"list:{tmp_path / 'binary.txt'}")
+
+
+def test_a_primary_pair_must_be_among_the_pairs_of_a_list(tmp_path):
+    kind = listed(tmp_path, LIST)
+    pair = "first/cost_sensitive×first/class_balanced"
+    assert make_design(space(), STANDARD, kind=kind, primary=[pair]).primary == (tuple(sorted(pair.split("×"))),)
+    with pytest.raises(DesignError, match="extra × first/cost_sensitive cannot be judged: the list has no cell with"):
+        make_design(space(), STANDARD, kind=kind, primary=["extra×first/cost_sensitive"])
+    with pytest.raises(DesignError, match="no label 'classifier' in the list of cells"):
+        make_design(space(), STANDARD, kind=kind, primary=["classifier×first/cost_sensitive"])

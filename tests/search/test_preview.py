@@ -3,6 +3,8 @@
 import pytest
 from rich.console import Console
 
+from search import pace, preview
+from search.design import make_design
 from search.preview import count, seconds_per_epoch, show, trained, tree
 from search.run import Search
 from search.settings import Settings
@@ -88,8 +90,30 @@ def test_it_shows_and_leaves_nothing(tmp_path):
     # design: 4 recipes of 2 + 2 epochs (15 × 0.1, rounded), 2 seeds; the ends are trained for each, the starts shared
     row = next(line for line in shown.splitlines() if "design" in line and "combinations" not in line).split("│")
     assert [cell.strip() for cell in row[1:7]][:6] == ["design", "4", "2", "8", "32", "24"]
-    assert "on 2 slots" in shown and "ms per epoch" in shown
+    assert "on 2 slots" in shown and "How long that takes is unknown" in shown
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_time_is_that_of_the_last_search_here(tmp_path):
+    looked = search(tmp_path)
+    pace.keep(looked.settings, looked.model, pace.Pace(90.0, "median of search y"))
+    console = Console(width=160, record=True)
+    show(console, looked)
+    shown = console.export_text()
+    row = next(line for line in shown.splitlines() if "design" in line and "combinations" not in line).split("│")
+    # 24 epochs of 90 s and 8 trials with 0.35 s around them, on 2 slots
+    assert row[7].strip() == f"{(24 * 90 + 8 * 0.35) / 2 / 60:.1f} min" == "18.0 min"
+    assert "90000 ms per epoch (median of search y)" in shown
+
+
+def test_it_measures_where_asked_and_only_once(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(preview, "seconds_per_epoch", lambda looked: asked.append(1) or 0.5)
+    for _ in range(2):
+        console = Console(width=160, record=True)
+        show(console, search(tmp_path), measure=True)
+        assert "500 ms per epoch (of the baseline, measured on one slot of this machine)" in console.export_text()
+    assert asked == [1]
 
 
 def test_a_plan_of_one_epoch_has_a_length_in_time(tmp_path):
@@ -107,3 +131,14 @@ def test_a_space_in_which_nothing_can_be_trained_does_not_hang(tmp_path):
     )
     recipes = list(_random_recipes(search(tmp_path, space)))
     assert len(recipes) == 5 and len({plan.id for plan in recipes}) == 1
+
+
+def test_shortened_plans_are_counted(tmp_path):
+    from search.preview import _arms
+
+    made = search(
+        tmp_path, Space(stages=[Stage("only", epochs=8)]), epochs_scale=1.0, rung_score="shortened", rungs=(0.25, 0.5)
+    )
+    arms = {name: row for name, *row in _arms(made, make_design(made.space, made.standard, 1.0))}
+    # five trials of 2, 4 and 8 epochs; there is one recipe, so with re-use it is trained once
+    assert arms["adaptive"][-2:] == [5 * 14, 14]

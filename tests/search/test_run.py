@@ -11,9 +11,12 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from statistics import fmean
 from types import SimpleNamespace
 
+import numpy as np
 import optuna
+import pandas as pd
 import pytest
 import ray
 import torch
@@ -30,6 +33,7 @@ from search.settings import Settings
 from search.space_file import load_space
 from search.tracking import prepare
 from spaces.domain import Space, Stage, log_uniform, one_of
+from trainables.data import load
 from trainables.plan import Plan
 from trainables.stage_store import stage_keys
 
@@ -133,7 +137,7 @@ def finished(tmp_path_factory, store) -> Path:
         patch.setattr(agenda, "ROUNDS", (1, 1, 2))
         patch.setattr(agenda, "CONTENDERS", 2)
         patch.setattr(agenda, "FINALISTS", 1)
-        arguments = ["--space", "small.py", *FLAGS, "--rungs", "0.99", "--name", "whole"]
+        arguments = ["--space", "small.py", *FLAGS, "--rung-score", "accuracy", "--rungs", "0.99", "--name", "whole"]
         assert run_search.main(arguments) == 0
     return place
 
@@ -265,6 +269,31 @@ def test_a_space_made_in_python_is_searched_and_resumed(place, capsys):
         search.run(dataclasses.replace(space, screen=[]), name="python", resume=True)
     with pytest.raises(ValueError, match="--resume python: --trials cannot change"):
         search.run(space, name="python", resume=True, trials=4)
+
+
+def test_a_list_of_cells_and_primary_pairs_stay_with_the_search(place):
+    (place / "cells.csv").write_text(
+        "baseline\nfirst/cost_sensitive\nfirst/class_balanced\nfirst/cost_sensitive+first/class_balanced\n"
+    )
+    pair = "first/cost_sensitive x first/class_balanced"
+    arguments = ["--space", "small.py", "--name", "listed", "--design", "list:cells.csv", "--primary", pair]
+    assert run_search.main([*arguments, *FLAGS, "--trials", "0", "--no-race"]) == 0
+    folder = place / "results" / "listed"
+    kept = json.loads((folder / "search.json").read_text())
+    assert kept["design"] == "list:cells.csv"
+    assert kept["primary"] == ["first/class_balanced×first/cost_sensitive"]
+    assert Counter(tuple(record["tricks"]) for record in journal(folder).values()) == {
+        (): 2, ("first/cost_sensitive",): 2, ("first/class_balanced",): 2,
+        ("first/class_balanced", "first/cost_sensitive"): 2,
+    }  # fmt: skip
+    table = pd.read_csv(folder / "conflicts.csv")
+    assert table[["a", "b", "primary"]].to_numpy().tolist() == [["first/class_balanced", "first/cost_sensitive", True]]
+    # the list may go: its copy is what the search goes on with
+    (place / "cells.csv").unlink()
+    assert run_search.main(["--resume", "listed"]) == 0
+    assert len(journal(folder)) == 8
+    assert run_search.main(["--resume", "listed", "--design", "pairs"]) == 2
+    assert run_search.main(["--resume", "listed", "--primary", "first/cost_sensitive x classifier"]) == 2
 
 
 BROKEN = """
@@ -440,3 +469,33 @@ def test_ctrl_c_keeps_what_is_done_and_the_resumed_search_ends_the_same(place, f
     found = runs(place, "broken-off")
     assert len([run for run in found if run.data.tags["level"] == "trial"]) == 20
     assert {run.info.status for run in found if run.data.tags["level"] == "search"} == {"FINISHED"}
+
+
+def test_a_val_that_was_given_keeps_its_images_in_the_record(place):
+    digits = load("digits-lt", imbalance=50, split_seed=0)
+    splits = {f"x_{split}": getattr(digits, f"{split}_images").numpy() for split in ("train", "val")}
+    labels = {f"y_{split}": getattr(digits, f"{split}_labels").numpy() for split in ("train", "val")}
+    np.savez(place / "own.npz", **splits, **labels)
+    result = search.run(TINY, name="given", data="npz:own.npz", trials=0, seeds=2, race=False, max_concurrent=2)
+    records = journal(result.folder)
+    assert len(records) == 4
+    for record in records.values():
+        assert len(record["correct"]) == 240
+        assert fmean(record["correct"]) == pytest.approx(record["metrics"]["final/accuracy"])  # val is balanced
+
+
+def test_a_deployment_prior_is_kept_with_the_search(place, capsys):
+    (place / "prior.csv").write_text("".join(f"{label},{10 - label}\n" for label in range(10)))
+    arguments = {"trials": 0, "seeds": 1, "race": False, "max_concurrent": 2, "prior": "prior.csv"}
+    result = search.run(TINY, name="weighed", data="digits-lt?val=realistic", **arguments)
+    (place / "prior.csv").unlink()
+    weights = np.arange(10, 0, -1) / 55
+    for record in journal(result.folder).values():
+        seen = record["metrics"]["final/prior_accuracy"]
+        assert seen == pytest.approx(float(weights @ np.array(record["recalls"])))
+        assert record["data"] == "digits-lt?val=realistic" and record["val_counts"][-1] == 1
+    assert "final/prior_accuracy" in result.trials.columns
+    # it goes on without the file
+    assert run_search.main(["--resume", "weighed"]) == 0
+    assert run_search.main(["--resume", "weighed", "--val", "balanced"]) == 2
+    assert "--val balanced: a resumed search keeps its val" in capsys.readouterr().err

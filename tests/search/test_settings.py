@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from search.settings import Settings, SettingsError, flag
+from search.settings import More, Settings, SettingsError, flag
 
 PLAIN = Settings(name="mine", space="spaces/full_combo.py", data="digits-lt")
 
@@ -21,6 +21,8 @@ PLAIN = Settings(name="mine", space="spaces/full_combo.py", data="digits-lt")
         ({"epochs_scale": 0.0}, "--epochs-scale must be above 0, got 0.0"),
         ({"epochs_scale": float("nan")}, "--epochs-scale must be above 0, got nan"),
         ({"cpus_per_trial": 0.0}, "--cpus-per-trial must be above 0, got 0.0"),
+        ({"gpu_hours": 0.0}, "--gpu-hours must be above 0 hours, got 0.0"),
+        ({"check_seeds": -1}, "--check-seeds must be at least 0, got -1"),
         ({"gpus_per_trial": -0.5}, "--gpus-per-trial must be at least 0, got -0.5"),
         ({"max_concurrent": 0}, "--max-concurrent must be at least 1, got 0"),
         ({"seed": -1}, "--seed must be at least 0, got -1"),
@@ -82,7 +84,6 @@ def test_what_a_resumed_search_may_change():
 @pytest.mark.parametrize(
     "given, flags",
     [
-        ({"trials": 41}, "--trials"),
         ({"race": False}, "--no-race"),
         ({"reuse": False, "seed": 1}, "--no-reuse, --seed"),
         ({"children_per_start": 2}, "--children-per-start"),
@@ -94,6 +95,37 @@ def test_what_a_resumed_search_must_not_change(given, flags):
     assert str(caught.value) == (
         f"--resume mine: {flags} cannot change in a search that has begun; leave it out, or start a new search"
     )
+
+
+def test_a_resumed_search_may_be_given_more():
+    grown = PLAIN.changed({"trials": More(50), "seeds": More(2), "gpu_hours": 3.0, "check_seeds": 0})
+    assert (grown.trials, grown.seeds, grown.gpu_hours, grown.check_seeds) == (90, 7, 3.0, 0)
+    assert grown.primary == ()
+
+
+def test_more_without_a_search_to_add_to():
+    with pytest.raises(SettingsError) as caught:
+        dataclasses.replace(PLAIN, trials=More(50))
+    assert str(caught.value) == (
+        "--trials +50 adds to a search that is there: give its name with --resume, or leave the plus out"
+    )
+
+
+def test_a_number_that_does_not_add_is_refused_and_says_how():
+    with pytest.raises(SettingsError) as caught:
+        PLAIN.changed({"trials": 41})
+    assert str(caught.value) == (
+        "--resume mine: --trials cannot change in a search that has begun; leave it out (--trials +N adds), "
+        "or start a new search"
+    )
+
+
+def test_what_a_resumed_search_was_given_more_of_is_kept(tmp_path):
+    settings = dataclasses.replace(PLAIN, output=str(tmp_path), max_concurrent=2)
+    settings.folder.mkdir()
+    settings.save()
+    settings.changed({"trials": More(5), "max_concurrent": 1, "gpu_hours": 2.0}).keep_changes()
+    assert Settings.stored(str(tmp_path), "mine") == dataclasses.replace(settings, trials=45, gpu_hours=2.0)
 
 
 def test_places(tmp_path):

@@ -263,6 +263,55 @@ def test_verdicts_are_tags_and_metrics_of_the_search_run(uri, tmp_path):
     assert load.pages(load.connect(uri), [experiment], f"tags.`{key}` = 'conflict'")
 
 
+def test_one_query_finds_every_search_and_recipe_with_a_conflict(uri):
+    import mlflow
+
+    both = ("train/class_balanced", "train/cost_sensitive")
+    for name, verdict in (("one", "conflict"), ("two", "unresolved"), ("three", "conflict")):
+        tracker = Tracker(uri, name, "digits-lt")
+        tracker.start({}, {})
+        tracker.log(trial("t0", search=name, recipe="r-both", tricks=both))
+        tracker.log(trial("t1", search=name, recipe="r-single", tricks=both[:1]))
+        table = PAIRS.assign(verdict=[verdict, "not applicable"])
+        metrics, tags = conflict_summary(table)
+        tracker.summary(metrics, tags, {"conflicts.png": b"\x89PNG", "conflicts.csv": "a,b\n"})
+        tracker.mark(table)
+        assert tracker.close() == []
+    key = "conflict/train/class_balanced--train/cost_sensitive"
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(uri)
+    try:
+        query = f"tags.level = 'search' and tags.`{key}` = 'conflict'"
+        found = mlflow.search_runs(experiment_names=["longtail/digits-lt"], filter_string=query)
+        assert sorted(found["tags.search"]) == ["one", "three"]
+        assert found[f"metrics.{key}"].tolist() == [-0.28, -0.28]
+        harmed = mlflow.search_runs(experiment_names=["longtail/digits-lt"], filter_string=f"metrics.`{key}` < -0.1")
+        assert len(harmed) == 3
+        recipes = mlflow.search_runs(
+            experiment_names=["longtail/digits-lt"],
+            filter_string=f"tags.level = 'recipe' and tags.`{key}` = 'conflict'",
+        )
+        assert recipes["tags.recipe"].tolist() == ["r-both", "r-both"]
+    finally:
+        mlflow.set_tracking_uri(before)
+    one = runs(uri, "search")["one"]
+    assert {file.path for file in load.connect(uri).list_artifacts(one.info.run_id)} == {
+        "conflicts.png", "conflicts.csv"
+    }  # fmt: skip
+
+
+def test_verdicts_reach_recipes_of_a_search_that_goes_on(uri):
+    both = ("train/class_balanced", "train/cost_sensitive")
+    write(uri, trial("t0", recipe="r-both", tricks=both))
+    tracker = Tracker(uri, "demo", "digits-lt")
+    tracker.start({}, {})
+    tracker.mark(PAIRS)
+    assert tracker.close() == []
+    recipe = next(run for run in load.pages(load.connect(uri), [runs(uri, "search")["demo"].info.experiment_id],
+                                            "tags.level = 'recipe'"))  # fmt: skip
+    assert recipe.data.tags["conflict/train/class_balanced--train/cost_sensitive"] == "conflict"
+
+
 def test_errors_of_the_writer_are_told_and_do_not_raise(uri, caplog):
     tracker = Tracker(uri, "demo", "digits-lt")
     tracker.start({}, {})

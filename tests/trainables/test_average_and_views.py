@@ -341,7 +341,7 @@ def test_readouts_evaluate_as_they_do_without_kept_features(readout, second, pip
     anew = Judge(run.start, Plan((plan.stages[0], replace(plan.stages[1], views=0))), 1)(run.network())
     kept = run._at.last
     assert all(kept[name] == pytest.approx(anew[name], nan_ok=True, abs=1e-6) for name in anew)
-    assert kept["correct"] == anew["correct"]
+    assert kept["predicted"] == anew["predicted"]
     assert kept["class_means"] == anew["class_means"]
 
 

@@ -83,7 +83,7 @@ def test_bad_profiles(arguments: tuple, message: str) -> None:
 def test_standard_schedule_of_digits() -> None:
     assert standard("digits-lt") == Standard(
         epochs=30, lr=0.1, momentum=0.9, nesterov=False, weight_decay=5e-4, batch_size=64, schedule="one_cycle",
-        model="resnet8", imbalance=50, eval_every=3, margin=0.02, final_epochs=30,
+        model="resnet8", imbalance=50, eval_every=3, margin=0.02, final_epochs=30, sd=0.032,
     )  # fmt: skip
 
 
@@ -287,3 +287,23 @@ def test_augmentation_errors() -> None:
         shift_and_flip(noise(5, 1, 8, 8), 1, False, torch.Generator())
     with pytest.raises(ValueError, match="pad must be at least 0, got -1"):
         shift_and_flip(noise(1, 5, 1, 8, 8), -1, False, torch.Generator())
+
+
+# --- a val with the training images' proportions ----------------------------------------------------------
+
+
+def test_realistic_val_of_digits_by_hand() -> None:
+    even, real = (load(f"digits-lt{kind}", imbalance=50, split_seed=3) for kind in ("", "?val=realistic"))
+    # 24 · (100, 64, 41, 27, 17, 11, 7, 4, 3, 2) / 100, rounded, at least 1
+    assert real.val_labels.bincount().tolist() == [24, 15, 10, 6, 4, 3, 2, 1, 1, 1]
+    # the same training and test images; val is a part of the balanced one
+    assert torch.equal(real.train_images, even.train_images) and torch.equal(real.test_images, even.test_images)
+    assert {image.numpy().tobytes() for image in real.val_images} < {i.numpy().tobytes() for i in even.val_images}
+    assert real.fingerprint != even.fingerprint
+    assert load("digits-lt?val=balanced", imbalance=50, split_seed=3).fingerprint == even.fingerprint
+    assert load("digits-lt?val=realistic", imbalance=50, fold_val=True).counts[0] == 124
+
+
+def test_bad_val() -> None:
+    with pytest.raises(DataError, match=r"digits-lt\?val=real: option val must be balanced or realistic, got 'real'"):
+        load("digits-lt?val=real", imbalance=50)

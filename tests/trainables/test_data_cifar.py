@@ -232,3 +232,15 @@ def test_wrong_checksums(small: Path) -> None:
     with pytest.raises(DataError, match=r"cifar-10-python.tar.gz has the wrong checksum"):
         load("cifar10-lt", root=str(small))
     assert archive.read_bytes() == b"not an archive"  # never overwritten by a download
+
+
+def test_realistic_val_is_a_part_of_the_balanced_one(small: Path) -> None:
+    even, real = (
+        load(f"cifar10-lt{kind}", root=str(small), imbalance=10, split_seed=2) for kind in ("", "?val=realistic")
+    )
+    held, counts = PER_CLASS // 10, even.counts.tolist()
+    expected = [max(1, round(held * count / counts[0])) for count in counts]
+    assert real.val_labels.bincount().tolist() == expected and expected[0] == held > expected[-1]
+    assert torch.equal(real.train_images, even.train_images)
+    assert set(as_bytes(real.val_images)) < set(as_bytes(even.val_images))
+    assert f"val: {held} to {expected[-1]} of a class, drawn by the split seed" in real.notes[0]

@@ -65,7 +65,7 @@ def test_problems_are_found_all_at_once(photos: Path) -> None:
     mended = describe(f"folder:{photos}?size=8&broken=skip", fold_val=True)
     assert mended.size == (1, 8, 8) and len(mended.problems) == 4
     assert mended.fingerprint == load(f"folder:{photos}?size=8&broken=skip", fold_val=True).fingerprint
-    too_large = describe(f"folder:{photos}?size=9000&broken=skip&resident_limit=1")
+    too_large = describe(f"folder:{photos}?size=9000&broken=skip&resident_limit=1&feed=resident")
     assert any("above the limit of 1 GB" in problem for problem in too_large.problems)
 
 

@@ -155,4 +155,4 @@ def test_what_does_not_fit(small: Path, monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(
         DataError, match=r"45 images of 9000×9000 pixels are 10.9 GB in memory, above the limit of 8 GB"
     ):
-        load("imagenet-lt?size=9000", root=str(small))
+        load("imagenet-lt?size=9000&feed=resident", root=str(small))

@@ -89,6 +89,7 @@ def test_folder_with_everything_cut(tmp_path: Path) -> None:
     assert data.test_labels.bincount(minlength=3).tolist() == [3, 2, 1]
     assert data.val_labels.bincount(minlength=3).tolist() == [4, 1, 0]
     assert data.counts.tolist() == [23, 7, 4]
+    assert not data.val_given
     assert data.imbalance == 27 / 4 and any("5.75 instead of 6.75" in note for note in data.notes)
     assert data.train_images.shape == (34, 3, 8, 8) and (data.pad, data.flip) == (1, True)
     by_pixels = {
@@ -111,6 +112,8 @@ def test_folder_with_given_splits(tmp_path: Path) -> None:
     (tmp_path / "photos" / "train" / "ant" / "notes.txt").write_text("by hand")
     data = load(f"folder:{tmp_path / 'photos'}?flip=yes&pad=2")
     assert [len(data.train_labels), len(data.val_labels), len(data.test_labels)] == [18, 6, 9]
+    assert data.val_given and torch.equal(load(data.name, split_seed=3).val_images, data.val_images)
+    assert not load(data.name, fold_val=True).val_given
     assert data.train_images.shape[1:] == (1, 8, 8) and (data.pad, data.flip) == (2, True)
     assert data.notes == (f"{tmp_path / 'photos/train/ant'}: 1 files do not end like images and are left out",)
     x = data.train_images.double() / 255
@@ -169,10 +172,10 @@ def test_resize_and_centre_crop_by_hand(tmp_path: Path) -> None:
 def test_resident_limit(tmp_path: Path) -> None:
     place = folder(tmp_path / "photos", {"ant": 6, "bee": 6})
     message = (
-        r"12 images of 9999×9999 pixels are 3.6 GB in memory, above the limit of 1 GB.*streaming.*resident_limit=4"
+        r"12 images of 9999×9999 pixels are 3.6 GB in memory, above the limit of 1 GB.*--feed str.*resident_limit=4"
     )
     with pytest.raises(DataError, match=message):
-        load(f"folder:{place}?size=9999&resident_limit=1")
+        load(f"folder:{place}?size=9999&resident_limit=1&feed=resident")
 
 
 def test_broken_images_are_refused_or_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -102,6 +102,16 @@ def test_unknown_recalls_are_left_out() -> None:
     assert "medium" not in got
 
 
+def test_classes_with_few_images_count_in_means_of_recalls_only() -> None:
+    got = summarise([1.0, 0.5, 0.0], [500, 50, 5], totals=[24, 5, 4])
+    assert got["accuracy"] == pytest.approx(0.5) and got["few"] == 0.0
+    assert got["lowest_recall"] == 0.5
+    assert got["harmonic_mean"] == pytest.approx(2 / (1 / 1 + 1 / 0.5))
+    assert got["geometric_mean"] == pytest.approx(0.5**0.5)
+    # where every class has few, there is nothing better
+    assert summarise([1.0, 0.5], [500, 50], totals=[4, 4]) == summarise([1.0, 0.5], [500, 50])
+
+
 def test_order_of_classes_does_not_matter() -> None:
     assert summarise([0.25, 0.5, 0.75], [5, 50, 500]) == pytest.approx(summarise([0.75, 0.25, 0.5], [500, 5, 50]))
 

@@ -159,7 +159,8 @@ def test_code_is_in_the_key_and_what_is_written_about_it_is_not(tricks_folder, m
 
 
 DECIDING = ("stage.py", "pipeline.py", "objective.py", "schedule.py", "seeding.py", "metrics.py", "batch.py",
-            "sampling.py", "merging.py", "data/augment.py", "models/network.py", "models/resnet_cifar.py")  # fmt: skip
+            "sampling.py", "merging.py", "data/augment.py", "data/feeds.py", "numerics.py",
+            "models/network.py", "models/resnet_cifar.py")  # fmt: skip
 ARRANGING = ("plan.py", "registry.py", "trial.py", "train.py", "data/catalogue.py", "tricks/focal.py")
 
 

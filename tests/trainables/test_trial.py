@@ -3,10 +3,12 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 import torch
 
 from spaces.domain import Stage, trick
+from trainables.deployment import Deployment
 from trainables.trial import Trial, TrialSpec, cached_data, pick_device, pipeline_of
 
 PLANS = {
@@ -81,8 +83,28 @@ def test_results_are_json_and_their_points_are_the_curve(config, trial):
     assert payload["counts"] == cached_data("digits-lt", None, 50.0, 1).counts.tolist()
     assert payload["val_counts"] == [24] * 10
     assert len(payload["recalls"]) == 10
-    assert len(payload["correct"]) == 240
+    # every seed block draws its own val
+    assert payload["correct"] == []
     assert not [name for name in payload["metrics"] if name.startswith("test")]
+
+
+def test_where_val_is_given_it_reports_which_images_are_right(config, trial, tmp_path):
+    digits = cached_data("digits-lt", None, 50.0, 1)
+    splits = {
+        f"{axis}_{split}": getattr(digits, f"{split}_{what}").numpy()
+        for split in ("train", "val", "test")
+        for axis, what in (("x", "images"), ("y", "labels"))
+    }
+    np.savez(tmp_path / "own.npz", **splits)
+    own = {"data": "npz:own.npz", "root": str(tmp_path), "imbalance": None}
+    payloads = [finish(trial(config("cosine", seed=seed, split_seed=seed, **own)))[-1]["payload"] for seed in (1, 2)]
+    assert payloads[0]["fingerprint"] == payloads[1]["fingerprint"]
+    for payload in payloads:
+        right = np.array(payload["correct"])
+        assert right.shape == (240,) and set(right) <= {0, 1}
+        by_class = [right[splits["y_val"] == label].mean() for label in range(10)]
+        assert by_class == pytest.approx(payload["recalls"])
+    assert payloads[0]["correct"] != payloads[1]["correct"]
 
 
 def test_it_reports_where_a_rung_is_passed(config, trial):
@@ -102,6 +124,88 @@ def test_a_trial_that_diverges_is_a_result(config, trial):
     assert "stage 'a', epoch" in last["payload"]["reason"]
     assert "metrics" not in last["payload"]
     assert json.loads(json.dumps(last)) == last
+
+
+# --- its plan shortened -----------------------------------------------------------------------------------
+
+
+SHORT = {"shortened": True, "rungs": (0.5, 0.8)}
+
+
+def test_a_plan_is_tried_shorter_before_it_is_trained(config, trial, make_plan):
+    one = trial(config("classifier", **SHORT))
+    results = finish(one)
+    reports = [result for result in results if result["points"]]
+    # 3 + 3 epochs, at half of them 2 + 2 (1.5 is rounded to the even one), at 0.8 again
+    short = [point for result in reports[:2] for point in result["points"]]
+    assert [(p["stage"], p["epoch"], p["progress"], list(p["metrics"])) for p in short] == [
+        ("b", 4, 0.5, ["shortened"]), ("b", 4, 0.8, ["shortened"]),
+    ]  # fmt: skip
+    plan = make_plan(*PLANS["classifier"])
+    alone = trial(config("classifier", plan=plan.shortened(0.5).to_dict()))
+    assert short[0]["metrics"]["shortened"] == finish(alone)[-1]["payload"]["metrics"]["final/accuracy"]
+    last = results[-1]
+    whole = finish(trial(config("classifier")))[-1]
+    # what the recipe is worth and what it takes is that of the plan; what the trial took is all of it
+    for name in ("metrics", "recalls", "correct", "images", "steps", "first_stage"):
+        assert last["payload"][name] == whole["payload"][name], name
+    assert (last["payload"]["epochs"], last["payload"]["epochs_trained"]) == (4 + 4 + 6, 4 + 4 + 6)
+    assert last["payload"]["curve"] == short + whole["payload"]["curve"]
+    assert [point for result in results for point in result["points"]] == last["payload"]["curve"]
+    progress = [result["progress"] for result in results]
+    assert progress == sorted(progress) and progress[-1] == 1
+    assert [result["score"] for result in reports[:2]] == [p["metrics"]["shortened"] for p in short]
+
+
+def test_the_value_of_a_shortened_plan_is_that_of_the_objective(config, trial):
+    parts = ("final/accuracy", "final/smoothed_harmonic_mean")
+    values = [
+        finish(trial(config("cosine", **SHORT, target=target)))[-1]["payload"]["curve"][0]["metrics"]["shortened"]
+        for target in (parts[:1], parts[1:], parts)
+    ]
+    assert values[2] == pytest.approx((values[0] + values[1]) / 2) and values[0] != values[1]
+
+
+def test_a_trial_that_is_stopped_while_it_is_short_has_paid_for_that_alone(config, trial):
+    one = trial(config("classifier", **SHORT))
+    first = one.step()
+    while not first["points"]:
+        first = one.step()
+    payload = first["payload"]
+    assert (payload["epochs"], payload["epochs_trained"], payload["images"], payload["steps"]) == (4, 4, 0, 0)
+    assert first["outcome"] == "running"
+
+
+def test_shortened_stages_are_reused(config, trial, tmp_path):
+    cold = finish(trial(config("members", **SHORT, store=str(tmp_path))))[-1]
+    warm = finish(trial(config("members", **SHORT, store=str(tmp_path))))[-1]
+    # at half and at 0.8 of 3 and 2 epochs there are 2 and 1, 2 and 2
+    assert cold["payload"]["reused"] == ["a@0.8"]
+    names = ["a", "b", "c"]
+    assert warm["payload"]["reused"] == [*(f"{n}@0.5" for n in names), *(f"{n}@0.8" for n in names), *names]
+    assert warm["payload"]["epochs_trained"] == 0
+    assert warm["payload"]["epochs"] == cold["payload"]["epochs"]
+    for name in ("metrics", "recalls", "curve"):
+        assert warm["payload"][name] == cold["payload"][name]
+
+
+def test_a_shortened_plan_that_diverges_ends_the_trial(config, trial):
+    last = finish(trial(config("wild", **SHORT)))[-1]
+    assert (last["outcome"], last["done"], last["points"]) == ("diverged", True, [])
+    assert last["payload"]["reason"].startswith("shortened to 50%: ")
+
+
+def test_a_trial_restored_while_it_is_short_ends_the_same(config, trial, tmp_path):
+    whole = finish(trial(config("classifier", **SHORT)))
+    stopped = trial(config("classifier", **SHORT))
+    while not stopped._tried:
+        stopped.step()
+    stopped._pipeline.advance()  # one epoch into the second of the shortened plans
+    stopped.save_checkpoint(str(tmp_path))
+    restored = trial(config("classifier", **SHORT))
+    restored.load_checkpoint(str(tmp_path))
+    last = finish(restored)[-1]
+    assert timeless(last) | {"points": []} == timeless(whole[-1]) | {"points": []}
 
 
 # --- saved and restored -----------------------------------------------------------------------------------
@@ -170,3 +274,31 @@ def test_a_spec_is_all_that_a_pipeline_needs(config):
     assert (pipeline.start.seed, pipeline.data.split_seed, pipeline.data.imbalance) == (1, 1, 50.0)
     assert pick_device("cpu") == torch.device("cpu")
     assert pick_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def test_results_are_weighed_as_asked_and_training_stays_the_same(config, trial, tmp_path):
+    cost = tuple(tuple(float(i != j) for j in range(10)) for i in range(10))
+    weighed = Deployment("train", cost).to_dict()
+    plain = finish(trial(config("cosine", store=str(tmp_path))))[-1]["payload"]
+    asked = finish(trial(config("cosine", store=str(tmp_path), deployment=weighed, read_test=True)))[-1]["payload"]
+    assert asked["reused"] == ["a"]  # what is weighed is not part of a stage's key
+    counts = np.array(asked["counts"])
+    expected = float(counts @ np.array(asked["recalls"]) / counts.sum())
+    assert asked["metrics"]["final/prior_accuracy"] == pytest.approx(expected)
+    # cost 1 for every mistake
+    assert asked["metrics"]["final/expected_cost"] == pytest.approx(1 - expected)
+    assert {"test/prior_accuracy", "test/expected_cost"} <= set(asked["metrics"])
+    more = {"final/prior_accuracy", "final/expected_cost"}
+    assert {n: v for n, v in asked["metrics"].items() if n in plain["metrics"]} == plain["metrics"]
+    assert {n for n in asked["metrics"] if n.startswith("final/")} == set(plain["metrics"]) | more
+
+
+def test_on_images_that_are_not_balanced_the_share_that_is_right_is_told(config, trial):
+    realistic = finish(trial(config("cosine", data="digits-lt?val=realistic")))[-1]["payload"]
+    held, recalls = np.array(realistic["val_counts"]), np.array(realistic["recalls"])
+    assert realistic["metrics"]["final/image_accuracy"] == pytest.approx(float(held @ recalls / held.sum()))
+    assert realistic["metrics"]["final/accuracy"] == pytest.approx(float(recalls.mean()))
+    # 24, 15, 10, 6 and four more images: the last six classes have fewer than five
+    assert realistic["metrics"]["final/lowest_recall"] == pytest.approx(recalls[:4].min())
+    balanced = finish(trial(config("cosine")))[-1]["payload"]["metrics"]
+    assert "final/image_accuracy" not in balanced

@@ -15,7 +15,7 @@ from pathlib import Path
 from trainables.data.catalogue import MODULES, DataError, Name, Standard, module_of
 from trainables.data.long_tail import LongTailed, class_counts
 
-__all__ = ["DataError", "LongTailed", "Standard", "class_counts", "load", "names", "rooted", "standard"]
+__all__ = ["DataError", "LongTailed", "Standard", "class_counts", "fed", "load", "names", "rooted", "standard"]
 
 
 def names() -> list[str]:
@@ -59,6 +59,30 @@ def rooted(name: str, root: str | None = None) -> tuple[str, str | None]:
     place = parsed.place(root).resolve()
     query = "&".join(f"{option}={value}" for option, value in parsed.options.items())
     return f"{parsed.kind}:{place.name}" + (f"?{query}" if query else ""), str(place.parent)
+
+
+def fed(name: str, feed: str) -> str:
+    """The name with `?feed=` set.
+
+    Raises:
+        DataError: Data that are never streamed.
+
+    >>> fed("folder:photos?size=64", "streamed"), fed("digits-lt", "resident")
+    ('folder:photos?size=64&feed=streamed', 'digits-lt')
+    """
+    parsed = Name.parse(name)
+    if "feed" not in getattr(module_of(name), "OPTIONS", ()):
+        if feed in ("auto", "resident"):
+            return name
+        raise DataError(f"--feed {feed}: {parsed.kind} is held in memory; folder:, csv: and list files can be streamed")
+    given = "&".join(f"{option}={value}" for option, value in {**parsed.options, "feed": feed}.items())
+    base = f"{parsed.kind}:{parsed.path}" if parsed.path else parsed.kind
+    Name.parse(f"{base}?{given}").choice("feed", FEEDS)
+    return f"{base}?{given}"
+
+
+FEEDS = ("auto", "resident", "streamed")
+"""How images may be fed; see `trainables.data.own`."""
 
 
 def load(

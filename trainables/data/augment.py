@@ -1,7 +1,8 @@
-"""The data set's own augmentation: random shifts and mirror images."""
+"""The data set's own augmentation: random shifts or resized crops, and mirror images."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -87,6 +88,75 @@ def flip_table(images: Tensor, pad: int, flip: bool) -> Tensor:
     """
     padded = functional.pad(images, (pad, pad, pad, pad))
     return torch.cat([padded, padded.flip(-1)]) if flip else padded
+
+
+@dataclass(frozen=True)
+class ResizedCrops:
+    """What was drawn for crops of random size and shape: one row of numbers per image, whatever its size.
+
+    Args:
+        numbers: (B, 23) float32 in [0, 1): area and shape of ten tries, place, mirror.
+        flip: Whether to mirror.
+    """
+
+    numbers: Tensor
+    flip: bool
+
+    @staticmethod
+    def draw(count: int, flip: bool, generator: torch.Generator) -> ResizedCrops:
+        """For `count` images; the generator is on the CPU."""
+        return ResizedCrops(torch.rand(count, 2 * TRIES + 3, generator=generator), flip)
+
+    def box(self, row: int, height: int, width: int) -> tuple[int, int, int, int]:
+        """(top, left, height, width) of one image's crop.
+
+        The first of ten tries that fits; its area is uniform in [0.08, 1] of the image, the logarithm of its width
+        over its height in ± ln(4/3). Where none fits, the largest centred crop of an allowed shape.
+
+        Source: Szegedy et al. 2015, arXiv:1409.4842, section 6, as torchvision's `RandomResizedCrop`.
+        Differs: the numbers are drawn before the image is known, and all ten tries are.
+        """
+        numbers = self.numbers[row].tolist()
+        for area, shape in zip(numbers[:TRIES], numbers[TRIES : 2 * TRIES], strict=True):
+            pixels = (AREA[0] + (AREA[1] - AREA[0]) * area) * height * width
+            ratio = math.exp((2 * shape - 1) * math.log(SHAPE))
+            wide, high = round(math.sqrt(pixels * ratio)), round(math.sqrt(pixels / ratio))
+            if 0 < wide <= width and 0 < high <= height:
+                place = numbers[2 * TRIES : 2 * TRIES + 2]
+                return int(place[0] * (height - high + 1)), int(place[1] * (width - wide + 1)), high, wide
+        high, wide = min(height, round(width * SHAPE)), min(width, round(height * SHAPE))
+        return (height - high) // 2, (width - wide) // 2, high, wide
+
+    def of(self, image: Tensor, row: int, side: tuple[int, int]) -> Tensor:
+        """The crop of one image (c, h, w) uint8, resized to (c, *side), smoothed where it shrinks."""
+        from torchvision.transforms.v2 import functional as by
+
+        out: Tensor = by.resized_crop(image, *self.box(row, *image.shape[-2:]), list(side), antialias=True)
+        return out.flip(-1) if self.flip and float(self.numbers[row, -1]) < 0.5 else out
+
+    def of_all(self, images: Tensor) -> Tensor:
+        """The crops of a batch (B, c, H, W), resized to the images' own size."""
+        side = (int(images.shape[-2]), int(images.shape[-1]))
+        return torch.stack([self.of(image, row, side) for row, image in enumerate(images)])
+
+
+TRIES, AREA, SHAPE = 10, (0.08, 1.0), 4 / 3
+
+
+def own(images: Tensor, pad: int, flip: bool, crop: str, generator: torch.Generator) -> Tensor:
+    """The data set's own augmentation of one batch: `shift_and_flip`, or crops where `crop` is "resized".
+
+    Args:
+        images: (V, B, c, H, W) uint8.
+        pad: Of the shift.
+        flip: Whether to mirror.
+        crop: "shift" or "resized".
+        generator: On the CPU.
+    """
+    if crop == "shift":
+        return shift_and_flip(images, pad, flip, generator)
+    flat = images.flatten(0, 1)
+    return ResizedCrops.draw(len(flat), flip, generator).of_all(flat).view(images.shape)
 
 
 def shift_and_flip(images: Tensor, pad: int, flip: bool, generator: torch.Generator) -> Tensor:

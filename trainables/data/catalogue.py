@@ -48,6 +48,10 @@ PREFIXES: Mapping[str, str] = MappingProxyType(
 """Kinds of own data: `folder:PATH`, `csv:FILE`, `npz:FILE`."""
 
 
+VALS = ("balanced", "realistic")
+"""Option `val=` of data sets whose val is cut from a balanced pool: as many images of each class, or as in training."""
+
+
 class DataError(ValueError):
     """A data set that does not exist, or cannot be cut as asked."""
 
@@ -70,6 +74,8 @@ class Standard:
         margin: Difference in accuracy that matters, in [0, 1], declared before anything is measured: the δ
             of the conflict verdicts.
         final_epochs: Of the final training of an exported recipe.
+        sd: Noise of one trial's accuracy on val within its seed block, in [0, 1]: what a preview assumes when it says
+            what a design can show. Half a point, as in most of the literature's repeated runs, where nothing is known.
     """
 
     epochs: int
@@ -84,6 +90,7 @@ class Standard:
     eval_every: int
     margin: float
     final_epochs: int
+    sd: float = 0.005
 
 
 @dataclass(frozen=True)

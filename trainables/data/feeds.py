@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from trainables.data.augment import Shifts, flip_table
+from trainables.data.augment import ResizedCrops, Shifts, flip_table
+from trainables.data.streamed import StreamedImages
 
 if TYPE_CHECKING:
     from trainables.data.long_tail import LongTailed
@@ -36,7 +37,8 @@ class Feed(Protocol):
 
 def feed_of(data: LongTailed) -> Feed:
     """The feed of a data set's training images."""
-    return ResidentFeed(data)
+    images: object = data.train_images
+    return StreamedFeed(data, images) if isinstance(images, StreamedImages) else ResidentFeed(data)
 
 
 class ResidentFeed:
@@ -57,6 +59,10 @@ class ResidentFeed:
     def augmented(self, batches: Sequence[Tensor], generator: torch.Generator) -> Iterator[Tensor]:
         """See `Feed.augmented`."""
         data, images = self._data, self._data.train_images
+        if data.crop == "resized":
+            for index in batches:
+                yield ResizedCrops.draw(len(index), data.flip, generator).of_all(images[index])
+            return
         if data.pad == 0 and not data.flip:
             yield from self.raw(batches)
             return
@@ -70,6 +76,37 @@ class ResidentFeed:
         table = _table(images, data.pad, data.flip)
         for index, shift in zip(batches, shifts, strict=True):
             yield shift.of(table, data.pad, index)
+
+
+class StreamedFeed:
+    """Images that workers decode ahead from their files, from which resized crops are cut at full resolution.
+
+    Args:
+        data: Whose training images are `images`.
+        images: In files.
+    """
+
+    def __init__(self, data: LongTailed, images: StreamedImages) -> None:
+        self._data, self._images = data, images
+
+    def raw(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
+        """See `Feed.raw`."""
+        return self._images.batches(batches)
+
+    def augmented(self, batches: Sequence[Tensor], generator: torch.Generator) -> Iterator[Tensor]:
+        """See `Feed.augmented`."""
+        data, sizes = self._data, [len(index) for index in batches]
+        if data.crop == "resized":
+            crops = [ResizedCrops.draw(size, data.flip, generator) for size in sizes]
+            yield from self._images.batches(batches, crops)
+            return
+        if data.pad == 0 and not data.flip:
+            yield from self.raw(batches)
+            return
+        drawn = Shifts.joined([Shifts.draw(size, data.pad, data.flip, generator) for size in sizes])
+        shifts = drawn.to(self._images.device).split(sizes)
+        for images, shift in zip(self.raw(batches), shifts, strict=True):
+            yield shift.of(flip_table(images, data.pad, data.flip), data.pad)
 
 
 _TABLES: WeakTensorKeyDictionary = WeakTensorKeyDictionary()

@@ -64,25 +64,73 @@ def decoded(file: Path, grey: bool, size: int | None) -> NDArray[np.uint8] | str
 
     With a size, the shorter side is resized to it (bilinear, smoothed where it shrinks) and the centre cut out.
     """
-    import numpy as np
-    from PIL import Image
+    from torchvision.transforms.v2 import functional as by
 
     try:
-        with Image.open(file) as opened:
-            image = opened.convert("L" if grey else "RGB")
-        if size is not None and image.size != (size, size):
-            width, height = image.size
+        pixels = _pixels(file, grey)
+        height, width = pixels.shape[-2:]
+        if size is not None and (height, width) != (size, size):
             scale = size / min(width, height)
             wide, high = max(size, round(width * scale)), max(size, round(height * scale))
-            image = image.resize((wide, high), Image.Resampling.BILINEAR)
-            left, top = (wide - size) // 2, (high - size) // 2
-            image = image.crop((left, top, left + size, top + size))
-        pixels = np.asarray(image, dtype=np.uint8)
+            pixels = by.resize(pixels, [high, wide], antialias=True)
+            top, left = (high - size) // 2, (wide - size) // 2
+            pixels = pixels[:, top : top + size, left : left + size]
     except MemoryError:
         raise
     except Exception as error:  # decoders of broken files raise anything at all
         return _short(error)
-    return pixels[None] if grey else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    found: NDArray[np.uint8] = pixels.contiguous().numpy()
+    return found
+
+
+def _pixels(file: Path, grey: bool) -> Any:
+    """(c, H, W) by PIL: torchvision's own decoders are deprecated."""
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    with Image.open(file) as opened:
+        pixels = np.array(opened.convert("L" if grey else "RGB"))
+    return torch.from_numpy(pixels[None] if grey else np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the headers of many files say together.
+
+    Args:
+        good: Indices of those that can be read.
+        broken: Why not, by index of the others.
+        shape: (c, H, W) that they are decoded to.
+    """
+
+    good: tuple[int, ...]
+    broken: dict[int, str]
+    shape: tuple[int, int, int]
+
+    @property
+    def gigabytes(self) -> float:
+        """All pixels, in 10⁹ bytes."""
+        return len(self.good) * self.shape[0] * self.shape[1] * self.shape[2] / 1e9
+
+
+def looked_at(name: str, files: Sequence[Path], *, size: int | None, skip_broken: bool) -> Seen:
+    """The headers of all files.
+
+    Raises:
+        DataError: Broken files that are not to be skipped, or several sizes and none to bring them to.
+    """
+    headers = side_by_side(header, files)
+    broken = {number: found.problem for number, found in enumerate(headers) if found.problem}
+    _refuse(name, files, broken, skip_broken)
+    good = tuple(number for number in range(len(files)) if number not in broken)
+    if not good:
+        raise DataError(f"{name}: none of the {len(files)} images can be read")
+    sizes = Counter(headers[number].size for number in good)
+    if size is None and len(sizes) > 1:
+        raise DataError(f"{name}: {several_sizes(sizes)}; bring them to one with ?size={_suggested(sizes)} in the name")
+    side = (size, size) if size is not None else next(iter(sizes))
+    return Seen(good, broken, (1 if all(headers[number].grey for number in good) else 3, *side))
 
 
 def resident(
@@ -106,23 +154,13 @@ def resident(
     """
     import numpy as np
 
-    headers = side_by_side(header, files)
-    broken = {number: found.problem for number, found in enumerate(headers) if found.problem}
-    _refuse(name, files, broken, skip_broken)
-    good = [number for number in range(len(files)) if number not in broken]
-    if not good:
-        raise DataError(f"{name}: none of the {len(files)} images can be read")
-    sizes = Counter(headers[number].size for number in good)
-    if size is None and len(sizes) > 1:
-        raise DataError(f"{name}: {several_sizes(sizes)}; bring them to one with ?size={_suggested(sizes)} in the name")
-    grey = all(headers[number].grey for number in good)
-    shape = (1 if grey else 3, *((size, size) if size is not None else next(iter(sizes))))
-    gigabytes = len(good) * shape[0] * shape[1] * shape[2] / 1e9
-    if gigabytes > limit_gb:
+    seen = looked_at(name, files, size=size, skip_broken=skip_broken)
+    good, broken, grey, shape = list(seen.good), dict(seen.broken), seen.shape[0] == 1, seen.shape
+    if seen.gigabytes > limit_gb:
         raise DataError(
-            f"{name}: {len(good)} images of {shape[1]}×{shape[2]} pixels are {gigabytes:.1f} GB in memory, above the "
-            f"limit of {limit_gb:g} GB, and streaming them from disk is not there yet; choose a smaller ?size=, or "
-            f"raise the limit with ?resident_limit={int(gigabytes) + 1} where the memory is there"
+            f"{name}: {len(good)} images of {shape[1]}×{shape[2]} pixels are {seen.gigabytes:.1f} GB in memory, above "
+            f"the limit of {limit_gb:g} GB; choose a smaller ?size=, stream them from disk with --feed streamed, "
+            f"or raise the limit with ?resident_limit={int(seen.gigabytes) + 1} where the memory is there"
         )
     pixels = np.empty((len(good), *shape), dtype=np.uint8)
 
@@ -174,9 +212,14 @@ def _short(error: Exception) -> str:
     return "is no image" if type(error).__name__ == "UnidentifiedImageError" else (text or [type(error).__name__])[0]
 
 
-def side_by_side(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
-    """Results in order; decoding leaves Python's lock, so threads are enough."""
-    block = 64  # items for a thread at a time: a list file may name half a million
+def side_by_side(work: Callable[[T], R], items: Sequence[T], block: int = 64) -> list[R]:
+    """Results in order; decoding leaves Python's lock, so threads are enough.
+
+    Args:
+        work: What is done with each item.
+        items: A list file may name half a million.
+        block: Items for a thread at a time.
+    """
 
     def several(first: int) -> list[R]:
         return [work(item) for item in items[first : first + block]]

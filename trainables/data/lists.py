@@ -9,9 +9,11 @@ Places-LT give a balanced val (20 images per class), which stays out of the fina
 iNaturalist 2018 gives 3 val images per class, which the literature tests on, as here; the val of a search is cut from
 train, at most 3 per class and none of classes with fewer than 5, see `trainables.data.division`.
 
-All images are held in memory at one size: shorter side resized to `?size=`, centre cut out. At 224 pixels ImageNet-LT
-takes 28 GB, above the limit of 8 (`?resident_limit=`), and streaming is not there yet; `?size=64` takes 2.3 GB.
-The other options are those of own data, see `trainables.data.own`.
+At 224 pixels (`?size=`) ImageNet-LT takes 28 GB, above the limit of 8 (`?resident_limit=`), so it is streamed from its
+files; `?size=64` takes 2.3 GB and is held in memory. Training takes crops of random size and shape and mirrors them
+(`?crop=resized`): of the whole image where it is streamed, of the centre that is held where it is resident. Other
+images have their shorter side resized and the centre cut out. The other options are those of own data, see
+`trainables.data.own`.
 """
 
 from __future__ import annotations
@@ -107,7 +109,7 @@ def load(
         DataError: The root, a list or images are absent or damaged; labels are not as published; too much memory.
 
     Source: Liu et al. 2019, arXiv:1904.05160 (ImageNet-LT, Places-LT); Van Horn et al. 2018, arXiv:1707.06642.
-    Differs: images of one size, in memory.
+    Differs: the shorter side of evaluated images is resized to the crop's side, not to 256; no colour jitter.
     """
     return long_tailed(
         name, index(name, root), options_of(name),
@@ -118,7 +120,7 @@ def load(
 def options_of(name: str) -> Options:
     """The options of a name: images of 224 pixels unless it says otherwise."""
     parsed = Name.parse(name)
-    return Options.of(parsed, size=224, val=LISTS[parsed.kind].val)
+    return Options.of(parsed, size=224, val=LISTS[parsed.kind].val, crop="resized")
 
 
 def index(name: str, root: str | None = None) -> Source:

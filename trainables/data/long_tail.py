@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +51,19 @@ def class_counts(largest: int, classes: int, imbalance: float) -> list[int]:
     return counts
 
 
+def in_proportion(counts: Sequence[int], largest: int) -> list[int]:
+    """Held-out images per class in the proportions of the training images, at least one of each.
+
+    Args:
+        counts: (C,) training images per class.
+        largest: Held-out images of the largest class.
+
+    >>> in_proportion([100, 64, 11, 2], 24)
+    [24, 15, 3, 1]
+    """
+    return [max(1, round(largest * count / max(counts))) for count in counts]
+
+
 @dataclass(frozen=True)
 class LongTailed:
     """A long-tailed data set in memory, with its splits.
@@ -61,7 +75,8 @@ class LongTailed:
         imbalance: The factor that the tail was cut with; of data taken as they are, that of all the images that
             may be trained on. Where val was taken out, the factor of `counts` may be another (see `notes`).
         split_seed: What `train` and `val` were drawn with.
-        train_images: (N, c, H, W) uint8, long-tailed.
+        train_images: (N, c, H, W) uint8, long-tailed; as those of val and test, a tensor, or `StreamedImages`,
+            which answer as one.
         train_labels: (N,) int64 in [0, C).
         val_images: (M, c, H, W) uint8, balanced; empty where val was folded back.
         val_labels: (M,) int64.
@@ -71,8 +86,11 @@ class LongTailed:
         std: (c,) float32 of the pixels, above 0, in the same unit.
         pad: Pixels of the random shift in training, at least 0.
         flip: Whether training mirrors images at random.
+        crop: "shift" by `pad` pixels, or "resized": crops of random size and shape, brought to the image's size.
         fingerprint: 16 hexadecimal digits; equal ones mean equal images, labels, splits and augmentation.
             Computed where absent.
+        val_given: Whether val is the same images for every split seed, because it was given: each block then measures
+            on them, and an interval for new images needs their own share of the variance. Not part of the fingerprint.
         notes: Sentences for people: what was held out or left out, and which classes starve. Not part of the
             fingerprint.
 
@@ -95,8 +113,10 @@ class LongTailed:
     std: Tensor
     pad: int
     flip: bool
+    crop: str = "shift"
     fingerprint: str = ""
     notes: tuple[str, ...] = ()
+    val_given: bool = False
 
     def __post_init__(self) -> None:
         for split in ("train", "val", "test"):
@@ -139,8 +159,10 @@ class LongTailed:
         return {name: value for name, value in values.items() if hasattr(value, "device")}
 
     def _digest(self) -> str:
-        digest = hashlib.sha256(repr((self.classes, self.pad, self.flip)).encode())
+        own = (self.classes, self.pad, self.flip) + (() if self.crop == "shift" else (self.crop,))
+        digest = hashlib.sha256(repr(own).encode())
         for name, value in self._tensors().items():
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-            digest.update(value.detach().cpu().numpy().tobytes())
+            files = getattr(value, "stamp", None)  # of images that are not in memory
+            digest.update(value.detach().cpu().numpy().tobytes() if files is None else files)
         return digest.hexdigest()[:16]

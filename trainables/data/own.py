@@ -21,7 +21,10 @@ Options follow a question mark: `folder:photos?size=64&broken=skip` (in a shell,
 | `val`, `test` | 50 | images of each class that are cut, a fifth of the class at most |
 | `pad` | an eighth of the side | largest random shift in training, pixels |
 | `flip` | colour only | `yes` or `no`: mirror images in training |
+| `crop` | `shift` | `resized`: training takes crops of random size and shape instead of shifts |
+| `feed` | `auto` | `resident`: all in memory; `streamed`: decoded as needed; `auto`: streamed where above the limit |
 | `resident_limit` | 8 | largest set in memory, 10⁹ bytes |
+| `workers` | one per core, ≤ 8 | processes that decode what is streamed; 0 decodes in the training process |
 """
 
 from __future__ import annotations
@@ -35,6 +38,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 
 from trainables.data import source as given
 from trainables.data.catalogue import DataError, Name, Standard
+from trainables.data.division import HELD_OUT
 from trainables.data.images import ENDINGS, header
 from trainables.data.source import SPLITS, Options, Source, check_classes, long_tailed
 
@@ -80,6 +84,7 @@ def standard(name: str, root: str | None = None) -> Standard:
         # of a val of 50 per class, accuracy has a standard error of about ½ √(1 / 50 C)
         margin=0.01 if len(source.class_names) >= 50 else 0.02,
         final_epochs=epochs,
+        sd=max(0.005, 0.5 / (HELD_OUT * len(source.class_names)) ** 0.5),
     )
 
 

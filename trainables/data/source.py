@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainables.data.catalogue import DataError, Name
 from trainables.data.division import HELD_OUT, divide, some
-from trainables.data.images import RESIDENT_GB, resident, stamp
+from trainables.data.images import RESIDENT_GB, looked_at, resident, stamp
 from trainables.data.long_tail import LongTailed
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from trainables.data.streamed import StreamedImages
 
 SPLITS = ("train", "val", "test")
 
@@ -102,6 +104,10 @@ class Options:
         pad: Pixels of the random shift; `None` for an eighth of the shorter side.
         flip: Whether training mirrors images; `None` for colour images only.
         resident_limit: In 10⁹ bytes.
+        feed: "resident" holds all pixels in memory, "streamed" decodes files as they are needed, "auto" streams what
+            is above the limit.
+        workers: Processes that decode what is streamed; as many as there are cores, at most 8, where absent.
+        crop: The data's own augmentation, see `LongTailed.crop`.
     """
 
     size: int | None
@@ -111,9 +117,14 @@ class Options:
     pad: int | None
     flip: bool | None
     resident_limit: int
+    feed: str = "auto"
+    workers: int | None = None
+    crop: str = "shift"
 
     @staticmethod
-    def of(name: Name, size: int | None = None, val: int = HELD_OUT, test: int = HELD_OUT) -> Options:
+    def of(
+        name: Name, size: int | None = None, val: int = HELD_OUT, test: int = HELD_OUT, crop: str = "shift"
+    ) -> Options:
         """The options of a name, with the data set's own defaults.
 
         Raises:
@@ -128,24 +139,29 @@ class Options:
             pad=name.whole("pad", 0) if "pad" in name.options else None,
             flip=None if flip == "auto" else flip == "yes",
             resident_limit=name.whole("resident_limit", RESIDENT_GB, 1),
+            feed=name.choice("feed", ("auto", "resident", "streamed")),
+            workers=name.whole("workers", 0) if "workers" in name.options else None,
+            crop=name.choice("crop", (crop, *(other for other in CROPS if other != crop))),
         )
 
 
-OPTIONS = ("size", "broken", "val", "test", "pad", "flip", "resident_limit")
+CROPS = ("shift", "resized")
+
+OPTIONS = ("size", "broken", "val", "test", "pad", "flip", "resident_limit", "feed", "workers", "crop")
 """Names of the options above."""
 
 
 @dataclass(frozen=True)
-class _Resident:
-    """All pixels of a source; shared by all splits: nobody writes to them."""
+class _Held:
+    """All pixels of a source, or what reads them; shared by all splits: nobody writes to them."""
 
     source: Source
-    images: Mapping[str, NDArray[np.uint8]]
+    images: Mapping[str, NDArray[np.uint8] | StreamedImages]
     mean: NDArray[np.float64]
     std: NDArray[np.float64]
 
 
-_LAST: dict[str, _Resident] = {}
+_LAST: dict[str, _Held] = {}
 """The source that was read last: split seeds of one search divide the same pixels anew."""
 
 
@@ -177,7 +193,9 @@ def long_tailed(
     """
     import torch
 
-    held = _resident(name, source, options)
+    from trainables.data.streamed import StreamedImages
+
+    held = _held(name, source, options)
     source = held.source
     division = divide(
         name, source.labels, source.class_names,
@@ -186,8 +204,11 @@ def long_tailed(
     parts: dict[str, Any] = {}
     for split, (given, index) in division.index.items():
         whole = len(index) == len(source.labels[given])  # then shared, not copied
-        pixels = held.images[given] if whole else held.images[given][index]
-        parts[f"{split}_images"] = torch.from_numpy(pixels)
+        pixels = held.images[given]
+        if isinstance(pixels, StreamedImages):
+            parts[f"{split}_images"] = pixels if whole else pixels.of(index)
+        else:
+            parts[f"{split}_images"] = torch.from_numpy(pixels if whole else pixels[index])
         parts[f"{split}_labels"] = torch.from_numpy(source.labels[given] if whole else source.labels[given][index])
     channels, height, width = held.images["train"].shape[1:]
     return LongTailed(
@@ -201,32 +222,82 @@ def long_tailed(
         std=torch.tensor(held.std if std is None or len(std) != channels else std, dtype=torch.float32),
         pad=max(1, min(height, width) // 8) if options.pad is None else options.pad,
         flip=bool(channels == 3) if options.flip is None else options.flip,
+        crop=options.crop,
         notes=(*source.notes, *division.notes),
+        val_given=division.index["val"][0] == "val",
     )
 
 
-def _resident(name: str, source: Source, options: Options) -> _Resident:
+def _held(name: str, source: Source, options: Options) -> _Held:
     files = [file for split in SPLITS if split in source.labels for file in source.files.get(split, ())]
     labels = [(split, source.labels[split].tobytes()) for split in source.labels]
     told = (source.where, source.class_names, source.notes, source.stamp, labels, stamp(files))
-    how = (options.size, options.skip_broken, options.resident_limit)
+    how = (options.size, options.skip_broken, options.resident_limit, options.feed, options.workers)
     key = hashlib.sha256(repr((told, how)).encode()).hexdigest()
     if key in _LAST:
         return _LAST[key]
+    images: Mapping[str, NDArray[np.uint8] | StreamedImages]
     if source.arrays is not None:
-        images = source.arrays()
-        gigabytes = sum(array.nbytes for array in images.values()) / 1e9
+        if options.feed == "streamed":
+            raise DataError(f"{name}: arrays are held in memory; only image files can be streamed: leave the feed out")
+        arrays = images = source.arrays()
+        gigabytes = sum(array.nbytes for array in arrays.values()) / 1e9
         if gigabytes > options.resident_limit:
             raise DataError(
                 f"{name}: the images are {gigabytes:.1f} GB in memory, above the limit of {options.resident_limit} GB; "
                 f"raise it with ?resident_limit={int(gigabytes) + 1} where the memory is there"
             )
+        mean, std = moments(arrays["train"])
+    elif options.feed == "streamed" or (options.feed == "auto" and _too_large(name, files, options)):
+        source, images, (mean, std) = _streamed(name, source, files, options)
     else:
-        source, images = _decoded(name, source, files, options)
-    mean, std = moments(images["train"])
+        source, arrays = _decoded(name, source, files, options)
+        images = arrays
+        mean, std = moments(arrays["train"])
     _LAST.clear()
-    _LAST[key] = _Resident(source, images, mean, std)
+    _LAST[key] = _Held(source, images, mean, std)
     return _LAST[key]
+
+
+def _too_large(name: str, files: list[Path], options: Options) -> bool:
+    """Whether the decoded files are above the limit; a set that is below it in any case is not looked at twice."""
+    seen = looked_at(name, files, size=options.size, skip_broken=options.skip_broken)
+    return seen.gigabytes > options.resident_limit
+
+
+MOMENTS_OF = 20_000
+"""Images at most, evenly spaced, that mean and deviation of a streamed set are measured over."""
+
+
+def _streamed(
+    name: str, source: Source, files: list[Path], options: Options
+) -> tuple[Source, Mapping[str, StreamedImages], tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    """Readers of the given splits, the source without what could not be read, and the moments of its pixels."""
+    import numpy as np
+    import torch
+
+    from trainables.data.streamed import Reader, StreamedImages, default_workers
+
+    seen = looked_at(name, files, size=options.size, skip_broken=options.skip_broken)
+    lost = [f"{files[number]}: {problem}" for number, problem in sorted(seen.broken.items())]
+    source = _without(name, source, seen.good, lost)
+    kept = [files[number] for number in seen.good]
+    workers = default_workers() if options.workers is None else options.workers
+    size, (channels, *side) = options.size, seen.shape
+    reader = Reader(name, kept, grey=channels == 1, size=size, side=(side[0], side[1]), workers=workers)
+    root = Path(source.where)
+    told = [(str(Path(path).relative_to(root)) if root in Path(path).parents else Path(path).name, size, changed)
+            for path, size, changed in stamp(kept)]  # fmt: skip
+    known = hashlib.sha256(repr((told, size)).encode()).digest()
+    images, before = {}, 0
+    for split in (split for split in SPLITS if split in source.labels):
+        rows = np.arange(before, before + len(source.labels[split]))
+        before += len(rows)
+        images[split] = StreamedImages(reader, rows, torch.device("cpu"), known)
+    train = images["train"]
+    chosen = torch.arange(len(train))[:: -(-len(train) // MOMENTS_OF)]
+    batch = max(1, 2**24 // (channels * side[0] * side[1]))
+    return source, images, _moments_of(part.numpy() for part in train.batches(chosen.split(batch)))
 
 
 def _decoded(
@@ -237,23 +308,29 @@ def _decoded(
         name, files, size=options.size, skip_broken=options.skip_broken, limit_gb=options.resident_limit
     )
     given = [split for split in SPLITS if split in source.labels]
-    if lost:
-        for sentence in lost:
-            logging.getLogger(__name__).warning("%s: left out: %s", name, sentence)
-        good, before, broken = set(kept), 0, {}
-        for split in given:
-            size = len(source.labels[split])
-            broken[split] = {number for number in range(size) if before + number not in good}
-            before += size
-        source = source.without(broken)
-        shown = "; ".join(lost[:3]) + ("; …" if len(lost) > 3 else "")
-        source = replace(source, notes=(*source.notes, f"{len(lost)} broken images are left out ({shown})"))
+    source = _without(name, source, kept, lost)
     images, before = {}, 0
     for split in given:
         size = len(source.labels[split])
         images[split] = pixels[before : before + size]
         before += size
     return source, images
+
+
+def _without(name: str, source: Source, kept: Sequence[int], lost: Sequence[str]) -> Source:
+    """The source without the files that are not kept, which are named."""
+    if not lost:
+        return source
+    for sentence in lost:
+        logging.getLogger(__name__).warning("%s: left out: %s", name, sentence)
+    good, before, broken = set(kept), 0, {}
+    for split in (split for split in SPLITS if split in source.labels):
+        size = len(source.labels[split])
+        broken[split] = {number for number in range(size) if before + number not in good}
+        before += size
+    source = source.without(broken)
+    shown = "; ".join(lost[:3]) + ("; …" if len(lost) > 3 else "")
+    return replace(source, notes=(*source.notes, f"{len(lost)} broken images are left out ({shown})"))
 
 
 def moments(images: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -273,15 +350,22 @@ def moments(images: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.
     >>> mean.tolist(), std.tolist()
     ([0.5], [0.5])
     """
+    # bincount makes 8 bytes of every pixel
+    return _moments_of(images[first : first + 4096] for first in range(0, len(images), 4096))
+
+
+def _moments_of(parts: Iterable[NDArray[np.uint8]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The same of images that come in parts."""
     import numpy as np
 
+    counts: NDArray[np.float64] = np.zeros(0)
+    for part in parts:
+        counts = counts if len(counts) else np.zeros((part.shape[1], 256))
+        for channel in range(part.shape[1]):
+            counts[channel] += np.bincount(part[:, channel].ravel(), minlength=256)
     values = np.arange(256) / 255
     mean, std = [], []
-    for channel in range(images.shape[1]):
-        shares = np.zeros(256)
-        for first in range(0, len(images), 4096):  # bincount makes 8 bytes of every pixel
-            shares += np.bincount(images[first : first + 4096, channel].ravel(), minlength=256)
-        shares /= shares.sum()
+    for shares in counts / counts.sum(axis=1, keepdims=True):
         mean.append(float(shares @ values))
         std.append(max(1 / 255, float(shares @ (values - mean[-1]) ** 2) ** 0.5))
     return np.array(mean), np.array(std)

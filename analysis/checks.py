@@ -1,0 +1,77 @@
+"""Does a verdict hold at other learning rates and at the final length? From the rows of the check arm.
+
+A pair's cells are run again with every learning rate at a third and at three times its value, over the design's blocks,
+and, where the search was shortened, at full length (`Record.setting`). A verdict is **final** where it is shown in the
+design and in every one of these settings: a conjunction, so that no correction is needed and the error of "final" is
+at most that of one test. Everything else reads "at these settings".
+
+Source: Berger 1982 (Technometrics 24, intersection-union tests).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from analysis.conflicts import pairwise
+
+RATES = ("lr/3", "lr*3")
+CHECKED = ("conflict", "harmful", "synergy")
+FINAL, HERE = "final", "at these settings"
+
+
+def settings_agree(
+    table: pd.DataFrame,
+    checks: pd.DataFrame,
+    metric: str = "final/accuracy",
+    margin: float = 0.005,
+    *,
+    level: float = 0.95,
+) -> pd.DataFrame:
+    """What became of each conflict, harm and synergy in the settings in which it was run again.
+
+    Args:
+        table: Of `analysis.conflicts.pairwise` on the design arm.
+        checks: Table of trials; the rows with arm "check" are read, by their column `setting`.
+        metric: As in `pairwise`.
+        margin: As in `pairwise`.
+        level: As in `pairwise`.
+
+    Returns:
+        One row per conflict, harmful pair or synergy of the table: a, b, context, verdict, one column per setting
+        ("lr/3", "lr*3", "full length") with the verdict there ("" where it was not run), word ("final" or "at these
+        settings") and why. A row is "final" only if both learning rates were run and every setting that was run shows
+        the same verdict.
+    """
+    rows = checks[checks["arm"] == "check"] if "arm" in checks.columns else checks
+    names = list(RATES) + sorted(set(rows["setting"]) - set(RATES) if len(rows) else ())
+    found = []
+    for pair in table[table["verdict"].isin(CHECKED)].to_dict("records"):
+        own = {name: _verdict(rows[rows["setting"] == name], pair, metric, margin, level) for name in names}
+        word, why = _word(pair["verdict"], own)
+        found.append(
+            {**{name: pair[name] for name in ("a", "b", "context", "verdict")}, **own, "word": word, "why": why}
+        )
+    return pd.DataFrame(found, columns=["a", "b", "context", "verdict", *names, "word", "why"])
+
+
+def _verdict(rows: pd.DataFrame, pair: dict[str, Any], metric: str, margin: float, level: float) -> str:
+    """The pair's verdict in one setting, tested alone; "" where its cells were not run."""
+    here = rows[rows["context"].fillna("") == pair["context"]] if "context" in rows.columns else rows
+    labels = set().union(*here["tricks"]) if len(here) else set()
+    if not {pair["a"], pair["b"]} <= labels:
+        return ""
+    judged = pairwise(here, metric, margin, primary=[(pair["a"], pair["b"])], level=level, arm="check")
+    row = judged[(judged["a"] == pair["a"]) & (judged["b"] == pair["b"])].iloc[0]
+    return "" if row["verdict"] == "not applicable" else str(row["verdict"])
+
+
+def _word(verdict: str, own: dict[str, str]) -> tuple[str, str]:
+    missing = [name for name in RATES if not own[name]]
+    others = [f"{name}: {found}" for name, found in own.items() if found and found != verdict]
+    if others:
+        return HERE, f"not shown at {'; at '.join(others)}"
+    if missing:
+        return HERE, f"not run at {' and '.join(missing)}"
+    return FINAL, f"shown at {', '.join(name for name, found in own.items() if found)} too"

@@ -1,0 +1,135 @@
+"""The adaptive arm: proposals one at a time, several later stages for each new start."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from analysis.record import Record
+from search import objective, phases
+from search.phases import ADAPTIVE_SEED, Known
+from search.sampler import Sampler, SpaceExhausted
+from search.tasks import Task
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class _Start:
+    """The stages before the last of some recipe, and how many last stages are still to be proposed.
+
+    Args:
+        id: Number of the start.
+        fixed: What its children have in common, one dict of choices for each last stage that they may have.
+        left: Children still to be proposed.
+    """
+
+    id: int
+    fixed: list[dict[str, Any]]
+    left: int
+
+
+class Adaptive(phases.Adaptive):
+    """Recipes that Optuna proposes, one by one as there is room.
+
+    Args:
+        sampler: Proposes, and is told how it went.
+    """
+
+    def __init__(self, sampler: Sampler) -> None:
+        self.sampler = sampler
+        self.exhausted = False
+        self._starts: list[_Start] = []
+        self._asked: Counter[str] = Counter()
+        self._recalled = False
+
+    def recall(self, known: Known) -> list[Task]:
+        """After a resume: what was proposed and has no record; starts go on with the children they lack.
+
+        Called when the phase begins, because what comes before it may have changed the space.
+        """
+        if self._recalled:
+            return []
+        self._recalled = True
+        proposed = [task for task in known.tasks.values() if task.phase == self.name]
+        self._asked = Counter(task.recipe.plan.id for task in proposed)
+        self.sampler.forget({task.number for task in proposed if task.number is not None})
+        waiting = []
+        for task in proposed:
+            assert task.start is not None
+            while len(self._starts) <= task.start:
+                self._starts.append(self._start(known, task))
+            self._starts[task.start].left -= 1
+            if task.id in known.records:
+                self.told(known, task, known.records[task.id])
+            else:
+                waiting.append(task)
+        return waiting
+
+    def open(self, known: Known) -> bool:
+        """Whether there are proposals to come."""
+        return not self.exhausted and self.asked < known.limits.trials
+
+    @property
+    def asked(self) -> int:
+        """Proposals so far."""
+        return self._asked.total()
+
+    def propose(self, known: Known, in_training: Callable[[int], bool]) -> Task | None:
+        """A proposal: a child of a start whose first stage is there, else a new start.
+
+        Args:
+            known: What has been run.
+            in_training: Whether what the children of a start share is being trained: they would only wait for it.
+
+        Returns:
+            The task; `None` where a start has nothing more to offer (another call may), or the space has not
+            (`exhausted`).
+        """
+        asked = self.asked
+        start = next((s for s in self._starts if s.left > 0 and not in_training(s.id)), None)
+        try:
+            proposal = self.sampler.ask(asked, None if start is None else start.fixed[start.left % len(start.fixed)])
+        except SpaceExhausted as error:
+            if start is not None:
+                start.left = 0
+            else:
+                log.warning("the adaptive arm ends after %d of %d trials: %s", asked, known.limits.trials, error)
+                self.exhausted = True
+            return None
+        recipe = proposal.recipe
+        repeats = self._asked[recipe.plan.id] + any(
+            task.recipe.plan.id == recipe.plan.id for task in known.tasks.values() if task.phase == "start"
+        )
+        self._asked[recipe.plan.id] += 1
+        number = len(self._starts) if start is None else start.id
+        task = self.task(
+            known, f"{asked:04d}", recipe, ADAPTIVE_SEED + repeats, number=proposal.number, start=number
+        )  # fmt: skip
+        if start is None:
+            start = self._start(known, task)
+            self._starts.append(start)
+        start.left -= 1
+        return task
+
+    def told(self, known: Known, task: Task, record: Record) -> None:
+        """How a proposal did.
+
+        A start that ended before its last stage gets no more children: they would end where this one did.
+        """
+        assert task.number is not None and task.start is not None
+        # a shortened plan has a score of its own, at its own length
+        steps = {
+            point.epoch: point.metrics.get("accuracy", point.metrics.get("shortened", 0.0)) for point in record.curve
+        }
+        found = objective.values(record.metrics, known.limits.objective)
+        self.sampler.tell(task.number, record.outcome, found, list(steps.items()))
+        last = record.curve[-1].stage if record.curve else ""
+        if record.outcome in ("stopped", "diverged") and last != task.recipe.plan.stages[-1].name:
+            self._starts[task.start].left = 0
+
+    def _start(self, known: Known, task: Task) -> _Start:
+        return _Start(len(self._starts), self.sampler.siblings(task.recipe), known.limits.children)

@@ -1,0 +1,43 @@
+"""`--dry-run` without torch and Ray, which take seconds to import, as long as nothing is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from trainables.stand_ins import is_genuine, only_looking
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from search.run import Search
+
+
+def dry_run(make: Callable[[], Search], console: Console, measure: bool = False) -> None:
+    """Shows what would run.
+
+    Args:
+        make: Makes the search; called again where a trick cannot be looked at without torch.
+        console: Where a person reads.
+        measure: Train the baseline for some seconds to say how long everything takes.
+
+    Raises:
+        ValueError: The search cannot be started as asked.
+    """
+    if not measure:
+        try:
+            with only_looking():
+                _show(make, console)
+                return
+        except Exception as error:
+            if is_genuine(error):
+                raise
+    _show(make, console, measure)
+
+
+def _show(make: Callable[[], Search], console: Console, measure: bool = False) -> None:
+    search = make()
+    # with what it imports, inside the stand-ins
+    from search.preview import show
+
+    show(console, search, measure)

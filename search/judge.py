@@ -1,0 +1,70 @@
+"""The conflict table of a search, judged the same way wherever it is needed.
+
+Where primary pairs are declared, further blocks may be asked for after looking (`--settle`), at most twice. Every look
+has its share of the error rate, so the claims about primary pairs are false in at most 5 % of searches, however many
+looks are taken.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MOST_LOOKS = 3
+"""The first table, and two more after further blocks."""
+
+
+def judge(
+    trials: pd.DataFrame, margin: float, primary: Sequence[str] = (), further: Sequence[int] = ()
+) -> pd.DataFrame:
+    """The conflict table.
+
+    Args:
+        trials: Table of trials; the design arm is read.
+        margin: Difference in accuracy that matters.
+        primary: Declared pairs.
+        further: First seed of the blocks that each decision after a look has added, in order. Where primary pairs are
+            declared, every look is judged at its own share, and what an earlier one has shown stays shown.
+
+    Raises:
+        ValueError: The design arm cannot be judged.
+    """
+    from analysis.conflicts import pairwise
+
+    metric = "final/accuracy"
+    if not primary:
+        return pairwise(trials, metric, margin)
+    table = None
+    for look, end in enumerate([*further, math.inf], start=1):
+        table = pairwise(trials[trials["seed"] < end], metric, margin, primary=primary, look=look, earlier=table)
+    assert table is not None
+    return table
+
+
+def with_checks(table: pd.DataFrame, trials: pd.DataFrame, margin: float) -> pd.DataFrame:
+    """The conflict table with what became of its verdicts where they were run again.
+
+    Args:
+        table: Of `judge`.
+        trials: Table of trials; the check arm is read.
+        margin: Difference in accuracy that matters.
+
+    Returns:
+        The table with two more columns: `holds`, "final" or "at these settings" for conflicts, harmful pairs and
+        synergies and "" for other verdicts, and `holds_why`.
+    """
+    from analysis.checks import CHECKED, HERE, settings_agree
+
+    try:
+        found = settings_agree(table, trials, margin=margin)
+        words = {(row["a"], row["b"]): (row["word"], row["why"]) for row in found.to_dict("records")}
+    except ValueError as error:
+        # a search that was cut may have a single block of its checks
+        rows = table[table["verdict"].isin(CHECKED)].to_dict("records")
+        words = {(row["a"], row["b"]): (HERE, f"not run far enough elsewhere: {error}") for row in rows}
+    pairs = [words.get((row["a"], row["b"]), ("", "")) for row in table.to_dict("records")]
+    return table.assign(holds=[word for word, _ in pairs], holds_why=[why for _, why in pairs])

@@ -1,0 +1,119 @@
+"""Published recipes, each as it would be written by someone who has read its paper and nothing else.
+
+They are start points of the adaptive arm and stand in its race: a search that does not beat them has found nothing.
+What is published is the stages, their share of the schedule, the tricks and their numbers. Learning rates are given
+as multiples of the rate that the data set is trained with, because the papers' own belong to their batch size and
+number of steps; a whole recipe has the data set's standard length.
+
+    bag_of_tricks          Zhang et al. 2021, AAAI 35(4), table 11: input mixup throughout, the last fifth on
+                           class-balanced draws of CAM-transformed images
+    label_over_smoothing   Sun et al. 2025, ICLR: strong weight decay first; then the classifier alone, δ = 0.98, at
+                           a twentieth of the rate, without weight decay, every image drawn once
+    balanced_merging       Yu et al. 2024, arXiv:2401.16811: few-shot sets of N_C = 10 images a class, the whole
+                           network tuned on each with mixup 0.2, the weights averaged; then the classifier
+    mislas                 Zhong et al. 2021, arXiv:2104.00466: mixup first; then class-balanced draws, label-aware
+                           smoothing, a learnable scale per class on the old classifier
+    classifier_retraining  Kang et al. 2020, arXiv:1910.09217: plain training; then a new classifier on a frozen
+                           backbone with class-balanced draws (cRT)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from spaces.domain import Space, Stage, one_of, trick
+
+
+@dataclass(frozen=True)
+class Published:
+    """A recipe, with the choices around it that say what may be taken away from it.
+
+    Args:
+        name: Short.
+        title: As it is spoken of.
+        space: Its stages; everything that is not part of the baseline is a choice.
+        labels: The choices that make the recipe.
+    """
+
+    name: str
+    title: str
+    space: Space
+    labels: tuple[str, ...]
+
+
+def published(lr: float) -> tuple[Published, ...]:
+    """The recipes, for a data set that is trained with this learning rate.
+
+    Args:
+        lr: Peak learning rate of the first stage, above 0.
+
+    >>> [recipe.name for recipe in published(0.1)]
+    ['bag_of_tricks', 'label_over_smoothing', 'balanced_merging', 'mislas', 'classifier_retraining']
+    """
+    plain = Stage("finish", length=0.2, carry="all", keep=True)
+    end = Stage("finish", length=0.1, carry="all", keep=True)
+    return (
+        Published(
+            "bag_of_tricks",
+            "Bag of Tricks",
+            Space(
+                stages=[
+                    Stage("representation", length=0.8, lr=lr, choose=[one_of(None, trick("input_mixup", alpha=1.0))]),
+                    one_of(plain, Stage("deferred", length=0.2, carry="all", keep=("mix", "augment", "average"),
+                                        choose=[one_of(None, "class_balanced"), one_of(None, "cam_foreground")])),
+                ]
+            ),
+            ("representation/input_mixup", "deferred", "deferred/class_balanced", "deferred/cam_foreground"),
+        ),
+        Published(
+            "label_over_smoothing",
+            "label over-smoothing",
+            Space(
+                stages=[
+                    Stage("representation", length=0.9, lr=lr, weight_decay=5e-3, schedule="cosine"),
+                    one_of(end, Stage("smoothing", length=0.1, lr=lr / 20, weight_decay=0.0, schedule="cosine", choose=[
+                        trick("classifier", reset=False), one_of(None, trick("label_over_smoothing", delta=0.98))])),
+                ]
+            ),
+            ("smoothing", "smoothing/label_over_smoothing"),
+        ),
+        Published(
+            "balanced_merging",
+            "balanced training and merging",
+            Space(
+                stages=[
+                    Stage("representation", length=0.75, lr=lr),
+                    one_of(None, Stage("balanced", length=0.15, lr=lr / 20, members=4, choose=[
+                        trick("few_shot", n_c=10), one_of(None, trick("input_mixup", alpha=0.2)), "average"])),
+                    one_of(end, Stage("classifier", length=0.1, lr=lr / 2, choose=[
+                        "classifier", one_of(None, "class_balanced")])),
+                ]
+            ),
+            ("balanced", "balanced/input_mixup", "classifier", "classifier/class_balanced"),
+        ),
+        Published(
+            "mislas",
+            "MiSLAS-like",
+            Space(
+                stages=[
+                    Stage("representation", length=0.9, lr=lr, choose=[one_of(None, trick("input_mixup", alpha=1.0))]),
+                    one_of(end, Stage("scaling", length=0.1, lr=lr, schedule="cosine", choose=[
+                        trick("learnable_scale", scale_bias=True, weight_lr=0.2), one_of(None, "class_balanced"),
+                        one_of(None, trick("label_aware_smoothing", head=0.3, tail=0.0))])),
+                ]
+            ),
+            ("representation/input_mixup", "scaling", "scaling/class_balanced", "scaling/label_aware_smoothing"),
+        ),
+        Published(
+            "classifier_retraining",
+            "classifier re-training",
+            Space(
+                stages=[
+                    Stage("representation", length=0.9, lr=lr),
+                    one_of(end, Stage("classifier", length=0.1, lr=lr, schedule="cosine", choose=[
+                        "classifier", one_of(None, "class_balanced")])),
+                ]
+            ),
+            ("classifier", "classifier/class_balanced"),
+        ),
+    )  # fmt: skip

@@ -1,0 +1,204 @@
+"""Shares of GPUs by Ray's resource counting, with a GPU that Ray is only told of; the numbers by hand."""
+
+import json
+import logging
+import math
+from pathlib import Path
+
+import pytest
+import ray
+from rich.console import Console
+
+from search import resources
+from search.resources import WORKER_ENVIRONMENT, Share, Shares, neediest, propose
+from search.run import Search
+from search.settings import Settings, SettingsError, gpus
+from search.space_file import load_space
+from spaces.domain import Stage
+from trainables.footprint import Footprint
+
+GREEDY = '''
+from dataclasses import dataclass
+
+import ray
+import torch
+
+from trainables.registry import trick
+
+
+@trick(seam="weight", family="test", source="none")
+@dataclass(frozen=True)
+class Greedy:
+    """Weights of 1, for which it wants so much of a GPU."""
+
+    needs: float = {needs}
+
+    def build(self, facts):
+        held = ray.get_runtime_context().get_assigned_resources().get("GPU", 0)
+        if held < self.needs:
+            raise torch.OutOfMemoryError(f"tried to allocate {{self.needs}}, {{held:g}} is allowed")
+        return lambda labels: torch.ones_like(labels, dtype=torch.float32)
+'''
+
+SPACE = """
+from spaces.domain import Space, Stage, one_of
+
+SPACE = Space(
+    stages=[Stage("first", length=1, choose=[CHOICES])],
+    screen=[SCREEN],
+)
+"""
+
+
+def found(**changes) -> Footprint:
+    return Footprint(**{"memory": 2e9, "total": 24e9, "seconds": 60.0, "busy": 0.2} | changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "cpus", "count", "bound"),
+    [
+        # 24 / (1.2 · 2) = 10 by memory, 16 CPUs, 1.5 / 0.2 = 7.5 by utilisation
+        ({}, 16, 8, "utilisation"),
+        ({"busy": math.nan}, 16, 10, "memory"),
+        ({"busy": 0.01}, 4, 4, "CPUs"),
+        ({"memory": 30e9}, 16, 1, "memory"),
+        ({"busy": 1.0}, 16, 2, "utilisation"),
+        # nobody tells how much it takes: a whole one
+        ({"memory": 0.0}, 16, 1, "memory"),
+    ],
+)
+def test_the_proposed_share(changes, cpus, count, bound):
+    made = propose(found(**changes), cpus, cpus_per_trial=1)
+    assert made.share == 1 / count
+    trials = "one trial" if count == 1 else f"{count} trials"
+    assert f"{trials} on each GPU, bound by" in made.reason and made.reason.endswith(bound)
+
+
+def test_the_sentence():
+    assert propose(found(), 16, 2).reason == (
+        "--gpus-per-trial auto: a trial takes 2.0 of 24.0 GB and keeps the GPU 20% busy, about 60 s in all: "
+        "8 trials on each GPU, bound by the CPUs"
+    )
+
+
+def test_what_is_measured_is_what_may_need_most(make_plan):
+    small, large = (make_plan(Stage("a", epochs=1, batch_size=size)) for size in (16, 64))
+    tricky = make_plan(Stage("a", epochs=1, batch_size=64, choose=["input_mixup"]))
+    assert neediest([small, large, small, tricky], most=2) == [tricky, large]
+
+
+def test_out_of_memory_is_tried_once_more_with_twice_the_share():
+    shares = Shares(Share(1, 0.25), Share(8, 1))
+    for reason in ("OutOfMemoryError: CUDA out of memory", "torch.OutOfMemoryError: x", "MemoryError"):
+        assert shares.again(reason, reason, lost=False) == "out of memory with 0.25 GPUs; once more with 0.5 GPUs"
+        assert shares.of(reason) == Share(1, 0.5)
+        assert shares.again(reason, reason, lost=False) == ""
+    assert shares.note("MemoryError", "MemoryError") == "MemoryError (with 0.5 GPUs, after 0.25 GPUs were too little)"
+    assert shares.of("another") == Share(1, 0.25)
+    assert shares.again("another", "ValueError: this says OutOfMemoryError", lost=False) == ""
+
+
+def test_there_is_no_more_than_a_whole_gpu():
+    assert Shares(Share(1, 1.0), Share(8, 4)).again("a", "OutOfMemoryError: x", lost=False) == ""
+    three = Shares(Share(1, 0.75), Share(8, 1))
+    assert three.again("a", "OutOfMemoryError: x", lost=False) and three.of("a") == Share(1, 1.0)
+
+
+def test_without_a_gpu_it_is_the_neighbours_that_go():
+    shares = Shares(Share(1, 0), Share(4, 0))
+    assert shares.again("a", "MemoryError", lost=False) == "out of memory with 1 CPUs; once more with 2 CPUs"
+    assert Shares(Share(4, 0), Share(4, 0)).again("a", "MemoryError", lost=False) == ""
+
+
+def test_a_lost_trial_is_begun_three_times_in_all():
+    shares = Shares(Share(1, 0), Share(4, 0))
+    assert [bool(shares.again("a", "its process is gone", lost=True)) for _ in range(4)] == [True, True, False, False]
+    assert bool(shares.again("b", "its process is gone", lost=True))
+    assert "times" not in shares.note("b", "its process is gone")
+    assert shares.again("c", "ValueError: a mistake", lost=False) == ""
+
+
+def test_gpus_must_be_a_number_or_auto():
+    with pytest.raises(SettingsError, match="--gpus-per-trial must be a number or auto, got 'all'"):
+        gpus("all")
+
+
+@pytest.fixture(scope="module")
+def one_gpu():
+    """A Ray that counts a GPU which is not there; trials train on the CPU."""
+    ray.init(num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR,
+             runtime_env={"env_vars": WORKER_ENVIRONMENT})  # fmt: skip
+    yield
+    ray.shutdown()
+
+
+def run(place: Path, monkeypatch, tricks: dict[str, float], **settings) -> tuple[dict, list, dict]:
+    """Records by title, the trials that were begun again, and what search.json says."""
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(Search, "_device", "cpu")
+    (place / "tricks").mkdir()
+    for name, needs in tricks.items():
+        (place / "tricks" / f"{name}.py").write_text(GREEDY.format(needs=needs))
+    choices = f"one_of(None, {', '.join(map(repr, tricks))})"
+    screen = ", ".join(repr(f"first/{name}") for name in tricks)
+    file = place / "space.py"
+    file.write_text(SPACE.replace("CHOICES", choices).replace("SCREEN", screen))
+    chosen = Settings(
+        name="shares", space="space.py", data="digits-lt", seeds=1, trials=0, race=False, start_points=False, epochs_scale=0.1,
+        tricks=(str(place / "tricks"),), **settings,
+    )  # fmt: skip
+    search = Search(load_space(file), chosen, file, Console(quiet=True))
+    search.run()
+    folder = place / "results" / "shares"
+    events = [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
+    records = {event["record"]["title"]: event["record"] for event in events if event["event"] == "record"}
+    again = [event for event in events if event["event"] == "again"]
+    return records, again, json.loads((folder / "search.json").read_text())
+
+
+def test_a_greedy_trial_gets_a_larger_share_once(one_gpu, tmp_path, monkeypatch):
+    records, again, _ = run(tmp_path, monkeypatch, {"greedy": 0.5, "hopeless": 0.75}, gpus_per_trial=0.25)
+    outcome = {title: (record["outcome"], record["gpus"]) for title, record in records.items()}
+    assert outcome["baseline"] == ("finished", 0.25)
+    assert outcome["first/greedy"] == ("finished", 0.5)
+    assert outcome["first/hopeless"] == ("failed", 0.5)
+    assert records["first/hopeless"]["reason"] == (
+        "OutOfMemoryError: tried to allocate 0.75, 0.5 is allowed (with 0.5 GPUs, after 0.25 GPUs were too little)"
+    )
+    titles = {record["trial"]: title for title, record in records.items()}
+    assert sorted(titles[event["trial"]] for event in again) == sorted(set(records) - {"baseline"})
+    assert all("out of memory with 0.25 GPUs; once more with 0.5 GPUs" in event["reason"] for event in again)
+    # a process of torch alone is larger than that, and than this machine it is not
+    assert 50e6 < records["baseline"]["memory"] < 50e9
+
+
+def test_auto_measures_on_a_whole_gpu_and_keeps_what_it_found(one_gpu, tmp_path, monkeypatch):
+    # measured where greedy has its GPU to itself; two CPUs make two trials of it, where greedy then has too little
+    records, again, kept = run(tmp_path, monkeypatch, {"greedy": 0.75}, **gpus("auto"))
+    assert (kept["gpus_per_trial"], kept["gpus_auto"]) == (0.5, False)
+    assert kept["gpus_reason"].startswith("--gpus-per-trial auto: a trial takes ")
+    assert kept["gpus_reason"].endswith("2 trials on each GPU, bound by the CPUs")
+    assert {title: record["gpus"] for title, record in records.items()} == {"baseline": 0.5, "first/greedy": 1.0}
+    assert {record["outcome"] for record in records.values()} == {"finished"} and len(again) == 1
+
+
+def test_auto_refuses_what_does_not_fit_a_whole_gpu(one_gpu, tmp_path, monkeypatch):
+    with pytest.raises(SettingsError, match=r"cannot be measured on a whole GPU \(.*tried to allocate 2.0, 1 is allow"):
+        run(tmp_path, monkeypatch, {"hopeless": 2.0}, **gpus("auto"))
+    assert not (tmp_path / "results" / "shares").exists()
+
+
+def test_more_than_ray_has_is_refused(one_gpu):
+    settings = Settings(name="x", space="s", data="digits-lt", gpus_per_trial=2.0)
+    with pytest.raises(SettingsError, match="asks for 1 CPUs and 2 GPUs, but Ray has 2 CPUs and 1 GPUs"):
+        resources.slots(settings)
+
+
+def test_a_store_that_a_node_does_not_see_is_refused(one_gpu, tmp_path, monkeypatch):
+    settings = Settings(name="x", space="s", data="digits-lt", address="here:1", output=str(tmp_path))
+    resources.check_storage(settings)
+    assert not list((tmp_path / "stages").iterdir())
+    # what is written here does not get there
+    monkeypatch.setattr(Path, "write_text", lambda *_, **__: 0)
+    with pytest.raises(SettingsError, match=r"is not seen from node .* give a folder on storage that all nodes share"):
+        resources.check_storage(settings)

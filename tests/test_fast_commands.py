@@ -1,0 +1,114 @@
+"""Commands that train nothing work in a process in which nothing that trains can be imported."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+REFUSING = """
+import sys
+from importlib.abc import MetaPathFinder
+
+class Refuse(MetaPathFinder):
+    def find_spec(self, fullname, path, target=None):
+        if fullname.partition(".")[0] in BARRED:
+            raise AssertionError(f"{fullname} was imported")
+
+BARRED = set(sys.argv.pop(1).split(","))
+sys.meta_path.insert(0, Refuse())
+"""
+
+RUN = (
+    REFUSING
+    + """
+import runpy
+module = sys.argv.pop(1)
+sys.argv[0] = module
+runpy.run_module(module, run_name="__main__")
+"""
+)
+
+TRAINING = "torch,torchvision,ray,optuna"
+
+
+def run(place: Path, script: str, *arguments: str) -> str:
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "MLFLOW_DISABLE_TELEMETRY": "true"}
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        cwd=place, env=environment, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [
+        (("run_search", "--help"), "--dry-run"),
+        (("run_search", "--space", str(ROOT / "spaces/full_combo.py"), "--dry-run"), "What would run"),
+        (("trainables.registry",), "| `cost_sensitive` | weight |"),
+        (("search.list", "--help"), "--tracking-uri"),
+        (("search.export", "--help"), "--rank"),
+        (("analysis.report", "--help"), "--tracking-uri"),
+    ],
+)
+def test_without_torch_ray_optuna_and_mlflow(tmp_path, arguments, shown):
+    assert shown in run(tmp_path, RUN, f"{TRAINING},mlflow", *arguments)
+
+
+def test_a_trick_that_computes_while_it_is_imported_is_looked_at_with_torch(tmp_path):
+    (tmp_path / "tricks").mkdir()
+    (tmp_path / "tricks" / "mine.py").write_text(
+        "from dataclasses import dataclass\nimport torch\nfrom trainables.registry import trick\n"
+        "HALF = float(torch.ones(1) / 2)\n"
+        "@trick(seam='weight', family='test', source='none')\n@dataclass(frozen=True)\nclass Mine:\n"
+        "    share: float = HALF\n    def build(self, facts):\n        return lambda labels: labels * 0 + self.share\n"
+    )
+    (tmp_path / "space.py").write_text(
+        "from spaces.domain import Space, Stage, one_of\n"
+        "SPACE = Space(stages=[Stage('a', length=1, choose=[one_of(None, 'mine')])])\n"
+    )
+    shown = run(tmp_path, RUN, "mlflow", "run_search", "--space", "space.py", "--tricks", "tricks", "--dry-run")
+    assert "mine" in shown and shown.count("What would run") == 1
+
+
+STORE = (
+    REFUSING
+    + """
+from pathlib import Path
+from analysis.record import Record
+from search.tracking import Tracker
+
+with Tracker(f"sqlite:///{Path.cwd()}/mlflow.db", "demo", "digits-lt") as tracker:
+    tracker.start({"margin": 0.02}, {})
+    for trick in (0, 1):
+        for seed in (0, 1):
+            tracker.log(Record(
+                search="demo", trial=f"{trick}-{seed}", arm="design", recipe=f"recipe{trick}",
+                title=["baseline", "a/cost_sensitive"][trick], seed=seed, split_seed=seed, first_stage=f"{trick}{seed}",
+                tricks=((), ("a/cost_sensitive",))[trick], context="", outcome="finished", choices={},
+                plan={"stages": []}, data="digits-lt", model="resnet8", imbalance=50.0, fingerprint="f",
+                counts=(9, 3), val_counts=(5, 5),
+                epochs=2, epochs_trained=2, images=24, steps=2, seconds=1.0, seconds_saved=0.0, reused=(),
+                metrics={"final/accuracy": 0.5 + 0.1 * trick + 0.01 * seed}, started=1_700_000_000.0,
+            ))
+
+from analysis import report
+from search import export, list
+
+assert list.main([]) == 0
+assert export.main(["--out", "best.yaml"]) == 0
+assert report.main(["--out", "report.html"]) == 0
+"""
+)
+
+
+def test_list_export_and_report_without_torch_ray_and_optuna(tmp_path):
+    said = run(tmp_path, STORE, TRAINING)
+    assert "demo" in said and "cost_sensitive" in said
+    assert "cost_sensitive" in (tmp_path / "best.yaml").read_text()
+    assert "demo" in (tmp_path / "report.html").read_text()

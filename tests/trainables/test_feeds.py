@@ -1,0 +1,213 @@
+"""Feeds: the same images however they get to the training loop."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
+from torchvision.transforms.v2 import functional as by
+
+from spaces.domain import Stage
+from trainables.data import DataError, fed, load
+from trainables.data import feeds as feeds_module
+from trainables.data.augment import ResizedCrops, shift_and_flip
+from trainables.data.feeds import ResidentFeed, StreamedFeed, feed_of
+from trainables.data.streamed import StreamedImages
+from trainables.seeding import generator
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes of JPEG files of one size, 20×28, and one PNG among them."""
+    place = tmp_path_factory.mktemp("photos")
+    draw = np.random.default_rng(0)
+    for label, count in (("ant", 26), ("bee", 12)):
+        (place / label).mkdir()
+        for number in range(count):
+            small = draw.integers(0, 256, (5, 7, 3), dtype=np.uint8)
+            ending = "png" if number == 3 else "jpg"
+            Image.fromarray(small).resize((28, 20)).save(place / label / f"{number}.{ending}", quality=95)
+    return place
+
+
+def both(photos: Path, options: str = "", workers: int = 0):
+    name = f"folder:{photos}?val=3&test=3{options}"
+    resident = load(f"{name}&feed=resident")
+    streamed = load(f"{name}&feed=streamed&workers={workers}")
+    assert isinstance(resident.train_images, torch.Tensor) and isinstance(streamed.train_images, StreamedImages)
+    return resident, streamed
+
+
+BATCHES = [torch.tensor([3, 0, 3, 7]), torch.tensor([1, 2]), torch.tensor([5])]
+
+
+@pytest.mark.parametrize("options", ["", "&size=12", "&crop=resized", "&pad=0&flip=no"])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_streamed_and_resident_feeds_give_the_same_pixels(photos, options, workers):
+    """Resized crops of images that are held at their own size: nothing was lost before the crop."""
+    resident, streamed = both(photos, options, workers)
+    assert (resident.mean - streamed.mean).abs().max() < 1e-6 and (resident.std - streamed.std).abs().max() < 1e-6
+    for split in ("train", "val", "test"):
+        here, there = (getattr(data, f"{split}_images") for data in (resident, streamed))
+        assert tuple(there.shape) == tuple(here.shape) and len(there) == len(here)
+        assert torch.equal(torch.cat(list(there.split(4))), here)
+        assert torch.equal(there[torch.tensor([1, 0])], here[[1, 0]]) and torch.equal(there[2], here[2])
+    one, other = feed_of(resident), feed_of(streamed)
+    assert isinstance(one, ResidentFeed) and isinstance(other, StreamedFeed)
+    for epoch in range(2):  # the second one comes through the same workers
+        draws = [generator("shift", epoch) for _ in range(2)]
+        here, there = list(one.augmented(BATCHES, draws[0])), list(other.augmented(BATCHES, draws[1]))
+        assert [len(batch) for batch in here] == [4, 2, 1]
+        assert all(torch.equal(a, b) for a, b in zip(here, there, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(one.raw(BATCHES), other.raw(BATCHES), strict=True))
+
+
+def test_an_epoch_that_is_left_in_the_middle_does_not_disturb_the_next(photos):
+    resident, streamed = both(photos, workers=2)
+    feed = feed_of(streamed)
+    state = torch.get_rng_state()
+    begun = feed.raw([torch.tensor([number]) for number in range(12)])
+    next(begun)
+    # while the workers are busy, another reader is served beside them
+    assert torch.equal(torch.cat(list(streamed.val_images.split(2))), resident.val_images)
+    begun.close()
+    assert all(
+        torch.equal(a, b) for a, b in zip(feed.raw(BATCHES), (resident.train_images[i] for i in BATCHES), strict=True)
+    )
+    assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("choose", [[], ["image_transform"], ["cutout", "input_mixup"]])
+def test_training_is_the_same(photos, make_plan, pipeline, choose):
+    ends = []
+    for data in both(photos, "&size=12"):
+        run = pipeline(make_plan(Stage("a", epochs=2, choose=choose)), data=data)
+        run.run()
+        ends.append(run)
+    one, other = (dict(end.network().state_dict()) for end in ends)
+    assert all(torch.allclose(one[name], other[name], rtol=1e-4, atol=1e-5) for name in one)
+    assert ends[0].result()[1] == ends[1].result()[1]
+    assert ends[0].keys != ends[1].keys  # files are known by name, bytes and time, not by their pixels
+
+
+def test_what_is_streamed_is_known_by_its_files_and_split(photos):
+    _, streamed = both(photos)
+    name = f"folder:{photos}?val=3&test=3&feed=streamed&workers=0"
+    assert load(name).fingerprint == streamed.fingerprint
+    assert load(name, split_seed=1).fingerprint != streamed.fingerprint
+    assert load(f"{name}&crop=resized").fingerprint != streamed.fingerprint
+
+
+def test_above_the_limit_images_are_streamed(photos, monkeypatch):
+    assert isinstance(load(f"folder:{photos}?val=3&test=3").train_images, torch.Tensor)
+    monkeypatch.setattr("trainables.data.source.RESIDENT_GB", 1)
+    monkeypatch.setattr("trainables.data.source.MOMENTS_OF", 2)
+    large = load(f"folder:{photos}?val=3&test=3&size=3600&workers=0")
+    assert isinstance(large.train_images, StreamedImages) and large.train_images.shape[1:] == (3, 3600, 3600)
+
+
+def test_broken_files(photos, tmp_path):
+    place = tmp_path / "photos"
+    for file in photos.rglob("*.*"):
+        (place / file.parent.name).mkdir(parents=True, exist_ok=True)
+        (place / file.parent.name / file.name).write_bytes(file.read_bytes())
+    (place / "ant" / "0.jpg").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"1 of 38 images cannot be read .*0\.jpg: is no image"):
+        load(f"folder:{place}?val=3&test=3&feed=streamed")
+    left = load(f"folder:{place}?val=3&test=3&feed=streamed&broken=skip&workers=0")
+    assert any("1 broken images are left out" in note for note in left.notes)
+    # a header that is whole and a body that is not
+    whole = (photos / "bee" / "1.jpg").read_bytes()
+    (place / "bee" / "1.jpg").write_bytes(whole[: len(whole) * 2 // 3])
+    sentence = r"bee/1\.jpg cannot be read \(.*\), which a look at its header did not show"
+    with pytest.raises(DataError, match=sentence):
+        data = load(f"folder:{place}?val=3&test=3&feed=streamed&broken=skip&workers=0")
+        list(data.val_images.split(8)), list(data.test_images.split(8))
+
+
+def test_arrays_cannot_be_streamed(tmp_path):
+    np.savez(tmp_path / "a.npz", x=np.zeros((20, 8, 8), np.uint8), y=np.arange(20) % 2)
+    for name in (f"npz:{tmp_path}/a.npz?feed=streamed",):
+        with pytest.raises(DataError, match="arrays are held in memory"):
+            load(name)
+    with pytest.raises(DataError, match="--feed streamed: digits-lt is held in memory"):
+        fed("digits-lt", "streamed")
+    with pytest.raises(DataError, match=re.escape("option feed must be auto or resident or streamed, got 'fast'")):
+        fed("folder:x", "fast")
+
+
+# --- crops ------------------------------------------------------------------------------------------------
+
+
+def test_a_padded_table_gives_what_single_batches_give(digits, monkeypatch):
+    data = dataclasses.replace(digits, pad=2, flip=True)
+    quick = list(ResidentFeed(data).augmented(BATCHES, generator("a")))
+    monkeypatch.setattr(feeds_module, "TABLE_BYTES", 0)
+    slow = list(ResidentFeed(data).augmented(BATCHES, generator("a")))
+    draws = generator("a")
+    alone = [shift_and_flip(data.train_images[index][None], 2, True, draws)[0] for index in BATCHES]
+    for one, other, third in zip(quick, slow, alone, strict=True):
+        assert torch.equal(one, other) and torch.equal(one, third)
+
+
+def test_resized_crops_by_hand():
+    """Area 0.08 + 0.92 · 0.9 = 0.908 of 10×20 = 182 pixels, square: 13.5 do not fit into 10 rows, so the next try:
+    area 0.08 + 0.92 · 0.2 = 0.264, 52.8 pixels, √52.8 = 7.27, at 0.5 · (10 − 7 + 1) = 2 and 0.25 · (20 − 7 + 1) = 3."""
+    numbers = torch.full((1, 23), 0.5)
+    numbers[0, 0], numbers[0, 1], numbers[0, 21], numbers[0, 22] = 0.9, 0.2, 0.25, 0.4
+    crops = ResizedCrops(numbers, flip=True)
+    assert crops.box(0, 10, 20) == (2, 3, 7, 7)
+    image = torch.arange(200, dtype=torch.uint8).view(1, 10, 20)
+    assert torch.equal(crops.of(image, 0, (7, 7)), image[:, 2:9, 3:10].flip(-1))
+    assert torch.equal(dataclasses.replace(crops, flip=False).of(image, 0, (7, 7)), image[:, 2:9, 3:10])
+    smaller = by.resize(image[:, 2:9, 3:10], [4, 4], antialias=True)
+    assert torch.equal(dataclasses.replace(crops, flip=False).of(image, 0, (4, 4)), smaller)
+    # nothing fits into one column: the largest centred crop that is at most 4/3 as high as wide
+    assert crops.box(0, 30, 1) == (14, 0, 1, 1)
+
+
+def test_areas_of_resized_crops_are_uniform():
+    """As torchvision's RandomResizedCrop: the mean area of a square image is 0.54 but for crops that do not fit."""
+    from torchvision.transforms.v2 import RandomResizedCrop
+
+    crops = ResizedCrops.draw(4000, False, generator("areas"))
+    mine = torch.tensor([crops.box(row, 64, 64)[2] * crops.box(row, 64, 64)[3] / 64**2 for row in range(4000)])
+    theirs = RandomResizedCrop(64)
+    state = torch.get_rng_state()
+    torch.manual_seed(0)
+    drawn = [theirs.make_params([torch.zeros(3, 64, 64)]) for _ in range(4000)]
+    torch.set_rng_state(state)
+    other = torch.tensor([one["height"] * one["width"] / 64**2 for one in drawn])
+    for share in (0.1, 0.25, 0.5, 0.75, 0.9):
+        assert abs(float(mine.quantile(share) - other.quantile(share))) < 0.03
+
+
+# --- nothing waits for the host ---------------------------------------------------------------------------
+
+
+class Reads(TorchDispatchMode):
+    """Counts numbers that are read from tensors: each would stop a GPU's queue."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += "_local_scalar_dense" in str(func) or "nonzero" in str(func)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("choose", [[], ["cost_sensitive", "label_smoothing", "balanced_softmax"]])
+def test_no_step_reads_a_number(make_plan, pipeline, digits, choose):
+    """As many reads in an epoch of many steps as in one of few."""
+    counts = []
+    for batch_size in (16, 64):
+        plan = make_plan(Stage("a", epochs=2, batch_size=batch_size, choose=choose))
+        run = pipeline(plan)
+        run.advance()
+        with Reads() as reads:
+            run._run.train_epoch()
+        counts.append(reads.count)
+    assert counts[0] == counts[1] <= 3
