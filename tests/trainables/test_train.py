@@ -11,9 +11,11 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from search.export import FORMAT
@@ -180,6 +182,25 @@ def test_in_bfloat16_and_in_parts(recipe, command, tmp_path, no_program):
     assert all(value.dtype in (torch.float32, torch.int64) for value in halved.values())
     assert command(recipe(), "--accumulate", "2") == 0
     assert not torch.equal(weights(tmp_path / "out")["head.weight"], halved["head.weight"])
+
+
+def test_own_data_from_disk_with_their_remarks(recipe, command, tmp_path, no_program):
+    """Streamed, with a class that starves and a broken file; the recipe names its folder beside itself."""
+    drawn = np.random.RandomState(0)
+    for label, count in enumerate((14, 9, 7)):
+        (tmp_path / "flowers" / f"kind {label}").mkdir(parents=True)
+        for number in range(count):
+            pixels = drawn.randint(0, 256, (20, 24, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "flowers" / f"kind {label}" / f"{number}.png")
+    (tmp_path / "flowers" / "kind 0" / "broken.png").write_text("no image")
+    content = recipe()
+    content["data"] = {"name": "folder:flowers?size=16&feed=streamed&broken=skip&workers=0", "imbalance": 2.0}
+    content["provenance"]["data_root"] = "."
+    content["measured"]["epochs_scale"] = 20.0  # own data have long standard schedules
+    assert command(content) == 0
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "| kind 0 | 1" in card and "broken.png" in card
+    assert "has fewer than" in card or "had fewer than" in card
 
 
 @pytest.mark.slow
