@@ -37,7 +37,9 @@ RECORDS.append(record("d", 0.25, STOP))
 def place(tmp_path, monkeypatch) -> Path:
     """A directory with one search in it."""
     monkeypatch.chdir(tmp_path)
-    settings = Settings(name="hand", space="x.py", data="digits-lt", rungs=(0.5,), rung_score="class_means")
+    settings = Settings(
+        name="hand", space="x.py", data="digits-lt", rungs=(0.5,), rung_score="class_means", reduction_factor=3.0
+    )
     settings.folder.mkdir(parents=True)
     settings.save()
     lines = [json.dumps({"event": "record", "record": one.to_dict()}) for one in RECORDS]
