@@ -402,15 +402,17 @@ def _study(levels: pd.DataFrame, scores: pd.Series) -> Any:
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     distributions = {name: _distribution(name, levels[name]) for name in levels}
-    rows = levels.to_dict("index")
+    texts = levels.astype(object)
+    for name in levels:
+        if _is_category(levels[name]):
+            texts[name] = [str(value) if value == value else value for value in levels[name]]
+    rows = texts.to_dict("index")
     study = optuna.create_study(direction="maximize")
     made = []
     for recipe, score in scores.items():
-        row = rows[recipe]
-        present = {name: value for name, value in row.items() if value == value}
-        texts = {n: str(v) if _is_category(levels[n]) else v for n, v in present.items()}
+        present = {name: value for name, value in rows[recipe].items() if value == value}
         mine = {name: distributions[name] for name in present}
-        made.append(optuna.trial.create_trial(params=texts, distributions=mine, value=float(score)))
+        made.append(optuna.trial.create_trial(params=present, distributions=mine, value=float(score)))
     study.add_trials(made)
     return study
 

@@ -279,6 +279,7 @@ def test_one_query_finds_every_search_and_recipe_with_a_conflict(uri):
         tracker.start({}, {})
         tracker.log(trial("t0", search=name, recipe="r-both", tricks=both))
         tracker.log(trial("t1", search=name, recipe="r-single", tricks=both[:1]))
+        tracker.log(trial("t2", search=name, recipe="r-lr", tricks=both, arm="check", setting="lr/3"))
         table = PAIRS.assign(verdict=[verdict, "not applicable"])
         metrics, tags = conflict_summary(table)
         tracker.summary(metrics, tags, {"conflicts.png": b"\x89PNG", "conflicts.csv": "a,b\n"})
