@@ -285,6 +285,7 @@ class Search:
         resources.check(settings)
         self.deployment = self._deployment()
         self.check_objective()
+        self._check_model()
         self.open_folder()
         # MLflow makes its database in seconds that Ray needs as well
         tracker = tracking.Tracker(uri, settings.name, settings.data)
@@ -295,6 +296,15 @@ class Search:
             tracker.close("KILLED")
             self._abandon(error)
             raise
+
+    def _check_model(self) -> None:
+        """Refuses weights of another architecture, and an own network that cannot be run, before there is a folder."""
+        from trainables.models import MODELS, check_on
+
+        if self.model not in MODELS:
+            data = self._data(self.settings.seed * SEEDS_APART)
+            channels, height, width = data.train_images.shape[1:]
+            check_on(self.model, classes=data.classes, shape=(int(channels), int(height), int(width)))
 
     def _abandon(self, error: BaseException) -> None:
         """Leaves nothing of a search in which nothing ran, and says how to go on with another."""

@@ -98,6 +98,8 @@ def test_a_space_file_that_is_none(place, capsys, content, sentence):
             ["--rung-score", "loss"],
             "--rung-score must be one of accuracy, adjusted, class_means, shortened, got 'loss'",
         ),
+        (["--model", "resnet8?pretrained=nowhere.pth"], "nowhere.pth: no such file"),
+        (["--model", "nowhere_at_all:net"], "--model: nowhere_at_all:net: there is no module 'nowhere_at_all' here"),
         (["--tricks", "nowhere"], "--tricks nowhere: no such folder"),
         (["--imbalance", "1000"], "imbalance"),
         (["--output", "space.py/results"], "--output space.py/results: cannot write there (Not a directory)"),

@@ -20,7 +20,7 @@ from typing import Any
 
 from trainables.data.catalogue import DataError
 from trainables.final.recipe import TrainError, lengthened, read_recipe, to_full_length
-from trainables.models import ModelError
+from trainables.models import ModelError, check_on
 from trainables.numerics import PRECISIONS
 from trainables.plan import Plan
 from trainables.registry import PlanError
@@ -140,6 +140,8 @@ def _train(
     how = leaves.How(device_name(), options.precision, options.accumulate, options.workers)
     every = Every(60 * options.save_minutes, options.save_epochs)
     data = _load(recipe, root, seeds[0], True)  # what cannot be loaded must not leave a folder
+    channels, height, width = map(int, data.train_images.shape[1:])
+    check_on(recipe["model"], classes=data.classes, shape=(channels, height, width))
     settings: dict[str, Any] = {
         "recipe": recipe["recipe"], "plan": plan.to_dict(), "model": recipe["model"], "data": recipe["data"],
         "seeds": seeds, "fingerprint": data.fingerprint, **asdict(how),

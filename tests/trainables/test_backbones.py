@@ -15,7 +15,7 @@ from trainables import plan as plans
 from trainables.batch import Blend
 from trainables.data import load, standard
 from trainables.data.lists import LISTS
-from trainables.models import MODELS, ModelError, Network, build, check, identity, settled
+from trainables.models import MODELS, ModelError, Network, build, check, check_on, identity, settled
 from trainables.pipeline import Pipeline, trial_context
 
 CPU = torch.device("cpu")
@@ -284,6 +284,20 @@ def test_an_own_network_that_does_not_end_in_its_head_says_so(own):
     network = made(own("behind"))
     with pytest.raises(ModelError, match=r"behind: before 1 there must be features \(B, 64\), got \(2, 2, 32\)"):
         network(torch.randn(2, 1, 8, 8))
+
+
+def test_a_network_is_tried_on_the_data_before_anything_is_trained(own):
+    check_on("resnet8", classes=10, shape=(1, 8, 8))
+    check_on(own("maps"), classes=10, shape=(1, 8, 8))
+    for name, shape, message in (
+        ("maps", (1, 2, 2), "cannot be run on images of 1×2×2: RuntimeError: "),
+        ("behind", (1, 8, 8), "before 1 there must be features (B, 64), got (2, 2, 32)"),
+        ("headless", (1, 8, 8), "no linear layer has 10 outputs"),
+    ):
+        with pytest.raises(ModelError) as caught:
+            check_on(own(name), classes=10, shape=shape)
+        assert message in str(caught.value)
+        assert len(str(caught.value).splitlines()) == 1
 
 
 def test_modules_that_are_not_there():

@@ -402,6 +402,7 @@ def without(key):
         (altered(data={"name": "digits-lt", "imbalance": 500}), "imbalance must lie between 1 and 124"),
         (altered(data={"name": "digits-lt", "imbalance": "50"}), "data must have a name and an imbalance"),
         (altered(model="resnet9"), "unknown model 'resnet9': did you mean 'resnet8'?"),
+        (altered(model="resnet8?pretrained=best.yaml"), "no state dict that can be read without running code"),
         (altered(provenance={"tricks": ["nowhere"]}), "--tricks nowhere: no such folder"),
         (altered(provenance=None), "provenance must be a mapping, got None; export it again"),
         (without("provenance"), "provenance must be a mapping, got None"),

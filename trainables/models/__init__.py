@@ -24,7 +24,7 @@ from trainables.models.network import Network
 from trainables.models.resnet import resnet
 from trainables.models.resnet_cifar import resnet_cifar
 
-__all__ = ["MODELS", "Builder", "ModelError", "Network", "build", "check", "identity", "settled"]
+__all__ = ["MODELS", "Builder", "ModelError", "Network", "build", "check", "check_on", "identity", "settled"]
 
 
 class Builder(Protocol):
@@ -96,6 +96,34 @@ def check(name: str) -> None:
         near = difflib.get_close_matches(parsed.kind, MODELS, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise ModelError(f"unknown model {name!r}: {hint}known are {', '.join(MODELS)}; your own: module:function")
+
+
+def check_on(name: str, *, classes: int, shape: tuple[int, int, int]) -> None:
+    """Refuses a network that cannot be made for some data, before anything is trained.
+
+    Networks of `MODELS` with their own initial values take images of any size; the others are built and run once.
+
+    Args:
+        name: As in `build`.
+        classes: C.
+        shape: (c, H, W) of the images.
+
+    Raises:
+        ModelError: As in `build`, or it cannot be run on such images.
+    """
+    if name in MODELS:
+        return
+    network = build(name, classes=classes, channels=shape[0], generator=torch.Generator()).eval()
+    try:
+        with torch.no_grad():
+            logits = network(torch.zeros(2, *shape)).logits
+    except ModelError:
+        raise
+    except Exception as error:  # the user's code may raise anything
+        why = ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
+        raise ModelError(f"{name}: cannot be run on images of {'×'.join(map(str, shape))}: {why}") from error
+    if logits.shape != (2, classes):
+        raise ModelError(f"{name}: logits of 2 images must be (2, {classes}), got {tuple(logits.shape)}")
 
 
 def settled(name: str) -> str:
