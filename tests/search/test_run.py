@@ -213,7 +213,7 @@ def test_mlflow_has_the_search_its_recipes_and_their_trials(finished):
         assert run.data.metrics["final/accuracy"] == pytest.approx(record["metrics"]["final/accuracy"])
     assert {run.info.status for run in found} == {"FINISHED"}
     artifacts = {file.path for file in MlflowClient(f"sqlite:///{finished}/mlflow.db").list_artifacts(top)}
-    assert artifacts >= {"best.yaml", "conflicts.csv", "report.html", "space.py"}
+    assert artifacts >= {"best.yaml", "conflicts.csv", "conflicts.png", "report.html", "space.py"}
 
 
 def test_optuna_has_the_truth(finished):
