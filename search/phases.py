@@ -283,7 +283,7 @@ class Start(Phase):
 
     def wanted(self, limits: Limits) -> bool:
         """As asked for."""
-        return limits.starts
+        return limits.starts and (limits.trials > 0 or limits.race)
 
     def plan(self, known: Known) -> Iterator[Task]:
         """Each once."""
