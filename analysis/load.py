@@ -505,7 +505,8 @@ def place(values: Mapping[str, Mapping[int, float]], *, plain: bool = False) -> 
         plain: Whether it is the baseline, which is confirmed without having won.
     """
     arm, seeds = estimate({name: of for name, of in values.items() if not (plain and name == "confirm")})
-    mean = sum(seeds.values()) / len(seeds) if seeds else float("-inf")
+    judged = values.get("race") or seeds if arm == "confirm" else seeds
+    mean = sum(judged.values()) / len(judged) if judged else float("-inf")
     return arm == "confirm", arm == "race", len(seeds) if arm == "race" else 0, mean
 
 

@@ -122,7 +122,12 @@ class Known:
 
     def ranked(self, recipes: Iterable[Recipe], phases: Sequence[str]) -> list[Recipe]:
         """Recipes by their means, best first; those that never finished are left out."""
-        scored = [(fmean(values), recipe) for recipe in recipes if (values := self.values(recipe.plan.id, phases))]
+        values: dict[str, list[float]] = {}
+        for _, record in self.done(phases):
+            if record.outcome == "finished":
+                value = objective.scalar(record.metrics, self.limits.objective)
+                values.setdefault(record.recipe, []).append(value)
+        scored = [(fmean(values[recipe.plan.id]), recipe) for recipe in recipes if recipe.plan.id in values]
         return [recipe for _, recipe in sorted(scored, key=lambda pair: (-pair[0], pair[1].plan.id))]
 
     def frame(self, phases: Sequence[str]) -> pd.DataFrame:
@@ -278,7 +283,7 @@ class Start(Phase):
 
     def wanted(self, limits: Limits) -> bool:
         """As asked for."""
-        return limits.starts
+        return limits.starts and (limits.trials > 0 or limits.race)
 
     def plan(self, known: Known) -> Iterator[Task]:
         """Each once."""

@@ -104,7 +104,7 @@ def command(folder: Path, *more: str) -> list[str]:
 
 def first_of(folder: Path) -> list[str]:
     (folder / "space.py").write_text(SPACE)
-    options = ["--seeds", "2", "--trials", "4", "--no-race", "--name", "crash"]
+    options = ["--seeds", "2", "--trials", "4", "--no-race", "--no-start-points", "--no-checks", "--name", "crash"]
     return command(folder, "--space", str(folder / "space.py"), *options)
 
 

@@ -1,5 +1,6 @@
 """The command: bad input ends with one sentence, exit code 2, and nothing left behind."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
 import run_search
 from search.settings import Settings
@@ -166,6 +168,15 @@ def test_more_of_a_search_that_is_not_there(place, capsys):
         "run_search.py: error: --trials +3 adds to a search that is there: give its name with --resume, or leave the "
         "plus out\n"
     )
+
+
+def test_a_time_budget_is_of_one_run(begun):
+    settings = Settings.stored("results", "mine")
+    dataclasses.replace(settings, time_budget=60.0, gpu_hours=2.0).save()
+    for given, expected in (([], None), (["--time-budget", "5"], 5.0)):
+        options = run_search.parser().parse_args(["--resume", "mine", *given])
+        resumed = run_search._search(options, Console()).settings
+        assert (resumed.time_budget, resumed.gpu_hours) == (expected, 2.0)
 
 
 def test_settling_needs_pairs_that_were_declared(begun, capsys):

@@ -291,6 +291,15 @@ def test_the_baseline_is_the_one_of_the_design():
     assert load.baseline(trials.iloc[:0]) == ""
 
 
+def test_of_two_confirmed_recipes_the_race_decides():
+    """Trials were added to a finished search: the second winner was chosen by the race, not by its confirmation."""
+    rows = [trial(f"{arm}-{recipe}-{seed}", value, arm=arm, recipe=recipe, title=recipe, seed=seed)
+            for recipe, raced, confirmed in (("old", 0.60, 0.70), ("new", 0.65, 0.66))
+            for arm, value, seeds in (("race", raced, (2000, 2001)), ("confirm", confirmed, (3000, 3001)))
+            for seed in seeds]  # fmt: skip
+    assert [(row["recipe"], row["mean"]) for row in ranked(*rows)] == [("new", 0.66), ("old", 0.70)]
+
+
 def test_the_ranking_refuses_the_test_split_and_unknown_metrics():
     trials = load.frame([PLAIN])
     with pytest.raises(RecordError, match="'test/accuracy' cannot rank recipes: the test split"):

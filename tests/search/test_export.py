@@ -166,3 +166,18 @@ def test_a_store_that_is_not_there(tmp_path, capsys):
 def test_records_keep_their_plan(uri):
     assert load.plan(uri, "demo", ONE.plan.id) == ONE.plan.to_dict()
     assert dataclasses.asdict(RECORDS[0])["plan"] == BASE.plan.to_dict()
+
+
+def test_a_search_that_was_shorter_than_the_final_training_says_so():
+    assert best(settings={"final_share": 0.25})["measured"]["length"] == "measured at 25 % of the final length"
+    assert "length" not in best(settings={"final_share": 1.0})["measured"] and "length" not in best()["measured"]
+
+
+def test_a_verdict_says_where_it_holds():
+    conflicts = pd.DataFrame([
+        {"a": "first/class_balanced", "b": "first/cost_sensitive", "verdict": "conflict", "reason": "why",
+         "holds": "final", "holds_why": "shown at lr/3, lr*3 too"},
+    ])  # fmt: skip
+    found = best(recipe=TWO.plan.id, conflicts=conflicts)["conflicts"]
+    assert found == [{"pair": "first/class_balanced × first/cost_sensitive", "verdict": "conflict", "reason": "why",
+                      "holds": "final: shown at lr/3, lr*3 too"}]  # fmt: skip

@@ -297,7 +297,9 @@ def test_a_space_made_in_python_is_searched_and_resumed(place, capsys):
         stages=[Stage("only", epochs=1, lr=log_uniform(0.01, 0.3), choose=[one_of(None, "cost_sensitive")])],
         screen=["only/cost_sensitive"],
     )
-    result = search.run(space, name="python", trials=3, seeds=2, race=False, max_concurrent=2)
+    result = search.run(
+        space, name="python", trials=3, seeds=2, race=False, max_concurrent=2, check_seeds=0, start_points=False
+    )
     assert result.complete and len(result.trials) == 4 + 3
     assert result.best["title"] in ("baseline", "only/cost_sensitive")
     again = search.run(space, name="python", resume=True)
@@ -356,7 +358,7 @@ def test_a_trick_that_goes_wrong_is_recorded_and_the_search_goes_on(place, name,
     (place / "more" / f"{name}.py").write_text(TRICK.format(what=name, body=body))
     (place / "broken.py").write_text(BROKEN.format(trick=name))
     arguments = ["--space", "broken.py", "--tricks", "more", "--name", name, "--max-concurrent", "2"]
-    assert run_search.main([*arguments, "--seeds", "2", "--trials", "0", "--no-race"]) == 0
+    assert run_search.main([*arguments, "--seeds", "2", "--trials", "0", "--no-race", "--no-checks"]) == 0
     records = journal(place / "results" / name)
     outcomes = Counter((record["title"], record["outcome"]) for record in records.values())
     assert outcomes == {
@@ -381,7 +383,10 @@ def test_a_search_in_which_everything_diverges_ends_with_1(place, capsys):
     (place / "more" / "always_nan.py").write_text(TRICK.format(what="NaN.", body=body))
     stage = "Stage('only', epochs=1, choose=['always_nan'])"
     (place / "nan.py").write_text(f"from spaces.domain import Space, Stage\nSPACE = Space(stages=[{stage}])\n")
-    arguments = ["--space", "nan.py", "--tricks", "more", "--name", "nan", "--seeds", "2", "--trials", "0", "--no-race"]
+    arguments = [
+        "--space", "nan.py", "--tricks", "more", "--name", "nan", "--seeds", "2", "--trials", "0", "--no-race",
+        "--no-checks",
+    ]  # fmt: skip
     assert run_search.main(arguments) == 1
     assert {record["outcome"] for record in journal(place / "results" / "nan").values()} == {"diverged"}
     said = capsys.readouterr()
@@ -516,7 +521,9 @@ def test_a_val_that_was_given_keeps_its_images_in_the_record(place):
     splits = {f"x_{split}": getattr(digits, f"{split}_images").numpy() for split in ("train", "val")}
     labels = {f"y_{split}": getattr(digits, f"{split}_labels").numpy() for split in ("train", "val")}
     np.savez(place / "own.npz", **splits, **labels)
-    result = search.run(TINY, name="given", data="npz:own.npz", trials=0, seeds=2, race=False, max_concurrent=2)
+    result = search.run(
+        TINY, name="given", data="npz:own.npz", trials=0, seeds=2, race=False, max_concurrent=2, check_seeds=0
+    )
     records = journal(result.folder)
     assert len(records) == 4
     for record in records.values():

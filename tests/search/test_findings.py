@@ -1,0 +1,119 @@
+"""What a search says at its end beside its best recipe: looks, checks, nominations, what surrounds the winner."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from analysis.conflicts import pairwise
+from search.judge import judge, with_checks
+from search.settings import Settings
+from search.summary import _extras, conflict_table, extras, finished
+
+PAIR = "a×b"
+CELLS = ((), ("a",), ("b",), ("a", "b"))
+
+
+def rows(arm: str, means: tuple[float, ...], blocks: int, first: int = 0, **more) -> pd.DataFrame:
+    """Four cells over blocks, with noise of a point."""
+    generator = np.random.default_rng(first + 7)
+    return pd.DataFrame([
+        {"arm": arm, "seed": first + block, "first_stage": f"{on}{first + block}", "tricks": on, "context": "",
+         "outcome": "finished", "setting": "", "started": 0.0, "recipe": "+".join(on),
+         "final/accuracy": mean + 0.01 * generator.normal(), **more}
+        for block in range(blocks) for on, mean in zip(CELLS, means, strict=True)
+    ])  # fmt: skip
+
+
+CONFLICT, ADDITIVE = (0.6, 0.75, 0.74, 0.55), (0.6, 0.65, 0.64, 0.69)
+DESIGN = rows("design", CONFLICT, 5)
+
+
+def checked(down: tuple[float, ...], up: tuple[float, ...], blocks: int = 3) -> pd.DataFrame:
+    return pd.concat([
+        DESIGN, rows("check", down, blocks, setting="lr/3"), rows("check", up, blocks, setting="lr*3"),
+    ], ignore_index=True)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "down, up, word, why",
+    [
+        (CONFLICT, CONFLICT, "final", "shown at lr/3, lr*3 too"),
+        (CONFLICT, ADDITIVE, "at these settings", "not shown at lr*3: "),
+    ],
+)
+def test_a_conflict_is_final_where_it_holds_at_all_three_rates(down, up, word, why):
+    trials = checked(down, up)
+    row = with_checks(judge(trials, 0.02), trials, 0.02).iloc[0]
+    assert (row["verdict"], row["holds"]) == ("conflict", word) and row["holds_why"].startswith(why)
+
+
+def test_without_checks_a_verdict_holds_at_these_settings_only():
+    row = with_checks(judge(DESIGN, 0.02), DESIGN, 0.02).iloc[0]
+    assert row["holds"] == "at these settings" and row["holds_why"] == "not run at lr/3 and lr*3"
+
+
+def test_checks_that_were_cut_after_one_block_do_not_cost_the_table(capsys):
+    trials = checked(CONFLICT, CONFLICT, blocks=1)
+    table = conflict_table(Console(), trials, 0.02)
+    assert table is not None and table["holds"].item() == "at these settings"
+    assert "not run far enough elsewhere" in table["holds_why"].item()
+
+
+def test_a_pair_that_is_free_needs_no_check():
+    design = rows("design", ADDITIVE, 8)
+    row = with_checks(judge(design, 0.05), design, 0.05).iloc[0]
+    assert row["verdict"] == "compatible" and row["holds"] == ""
+
+
+def test_every_look_at_primary_pairs_is_judged_at_its_share():
+    trials = pd.concat([rows("design", ADDITIVE, 3), rows("design", ADDITIVE, 4, first=10)], ignore_index=True)
+    first = judge(trials[trials["seed"] < 10], 0.02, [PAIR])
+    second = judge(trials, 0.02, [PAIR], [10])
+    assert (first["look"].item(), second["look"].item()) == (1, 2)
+    expected = pairwise(trials, margin=0.02, primary=[PAIR], look=2, earlier=first)
+    pd.testing.assert_frame_equal(second, expected)
+    # without declared pairs there is one look, whatever was run
+    assert pd.isna(judge(trials, 0.02, (), [10])["look"].item())
+
+
+def test_what_an_earlier_look_has_shown_stays_shown():
+    later = rows("design", (0.6, 0.6, 0.6, 0.75), 5, first=10)
+    table = judge(pd.concat([DESIGN, later], ignore_index=True), 0.02, [PAIR], [10])
+    assert table["verdict"].item() == "conflict" and "shown at look 1" in table["reason"].item()
+
+
+def test_the_extras_in_words_files_and_tags(tmp_path):
+    around = pd.DataFrame([
+        {"arm": "around", "context": "around:w", "outcome": "finished", "started": 1.0, "recipe": "+".join(on),
+         "seed": 6000 + block, "tricks": on, "final/accuracy": value + 0.001 * block}
+        for block in range(3) for on, value in ((("a", "b"), 0.9), (("a",), 0.899), (("b",), 0.7), ((), 0.6))
+    ])  # fmt: skip
+    nominated = rows("nominated", CONFLICT, 4, first=7000, context="nominated:a×b")
+    cut = rows("nominated", CONFLICT, 1, first=7000, context="nominated:c×d")
+    found = extras(pd.concat([DESIGN, around, nominated, cut], ignore_index=True), 0.02, "w")
+    assert found.tags == {"nominated/a--b": "conflict", "removal/a": "needed", "removal/b": "may be removed"}
+    found.save(tmp_path)
+    assert {file.name for file in tmp_path.iterdir()} == {"nominated.csv", "removals.csv", "path.csv"}
+    words = "\n".join(_extras(found))
+    assert "Nominated by the adaptive arm, run on 4 fresh seeds: a × b: conflict" in words
+    assert "needed: a (+20.0); may be removed: b (+0.1)" in words
+    assert "From the baseline up: 60.1 % → + a 90.0 % → + b 90.1 %" in words
+
+
+def test_without_extras_nothing_is_said_and_nothing_left(tmp_path):
+    found = extras(DESIGN, 0.02, None)
+    assert list(_extras(found)) == [] and found.tags == {}
+    found.save(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_finished_search_says():
+    settings = Settings(name="mine", space="s", data="digits-lt")
+    assert "python run_search.py --resume mine --trials +50" in finished(settings)
+    assert "--output there --seeds +2" in finished(dataclasses.replace(settings, output="there"))
+    assert "No primary pair asks for further seeds" in finished(settings, settle=3)
