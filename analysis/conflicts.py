@@ -41,7 +41,8 @@ checkpoint and fewer than three checkpoints are allowed; the reason then says th
 **Limits.** The moderated variance assumes that, apart from shared first stages, a block raises all cells alike; what it
 does to single cells is counted as their noise. A table of one pair holds four cells: at three blocks, with one cell
 three times as noisy as the others, 95 % intervals of its harms hold 88 to 90 %, at five 91 to 92 % (interaction: 93 to
-94 %); no weight of the prior mends that, and the reason says so. With 22 cells they hold 94 to 97 %.
+94 %); no weight of the prior mends that, and the reason says so. With 22 cells they hold 94 to 97 %
+(`tests/benchmarks/conflict_truth.py --only lone`, and `additive`).
 
 Differs: synergy needs I > 0 as a conflict needs I < 0: otherwise an additive world makes a synergy of every two tricks
 that help, and the table of Bag of Tricks one of input mixup × CAM-based sampling, whose gains merely add up.
