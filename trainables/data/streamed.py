@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,7 +118,11 @@ class Reader:
             )  # fmt: skip
         self._epoch.tasks, self._busy = tasks, True
         try:
-            yield from self._loader
+            with warnings.catch_warnings():
+                # Python 3.12 warns of any fork beside threads; these workers touch neither Ray nor a GPU
+                warnings.filterwarnings("ignore", message=".*fork", category=DeprecationWarning)
+                batches = iter(self._loader)
+            yield from batches
         finally:
             self._busy = False
 
