@@ -144,12 +144,13 @@ def pairwise(
         One row per pair with a < b, sorted; effects and limits as fractions. Limits are unadjusted; ``_se`` and
         ``_df`` belong to them. ``mean_…`` are means at the average block, ``n_seeds`` the blocks with all four cells,
         ``n_seeds_alone`` those of the rarest of the other three. ``b_given_a`` is mean_11 − mean_10. ``averaged_over``
-        is the number of settings of the other tricks that each mean is an average of, ``spread`` the deviation of the
-        interaction between them (missing: one setting, or aliased). ``val_images`` counts the images of a val that is
-        the same in every block, ``images_share`` is their part of the interaction's variance. ``correlation`` is
-        that between cells of a block (see `block_correlation`). ``p_value`` and ``adjusted_p`` belong to the
-        verdict's own test (unresolved and compatible: the conflict's). ``excluded_harm`` is the smallest harm that a
-        one-sided interval still excludes (for both directions), ``more_seeds`` the further blocks that would settle
+        is the number of settings of the other tricks that each mean is an average of (in a fraction the interaction;
+        means, harms and effects alone are fitted with the other tricks off, see `analysis.cells`), ``spread`` the
+        deviation of the interaction between them (missing: one setting, or aliased). ``val_images`` counts the images
+        of a val that is the same in every block, ``images_share`` is their part of the interaction's variance.
+        ``correlation`` is that between cells of a block (see `block_correlation`). ``p_value`` and ``adjusted_p``
+        belong to the verdict's own test (unresolved and compatible: the conflict's). ``excluded_harm`` is the smallest
+        harm that a one-sided interval still excludes (for both directions), ``more_seeds`` the further blocks that would settle
         the pair with 80 % probability if the present estimates were true (0: settled; at most 100; missing: cannot
         be said).
 
@@ -815,7 +816,12 @@ def _caveats(pair: _Pair, verdict: str) -> str:
         between = (
             "" if math.isnan(found.spread) else f", between which the interaction varies by {_points(found.spread)}"
         )
-        words.append(f"an average over {found.averaged_over} settings of the other tricks{between}")
+        words.append(
+            f"fitted to {found.fitted} runs of a fraction with the other tricks off, the interaction an average over "
+            f"{found.averaged_over} settings of them{between}"
+            if found.fitted
+            else f"an average over {found.averaged_over} settings of the other tricks{between}"
+        )
     for label, ratio in zip((pair.a, pair.b), pair.longer, strict=True):
         if ratio > 1.05 or ratio < 0.95:
             words.append(f"trials with {label} were trained {ratio:.1f} times as long as those without")

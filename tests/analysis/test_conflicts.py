@@ -455,6 +455,31 @@ def test_resolution_v_fraction_uses_balanced_cells():
         assert row.interaction == pytest.approx(4 * fit.params[f"{row.a}:{row.b}"], abs=1e-9)
     assert [(row.a, row.b) for row in table.itertuples() if row.verdict == "conflict"] == [("a", "b")]
     assert len(effects(trials)) == 5
+    # harms, effects alone and means are the fit's with all else off, errors those of the fit but for moderation
+    off = dict.fromkeys("abcde", -1.0)
+    for row in table.itertuples():
+        four = [off, off | {row.a: 1.0}, off | {row.b: 1.0}, off | {row.a: 1.0, row.b: 1.0}]
+        cells = [fit.predict(pd.DataFrame([cell | {"seed": seed} for seed in (0, 1, 2)])).mean() for cell in four]
+        assert [row.mean_00, row.mean_10, row.mean_01, row.mean_11] == pytest.approx(cells, abs=1e-9)
+        assert row.b_given_a == pytest.approx(cells[3] - cells[1], abs=1e-9)
+        assert row.alone_a == pytest.approx(cells[1] - cells[0], abs=1e-9)
+        assert row.b_given_a_se == pytest.approx((4 * 5 * fit.scale / 48) ** 0.5, rel=0.35)
+    alone = effects(trials).set_index("trick")
+    assert alone.loc["a", "effect"] == pytest.approx(table.iloc[0].alone_a, abs=1e-9)
+
+
+def test_a_conflict_in_a_fraction_is_not_laid_at_other_pairs_door():
+    # 10 points alone, −27 together: averaged over each other both lose 3.5 points beside every trick
+    rng = np.random.default_rng(6)
+    gains = {"a": 0.10, "b": 0.10, "c": 0.02, "d": 0.02, "e": 0.0}
+    cells = [cell for n in (0, 2, 4) for cell in combinations("abcde", n)]
+    truth = {cell: 0.6 + sum(gains[t] for t in cell) - 0.27 * ({"a", "b"} <= set(cell)) for cell in cells}
+    table = pairwise(rows({cell: mean + rng.normal(0, 0.005, 5) for cell, mean in truth.items()}), margin=0.02)
+    verdicts = table.set_index(["a", "b"]).verdict
+    assert verdicts["a", "b"] == "conflict" and table.iloc[0].sign_flip
+    assert set(verdicts.drop(index=("a", "b"))) == {"compatible"}
+    assert "fitted to 16 runs of a fraction with the other tricks off" in table.iloc[0].reason
+    assert table.iloc[0].b_given_a == pytest.approx(-0.17, abs=0.01)
 
 
 # --------------------------------------------------------------------------------------------- published and simulated
