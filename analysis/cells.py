@@ -13,6 +13,8 @@ tricks off*: Σ_t x_t(level)·β_t with β_t = Σ_c x_t(c)·μ(c)/N, interaction
 average over the other tricks would give the same interaction, but lay the harm of a conflict with one of them at the
 door of every pair: tricks that gain 10 points alone and lose 27 together would look harmful beside everything. A harm
 has the variance 4kσ²/(N·r) with k tricks and r blocks: 1.25σ²/r in 16 runs of five, 2σ²/r in four cells of its own.
+Cells beside the fraction (tricks alone, which even half fractions lack) test that model: where it is shown not to hold,
+pairs are judged by their own four cells.
 
 **Fixed images.** Where every block is validated on the same images, a contrast z(i) of the images' mean correctness
 differs between images for two reasons: the cells treat image i differently (β), or trainings scatter (ε). What an
@@ -44,6 +46,7 @@ Ints = NDArray[np.int64]
 Cell = frozenset[str]
 
 PRIOR_DF_MAX = 8.0  # beyond that, power hardly grows while tests of the noisiest cells become too bold
+ADEQUATE = 0.05  # below this p a fraction's model without interactions of three is not believed
 DEVIATION_FLOOR = 1e-3  # a tenth of a point: no training repeats closer, so identical cells are no evidence
 INTERACTION = np.array([1.0, -1.0, -1.0, 1.0])  # weights of the cells 00, 10, 01, 11
 ACCURACY_FLOOR = 1e-3  # before log-odds: recalls of zero count as 1e-3 in the means of trainables.metrics too
@@ -506,6 +509,7 @@ class Measured:
         lost: Seeds in which some of the cells diverged.
         problem: Why nothing may be claimed; "" if something may.
         averaged_over: Settings of the other tricks over which each level is averaged; in a fraction, the interaction.
+        unfit: P-value of the fraction's lack of fit, where that made these cells be judged by themselves; else 1.
         fitted: Runs of the fraction whose fit gives the levels with the other tricks off; 0 where it is none.
         spread: Deviation of the interaction between these settings, NaN: unknown.
         images: Images of a val that is the same in every block; 0 where it is not, or their share is unknown.
@@ -519,6 +523,7 @@ class Measured:
     problem: str
     averaged_over: int = 1
     fitted: int = 0
+    unfit: float = 1.0
     spread: float = math.nan
     images: int = 0
 
@@ -528,7 +533,7 @@ def levels_of(table: Table, labels: tuple[str, ...]) -> Ints | None:
 
     Cells are matched in all other tricks. Where the table holds a two-level fraction that crosses the labels (see
     `_fraction`) and gives more cells, the recipes of each combination are taken whole, if they balance the other
-    tricks singly and in pairs.
+    tricks singly and in pairs; not where its model is shown not to hold (`lack_of_fit`) and matched cells are there.
 
     Returns:
         Row numbers (combinations, recipes), combinations in the order 0, 1 or 00, 10, 01, 11; None where the
@@ -536,6 +541,8 @@ def levels_of(table: Table, labels: tuple[str, ...]) -> Ints | None:
     """
     matched = _matched(table.cells, range(len(table.cells)), labels)
     crossed = _fraction(table.cells, labels)
+    if crossed is not None and matched is not None and lack_of_fit(table, crossed) < ADEQUATE:
+        return matched
     if crossed is None and matched is None:
         crossed = np.arange(len(table.cells))
     if crossed is not None:
@@ -597,6 +604,34 @@ def _fraction(cells: Sequence[Cell], labels: tuple[str, ...]) -> Ints | None:
     for step in basis:
         span += [cell ^ step for cell in span]
     return np.array(sorted(row[cell] for cell in span)) if all(cell in row for cell in span) else None
+
+
+def lack_of_fit(table: Table, crossed: Ints) -> float:
+    """P-value of "cells beside a fraction are what its effects and pairs predict"; 1 where there are none.
+
+    With d the measured less the predicted means of m such cells, d = L·μ, F = dᵀ(L·Lᵀ)⁻¹d·r / (m·σ²) with m degrees of
+    freedom and those of the pooled variance. Cells of three tricks and more, or of other tricks, are left out.
+
+    Args:
+        table: the context.
+        crossed: rows of the fraction.
+    """
+    labels = sorted(set().union(*(table.cells[int(i)] for i in crossed)))
+    inside = set(crossed.tolist())
+    beside = [i for i, cell in enumerate(table.cells) if i not in inside and len(cell) <= 2 and cell <= set(labels)]
+    model = _signs([table.cells[int(i)] for i in crossed], labels)
+    if not beside or np.abs(model.T @ model - len(crossed) * np.eye(model.shape[1])).max() > 1e-9:
+        return 1.0
+    blocks = np.flatnonzero(np.isfinite(table.score[[*beside, *crossed]]).all(0))
+    sigma = table.noise.leaf + table.noise.start
+    if not len(blocks) or table.noise.pool_df < 1:
+        return 1.0
+    predicted = _signs([table.cells[i] for i in beside], labels) @ model.T / len(crossed)
+    means = table.score[:, blocks].mean(1)
+    gap = means[beside] - predicted @ means[crossed]
+    covariance = np.eye(len(beside)) + predicted @ predicted.T
+    statistic = float(gap @ np.linalg.solve(covariance, gap)) * len(blocks) / (len(beside) * sigma)
+    return float(special.fdtrc(len(beside), table.noise.pool_df, statistic))
 
 
 def _reduced(step: Cell, basis: Sequence[Cell]) -> Cell:
@@ -737,9 +772,15 @@ def measure(table: Table, levels: Ints, contrasts: Floats, pair: tuple[str, str]
         problem=problem,
         averaged_over=frame.levels.shape[1],
         fitted=frame.levels.size if (frame.shares < 0).any() else 0,
+        unfit=_unfit(table, pair) if pair is not None and frame.levels.shape[1] == 1 else 1.0,
         spread=spread,
         images=table.correct.shape[2] if table.correct is not None and table.linear else 0,
     )
+
+
+def _unfit(table: Table, pair: tuple[str, str]) -> float:
+    crossed = _fraction(table.cells, pair)
+    return 1.0 if crossed is None else lack_of_fit(table, crossed)
 
 
 def _level_weights(table: Table, frame: _Frame) -> Floats:

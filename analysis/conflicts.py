@@ -150,9 +150,9 @@ def pairwise(
         of a val that is the same in every block, ``images_share`` is their part of the interaction's variance.
         ``correlation`` is that between cells of a block (see `block_correlation`). ``p_value`` and ``adjusted_p``
         belong to the verdict's own test (unresolved and compatible: the conflict's). ``excluded_harm`` is the smallest
-        harm that a one-sided interval still excludes (for both directions), ``more_seeds`` the further blocks that would settle
-        the pair with 80 % probability if the present estimates were true (0: settled; at most 100; missing: cannot
-        be said).
+        harm that a one-sided interval still excludes (for both directions), ``more_seeds`` the further blocks that
+        would settle the pair with 80 % probability if the present estimates were true (0: settled; at most 100;
+        missing: cannot be said).
 
     Raises:
         ValueError: a column is missing, no design rows, one block only, a metric of the test split, a value outside
@@ -821,6 +821,11 @@ def _caveats(pair: _Pair, verdict: str) -> str:
             f"{found.averaged_over} settings of them{between}"
             if found.fitted
             else f"an average over {found.averaged_over} settings of the other tricks{between}"
+        )
+    if not pair.problem and found.unfit < 1:
+        words.append(
+            "judged by its own four cells: interactions of three tricks are shown in the fraction "
+            f"(p {'< 0.001' if found.unfit < 0.001 else f'= {found.unfit:.3f}'})"
         )
     for label, ratio in zip((pair.a, pair.b), pair.longer, strict=True):
         if ratio > 1.05 or ratio < 0.95:

@@ -10,6 +10,7 @@ from statsmodels.formula.api import ols
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
+from analysis import cells
 from analysis.conflicts import benjamini_hochberg, block_correlation, effects, holm, pairwise, wilson_interval
 
 METRIC = "final/accuracy"
@@ -480,6 +481,50 @@ def test_a_conflict_in_a_fraction_is_not_laid_at_other_pairs_door():
     assert set(verdicts.drop(index=("a", "b"))) == {"compatible"}
     assert "fitted to 16 runs of a fraction with the other tricks off" in table.iloc[0].reason
     assert table.iloc[0].b_given_a == pytest.approx(-0.17, abs=0.01)
+
+
+def beside(rng, three_way=0.0, blocks=5, deviation=0.01):
+    """16 runs of five tricks and the tricks alone; a pair, and where asked an interaction of three."""
+    gains = dict(zip("abcde", (0.05, 0.04, 0.02, -0.01, 0.0), strict=True))
+    cells = [cell for n in (0, 1, 2, 4) for cell in combinations("abcde", n)]
+    truth = {
+        cell: 0.6 + sum(gains[t] for t in cell) - 0.05 * ({"a", "b"} <= set(cell))
+        - three_way * ({"a", "c", "d"} <= set(cell))
+        for cell in cells
+    }  # fmt: skip
+    return rows({cell: mean + rng.normal(0, deviation, blocks) for cell, mean in truth.items()})
+
+
+def test_a_fraction_whose_model_holds_is_believed():
+    rng = np.random.default_rng(8)
+    refused = [pairwise(beside(rng)).averaged_over.eq(1).all() for _ in range(150)]
+    assert 1 <= sum(refused) <= 15  # 5 % of 150 is 7.5
+
+
+def test_a_fraction_with_an_interaction_of_three_gives_way_to_the_pairs_own_cells():
+    trials = beside(np.random.default_rng(9), three_way=0.12)
+    table = pairwise(trials, margin=0.02)
+    mean = {tricks: group[METRIC].mean() for tricks, group in trials.groupby("tricks")}
+    for row in table.itertuples():
+        four = [mean[()], mean[row.a,], mean[row.b,], mean[row.a, row.b]]
+        assert row.interaction == pytest.approx(four[3] - four[1] - four[2] + four[0], abs=1e-9)
+        assert "judged by its own four cells: interactions of three tricks are shown in the fraction (p" in row.reason
+    # the interaction of a, c and d would have stood for that of b and e, with which it is aliased
+    verdicts = table.set_index(["a", "b"]).verdict
+    assert verdicts["a", "b"] == "conflict" and verdicts["b", "e"] != "conflict"
+
+
+def test_the_lack_of_fit_is_that_of_least_squares_on_all_cells():
+    """With equal noise, the statistic is the classical one: residual beyond the pairs' model over pure error."""
+    trials = beside(np.random.default_rng(10), three_way=0.03)
+    table = cells.tables(trials, METRIC)[0]
+    crossed = np.array([i for i, cell in enumerate(table.cells) if len(cell) != 1])
+    coded = {t: [2.0 * (t in cell) - 1 for cell in trials.tricks] for t in "abcde"}
+    fit_on = trials.assign(y=trials[METRIC], cell=trials.tricks.map("".join), **coded)
+    small = ols("y ~ (a + b + c + d + e) ** 2 + C(seed)", fit_on).fit()
+    large = ols("y ~ C(cell) + C(seed)", fit_on).fit()
+    f = (small.ssr - large.ssr) / 5 / (table.noise.leaf + table.noise.start)
+    assert cells.lack_of_fit(table, crossed) == pytest.approx(stats.f.sf(f, 5, large.df_resid), rel=1e-6)
 
 
 # --------------------------------------------------------------------------------------------- published and simulated

@@ -89,6 +89,7 @@ def test_the_sentences_of_a_factorial():
     assert "Factorial of A representation/cost_sensitive, B representation/class_balanced" in text
     assert "resolution V, 16 runs, generator E = ABCD, each block." in text
     assert "interactions of 3 tricks and more (A × B with C × D × E)" in text
+    assert "5 cells beside it (tricks alone, pairs that it lacks)" in text
     assert "12 further cells" in text
     assert "a trial's noise within its block is 1.0 points on digits-lt" in text
 
