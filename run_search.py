@@ -30,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--val", metavar="KIND", help="balanced, or realistic: with the training images' proportions")
     what.add_argument("--prior", metavar="FILE", help="weights of the classes in use, uniform or train: prior_accuracy")
     what.add_argument("--cost", metavar="FILE", help="matrix of what each mistake costs: expected_cost")
-    what.add_argument("--model", metavar="NAME", help="the network")
+    what.add_argument("--model", metavar="NAME", help="the network, NAME[?pretrained=FILE] or module:function")
     what.add_argument("--objective", metavar="NAME", help="accuracy, harmonic_mean (worst classes) or both [accuracy]")
     what.add_argument("--tricks", action="append", metavar="DIR", help="a folder of further tricks (again for more)")
 
@@ -52,9 +52,9 @@ def parser() -> argparse.ArgumentParser:
     much.add_argument("--seed", type=int, metavar="N", help="base of all seeds [0]")
 
     stop = it.add_argument_group("early stopping (adaptive arm)")
-    stop.add_argument("--rungs", metavar="X,Y", help="fractions of a plan at which trials are judged [0.5,0.75]")
-    stop.add_argument("--reduction-factor", type=float, metavar="η", help="the best 1/η of a cohort go on [3]")
-    stop.add_argument("--rung-score", metavar="NAME", help="accuracy, adjusted, class_means or shortened [class_means]")
+    stop.add_argument("--rungs", metavar="X,Y", help="fractions of a plan at which trials are judged [0.25]")
+    stop.add_argument("--reduction-factor", type=float, metavar="η", help="the best 1/η of a cohort go on [4]")
+    stop.add_argument("--rung-score", metavar="NAME", help="accuracy, adjusted, class_means or shortened [shortened]")
     stop.add_argument("--explain", action="store_true", help="say why a trial is stopped, as it happens")
 
     where = it.add_argument_group("where it runs")

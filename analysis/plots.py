@@ -398,16 +398,39 @@ def pairs(table: pd.DataFrame, margin: float | None = None, metric: str = "accur
         margin: Harm that would not matter, drawn as a dotted line.
         metric: What is judged, in words.
     """
-    shapes = ("x", "triangle-down", "cross", "square", "circle", "circle-open")
-    colours = {name: look.colour for name, look in VERDICTS.items()} | {"unresolved": FAINT, "compatible": "#009E73"}
-    looks = {
-        name: (colours[name], shape, f"{VERDICTS[name].sign} {name}")
-        for name, shape in zip(VERDICTS, shapes, strict=False)
-    }
-    figure = _forest(pairs_info(table), looks, f"points of {metric}")
+    figure = _forest(pairs_info(table), _verdict_looks(), f"points of {metric}")
     if margin:
         figure.add_vline(x=-100 * margin, line={"color": FAINT, "width": 1, "dash": "dot"})
     return figure
+
+
+def elsewhere_info(searches: pd.DataFrame) -> list[Bar]:
+    """The worse harm of each pair in each search, pair by pair; `kind` is the verdict there."""
+    names = short(labels_of(searches))
+    bars = []
+    for row in searches.to_dict("records"):
+        harms = {name: row[name] for name in ("b_given_a", "a_given_b") if math.isfinite(row[name])}
+        if not harms:
+            continue
+        worse = min(harms, key=lambda name: harms[name])
+        name = f"{names[row['a']]} × {names[row['b']]}, {row['search']}"
+        low, high = row[f"{worse}_low"], row[f"{worse}_high"]
+        bars.append(Bar(name, row[worse], low, high, int(row["n_seeds"]), row["verdict"]))
+    return bars
+
+
+def elsewhere(searches: pd.DataFrame) -> go.Figure:
+    """Forest plot of pairs that several searches have."""
+    return _forest(elsewhere_info(searches), _verdict_looks())
+
+
+def _verdict_looks() -> dict[str, tuple[str, str, str]]:
+    shapes = ("x", "triangle-down", "cross", "square", "circle", "circle-open")
+    colours = {name: look.colour for name, look in VERDICTS.items()} | {"unresolved": FAINT, "compatible": "#009E73"}
+    return {
+        name: (colours[name], shape, f"{VERDICTS[name].sign} {name}")
+        for name, shape in zip(VERDICTS, shapes, strict=False)
+    }
 
 
 def _forest(

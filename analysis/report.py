@@ -7,13 +7,14 @@ MLflow. Numbers are fractions everywhere but here, where people read percent and
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -57,7 +58,8 @@ class Found:
         skipped: Metrics without such a table, and why.
         nominated: Pairs that the adaptive arm suggested, judged on fresh seeds.
         held: Pair to whether its verdict held at other settings, in words.
-        elsewhere: Pairs over several searches of a store, see `analysis.across`.
+        elsewhere: The same pairs in several searches of a store.
+        notes: Metric to what a reader of its table must know.
     """
 
     trials: pd.DataFrame
@@ -75,7 +77,8 @@ class Found:
     skipped: dict[str, str] = field(default_factory=dict)
     nominated: pd.DataFrame | None = None
     held: dict[tuple[str, str], str] = field(default_factory=dict)
-    elsewhere: pd.DataFrame | None = None
+    elsewhere: Elsewhere | None = None
+    notes: dict[str, str] = field(default_factory=dict)
 
 
 # --------------------------------------------------------------------------------------------- entrances
@@ -93,7 +96,8 @@ def write(
     margin: float = MARGIN,
     primary: Iterable[Sequence[str] | str] = (),
     about: Mapping[str, Any] | None = None,
-    elsewhere: pd.DataFrame | None = None,
+    elsewhere: Elsewhere | None = None,
+    firsts: Sequence[int] = (),
 ) -> Path:
     """Write the report of one search.
 
@@ -108,7 +112,8 @@ def write(
         margin: Harm that would not matter, a fraction.
         primary: Pairs that were declared beforehand.
         about: Where it comes from, shown at the end as it stands: command, store, versions, commit, ….
-        elsewhere: Pairs over several searches, see `analysis.across`.
+        elsewhere: Of `over_searches`.
+        firsts: First seed block of each further look at the primary pairs, see `analysis.conflicts.at_looks`.
 
     Returns:
         The path.
@@ -118,7 +123,7 @@ def write(
     """
     found = gather(
         trials, curves=curves, conflicts=conflicts, effects=effects, best=best, metric=metric, margin=margin,
-        primary=primary, about=about, elsewhere=elsewhere,
+        primary=primary, about=about, elsewhere=elsewhere, firsts=firsts,
     )  # fmt: skip
     target = Path(path)
     target.write_text(render(found), encoding="utf-8")
@@ -136,107 +141,114 @@ def gather(
     margin: float = MARGIN,
     primary: Iterable[Sequence[str] | str] = (),
     about: Mapping[str, Any] | None = None,
-    elsewhere: pd.DataFrame | None = None,
+    elsewhere: Elsewhere | None = None,
+    firsts: Sequence[int] = (),
 ) -> Found:
     """Complete what the page is made of; arguments as for `write`."""
+    pairs = declared(primary)
     ranking = load.ranking(trials, metric)
     if best is not None and best not in set(ranking["recipe"]):
         raise RecordError(f"recipe {best!r} cannot be called best: it has no finished trial")
     leader = best or (str(ranking["recipe"].iloc[0]) if len(ranking) else "")
     missing = "" if (trials["arm"] == "design").any() else "the design arm has not run, and it alone can show conflicts"
     if (conflicts is None or effects is None) and not missing:
+        from analysis.conflicts import at_looks
         from analysis.conflicts import effects as alone
-        from analysis.conflicts import pairwise
 
         try:
             effects = alone(trials, metric) if effects is None else effects
-            conflicts = pairwise(trials, metric, margin, primary=primary) if conflicts is None else conflicts
+            if conflicts is None:
+                conflicts = at_looks(trials, metric, margin, primary=pairs, firsts=firsts)
         except ValueError as error:
             missing = str(error)
-    judged = _filled(conflicts)
-    others, skipped = ({}, {}) if judged is None else _other_tables(trials, metric, margin, primary)
-    return Found(
-        trials, ranking, leader, load.baseline(trials), metric, judged, _filled(effects), _filled(curves), margin,
-        missing, dict(about or {}), others, skipped, _nominated(trials, metric, margin),
-        {} if judged is None else _held(trials, judged, metric, margin), _filled(elsewhere),
+    found = Found(
+        trials, ranking, leader, load.baseline(trials), metric, _filled(conflicts), _filled(effects), _filled(curves),
+        margin, missing, dict(about or {}), nominated=_nominated(trials, metric, margin), elsewhere=elsewhere,
     )  # fmt: skip
+    if found.conflicts is None or missing:
+        return found
+    from analysis.conflicts import tables
+
+    others = tables(trials, margin, metric, others=OTHERS, primary=pairs)
+    return replace(
+        found,
+        others={name: table for name, table in others.items() if name != metric},
+        skipped={name: why for name, why in others.skipped.items() if name in trials},
+        notes=dict(others.notes),
+        held=_held(trials, found.conflicts, metric, margin),
+    )
 
 
-def _other_tables(
-    trials: pd.DataFrame, metric: str, margin: float, primary: Iterable[Sequence[str] | str]
-) -> tuple[dict[str, pd.DataFrame], dict[str, str]]:
-    """The same pairs by the metrics that a person looks at as well; why where that cannot be."""
-    from analysis.conflicts import pairwise
+def declared(primary: Iterable[Sequence[str] | str] | str) -> list[Sequence[str] | str]:
+    """Pairs as a list, also where they come as one text, as MLflow keeps them.
 
-    tables, skipped = {}, {}
-    for other in OTHERS:
-        if other == metric or other not in trials:
-            continue
-        try:
-            tables[other] = pairwise(trials, other, margin, primary=primary)
-        except ValueError as error:
-            skipped[other] = str(error)
-    return tables, skipped
+    >>> declared("a×b, c×d"), declared([("a", "b")])
+    (['a×b', 'c×d'], [('a', 'b')])
+    """
+    if isinstance(primary, str):
+        return [pair.strip() for pair in primary.split(",") if pair.strip()]
+    return list(primary)
 
 
 def _nominated(trials: pd.DataFrame, metric: str, margin: float) -> pd.DataFrame | None:
-    rows = trials[trials["arm"] == "nominated"]
-    if rows.empty:
-        return None
     from analysis.conflicts import pairwise
 
-    try:
-        table = pairwise(rows.assign(arm="design"), metric, margin)
-    except ValueError:
-        return None
-    # each pair was run in a context of its own: others of its labels never met
-    return _filled(table[table["verdict"] != "not applicable"].reset_index(drop=True))
+    rows = trials[trials["arm"] == "nominated"]
+    tables = []
+    for context in sorted(set(rows["context"])):
+        try:
+            tables.append(pairwise(rows[rows["context"] == context], metric, margin, arm="nominated"))
+        except ValueError:
+            continue
+    return _filled(pd.concat(tables, ignore_index=True)) if tables else None
 
 
-SETTINGS = {
-    "lr/3": "a third of the learning rate",
-    "lr*3": "three times the learning rate",
-    "full length": "full length",
-}
+SETTINGS = {"lr/3": "a third of the learning rate", "lr*3": "three times the learning rate"}
 
 
 def _held(trials: pd.DataFrame, table: pd.DataFrame, metric: str, margin: float) -> dict[tuple[str, str], str]:
-    """Whether verdicts that would be acted upon came out again where their cells were run in another setting.
+    """Whether verdicts that would be acted upon came out again where their cells were run in another setting."""
+    from analysis.checks import settings_agree
 
-    "final" needs both other learning rates; a verdict that was only re-run at full length says just that.
-    """
-    from analysis.conflicts import pairwise
-
-    checks = trials[trials["arm"] == "check"]
-    again: dict[str, dict[tuple[str, str], str]] = {}
-    for setting in [*SETTINGS, *sorted(set(checks["setting"]) - set(SETTINGS))]:
-        rows = checks[checks["setting"] == setting]
-        if rows.empty:
-            continue
-        try:
-            found = pairwise(rows.assign(arm="design"), metric, margin)
-        except ValueError:
-            continue
-        again[setting] = {(row["a"], row["b"]): row["verdict"] for row in found.to_dict("records")}
     words = {}
-    for row in table.to_dict("records"):
-        pair = (row["a"], row["b"])
-        seen = {
-            setting: of[pair] for setting, of in again.items() if of.get(pair, "not applicable") != "not applicable"
-        }
-        if row["verdict"] not in ("conflict", "harmful", "synergy"):
-            continue
-        same = [SETTINGS.get(setting, setting) for setting, verdict in seen.items() if verdict == row["verdict"]]
-        differ = [f"{verdict} at {SETTINGS.get(s, s)}" for s, verdict in seen.items() if verdict != row["verdict"]]
-        if differ:
-            words[pair] = f"at these settings only: {', '.join(differ)}"
-        elif {"lr/3", "lr*3"} <= set(seen):
-            words[pair] = f"final: the same at {' and at '.join(same)}"
-        elif same:
-            words[pair] = f"the same at {' and at '.join(same)}"
-        else:
-            words[pair] = "at these settings: no other learning rate was tried"
+    for row in settings_agree(table, trials, metric, margin).to_dict("records"):
+        why = row["why"]
+        for setting, name in SETTINGS.items():
+            why = why.replace(setting, name)
+        words[row["a"], row["b"]] = f"{row['word']}: {why}"
     return words
+
+
+class Elsewhere(NamedTuple):
+    """The same pairs in several searches.
+
+    Args:
+        pooled: One row per pair, of `analysis.across.across`.
+        searches: One row per pair and search, of `analysis.across.by_search`.
+        skipped: Searches that could not be judged, and why.
+    """
+
+    pooled: pd.DataFrame
+    searches: pd.DataFrame
+    skipped: dict[str, str]
+
+
+def over_searches(uri: str, name: str, trials: pd.DataFrame, table: pd.DataFrame | None) -> Elsewhere | None:
+    """This search's pairs beside those of every other search in the store; `None` where there is no other.
+
+    Raises:
+        LoadError: There is no such store.
+    """
+    from analysis import across
+
+    if table is None or set(load.searches(uri)["name"]) <= {name}:
+        return None
+    tables, skipped = across.from_store(uri)
+    tables = {other: each for other, each in tables.items() if not other.startswith(f"{name}: ")}
+    tables = {f"{name}: {across.context_of(trials)}": table} | tables
+    skipped.pop(name, None)
+    each = across.by_search(tables)
+    return Elsewhere(across.across(tables), each, skipped) if len(each) else None
 
 
 def _filled(table: pd.DataFrame | None) -> pd.DataFrame | None:
@@ -255,9 +267,6 @@ def from_store(uri: str, search: str | None = None) -> tuple[str, Found]:
     info = load.find(uri, search)
     name, trials = load.records(uri, info.name)
     settings = {key: load.parsed(text) for key, text in info.params.items()}
-    primary = settings.get("primary") or ()
-    if isinstance(primary, str):
-        primary = [pair.strip() for pair in primary.split(",") if pair.strip()]
     started = datetime.fromtimestamp(info.started, tz=UTC)
     about = {
         "MLflow store": uri,
@@ -268,10 +277,15 @@ def from_store(uri: str, search: str | None = None) -> tuple[str, Found]:
     }
     margin = settings.get("margin")
     found = gather(
-        trials, margin=float(margin) if isinstance(margin, int | float) else MARGIN, primary=primary, about=about
+        trials,
+        margin=float(margin) if isinstance(margin, int | float) else MARGIN,
+        primary=settings.get("primary") or (),
+        about=about,
+        firsts=json.loads(info.tags.get("looks", "[]")),
     )
     drawn = trials[trials["recipe"].isin([found.best, found.baseline]) & (trials["outcome"] == "finished")]
-    return name, replace(found, curves=_filled(load.curves(uri, drawn)))
+    elsewhere = over_searches(uri, name, trials, found.conflicts)
+    return name, replace(found, curves=_filled(load.curves(uri, drawn)), elsewhere=elsewhere)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -360,6 +374,8 @@ def _numbers(row: Mapping[str, Any], names: Mapping[str, str], found: Found) -> 
 
 def _held_words(row: Mapping[str, Any], found: Found) -> str:
     held = found.held.get((row["a"], row["b"]), "")
+    if "not run" in held:
+        return "; at these settings"
     return f"; {held}" if held else ""
 
 

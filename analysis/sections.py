@@ -16,7 +16,7 @@ import pandas as pd
 from analysis import load, plots
 from analysis.page import csv, effect, figure, note, number, p_value, percent_span, safe, sign, table, wrap
 from analysis.plots import VERDICTS, percent, points, seeds
-from analysis.record import BASELINE, interval
+from analysis.record import BASELINE, bounded_interval
 
 if TYPE_CHECKING:
     from analysis.report import Found
@@ -105,9 +105,8 @@ def recipes(found: Found) -> str:
             number(gain or "–", row["gain"]),
         ]
         for column in secondary:
-            mean, low, high = interval(own[column].dropna().tolist())
-            # a mean of fractions lies among them, whatever the t interval of a few seeds says
-            cells.append(number(percent_span(mean, max(low, 0.0), min(high, 1.0)), mean))
+            mean, low, high = bounded_interval(own[column].dropna().tolist())
+            cells.append(number(percent_span(mean, low, high), mean))
         lost = f", {row['diverged']} diverged" if row["diverged"] else ""
         arm = _SEED_WORDS.get(row["arm"], row["arm"])
         cells.append(number(f"{row['seeds']}<span class=faint>{arm}{lost}</span>", row["seeds"]))
@@ -209,6 +208,7 @@ def _judged(found: Found, metric: str, judged: pd.DataFrame) -> str:
         cells.append(number(str(int(row["n_seeds"])), row["n_seeds"]))
         cells.append(f'<td class="long">{wrap(str(row["reason"]))}</td>')
         body.append(f"<tr>{''.join(cells)}</tr>")
+    known = found.notes.get(metric, "")
     what = "" if decides else f" Judged by {metric_name(metric)}, which decides nothing here: it is a second look."
     caption = (
         "Each cell is a pair: its verdict by colour and sign, and the worse of its two harms in points (adding one "
@@ -216,7 +216,8 @@ def _judged(found: Found, metric: str, judged: pd.DataFrame) -> str:
         f"{what}"
     )
     return (
-        f'<ul class="legend">{legend}</ul>'
+        (note(f"{known[0].upper()}{known[1:]}.") if known else "")
+        + f'<ul class="legend">{legend}</ul>'
         + _key(judged)
         + figure(plots.heat_map(judged, found.effects if decides else None), f"conflicts{suffix}", caption, "narrow")
         + table(heads, body, f"conflicts{suffix}", csv(judged), f"conflicts{suffix}.csv")
@@ -327,7 +328,54 @@ def elsewhere(found: Found) -> str:
             "Not known: the store holds no other search with these pairs. A search on other data, another imbalance or "
             "network writes into the same store; then python -m analysis.report shows one table across them."
         )
-    return note("elsewhere")
+    pooled, each, skipped = found.elsewhere
+    words = (
+        f"<p>{each['search'].nunique()} searches of the store have pairs in common. For each pair: the mean over "
+        "searches (random effects, so that searches may differ), whether they do, and where one more search should "
+        "lie. I² is the share of the variance that is between searches. Searches on the same data share their images "
+        "and agree more than they should.</p>"
+    )
+    heads = [
+        "pair", "does it hold?", "adding the second to the first, points", "adding the first to the second, points",
+        "interaction, points", "I² of the interaction", "one more search, interaction", "searches",
+    ]  # fmt: skip
+    body = []
+    for row in pooled.to_dict("records"):
+        predicted = "not known" if not math.isfinite(row["interaction_predicted_low"]) else (
+            f"{points(row['interaction_predicted_low'])} to {points(row['interaction_predicted_high'])}"
+        )  # fmt: skip
+        cells = [f'<td class="name">{wrap(row["a"])} × {wrap(row["b"])}</td>',
+                 f'<td class="long"><b>{safe(row["word"])}</b><small>{wrap(row["why"])}</small></td>']  # fmt: skip
+        for name in ("b_given_a", "a_given_b", "interaction"):
+            cells.append(number(effect(row[name], row[f"{name}_low"], row[f"{name}_high"]), row[name]))
+        cells.append(number(percent(row["interaction_i2"], 0), row["interaction_i2"]))
+        cells.append(number(predicted, row["interaction_predicted_low"]))
+        cells.append(number(f"{row['n_searches']}<span class=faint>{safe(row['verdicts'])}</span>", row["n_searches"]))
+        body.append(f"<tr>{''.join(cells)}</tr>")
+    caption = "The worse of a pair's two harms in each search, pair by pair: its verdict by shape and colour."
+    left = "".join(note(f"Left out, {name}: {why}") for name, why in skipped.items())
+    return (
+        words
+        + table(heads, body, "elsewhere", csv(pooled), "elsewhere.csv")
+        + figure(plots.elsewhere(each), "elsewhere", caption, "narrow")
+        + _searches(each)
+        + left
+    )
+
+
+def _searches(each: pd.DataFrame) -> str:
+    heads = ["pair", "search", "verdict", "adding the second to the first, points",
+             "adding the first to the second, points", "interaction, points", "seeds"]  # fmt: skip
+    body = []
+    for row in each.to_dict("records"):
+        cells = [f'<td class="name">{wrap(row["a"])} × {wrap(row["b"])}</td>',
+                 f'<td class="long">{wrap(row["search"])}</td>',
+                 f'<td class="verdict">{sign(row["verdict"])} {row["verdict"]}</td>']  # fmt: skip
+        for name in ("b_given_a", "a_given_b", "interaction"):
+            cells.append(number(effect(row[name], row[f"{name}_low"], row[f"{name}_high"]), row[name]))
+        cells.append(number(str(int(row["n_seeds"])), row["n_seeds"]))
+        body.append(f"<tr>{''.join(cells)}</tr>")
+    return "<h3>Search by search</h3>" + table(heads, body, "searches", csv(each), "searches.csv")
 
 
 def around(found: Found) -> str:

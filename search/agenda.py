@@ -179,6 +179,7 @@ class Agenda:
         """Puts a running task back, first in the queue: what failed is not its own doing."""
         self.journal.write("again", trial=name, reason=reason)
         keys = self.running.pop(name)
+        self._gpu_seconds += self.limits.gpus * (time.monotonic() - self._begun.pop(name))
         if self._leases is not None:
             self._leases.release(keys)
         self._queue.insert(0, self.tasks[name])

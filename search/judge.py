@@ -57,9 +57,14 @@ def with_checks(table: pd.DataFrame, trials: pd.DataFrame, margin: float) -> pd.
         The table with two more columns: `holds`, "final" or "at these settings" for conflicts, harmful pairs and
         synergies and "" for other verdicts, and `holds_why`.
     """
-    from analysis.checks import settings_agree
+    from analysis.checks import CHECKED, HERE, settings_agree
 
-    found = settings_agree(table, trials, margin=margin)
-    words = {(row["a"], row["b"]): (row["word"], row["why"]) for row in found.to_dict("records")}
+    try:
+        found = settings_agree(table, trials, margin=margin)
+        words = {(row["a"], row["b"]): (row["word"], row["why"]) for row in found.to_dict("records")}
+    except ValueError as error:
+        # a search that was cut may have a single block of its checks
+        rows = table[table["verdict"].isin(CHECKED)].to_dict("records")
+        words = {(row["a"], row["b"]): (HERE, f"not run far enough elsewhere: {error}") for row in rows}
     pairs = [words.get((row["a"], row["b"]), ("", "")) for row in table.to_dict("records")]
     return table.assign(holds=[word for word, _ in pairs], holds_why=[why for _, why in pairs])

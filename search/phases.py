@@ -447,7 +447,7 @@ class Nominated(Phase):
         """The suggested pairs that can be crossed, with their four cells."""
         from analysis.nominate import nominate
 
-        trials = known.frame(("adaptive", "start"))
+        trials = known.frame(("adaptive",))
         found: list[tuple[str, str, tuple[Any, ...]]] = []
         for row in nominate(trials, self._crossed(known)).to_dict("records"):
             try:

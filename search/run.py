@@ -524,11 +524,10 @@ class Search:
     def _spec(self, task: Task) -> dict[str, Any]:
         from search.scheduler import SHORTENED
 
-        adaptive = task.arm == "adaptive"
         return dataclasses.replace(
             self._trial(task.recipe.plan, task.seed),
-            rungs=self.settings.rungs if adaptive else (),
-            shortened=adaptive and self.settings.rung_score == SHORTENED,
+            rungs=self.settings.rungs if task.may_stop else (),
+            shortened=task.may_stop and self.settings.rung_score == SHORTENED,
             read_test=task.read_test,
         ).to_dict()
 
@@ -574,10 +573,7 @@ class Search:
         resources.check_storage(self.settings)
         if not self.settings.gpus_auto:
             return
-        from search.design import make_design
-
-        cells = make_design(self.space, self.standard, self.settings.epochs_scale).cells
-        plans = resources.neediest(cell.recipe.plan for cell in cells)
+        plans = resources.neediest(cell.recipe.plan for cell in self.design.cells)
         seed = self.settings.seed * SEEDS_APART
         specs = [dataclasses.replace(self._trial(plan, seed), store=None).to_dict() for plan in plans]
         found = resources.measured(specs, self.settings.cpus_per_trial)
@@ -627,7 +623,8 @@ class Search:
             # what was found out must reach the screen and MLflow all the same
             log.exception("the report could not be written")
             self.console.print(f"[yellow]report.html could not be written: {error}[/yellow]", markup=True)
-        tracker.summary({}, extras.tags)
+        # by which analysis.report judges each look at its own share
+        tracker.summary({}, extras.tags | {"looks": str(list(agenda.known.further))})
         if conflicts is not None:
             metrics, tags = tracking.conflict_summary(conflicts)
             tracker.summary(metrics, tags)

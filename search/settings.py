@@ -72,7 +72,7 @@ class Settings:
         seed: Base of all seeds.
         rungs: Fractions of a plan at which the adaptive arm is judged.
         reduction_factor: The best 1/η go on.
-        rung_score: What is compared at a rung.
+        rung_score: What is compared at a rung. This default and those of the two before: `docs/rung_scores.md`.
         objective: What is maximised: accuracy, harmonic_mean or both; with both nothing is stopped early.
         cpus_per_trial: Ray CPUs of a trial.
         gpus_per_trial: Ray GPUs of a trial, may be a fraction.
@@ -115,9 +115,9 @@ class Settings:
     gpu_hours: float | None = None
     epochs_scale: float = 1.0
     seed: int = 0
-    rungs: tuple[float, ...] = (0.5, 0.75)
-    reduction_factor: float = 3.0
-    rung_score: str = "class_means"
+    rungs: tuple[float, ...] = (0.25,)
+    reduction_factor: float = 4.0
+    rung_score: str = "shortened"
     objective: str = "accuracy"
     cpus_per_trial: float = 1.0
     gpus_per_trial: float = 0.0

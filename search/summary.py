@@ -150,6 +150,10 @@ def write_report(
         picture = plots.heat_map_png(conflicts, title=f"Worse harm of each pair, points\n{title}")
         path.with_name("conflicts.png").write_bytes(picture)
     if len(trials):
+        try:
+            elsewhere = report.over_searches(str(about["tracking_uri"]), str(about["name"]), trials, conflicts)
+        except (KeyError, load.LoadError):
+            elsewhere = None  # other searches are a further look, and must not cost this one its page
         report.write(
             path,
             trials,
@@ -158,6 +162,7 @@ def write_report(
             margin=float(about["margin"]),
             primary=about.get("primary", ()),
             about=about,
+            elsewhere=elsewhere,
         )
 
 

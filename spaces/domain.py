@@ -201,6 +201,7 @@ DOMAINS = (Uniform, LogUniform, Integer, OneOf)
 
 STAGE_NUMBERS = (
     "length", "epochs", "lr", "weight_decay", "momentum", "batch_size", "schedule", "reduction", "members", "views",
+    "nesterov",
 )  # fmt: skip
 """The fields of a stage that may be left open."""
 
@@ -217,7 +218,9 @@ class Stage:
         weight_decay: L2 penalty of SGD; the data set's standard one where absent.
         momentum: SGD momentum in [0, 1).
         batch_size: Images per step.
-        schedule: Name of a learning-rate schedule (`trainables.schedule.SCHEDULES`).
+        schedule: A learning-rate schedule, with its options, or a published one by name (`trainables.schedule`):
+            "cosine", "multistep(at=30/60/80, of=90, by=0.1, warm_up=0)", "bag_of_tricks".
+        nesterov: Nesterov's momentum; the data set's standard where absent.
         reduction: How per-image losses become one: "expected", "mean" or "weighted_mean".
         carry: What is taken over from the stage before: "all" (weights, optimiser, schedule: one chain) or
             "weights" (weights alone: a new chain). Ignored in the first stage.
@@ -243,6 +246,7 @@ class Stage:
     members: Any = 1
     views: Any = 0
     choose: Sequence[Any] = ()
+    nesterov: Any = None
 
     def __post_init__(self) -> None:
         if not self.name or not self.name.replace("_", "").isalnum():

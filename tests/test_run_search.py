@@ -94,7 +94,10 @@ def test_a_space_file_that_is_none(place, capsys, content, sentence):
         (["--rungs", "0.75,0.5"], "--rungs must be ascending fractions in (0, 1), got 0.75, 0.5"),
         (["--rungs", "0.5,1.5"], "--rungs must be ascending fractions in (0, 1), got 0.5, 1.5"),
         (["--reduction-factor", "1"], "--reduction-factor must be above 1, got 1.0"),
-        (["--rung-score", "loss"], "--rung-score must be one of accuracy, adjusted, class_means, got 'loss'"),
+        (
+            ["--rung-score", "loss"],
+            "--rung-score must be one of accuracy, adjusted, class_means, shortened, got 'loss'",
+        ),  # noqa: E501
         (["--tricks", "nowhere"], "--tricks nowhere: no such folder"),
         (["--imbalance", "1000"], "imbalance"),
         (["--output", "space.py/results"], "--output space.py/results: cannot write there (Not a directory)"),

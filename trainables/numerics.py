@@ -10,7 +10,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trainables.plan import StagePlan
 
 PRECISIONS = ("fp32", "bf16")
 SWITCH = ("auto", "on", "off")
@@ -18,7 +21,7 @@ SWITCH = ("auto", "on", "off")
 CHANNELS_LAST_PIXELS = 8_000
 """Pixels of a batch, B·H·W, from which channels_last is faster on a CPU; see docs/speed.md for the measurement."""
 
-FUSED_PIXELS = 4_000
+FUSED_PIXELS = 6_000
 """Pixels of a member's batch, B·H·W, below which members are faster together on a CPU; likewise."""
 
 
@@ -96,3 +99,22 @@ class Numerics:
         if self.fused_members != "auto":
             return self.fused_members == "on"
         return device == "cpu" and pixels < FUSED_PIXELS
+
+
+GROUP = 4
+"""Members that are trained together at most; members 0 to 3 are always a group, so that stages with more share it."""
+
+
+def group_of(member: int, members: int) -> range:
+    """The members that are trained together with one of a stage.
+
+    >>> group_of(1, 6), group_of(5, 6)
+    (range(0, 4), range(4, 6))
+    """
+    first = member // GROUP * GROUP
+    return range(first, min(first + GROUP, members))
+
+
+def can_be_fused(stage: StagePlan) -> bool:
+    """Whether a stage asks for nothing that keeps its members apart; the network must agree as well."""
+    return stage.members > 1 and not stage.views and not stage.on("train")

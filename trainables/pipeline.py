@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
@@ -19,8 +19,10 @@ from torch import Tensor
 from trainables import metrics
 from trainables.data import LongTailed
 from trainables.deployment import Deployment
+from trainables.fused import CannotFuse, FusedRun
 from trainables.models import Network, build, identity
-from trainables.numerics import Numerics
+from trainables.numerics import Numerics, can_be_fused, group_of
+from trainables.parts import Parts
 from trainables.plan import Plan
 from trainables.stage import Diverged, Handed, Judge, StageRun, Start, State, assemble, merge
 from trainables.stage_store import StageStore, StoredStage, features_key, numerics, stage_keys
@@ -117,6 +119,7 @@ class Pipeline:
         numerics: How numbers are computed.
         save_seconds: A stage in the middle is kept at most this often.
         deployment: How the final metrics are weighed as well.
+        parts: Parts that each batch is divided into, and this process's own.
     """
 
     def __init__(
@@ -131,16 +134,19 @@ class Pipeline:
         numerics: Numerics | None = None,
         save_seconds: float = SAVE_SECONDS,
         deployment: Deployment = NEUTRAL,
+        parts: Parts | None = None,
     ) -> None:
         self.plan, self.data, self.store, self.evaluate = plan, data.to(device), store, evaluate
         self.deployment = deployment
         network = partial(_fresh, model, data.classes, int(data.train_images.shape[1]))
-        self.start = Start(self.data, network, seed, device, numerics or Numerics())
-        context = trial_context(data.fingerprint, model, seed, device, numerics)
+        parts = parts or Parts()
+        self.start = Start(self.data, network, seed, device, numerics or Numerics(), parts)
+        context = trial_context(data.fingerprint, model, seed, device, numerics) | parts.identity()
         self.keys = stage_keys(plan, context if evaluate else {**context, "measured": False})
         self.save_seconds = save_seconds
         self._at = _Progress()
-        self._run: StageRun | None = None
+        self._run: StageRun | FusedRun | None = None
+        self._first = 0  # the first member of those that are being trained
         self._judge: Judge | None = None
         self._now = (plan.stages[0].name, 0, math.nan)
         self._saved_at = 0.0
@@ -177,7 +183,7 @@ class Pipeline:
         done = float(self._epochs_before)
         if not self.finished:
             stage = self.plan.stages[self._at.stage]
-            inside = self._run.epoch if self._run is not None else 0
+            inside = self._run.epoch * len(self._left()) if self._run is not None else 0
             done += (self._at.member * stage.epochs + inside) / stage.members
         return done / self.plan.epochs
 
@@ -197,7 +203,6 @@ class Pipeline:
         began = time.perf_counter()
         if self._run is None:
             self._begin()
-            self._resume_partial()
         run = self._run
         assert run is not None
         run.train_epoch()
@@ -205,7 +210,7 @@ class Pipeline:
         stage = self.plan.stages[self._at.stage]
         # members are judged as one, when they are merged
         due = run.epoch % stage.eval_every == 0 or run.finished
-        if due and stage.members == 1:
+        if due and isinstance(run, StageRun) and stage.members == 1:
             self._evaluate(run.judged(), run.epoch, train_loss=run.train_loss)
         self._run_seconds += time.perf_counter() - began
         if run.finished:
@@ -213,6 +218,12 @@ class Pipeline:
         elif time.perf_counter() - self._saved_at >= self.save_seconds:
             self._keep_partial(run)
         return self._at.points[before:]
+
+    def take_up(self) -> None:
+        """Takes from the store all that is finished, and what is in the middle, without training."""
+        while not self.finished and self._run is None:
+            if not self._reuse():
+                self._begin()
 
     def keep(self) -> None:
         """Keeps what is trained of the current stage now, for a later pipeline with the same store."""
@@ -271,15 +282,14 @@ class Pipeline:
             "run": None,
         }
         if self._run is not None:
-            handed = self._run.handed()
-            tensors |= _flat_handed("run", handed)
+            parts = []
+            for number, part in enumerate(_parts(self._run)):
+                handed = part.handed()
+                tensors |= _flat_handed(f"run{number}", handed)
+                parts.append({"images": part.images, "steps": part.steps, "place": _place(handed)})
             rest["run"] = {
-                "epoch": self._run.epoch,
-                "images": self._run.images,
-                "steps": self._run.steps,
-                "seconds": self._run_seconds,
-                "place": _place(handed),
-            }
+                "epoch": self._run.epoch, "seconds": self._run_seconds, "first": self._first, "parts": parts,
+            }  # fmt: skip
         return tensors, rest
 
     def load_state(self, tensors: Mapping[str, Tensor], rest: Mapping[str, Any]) -> None:
@@ -301,20 +311,60 @@ class Pipeline:
         self._run = None
         if rest["run"] is not None:
             run = rest["run"]
-            self._begin()
-            assert self._run is not None
-            self._run.load(_unflat_handed("run", tensors, run["place"]), run["epoch"], run["images"], run["steps"])
+            self._begin(
+                [
+                    (
+                        _unflat_handed(f"run{number}", tensors, part["place"]),
+                        run["epoch"],
+                        part["images"],
+                        part["steps"],
+                    )
+                    for number, part in enumerate(run["parts"])
+                ]
+            )
             self._run_seconds = run["seconds"]
 
     # --- one stage ----------------------------------------------------------------------------------------
 
-    def _begin(self) -> None:
-        """Starts the current member of the current stage."""
+    def _begin(self, middles: Sequence[Middle] | None = None) -> None:
+        """Starts the current member of the current stage, or the group that it is trained with.
+
+        Args:
+            middles: Where each of them goes on, where they had begun before; looked for in the store where absent.
+        """
         at = self._at
-        self._run = StageRun(self.start, self.plan, at.stage, at.member, at.handed, self._kept_features)
+        stage, numerics = self.plan.stages[at.stage], self.start.numerics
+        height, width = self.data.train_images.shape[-2:]
+        together = can_be_fused(stage) and numerics.fuses(self.start.device.type, stage.batch_size * height * width)
+        together &= self.start.parts.count == 1
+        members = group_of(at.member, stage.members) if together else range(at.member, at.member + 1)
+        if middles is not None and len(middles) != len(members):  # they could not be trained together
+            members = range(at.member, at.member + 1)
+        if len(members) > 1:
+            try:
+                self._start_members(members, middles)
+            except CannotFuse:
+                members = range(at.member, at.member + 1)
+        if len(members) == 1:
+            self._start_members(members, middles)
         self._judge = Judge(self.start, self.plan, at.stage)
-        self._run_seconds = 0.0
         self._saved_at = time.perf_counter()
+
+    def _start_members(self, members: range, middles: Sequence[Middle] | None) -> None:
+        """One member, or a group, from the start or from the middle."""
+        at = self._at
+        runs = [StageRun(self.start, self.plan, at.stage, m, at.handed, self._kept_features) for m in members]
+        self._run_seconds = 0.0
+        found = self._partials(members) if middles is None else middles
+        for run, middle in zip(runs, found, strict=bool(found)):
+            run.load(*middle)
+        self._run = runs[0] if len(runs) == 1 else FusedRun(runs)
+        self._first = members[0]
+
+    def _left(self) -> range:
+        """The members in training that are not finished yet: the first of a group may be known from the store."""
+        assert self._run is not None
+        return range(self._at.member, self._first + len(_parts(self._run)))
 
     def _kept_features(self, compute: Callable[[], Tensor]) -> Tensor:
         """Features of fixed views from the store, or computed and kept there for other stages from this start."""
@@ -361,19 +411,24 @@ class Pipeline:
         else:
             self._next_member(handed)
 
-    def _finish(self, run: StageRun) -> None:
-        at, handed = self._at, run.handed()
-        spent = {"epochs": run.epoch, "images": run.images, "steps": run.steps, "seconds": self._run_seconds}
+    def _finish(self, run: StageRun | FusedRun) -> None:
+        at, parts, first = self._at, _parts(run), self._first
+        left = self._left()
         self._run = None
-        self._count(spent)
-        at.cost.epochs_trained += run.epoch
-        at.cost.seconds += self._run_seconds
         alone = self.plan.stages[at.stage].members == 1
-        self._keep(self.keys[at.stage][at.member], handed, spent, measured=alone)
-        if alone:
-            self._next_stage(handed)
-        else:
-            self._next_member(handed)
+        for member in left:
+            part = parts[member - first]
+            seconds = self._run_seconds / len(left)
+            spent = {"epochs": part.epoch, "images": part.images, "steps": part.steps, "seconds": seconds}
+            self._count(spent)
+            at.cost.epochs_trained += part.epoch
+            at.cost.seconds += seconds
+            handed = part.handed()
+            self._keep(self.keys[at.stage][member], handed, spent, measured=alone)
+            if alone:
+                self._next_stage(handed)
+            else:
+                self._next_member(handed)
 
     def _next_member(self, handed: Handed) -> None:
         """Moves on to the next member; merges after the last one."""
@@ -397,37 +452,45 @@ class Pipeline:
         at.ancestors.append((self.keys[at.stage][-1], at.spent["seconds"]))
         at.handed, at.stage, at.member, at.members, at.spent = handed, at.stage + 1, 0, [], {}
 
-    def _keep_partial(self, run: StageRun) -> None:
+    def _keep_partial(self, run: StageRun | FusedRun) -> None:
         """Keeps a stage in the middle, so that a crash costs no more than the seconds since."""
         if self.store is None:
             return
-        handed = run.handed()
-        state = {
-            "epoch": run.epoch,
-            "images": run.images,
-            "steps": run.steps,
-            "seconds": self._run_seconds,
-            "place": _place(handed),
-            "points": self._own_points(),
-            "last": self._at.last,
-        }
-        self.store.put_partial(self.keys[self._at.stage][self._at.member], _flat_handed("run", handed), state)
+        for number, part in enumerate(_parts(run)):
+            handed = part.handed()
+            state = {
+                "epoch": part.epoch,
+                "images": part.images,
+                "steps": part.steps,
+                "seconds": self._run_seconds,
+                "place": _place(handed),
+                "points": self._own_points(),
+                "last": self._at.last,
+            }
+            key = self.keys[self._at.stage][self._first + number]
+            self.store.put_partial(key, _flat_handed("run", handed), state)
         self._saved_at = time.perf_counter()
 
-    def _resume_partial(self) -> None:
-        """Goes on with a stage that some trial left in the middle."""
+    def _partials(self, members: range) -> list[Middle]:
+        """Where some trial left these members in the middle; empty unless all are at one epoch."""
         at = self._at
-        stored = None if self.store is None else self.store.get_partial(self.keys[at.stage][at.member])
-        if stored is None or self._run is None:
-            return
-        state = stored.state
-        tensors = {name: tensor.to(self.start.device) for name, tensor in stored.tensors.items()}
-        handed = _unflat_handed("run", tensors, state["place"])
-        self._run.load(handed, state["epoch"], state["images"], state["steps"])
+        if self.store is None:
+            return []
+        found = [self.store.get_partial(self.keys[at.stage][member]) for member in members]
+        stored = [one for one in found if one is not None]
+        if len(stored) < len(members) or len({one.state["epoch"] for one in stored}) > 1:
+            return []
+        middles = []
+        for one in stored:
+            tensors = {name: tensor.to(self.start.device) for name, tensor in one.tensors.items()}
+            handed = _unflat_handed("run", tensors, one.state["place"])
+            middles.append((handed, one.state["epoch"], one.state["images"], one.state["steps"]))
+        state = stored[0].state
         self._run_seconds = state["seconds"]
         if self.plan.stages[at.stage].members == 1:
             at.points.extend(self._point(point["epoch"], point["metrics"]) for point in state["points"])
             at.last = state["last"]
+        return middles
 
     def _own_points(self) -> list[dict[str, Any]]:
         """The current stage's evaluations, epochs counted from its start."""
@@ -483,6 +546,14 @@ class Pipeline:
         at.cost.images += int(spent["images"])
         at.cost.steps += int(spent["steps"])
         at.spent = {name: at.spent.get(name, 0) + spent[name] for name in ("epochs", "images", "steps", "seconds")}
+
+
+Middle = tuple[Handed, int, int, int]
+"""A member in the middle of its stage: what it would hand over, and its epochs, images and steps so far."""
+
+
+def _parts(run: StageRun | FusedRun) -> list[StageRun]:
+    return [run] if isinstance(run, StageRun) else run.runs
 
 
 DIAGNOSTICS = ("logits_magnitude", "regularized_std")

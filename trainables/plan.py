@@ -18,7 +18,7 @@ from spaces.domain import DOMAINS, Domain, Integer, OneOf, SomeOf, Space, Stage,
 from trainables.data.catalogue import Standard
 from trainables.objective import REDUCTIONS, one_per_seam
 from trainables.registry import SEAMS, PlanError, did_you_mean, entry, make, name_of
-from trainables.schedule import SCHEDULES
+from trainables.schedule import ScheduleError, schedule_of
 
 Pick: TypeAlias = Callable[[str, Domain, Any], Any]
 """(name, domain, default) -> a value of the domain."""
@@ -430,7 +430,7 @@ def _fill(
     last = before[-1] if before else None
     carries_all = last is not None and stage.carry == "all"
     carried = {}
-    for key in ("lr", "weight_decay", "momentum", "batch_size", "schedule"):
+    for key in ("lr", "weight_decay", "momentum", "nesterov", "batch_size", "schedule"):
         if carries_all:
             if getattr(stage, key) is not None:
                 raise PlanError(
@@ -446,7 +446,6 @@ def _fill(
         name=stage.name,
         epochs=max(1, round(_positive(stage, "epochs", epochs) * epochs_scale)),
         carry="start" if last is None else stage.carry,
-        nesterov=standard.nesterov,
         reduction=number("reduction", last.reduction if last is not None and carries_all else "expected"),
         members=number("members", 1),
         views=number("views", 0),
@@ -505,11 +504,16 @@ def _check_numbers(stage: StagePlan, where: str) -> None:
         # an edited file may hold text: YAML reads 1e-3 as one
         if not isinstance(value, (int, float)) or isinstance(value, bool) or not holds(value):
             raise PlanError(f"{where}: {key} must be {allowed}, got {value!r}")
-    named = {"carry": ("start", "all", "weights"), "schedule": SCHEDULES, "reduction": REDUCTIONS}
-    for key, options in named.items():
+    for key, options in {"carry": ("start", "all", "weights"), "reduction": REDUCTIONS}.items():
         value = getattr(stage, key)
         if value not in options:
             raise PlanError(f"{where}: unknown {key} {value!r}: {did_you_mean(str(value), options)}")
+    try:
+        schedule_of(str(stage.schedule))
+    except ScheduleError as error:
+        raise PlanError(f"{where}: {error}") from error
+    if not isinstance(stage.nesterov, bool) or (stage.nesterov and not stage.momentum):
+        raise PlanError(f"{where}: nesterov must be true (with a momentum above 0) or false, got {stage.nesterov!r}")
 
 
 def _check_views(stage: StagePlan, frozen_by: list[Any], by_seam: Mapping[str, list[Any]], where: str) -> None:

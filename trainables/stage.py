@@ -19,16 +19,17 @@ from torch import Tensor
 from torch.nn import functional
 
 from trainables import metrics
-from trainables.batch import Batch, Facts, evaluation_batch
+from trainables.batch import Batch, Facts, Outputs, evaluation_batch
 from trainables.data import LongTailed
 from trainables.data.augment import own
 from trainables.data.feeds import feed_of
 from trainables.models import Network
 from trainables.numerics import Numerics
 from trainables.objective import Objective, reduce
+from trainables.parts import Parts, blended_at_input, rows_of, synchronised, unmixed
 from trainables.plan import Plan, StagePlan
 from trainables.registry import PlanError, entry
-from trainables.schedule import SCHEDULES
+from trainables.schedule import schedule_of
 from trainables.seeding import generator
 
 State = dict[str, Tensor]
@@ -64,13 +65,35 @@ class Handed:
 
 @dataclass(frozen=True)
 class Start:
-    """What a stage is trained from, apart from the plan: data, network, seed, place, numerics."""
+    """What a stage is trained from, apart from the plan: data, network, seed, place, numerics, parts of a batch."""
 
     data: LongTailed
     network: Callable[[torch.Generator], Network]
     seed: int
     device: torch.device
     numerics: Numerics = field(default_factory=Numerics)
+    parts: Parts = field(default_factory=Parts)
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """An epoch that has begun.
+
+    Args:
+        number: Epochs of the chain before it.
+        images: How many it draws.
+        steps: In how many batches.
+        expected: Mean weight of its images.
+        stream: The batches, with features where they are cached.
+        generator: For losses that draw.
+    """
+
+    number: int
+    images: int
+    steps: int
+    expected: float
+    stream: Iterator[tuple[Batch, Tensor | None]]
+    generator: torch.Generator
 
 
 class StageRun:
@@ -139,6 +162,10 @@ class StageRun:
         self.objective = Objective([t.made() for t in self.stage.tricks], facts)
         self._features = kept(self._view_features) if self.stage.views else None
         self._shadow: Network | None = None
+        # features that are cached need no network, and every worker has them all
+        self._parts = start.parts if self._features is None else replace(start.parts, workers=1, rank=0)
+        synchronised(self.network, self._parts, start.device)
+        self._called: torch.nn.Module | None = None
 
     @property
     def finished(self) -> bool:
@@ -151,6 +178,29 @@ class StageRun:
         Raises:
             Diverged: The epoch's mean loss, or a weight behind it, is not finite.
         """
+        epoch = self.begin_epoch()
+        if self._called is None:  # not before all workers are here
+            self._called = self._parts.parallel(self.network)
+        total = torch.zeros((), device=self.start.device)
+        for step, (batch, features) in enumerate(epoch.stream):
+            for group in self.optimiser.param_groups:
+                group["lr"] = self.rate(epoch, step) * group["lr_scale"]
+            self.optimiser.zero_grad(set_to_none=True)
+            batch, outputs, loss = self._gradient(epoch, batch, features)
+            self.optimiser.step()
+            self.behind_step(batch, outputs)
+            total += loss
+        self.end_epoch(epoch, total)
+
+    # --- the parts of an epoch, for those who train several members at once -----------------------------------
+
+    def images_in(self, epoch: int) -> int:
+        """How many images an epoch of the stage draws."""
+        chain_epoch = self._first_epoch + epoch
+        return len(self._indices(chain_epoch, self._generator("draw", chain_epoch)))
+
+    def begin_epoch(self) -> Epoch:
+        """Draws the next epoch's images; the network is put into training mode."""
         chain_epoch = self._first_epoch + self.epoch
         draws = {purpose: self._generator(purpose, chain_epoch) for purpose in _PURPOSES}
         indices = self._indices(chain_epoch, draws["draw"]).to(self.start.device)
@@ -160,32 +210,42 @@ class StageRun:
             raise PlanError(f"stage {self.stage.name!r}: the weights of all drawn images are 0")
         batches = list(_split(indices, self.stage.batch_size))
         self.network.train()
-        total = torch.zeros((), device=self.start.device)
-        for step, (batch, features) in enumerate(self._batches(batches, draws)):
-            self._set_rate(chain_epoch + step / len(batches))
-            if features is None:
-                outputs = self.network(batch.images, batch.blend)
-            else:
-                outputs = self.network.classify(features, batch.blend)
-            losses, penalties = self.objective.parts(
-                outputs, batch.y, batch.share, batch=batch, generator=draws["loss"]
-            )
-            mixed = (self.objective.weights(batch.y) * batch.share).sum(dim=1)
-            loss = reduce(losses, mixed, expected, self.stage.reduction) + penalties.mean()
-            self.optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            self.optimiser.step()
-            with torch.no_grad():
-                for after in self._after_step:
-                    after(self.network, outputs, batch)
-                self.steps += 1
-                self._update_average(None)
-            total += loss.detach()
+        return Epoch(chain_epoch, len(indices), len(batches), expected, self._batches(batches, draws), draws["loss"])
+
+    def rate(self, epoch: Epoch, step: int) -> float:
+        """The learning rate of a step."""
+        position = epoch.number + step / epoch.steps
+        return self.stage.lr * schedule_of(self.stage.schedule)(position, self._chain_epochs)
+
+    def loss(self, epoch: Epoch, batch: Batch, outputs: Outputs) -> Tensor:
+        """The loss of a batch: one number."""
+        losses, penalties = self.objective.parts(outputs, batch.y, batch.share, batch=batch, generator=epoch.generator)
+        return reduce(losses, self._mixed_weights(batch), epoch.expected, self.stage.reduction) + penalties.mean()
+
+    @torch.no_grad()
+    def behind_step(self, batch: Batch, outputs: Outputs) -> None:
+        """What comes after the optimiser's step."""
+        for after in self._after_step:
+            after(self.network, outputs, batch)
+        self.steps += 1
+        self._update_average(None)
+
+    def end_epoch(self, epoch: Epoch, total: Tensor) -> None:
+        """Counts the epoch, and looks whether it ended well.
+
+        Args:
+            epoch: As begun.
+            total: Sum of the losses of its steps.
+
+        Raises:
+            Diverged: Its mean, or a weight, is not finite.
+        """
         self.epoch += 1
         with torch.no_grad():
-            self._update_average(chain_epoch + 1)
-        self.images += len(indices)
-        self.train_loss = float(total) / len(batches)
+            self._update_average(epoch.number + 1)
+        self._parts.agree(dict(self.network.named_buffers()), self.averaged)
+        self.images += epoch.images
+        self.train_loss = float(self._parts.total(total)) / epoch.steps
         where = f"stage {self.stage.name!r}, epoch {self.epoch}"
         if not math.isfinite(self.train_loss):
             raise Diverged(f"{where}: the training loss is {self.train_loss}")
@@ -194,6 +254,59 @@ class StageRun:
         moving = self.network.head if self.network.fix_batchnorm else self.network
         if not torch.stack([tensor.isfinite().all() for tensor in moving.state_dict().values()]).all():
             raise Diverged(f"{where}: a weight is no longer finite")
+
+    def _gradient(self, epoch: Epoch, whole: Batch, features: Tensor | None) -> tuple[Batch, Outputs, Tensor]:
+        """Adds up the gradients of this process's parts of a batch; the last part, and their share of the loss."""
+        parts, called = self._parts, self._called
+        assert called is not None
+        divided = [whole] if parts.count == 1 else self._divided(whole)
+        size = len(whole.index)
+        mixed = [self._mixed_weights(part) for part in divided]
+        mine = parts.own(size)
+        loss = torch.zeros((), device=self.start.device)
+        for number, share in mine:
+            batch = divided[number]
+            # a whole batch draws as ever, so that nothing changes where nothing is divided
+            drawn = epoch.generator if len(divided) == 1 else self._generator(f"loss {number}", self._counted())
+            with parts.alone(called, last=number == mine[-1][0]):
+                if features is None:
+                    outputs = called(batch.images, batch.blend)
+                else:
+                    outputs = self.network.classify(features[parts.slices(size)[number]], batch.blend)
+                losses, penalties = self.objective.parts(outputs, batch.y, batch.share, batch=batch, generator=drawn)
+                part = reduce(losses, mixed[number], epoch.expected, self.stage.reduction)
+                if parts.count > 1:
+                    of_weights = self.stage.reduction == "weighted_mean" and len(divided) > 1
+                    scale = mixed[number].sum() / torch.cat(mixed).sum() if of_weights else share
+                    part, penalties = scale * part, share * penalties
+                part = part + penalties.mean()
+                # workers' gradients are averaged
+                (parts.workers * part if parts.workers > 1 else part).backward()
+            loss = loss + part.detach()
+        return batch, outputs, loss
+
+    def _mixed_weights(self, batch: Batch) -> Tensor:
+        """Weights of a batch's images (B,), each mixed as its labels are."""
+        return (self.objective.weights(batch.y) * batch.share).sum(dim=1)
+
+    def _divided(self, whole: Batch) -> list[Batch]:
+        """A batch in parts, those of other processes included: their labels count in a weighted mean."""
+        slices = self._parts.slices(len(whole.index))
+        whole = blended_at_input(whole)
+        if whole.blend is None:
+            return [rows_of(whole, rows) for rows in slices]
+        if len(slices) == 1:
+            return [whole]
+        # partners inside the network must be of the same part
+        plain, mix, epoch = unmixed(whole), self._mix, self._counted()
+        assert mix is not None
+        return [
+            mix(rows_of(plain, rows), self._generator(f"mix {number}", epoch)) for number, rows in enumerate(slices)
+        ]
+
+    def _counted(self) -> int:
+        """A number of its own for every step of the chain."""
+        return self._first_step + self.steps
 
     def handed(self) -> Handed:
         """What the next stage takes over."""
@@ -291,11 +404,6 @@ class StageRun:
         if self._average is not None:
             state = self.network.state_dict()
             self.averaged = self._average(self.averaged, state, self._first_step + self.steps, epoch)
-
-    def _set_rate(self, position: float) -> None:
-        factor = SCHEDULES[self.stage.schedule](position, self._chain_epochs)
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.stage.lr * group["lr_scale"] * factor
 
 
 _BUILT_HERE = ("draw", "image", "augment", "mix", "after_step", "average")

@@ -30,7 +30,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from trainables.numerics import Numerics
+from trainables.numerics import Numerics, can_be_fused, group_of
 from trainables.plan import Plan, StagePlan
 from trainables.registry import SEAMS, entry, source_file
 from trainables.storage import LocalStorage, open_storage
@@ -72,7 +72,9 @@ def stage_keys(plan: Plan, context: Mapping[str, Any]) -> list[list[str]]:
             "stage": _content(stage),
             "chain": [plan.chain_number(index), chain.index(index), sum(plan.stages[i].epochs for i in chain)],
         }
-        members = [digest({**own, "member": member}) for member in range(stage.members)]
+        members = [
+            digest({**own, "member": member, **_company(stage, member, context)}) for member in range(stage.members)
+        ]
         key = members[0] if stage.members == 1 else digest({"members": members, "merged": _tricks(stage, _OF_MERGED)})
         keys.append([*members, key])
         before = key
@@ -82,6 +84,13 @@ def stage_keys(plan: Plan, context: Mapping[str, Any]) -> list[list[str]]:
 def features_key(before: str, stage: StagePlan) -> str:
     """The key of a frozen backbone's features: the start, the number of views, and what changes an image."""
     return digest({"features": before, "views": stage.views, "tricks": _tricks(stage, ("image", "augment"))})
+
+
+def _company(stage: StagePlan, member: int, context: Mapping[str, Any]) -> dict[str, Any]:
+    """With whom a member may be trained in one network, which shows in its last bits."""
+    if not can_be_fused(stage) or context.get("numerics", {}).get("fused_members", "off") == "off":
+        return {}
+    return {"together": len(group_of(member, stage.members))}
 
 
 _OF_MERGED = ("merge", "readout")

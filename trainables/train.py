@@ -21,6 +21,7 @@ from typing import Any
 from trainables.data.catalogue import DataError
 from trainables.final.recipe import TrainError, lengthened, read_recipe, to_full_length
 from trainables.models import ModelError
+from trainables.numerics import PRECISIONS
 from trainables.plan import Plan
 from trainables.registry import PlanError
 from trainables.stage import Diverged
@@ -45,6 +46,10 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--tricks", action="append", metavar="DIR", help="folders of further tricks [the recipe's]")
 
     how = it.add_argument_group("how")
+    how.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of the backbone's convolutions [fp32]")
+    how.add_argument("--accumulate", type=int, default=1, metavar="N", help="each batch in N parts, one by one [1]")
+    how.add_argument("--workers", type=int, default=1, metavar="N", help="processes that share each batch [1]")
+    how.add_argument("--address", metavar="HOST:PORT", help="of a Ray cluster for them [a local one is started]")
     how.add_argument("--threads", type=int, default=1, metavar="N", help="on a CPU [1, as in a search]")
 
     keep = it.add_argument_group("what is kept")
@@ -93,8 +98,13 @@ def _check(options: argparse.Namespace) -> None:
         raise TrainError(f"--seeds must be at least 1, got {options.seeds}")
     if not 0 < options.epochs_scale < math.inf:
         raise TrainError(f"--epochs-scale must be a number above 0, got {options.epochs_scale}")
-    if options.threads < 1:
-        raise TrainError(f"--threads must be at least 1, got {options.threads}")
+    for name in ("threads", "accumulate", "workers"):
+        if getattr(options, name) < 1:
+            raise TrainError(f"--{name} must be at least 1, got {getattr(options, name)}")
+    if options.as_searched and options.accumulate * options.workers > 1:
+        raise TrainError(
+            "--as-searched repeats what the search did, with whole batches; leave --accumulate and --workers out"
+        )
     if not 0 <= options.save_minutes < math.inf:
         raise TrainError(f"--save-minutes must be a number of at least 0, got {options.save_minutes}")
     if options.save_epochs < 0:
@@ -127,7 +137,7 @@ def _train(
     from trainables.final.training import Every, Folder, Stop, Stopped, device_name, pipeline_of, train
 
     _threads(options)
-    how = leaves.How(device_name())
+    how = leaves.How(device_name(), options.precision, options.accumulate, options.workers)
     every = Every(60 * options.save_minutes, options.save_epochs)
     data = _load(recipe, root, seeds[0], True)  # what cannot be loaded must not leave a folder
     settings: dict[str, Any] = {
@@ -155,10 +165,20 @@ def _train(
         with Stop(console.print) as stop, _bars(console) as progress:
             for number, seed in enumerate(seeds):
                 data = data if number == 0 else _load(recipe, root, seed, True)
-                pipeline = pipeline_of(recipe, plan, seed, data, how, folder.store, every)
                 bar = progress.add_task(f"seed {number + 1}/{len(seeds)}", total=1.0)
                 show = _shower(progress, bar, f"seed {number + 1}/{len(seeds)}", run, seed, plan)
-                finished.append(train(pipeline, seed, every, lambda: stop.asked, show))
+                if how.workers == 1:
+                    pipeline = pipeline_of(recipe, plan, seed, data, how, folder.store, every)
+                    finished.append(train(pipeline, seed, every, lambda: stop.asked, show))
+                else:
+                    from trainables.final.workers import train_together
+
+                    finished.append(
+                        train_together(
+                            recipe, plan, seed, data, root, how, folder, every, lambda: stop.asked, show,
+                            options.threads, options.address,
+                        )
+                    )  # fmt: skip
                 progress.remove_task(bar)
         measured = leaves.keep(recipe, plan, finished, how, options.out)
         run.metrics(_summary(measured))
@@ -233,7 +253,7 @@ def _as_searched(
     with _bars(console) as progress:
         for number, seed in enumerate(seeds):
             bar = progress.add_task(f"seed {number + 1}/{len(seeds)}", total=1.0)
-            data, how = _load(recipe, root, seed, False), leaves.How(device_name())
+            data, how = _load(recipe, root, seed, False), leaves.How(device_name(), options.precision)
             pipeline = pipeline_of(recipe, plan, seed, data, how, None, Every(), evaluate=True)
             finished.append(
                 train(

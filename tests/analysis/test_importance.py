@@ -60,7 +60,7 @@ def adaptive(count: int, **changes) -> list[Record]:
 def test_planted_effects_come_first_and_idle_tricks_are_not_shown():
     for name in ("fANOVA", "MDI"):
         found = importance(load.frame(crossed()), name)
-        assert (found.problem, found.recipes, found.needed) == ("", 32, 20)
+        assert (found.problem, found.recipes, found.needed) == ("", 32, 16)
         assert found.table["factor"].tolist()[:2] == ["first/t0", "first/t1"]
         assert found.table["share"].sum() == pytest.approx(1)
         # by hand: the variance of a choice between two halves is its effect's square / 4, here 36 : 9 of 45
@@ -122,7 +122,7 @@ def test_shares_are_those_that_optuna_gives_for_a_study_of_its_own():
 def test_too_little_data_is_said_with_what_is_needed():
     few = [one for one in crossed() if len(one.tricks) <= 1]
     found = importance(load.frame(few), "fANOVA")
-    assert found.problem == "too little data: 6 recipes of the design arm finished, fANOVA needs 20 for 5 factors"
+    assert found.problem == "too little data: 6 recipes of the design arm finished, fANOVA needs 16 for 5 factors"
     assert found.table.empty and list(found.table) == list(module.COLUMNS)
     assert importance(load.frame(crossed()), "PED-ANOVA").problem.endswith("PED-ANOVA needs 50 for 5 factors")
     assert importance(load.frame(few[:1]), "MDI").problem.startswith("no choice differs")

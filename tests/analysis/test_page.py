@@ -155,7 +155,7 @@ def test_the_script_sorts_copies_saves_and_switches(text, tmp_path):
     assert len(up) == 3 and up == sorted(up) and found["sorted"] == "ascending"
     assert [float(value) for value in found["down"] if value] == up[::-1] and found["sortedAgain"] == ["descending"]
     assert found["focused"] and found["names"] == sorted(found["names"])
-    lines = found["copied"].strip().split("\n")
+    lines = found["copied"].strip("\n").split("\n")
     assert len(lines) == 4 and lines[0].startswith("a\tb\tprimary\t")
     assert len({line.count("\t") for line in lines}) == 1
     assert found["links"] == [

@@ -57,7 +57,7 @@ def searched(folder: Path, data: str, trials: int) -> tuple[list[float], float, 
     began = time.perf_counter()
     search.run(
         space, data=data, name="many", output=str(folder / "results"), seeds=1, trials=trials - 1, race=False,
-        rungs=(), max_concurrent=SLOTS, tracking_uri=f"sqlite:///{folder}/mlflow.db",
+        start_points=False, check_seeds=0, rungs=(), max_concurrent=SLOTS, tracking_uri=f"sqlite:///{folder}/mlflow.db",
     )  # fmt: skip
     took = time.perf_counter() - began
     lines = (folder / "results" / "many" / "journal.jsonl").read_text().splitlines()
@@ -90,7 +90,7 @@ def through_tune(folder: Path, chosen: list[dict[str, Any]], reuse: bool) -> lis
     from ray import tune
     from ray.air.integrations.mlflow import MLflowLoggerCallback
 
-    from search.run import WORKER_ENVIRONMENT
+    from search.resources import WORKER_ENVIRONMENT
     from trainables.trial import Trial
 
     started: list[float] = []
@@ -105,7 +105,7 @@ def through_tune(folder: Path, chosen: list[dict[str, Any]], reuse: bool) -> lis
     )  # fmt: skip
     tracked = MLflowLoggerCallback(tracking_uri=f"sqlite:///{folder}/plain.db", experiment_name="plain")
     tune.Tuner(
-        tune.with_resources(Trial, {"cpu": 1}),
+        Trial,
         param_space={"task": "", "spec": tune.grid_search([json.dumps(spec) for spec in chosen])},
         tune_config=tune.TuneConfig(metric="score", mode="max", max_concurrent_trials=SLOTS, reuse_actors=reuse),
         run_config=tune.RunConfig(

@@ -230,7 +230,7 @@ def simulate(lines: Sequence[Line], order: Sequence[int], rule: Rule, budget: fl
     """One search: recipes in this order, as many at a time as there are slots, until the epochs are spent."""
     halving = Halving(rule.rungs, rule.factor, rule.score or "accuracy")
     waiting, finished, running = deque(order), list[int](), list[tuple[float, int, int, Any]]()
-    spent = 0.0
+    spent, begun = 0.0, set[int]()
 
     def begin(clock: float, slot: int) -> None:
         if waiting:
@@ -245,6 +245,7 @@ def simulate(lines: Sequence[Line], order: Sequence[int], rule: Rule, budget: fl
         if spent + cost > budget:
             continue  # the slot has nothing left to spend
         spent += cost
+        begun.add(number)
         if end == "finished":
             finished.append(number)
         elif not end and rule.score is not None:
@@ -257,7 +258,7 @@ def simulate(lines: Sequence[Line], order: Sequence[int], rule: Rule, budget: fl
     winner = max(finished, key=lambda number: final_of(lines[number]), default=None)
     best, fresh = (max(map(value, lines)) for value in (final_of, fresh_of))
     won = (0.0, 0.0) if winner is None else (final_of(lines[winner]), fresh_of(lines[winner]))
-    return Found(best - won[0], fresh - won[1], len(order) - len(waiting), len(finished))
+    return Found(best - won[0], fresh - won[1], len(begun), len(finished))
 
 
 CARRY_ALL = ("finish", "deferred")

@@ -1,17 +1,21 @@
 """What runs next, without Ray: records are made by hand, finished stages are empty folders."""
 
 import dataclasses
+import hashlib
 import json
+import sys
 import time
 from collections import Counter
 
 import optuna
 import pytest
 
+from analysis import load, nominate
+from analysis.around import path, removals
 from analysis.record import Point, Record
 from search import phases
 from search.agenda import Agenda, Journal, Limits, Task
-from search.ground import Ground
+from search.ground import NUMBERS, Ground
 from search.sampler import Sampler, SpaceExhausted
 from spaces.domain import Space, Stage, forbid, log_uniform, one_of
 from trainables.data import standard
@@ -430,3 +434,301 @@ def test_a_journal_of_another_version_is_refused(tmp_path):
     world.journal.write("record", record=fields)
     with pytest.raises(ValueError, match="a record of schema 0 cannot be read"):
         world.begin()
+
+
+# --- all phases ---------------------------------------------------------------------------------------------
+
+WIDE = Space(
+    stages=[
+        Stage("first", length=0.5, choose=[one_of(None, "cost_sensitive"), one_of(None, "class_balanced"),
+                                           one_of(None, "input_mixup")]),
+        one_of(Stage("finish", length=0.5, carry="all", keep=True),
+               Stage("deferred", length=0.5, carry="all", choose=["square_root"])),
+    ],
+    screen=["first/cost_sensitive", "first/class_balanced"],
+)  # fmt: skip
+"""The learning rate is the data set's; two labels conflict in the design, a third one is nominated."""
+
+
+def conflicting(task: Task) -> float:
+    """Weights and draws conflict, mixup and weights too; twice the learning rate is a little better."""
+    title = task.recipe.title
+    on = {name: name in title for name in ("cost_sensitive", "class_balanced", "input_mixup", "deferred")}
+    value = 0.5 + 0.15 * on["cost_sensitive"] + 0.12 * on["class_balanced"] + 0.02 * on["input_mixup"]
+    value += 0.05 * on["deferred"] - 0.3 * (on["cost_sensitive"] and on["class_balanced"])
+    value -= 0.1 * (on["cost_sensitive"] and on["input_mixup"])
+    value += 0.01 * (task.recipe.plan.stages[0].lr > 0.1)
+    return value + 0.004 * (int(task.recipe.plan.id[:4], 16) / 65536) + 0.003 * (task.seed % 7)
+
+
+@pytest.fixture
+def whole(small_race, monkeypatch):
+    """Every phase, few seeds."""
+    monkeypatch.setattr(phases, "TUNED", (1, 2, 1))
+    monkeypatch.setattr(nominate, "FEWEST", 2)
+    monkeypatch.setattr(sys.modules[__name__], "accuracy", conflicting)
+    return {"seeds": 3, "trials": 16, "children": 2, "tune": True, "starts": True, "check_seeds": 2, "margin": 0.02}
+
+
+def by_phase(handed) -> dict[str, list[Task]]:
+    found: dict[str, list[Task]] = {}
+    for task in handed:
+        found.setdefault(task.phase, []).append(task)
+    return found
+
+
+def test_every_phase_in_its_order(tmp_path, whole):
+    world = World(tmp_path, WIDE, **whole)
+    handed = world.play()
+    order = list(dict.fromkeys(task.phase for task in handed))
+    assert order == [
+        "tune", "design", "start", "adaptive", "race", "final", "confirm", "check", "nominated", "around",
+    ]  # fmt: skip
+    assert world.agenda.phase == "done" and world.agenda.planned == len(handed)
+    seeds = {name: {task.seed for task in tasks} for name, tasks in by_phase(handed).items()}
+    assert seeds.pop("check") <= seeds["design"], "a check is paired with the design's blocks"
+    seeds["adaptive"] |= seeds.pop("start")
+    assert sum(map(len, seeds.values())) == len(set().union(*seeds.values())), "seeds of two arms meet"
+    assert {task.arm for task in handed} == set(phases_arms())
+
+
+def phases_arms():
+    return {phase.arm for phase in phases.ORDER}
+
+
+def test_the_tuned_baseline_is_what_everything_stands_on(tmp_path, whole):
+    world = World(tmp_path, WIDE, **whole)
+    handed = by_phase(world.play())
+    # 3 rates × 3 decays once, the best two again
+    assert len(handed["tune"]) == 9 + 2
+    tuned = world.agenda.known.ground.context
+    assert tuned.lr == pytest.approx(0.3), "the grid is the standard's third, itself, its triple; the last is best"
+    for phase in ("design", "adaptive", "race", "around"):
+        assert {task.recipe.plan.stages[0].lr for task in handed[phase] if "first" in str(task.recipe.plan)} == {0.3}
+    best = max(handed["tune"], key=lambda t: (sum(s.recipe == t.recipe for s in handed["tune"]), accuracy(t)))
+    assert best.recipe.plan.id == world.agenda.known.ground.baseline.plan.id
+
+
+def test_published_recipes_are_trained_whole_and_race(tmp_path, whole):
+    world = World(tmp_path, WIDE, **whole)
+    handed = by_phase(world.play())
+    assert len(handed["start"]) == len({task.recipe.plan.id for task in handed["start"]}) == phases.PUBLISHED
+    assert all(task.arm == "adaptive" and not task.may_stop for task in handed["start"])
+    assert all(task.may_stop for task in handed["adaptive"])
+    raced = {task.recipe.plan.id for task in handed["race"]}
+    assert {task.recipe.plan.id for task in handed["start"]} <= raced
+    assert handed["start"][0].title.startswith("Bag of Tricks: representation/input_mixup")
+
+
+def test_a_published_recipe_of_the_space_teaches_the_sampler(tmp_path, whole):
+    space = Space(
+        stages=[
+            Stage("representation", length=0.9, choose=[one_of(None, "input_mixup")]),
+            one_of(Stage("finish", length=0.1, carry="all", keep=True),
+                   Stage("classifier", length=0.1, lr=0.1, schedule="cosine", choose=["classifier", "class_balanced"])),
+        ],
+        screen=["representation/input_mixup"],
+    )  # fmt: skip
+    world = World(tmp_path, space, **{**whole, "trials": 0, "race": False, "tune": False, "check_seeds": 0})
+    world.play()
+    taught = [trial for trial in world.agenda.sampler.study.trials if trial.user_attrs["arm"] == "start"]
+    assert [trial.params["stage_2"] for trial in taught] == ["classifier"]
+    assert taught[0].value == pytest.approx(
+        next(accuracy(t) for t in world.agenda.tasks.values() if t.title.startswith("classifier re-training"))
+    )
+
+
+def test_a_conflict_is_run_again_at_other_learning_rates(tmp_path, whole):
+    world = World(tmp_path, WIDE, **whole)
+    checks = by_phase(world.play())["check"]
+    assert {task.setting for task in checks} == {"lr/3", "lr*3"} and {task.arm for task in checks} == {"check"}
+    cells = {frozenset(task.tricks) for task in checks}
+    assert len(cells) == 4 and len(checks) == 4 * 2 * 2
+    design = {(frozenset(t.tricks), t.seed): t for t in world.agenda.tasks.values() if t.phase == "design"}
+    for task in checks:
+        there = design[frozenset(task.tricks), task.seed]
+        factor = {"lr/3": 1 / 3, "lr*3": 3}[task.setting]
+        rates = [(a.lr, b.lr) for a, b in zip(task.recipe.plan.stages, there.recipe.plan.stages, strict=True)]
+        assert all(ours == pytest.approx(factor * theirs, rel=1e-4) for ours, theirs in rates)
+        assert task.context == there.context
+
+
+def test_the_final_length_is_tried_where_the_search_is_short(tmp_path, whole):
+    ground = Ground(WIDE, STANDARD, 0.5)
+    short, full = (
+        ground.four("first/class_balanced", "first/cost_sensitive"),
+        ground.four("first/class_balanced", "first/cost_sensitive", full_length=True),
+    )
+    assert ground.share == 0.5 and len(short) == len(full) == 4
+    # 7.5 epochs are 8
+    assert {cell.recipe.plan.epochs for cell in full} == {30} and {c.recipe.plan.epochs for c in short} == {16}
+
+
+def test_nominated_pairs_have_seeds_of_their_own(tmp_path, whole):
+    nominated = by_phase(World(tmp_path, WIDE, **whole).play())["nominated"]
+    contexts = {task.context for task in nominated}
+    assert "nominated:first/cost_sensitive×first/input_mixup" in contexts and len(contexts) <= phases.MOST_NOMINATED
+    for context in contexts:
+        rows = [task for task in nominated if task.context == context]
+        assert set(Counter(frozenset(task.tricks) for task in rows).values()) == {2} and len(rows) == 8
+        assert {task.seed for task in rows} == {7000, 7001}
+
+
+def test_around_the_winner_there_is_a_way_down_to_the_baseline(tmp_path, whole):
+    world = World(tmp_path, WIDE, **whole)
+    tasks = by_phase(world.play())["around"]
+    winner = world.agenda.winner.recipe
+    units = set(world.agenda.known.ground.removable(winner))
+    assert units and {task.context for task in tasks} == {f"around:{winner.plan.id}"}
+    cells = {frozenset(task.tricks): task for task in tasks}
+    assert cells[max(cells, key=len)].recipe.plan.id == winner.plan.id
+    assert cells[frozenset()].recipe.plan.id == world.agenda.known.ground.baseline.plan.id
+    assert {task.seed for task in tasks} == {6000, 6001}
+    trials = load.frame(world.agenda.records.values())
+    steps = path(trials, winner=winner.plan.id)
+    assert list(steps["recipe"])[0] == world.agenda.known.ground.baseline.plan.id
+    assert list(steps["recipe"])[-1] == winner.plan.id
+    assert {unit for added in steps["added"] for unit in added} - {NUMBERS} == units
+    gone = removals(trials, winner=winner.plan.id, margin=0.02)
+    assert {row[0] for row in gone["removed"] if len(row) == 1} == units
+
+
+@pytest.mark.parametrize("cuts", [2, pytest.param(30, marks=pytest.mark.slow)])
+def test_a_whole_search_that_was_cut_does_the_same_in_the_end(tmp_path, whole, cuts):
+    (tmp_path / "whole").mkdir()
+    expected = outline(World(tmp_path / "whole", WIDE, **whole).play())
+    for cut in range(9, 2 * len(expected), 2 * len(expected) // cuts):
+        folder = tmp_path / f"cut{cut}"
+        folder.mkdir()
+        world = World(folder, WIDE, **whole)
+        world.play(steps=cut)
+        done = set(world.agenda.records)
+        before = outline(world.agenda.tasks[name] for name in done)
+        world.begin()
+        again = world.play()
+        assert not done & {task.id for task in again}, f"cut {cut}: a finished task ran again"
+        assert outline(again) | before == expected, f"cut {cut}: not the same search"
+
+
+def test_trials_are_added_to_a_finished_search(tmp_path, whole):
+    world = World(tmp_path, WIDE, **whole)
+    first = world.play()
+    assert world.begin().catch_up() and world.play() == []
+    world.limits = dataclasses.replace(world.limits, trials=19, seeds=4)
+    assert not world.begin().catch_up()
+    more = by_phase(world.play())
+    assert len(more["adaptive"]) == 3 and {task.seed for task in more["design"]} == {3}
+    assert not {task.id for tasks in more.values() for task in tasks} & {task.id for task in first}
+    raced = {task.recipe.plan.id for task in world.agenda.tasks.values() if task.phase == "race"}
+    assert {task.recipe.plan.id for task in first if task.phase == "race"} <= raced, "who has raced stays in the race"
+    assert world.agenda.phase == "done" and len(world.agenda.winner.confirmed) == 2
+
+
+# --- budgets ------------------------------------------------------------------------------------------------
+
+
+def test_gpu_hours_are_counted_over_all_runs(tmp_path):
+    world = World(tmp_path, seeds=3, trials=0, race=False, gpu_seconds=10.0, gpus=0.5)
+    for _ in range(2):
+        task = world.agenda.next()
+        world.agenda.take(dataclasses.replace(record(task), seconds=6.0, gpus=0.5))
+    assert world.agenda.left.startswith("0.00 GPU hours")
+    failed = world.agenda.next()
+    world.agenda.take(dataclasses.replace(record(failed, "failed"), seconds=4.0, gpus=0.5))
+    world.begin()
+    # 3 + 3 + 2 of 10: the failed one was paid for as well
+    task = world.agenda.next()
+    assert task.id == failed.id
+    world.agenda.take(dataclasses.replace(record(task), seconds=4.1, gpus=0.5))
+    assert world.agenda.next() is None and world.agenda.finished and world.agenda.phase == "design"
+
+
+def test_what_is_left_is_said(tmp_path):
+    world = World(tmp_path, seeds=0, trials=3, race=False, seconds=125.0, gpu_seconds=7200.0)
+    world.agenda.next()
+    world.agenda._began = time.monotonic() - 5
+    assert world.agenda.left == "2:00 of the time, 2.00 GPU hours, 2 proposals"
+    assert World(tmp_path / "other", seeds=1, trials=0).agenda.left == ""
+
+
+# --- settling -----------------------------------------------------------------------------------------------
+
+PAIR = "first/class_balanced×first/cost_sensitive"
+
+
+def noisy(task: Task) -> float:
+    """A mild harm under noise that three blocks cannot resolve."""
+    both = {"first/cost_sensitive", "first/class_balanced"} <= set(task.tricks)
+    return 0.6 - 0.015 * both + 0.03 * (int(hashlib.sha256(task.id.encode()).hexdigest()[:4], 16) / 65536)
+
+
+@pytest.fixture
+def unresolved(tmp_path, small_race, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "accuracy", noisy)
+    world = World(tmp_path, WIDE, seeds=2, trials=0, race=False, primary=(PAIR,), margin=0.002)
+    world.play()
+    return world
+
+
+def test_settling_runs_the_four_cells_on_further_blocks_and_nothing_else(unresolved):
+    row = unresolved.agenda.known.conflicts().iloc[0]
+    assert row["verdict"] == "unresolved" and row["look"] == 1
+    had = {task.seed for task in unresolved.agenda.tasks.values()}
+    asks = int(row["more_seeds"])
+    unresolved.limits = dataclasses.replace(unresolved.limits, settle=asks)
+    unresolved.begin()
+    handed = unresolved.play()
+    assert {task.phase for task in handed} == {"settle"} and {task.arm for task in handed} == {"design"}
+    assert len(handed) == 4 * asks and {frozenset(task.tricks) for task in handed} == {
+        frozenset(some) for some in ((), ("first/cost_sensitive",), ("first/class_balanced",),
+                                     ("first/cost_sensitive", "first/class_balanced"))
+    }  # fmt: skip
+    assert not {task.seed for task in handed} & had
+    table = unresolved.agenda.known.conflicts()
+    assert table["look"].iloc[0] == 2 and table["n_seeds"].iloc[0] >= 2 + asks
+
+
+def test_an_interrupted_settling_is_finished_before_another_look(unresolved):
+    asks = int(unresolved.agenda.known.conflicts()["more_seeds"].iloc[0])
+    unresolved.limits = dataclasses.replace(unresolved.limits, settle=asks)
+    unresolved.begin()
+    unresolved.play(steps=5)
+    looks = list(unresolved.agenda.known.looks)
+    unresolved.begin()
+    unresolved.play()
+    assert unresolved.agenda.known.looks == looks and len(looks) == 1
+
+
+def test_a_third_decision_is_refused(unresolved):
+    unresolved.journal.write("look", look={"first": 100, "cells": [[0, 1]], "pairs": [PAIR]})
+    unresolved.journal.write("look", look={"first": 101, "cells": [[0, 1]], "pairs": [PAIR]})
+    unresolved.limits = dataclasses.replace(unresolved.limits, settle=50)
+    unresolved.begin()
+    assert {task.id for task in unresolved.play()} == {"design-100-000", "design-101-000"}
+    assert len(unresolved.agenda.known.looks) == 2
+
+
+def test_a_budget_that_settles_nothing_runs_nothing(unresolved):
+    asks = int(unresolved.agenda.known.conflicts()["more_seeds"].iloc[0])
+    unresolved.limits = dataclasses.replace(unresolved.limits, settle=asks - 1)
+    unresolved.begin()
+    assert unresolved.play() == [] and unresolved.agenda.known.looks == []
+
+
+def test_a_task_that_is_put_back_is_the_next_one_and_nothing_is_recorded(tmp_path, small_race):
+    world = World(tmp_path, seeds=2, trials=0, race=False)
+    first, second = world.agenda.next(), world.agenda.next()
+    world.agenda.again(first.id, "its process is gone")
+    assert first.id not in world.agenda.running and second.id in world.agenda.running
+    assert world.agenda.next() == first
+    # what it had begun is its own again, and nobody else's
+    assert world.agenda.running[first.id]
+    events = [json.loads(line) for line in world.journal.path.read_text().splitlines()]
+    assert [event for event in events if event["event"] == "again"] == [
+        {"event": "again", "trial": first.id, "reason": "its process is gone"}
+    ]
+    assert not [event for event in events if event["event"] == "record"]
+    for task in (first, second):
+        world.end(task)
+    handed = world.play()
+    assert [task.seed for task in handed] == [1, 1] and len(world.agenda.records) == 4

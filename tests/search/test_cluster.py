@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import time
-from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -77,7 +76,8 @@ def test_a_node_is_lost_in_the_middle(cluster, tmp_path):
     (place / "space.py").write_text(SPACE)
     driver = subprocess.Popen(
         [sys.executable, "-c", DRIVER, "--address", cluster.address, "--space", "space.py",
-         "--tricks", "mine", "--name", "many", "--seeds", "2", "--trials", "0", "--no-race"],
+         "--tricks", "mine", "--name", "many", "--seeds", "2", "--trials", "0", "--no-race",
+         "--no-start-points"],
         cwd=place, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         text=True,
     )  # fmt: skip
@@ -105,10 +105,7 @@ def test_a_node_is_lost_in_the_middle(cluster, tmp_path):
     # the code is what was sent, and so is the trick; one thread, on machines where nobody set it
     assert {note[3:5] for note in notes} == {(1, "1")}
     assert all("runtime_resources" in place for note in notes for place in note[5:]), notes[0]
-    epochs = defaultdict(list)
-    for process, _, progress, *_ in notes:
-        epochs[process].append(progress)
     # 240 epochs, and no more of them twice than fall between two times that a stage is kept
     assert 240 < len(notes) <= 240 + 45, len(notes)
-    restarted = sum(1 for progress in epochs.values() if min(progress) > 0)
-    assert restarted <= 1 and len(epochs) in (2, 3), {process: progress[0] for process, progress in epochs.items()}
+    # each trial began at its beginning once: the lost one went on where it had been kept
+    assert sum(1 for note in notes if note[2] == 0) == 4

@@ -8,7 +8,7 @@ from optuna.trial import TrialState
 
 from analysis.record import Point, Record
 from search.agenda import Agenda, Journal, Limits, Task
-from search.design import make_design
+from search.ground import Ground
 from search.objective import check_objective, scalar, values
 from search.sampler import Sampler
 from search.settings import OBJECTIVES, Settings, SettingsError
@@ -95,9 +95,9 @@ def played(folder, objective: str, trials: int = 6, race: bool = True) -> tuple[
     storage = optuna.storages.InMemoryStorage()
     sampler = Sampler(space, standard("digits-lt"), 1.0, storage, "s", 0, [f"m{n}" for n in range(metrics)])
     limits = Limits(seeds=1, trials=trials, race=race, objective=objective)
-    cells = make_design(space, standard("digits-lt"), 1.0).cells
+    ground = Ground(space, standard("digits-lt"))
     keys = lambda plan, seed: stage_keys(plan, {"seed": seed})  # noqa: E731
-    agenda, tasks = Agenda(cells, sampler, limits, Journal(folder / "journal.jsonl"), keys, None), []
+    agenda, tasks = Agenda(ground, sampler, limits, Journal(folder / "journal.jsonl"), keys, None), []
     while (task := agenda.next()) is not None:
         tasks.append(task)
         agenda.take(record(task))

@@ -144,7 +144,7 @@ def run(place: Path, monkeypatch, tricks: dict[str, float], **settings) -> tuple
     file = place / "space.py"
     file.write_text(SPACE.replace("CHOICES", choices).replace("SCREEN", screen))
     chosen = Settings(
-        name="shares", space="space.py", data="digits-lt", seeds=1, trials=0, race=False, epochs_scale=0.1,
+        name="shares", space="space.py", data="digits-lt", seeds=1, trials=0, race=False, start_points=False, epochs_scale=0.1,
         tricks=(str(place / "tricks"),), **settings,
     )  # fmt: skip
     search = Search(load_space(file), chosen, file, Console(quiet=True))

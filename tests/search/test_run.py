@@ -137,7 +137,7 @@ def finished(tmp_path_factory, store) -> Path:
         patch.setattr(agenda, "ROUNDS", (1, 1, 2))
         patch.setattr(agenda, "CONTENDERS", 2)
         patch.setattr(agenda, "FINALISTS", 1)
-        arguments = ["--space", "small.py", *FLAGS, "--rungs", "0.99", "--name", "whole"]
+        arguments = ["--space", "small.py", *FLAGS, "--rung-score", "accuracy", "--rungs", "0.99", "--name", "whole"]
         assert run_search.main(arguments) == 0
     return place
 

@@ -197,6 +197,7 @@ def test_both_objectives_end_in_a_front(place, monkeypatch, capsys):
     arrays = {f"x_{split}": images[rows] for split, rows in splits.items()}
     np.savez(place / "own.npz", **arrays, **{f"y_{split}": digits.target[rows] for split, rows in splits.items()})
     arguments = ["--space", "small.py", "--data", "npz:own.npz", "--name", "both", "--objective", "both"]
+    arguments += ["--children-per-start", "1"]
     assert run_search.main([*arguments, "--seeds", "1", "--trials", "6", "--no-race", "--max-concurrent", "1"]) == 0
     folder = place / "results" / "both"
     found = records(folder)

@@ -166,9 +166,11 @@ def test_only_the_adaptive_arm_is_judged_and_what_finishes_is_noted():
         trial = SimpleNamespace(config={"task": name})
         return scheduler.on_trial_result(None, trial, {"outcome": outcome, "points": [point(0.5, score)]})
 
-    # three that came to their end in one report, all from a re-used stage: no verdict, but they are the cohort
-    assert [report(name, score, "finished") for name, score in (("a", 0.9), ("b", 0.8), ("c", 0.7))] == ["CONTINUE"] * 3
-    assert report("d", 0.1) == "CONTINUE"
+    # two that came to their end in one report, all from a re-used stage: no verdict, but they are of the cohort
+    assert [report(name, score, "finished") for name, score in (("a", 0.9), ("b", 0.8))] == ["CONTINUE"] * 2
+    # so is a published recipe, which runs to its end whatever it shows
+    tasks["c"].may_stop = False
+    assert report("c", 0.2) == report("d", 0.1) == "CONTINUE"
     assert report("e", 0.5) == "STOP"
     assert scheduler.decisions["e"].among == 4 and set(scheduler.decisions) == {"e"}
 

@@ -1,13 +1,20 @@
 """Backbones beyond the CIFAR ResNets: published sizes, torchvision's outputs, weights from files, the user's own."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 import torchvision
+from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
-from spaces.domain import Stage, trick
+from spaces.domain import Space, Stage, trick
+from trainables import plan as plans
 from trainables.batch import Blend
+from trainables.data import load, standard
+from trainables.data.lists import LISTS
 from trainables.models import MODELS, ModelError, Network, build, check, identity, settled
 from trainables.pipeline import Pipeline, trial_context
 
@@ -81,6 +88,36 @@ def test_two_stages_with_both_heads_train(make_plan, digits):
     pipeline.run()
     assert pipeline.network().head.kind == "cosine"
     assert 0 <= pipeline.result()[0]["final/accuracy"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [
+        ("imagenet-lt", "resnet10"),
+        pytest.param("places-lt", "resnet152", marks=pytest.mark.slow),
+        pytest.param("inaturalist18", "resnet50", marks=pytest.mark.slow),
+    ],
+)
+def test_the_list_files_train_with_their_standard_network(name, model, tmp_path, monkeypatch):
+    """Four classes under the names of the real lists, at 32 pixels."""
+    what, counts = LISTS[name], {"train": [12, 6, 5, 2], "val": [2] * 4, "test": [3] * 4}
+    sizes = {split: sum(counts[split]) for split in what.files}
+    monkeypatch.setitem(LISTS, name, replace(what, classes=4, sizes=sizes))
+    drawn = np.random.RandomState(0)
+    for split, file in what.files.items():
+        names = [
+            (f"{split}{label}-{number}.png", label) for label in range(4) for number in range(counts[split][label])
+        ]
+        for image, _ in names:
+            Image.fromarray(drawn.randint(0, 256, (36, 40, 3), dtype=np.uint8)).save(tmp_path / image)
+        (tmp_path / file).write_text("".join(f"{image} {label}\n" for image, label in names))
+    own = standard(name)
+    assert own.model == model
+    plan = plans.build(Space(stages=[Stage("a", epochs=2)]), plans.defaults(), own).plan
+    data = load(f"{name}?size=32", root=str(tmp_path), fold_val=True)
+    pipeline = Pipeline(plan, data, own.model, 0, CPU, evaluate=False)
+    pipeline.run()
+    assert len(pipeline.test()[1]) == 4
 
 
 # --- weights from a file ----------------------------------------------------------------------------------

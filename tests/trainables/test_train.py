@@ -171,6 +171,17 @@ def test_a_longer_training_says_what_was_measured(recipe, command, no_program, t
     assert not (tmp_path / "mlflow.db").exists()
 
 
+def test_in_bfloat16_and_in_parts(recipe, command, tmp_path, no_program):
+    assert command(recipe(), "--precision", "bf16", "--accumulate", "2") == 0
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "bfloat16 by autocast, each batch in 2 parts" in card
+    assert "Trained and tested in bfloat16; the exported program computes in float32." in card
+    halved = weights(tmp_path / "out")
+    assert all(value.dtype in (torch.float32, torch.int64) for value in halved.values())
+    assert command(recipe(), "--accumulate", "2") == 0
+    assert not torch.equal(weights(tmp_path / "out")["head.weight"], halved["head.weight"])
+
+
 @pytest.mark.slow
 def test_mlflow_serves_the_model(recipe, command, tmp_path):
     assert command(recipe()) == 0

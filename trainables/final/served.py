@@ -67,7 +67,7 @@ def served(pipeline: Pipeline) -> Served:
     start = replace(pipeline.start, device=torch.device("cpu"), data=pipeline.data.to("cpu"))
     plan, data = pipeline.plan, start.data
     last = len(plan.stages) - 1
-    network = pipeline.network().cpu()
+    network = pipeline.network().cpu().settle("fp32", torch.contiguous_format)
     made = next((trick.made() for trick in plan.stages[last].on("readout")), None)
     readout = None
     if made is not None:

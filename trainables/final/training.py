@@ -17,6 +17,8 @@ import torch
 from trainables.data import LongTailed
 from trainables.final.leaves import Finished, How
 from trainables.final.recipe import TrainError
+from trainables.numerics import Numerics
+from trainables.parts import Parts
 from trainables.pipeline import Pipeline
 from trainables.plan import Plan
 from trainables.stage_store import StageStore
@@ -159,11 +161,21 @@ def pipeline_of(
     store: StageStore | None,
     every: Every,
     evaluate: bool = False,
+    rank: int = 0,
 ) -> Pipeline:
-    """The pipeline of one seed."""
+    """The pipeline of one seed, in the worker of that rank."""
     return Pipeline(
-        plan, data, recipe["model"], seed, device(), store=store, evaluate=evaluate, save_seconds=every.seconds,
-    )  # fmt: skip
+        plan,
+        data,
+        recipe["model"],
+        seed,
+        device(),
+        store=store,
+        evaluate=evaluate,
+        numerics=Numerics(precision=how.precision),
+        save_seconds=every.seconds,
+        parts=Parts(how.accumulate, how.workers, rank),
+    )
 
 
 def train(pipeline: Pipeline, seed: int, every: Every, stop: Callable[[], bool], show: Show) -> Finished:

@@ -91,12 +91,9 @@ class Network(nn.Module):
         flat = images.flatten(0, 1) if images.ndim == 5 else images  # (V·B, c, H, W)
         if blend is not None:
             self._check(blend)
-            blend = _for_every_view(blend, views)
+            blend = for_every_view(blend, views)
         outputs = self._run(flat, blend)
-        if views == 1:
-            return outputs
-        first, *others = _split(outputs, views)
-        return Outputs(first.logits, first.features, first.maps, first.experts, tuple(others))
+        return views_of(outputs, views)
 
     def backbone_parameters(self) -> Iterator[nn.Parameter]:
         """The parameters before the pooling."""
@@ -143,12 +140,20 @@ class Network(nn.Module):
             raise ValueError(f"blend at layer {blend.layer!r}: this network blends at {', '.join(allowed)}")
 
 
-def _for_every_view(blend: Blend, views: int) -> Blend:
+def for_every_view(blend: Blend, views: int) -> Blend:
     """The same blend for the images of all views in one flattened batch: partners stay within their view."""
     if views == 1:
         return blend
     first_of_view = torch.arange(views, device=blend.order.device)[:, None] * len(blend.order)  # (V, 1)
     return Blend(blend.layer, (first_of_view + blend.order).flatten(), blend.share.repeat(views))
+
+
+def views_of(outputs: Outputs, views: int) -> Outputs:
+    """Outputs of all views in one flattened batch, as those of the first one with the others in its `views`."""
+    if views == 1:
+        return outputs
+    first, *others = _split(outputs, views)
+    return Outputs(first.logits, first.features, first.maps, first.experts, tuple(others))
 
 
 def _split(outputs: Outputs, views: int) -> list[Outputs]:

@@ -1,0 +1,237 @@
+"""One seed trained by several processes or machines, through Ray Train: each trains on its part of every batch.
+
+The first worker keeps what is trained in the folder of the unfinished training, which all machines must see at the
+same place (a shared folder); the others need nothing but the data. It is also the first worker that takes a training
+up again, and hands its state to the others.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from trainables.data import LongTailed
+from trainables.final.leaves import Finished, How
+from trainables.final.recipe import TrainError
+from trainables.final.training import Every, Folder, Show, Stopped, pipeline_of
+from trainables.plan import Plan
+from trainables.stage import Diverged
+
+_PROGRESS, _STOP, _STATE, _OUTCOME = "progress.json", "stop", "state.safetensors", "outcome.json"
+
+POLL_SECONDS = 0.2
+"""How often the command looks how far the workers are."""
+
+
+def train_together(
+    recipe: Mapping[str, Any],
+    plan: Plan,
+    seed: int,
+    data: LongTailed,
+    root: str | None,
+    how: How,
+    folder: Folder,
+    every: Every,
+    stop: Callable[[], bool],
+    show: Show,
+    threads: int,
+    address: str | None = None,
+) -> Finished:
+    """Trains one seed to its end.
+
+    Args:
+        recipe: The recipe.
+        plan: Its plan, at full length.
+        seed: Of the training.
+        data: As this process has them; the workers load their own.
+        root: Folder of the data.
+        how: With the number of workers.
+        folder: Of the unfinished training.
+        every: How often a stage in the middle is kept.
+        stop: Whether to stop behind the epoch.
+        show: Is told how far it is.
+        threads: Of each worker on a CPU.
+        address: Of a Ray cluster; a local one is started where absent.
+
+    Raises:
+        TrainError: There is no such cluster, it is too small, or a worker failed.
+        Stopped: Asked to; what is trained is kept.
+        Diverged: The loss is no longer finite.
+    """
+    import ray
+    from safetensors.torch import load_file
+
+    place = folder.path / f"seed{seed}"
+    place.mkdir(exist_ok=True)
+    for stale in (_STOP, _OUTCOME):
+        (place / stale).unlink(missing_ok=True)
+    config = {
+        "recipe": json.loads(json.dumps(recipe)), "plan": plan.to_dict(), "seed": seed, "root": root,
+        "how": asdict(how), "out": str(folder.path.parent.resolve()), "every": asdict(every), "threads": threads,
+    }  # fmt: skip
+    failed: list[BaseException] = []
+    own_ray = not ray.is_initialized()
+    gpus = _start_ray(ray, how.workers, threads, address)
+    try:
+        # beside the main thread, so that Ray leaves Ctrl-C to this command
+        fitting = threading.Thread(target=_fit, args=(config, how.workers, gpus, threads, place, failed), daemon=True)
+        fitting.start()
+        while fitting.is_alive():
+            fitting.join(POLL_SECONDS)
+            if stop():
+                (place / _STOP).touch()
+            found = _read(place / _PROGRESS)
+            if found:
+                show(found["done"], found["stage"], found["epoch"], found["loss"])
+    finally:
+        if own_ray:
+            ray.shutdown()
+    outcome = _read(place / _OUTCOME)
+    if failed or not outcome:
+        lines = (str(failed[0]).strip().splitlines() if failed else []) or ["it left no result"]
+        raise TrainError(f"a worker failed: {lines[-1].strip()}")
+    if outcome["outcome"] == "stopped":
+        raise Stopped
+    if outcome["outcome"] == "diverged":
+        raise Diverged(outcome["reason"])
+    pipeline = pipeline_of(recipe, plan, seed, data, How(how.device, how.precision), None, every)
+    tensors = {name: tensor.to(pipeline.start.device) for name, tensor in load_file(place / _STATE).items()}
+    pipeline.load_state(tensors, outcome["state"])
+    return Finished(seed, pipeline, pipeline.cost.seconds + pipeline.cost.seconds_saved)
+
+
+def _start_ray(ray: Any, workers: int, threads: int, address: str | None) -> bool:
+    """Connects to Ray; whether the workers have GPUs.
+
+    Raises:
+        TrainError: No cluster there, or one that is too small.
+    """
+    if not ray.is_initialized():
+        try:
+            ray.init(
+                address=address,
+                include_dashboard=False if address is None else None,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+        except (ConnectionError, ValueError) as error:
+            if address is None:
+                raise
+            raise TrainError(
+                f"--address {address}: no Ray cluster answers there ({str(error).splitlines()[0]}); `ray start --head` "
+                "starts one and prints its address"
+            ) from error
+    there = ray.cluster_resources()
+    gpus = bool(there.get("GPU", 0) > 0)
+    kind, each = ("GPU", 1) if gpus else ("CPU", threads)
+    if there.get(kind, 0) < workers * each:
+        asked = f"--workers {workers}" + (f" with --threads {threads}" if each > 1 else "")
+        raise TrainError(f"{asked}: needs {workers * each} {kind}s, Ray has {there.get(kind, 0):g}; lower it")
+    return gpus
+
+
+def _fit(
+    config: dict[str, Any], workers: int, gpus: bool, threads: int, place: Path, failed: list[BaseException]
+) -> None:
+    """Runs Ray Train to its end."""
+    try:
+        from ray.train import RunConfig, ScalingConfig
+        from ray.train.torch import TorchTrainer
+        from ray.train.v2.api.config import LoggingConfig
+
+        trainer = TorchTrainer(
+            work,
+            train_loop_config=config,
+            scaling_config=ScalingConfig(
+                num_workers=workers, use_gpu=gpus, resources_per_worker={"GPU": 1} if gpus else {"CPU": threads}
+            ),
+            run_config=RunConfig(
+                name="ray", storage_path=str(place.resolve()), logging_config=LoggingConfig(log_level="ERROR")
+            ),
+        )
+        trainer.fit()
+    except BaseException as error:
+        failed.append(error)
+
+
+def work(config: dict[str, Any]) -> None:
+    """What each worker does."""
+    import ray.train
+    import torch
+    from safetensors.torch import save_file
+
+    from trainables.data import load
+    from trainables.registry import discover
+
+    if not torch.cuda.is_available():
+        torch.set_num_threads(config["threads"])
+    rank, recipe = ray.train.get_context().get_world_rank(), config["recipe"]
+    discover(*recipe["provenance"]["tricks"])
+    own, how, every = recipe["data"], How(**config["how"]), Every(**config["every"])
+    data = load(
+        own["name"], root=config["root"], imbalance=own["imbalance"], split_seed=config["seed"], fold_val=True
+    )  # fmt: skip
+    folder = Folder(Path(config["out"]))
+    place = folder.path / f"seed{config['seed']}"
+    pipeline = pipeline_of(
+        recipe, Plan.from_dict(config["plan"]), config["seed"], data, how, folder.store if rank == 0 else None, every,
+        rank=rank,
+    )  # fmt: skip
+    if rank == 0:
+        pipeline.take_up()
+    _share(pipeline, rank)
+    outcome: dict[str, Any] = {"outcome": "finished"}
+    try:
+        while not pipeline.finished:
+            pipeline.advance()
+            if rank == 0:
+                stage, epoch, loss = pipeline.now
+                _write(place / _PROGRESS, {"done": pipeline.progress, "stage": stage, "epoch": epoch, "loss": loss})
+                if every.epochs and epoch and epoch % every.epochs == 0:
+                    pipeline.keep()
+            # all must stop behind the same epoch
+            asked = torch.tensor([int(rank == 0 and (place / _STOP).exists())], device=pipeline.start.device)
+            torch.distributed.broadcast(asked, 0)
+            if int(asked) and not pipeline.finished:
+                pipeline.keep()
+                outcome = {"outcome": "stopped"}
+                break
+    except Diverged as error:  # in all of them: they have the same weights
+        outcome = {"outcome": "diverged", "reason": str(error)}
+    if rank == 0:
+        if pipeline.finished:
+            tensors, outcome["state"] = pipeline.state()
+            save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, place / _STATE)
+        _write(place / _OUTCOME, outcome)
+
+
+def _share(pipeline: Any, rank: int) -> None:
+    """Puts all workers where the first one is."""
+    import torch
+
+    content: list[Any] = [None]
+    if rank == 0:
+        tensors, rest = pipeline.state()
+        content = [({name: tensor.cpu() for name, tensor in tensors.items()}, rest)]
+    torch.distributed.broadcast_object_list(content, 0)
+    if rank != 0:
+        tensors, rest = content[0]
+        pipeline.load_state(tensors, rest)
+
+
+def _write(file: Path, content: Mapping[str, Any]) -> None:
+    new = file.with_suffix(".new")
+    new.write_text(json.dumps(content), encoding="utf-8")
+    new.replace(file)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return {}
