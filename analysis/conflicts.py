@@ -670,7 +670,9 @@ def _further_seeds(pair: _Pair, rule: _Rule) -> Any:
     estimate, units = pair.found.accuracy, pair.found.blocks.n_units
     further = np.arange(1, MOST_FURTHER_SEEDS + 1)
     shrunk = units / (units + further)
-    level = rule.level if rule.look is None else level_at(min(rule.look + 1, LOOKS), rule.shown_level)
+    level = rule.level
+    if rule.look is not None and pair.primary:
+        level = level_at(min(rule.look + 1, LOOKS), rule.shown_level)
     threshold = 1 - level if pair.primary else rule.threshold
 
     def reached(name: str, alpha: float, bound: float, sign: float, of: Estimate = estimate) -> NDArray[np.bool_]:
@@ -812,10 +814,9 @@ def _caveats(pair: _Pair, verdict: str) -> str:
             "four cells and three blocks hardly tell which cell is noisier: 95 % intervals of harms may hold 88 %"
         )
     if not pair.problem and found.averaged_over > 1:
-        between = (
-            "" if math.isnan(found.spread) else f", between which the interaction varies by {_points(found.spread)}"
-        )
-        words.append(f"an average over {found.averaged_over} settings of the other tricks{between}")
+        words.append(f"an average over {found.averaged_over} settings of the other tricks")
+        if not math.isnan(found.spread):
+            words[-1] += f", between which the interaction varies by {_points(found.spread)} points"
     for label, ratio in zip((pair.a, pair.b), pair.longer, strict=True):
         if ratio > 1.05 or ratio < 0.95:
             words.append(f"trials with {label} were trained {ratio:.1f} times as long as those without")
