@@ -86,7 +86,7 @@ def test_survivors_mislead_a_naive_table_and_not_this_one():
     rng = np.random.default_rng(1)
     p, conflicts = [], 0
     world = truth.World("additive", truth.SURVIVOR_EFFECTS)
-    for _ in range(8):
+    for _ in range(5):
         adaptive = truth.survivor_trials(rng)
         p.append(truth.naive_p_values(adaptive))
         design = truth.frame(truth.simulate(world, 4, rng))
