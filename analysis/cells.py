@@ -651,9 +651,9 @@ def smallest_rests(table: Table, levels: Ints) -> Ints:
 
 
 def _is_matched(table: Table, levels: Ints) -> bool:
-    first, last = levels[0], levels[-1]
-    added = table.cells[last[0]] - table.cells[first[0]]
-    return all(table.cells[j] == table.cells[i] | added for i, j in zip(first, last, strict=True))
+    """Whether the recipes of all levels agree in the other tricks, one by one."""
+    own = table.cells[levels[-1][0]] - table.cells[levels[0][0]]
+    return all(len({table.cells[i] - own for i in recipe}) == 1 for recipe in levels.T)
 
 
 @dataclass(frozen=True)
@@ -681,7 +681,7 @@ def _frame(table: Table, levels: Ints, contrasts: Floats) -> _Frame:
     complete = np.flatnonzero(finite[cells].all(0))
     present = finite[cells]
     stage = np.where(present, table.stage[cells], -1 - np.arange(len(cells))[:, None])
-    used = stage[:, complete] if single or len(complete) >= FEWEST_BLOCKS else stage
+    used = stage[:, complete] if single else stage
     same = (used[:, None, :] == used[None, :, :]).mean(2) if used.shape[1] else np.eye(len(cells))
     shares = _shares(table.cells, levels)
     spread = contrasts @ shares
@@ -924,7 +924,7 @@ def _problem(table: Table, frame: _Frame, weights: Floats) -> str:
         return (
             f"all cells finished in {blocks.n_seeds} of {len(table.seeds)} seeds; at least {FEWEST_BLOCKS} are needed"
         )
-    independent = min(blocks.n_first_stages, blocks.n_units)
+    independent = min(blocks.n_first_stages, blocks.n_units) if frame.by_units else blocks.n_first_stages
     if blocks.from_start and independent < FEWEST_FIRST_STAGES:
         return (
             f"a trick of the first stage was measured on {counted(independent, 'independent first stage')} per level; "

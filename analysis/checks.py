@@ -58,11 +58,15 @@ def settings_agree(
 
 def _verdict(rows: pd.DataFrame, pair: dict[str, Any], metric: str, margin: float, level: float) -> str:
     """The pair's verdict in one setting, tested alone; "" where its cells were not run."""
-    here = rows[rows["context"].fillna("") == pair["context"]] if "context" in rows.columns else rows
+    same = rows["context"].fillna("") == pair["context"] if "context" in rows.columns else pd.Series(True, rows.index)
+    here = rows[same] if same.any() else rows  # a factorial's pairs are checked in a context of their own
     labels = set().union(*here["tricks"]) if len(here) else set()
     if not {pair["a"], pair["b"]} <= labels:
         return ""
-    judged = pairwise(here, metric, margin, primary=[(pair["a"], pair["b"])], level=level, arm="check")
+    try:
+        judged = pairwise(here, metric, margin, primary=[(pair["a"], pair["b"])], level=level, arm="check")
+    except ValueError as error:
+        return f"not judged: {error}"
     row = judged[(judged["a"] == pair["a"]) & (judged["b"] == pair["b"])].iloc[0]
     return "" if row["verdict"] == "not applicable" else str(row["verdict"])
 

@@ -7,11 +7,21 @@ import pandas as pd
 import pytest
 from scipy import stats
 from statsmodels.formula.api import ols
+from statsmodels.stats.anova import anova_lm
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 from analysis import cells
-from analysis.conflicts import benjamini_hochberg, block_correlation, effects, holm, pairwise, wilson_interval
+from analysis.conflicts import (
+    at_looks,
+    benjamini_hochberg,
+    block_correlation,
+    effects,
+    holm,
+    pairwise,
+    tables,
+    wilson_interval,
+)
 
 METRIC = "final/accuracy"
 COLUMNS = [
@@ -141,6 +151,23 @@ def test_correlation_between_cells_of_a_block_by_hand():
     total = (np.var([0.60, 0.62, 0.64], ddof=1) + np.var([0.70, 0.74, 0.74], ddof=1)) / 2
     assert row.correlation == pytest.approx(1 - (0.0004 / 3) / 2 / total)
     assert row.deviation == pytest.approx(np.sqrt(0.0002 / 3))
+
+
+def test_limits_of_the_correlation_are_those_of_shrout_and_fleiss():
+    # Shrout & Fleiss 1979, table 2: six targets by four judges; ICC(3,1) = 0.71, from F = 11.03 on 5 and 15 df
+    ratings = np.array([[9, 2, 5, 8], [6, 1, 3, 2], [8, 4, 6, 8], [7, 1, 2, 6], [10, 5, 6, 9], [6, 2, 4, 7]]) / 20
+    cells = [(), ("a",), ("b",), ("a", "b")]
+    row = only(block_correlation(rows({cell: ratings[:, j] for j, cell in enumerate(cells)})))
+    long = pd.DataFrame([{"y": ratings[i, j], "block": i, "cell": j} for i in range(6) for j in range(4)])
+    anova = anova_lm(ols("y ~ C(block) + C(cell)", long).fit())
+    f = anova.loc["C(block)", "F"]
+    assert f == pytest.approx(11.03, abs=0.01)
+    low, high = (f / stats.f.ppf(tail, 5, 15) for tail in (0.975, 0.025))
+    expected = [(f - 1) / (f + 3), (low - 1) / (low + 3), (high - 1) / (high + 3)]
+    assert expected == pytest.approx([0.715, 0.34, 0.95], abs=0.01)
+    assert [row.correlation, row.correlation_low, row.correlation_high] == pytest.approx(expected, abs=1e-6)
+    pair = only(pairwise(rows({cell: ratings[:, j] for j, cell in enumerate(cells)})))
+    assert [pair.correlation, pair.correlation_low, pair.correlation_high] == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 40])
@@ -525,6 +552,217 @@ def test_the_lack_of_fit_is_that_of_least_squares_on_all_cells():
     large = ols("y ~ C(cell) + C(seed)", fit_on).fit()
     f = (small.ssr - large.ssr) / 5 / (table.noise.leaf + table.noise.start)
     assert cells.lack_of_fit(table, crossed) == pytest.approx(stats.f.sf(f, 5, large.df_resid), rel=1e-6)
+
+
+def test_a_fraction_is_found_among_the_cells_of_other_pairs():
+    rng = np.random.default_rng(4)
+    fraction = factorial(rng, "abcde", keep=lambda cell: len(cell) % 2 == 1)  # holds every single, but not the baseline
+    more = [(), ("x",), ("a", "x"), ("b", "x"), ("a", "b")]
+    # what the fraction's own truth says of them, and nothing for x
+    truth = {cell: 0.6 + 0.01 * len(set(cell) - {"x"}) - 0.06 * ({"a", "b"} <= set(cell)) for cell in more}
+    others = rows({cell: mean + rng.normal(0, 0.004, 3) for cell, mean in truth.items()})
+    both = pd.concat([fraction, others], ignore_index=True)
+    alone, among = pairwise(fraction), pairwise(both)
+    crossed = among[~among.b.eq("x")].reset_index(drop=True)
+    names = ["interaction", "b_given_a", "a_given_b", "averaged_over"]
+    pd.testing.assert_frame_equal(alone[names], crossed[names])
+    assert set(alone.averaged_over) == {4}
+    beside = among[among.b.eq("x")].set_index("a")
+    assert beside.loc["a", "averaged_over"] == 1 and beside.loc["c", "verdict"] == "not applicable"
+
+
+def test_a_lost_trial_leaves_the_rest_of_a_fraction():
+    trials = factorial(np.random.default_rng(4), "abcde", keep=lambda cell: len(cell) % 2 == 0).assign(
+        outcome="finished"
+    )
+    lost = trials.index[(trials.tricks == ("a", "b")) & (trials.seed == 1)]
+    trials.loc[lost, "outcome"] = "diverged"
+    row = pairwise(trials).iloc[0]
+    kept = trials.drop(lost).assign(y=lambda t: t[METRIC], cell=lambda t: t.tricks.map("".join))
+    fit = ols("y ~ C(cell) + C(seed)", kept).fit()
+    cells = sorted(set(kept.cell))
+    mean = dict(zip(cells, fit.predict(pd.DataFrame({"cell": cells, "seed": 0})), strict=True))
+    sign = {cell: (2 * ("a" in cell) - 1) * (2 * ("b" in cell) - 1) for cell in cells}
+    assert row.interaction == pytest.approx(sum(sign[cell] * mean[cell] for cell in cells) / 4, abs=1e-9)
+    assert (row.verdict, row.n_seeds) == ("conflict", 2)
+
+
+def test_spread_over_the_other_tricks():
+    rng = np.random.default_rng(1)
+    labels = "abcdef"
+    cells = [cell for n in range(7) for cell in combinations(labels, n) if len(cell) % 2 == 0]  # 2^(6-1), resolution VI
+    # the interaction of a and b is -2 points without c and -6 points with it
+    truth = {cell: 0.6 - 0.02 * ({"a", "b"} <= set(cell)) - 0.04 * ({"a", "b", "c"} <= set(cell)) for cell in cells}
+    row = pairwise(rows({cell: mean + rng.normal(0, 1e-4, 4) for cell, mean in truth.items()})).iloc[0]
+    assert row.interaction == pytest.approx(-0.04, abs=0.001)
+    assert row.spread == pytest.approx(0.02, abs=0.001)
+    assert (
+        "the interaction an average over 8 settings of them, between which the interaction varies by 2.0 points"
+        in row.reason
+    )
+    whole = {cell: 0.6 - 0.02 * ({"a", "b"} <= set(cell)) - 0.04 * ({"a", "b", "c"} <= set(cell))
+             for n in range(4) for cell in combinations("abc", n)}  # fmt: skip
+    row = pairwise(rows({cell: mean + rng.normal(0, 1e-4, 4) for cell, mean in whole.items()})).iloc[0]
+    assert (row.averaged_over, row.spread) == (2, pytest.approx(0.02, abs=0.001))
+    sixteen = factorial(rng, "abcde", keep=lambda cell: len(cell) % 2 == 0)
+    assert pairwise(sixteen).spread.isna().all()  # abc falls together with de
+
+
+# ------------------------------------------------------------------------------------------ images of a fixed val
+
+
+def images_of(rng, blocks, n_images=300, own=0.5):
+    """Correctness on the same images in every block: {cell: (blocks, images)}; difficulty partly of image and cell."""
+    u = rng.normal(size=n_images)
+    cells = {}
+    for cell, mean in {(): 0.55, ("a",): 0.60, ("b",): 0.60, ("a", "b"): 0.65, ("c",): 0.55, ("a", "c"): 0.60,
+                       ("b", "c"): 0.60}.items():  # fmt: skip
+        e = np.sqrt(own) * rng.normal(size=n_images) + np.sqrt(1 - own) * rng.normal(size=(blocks, n_images))
+        p = mean + rng.normal(0, 0.005, (blocks, 1))
+        cells[cell] = np.sqrt(0.5) * u + np.sqrt(0.5) * e < stats.norm.ppf(p)
+    return cells
+
+
+def with_images(cells):
+    trials = rows({cell: correct.mean(1) for cell, correct in cells.items()})
+    return trials.assign(
+        correct=[tuple(correct[s].astype(int)) for correct in cells.values() for s in range(len(correct))]
+    )
+
+
+def test_images_of_a_fixed_val_have_their_share():
+    rng = np.random.default_rng(0)
+    inside, bare = np.zeros(3), np.zeros(3)
+    for _ in range(80):
+        trials = with_images(images_of(rng, 4))
+        for count, table in ((inside, pairwise(trials)), (bare, pairwise(trials.drop(columns="correct")))):
+            row = table.iloc[0]
+            truth = {"interaction": 0.0, "b_given_a": 0.05, "alone_a": 0.05}
+            count += [row[f"{name}_low"] <= value <= row[f"{name}_high"] for name, value in truth.items()]
+    low, high = stats.binom.ppf([0.001, 0.999], 80, 0.95)
+    assert (inside >= low).all() and (inside <= high).all()
+    assert (bare < 0.87 * 80).all()
+    assert row.val_images == 0 and np.isnan(row.images_share)
+
+
+def test_the_images_share_by_two_way_components():
+    trials = with_images(images_of(np.random.default_rng(3), 6))
+    row = pairwise(trials).iloc[0]
+    cell = {tricks: np.array(group.correct.tolist(), dtype=float) for tricks, group in trials.groupby("tricks")}
+    contrast = cell["a", "b"] - cell["a",]  # (blocks, images)
+    long = pd.DataFrame({"y": contrast.ravel(), "block": np.repeat(range(6), 300), "image": np.tile(range(300), 6)})
+    centred = contrast - contrast.mean(0) - contrast.mean(1, keepdims=True) + contrast.mean()
+    between = 6 * contrast.mean(0).var(ddof=1)  # mean squares of images and of the rest
+    rest = (centred**2).sum() / (5 * 299)
+    assert len(long) == 1800
+    share = (between - rest) / (6 * 300)
+    bare = pairwise(trials.drop(columns="correct")).iloc[0]
+    assert row.b_given_a_se**2 - bare.b_given_a_se**2 == pytest.approx(share)
+    assert row.val_images == 300 and 0 < row.images_share < 1
+    assert "val is the same in every block, the share of its 300 images is in the intervals" in row.reason
+
+
+def test_further_seeds_do_not_make_images():
+    trials = with_images(images_of(np.random.default_rng(3), 4))
+    few = pairwise(trials.assign(context=""), margin=0.001).iloc[0]
+    bare = pairwise(trials.drop(columns="correct"), margin=0.001).iloc[0]
+    assert few.excluded_harm >= bare.excluded_harm and few.interaction_se > bare.interaction_se
+
+
+def test_what_a_fixed_val_leaves_unsaid():
+    trials = with_images(images_of(np.random.default_rng(3), 4))
+    other = trials.assign(**{METRIC: trials[METRIC] * 0.9})
+    assert "the metric is no mean over its images: true of these images only" in pairwise(other).iloc[0].reason
+    one = trials.drop(columns="correct").assign(split_seed=0)
+    assert "its images were not kept: true of these images only" in pairwise(one).iloc[0].reason
+    cut = one.assign(split_seed=one.seed)
+    assert "images" not in pairwise(cut).iloc[0].reason
+
+
+def test_images_that_do_not_fit_are_refused():
+    trials = with_images(images_of(np.random.default_rng(3), 3))
+    shorter = trials.assign(correct=[trials.correct[0][:-1], *trials.correct[1:]])
+    with pytest.raises(ValueError, match="must have one length in all finished trials, got 299, 300"):
+        pairwise(shorter)
+    with pytest.raises(ValueError, match="got none, 300"):
+        pairwise(trials.assign(correct=[(), *trials.correct[1:]]))
+    with pytest.raises(ValueError, match="row 0: correct must be a list of 0 and 1"):
+        pairwise(trials.assign(correct=[(2,) * 300, *trials.correct[1:]]))
+
+
+# ------------------------------------------------------------------------------------------------------- looks, metrics
+
+
+def test_what_a_look_has_shown_stays_shown_and_the_next_has_its_share():
+    start = planted(np.random.default_rng(2), {"a": 0.02, "b": 0.02, "c": 0.0}, {("a", "b"): -0.05}, blocks=3)
+    later = planted(np.random.default_rng(9), {"a": 0.02, "b": 0.02, "c": 0.0}, {("a", "b"): 0.05}, blocks=4)
+    later["seed"] += 10
+    later["first_stage"] += "later"
+    both = pd.concat([start, later], ignore_index=True)
+    primary = [("a", "b"), ("a", "c")]
+    first = at_looks(start, primary=primary)
+    assert list(first.verdict[:1]) == ["conflict"] and set(first.look) == {1}
+    second = at_looks(both, primary=primary, firsts=[10]).iloc[0]
+    assert (second.verdict, second.look) == ("conflict", 2) and "shown at look 1" in second.reason
+    assert pairwise(both, primary=primary, look=2).iloc[0].verdict != "conflict"
+    assert pairwise(both, look=None).look.isna().all()
+    with pytest.raises(ValueError, match="the table is of no look"):
+        pairwise(both, primary=primary, look=2, earlier=pairwise(start, primary=primary))
+
+
+def test_a_look_tests_primary_pairs_at_its_share():
+    # a harm of 0.8 points at an error of 0.32 on 12 df: p = 0.013, by Holm over the two 0.027
+    trials = rows(calm({(): 0.600, ("a",): 0.604, ("b",): 0.604, ("a", "b"): 0.596}))
+    p = 2 * stats.t.cdf(-0.008 / (0.005 * np.sqrt(2 / 5)), 12)
+    verdicts = []
+    for look in (None, 1, 2):
+        row = only(pairwise(trials, primary=["a×b"], look=look))
+        assert row.adjusted_p == pytest.approx(p) or look == 2
+        assert row.interaction_low == pytest.approx(-0.012 - stats.t.ppf(0.975, 12) * 0.005 * np.sqrt(4 / 5))
+        verdicts.append(row.verdict)
+    assert verdicts == ["conflict", "conflict", "redundant"]  # at 0.05, 0.03 and 0.01; the interaction's p is 0.00996
+
+
+def test_looks_leave_the_matrix_alone():
+    trials = planted(np.random.default_rng(3), dict.fromkeys("abcd", 0.01), {("c", "d"): -0.04}, deviation=0.01)
+    once, third = (pairwise(trials, primary=["a×b"], look=look) for look in (None, 3))
+    names = ["verdict", "adjusted_p", "excluded_harm", "more_seeds"]
+    pd.testing.assert_frame_equal(once.loc[~once.primary, names], third.loc[~third.primary, names])
+    assert third.excluded_harm[0] > once.excluded_harm[0]
+
+
+def test_one_look_without_primary_pairs():
+    trials = planted(np.random.default_rng(3), dict.fromkeys("ab", 0.0))
+    pd.testing.assert_frame_equal(at_looks(trials), pairwise(trials))
+
+
+def test_tables_of_other_metrics():
+    trials = planted(np.random.default_rng(3), dict.fromkeys("abc", 0.01))
+    trials["final/few"] = trials[METRIC] / 2
+    counts = [10, 10]
+    trials["recalls"] = [(round(10 * y) / 10, 0.0) for y in trials[METRIC]]
+    trials["val_counts"] = [counts] * len(trials)
+    found = tables(trials, 0.02, primary=["a×b"])
+    assert list(found) == [METRIC, "final/few", "final/smoothed_harmonic_mean"] and found.primary == METRIC
+    pd.testing.assert_frame_equal(found[METRIC], pairwise(trials, margin=0.02, primary=["a×b"]))
+    assert found["final/few"].interaction.to_numpy() == pytest.approx(found[METRIC].interaction.to_numpy() / 2)
+    # two classes of ten images, k and 0 right: 2 / (11 / (k + ½) + 11 / ½)
+    first = trials.iloc[0]
+    by_hand = 2 / (11 / (10 * first.recalls[0] + 0.5) + 22)
+    means = found["final/smoothed_harmonic_mean"]
+    assert means.mean_00.iloc[0] == pytest.approx(by_hand, rel=0.02)
+    assert found.notes["final/smoothed_harmonic_mean"].startswith("a class has 10 val images only")
+    less = tables(trials.drop(columns=["final/few", "recalls"]))
+    assert list(less) == [METRIC]
+    assert less.skipped["final/few"] == "no trial has final/few (no class has fewer than 20 training images)"
+    assert less.skipped["final/smoothed_harmonic_mean"] == "no trial has final/smoothed_harmonic_mean"
+
+
+def test_another_arm_is_judged_where_it_is_asked_for():
+    trials = rows(calm({(): 0.60, ("a",): 0.70, ("b",): 0.70, ("a", "b"): 0.65})).assign(arm="nominated")
+    assert only(pairwise(trials, arm="nominated")).verdict == "conflict"
+    with pytest.raises(ValueError, match=r"no rows with arm 'design' \(arms found: \['nominated'\]\)"):
+        pairwise(trials)
 
 
 # --------------------------------------------------------------------------------------------- published and simulated
