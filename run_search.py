@@ -65,7 +65,7 @@ def parser() -> argparse.ArgumentParser:
 
     where.add_argument("--precision", metavar="NAME", help="fp32, or bf16: faster on large images [fp32]")
     where.add_argument("--channels-last", metavar="NAME", help="memory format: on, off, or where it is faster [auto]")
-    where.add_argument("--fused-members", metavar="NAME", help="members trained together: on, off or auto [auto]")
+    where.add_argument("--fused-members", metavar="NAME", help="members trained together: on, off or auto [off]")
     where.add_argument("--graph", metavar="NAME", help="on: each step replayed as a CUDA graph [off]")
 
     keep = it.add_argument_group("what is kept")

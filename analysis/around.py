@@ -30,6 +30,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import optimize, special, stats
 
+from analysis.record import NUMBERS
+
 Cell: TypeAlias = frozenset[str]
 Values: TypeAlias = Mapping[Cell, Mapping[int, float]]
 
@@ -86,7 +88,7 @@ def removals(
     if not values:
         return pd.DataFrame(columns=list(REMOVAL_COLUMNS))
     whole = max(values, key=len)
-    singles = {cell: whole - cell for cell in values if is_step(whole, cell) and cell}
+    singles = {cell: whole - cell for cell in values if is_step(whole, cell) and whole - cell != {NUMBERS}}
     roots = {min(gone, key=len): cell for cell, gone in singles.items()}
     table = [
         *_rows({(unit,): {whole: 1, cell: -1} for unit, cell in roots.items()}, values, margin, level),

@@ -61,7 +61,8 @@ VERDICTS = {
     ),
     "synergy": Look(
         "+", "#0072B2", "#ffffff", "use together",
-        "Both together are shown to be better than either alone and than neither.",
+        "Both together are shown to be better than either alone and than neither, and by more than their two gains add "
+        "up to.",
     ),
     "redundant": Look(
         "=", "#CC79A7", INK, "one is enough",

@@ -25,6 +25,9 @@ OUTCOMES = ("finished", "stopped", "diverged", "failed")
 BASELINE = "baseline"
 """Title of the recipe in which nothing is on."""
 
+NUMBERS = "numbers"
+"""In the arm "around": between a winner without all its tricks and the baseline: learning rates, decays, lengths."""
+
 
 class RecordError(ValueError):
     """Records that cannot be read, or must not be used as asked."""

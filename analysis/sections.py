@@ -255,15 +255,19 @@ def _noise(found: Found) -> str:
             continue
         bounds = ""
         if math.isfinite(row.get("correlation_low", math.nan)):
-            bounds = f" ({row['correlation_low']:.2f} to {row['correlation_high']:.2f})"
+            bounds = f" ({_signed(row['correlation_low'])} to {_signed(row['correlation_high'])})"
         parts.append(
-            f"{row['context'] or 'standard context'}: correlation {row['correlation']:.2f}{bounds} between the cells "
-            f"of a block, deviation of one trial within its block {points(row['deviation']).lstrip('+')} points, over "
-            f"{int(row['n_cells'])} cells and {seeds(row['n_seeds'])}"
+            f"{row['context'] or 'standard context'}: correlation {_signed(row['correlation'])}{bounds} between the "
+            f"cells of a block, deviation of one trial within its block {points(row['deviation']).lstrip('+')} points, "
+            f"over {int(row['n_cells'])} cells and {seeds(row['n_seeds'])}"
         )
     if not parts:
         return ""
     return f"<p class=faint>Blocks: {wrap('; '.join(parts))}. {_images(found)}</p>"
+
+
+def _signed(value: float) -> str:
+    return f"{value + 0.0:.2f}".replace("-0.00", "0.00").replace("-", plots.MINUS)
 
 
 def _images(found: Found) -> str:
@@ -340,17 +344,21 @@ def elsewhere(found: Found) -> str:
         "interaction, points", "I² of the interaction", "one more search, interaction", "searches",
     ]  # fmt: skip
     body = []
-    for row in pooled.to_dict("records"):
+    order = ("differs", "holds in all", "open", "too few")
+    for row in sorted(pooled.to_dict("records"), key=lambda row: (order.index(row["word"]), least(row))):
         predicted = "not known" if not math.isfinite(row["interaction_predicted_low"]) else (
             f"{points(row['interaction_predicted_low'])} to {points(row['interaction_predicted_high'])}"
         )  # fmt: skip
-        cells = [f'<td class="name">{wrap(row["a"])} × {wrap(row["b"])}</td>',
-                 f'<td class="long"><b>{safe(row["word"])}</b><small>{wrap(row["why"])}</small></td>']  # fmt: skip
+        place, held = order.index(row["word"]), f"<b>{safe(row['word'])}</b>: {safe(row['verdicts'])}"
+        cells = [
+            f'<td class="name">{wrap(row["a"])} × {wrap(row["b"])}</td>',
+            f'<td class="long" data-value="{place}">{held}<small>{wrap(_spoken(row["why"]))}</small></td>',
+        ]
         for name in ("b_given_a", "a_given_b", "interaction"):
             cells.append(number(effect(row[name], row[f"{name}_low"], row[f"{name}_high"]), row[name]))
         cells.append(number(percent(row["interaction_i2"], 0), row["interaction_i2"]))
         cells.append(number(predicted, row["interaction_predicted_low"]))
-        cells.append(number(f"{row['n_searches']}<span class=faint>{safe(row['verdicts'])}</span>", row["n_searches"]))
+        cells.append(number(str(row["n_searches"]), row["n_searches"]))
         body.append(f"<tr>{''.join(cells)}</tr>")
     caption = "The worse of a pair's two harms in each search, pair by pair: its verdict by shape and colour."
     left = "".join(note(f"Left out, {name}: {why}") for name, why in skipped.items())
@@ -360,6 +368,14 @@ def elsewhere(found: Found) -> str:
         + figure(plots.elsewhere(each), "elsewhere", caption, "narrow")
         + _searches(each)
         + left
+    )
+
+
+def _spoken(why: str) -> str:
+    """Names of contrasts in words."""
+    said = why.replace("b_given_a", "what adding the second does")
+    return said.replace("a_given_b", "what adding the first does").replace(
+        "interaction varies", "the interaction varies"
     )
 
 

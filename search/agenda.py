@@ -118,11 +118,7 @@ class Agenda:
             elif event["event"] == "record":
                 record = Record.from_dict(event["record"])
                 self._gpu_seconds += record.seconds * record.gpus
-                # a failed trial may succeed the next time
-                if record.outcome == "failed":
-                    self.records.pop(record.trial, None)
-                else:
-                    self.records[record.trial] = record
+        self.records.update(self.journal.records())
 
     def _in_order(self) -> list[Phase]:
         order = (self._adaptive if phase.name == "adaptive" else phase for phase in phases.ORDER)

@@ -21,9 +21,6 @@ from trainables.data import Standard
 from trainables.plan import NONE, LabelledOneOf, Pick, Plan, Recipe, build, defaults
 from trainables.registry import PlanError
 
-NUMBERS = "numbers"
-"""What is left between a winner without all its tricks and the baseline: learning rates, decays, lengths."""
-
 MOST_TUNED = 3
 """Values of the learning rate, and of the weight decay, on the grid that tunes the baseline: 9 points at most."""
 

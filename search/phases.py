@@ -14,10 +14,10 @@ from itertools import combinations
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from analysis.record import Record
+from analysis.record import NUMBERS, Record
 from search import objective
 from search.design import FACTORIAL
-from search.ground import NUMBERS, Context, Ground, scaled
+from search.ground import Context, Ground, scaled
 from search.tasks import Limits, Task
 from trainables.plan import Recipe
 from trainables.registry import PlanError
@@ -317,14 +317,13 @@ class Race(Phase):
 
     def contenders(self, known: Known) -> list[Recipe]:
         """The best by their means so far, the published recipes that finished, and who has raced before."""
-        tried = known.recipes(("adaptive", "design", "start"))
-        best = known.ranked(tried, ("adaptive", "design", "start"))
-        begun = {record.recipe for record in known.records.values() if record.arm == self.arm}
+        tried = ("adaptive", "design", "start")
+        ranked = known.ranked(known.recipes(tried), tried)
         published = set(known.ground.titles) if known.limits.starts else set()
-        return [
-            recipe for place, recipe in enumerate(best)
-            if place < CONTENDERS or recipe.plan.id in begun | published
-        ]  # fmt: skip
+        best = [recipe for recipe in ranked if recipe.plan.id not in published][:CONTENDERS]
+        begun = {record.recipe for record in known.records.values() if record.arm == self.arm}
+        there = {recipe.plan.id for recipe in best}
+        return best + [recipe for recipe in ranked if recipe.plan.id in (published | begun) - there]
 
     def most(self, limits: Limits, cells: int) -> int:
         """As many as its numbers allow."""

@@ -79,6 +79,7 @@ def show(console: Console, search: Search, measure: bool = False) -> None:
         shown = f"{took / 60:.1f} min" if found else "unknown"
         table.add_row(name, str(recipes_here or ""), str(seeds or ""), str(trials), f"{plain:,}", f"{reused:,}", shown)
     console.print(table)
+    console.print("From the race on that is what it may come to at most, at the mean length of a recipe.")
     console.print(
         f"About {total / 60:.1f} minutes in all, from {found.seconds * 1000:.0f} ms per epoch ({found.source}) and "
         f"{TRIAL_SECONDS} s per trial around it; early stopping not counted."
@@ -172,13 +173,18 @@ def _arms(search: Search, design: Design) -> Iterator[tuple[str, int, int, int, 
         blocks.setdefault(block, []).append(cell.recipe.plan)
     plans = [plan for block in blocks.values() for plan in block]
     reused = sum(trained(block) for block in blocks.values())
-    yield "design", distinct, len(blocks), len(plans), sum(plan.cost for plan in plans), reused
     proposed = list(_random_recipes(search))
     work = [each for plan in proposed for each in (plan, *_shortened(search, plan))]
-    yield "adaptive", len(proposed), 1, settings.trials, sum(plan.cost for plan in work), trained(work)
+    starts = [recipe.plan for recipe in search.ground.published] if search.limits.starts else []
     mean = round(sum(plan.cost for plan in proposed or cells) / len(proposed or cells))
     for name, _, trials in outlook(search.limits, len(cells)):
-        if name not in ("design", "adaptive"):
+        if name == "design":
+            yield name, distinct, len(blocks), len(plans), sum(plan.cost for plan in plans), reused
+        elif name == "adaptive":
+            yield name, len(proposed), 1, settings.trials, sum(plan.cost for plan in work), trained(work)
+        elif name == "start":
+            yield name, len(starts), 1, trials, sum(plan.cost for plan in starts), trained(starts)
+        else:
             yield name, 0, 0, trials, trials * mean, trials * mean
 
 

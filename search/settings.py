@@ -29,7 +29,8 @@ MAY_GROW = ("trials", "seeds")
 """Settings that a resumed search may be given more of: `--trials +50`."""
 
 FLAGS = {
-    "gpus_auto": "--gpus-per-trial", "race": "--no-race", "reuse": "--no-reuse", "start_points": "--no-start-points",
+    "gpus_auto": "--gpus-per-trial", "gpus_reason": "--gpus-per-trial", "race": "--no-race", "reuse": "--no-reuse",
+    "start_points": "--no-start-points",
 }  # fmt: skip
 """Options that are not called like their setting."""
 
@@ -134,7 +135,7 @@ class Settings:
     feed: str = "auto"
     precision: str = "fp32"
     channels_last: str = "auto"
-    fused_members: str = "auto"
+    fused_members: str = "off"
     graph: str = "off"
 
     def __post_init__(self) -> None:

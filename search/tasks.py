@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from analysis.record import Record
 from trainables.plan import Plan, Recipe
 
 
@@ -122,6 +123,19 @@ class Journal:
                 yield json.loads(line)
             except json.JSONDecodeError:
                 continue
+
+    def records(self) -> dict[str, Record]:
+        """The last record of every trial that did not fail: a failed one may succeed the next time."""
+        found: dict[str, Record] = {}
+        for event in self.events():
+            if event["event"] != "record":
+                continue
+            record = Record.from_dict(event["record"])
+            if record.outcome == "failed":
+                found.pop(record.trial, None)
+            else:
+                found[record.trial] = record
+        return found
 
     def write(self, event: str, **content: Any) -> None:
         """Appends one event."""

@@ -399,7 +399,8 @@ class Tracker:
 
     def _leader(self) -> float | None:
         """Mean of the recipe that leads, by the same order as `analysis.load.ranking`."""
-        places = [(load.place(r.values, plain=r.plain), r) for r in self._recipes.values() if r.values]
+        places = [(load.place(r.values, plain=r.plain), r) for r in self._recipes.values()
+                  if load.estimate(r.values)[1]]  # fmt: skip
         if not places:
             return None
         _, leader = max(places, key=lambda place: place[0])
@@ -472,6 +473,9 @@ class Tracker:
     def _write_recipe(self, name: str) -> None:
         recipe = self._recipes[name]
         arm, values = load.estimate(recipe.values)
+        if not arm and recipe.values:
+            # what was run to tune, to check or around a winner is shown as well, though it stands in no ranking
+            arm, values = next(iter(recipe.values.items()))
         metrics: dict[str, float] = {"seeds": float(len(values))}
         for prefix, numbers in (("final", values), ("test", recipe.test)):
             if numbers:

@@ -109,7 +109,7 @@ def first_of(folder: Path) -> list[str]:
 
 
 def design_of(folder: Path) -> dict[str, dict[str, float]]:
-    _, records = Journal(folder / "results" / "crash" / "journal.jsonl").read()
+    records = Journal(folder / "results" / "crash" / "journal.jsonl").records()
     return {name: record.metrics for name, record in sorted(records.items()) if record.arm == "design"}
 
 

@@ -147,6 +147,33 @@ def refused_with_cache(capsys, *arguments: str) -> str:
     return capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        (["--settle"], "--settle goes on with a search that is there: give its name with --resume"),
+        (["--gpu-hours", "0"], "--gpu-hours must be above 0 hours, got 0.0"),
+        (["--check-seeds", "-1"], "--check-seeds must be at least 0, got -1"),
+    ],
+)
+def test_phases_that_cannot_be(place, capsys, arguments, sentence):
+    assert refused(capsys, "--space", "space.py", *arguments) == sentence
+
+
+def test_more_of_a_search_that_is_not_there(place, capsys):
+    assert refused_with_cache(capsys, "--space", "space.py", "--trials", "+3") == (
+        "run_search.py: error: --trials +3 adds to a search that is there: give its name with --resume, or leave the "
+        "plus out\n"
+    )
+
+
+def test_settling_needs_pairs_that_were_declared(begun, capsys):
+    said = refused_with_cache(capsys, "--resume", "mine", "--settle")
+    assert "--resume mine --settle: no primary pairs were declared" in said and "--primary a×b" in said
+    assert "--settle-budget bounds --settle" in refused_with_cache(capsys, "--resume", "mine", "--settle-budget", "3")
+    both = refused_with_cache(capsys, "--resume", "mine", "--settle", "--trials", "+3")
+    assert "leave --trials, --seeds out" in both
+
+
 def test_a_name_that_is_taken(place, capsys):
     (place / "results" / "mine").mkdir(parents=True)
     said = refused(capsys, "--space", "space.py", "--name", "mine")

@@ -32,7 +32,9 @@ def beta_share(alpha: float, generator: torch.Generator) -> float:
 
 def partners(batch: Batch, generator: torch.Generator) -> Tensor:
     """(B,) a random permutation of the batch, on its device."""
-    return torch.randperm(len(batch.index), generator=generator).to(batch.y.device)
+    order, device = torch.randperm(len(batch.index), generator=generator), batch.y.device
+    # from pinned memory the copy does not wait for what the device still has to do
+    return order.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else order.to(device)
 
 
 def with_partners(batch: Batch, order: Tensor, share: Tensor, blend: Blend | None) -> Batch:

@@ -38,7 +38,8 @@ class Numerics:
             statistics, head, loss and optimiser stay in float32; no loss scaling is needed.
         channels_last: Memory format of images and convolutions: "on", "off", or "auto", where it is faster.
         fused_members: Whether the members of a stage are trained together in one network of grouped convolutions:
-            "on" (where the stage can be), "off", or "auto", where it is faster.
+            "on" (where the stage can be), "off", or "auto", where it is faster. Off by default: a member alone is kept
+            and re-used by stages with any number of members, members together only by those with the same group.
         graph: "on" replays each step as one CUDA graph, where the stage can be captured; "off" does not.
 
     Raises:
@@ -50,7 +51,7 @@ class Numerics:
 
     precision: str = "fp32"
     channels_last: str = "auto"
-    fused_members: str = "auto"
+    fused_members: str = "off"
     graph: str = "off"
 
     def __post_init__(self) -> None:

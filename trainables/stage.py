@@ -23,6 +23,7 @@ from trainables.batch import Batch, Facts, Outputs, evaluation_batch
 from trainables.data import LongTailed
 from trainables.data.augment import own
 from trainables.data.feeds import feed_of
+from trainables.graphs import GraphedStep, can_be_captured
 from trainables.models import Network
 from trainables.numerics import Numerics
 from trainables.objective import Objective, reduce
@@ -166,6 +167,7 @@ class StageRun:
         self._parts = start.parts if self._features is None else replace(start.parts, workers=1, rank=0)
         synchronised(self.network, self._parts, start.device)
         self._called: torch.nn.Module | None = None
+        self._graphed: GraphedStep | None = None
 
     @property
     def finished(self) -> bool:
@@ -181,16 +183,37 @@ class StageRun:
         epoch = self.begin_epoch()
         if self._called is None:  # not before all workers are here
             self._called = self._parts.parallel(self.network)
+            self._graphed = self._graph(epoch)
         total = torch.zeros((), device=self.start.device)
         for step, (batch, features) in enumerate(epoch.stream):
             for group in self.optimiser.param_groups:
-                group["lr"] = self.rate(epoch, step) * group["lr_scale"]
-            self.optimiser.zero_grad(set_to_none=True)
-            batch, outputs, loss = self._gradient(epoch, batch, features)
-            self.optimiser.step()
+                rate = self.rate(epoch, step) * group["lr_scale"]
+                if isinstance(group["lr"], Tensor):
+                    group["lr"].fill_(rate)  # in place: a graph knows where it lies
+                else:
+                    group["lr"] = rate
+            if self._graphed is None:
+                batch, outputs, loss = self._step(epoch, batch, features)
+            else:
+                batch, outputs, loss = self._graphed(batch)
             self.behind_step(batch, outputs)
             total += loss
         self.end_epoch(epoch, total)
+
+    def _step(self, epoch: Epoch, batch: Batch, features: Tensor | None) -> tuple[Batch, Outputs, Tensor]:
+        """One step of the optimiser; the last part of the batch, what the network said of it, and the loss."""
+        self.optimiser.zero_grad(set_to_none=True)
+        batch, outputs, loss = self._gradient(epoch, batch, features)
+        self.optimiser.step()
+        return batch, outputs, loss
+
+    def _graph(self, epoch: Epoch) -> GraphedStep | None:
+        """The step as a CUDA graph, where that is asked for and can be; it keeps nothing of the epoch."""
+        wanted = self.start.numerics.graph == "on" and self._parts.count == 1
+        if not wanted or not can_be_captured(self.stage, self.start.device):
+            return None
+        size = min(self.stage.batch_size, epoch.images)
+        return GraphedStep(lambda batch: self._step(epoch, batch, None), self.network, self.optimiser, size)
 
     # --- the parts of an epoch, for those who train several members at once -----------------------------------
 

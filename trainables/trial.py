@@ -135,6 +135,12 @@ def pipeline_of(spec: TrialSpec, share: float = 1.0) -> Pipeline:
     )
 
 
+def shortened_to(spec: TrialSpec) -> tuple[float, ...]:
+    """The rungs to which a trial's plan is shortened: none that leaves a plan of few epochs as long as it is."""
+    plan = Plan.from_dict(spec.plan)
+    return tuple(rung for rung in spec.rungs if spec.shortened and plan.shortened(rung).cost < plan.cost)
+
+
 class Trial(Trainable):  # type: ignore[misc]
     """Trains a plan, reporting at rungs and about once a second.
 
@@ -170,7 +176,7 @@ class Trial(Trainable):  # type: ignore[misc]
         self.__dict__.pop("_pipeline", None)
         memory.forget_peak(self._device)
         memory.cap(self._device, new_config.get("gpus", 1.0))
-        self._shares = (*self._spec.rungs, 1.0) if self._spec.shortened else (1.0,)
+        self._shares = (*shortened_to(self._spec), 1.0)
         self._tried: list[dict[str, Any]] = []
         self._pipeline = pipeline_of(self._spec, self._share)
         self._outcome, self._reason = "running", ""

@@ -81,7 +81,7 @@ def test_words():
 def test_agreeing_searches_rarely_differ():
     rng = np.random.default_rng(5)
     words = []
-    for _ in range(300):
+    for _ in range(80):
         found = {}
         for i in range(4):
             cells = rng.normal(0, 0.005, 4)  # 00, 10, 01, 11 of one search, truth additive
@@ -91,7 +91,7 @@ def test_agreeing_searches_rarely_differ():
                 "unresolved", interaction=cells[3] - cells[1] - cells[2] + cells[0], **values, **errors
             )
         words.append(across(found).iloc[0].word)
-    assert words.count("differs") <= stats.binom.isf(0.001, 300, 0.05)
+    assert words.count("differs") <= stats.binom.isf(0.001, 80, 0.05)
 
 
 def test_pairs_of_one_search_only_are_left_out():

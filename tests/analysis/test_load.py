@@ -56,6 +56,26 @@ RECORDS = [
     dataclasses.replace(
         PLAIN, trial="t3", outcome="failed", metrics={}, recalls=(), reason="worker lost", started=1.7e9 + 3
     ),
+    dataclasses.replace(
+        PLAIN,
+        trial="t4",
+        arm="check",
+        setting="lr*3",
+        correct=(1, 0, 1) * 4000,
+        families={"class_balanced": "re-sampling"},
+        gpus=0.25,
+        memory=2.5e9,
+        started=1.7e9 + 4,
+    ),
+    dataclasses.replace(
+        PLAIN,
+        trial="t5",
+        arm="adaptive",
+        outcome="stopped",
+        stop={"rung": 0.5, "score": "accuracy", "value": 0.61, "cut": 0.7, "among": 7, "cohort": "a > b", "epoch": 15},
+        reason="below the cut",
+        started=1.7e9 + 5,
+    ),
 ]
 
 

@@ -572,6 +572,20 @@ def test_the_command_reads_the_latest_search(empty_store, records, table, tmp_pa
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert structure(text).open == [] and "figure-curves" in text
 
+    other = Tracker(default_uri(), "other", "digits-lt")
+    other.start({"margin": 0.02}, {})
+    for one in records:
+        if one.arm == "design":
+            other.log(dataclasses.replace(one, search="other", imbalance=10.0))
+    assert other.close() == []
+    _, found = report.from_store(default_uri(), "demo")
+    assert found.elsewhere.pooled["n_searches"].tolist() == [2, 2, 2]
+    assert found.elsewhere.pooled["word"].tolist()[2] == "holds in all"
+    assert sorted(set(found.elsewhere.searches["search"])) == [
+        "demo: digits-lt, imbalance 50, resnet8, 4 epochs", "other: digits-lt, imbalance 10, resnet8, 4 epochs"
+    ]  # fmt: skip
+    assert "figure-elsewhere" in report.render(found)
+
     assert report.main(["--search", "dmo"]) == 2
     assert "did you mean 'demo'?" in capsys.readouterr().err
     assert report.main(["--out", str(tmp_path / "nowhere" / "page.html")]) == 2

@@ -365,8 +365,8 @@ def promised(count: int, seed: int, block_counts: tuple[int, ...]) -> None:
 def survivor_trials(rng: np.random.Generator, trials: int = 300) -> pd.DataFrame:
     """An adaptive arm on an additive world: TPE proposes, successive halving stops; columns tricks, outcome, value.
 
-    Tricks act at different times: what ends well may look bad at half the length, so that a trial with such a trick goes
-    on only beside one that is early, or with a lucky seed.
+    Tricks act at different times: what ends well may look bad at half the length, so that a trial with such a trick
+    goes on only beside one that is early, or with a lucky seed.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     effect = dict(zip(TRICKS, SURVIVOR_EFFECTS, strict=True))

@@ -48,10 +48,20 @@ def make_data(folder: Path) -> str:
     return f"npz:{file}"
 
 
-def searched(folder: Path, data: str, trials: int) -> tuple[list[float], float, float]:
-    """Part 1: start times of all trials, seconds from call to return, seconds of training as the trials count them."""
+def searched(folder: Path, data: str, trials: int) -> tuple[list[float], list[float], float, float]:
+    """Part 1: start times of all trials, the driver's CPU seconds at the end of each, wall time, time in training."""
     import search
+    from search.tasks import Journal
 
+    cpu: list[float] = []
+    write = Journal.write
+
+    def noting(journal: Journal, event: str, **content: Any) -> None:
+        if event == "record":
+            cpu.append(time.process_time())
+        write(journal, event, **content)
+
+    Journal.write = noting  # type: ignore[method-assign]
     space = folder / "tiny.py"
     space.write_text(SPACE)
     began = time.perf_counter()
@@ -63,7 +73,7 @@ def searched(folder: Path, data: str, trials: int) -> tuple[list[float], float, 
     lines = (folder / "results" / "many" / "journal.jsonl").read_text().splitlines()
     records = [event["record"] for event in map(json.loads, lines) if event["event"] == "record"]
     assert len(records) == trials, f"{len(records)} of {trials} trials were run"
-    return sorted(record["started"] for record in records), took, sum(record["seconds"] for record in records)
+    return sorted(record["started"] for record in records), cpu, took, sum(record["seconds"] for record in records)
 
 
 def specs(data: str, trials: int) -> list[dict[str, Any]]:
@@ -153,7 +163,7 @@ def main() -> None:
         folder = Path(name)
         os.chdir(folder)
         data = make_data(folder)
-        started, took, trained = searched(folder, data, options.trials)
+        started, cpu, took, trained = searched(folder, data, options.trials)
         rows = [(f"this project's search, {options.trials} trials", pace(started))]
         if options.plain:
             chosen = specs(data, options.plain)
@@ -164,10 +174,11 @@ def main() -> None:
             rows.append(("the same, an actor for each trial", pace(through_tune(folder, few, False))))
         alone = bare(specs(data, 50))
     print(f"\n{options.trials} trials in {took:.0f} s from call to return; {trained:.0f} s of that in training\n")
-    print("| trials | s per trial |\n|---|---|")
+    print("| trials | s per trial | CPU s per trial of the driver |\n|---|---|---|")
     for first in range(0, len(started) - 1, 100):
         last = min(first + 100, len(started) - 1)
-        print(f"| {first + 1} to {last} | {(started[last] - started[first]) / (last - first):.3f} |")
+        wall, own = ((clock[last] - clock[first]) / (last - first) for clock in (started, cpu))
+        print(f"| {first + 1} to {last} | {wall:.3f} | {own:.3f} |")
     print(f"\n| {SLOTS} slots | s per trial, wall | middle half | s of a slot | of these not training |")
     print("|---|---|---|---|---|")
     for what, (mean, low, high) in rows:

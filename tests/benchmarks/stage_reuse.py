@@ -1,4 +1,4 @@
-"""What stage re-use saves, measured: `python tests/benchmarks/stage_reuse.py [--trials 100]`.
+"""What stage re-use saves, measured: `python tests/benchmarks/stage_reuse.py [--trials 100] [--only features]`.
 
 1. The same list of recipes (full_combo on digits, as the sampler proposes them at random) trained with and without
    re-use, for 1 and for 6 children per start: epochs trained and wall time, one process.
@@ -164,8 +164,10 @@ def overhead() -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trials", type=int, default=100)
+    parser.add_argument("--only", choices=("store", "features", "lists"), help="one part of the three")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    overhead()
-    classifiers()
-    lists(options.trials)
+    parts = {"store": overhead, "features": classifiers, "lists": lambda: lists(options.trials)}
+    for name, part in parts.items():
+        if options.only in (None, name):
+            part()

@@ -12,10 +12,10 @@ import pytest
 
 from analysis import load, nominate
 from analysis.around import path, removals
-from analysis.record import Point, Record
+from analysis.record import NUMBERS, Point, Record
 from search import phases
 from search.agenda import Agenda, Journal, Limits, Task
-from search.ground import NUMBERS, Ground
+from search.ground import Ground
 from search.sampler import Sampler, SpaceExhausted
 from spaces.domain import Space, Stage, forbid, log_uniform, one_of
 from trainables.data import standard
@@ -586,8 +586,8 @@ def test_around_the_winner_there_is_a_way_down_to_the_baseline(tmp_path, whole):
     assert {task.seed for task in tasks} == {6000, 6001}
     trials = load.frame(world.agenda.records.values())
     steps = path(trials, winner=winner.plan.id)
-    assert list(steps["recipe"])[0] == world.agenda.known.ground.baseline.plan.id
-    assert list(steps["recipe"])[-1] == winner.plan.id
+    assert steps["recipe"].iloc[0] == world.agenda.known.ground.baseline.plan.id
+    assert steps["recipe"].iloc[-1] == winner.plan.id
     assert {unit for added in steps["added"] for unit in added} - {NUMBERS} == units
     gone = removals(trials, winner=winner.plan.id, margin=0.02)
     assert {row[0] for row in gone["removed"] if len(row) == 1} == units

@@ -26,7 +26,7 @@ from rich.console import Console
 
 import run_search
 import search
-from search import agenda
+from search import agenda, phases
 from search.conductor import Recorder
 from search.run import WORKER_ENVIRONMENT, Search, _interruptible
 from search.settings import Settings
@@ -70,8 +70,13 @@ class Broken:
         return loss
 '''
 
-SMALL = {"seeds": 2, "trials": 6, "epochs_scale": 0.1, "max_concurrent": 2}
-FLAGS = ["--seeds", "2", "--trials", "6", "--epochs-scale", "0.1", "--max-concurrent", "2"]
+SMALL = {
+    "seeds": 2, "trials": 6, "epochs_scale": 0.1, "max_concurrent": 2, "start_points": False, "check_seeds": 0,
+}  # fmt: skip
+FLAGS = [
+    "--seeds", "2", "--trials", "6", "--epochs-scale", "0.1", "--max-concurrent", "2",
+    "--no-start-points", "--no-checks",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -134,9 +139,9 @@ def finished(tmp_path_factory, store) -> Path:
     (place / "small.py").write_text(SPACE)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
-        patch.setattr(agenda, "ROUNDS", (1, 1, 2))
-        patch.setattr(agenda, "CONTENDERS", 2)
-        patch.setattr(agenda, "FINALISTS", 1)
+        patch.setattr(phases, "ROUNDS", (1, 1, 2))
+        patch.setattr(phases, "CONTENDERS", 2)
+        patch.setattr(phases, "FINALISTS", 1)
         arguments = ["--space", "small.py", *FLAGS, "--rung-score", "accuracy", "--rungs", "0.99", "--name", "whole"]
         assert run_search.main(arguments) == 0
     return place
@@ -208,7 +213,7 @@ def test_mlflow_has_the_search_its_recipes_and_their_trials(finished):
         assert run.data.metrics["final/accuracy"] == pytest.approx(record["metrics"]["final/accuracy"])
     assert {run.info.status for run in found} == {"FINISHED"}
     artifacts = {file.path for file in MlflowClient(f"sqlite:///{finished}/mlflow.db").list_artifacts(top)}
-    assert artifacts >= {"best.yaml", "conflicts.csv", "report.html", "space.py"}
+    assert artifacts >= {"best.yaml", "conflicts.csv", "conflicts.png", "report.html", "space.py"}
 
 
 def test_optuna_has_the_truth(finished):
@@ -221,19 +226,54 @@ def test_optuna_has_the_truth(finished):
     assert [trial for trial in study.trials if trial.user_attrs.get("arm") == "design"]
 
 
+@pytest.mark.slow
+def test_a_search_with_everything_and_then_more_of_it(place, monkeypatch, capsys):
+    monkeypatch.setattr(phases, "ROUNDS", (2, 1, 2))
+    monkeypatch.setattr(phases, "CONTENDERS", 2)
+    monkeypatch.setattr(phases, "FINALISTS", 1)
+    monkeypatch.setattr(phases, "TUNED", (1, 1, 1))
+    pair = "first/class_balanced×first/cost_sensitive"
+    flags = [*FLAGS[:8], "--tune-baseline", "--check-seeds", "2", "--check-full-length", "--primary", pair]
+    assert run_search.main(["--space", "small.py", *flags, "--name", "all"]) == 0
+    folder = place / "results" / "all"
+    records = journal(folder)
+    assert {record["arm"] for record in records.values()} >= {"tune", "design", "adaptive", "race", "confirm", "around"}
+    assert not [record for record in records.values() if record["outcome"] == "failed"]
+    assert (folder / "path.csv").is_file() and (folder / "removals.csv").is_file()
+    best = yaml.safe_load((folder / "best.yaml").read_text())
+    assert best["measured"]["length"] == "measured at 10 % of the final length"
+    assert "From the baseline up" in capsys.readouterr().out
+
+    assert run_search.main(["--resume", "all"]) == 0
+    assert "all is finished" in capsys.readouterr().out and journal(folder) == records
+    assert run_search.main(["--resume", "all", "--trials", "+2"]) == 0
+    more = {name for name in journal(folder) if name not in records}
+    assert {"adaptive-0006", "adaptive-0007"} <= more and not [name for name in more if name.startswith("design")]
+    assert Settings.stored("results", "all").trials == 8
+    before = journal(folder)
+    assert run_search.main(["--resume", "all", "--settle", "--settle-budget", "2"]) == 0
+    settled = {name: r for name, r in journal(folder).items() if name not in before}
+    assert {record["arm"] for record in settled.values()} <= {"design"}
+    assert len({run.data.tags["trial"] for run in runs(place, "all") if run.data.tags["level"] == "trial"}) == len(
+        journal(folder)
+    )
+
+
 def test_resuming_a_finished_search_runs_nothing_again(finished, monkeypatch, capsys):
     monkeypatch.chdir(finished)
-    monkeypatch.setattr(agenda, "ROUNDS", (1, 1, 2))
-    monkeypatch.setattr(agenda, "CONTENDERS", 2)
-    monkeypatch.setattr(agenda, "FINALISTS", 1)
+    monkeypatch.setattr(phases, "ROUNDS", (1, 1, 2))
+    monkeypatch.setattr(phases, "CONTENDERS", 2)
+    monkeypatch.setattr(phases, "FINALISTS", 1)
     folder = finished / "results" / "whole"
     before, runs_before = (folder / "journal.jsonl").read_text(), {run.info.run_id for run in runs(finished, "whole")}
     best = (folder / "best.yaml").read_text()
     assert run_search.main(["--resume", "whole"]) == 0
+    said = capsys.readouterr().out
+    assert "whole is finished: nothing is left to run" in said and "--resume whole --trials +50" in said
     assert (folder / "journal.jsonl").read_text() == before
     assert {run.info.run_id for run in runs(finished, "whole")} == runs_before
     assert (folder / "best.yaml").read_text() == best
-    assert "Best recipe" in capsys.readouterr().out
+    assert "Best recipe" in said
 
 
 def test_a_name_that_mlflow_knows_is_refused_and_leaves_nothing(finished, monkeypatch, capsys):

@@ -34,6 +34,12 @@ SPACE = Space(stages=[
 """
 
 
+EXPLAINED: list[str] = []
+"""What the first search handed to `--explain`."""
+
+FEW = ["--seeds", "1", "--no-race", "--no-start-points", "--no-checks", "--max-concurrent", "1"]
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
     """A directory with a space, a store of MLflow and a Ray; the same for all searches here."""
@@ -51,9 +57,10 @@ def stopped(place) -> Path:
     """A search by the command whose trials are tried as shortened plans, one at a time; its folder."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
-        arguments = ["--space", "small.py", "--name", "short", "--seeds", "1", "--trials", "10", "--no-race"]
+        arguments = ["--space", "small.py", "--name", "short", *FEW, "--trials", "10"]
         rule = ["--rung-score", "shortened", "--rungs", "0.34,0.67", "--reduction-factor", "3", "--explain"]
-        assert run_search.main([*arguments, *rule, "--max-concurrent", "1"]) == 0
+        patch.setattr(explain, "show_stop", lambda console, record: EXPLAINED.append(record.trial))
+        assert run_search.main([*arguments, *rule]) == 0
     return place / "results" / "short"
 
 
@@ -142,6 +149,7 @@ def test_another_process_opens_the_study_as_the_dashboard_does(stopped):
 
 def test_it_is_explained(stopped, place, capsys, monkeypatch):
     monkeypatch.chdir(place)
+    assert list(records(stopped)) == EXPLAINED
     assert explain.main([]) == 0
     out = capsys.readouterr().out
     found = {name: record for name, record in records(stopped).items() if record["arm"] == "adaptive"}
@@ -158,16 +166,20 @@ def test_it_is_explained(stopped, place, capsys, monkeypatch):
 
 
 def test_one_slot_and_one_seed_make_the_same_search(stopped, place, capsys, monkeypatch):
-    """Also with every stage from the store: what is re-used is judged as if it had been trained."""
+    """Also in two parts, and with every stage from the store: what is re-used is judged as if it had been trained."""
     monkeypatch.chdir(place)
-    more = {"seeds": 1, "trials": 10, "race": False, "max_concurrent": 1, "rung_score": "shortened"}
-    result = search.run("small.py", name="again", rungs=(0.34, 0.67), **more)
+    few = {"seeds": 1, "race": False, "start_points": False, "check_seeds": 0, "max_concurrent": 1}
+    rule = {"rung_score": "shortened", "rungs": (0.34, 0.67), "reduction_factor": 3.0}
+    result = search.run("small.py", name="again", trials=6, **few, **rule)
+    # its rungs hold what they held, its study and its starts go on
+    assert run_search.main(["--resume", "again", "--trials", "+4"]) == 0
     first, second = records(stopped), records(result.folder)
     assert list(first) == list(second)
     for name, record in second.items():
         for key in ("recipe", "seed", "outcome", "stop", "reason", "metrics", "curve"):
             assert record[key] == first[name][key], (name, key)
         assert record["epochs_trained"] == 0
+    assert any(record["stop"] for name, record in second.items() if name >= "adaptive-0006")
     assert "stopped at" not in capsys.readouterr().out  # unless --explain is given
 
 
@@ -193,12 +205,11 @@ def test_both_objectives_end_in_a_front(place, monkeypatch, capsys):
     images, rank = (digits.images * 15).astype(np.uint8), np.zeros(len(digits.target), dtype=int)
     for label in range(10):
         rank[digits.target == label] = np.arange((digits.target == label).sum())
-    splits = {"val": rank < 50, "test": (rank >= 50) & (rank < 55), "train": rank >= 55}
+    splits = {"val": rank < 50, "test": (rank >= 50) & (rank < 55), "train": (rank >= 55) & (rank < 75)}
     arrays = {f"x_{split}": images[rows] for split, rows in splits.items()}
     np.savez(place / "own.npz", **arrays, **{f"y_{split}": digits.target[rows] for split, rows in splits.items()})
     arguments = ["--space", "small.py", "--data", "npz:own.npz", "--name", "both", "--objective", "both"]
-    arguments += ["--children-per-start", "1"]
-    assert run_search.main([*arguments, "--seeds", "1", "--trials", "6", "--no-race", "--max-concurrent", "1"]) == 0
+    assert run_search.main([*arguments, *FEW, "--trials", "4", "--children-per-start", "1"]) == 0
     folder = place / "results" / "both"
     found = records(folder)
     # nothing is stopped where there are two

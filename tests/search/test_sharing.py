@@ -11,7 +11,7 @@ import torch
 
 from analysis.record import Record
 from search.agenda import Agenda, Journal, Limits, Task
-from search.design import make_design
+from search.ground import Ground
 from search.sampler import Sampler
 from spaces.domain import Space, Stage, one_of
 from trainables.data import standard
@@ -37,11 +37,11 @@ def keys(plan: Plan, seed: int) -> list[list[str]]:
 def agenda_of(folder: Path, store: StageStore) -> Agenda:
     folder.mkdir()
     sampler = Sampler(SPACE, standard("digits-lt"), 1.0, f"sqlite:///{folder}/optuna.db", "x", 0)
-    cells = make_design(SPACE, standard("digits-lt")).cells
+    ground = Ground(SPACE, standard("digits-lt"))
     assert store.shared_folder is not None
     leases = Leases(store.shared_folder / "leases")
     limits = Limits(seeds=1, trials=0, race=False)
-    return Agenda(cells, sampler, limits, Journal(folder / "journal.jsonl"), keys, store, leases=leases)
+    return Agenda(ground, sampler, limits, Journal(folder / "journal.jsonl"), keys, store, leases=leases)
 
 
 def train(store: StageStore, task: Task) -> int:
@@ -119,7 +119,7 @@ def test_two_searches_train_every_stage_once(tmp_path: Path) -> None:
         for name in ("one", "other")
     ]  # fmt: skip
     assert [search.wait() for search in searches] == [0, 0]
-    journals = [Journal(tmp_path / name / name / "journal.jsonl").read()[1] for name in ("one", "other")]
+    journals = [Journal(tmp_path / name / name / "journal.jsonl").records() for name in ("one", "other")]
     metrics = [{trial: record.metrics for trial, record in records.items()} for records in journals]
     assert metrics[0] == metrics[1]
     trained = sum(record.epochs_trained for records in journals for record in records.values())

@@ -193,6 +193,13 @@ def test_resuming_continues_the_same_runs(uri):
     assert search.info.status == "FINISHED"
 
 
+def test_what_only_tunes_checks_or_surrounds_leads_nothing(uri):
+    write(uri, trial("t0", 0.9, arm="tune"), trial("t1", 0.95, arm="around", recipe="r1", title="less"))
+    assert "best/accuracy" not in runs(uri, "search")["demo"].data.metrics
+    shown = runs(uri, "recipe")["r1"].data
+    assert shown.metrics["final/accuracy"] == 0.95 and shown.tags["arm_counted"] == "around"
+
+
 def test_a_trial_that_was_cut_off_while_it_was_written_is_completed(uri):
     write(uri, trial("t0"), trial("t1", seed=1))
     run_id = runs(uri, "trial")["t1"].info.run_id

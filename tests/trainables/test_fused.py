@@ -135,9 +135,9 @@ def test_a_trial_with_fused_members(make_plan, pipeline):
     assert all(torch.allclose(ends[0][name], ends[1][name], rtol=1e-2, atol=1e-3) for name in ends[0])
 
 
-def test_the_rule_decides_where_nothing_is_said(make_plan, pipeline):
+def test_auto_follows_the_rule(make_plan, pipeline):
     for batch_size, fused in ((16, True), (128, False)):
-        run = pipeline(btm(make_plan, batch_size=batch_size))
+        run = pipeline(btm(make_plan, batch_size=batch_size), numerics=Numerics(fused_members="auto"))
         run.advance()
         run.advance()
         assert isinstance(run._run, FusedRun) == fused

@@ -9,7 +9,7 @@ import torch
 
 from spaces.domain import Stage, trick
 from trainables.deployment import Deployment
-from trainables.trial import Trial, TrialSpec, cached_data, pick_device, pipeline_of
+from trainables.trial import Trial, TrialSpec, cached_data, folder_of, pick_device, pipeline_of
 
 PLANS = {
     "members": [
@@ -58,7 +58,7 @@ def finish(one: Trial) -> list[dict]:
     return results
 
 
-TIMES = ("seconds", "seconds_saved")
+TIMES = ("seconds", "seconds_saved", "memory")
 
 
 def timeless(result: dict) -> dict:
@@ -189,6 +189,13 @@ def test_shortened_stages_are_reused(config, trial, tmp_path):
         assert warm["payload"][name] == cold["payload"][name]
 
 
+def test_a_plan_that_cannot_be_shorter_is_trained_once(config, trial, make_plan):
+    plan = make_plan(Stage("a", epochs=1), Stage("b", epochs=1)).to_dict()
+    payload = finish(trial(config("classifier", plan=plan, **SHORT)))[-1]["payload"]
+    assert payload["epochs_trained"] == 2
+    assert not any("shortened" in point["metrics"] for point in payload["curve"])
+
+
 def test_a_shortened_plan_that_diverges_ends_the_trial(config, trial):
     last = finish(trial(config("wild", **SHORT)))[-1]
     assert (last["outcome"], last["done"], last["points"]) == ("diverged", True, [])
@@ -302,3 +309,18 @@ def test_on_images_that_are_not_balanced_the_share_that_is_right_is_told(config,
     assert realistic["metrics"]["final/lowest_recall"] == pytest.approx(recalls[:4].min())
     balanced = finish(trial(config("cosine")))[-1]["payload"]["metrics"]
     assert "final/image_accuracy" not in balanced
+
+
+def test_a_trial_asks_for_what_its_configuration_says():
+    ask = Trial.default_resource_request
+    assert ask({"cpus": 2, "gpus": 0.25}).bundles == [{"CPU": 2, "GPU": 0.25}]
+    assert ask({"cpus": 1, "gpus": 0.0}).bundles == ask({}).bundles == [{"CPU": 1}]
+
+
+def test_folders_of_tricks_that_lie_in_a_module_that_was_sent(tmp_path, monkeypatch):
+    (tmp_path / "brought_along" / "0").mkdir(parents=True)
+    (tmp_path / "brought_along" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert folder_of("brought_along:0") == str(tmp_path / "brought_along" / "0")
+    for place in ("/a/b", "C:/a", "my tricks", "a:b/c"):
+        assert folder_of(place) == place

@@ -15,7 +15,11 @@ from search.export import FORMAT
 from spaces.domain import Stage
 from trainables.train import main
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [
+    pytest.mark.timeout(600),
+    # of Ray about itself
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
 
 
 @pytest.fixture

@@ -151,6 +151,8 @@ def _data(data: Any) -> list[str]:
     shown = ", ".join(f"{count} {kind}" for kind, count in groups.items())
     size = "×".join(map(str, data.train_images.shape[-2:]))
     shift = f"random shift by up to {data.pad} pixels" if data.pad else "no shift"
+    if data.crop == "resized":
+        shift = "crops of random size and shape"
     return [
         "## Data",
         "",

@@ -119,7 +119,9 @@ class Network(nn.Module):
 
     def _autocast(self, device: torch.device) -> AbstractContextManager[object]:
         # where nothing is asked for, a caller's own autocast stays in force
-        return torch.autocast(device.type, torch.bfloat16) if self.precision == "bf16" else nullcontext()
+        # each weight is used once a pass, so nothing is lost without the cache, which a CUDA graph must not have
+        wanted = self.precision == "bf16"
+        return torch.autocast(device.type, torch.bfloat16, cache_enabled=False) if wanted else nullcontext()
 
     def classify(self, features: Tensor, blend: Blend | None = None, maps: Tensor | None = None) -> Outputs:
         """The head alone, on pooled features (B, D); a blend acts at "pool" or "logits"."""

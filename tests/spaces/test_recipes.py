@@ -1,0 +1,77 @@
+"""The published recipes: what is written in their papers, at any data set's length."""
+
+from __future__ import annotations
+
+import pytest
+
+from search.ground import Ground
+from spaces.recipes import published
+from trainables.data import standard
+from trainables.plan import build, check_space, defaults
+
+DATA = ("digits-lt", "cifar100-lt", "imagenet-lt")
+
+
+@pytest.mark.parametrize("data", DATA)
+@pytest.mark.parametrize("name", [recipe.name for recipe in published(0.1)])
+def test_it_can_be_trained_at_the_standard_length(name, data):
+    own = standard(data)
+    one = next(recipe for recipe in published(own.lr) if recipe.name == name)
+    assert set(one.labels) <= set(check_space(one.space, own))
+    plan = build(one.space, defaults(one.labels), own).plan
+    assert abs(plan.epochs - own.epochs) <= len(plan.stages), "the whole recipe has the standard length"
+    assert plan.stages[0].lr == own.lr
+
+
+def plan_of(name: str):
+    one = next(recipe for recipe in published(0.1) if recipe.name == name)
+    return build(one.space, defaults(one.labels), standard("cifar100-lt")).plan
+
+
+def tricks(stage) -> dict[str, dict]:
+    return {trick.name: dict(trick.numbers) for trick in stage.tricks}
+
+
+def test_bag_of_tricks():
+    first, second = plan_of("bag_of_tricks").stages
+    assert (first.epochs, second.epochs, second.carry) == (160, 40, "all")
+    assert tricks(first) == {"input_mixup": {"alpha": 1.0}}
+    assert set(tricks(second)) == {"input_mixup", "class_balanced", "cam_foreground"}
+
+
+def test_label_over_smoothing():
+    first, second = plan_of("label_over_smoothing").stages
+    assert (first.weight_decay, first.schedule, second.weight_decay) == (5e-3, "cosine", 0.0)
+    # lr 0.01 and 5e-4 in the paper
+    assert second.lr == pytest.approx(first.lr / 20) and second.carry == "weights"
+    assert tricks(second)["label_over_smoothing"]["delta"] == 0.98 and tricks(second)["classifier"]["reset"] is False
+
+
+def test_balanced_training_and_merging():
+    _, members, last = plan_of("balanced_merging").stages
+    assert members.members == 4 and tricks(members)["few_shot"]["n_c"] == 10 and "average" in tricks(members)
+    assert tricks(members)["input_mixup"]["alpha"] == 0.2 and set(tricks(last)) == {"classifier", "class_balanced"}
+
+
+def test_mislas_like():
+    first, second = plan_of("mislas").stages
+    assert "input_mixup" in tricks(first)
+    assert set(tricks(second)) == {"learnable_scale", "class_balanced", "label_aware_smoothing"}
+    # CIFAR-100-LT at imbalance 50 in its code: 0.3 and 0; the classifier learns at a fraction of the scales' rate
+    assert tricks(second)["label_aware_smoothing"]["head"] == 0.3
+    assert tricks(second)["learnable_scale"]["weight_lr"] == 0.2
+
+
+@pytest.mark.parametrize("place", range(5))
+def test_every_part_of_a_recipe_can_be_taken_away_again(place):
+    """What the search does around a winner, should a published recipe win."""
+    from spaces.domain import Space, Stage
+
+    ground = Ground(Space(stages=[Stage("only", length=1)]), standard("digits-lt"))
+    recipe = ground.published[place]
+    labels = ground.removable(recipe)
+    assert labels
+    for label in labels:
+        less = ground.without(recipe, [label])
+        assert label not in less.labels and less.plan.epochs == recipe.plan.epochs
+    assert ground.without(recipe, labels).title == "baseline"
