@@ -643,9 +643,10 @@ def _reduced(step: Cell, basis: Sequence[Cell]) -> Cell:
 
 
 def smallest_rests(table: Table, levels: Ints) -> Ints:
-    """Keep the recipes with the fewest other tricks: "alone"; in a fraction all."""
+    """Keep the recipes with the fewest other tricks: "alone"; in a fraction whose model holds all."""
     sizes = np.array([len(table.cells[i]) for i in levels[0]])
-    if not _is_matched(table, levels) or _fraction(table.cells, tuple(table.cells[levels[-1][0]])) is not None:
+    crossed = _fraction(table.cells, tuple(table.cells[levels[-1][0]]))
+    if not _is_matched(table, levels) or (crossed is not None and lack_of_fit(table, crossed) >= ADEQUATE):
         return levels
     return levels[:, sizes == sizes.min()]
 

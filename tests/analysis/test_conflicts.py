@@ -536,6 +536,8 @@ def test_a_fraction_with_an_interaction_of_three_gives_way_to_the_pairs_own_cell
         four = [mean[()], mean[row.a,], mean[row.b,], mean[row.a, row.b]]
         assert row.interaction == pytest.approx(four[3] - four[1] - four[2] + four[0], abs=1e-9)
         assert "judged by its own four cells: interactions of three tricks are shown in the fraction (p" in row.reason
+    alone = effects(trials).set_index("trick").effect
+    assert alone["c"] == pytest.approx(mean["c",] - mean[()], abs=1e-9)
     # the interaction of a, c and d would have stood for that of b and e, with which it is aliased
     verdicts = table.set_index(["a", "b"]).verdict
     assert verdicts["a", "b"] == "conflict" and verdicts["b", "e"] != "conflict"
