@@ -97,7 +97,7 @@ def test_a_space_file_that_is_none(place, capsys, content, sentence):
         (
             ["--rung-score", "loss"],
             "--rung-score must be one of accuracy, adjusted, class_means, shortened, got 'loss'",
-        ),  # noqa: E501
+        ),
         (["--tricks", "nowhere"], "--tricks nowhere: no such folder"),
         (["--imbalance", "1000"], "imbalance"),
         (["--output", "space.py/results"], "--output space.py/results: cannot write there (Not a directory)"),
