@@ -7,6 +7,15 @@ is in every block this is the difference within blocks; blocks that hold only so
 and single tricks, a diverged trial) sharpen what they speak of, and bring no bias, since their block effect is fitted.
 The working covariance only weighs; the variance of what comes out is estimated by cell, see `Noise`.
 
+**Fractions.** In a two-level fraction of resolution V no cell has its three partners. The mean, all effects and all
+pairs are orthogonal over its N runs, and a level of a pair (or of a trick) is what they predict for it *with the other
+tricks off*: Σ_t x_t(level)·β_t with β_t = Σ_c x_t(c)·μ(c)/N, interactions of three and more taken to be nothing. An
+average over the other tricks would give the same interaction, but lay the harm of a conflict with one of them at the
+door of every pair: tricks that gain 10 points alone and lose 27 together would look harmful beside everything. A harm
+has the variance 4kσ²/(N·r) with k tricks and r blocks: 1.25σ²/r in 16 runs of five, 2σ²/r in four cells of its own.
+Cells beside the fraction (tricks alone, which even half fractions lack) test that model: where it is shown not to hold,
+pairs are judged by their own four cells.
+
 **Fixed images.** Where every block is validated on the same images, a contrast z(i) of the images' mean correctness
 differs between images for two reasons: the cells treat image i differently (β), or trainings scatter (ε). What an
 interval for *new* images lacks is var(β)/n = max(0, var z(i) − what ε alone gives)/n, with ε from the scatter of the
@@ -37,6 +46,7 @@ Ints = NDArray[np.int64]
 Cell = frozenset[str]
 
 PRIOR_DF_MAX = 8.0  # beyond that, power hardly grows while tests of the noisiest cells become too bold
+ADEQUATE = 0.05  # below this p a fraction's model without interactions of three is not believed
 DEVIATION_FLOOR = 1e-3  # a tenth of a point: no training repeats closer, so identical cells are no evidence
 INTERACTION = np.array([1.0, -1.0, -1.0, 1.0])  # weights of the cells 00, 10, 01, 11
 ACCURACY_FLOOR = 1e-3  # before log-odds: recalls of zero count as 1e-3 in the means of trainables.metrics too
@@ -498,7 +508,9 @@ class Measured:
         log_odds: The same of the log-odds.
         lost: Seeds in which some of the cells diverged.
         problem: Why nothing may be claimed; "" if something may.
-        averaged_over: Settings of the other tricks over which each level is averaged.
+        averaged_over: Settings of the other tricks over which each level is averaged; in a fraction, the interaction.
+        unfit: P-value of the fraction's lack of fit, where that made these cells be judged by themselves; else 1.
+        fitted: Runs of the fraction whose fit gives the levels with the other tricks off; 0 where it is none.
         spread: Deviation of the interaction between these settings, NaN: unknown.
         images: Images of a val that is the same in every block; 0 where it is not, or their share is unknown.
     """
@@ -510,6 +522,8 @@ class Measured:
     lost: int
     problem: str
     averaged_over: int = 1
+    fitted: int = 0
+    unfit: float = 1.0
     spread: float = math.nan
     images: int = 0
 
@@ -519,7 +533,7 @@ def levels_of(table: Table, labels: tuple[str, ...]) -> Ints | None:
 
     Cells are matched in all other tricks. Where the table holds a two-level fraction that crosses the labels (see
     `_fraction`) and gives more cells, the recipes of each combination are taken whole, if they balance the other
-    tricks singly and in pairs.
+    tricks singly and in pairs; not where its model is shown not to hold (`lack_of_fit`) and matched cells are there.
 
     Returns:
         Row numbers (combinations, recipes), combinations in the order 0, 1 or 00, 10, 01, 11; None where the
@@ -527,6 +541,8 @@ def levels_of(table: Table, labels: tuple[str, ...]) -> Ints | None:
     """
     matched = _matched(table.cells, range(len(table.cells)), labels)
     crossed = _fraction(table.cells, labels)
+    if crossed is not None and matched is not None and lack_of_fit(table, crossed) < ADEQUATE:
+        return matched
     if crossed is None and matched is None:
         crossed = np.arange(len(table.cells))
     if crossed is not None:
@@ -590,6 +606,34 @@ def _fraction(cells: Sequence[Cell], labels: tuple[str, ...]) -> Ints | None:
     return np.array(sorted(row[cell] for cell in span)) if all(cell in row for cell in span) else None
 
 
+def lack_of_fit(table: Table, crossed: Ints) -> float:
+    """P-value of "cells beside a fraction are what its effects and pairs predict"; 1 where there are none.
+
+    With d the measured less the predicted means of m such cells, d = L·μ, F = dᵀ(L·Lᵀ)⁻¹d·r / (m·σ²) with m degrees of
+    freedom and those of the pooled variance. Cells of three tricks and more, or of other tricks, are left out.
+
+    Args:
+        table: the context.
+        crossed: rows of the fraction.
+    """
+    labels = sorted(set().union(*(table.cells[int(i)] for i in crossed)))
+    inside = set(crossed.tolist())
+    beside = [i for i, cell in enumerate(table.cells) if i not in inside and len(cell) <= 2 and cell <= set(labels)]
+    model = _signs([table.cells[int(i)] for i in crossed], labels)
+    if not beside or np.abs(model.T @ model - len(crossed) * np.eye(model.shape[1])).max() > 1e-9:
+        return 1.0
+    blocks = np.flatnonzero(np.isfinite(table.score[[*beside, *crossed]]).all(0))
+    sigma = table.noise.leaf + table.noise.start
+    if not len(blocks) or table.noise.pool_df < 1:
+        return 1.0
+    predicted = _signs([table.cells[i] for i in beside], labels) @ model.T / len(crossed)
+    means = table.score[:, blocks].mean(1)
+    gap = means[beside] - predicted @ means[crossed]
+    covariance = np.eye(len(beside)) + predicted @ predicted.T
+    statistic = float(gap @ np.linalg.solve(covariance, gap)) * len(blocks) / (len(beside) * sigma)
+    return float(special.fdtrc(len(beside), table.noise.pool_df, statistic))
+
+
 def _reduced(step: Cell, basis: Sequence[Cell]) -> Cell:
     """What is left of a step once the earlier ones have taken away their first labels."""
     for known in basis:
@@ -599,9 +643,10 @@ def _reduced(step: Cell, basis: Sequence[Cell]) -> Cell:
 
 
 def smallest_rests(table: Table, levels: Ints) -> Ints:
-    """Keep the recipes with the fewest other tricks: "alone"; in a fraction all."""
+    """Keep the recipes with the fewest other tricks: "alone"; in a fraction whose model holds all."""
     sizes = np.array([len(table.cells[i]) for i in levels[0]])
-    if not _is_matched(table, levels) or _fraction(table.cells, tuple(table.cells[levels[-1][0]])) is not None:
+    crossed = _fraction(table.cells, tuple(table.cells[levels[-1][0]]))
+    if not _is_matched(table, levels) or (crossed is not None and lack_of_fit(table, crossed) >= ADEQUATE):
         return levels
     return levels[:, sizes == sizes.min()]
 
@@ -619,6 +664,7 @@ class _Frame:
     levels: Ints  # (levels, recipes)
     columns: Ints  # blocks that count
     units: Ints  # unit of each, where blocks that share first stages are averaged
+    shares: Floats  # (levels, levels · recipes), of each recipe's mean in each level's
     fitted: Ints  # cells that help to fit the blocks
     by_units: bool
     blocks: Blocks
@@ -638,22 +684,48 @@ def _frame(table: Table, levels: Ints, contrasts: Floats) -> _Frame:
     stage = np.where(present, table.stage[cells], -1 - np.arange(len(cells))[:, None])
     used = stage[:, complete] if single else stage
     same = (used[:, None, :] == used[None, :, :]).mean(2) if used.shape[1] else np.eye(len(cells))
-    evenly = np.repeat(contrasts, levels.shape[1], axis=1) / levels.shape[1]
-    from_start = bool((np.einsum("ki,ij,kj->k", evenly, same, evenly) > 1e-9).any())
+    shares = _shares(table.cells, levels)
+    spread = contrasts @ shares
+    from_start = bool((np.einsum("ki,ij,kj->k", spread, same, spread) > 1e-9).any())
     by_level = used.reshape(*levels.shape, used.shape[1])
     n_first = min(len(np.unique(ids[ids >= 0])) for ids in by_level)
     n_seeds = len(complete) if single else int(present.sum(1).min())
 
     own = np.sort(cells)
     if not from_start and n_first < FEWEST_FIRST_STAGES:  # differences within these few first stages, and no others
-        return _Frame(levels, complete, complete, own, False, Blocks(n_seeds, n_seeds, n_first, from_start))
+        return _Frame(levels, complete, complete, shares, own, False, Blocks(n_seeds, n_seeds, n_first, from_start))
     if _repeats(stage):
         units = _independent_units(stage[:, complete])
         blocks = Blocks(len(complete), len(set(units)), n_first, from_start)
-        return _Frame(levels, complete, units, own, True, blocks)
+        return _Frame(levels, complete, units, shares, own, True, blocks)
     fitted = table.unrepeated
     columns = np.flatnonzero(finite[fitted].any(0))
-    return _Frame(levels, columns, columns, fitted, False, Blocks(n_seeds, n_seeds, n_first, from_start))
+    return _Frame(levels, columns, columns, shares, fitted, False, Blocks(n_seeds, n_seeds, n_first, from_start))
+
+
+def _shares(cells: Sequence[Cell], levels: Ints) -> Floats:
+    """How each level's mean is made of the recipes' means, (levels, levels · recipes), see the module.
+
+    Evenly of its own recipes; in a fraction, of all runs as the effects and pairs predict it with all else off.
+    """
+    evenly: Floats = np.kron(np.eye(len(levels)), np.full(levels.shape[1], 1 / levels.shape[1]))
+    own = [frozenset.intersection(*(cells[int(i)] for i in level)) for level in levels]
+    runs = [cells[int(i)] for i in levels.ravel()]
+    labels = sorted(set().union(*runs))
+    model = _signs(runs, labels)
+    if levels.shape[1] == 1 or model.shape[1] > len(runs):
+        return evenly
+    if len(runs) == 2 ** len(labels) or np.abs(model.T @ model - len(runs) * np.eye(model.shape[1])).max() > 1e-9:
+        return evenly
+    shares: Floats = _signs(own, labels) @ model.T / len(runs)
+    return shares
+
+
+def _signs(cells: Sequence[Cell], labels: Sequence[str]) -> Floats:
+    """Columns of ±1 of the mean, every label and every two labels, (cells, columns)."""
+    sign = np.array([[1.0 if label in cell else -1.0 for label in labels] for cell in cells])
+    pairs = [sign[:, i] * sign[:, j] for i, j in combinations(range(len(labels)), 2)]
+    return np.column_stack([np.ones(len(cells)), sign, *pairs])
 
 
 def _repeats(stage: Ints) -> bool:
@@ -700,24 +772,31 @@ def measure(table: Table, levels: Ints, contrasts: Floats, pair: tuple[str, str]
         lost=int((table.diverged[frame.levels.ravel()].sum(0) > 0).sum()),
         problem=problem,
         averaged_over=frame.levels.shape[1],
+        fitted=frame.levels.size if (frame.shares < 0).any() else 0,
+        unfit=_unfit(table, pair) if pair is not None and frame.levels.shape[1] == 1 else 1.0,
         spread=spread,
         images=table.correct.shape[2] if table.correct is not None and table.linear else 0,
     )
 
 
+def _unfit(table: Table, pair: tuple[str, str]) -> float:
+    crossed = _fraction(table.cells, pair)
+    return 1.0 if crossed is None else lack_of_fit(table, crossed)
+
+
 def _level_weights(table: Table, frame: _Frame) -> Floats:
     """Weights of every result in each level's mean, (levels, cells, blocks)."""
-    weights = np.zeros((len(frame.levels), *table.score.shape))
+    weights, rows = np.zeros((len(frame.levels), *table.score.shape)), frame.levels.ravel()
     if not frame.blocks.n_seeds:
         return weights
     if frame.by_units:
         share = 1 / (frame.blocks.n_units * np.bincount(frame.units)[frame.units])
-        for level, cells in enumerate(frame.levels):
-            weights[level][np.ix_(cells, frame.columns)] = share / len(cells)
+        for level, of_runs in enumerate(frame.shares):
+            weights[level][np.ix_(rows, frame.columns)] = of_runs[:, None] * share
     else:
         means = _fit(table, frame.fitted, frame.columns)
-        for level, cells in enumerate(frame.levels):
-            weights[level] = means[cells].mean(0)
+        for level, of_runs in enumerate(frame.shares):
+            weights[level] = np.tensordot(of_runs, means[rows], 1)
     return weights
 
 
@@ -853,8 +932,7 @@ def _problem(table: Table, frame: _Frame, weights: Floats) -> str:
             f"a claim about it needs at least {FEWEST_FIRST_STAGES}, however many later seeds share them"
         )
     own = np.zeros((len(weights), weights.shape[1]))
-    for level, cells in enumerate(frame.levels):
-        own[level, cells] = 1 / len(cells)
+    own[:, frame.levels.ravel()] = frame.shares
     per_block, per_cell = weights.sum(1), weights.sum(2)
     if np.abs(per_block - per_block[0]).max() > 1e-8 or np.abs(per_cell - own)[:, own.any(0)].max() > 1e-8:
         return "no chain of common seeds joins the cells, so that they cannot be compared within blocks"

@@ -6,10 +6,11 @@ For two tricks A and B, everything else equal, a design holds four cells: neithe
     interaction   I = μ11 − μ10 − μ01 + μ00
     harms         H = μ11 − μ10 (adding B to A)   and   μ11 − μ01 (adding A to B)
 
-**Estimator.** y(c, s) = μ(c) + block(s) + start(c, s) + leaf(c, s), fitted with free cells and blocks
-(`analysis.cells`): differences within blocks where every cell is in every block; with more blocks of baseline and
-single tricks than of pairs these sharpen every contrast. A first stage that cells share (``start``) cancels between
-them. In a two-level fraction a cell is the average of the runs that show it, balanced over all other tricks.
+**Estimator.** y(c, s) = μ(c) + block(s) + start(c, s) + leaf(c, s), fitted with free cells and blocks by
+`analysis.cells`: differences within blocks where every cell is in every block; with more blocks of baseline and single
+tricks than of pairs these sharpen every contrast. A first stage that cells share (``start``) cancels between them. In a
+two-level fraction the four cells are what its effects and pairs predict with all other tricks off; where cells beside
+it show that this does not hold, a pair is judged by its own four cells.
 
 **Noise.** Three to five blocks cannot estimate a variance, so all cells of a context lend theirs: half the variance of
 a difference of two cells over blocks estimates the pooled variance; its excess or lack in one cell's differences gives
@@ -155,14 +156,15 @@ def pairwise(
         One row per pair with a < b, sorted; effects and limits as fractions. Limits are unadjusted; ``_se`` and
         ``_df`` belong to them. ``mean_…`` are means at the average block, ``n_seeds`` the blocks with all four cells,
         ``n_seeds_alone`` those of the rarest of the other three. ``b_given_a`` is mean_11 − mean_10. ``averaged_over``
-        is the number of settings of the other tricks that each mean is an average of, ``spread`` the deviation of the
-        interaction between them (missing: one setting, or aliased). ``val_images`` counts the images of a val that is
-        the same in every block, ``images_share`` is their part of the interaction's variance. ``correlation`` is
-        that between cells of a block (see `block_correlation`). ``p_value`` and ``adjusted_p`` belong to the
-        verdict's own test (unresolved and compatible: the conflict's). ``excluded_harm`` is the smallest harm that a
-        one-sided interval still excludes (for both directions), ``more_seeds`` the further blocks that would settle
-        the pair with 80 % probability if the present estimates were true (0: settled; at most 100; missing: cannot
-        be said).
+        is the number of settings of the other tricks that each mean is an average of (in a fraction the interaction;
+        means, harms and effects alone are fitted with the other tricks off, see `analysis.cells`), ``spread`` the
+        deviation of the interaction between them (missing: one setting, or aliased). ``val_images`` counts the images
+        of a val that is the same in every block, ``images_share`` is their part of the interaction's variance.
+        ``correlation`` is that between cells of a block (see `block_correlation`). ``p_value`` and ``adjusted_p``
+        belong to the verdict's own test (unresolved and compatible: the conflict's). ``excluded_harm`` is the smallest
+        harm that a one-sided interval still excludes (for both directions), ``more_seeds`` the further blocks that
+        would settle the pair with 80 % probability if the present estimates were true (0: settled; at most 100;
+        missing: cannot be said).
 
     Raises:
         ValueError: a column is missing, no design rows, one block only, a metric of the test split, a value outside
@@ -825,9 +827,19 @@ def _caveats(pair: _Pair, verdict: str) -> str:
             "four cells and three blocks hardly tell which cell is noisier: 95 % intervals of harms may hold 88 %"
         )
     if not pair.problem and found.averaged_over > 1:
-        words.append(f"an average over {found.averaged_over} settings of the other tricks")
+        words.append(
+            f"fitted to {found.fitted} runs of a fraction with the other tricks off, the interaction an average over "
+            f"{found.averaged_over} settings of them"
+            if found.fitted
+            else f"an average over {found.averaged_over} settings of the other tricks"
+        )
         if not math.isnan(found.spread):
             words[-1] += f", between which the interaction varies by {_points(found.spread)} points"
+    if not pair.problem and found.unfit < 1:
+        words.append(
+            "judged by its own four cells: interactions of three tricks are shown in the fraction "
+            f"(p {'< 0.001' if found.unfit < 0.001 else f'= {found.unfit:.3f}'})"
+        )
     for label, ratio in zip((pair.a, pair.b), pair.longer, strict=True):
         if ratio > 1.05 or ratio < 0.95:
             words.append(f"trials with {label} were trained {ratio:.1f} times as long as those without")

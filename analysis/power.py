@@ -6,9 +6,13 @@ labels alone (K = k + 1 cells), the two-way fit of `analysis.conflicts` has
     var H = σ²·[(1 + 1/K)/r + (1 − 1/K)/(r + e)]        a harm, 2σ²/r at e = 0
     var I = σ²·[(1 + 1/K)/r + (3 − 1/K)/(r + e)]        the interaction, 4σ²/r at e = 0
 
-and in a two-level fraction of N runs a block, where each of the four cells is an average of N/4 runs,
+in all N = 2ᵏ combinations a block, where each of the four cells is an average of N/4 runs,
 
     var H = 8σ²/(N·r)        var I = 16σ²/(N·r)
+
+and in a fraction of these, whose fit gives the cells with the other tricks off,
+
+    var H = 4kσ²/(N·r)       var I = 16σ²/(N·r)
 
 Source: the variances follow from the normal equations; noncentral t as in Cohen 1988, "Statistical Power Analysis".
 """
@@ -81,7 +85,7 @@ def detectable(
     1.60 1.99 1.19
     >>> fraction = detectable(n_pairs=15, blocks=3, sd=0.005, n_labels=6, factorial_runs=32)
     >>> print(" ".join(f"{100 * value:.2f}" for value in fraction))
-    0.53 0.69 0.41
+    0.92 0.69 0.73
     """
     _check(n_pairs, blocks, extra_blocks, sd, level, n_labels, factorial_runs, power, q)
     var_harm, var_interaction, correlation = _variances(blocks, extra_blocks, n_labels, factorial_runs)
@@ -100,7 +104,9 @@ def detectable(
 def _variances(blocks: int, extra: int, labels: int, runs: int | None) -> tuple[float, float, float]:
     """Variance of a harm and of the interaction at σ = 1, and the correlation of the two harms."""
     if runs is not None:
-        return 8 / (runs * blocks), 16 / (runs * blocks), 0.5
+        # the harms of a fraction have the pair's own term in common: 4σ²/(N·r) of 4kσ²/(N·r)
+        whole = runs >= 2**labels
+        return (8 if whole else 4 * labels) / (runs * blocks), 16 / (runs * blocks), 0.5 if whole else 1 / labels
     core = labels + 1
     both, alone = (1 + 1 / core) / blocks, 1 / (blocks + extra)
     harm = both + (1 - 1 / core) * alone

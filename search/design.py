@@ -7,8 +7,10 @@ Three kinds of design:
 
 - **pairs**: the baseline, every screened label alone, every pair of them;
 - **factorial**: a fraction of all combinations of the labels that can be freely crossed, in which no effect and no
-  pair is aliased with another effect or pair (`search.fractions`); every run serves every pair. Labels that cannot
-  be crossed with all the others keep the cells of their pairs. The default from five such labels on;
+  pair is aliased with another effect or pair (`search.fractions`); every run serves every pair. Beside it run the
+  labels alone and the pairs that it lacks: they tell whether interactions of three are as small as it takes them to
+  be, and stand in for it where they are not. Labels that cannot be crossed with all the others keep the cells of
+  their pairs. The default from five such labels on;
 - **list:FILE**: cells written by hand.
 
 What a label's 0 level is depends on where it sits:
@@ -291,7 +293,9 @@ def _paired(builder: _Builder, homes: Sequence[Home], crossed: Sequence[Home]) -
     fractional = []
     if made is not None:
         by_label = {h.label: h for h in crossed}
-        fractional = [builder.cell(crossed, [by_label[label] for label in run]) for run in made.runs]
+        # what the fraction lacks of the baseline, tricks alone and pairs tells whether its model holds
+        plain = [run for size in (1, 2) for run in combinations(made.labels, size) if run not in set(made.runs)]
+        fractional = [builder.cell(crossed, [by_label[label] for label in run]) for run in (*made.runs, *plain)]
     baseline = cells.pop(("", ()), None) or builder.cell((), ())
     # where nothing else is compared with the plain baseline, the fraction's own is it
     alone = not any(cell.context == "" for cell in cells.values())

@@ -51,8 +51,15 @@ def words(design: Design, seeds: int) -> Iterator[str]:
             yield (
                 "No trick alone and no pair is aliased with another trick or pair (checked over all of them). A pair "
                 f"is measured together with interactions of {order} tricks and more (A × B with "
-                f"{' × '.join(sorted(letters[label] for label in other))}), which are taken to be small, and averaged "
-                "over the other tricks being on and off: a trick in conflict with one of them looks worse beside all."
+                f"{' × '.join(sorted(letters[label] for label in other))}), which are taken to be small; its harms are "
+                "those with the other tricks off, fitted to all runs."
+            )
+        crossed = sum(cell.context.split("+")[0] == FACTORIAL for cell in design.cells)
+        beside = crossed - len(design.fraction.runs)
+        if beside:
+            yield (
+                f"{beside} cells beside it (tricks alone, pairs that it lacks) tell whether these are small; "
+                "where they are not, each pair is judged by its own four cells."
             )
         others = [cell for cell in design.cells if cell.context.split("+")[0] != FACTORIAL]
         rest = sum(1 for cell in others if cell.context or cell.tricks)

@@ -11,6 +11,7 @@ from statsmodels.stats.anova import anova_lm
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
+from analysis import cells
 from analysis.conflicts import (
     at_looks,
     benjamini_hochberg,
@@ -482,13 +483,87 @@ def test_resolution_v_fraction_uses_balanced_cells():
         assert row.interaction == pytest.approx(4 * fit.params[f"{row.a}:{row.b}"], abs=1e-9)
     assert [(row.a, row.b) for row in table.itertuples() if row.verdict == "conflict"] == [("a", "b")]
     assert len(effects(trials)) == 5
+    # harms, effects alone and means are the fit's with all else off, errors those of the fit but for moderation
+    off = dict.fromkeys("abcde", -1.0)
+    for row in table.itertuples():
+        four = [off, off | {row.a: 1.0}, off | {row.b: 1.0}, off | {row.a: 1.0, row.b: 1.0}]
+        cells = [fit.predict(pd.DataFrame([cell | {"seed": seed} for seed in (0, 1, 2)])).mean() for cell in four]
+        assert [row.mean_00, row.mean_10, row.mean_01, row.mean_11] == pytest.approx(cells, abs=1e-9)
+        assert row.b_given_a == pytest.approx(cells[3] - cells[1], abs=1e-9)
+        assert row.alone_a == pytest.approx(cells[1] - cells[0], abs=1e-9)
+        assert row.b_given_a_se == pytest.approx((4 * 5 * fit.scale / 48) ** 0.5, rel=0.35)
+    alone = effects(trials).set_index("trick")
+    assert alone.loc["a", "effect"] == pytest.approx(table.iloc[0].alone_a, abs=1e-9)
+
+
+def test_a_conflict_in_a_fraction_is_not_laid_at_other_pairs_door():
+    # 10 points alone, −27 together: averaged over each other both lose 3.5 points beside every trick
+    rng = np.random.default_rng(6)
+    gains = {"a": 0.10, "b": 0.10, "c": 0.02, "d": 0.02, "e": 0.0}
+    cells = [cell for n in (0, 2, 4) for cell in combinations("abcde", n)]
+    truth = {cell: 0.6 + sum(gains[t] for t in cell) - 0.27 * ({"a", "b"} <= set(cell)) for cell in cells}
+    table = pairwise(rows({cell: mean + rng.normal(0, 0.005, 5) for cell, mean in truth.items()}), margin=0.02)
+    verdicts = table.set_index(["a", "b"]).verdict
+    assert verdicts["a", "b"] == "conflict" and table.iloc[0].sign_flip
+    assert set(verdicts.drop(index=("a", "b"))) == {"compatible"}
+    assert "fitted to 16 runs of a fraction with the other tricks off" in table.iloc[0].reason
+    assert table.iloc[0].b_given_a == pytest.approx(-0.17, abs=0.01)
+
+
+def beside(rng, three_way=0.0, blocks=5, deviation=0.01):
+    """16 runs of five tricks and the tricks alone; a pair, and where asked an interaction of three."""
+    gains = dict(zip("abcde", (0.05, 0.04, 0.02, -0.01, 0.0), strict=True))
+    cells = [cell for n in (0, 1, 2, 4) for cell in combinations("abcde", n)]
+    truth = {
+        cell: 0.6 + sum(gains[t] for t in cell) - 0.05 * ({"a", "b"} <= set(cell))
+        - three_way * ({"a", "c", "d"} <= set(cell))
+        for cell in cells
+    }  # fmt: skip
+    return rows({cell: mean + rng.normal(0, deviation, blocks) for cell, mean in truth.items()})
+
+
+def test_a_fraction_whose_model_holds_is_believed():
+    rng = np.random.default_rng(8)
+    refused = [pairwise(beside(rng)).averaged_over.eq(1).all() for _ in range(150)]
+    assert 1 <= sum(refused) <= 15  # 5 % of 150 is 7.5
+
+
+def test_a_fraction_with_an_interaction_of_three_gives_way_to_the_pairs_own_cells():
+    trials = beside(np.random.default_rng(9), three_way=0.12)
+    table = pairwise(trials, margin=0.02)
+    mean = {tricks: group[METRIC].mean() for tricks, group in trials.groupby("tricks")}
+    for row in table.itertuples():
+        four = [mean[()], mean[row.a,], mean[row.b,], mean[row.a, row.b]]
+        assert row.interaction == pytest.approx(four[3] - four[1] - four[2] + four[0], abs=1e-9)
+        assert "judged by its own four cells: interactions of three tricks are shown in the fraction (p" in row.reason
+    alone = effects(trials).set_index("trick").effect
+    assert alone["c"] == pytest.approx(mean["c",] - mean[()], abs=1e-9)
+    # the interaction of a, c and d would have stood for that of b and e, with which it is aliased
+    verdicts = table.set_index(["a", "b"]).verdict
+    assert verdicts["a", "b"] == "conflict" and verdicts["b", "e"] != "conflict"
+
+
+def test_the_lack_of_fit_is_that_of_least_squares_on_all_cells():
+    """With equal noise, the statistic is the classical one: residual beyond the pairs' model over pure error."""
+    trials = beside(np.random.default_rng(10), three_way=0.03)
+    table = cells.tables(trials, METRIC)[0]
+    crossed = np.array([i for i, cell in enumerate(table.cells) if len(cell) != 1])
+    coded = {t: [2.0 * (t in cell) - 1 for cell in trials.tricks] for t in "abcde"}
+    fit_on = trials.assign(y=trials[METRIC], cell=trials.tricks.map("".join), **coded)
+    small = ols("y ~ (a + b + c + d + e) ** 2 + C(seed)", fit_on).fit()
+    large = ols("y ~ C(cell) + C(seed)", fit_on).fit()
+    f = (small.ssr - large.ssr) / 5 / (table.noise.leaf + table.noise.start)
+    assert cells.lack_of_fit(table, crossed) == pytest.approx(stats.f.sf(f, 5, large.df_resid), rel=1e-6)
 
 
 def test_a_fraction_is_found_among_the_cells_of_other_pairs():
     rng = np.random.default_rng(4)
     fraction = factorial(rng, "abcde", keep=lambda cell: len(cell) % 2 == 1)  # holds every single, but not the baseline
     more = [(), ("x",), ("a", "x"), ("b", "x"), ("a", "b")]
-    both = pd.concat([fraction, rows({cell: 0.6 + rng.normal(0, 0.004, 3) for cell in more})], ignore_index=True)
+    # what the fraction's own truth says of them, and nothing for x
+    truth = {cell: 0.6 + 0.01 * len(set(cell) - {"x"}) - 0.06 * ({"a", "b"} <= set(cell)) for cell in more}
+    others = rows({cell: mean + rng.normal(0, 0.004, 3) for cell, mean in truth.items()})
+    both = pd.concat([fraction, others], ignore_index=True)
     alone, among = pairwise(fraction), pairwise(both)
     crossed = among[~among.b.eq("x")].reset_index(drop=True)
     names = ["interaction", "b_given_a", "a_given_b", "averaged_over"]
@@ -524,7 +599,7 @@ def test_spread_over_the_other_tricks():
     assert row.interaction == pytest.approx(-0.04, abs=0.001)
     assert row.spread == pytest.approx(0.02, abs=0.001)
     assert (
-        "an average over 8 settings of the other tricks, between which the interaction varies by 2.0 points"
+        "the interaction an average over 8 settings of them, between which the interaction varies by 2.0 points"
         in row.reason
     )
     whole = {cell: 0.6 - 0.02 * ({"a", "b"} <= set(cell)) - 0.04 * ({"a", "b", "c"} <= set(cell))

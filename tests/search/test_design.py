@@ -220,6 +220,7 @@ def blocks(design: Design, seeds: int) -> dict[tuple[str, ...], list[int]]:
     return found
 
 
+NAMES = ("cost_sensitive", "class_balanced", "input_mixup", "cutout", "ema")
 FIVE = Space(
     stages=[Stage("first", length=1, choose=[
         one_of(None, "cost_sensitive"), one_of(None, "class_balanced"), one_of(None, "input_mixup"),
@@ -272,14 +273,26 @@ def test_primary_pairs_join_the_further_blocks():
 def test_five_freely_crossable_labels_make_a_factorial():
     design = make_design(FIVE, STANDARD)
     assert design.kind == "factorial" and str(design.fraction) == "resolution V, 16 runs, generator E = ABCD"
-    # the sixteen combinations of an even number of labels; nothing on is the baseline, which is not run twice
-    even = {tuple(sorted(some)) for size in (0, 2, 4) for some in combinations(FIVE.screen, size)}
-    assert {cell.tricks for cell in design.cells} == even and len(design.cells) == 16
+    # the sixteen combinations of an even number of labels, and the labels alone beside them; the baseline is there once
+    cells = {tuple(sorted(some)) for size in (0, 1, 2, 4) for some in combinations(FIVE.screen, size)}
+    assert {cell.tricks for cell in design.cells} == cells and len(design.cells) == 21
     assert {cell.context for cell in design.cells} == {"factorial"}
     assert design.cells[0].title == "baseline" and design.impossible == ()
     assert design.pairs == tuple(sorted(tuple(sorted(pair)) for pair in combinations(FIVE.screen, 2)))
-    assert Counter(block for block, _ in design.runs(3)) == {0: 16, 1: 16, 2: 16}
+    assert Counter(block for block, _ in design.runs(3)) == {0: 21, 1: 21, 2: 21}
     assert all(set(cell.recipe.labels) == set(cell.tricks) for cell in design.cells)
+
+
+def test_beside_a_fraction_runs_what_it_lacks_of_plain_cells():
+    names = (*(f"first/{name}" for name in NAMES), "second/cost_sensitive", "second/class_balanced", "second/ema")
+    eight = Space(
+        stages=[FIVE.stages[0], Stage("second", length=1, choose=[one_of(None, n[7:]) for n in names[5:]])],
+        screen=names,
+    )
+    design = make_design(eight, STANDARD)
+    assert design.fraction is not None and len(design.fraction.runs) == 64
+    plain = [cell.tricks for cell in design.cells if len(cell.tricks) < 3]
+    assert len(plain) == len(set(plain)) == 1 + 8 + 28
 
 
 def test_four_labels_make_pairs_unless_a_factorial_is_asked_for():
@@ -342,7 +355,7 @@ def test_the_default_space_as_a_factorial():
         "classifier",
     }  # fmt: skip
     assert Counter(cell.context for cell in design.cells) == {
-        "": 1, "factorial+balanced": 16, "deferred": 8, "balanced+deferred": 4,
+        "": 1, "factorial+balanced": 21, "deferred": 8, "balanced+deferred": 4,
     }  # fmt: skip
     assert {cell.recipe.plan.epochs for cell in design.cells if cell.context == "factorial+balanced"} == {34}
     assert [(pair.a, pair.b) for pair in design.impossible] == [("classifier", "deferred/class_balanced")]

@@ -37,8 +37,9 @@ def test_pairs_and_primaries_have_their_own_families():
 def test_a_factorial_shows_more_than_its_pairs_would():
     factorial, pairs = (prospects(make_design(SPACE, STANDARD, kind=kind), 5, 0.01)[0] for kind in (None, "pairs"))
     assert factorial.pairs == "others in the factorial" and factorial.count == 10
-    # 16 runs a block: four of each cell
-    assert factorial.shown.harm < 0.6 * pairs.shown.harm
+    # a harm's variance is 20/16 of σ² a block, not 2 of it; the interaction's 16/16, not 4
+    assert factorial.shown.harm < 0.9 * pairs.shown.harm
+    assert factorial.shown.interaction < 0.6 * pairs.shown.interaction
     assert factorial.shown == detectable(n_pairs=10, blocks=5, sd=0.01, n_labels=5, factorial_runs=16)
 
 
@@ -88,6 +89,7 @@ def test_the_sentences_of_a_factorial():
     assert "Factorial of A representation/cost_sensitive, B representation/class_balanced" in text
     assert "resolution V, 16 runs, generator E = ABCD, each block." in text
     assert "interactions of 3 tricks and more (A × B with C × D × E)" in text
+    assert "5 cells beside it (tricks alone, pairs that it lacks)" in text
     assert "12 further cells" in text
     assert "a trial's noise within its block is 1.0 points on digits-lt" in text
 
