@@ -75,9 +75,7 @@ def length(epochs: Sequence[int], blocks: int, processes: int) -> None:
     """The pair at several lengths."""
     print(f"{' × '.join(PAIR)} in one stage of {DATA}, {blocks} seed blocks; points of accuracy, 95 % intervals;")
     print("second added: class_balanced to cost_sensitive\n")
-    print(
-        "| epochs | neither | cost_sensitive | class_balanced | both | interaction | added to cost_sensitive | verdict |"
-    )
+    print("| epochs | neither | cost_sensitive | class_balanced | both | interaction | second added | verdict |")
     print("|---|---|---|---|---|---|---|---|")
     for each in epochs:
         trials = measured([(), PAIR[:1], PAIR[1:], PAIR], each, range(blocks), processes)
