@@ -19,6 +19,9 @@ from trainables.plan import Plan, build, defaults
 
 CPU = torch.device("cpu")
 
+collect_ignore_glob = ["benchmarks/tricks/*"]
+"""A trick that is looked through for doctests would be one of the gallery from then on."""
+
 
 @pytest.fixture(autouse=True, scope="session")
 def one_thread() -> None:
