@@ -127,6 +127,9 @@ def tables(trials: pd.DataFrame, metric: str, arm: str = "design") -> list[Table
                 f"{metric} and, where present, outcome, context, correct, split_seed and epochs"
             )
     design = trials[trials["arm"] == arm]
+    if "outcome" in design.columns:
+        # a worker that was lost says nothing about the tricks: their cell is missing in that block
+        design = design[design["outcome"] != "failed"]
     if design.empty:
         arms = sorted({str(name) for name in trials["arm"]})
         raise ValueError(
@@ -510,6 +513,8 @@ class Measured:
         problem: Why nothing may be claimed; "" if something may.
         averaged_over: Settings of the other tricks over which each level is averaged; in a fraction, the interaction.
         unfit: P-value of the fraction's lack of fit, where that made these cells be judged by themselves; else 1.
+        unfinished: Cells of the fraction that hardly ever finished, where that made these cells be judged by
+            themselves; else 0.
         fitted: Runs of the fraction whose fit gives the levels with the other tricks off; 0 where it is none.
         spread: Deviation of the interaction between these settings, NaN: unknown.
         images: Images of a val that is the same in every block; 0 where it is not, or their share is unknown.
@@ -526,6 +531,7 @@ class Measured:
     unfit: float = 1.0
     spread: float = math.nan
     images: int = 0
+    unfinished: int = 0
 
 
 def levels_of(table: Table, labels: tuple[str, ...]) -> Ints | None:
@@ -533,7 +539,8 @@ def levels_of(table: Table, labels: tuple[str, ...]) -> Ints | None:
 
     Cells are matched in all other tricks. Where the table holds a two-level fraction that crosses the labels (see
     `_fraction`) and gives more cells, the recipes of each combination are taken whole, if they balance the other
-    tricks singly and in pairs; not where its model is shown not to hold (`lack_of_fit`) and matched cells are there.
+    tricks singly and in pairs; not where its model is shown not to hold (`lack_of_fit`) or one of its cells hardly ever
+    finished, and matched cells are there.
 
     Returns:
         Row numbers (combinations, recipes), combinations in the order 0, 1 or 00, 10, 01, 11; None where the
@@ -541,7 +548,7 @@ def levels_of(table: Table, labels: tuple[str, ...]) -> Ints | None:
     """
     matched = _matched(table.cells, range(len(table.cells)), labels)
     crossed = _fraction(table.cells, labels)
-    if crossed is not None and matched is not None and lack_of_fit(table, crossed) < ADEQUATE:
+    if crossed is not None and matched is not None and not _believed(table, crossed):
         return matched
     if crossed is None and matched is None:
         crossed = np.arange(len(table.cells))
@@ -606,6 +613,16 @@ def _fraction(cells: Sequence[Cell], labels: tuple[str, ...]) -> Ints | None:
     return np.array(sorted(row[cell] for cell in span)) if all(cell in row for cell in span) else None
 
 
+def _believed(table: Table, crossed: Ints) -> bool:
+    """Whether a fraction can be fitted, and its model is not shown to be wrong."""
+    return not _lost_cells(table, crossed) and lack_of_fit(table, crossed) >= ADEQUATE
+
+
+def _lost_cells(table: Table, crossed: Ints) -> int:
+    """Cells of a fraction without which it cannot be fitted: finished in fewer than two blocks."""
+    return int((np.isfinite(table.score[crossed]).sum(1) < FEWEST_BLOCKS).sum())
+
+
 def lack_of_fit(table: Table, crossed: Ints) -> float:
     """P-value of "cells beside a fraction are what its effects and pairs predict"; 1 where there are none.
 
@@ -646,7 +663,7 @@ def smallest_rests(table: Table, levels: Ints) -> Ints:
     """Keep the recipes with the fewest other tricks: "alone"; in a fraction whose model holds all."""
     sizes = np.array([len(table.cells[i]) for i in levels[0]])
     crossed = _fraction(table.cells, tuple(table.cells[levels[-1][0]]))
-    if not _is_matched(table, levels) or (crossed is not None and lack_of_fit(table, crossed) >= ADEQUATE):
+    if not _is_matched(table, levels) or (crossed is not None and _believed(table, crossed)):
         return levels
     return levels[:, sizes == sizes.min()]
 
@@ -761,7 +778,11 @@ def measure(table: Table, levels: Ints, contrasts: Floats, pair: tuple[str, str]
     accuracy = _estimate(table, table.noise, frame, of_contrasts, score, DEVIATION_FLOOR, images[0])
     of_odds = _estimate(table, table.noise_log_odds, frame, of_contrasts, odds, 4 * DEVIATION_FLOOR, images[1])
     problem = _problem(table, frame, weights)
-    spread = math.nan
+    spread, unfit, unfinished = math.nan, 1.0, 0
+    crossed = _fraction(table.cells, pair) if pair is not None and frame.levels.shape[1] == 1 else None
+    if crossed is not None:
+        unfinished = _lost_cells(table, crossed)
+        unfit = lack_of_fit(table, crossed)
     if pair is not None and not problem:
         spread = _spread(table, frame, pair, float(accuracy.error[(contrasts == INTERACTION).all(1)][0]))
     return Measured(
@@ -773,15 +794,11 @@ def measure(table: Table, levels: Ints, contrasts: Floats, pair: tuple[str, str]
         problem=problem,
         averaged_over=frame.levels.shape[1],
         fitted=frame.levels.size if (frame.shares < 0).any() else 0,
-        unfit=_unfit(table, pair) if pair is not None and frame.levels.shape[1] == 1 else 1.0,
+        unfit=unfit if unfit < ADEQUATE else 1.0,
         spread=spread,
         images=table.correct.shape[2] if table.correct is not None and table.linear else 0,
+        unfinished=unfinished,
     )
-
-
-def _unfit(table: Table, pair: tuple[str, str]) -> float:
-    crossed = _fraction(table.cells, pair)
-    return 1.0 if crossed is None else lack_of_fit(table, crossed)
 
 
 def _level_weights(table: Table, frame: _Frame) -> Floats:
