@@ -626,8 +626,9 @@ def _lost_cells(table: Table, crossed: Ints) -> int:
 def lack_of_fit(table: Table, crossed: Ints) -> float:
     """P-value of "cells beside a fraction are what its effects and pairs predict"; 1 where there are none.
 
-    With d the measured less the predicted means of m such cells, d = L·μ, F = dᵀ(L·Lᵀ)⁻¹d·r / (m·σ²) with m degrees of
-    freedom and those of the pooled variance. Cells of three tricks and more, or of other tricks, are left out.
+    With d the measured less the predicted means of m such cells over r blocks, d = L·μ and V the working covariance of
+    the cells of a block (σ²·1 where no first stage is shared), F = dᵀ(L·V·Lᵀ)⁻¹d·r / m with m degrees of freedom and
+    those of the pooled variance. Cells of three tricks and more, or of other tricks, are left out.
 
     Args:
         table: the context.
@@ -639,16 +640,24 @@ def lack_of_fit(table: Table, crossed: Ints) -> float:
     model = _signs([table.cells[int(i)] for i in crossed], labels)
     if not beside or np.abs(model.T @ model - len(crossed) * np.eye(model.shape[1])).max() > 1e-9:
         return 1.0
-    blocks = np.flatnonzero(np.isfinite(table.score[[*beside, *crossed]]).all(0))
-    sigma = table.noise.leaf + table.noise.start
-    if not len(blocks) or table.noise.pool_df < 1:
+    rows = np.array([*beside, *crossed])
+    blocks = np.flatnonzero(np.isfinite(table.score[rows]).all(0))
+    noise = table.noise
+    if not len(blocks) or noise.pool_df < 1:
         return 1.0
     predicted = _signs([table.cells[i] for i in beside], labels) @ model.T / len(crossed)
-    means = table.score[:, blocks].mean(1)
-    gap = means[beside] - predicted @ means[crossed]
-    covariance = np.eye(len(beside)) + predicted @ predicted.T
-    statistic = float(gap @ np.linalg.solve(covariance, gap)) * len(blocks) / (len(beside) * sigma)
-    return float(special.fdtrc(len(beside), table.noise.pool_df, statistic))
+    gaps = np.hstack([np.eye(len(beside)), -predicted])
+    stage = table.stage[np.ix_(rows, blocks)]
+    same = (stage[:, None] == stage[None]).mean(2)
+    between = noise.start * gaps @ same @ gaps.T
+    covariance = between + noise.leaf * gaps @ gaps.T
+    gap = gaps @ table.score[np.ix_(rows, blocks)].mean(1)
+    statistic = float(gap @ np.linalg.solve(covariance, gap)) * len(blocks) / len(beside)
+    # as Satterthwaite's, by what first stages have of the covariance
+    share = float(np.trace(np.linalg.solve(covariance, between))) / len(beside)
+    shared = bool((same.sum(1) > 1).any())
+    df = 1 / (share**2 / max(noise.start_df, 1.0) + (1 - share) ** 2 / noise.pool_df) if shared else noise.pool_df
+    return float(special.fdtrc(len(beside), df, statistic))
 
 
 def _reduced(step: Cell, basis: Sequence[Cell]) -> Cell:

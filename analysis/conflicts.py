@@ -140,9 +140,9 @@ def pairwise(
         trials: one row per trial. Columns ``arm`` (only the rows of `arm` are read), ``seed`` (the block),
             ``first_stage`` (id of the first stage's checkpoint), ``tricks`` (tuple of labels), the metric (a fraction
             in [0,1]; not read where diverged). Optional: ``outcome`` ("finished", "diverged", or "failed", which is
-            left out; absent means finished), ``context`` (cells are compared within one context only; absent means ""), ``correct``
-            (per-image 0 and 1 where every block has the same val; one length in all rows), ``split_seed``,
-            ``epochs``. Trials of one cell and seed are averaged.
+            left out; absent means finished), ``context`` (cells are compared within one context only; absent means
+            ""), ``correct`` (per-image 0 and 1 where every block has the same val; one length in all rows),
+            ``split_seed``, ``epochs``. Trials of one cell and seed are averaged.
         metric: column to judge by; never one of the test split.
         margin: the harm that would not matter, a fraction ≥ 0, declared beforehand (digits 0.02, CIFAR-100-LT 0.01).
         primary: pairs declared before the search, as ``("a", "b")`` in any order or ``"a×b"``.
@@ -151,7 +151,8 @@ def pairwise(
         arm: whose rows are judged: "design", or "nominated", or cells of the check arm (one setting at a time).
         look: which look at the primary pairs this is, 1 to 3, where further blocks may follow (see
             `analysis.sequential`); None: this look is the only one.
-        earlier: the table of the look before; what it has shown of primary pairs stays shown.
+        earlier: the table of the look before; what it has shown of primary pairs stays shown, unless a verdict that
+            stands before it is shown now.
 
     Returns:
         One row per pair with a < b, sorted; effects and limits as fractions. Limits are unadjusted; ``_se`` and

@@ -565,6 +565,24 @@ def test_the_lack_of_fit_is_that_of_least_squares_on_all_cells():
     assert cells.lack_of_fit(table, crossed) == pytest.approx(stats.f.sf(f, 5, large.df_resid), rel=1e-6)
 
 
+def test_the_lack_of_fit_knows_what_shared_first_stages_have_in_common():
+    """Tricks c, d and e act later: their cells share first stages, whose noise cancels between them."""
+    rng = np.random.default_rng(12)
+    found = []
+    for three_way in [0.0] * 120 + [0.04] * 10:
+        started = {(early, seed): rng.normal(0, 0.02) for early in ("", "a", "b", "ab") for seed in range(3)}
+        trials = beside(rng, blocks=3, deviation=0.005)
+        early = ["".join(t for t in cell if t in "ab") for cell in trials.tricks]
+        shared = [started[key] for key in zip(early, trials.seed, strict=True)]
+        low = three_way * trials.tricks.map(lambda cell: {"c", "d", "e"} <= set(cell))
+        trials = trials.assign(first_stage=[f"{e}-{s}" for e, s in zip(early, trials.seed, strict=True)])
+        table = cells.tables(trials.assign(**{METRIC: trials[METRIC] + shared - low}), METRIC)[0]
+        crossed = np.array([i for i, cell in enumerate(table.cells) if len(cell) != 1])
+        found.append(cells.lack_of_fit(table, crossed))
+    assert 1 <= sum(p < 0.05 for p in found[:120]) <= 14  # 5 % of 120 is 6
+    assert sum(p < 0.05 for p in found[120:]) >= 8
+
+
 def test_a_fraction_is_found_among_the_cells_of_other_pairs():
     rng = np.random.default_rng(4)
     fraction = factorial(rng, "abcde", keep=lambda cell: len(cell) % 2 == 1)  # holds every single, but not the baseline
