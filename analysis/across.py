@@ -192,7 +192,8 @@ def from_store(uri: str) -> tuple[dict[str, pd.DataFrame], dict[str, str]]:
         try:
             _, trials = load.records(uri, name)
             margin = float(margin) if isinstance(margin, int | float) else 0.005
-            table = at_looks(trials, margin=margin, primary=[pair for pair in primary if pair])
+            primary = [pair for pair in primary if pair]
+            table = at_looks(trials, margin=margin, primary=primary, firsts=load.looks(uri, name))
         except ValueError as error:
             skipped[name] = str(error)
             continue

@@ -127,6 +127,9 @@ def tables(trials: pd.DataFrame, metric: str, arm: str = "design") -> list[Table
                 f"{metric} and, where present, outcome, context, correct, split_seed and epochs"
             )
     design = trials[trials["arm"] == arm]
+    if "outcome" in design.columns:
+        # a worker that was lost says nothing about the tricks: their cell is missing in that block
+        design = design[design["outcome"] != "failed"]
     if design.empty:
         arms = sorted({str(name) for name in trials["arm"]})
         raise ValueError(
@@ -510,6 +513,8 @@ class Measured:
         problem: Why nothing may be claimed; "" if something may.
         averaged_over: Settings of the other tricks over which each level is averaged; in a fraction, the interaction.
         unfit: P-value of the fraction's lack of fit, where that made these cells be judged by themselves; else 1.
+        unfinished: Cells of the fraction that hardly ever finished, where that made these cells be judged by
+            themselves; else 0.
         fitted: Runs of the fraction whose fit gives the levels with the other tricks off; 0 where it is none.
         spread: Deviation of the interaction between these settings, NaN: unknown.
         images: Images of a val that is the same in every block; 0 where it is not, or their share is unknown.
@@ -526,6 +531,7 @@ class Measured:
     unfit: float = 1.0
     spread: float = math.nan
     images: int = 0
+    unfinished: int = 0
 
 
 def levels_of(table: Table, labels: tuple[str, ...]) -> Ints | None:
@@ -533,7 +539,8 @@ def levels_of(table: Table, labels: tuple[str, ...]) -> Ints | None:
 
     Cells are matched in all other tricks. Where the table holds a two-level fraction that crosses the labels (see
     `_fraction`) and gives more cells, the recipes of each combination are taken whole, if they balance the other
-    tricks singly and in pairs; not where its model is shown not to hold (`lack_of_fit`) and matched cells are there.
+    tricks singly and in pairs; not where its model is shown not to hold (`lack_of_fit`) or one of its cells hardly ever
+    finished, and matched cells are there.
 
     Returns:
         Row numbers (combinations, recipes), combinations in the order 0, 1 or 00, 10, 01, 11; None where the
@@ -541,7 +548,7 @@ def levels_of(table: Table, labels: tuple[str, ...]) -> Ints | None:
     """
     matched = _matched(table.cells, range(len(table.cells)), labels)
     crossed = _fraction(table.cells, labels)
-    if crossed is not None and matched is not None and lack_of_fit(table, crossed) < ADEQUATE:
+    if crossed is not None and matched is not None and not _believed(table, crossed):
         return matched
     if crossed is None and matched is None:
         crossed = np.arange(len(table.cells))
@@ -606,11 +613,22 @@ def _fraction(cells: Sequence[Cell], labels: tuple[str, ...]) -> Ints | None:
     return np.array(sorted(row[cell] for cell in span)) if all(cell in row for cell in span) else None
 
 
+def _believed(table: Table, crossed: Ints) -> bool:
+    """Whether a fraction can be fitted, and its model is not shown to be wrong."""
+    return not _lost_cells(table, crossed) and lack_of_fit(table, crossed) >= ADEQUATE
+
+
+def _lost_cells(table: Table, crossed: Ints) -> int:
+    """Cells of a fraction without which it cannot be fitted: finished in fewer than two blocks."""
+    return int((np.isfinite(table.score[crossed]).sum(1) < FEWEST_BLOCKS).sum())
+
+
 def lack_of_fit(table: Table, crossed: Ints) -> float:
     """P-value of "cells beside a fraction are what its effects and pairs predict"; 1 where there are none.
 
-    With d the measured less the predicted means of m such cells, d = L·μ, F = dᵀ(L·Lᵀ)⁻¹d·r / (m·σ²) with m degrees of
-    freedom and those of the pooled variance. Cells of three tricks and more, or of other tricks, are left out.
+    With d the measured less the predicted means of m such cells over r blocks, d = L·μ and V the working covariance of
+    the cells of a block (σ²·1 where no first stage is shared), F = dᵀ(L·V·Lᵀ)⁻¹d·r / m with m degrees of freedom and
+    those of the pooled variance. Cells of three tricks and more, or of other tricks, are left out.
 
     Args:
         table: the context.
@@ -622,16 +640,24 @@ def lack_of_fit(table: Table, crossed: Ints) -> float:
     model = _signs([table.cells[int(i)] for i in crossed], labels)
     if not beside or np.abs(model.T @ model - len(crossed) * np.eye(model.shape[1])).max() > 1e-9:
         return 1.0
-    blocks = np.flatnonzero(np.isfinite(table.score[[*beside, *crossed]]).all(0))
-    sigma = table.noise.leaf + table.noise.start
-    if not len(blocks) or table.noise.pool_df < 1:
+    rows = np.array([*beside, *crossed])
+    blocks = np.flatnonzero(np.isfinite(table.score[rows]).all(0))
+    noise = table.noise
+    if not len(blocks) or noise.pool_df < 1:
         return 1.0
     predicted = _signs([table.cells[i] for i in beside], labels) @ model.T / len(crossed)
-    means = table.score[:, blocks].mean(1)
-    gap = means[beside] - predicted @ means[crossed]
-    covariance = np.eye(len(beside)) + predicted @ predicted.T
-    statistic = float(gap @ np.linalg.solve(covariance, gap)) * len(blocks) / (len(beside) * sigma)
-    return float(special.fdtrc(len(beside), table.noise.pool_df, statistic))
+    gaps = np.hstack([np.eye(len(beside)), -predicted])
+    stage = table.stage[np.ix_(rows, blocks)]
+    same = (stage[:, None] == stage[None]).mean(2)
+    between = noise.start * gaps @ same @ gaps.T
+    covariance = between + noise.leaf * gaps @ gaps.T
+    gap = gaps @ table.score[np.ix_(rows, blocks)].mean(1)
+    statistic = float(gap @ np.linalg.solve(covariance, gap)) * len(blocks) / len(beside)
+    # as Satterthwaite's, by what first stages have of the covariance
+    share = float(np.trace(np.linalg.solve(covariance, between))) / len(beside)
+    shared = bool((same.sum(1) > 1).any())
+    df = 1 / (share**2 / max(noise.start_df, 1.0) + (1 - share) ** 2 / noise.pool_df) if shared else noise.pool_df
+    return float(special.fdtrc(len(beside), df, statistic))
 
 
 def _reduced(step: Cell, basis: Sequence[Cell]) -> Cell:
@@ -646,7 +672,7 @@ def smallest_rests(table: Table, levels: Ints) -> Ints:
     """Keep the recipes with the fewest other tricks: "alone"; in a fraction whose model holds all."""
     sizes = np.array([len(table.cells[i]) for i in levels[0]])
     crossed = _fraction(table.cells, tuple(table.cells[levels[-1][0]]))
-    if not _is_matched(table, levels) or (crossed is not None and lack_of_fit(table, crossed) >= ADEQUATE):
+    if not _is_matched(table, levels) or (crossed is not None and _believed(table, crossed)):
         return levels
     return levels[:, sizes == sizes.min()]
 
@@ -761,7 +787,11 @@ def measure(table: Table, levels: Ints, contrasts: Floats, pair: tuple[str, str]
     accuracy = _estimate(table, table.noise, frame, of_contrasts, score, DEVIATION_FLOOR, images[0])
     of_odds = _estimate(table, table.noise_log_odds, frame, of_contrasts, odds, 4 * DEVIATION_FLOOR, images[1])
     problem = _problem(table, frame, weights)
-    spread = math.nan
+    spread, unfit, unfinished = math.nan, 1.0, 0
+    crossed = _fraction(table.cells, pair) if pair is not None and frame.levels.shape[1] == 1 else None
+    if crossed is not None:
+        unfinished = _lost_cells(table, crossed)
+        unfit = lack_of_fit(table, crossed)
     if pair is not None and not problem:
         spread = _spread(table, frame, pair, float(accuracy.error[(contrasts == INTERACTION).all(1)][0]))
     return Measured(
@@ -773,15 +803,11 @@ def measure(table: Table, levels: Ints, contrasts: Floats, pair: tuple[str, str]
         problem=problem,
         averaged_over=frame.levels.shape[1],
         fitted=frame.levels.size if (frame.shares < 0).any() else 0,
-        unfit=_unfit(table, pair) if pair is not None and frame.levels.shape[1] == 1 else 1.0,
+        unfit=unfit if unfit < ADEQUATE else 1.0,
         spread=spread,
         images=table.correct.shape[2] if table.correct is not None and table.linear else 0,
+        unfinished=unfinished,
     )
-
-
-def _unfit(table: Table, pair: tuple[str, str]) -> float:
-    crossed = _fraction(table.cells, pair)
-    return 1.0 if crossed is None else lack_of_fit(table, crossed)
 
 
 def _level_weights(table: Table, frame: _Frame) -> Floats:

@@ -19,6 +19,7 @@ from analysis.conflicts import pairwise
 RATES = ("lr/3", "lr*3")
 CHECKED = ("conflict", "harmful", "synergy")
 FINAL, HERE = "final", "at these settings"
+UNJUDGED = "not judged: "
 
 
 def settings_agree(
@@ -66,16 +67,19 @@ def _verdict(rows: pd.DataFrame, pair: dict[str, Any], metric: str, margin: floa
     try:
         judged = pairwise(here, metric, margin, primary=[(pair["a"], pair["b"])], level=level, arm="check")
     except ValueError as error:
-        return f"not judged: {error}"
+        return f"{UNJUDGED}{error}"
     row = judged[(judged["a"] == pair["a"]) & (judged["b"] == pair["b"])].iloc[0]
     return "" if row["verdict"] == "not applicable" else str(row["verdict"])
 
 
 def _word(verdict: str, own: dict[str, str]) -> tuple[str, str]:
     missing = [name for name in RATES if not own[name]]
-    others = [f"{name}: {found}" for name, found in own.items() if found and found != verdict]
+    cut = {name: found.removeprefix(UNJUDGED) for name, found in own.items() if found.startswith(UNJUDGED)}
+    others = [f"{name}: {found}" for name, found in own.items() if found not in ("", verdict) and name not in cut]
     if others:
         return HERE, f"not shown at {'; at '.join(others)}"
+    if cut:
+        return HERE, f"not run far enough elsewhere: {next(iter(cut.values()))}"
     if missing:
         return HERE, f"not run at {' and '.join(missing)}"
     return FINAL, f"shown at {', '.join(name for name, found in own.items() if found)} too"

@@ -68,6 +68,7 @@ from scipy import special
 
 from analysis import cells
 from analysis.cells import (
+    FEWEST_BLOCKS,
     FEWEST_FIRST_STAGES,
     Estimate,
     Floats,
@@ -138,10 +139,10 @@ def pairwise(
     Args:
         trials: one row per trial. Columns ``arm`` (only the rows of `arm` are read), ``seed`` (the block),
             ``first_stage`` (id of the first stage's checkpoint), ``tricks`` (tuple of labels), the metric (a fraction
-            in [0,1]; not read where diverged). Optional: ``outcome`` ("finished" or "diverged"; absent means
-            finished), ``context`` (cells are compared within one context only; absent means ""), ``correct``
-            (per-image 0 and 1 where every block has the same val; one length in all rows), ``split_seed``,
-            ``epochs``. Trials of one cell and seed are averaged.
+            in [0,1]; not read where diverged). Optional: ``outcome`` ("finished", "diverged", or "failed", which is
+            left out; absent means finished), ``context`` (cells are compared within one context only; absent means
+            ""), ``correct`` (per-image 0 and 1 where every block has the same val; one length in all rows),
+            ``split_seed``, ``epochs``. Trials of one cell and seed are averaged.
         metric: column to judge by; never one of the test split.
         margin: the harm that would not matter, a fraction ≥ 0, declared beforehand (digits 0.02, CIFAR-100-LT 0.01).
         primary: pairs declared before the search, as ``("a", "b")`` in any order or ``"a×b"``.
@@ -150,7 +151,8 @@ def pairwise(
         arm: whose rows are judged: "design", or "nominated", or cells of the check arm (one setting at a time).
         look: which look at the primary pairs this is, 1 to 3, where further blocks may follow (see
             `analysis.sequential`); None: this look is the only one.
-        earlier: the table of the look before; what it has shown of primary pairs stays shown.
+        earlier: the table of the look before; what it has shown of primary pairs stays shown, unless a verdict that
+            stands before it is shown now.
 
     Returns:
         One row per pair with a < b, sorted; effects and limits as fractions. Limits are unadjusted; ``_se`` and
@@ -632,10 +634,8 @@ def _verdict(pair: _Pair, rule: _Rule) -> str:
         return "not applicable"
     if pair.problem:
         return "unresolved"
-    if pair.shown[0]:
-        return pair.shown[0]
     for claim in _CLAIMS:
-        if pair.p[claim] <= 1 - rule.level and pair.adjusted[claim] <= rule.threshold:
+        if claim == pair.shown[0] or (pair.p[claim] <= 1 - rule.level and pair.adjusted[claim] <= rule.threshold):
             return claim
     return "compatible" if _lower_limit(pair, rule.level) > -rule.margin else "unresolved"
 
@@ -774,7 +774,9 @@ def _numbers(pair: _Pair, level: float) -> dict[str, float]:
 def _action(pair: _Pair, verdict: str, alpha: float) -> str:
     if verdict != "harmful":
         return _ACTIONS[verdict]
-    shown = [harm.added for harm in _harms(pair) if harm.p <= alpha]
+    harms = _harms(pair)
+    # what an earlier look has shown need not be shown again at this one's share
+    shown = [harm.added for harm in harms if harm.p <= alpha] or [harms[0].added]
     return f"{_ACTIONS[verdict]}: {' and '.join(shown)}"
 
 
@@ -839,6 +841,11 @@ def _caveats(pair: _Pair, verdict: str) -> str:
         words.append(
             "judged by its own four cells: interactions of three tricks are shown in the fraction "
             f"(p {'< 0.001' if found.unfit < 0.001 else f'= {found.unfit:.3f}'})"
+        )
+    if not pair.problem and found.unfinished:
+        words.append(
+            f"judged by its own four cells: {counted(found.unfinished, 'cell')} of the fraction finished in fewer than "
+            f"{FEWEST_BLOCKS} blocks"
         )
     for label, ratio in zip((pair.a, pair.b), pair.longer, strict=True):
         if ratio > 1.05 or ratio < 0.95:

@@ -256,6 +256,15 @@ def settings(uri: str, search: str | None = None) -> dict[str, Any]:
     return {name: parsed(text) for name, text in find(uri, search).params.items()}
 
 
+def looks(uri: str, search: str | None = None) -> list[int]:
+    """First seed block of each further look at the primary pairs, in order; see `analysis.conflicts.at_looks`.
+
+    Raises:
+        LoadError: There is no such store or search.
+    """
+    return [int(first) for first in json.loads(find(uri, search).tags.get("looks", "[]"))]
+
+
 def plan(uri: str, search: str | None, recipe: str) -> dict[str, Any]:
     """Plan of one recipe of a search.
 

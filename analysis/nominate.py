@@ -6,7 +6,8 @@ design did not cross, with enough trials in all four cells,
 
     R = r̄11 − r̄10 − r̄01 + r̄00,   error² = s² Σ 1/n(cell)
 
-the pairs with the most negative R / error are nominated. They are then run on fresh seeds.
+the pairs with the most negative R / error are nominated. They are then run on fresh seeds, and judged together: what
+was chosen because it looked like a conflict is a family of tests like any other.
 """
 
 from __future__ import annotations
@@ -74,6 +75,27 @@ def nominate(
             found.append((a, b, contrast, ratio, *counts))
     table = pd.DataFrame(found, columns=list(COLUMNS))
     return table.sort_values(["ratio", "a", "b"], ignore_index=True)
+
+
+def judged(trials: pd.DataFrame, metric: str = "final/accuracy", margin: float = 0.005) -> pd.DataFrame:
+    """The table of the nominated pairs on their fresh seeds, adjusted over all of them (Benjamini-Hochberg).
+
+    Args:
+        trials: Table of trials; those of the arm "nominated" are read.
+        metric: Column of the val split, a fraction.
+        margin: The harm that would not matter, a fraction.
+
+    Returns:
+        As of `analysis.conflicts.pairwise`; empty where nothing was nominated, or no pair has two blocks.
+    """
+    from analysis.conflicts import pairwise
+
+    try:
+        table = pairwise(trials, metric, margin, arm="nominated")
+    except ValueError:
+        return pd.DataFrame()
+    # tricks of two nominated pairs were not crossed with each other, and nobody asked
+    return table[table["verdict"] != "not applicable"].reset_index(drop=True)
 
 
 def _distinct(on: list[frozenset[str]]) -> list[str]:

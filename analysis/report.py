@@ -7,7 +7,6 @@ MLflow. Numbers are fractions everywhere but here, where people read percent and
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -145,6 +144,8 @@ def gather(
     firsts: Sequence[int] = (),
 ) -> Found:
     """Complete what the page is made of; arguments as for `write`."""
+    from analysis.nominate import judged
+
     pairs = declared(primary)
     ranking = load.ranking(trials, metric)
     if best is not None and best not in set(ranking["recipe"]):
@@ -163,7 +164,7 @@ def gather(
             missing = str(error)
     found = Found(
         trials, ranking, leader, load.baseline(trials), metric, _filled(conflicts), _filled(effects), _filled(curves),
-        margin, missing, dict(about or {}), nominated=_nominated(trials, metric, margin), elsewhere=elsewhere,
+        margin, missing, dict(about or {}), nominated=_filled(judged(trials, metric, margin)), elsewhere=elsewhere,
     )  # fmt: skip
     if found.conflicts is None or missing:
         return found
@@ -188,19 +189,6 @@ def declared(primary: Iterable[Sequence[str] | str] | str) -> list[Sequence[str]
     if isinstance(primary, str):
         return [pair.strip() for pair in primary.split(",") if pair.strip()]
     return list(primary)
-
-
-def _nominated(trials: pd.DataFrame, metric: str, margin: float) -> pd.DataFrame | None:
-    from analysis.conflicts import pairwise
-
-    rows = trials[trials["arm"] == "nominated"]
-    tables = []
-    for context in sorted(set(rows["context"])):
-        try:
-            tables.append(pairwise(rows[rows["context"] == context], metric, margin, arm="nominated"))
-        except ValueError:
-            continue
-    return _filled(pd.concat(tables, ignore_index=True)) if tables else None
 
 
 SETTINGS = {"lr/3": "a third of the learning rate", "lr*3": "three times the learning rate"}
@@ -281,7 +269,7 @@ def from_store(uri: str, search: str | None = None) -> tuple[str, Found]:
         margin=float(margin) if isinstance(margin, int | float) else MARGIN,
         primary=settings.get("primary") or (),
         about=about,
-        firsts=json.loads(info.tags.get("looks", "[]")),
+        firsts=load.looks(uri, name),
     )
     drawn = trials[trials["recipe"].isin([found.best, found.baseline]) & (trials["outcome"] == "finished")]
     elsewhere = over_searches(uri, name, trials, found.conflicts)

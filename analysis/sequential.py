@@ -16,8 +16,10 @@ Source: alpha spending: Lan & DeMets 1983 (Biometrika 70); Bonferroni shares as 
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
-import pandas as pd
+if TYPE_CHECKING:
+    import pandas as pd
 
 SHARES = (0.6, 0.2, 0.2)
 LOOKS = len(SHARES)
@@ -57,6 +59,7 @@ def needs(table: pd.DataFrame, budget: int | None = None, most: int = 20) -> pd.
     Returns:
         One row per unresolved primary pair: a, b, context, asks (missing: cannot be said), blocks (granted), why.
 
+    >>> import pandas as pd
     >>> table = pd.DataFrame({"a": ["p", "p"], "b": ["q", "r"], "context": ["", ""], "primary": [True, True],
     ...     "verdict": ["unresolved"] * 2, "more_seeds": [7, 4], "reason": [""] * 2})
     >>> print(needs(table, budget=8)[["a", "b", "asks", "blocks"]].to_string(index=False))
@@ -64,6 +67,8 @@ def needs(table: pd.DataFrame, budget: int | None = None, most: int = 20) -> pd.
     p r     4       4
     p q     7       0
     """
+    import pandas as pd
+
     rows = table[table["primary"] & (table["verdict"] == "unresolved")]
     rows = rows.sort_values(["more_seeds", "a", "b"], na_position="last")
     left = math.inf if budget is None else budget

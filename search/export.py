@@ -207,7 +207,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             primary = [pair for pair in str(settings.get("primary", "")).split(",") if pair]
             margin = float(settings.get("margin", 0.005))
-            conflicts = with_checks(judge(trials, margin, primary), trials, margin)
+            table = judge(trials, margin, primary, load.looks(uri, name))
+            conflicts = with_checks(table, trials, margin)
         except ValueError:
             conflicts = None  # no complete design arm: the file then lists no verdicts
         content = document(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from rich.table import Table
 
 from analysis.power import Detectable, detectable
+from analysis.sequential import level_at
 from search.design import FACTORIAL, Design
 from search.fractions import LETTERS
 
@@ -86,19 +87,23 @@ def prospects(design: Design, seeds: int, sd: float) -> list[Prospect]:
         kinds.setdefault((pair in design.primary, _crossed(design, pair)), []).append(pair)
     found = []
     for (primary, crossed), pairs in sorted(kinds.items(), reverse=True):
+        # the first look has its share of the error rate only where further blocks may follow
+        level = level_at(1 if primary else None)
         family = sum(len(some) for (declared, _), some in kinds.items() if declared is primary)
         if crossed:
             assert design.fraction is not None
             runs, labels = len(design.fraction.runs), len(design.fraction.labels)
             least = detectable(
-                n_pairs=family, blocks=seeds, sd=sd, n_labels=labels, factorial_runs=runs, primary=primary, power=POWER
-            )
+                n_pairs=family, blocks=seeds, sd=sd, level=level, n_labels=labels, factorial_runs=runs,
+                primary=primary, power=POWER,
+            )  # fmt: skip
             blocks = seeds
         else:
             each = {_blocks(design, seeds, pair) for pair in pairs}
             shown = [
                 (detectable(
-                    n_pairs=family, blocks=own, extra_blocks=extra, sd=sd, n_labels=labels, primary=primary, power=POWER
+                    n_pairs=family, blocks=own, extra_blocks=extra, sd=sd, level=level, n_labels=labels,
+                    primary=primary, power=POWER,
                 ), own)
                 for own, extra, labels in sorted(each)
             ]  # fmt: skip

@@ -69,20 +69,11 @@ def extras(trials: pd.DataFrame, margin: float, winner: str | None) -> Extras:
         margin: Difference in accuracy that matters.
         winner: Id of the recipe.
     """
-    import pandas as pd
-
     from analysis.around import path, removals
-    from analysis.conflicts import pairwise
+    from analysis.nominate import judged
 
-    tables = []
-    rows = trials[trials["arm"] == "nominated"]
-    for context in sorted(set(rows["context"])):
-        try:
-            tables.append(pairwise(rows[rows["context"] == context], margin=margin, arm="nominated"))
-        except ValueError:
-            continue
-    nominated = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
-    return Extras(nominated, removals(trials, margin=margin, winner=winner), path(trials, winner=winner))
+    gone = removals(trials, margin=margin, winner=winner)
+    return Extras(judged(trials, margin=margin), gone, path(trials, winner=winner))
 
 
 def conflict_table(

@@ -381,6 +381,15 @@ def test_pair_without_its_cells_is_not_applicable():
     assert row.more_seeds is pd.NA and np.isnan(row.p_value)
 
 
+def test_a_failed_trial_is_missing_and_no_outcome():
+    trials = planted(np.random.default_rng(3), dict.fromkeys("ab", 0.02), {("a", "b"): -0.06})
+    trials = trials.assign(outcome="finished")
+    lost = (trials.tricks == ("a",)) & (trials.seed == 1)
+    failed = trials.assign(**{METRIC: trials[METRIC].mask(lost)})
+    failed.loc[lost, "outcome"] = "failed"
+    pd.testing.assert_frame_equal(pairwise(failed), pairwise(trials[~lost]))
+
+
 def test_one_complete_block_is_unresolved():
     row = only(pairwise(rows({(): [0.6, 0.61], ("a",): [0.6, 0.62], ("b",): [0.6, 0.61], ("a", "b"): [0.6]})))
     assert row.verdict == "unresolved"
@@ -556,6 +565,24 @@ def test_the_lack_of_fit_is_that_of_least_squares_on_all_cells():
     assert cells.lack_of_fit(table, crossed) == pytest.approx(stats.f.sf(f, 5, large.df_resid), rel=1e-6)
 
 
+def test_the_lack_of_fit_knows_what_shared_first_stages_have_in_common():
+    """Tricks c, d and e act later: their cells share first stages, whose noise cancels between them."""
+    rng = np.random.default_rng(12)
+    found = []
+    for three_way in [0.0] * 120 + [0.04] * 10:
+        started = {(early, seed): rng.normal(0, 0.02) for early in ("", "a", "b", "ab") for seed in range(3)}
+        trials = beside(rng, blocks=3, deviation=0.005)
+        early = ["".join(t for t in cell if t in "ab") for cell in trials.tricks]
+        shared = [started[key] for key in zip(early, trials.seed, strict=True)]
+        low = three_way * trials.tricks.map(lambda cell: {"c", "d", "e"} <= set(cell))
+        trials = trials.assign(first_stage=[f"{e}-{s}" for e, s in zip(early, trials.seed, strict=True)])
+        table = cells.tables(trials.assign(**{METRIC: trials[METRIC] + shared - low}), METRIC)[0]
+        crossed = np.array([i for i, cell in enumerate(table.cells) if len(cell) != 1])
+        found.append(cells.lack_of_fit(table, crossed))
+    assert 1 <= sum(p < 0.05 for p in found[:120]) <= 14  # 5 % of 120 is 6
+    assert sum(p < 0.05 for p in found[120:]) >= 8
+
+
 def test_a_fraction_is_found_among_the_cells_of_other_pairs():
     rng = np.random.default_rng(4)
     fraction = factorial(rng, "abcde", keep=lambda cell: len(cell) % 2 == 1)  # holds every single, but not the baseline
@@ -587,6 +614,19 @@ def test_a_lost_trial_leaves_the_rest_of_a_fraction():
     sign = {cell: (2 * ("a" in cell) - 1) * (2 * ("b" in cell) - 1) for cell in cells}
     assert row.interaction == pytest.approx(sum(sign[cell] * mean[cell] for cell in cells) / 4, abs=1e-9)
     assert (row.verdict, row.n_seeds) == ("conflict", 2)
+
+
+def test_a_cell_that_never_finishes_does_not_cost_a_fraction_its_table():
+    trials = beside(np.random.default_rng(8)).assign(outcome="finished")
+    trials.loc[trials.tricks == ("b", "c", "d", "e"), "outcome"] = "diverged"
+    table = pairwise(trials, margin=0.02)
+    mean = {tricks: group[METRIC].mean() for tricks, group in trials.groupby("tricks")}
+    for row in table.itertuples():
+        assert row.b_given_a == pytest.approx(mean[row.a, row.b] - mean[row.a,], abs=1e-9)
+        assert "judged by its own four cells: 1 cell of the fraction finished in fewer than 2 blocks" in row.reason
+    assert table.iloc[0].verdict == "conflict"
+    alone = effects(trials).set_index("trick").effect
+    assert alone["c"] == pytest.approx(mean["c",] - mean[()], abs=1e-9)
 
 
 def test_spread_over_the_other_tricks():
@@ -710,6 +750,19 @@ def test_what_a_look_has_shown_stays_shown_and_the_next_has_its_share():
     assert pairwise(both, look=None).look.isna().all()
     with pytest.raises(ValueError, match="the table is of no look"):
         pairwise(both, primary=primary, look=2, earlier=pairwise(start, primary=primary))
+
+
+def test_a_later_look_may_show_more_than_an_earlier_one():
+    # at look 1 a harm alone is shown, at look 2 the interaction as well
+    first = rows(calm({(): 0.600, ("a",): 0.604, ("b",): 0.604, ("a", "b"): 0.596}))
+    earlier = pairwise(first, primary=["a×b"], look=1).assign(verdict="harmful")
+    later = rows(calm({(): 0.60, ("a",): 0.64, ("b",): 0.64, ("a", "b"): 0.58}))
+    row = only(pairwise(later, primary=["a×b"], look=2, earlier=earlier))
+    assert row.verdict == "conflict" and "shown at look" not in row.reason
+    # what look 1 has shown names the trick that harms, also where look 2 shows no harm at its share
+    kept = only(pairwise(rows(calm({(): 0.6, ("a",): 0.61, ("b",): 0.60, ("a", "b"): 0.606})), primary=["a×b"], look=2,
+                         earlier=earlier))  # fmt: skip
+    assert (kept.verdict, kept.action) == ("harmful", "avoid the one that harms: b")
 
 
 def test_a_look_tests_primary_pairs_at_its_share():

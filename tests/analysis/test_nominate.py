@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from analysis.nominate import nominate
+from analysis.conflicts import pairwise
+from analysis.nominate import judged, nominate
 
 LABELS = ("first/a", "first/b", "first/c", "last", "last/x")
 
@@ -52,3 +53,20 @@ def test_too_little_suggests_nothing():
     design = trials(-0.15).assign(arm="design")
     assert nominate(design).empty
     assert nominate(trials(-0.15).assign(tricks=[()] * 80)).empty
+
+
+def test_nominated_pairs_are_one_family_of_tests():
+    generator = np.random.default_rng(5)
+    rows = [
+        {"arm": "nominated", "context": f"nominated:{a}×{b}", "outcome": "finished", "seed": seed, "tricks": on,
+         "first_stage": f"{a}{on}{seed}", "final/accuracy": 0.6 - harm * (len(on) == 2) + 0.01 * generator.normal()}
+        for a, b, harm in (("a", "b", 0.05), ("a", "c", 0.0), ("d", "e", 0.0))
+        for seed in range(4) for on in ((), (a,), (b,), (a, b))
+    ]  # fmt: skip
+    table = judged(pd.DataFrame(rows), margin=0.02)
+    assert list(zip(table.a, table.b, strict=True)) == [("a", "b"), ("a", "c"), ("d", "e")]
+    own = pairwise(pd.DataFrame(rows[:16]), margin=0.02, arm="nominated").iloc[0]
+    # the smallest of three: Benjamini and Hochberg multiply it by three
+    assert table.verdict[0] == "conflict" and table.p_value[0] == own.p_value
+    assert table.adjusted_p[0] == 3 * own.p_value
+    assert judged(pd.DataFrame(rows[:4])).empty and judged(pd.DataFrame(rows).assign(arm="design")).empty

@@ -140,6 +140,23 @@ def test_the_command(uri, tmp_path, capsys):
     assert not any(math.isnan(v) for v in written["measured"]["values"])
 
 
+def test_the_verdicts_are_those_of_every_look_at_its_share(tmp_path, monkeypatch):
+    from search import judge
+
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    with Tracker(uri, "looked", "digits-lt") as tracker:
+        tracker.start({"margin": 0.02, "primary": "first/class_balanced×first/cost_sensitive"}, {})
+        for one in RECORDS:
+            tracker.log(one)
+        tracker.summary({}, {"looks": "[1]"})
+    assert load.looks(uri, "looked") == [1]
+    asked = []
+    monkeypatch.setattr(judge, "judge", lambda trials, margin, primary, further: asked.append((primary, further)))
+    monkeypatch.setattr(judge, "with_checks", lambda table, trials, margin: None)
+    assert main(["--tracking-uri", uri, "--out", str(tmp_path / "best.yaml")]) == 0
+    assert asked == [(["first/class_balanced×first/cost_sensitive"], [1])]
+
+
 @pytest.mark.parametrize(
     "arguments, sentence",
     [

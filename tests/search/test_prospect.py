@@ -30,7 +30,9 @@ def test_pairs_and_primaries_have_their_own_families():
     # ten pairs, of which one is declared; it has the three further blocks as well
     assert (primary.pairs, primary.count, primary.blocks) == ("primary", 1, 8)
     assert (others.pairs, others.count, others.blocks) == ("others", 9, 5)
-    assert primary.shown == detectable(n_pairs=1, blocks=8, extra_blocks=0, sd=0.01, n_labels=5, primary=True)
+    # at the first look, which has three fifths of the error rate of 5 %
+    shown = detectable(n_pairs=1, blocks=8, extra_blocks=0, sd=0.01, level=0.97, n_labels=5, primary=True)
+    assert primary.shown == pytest.approx(shown)
     assert others.shown == detectable(n_pairs=9, blocks=5, extra_blocks=3, sd=0.01, n_labels=5)
 
 
