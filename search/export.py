@@ -7,6 +7,8 @@ recipe, and where all of it comes from. `python -m trainables.train best.yaml` t
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import json
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.pareto import HARMONIC_MEAN, PICKS
 from analysis.record import BASELINE, RecordError, interval, prediction_interval
+from trainables.numerics import Numerics
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -80,6 +83,7 @@ def document(
         "title": str(row["title"]),
         "data": {"name": str(first["data"]), "imbalance": float(first["imbalance"])},
         "model": str(first["model"]),
+        "numerics": _numerics(settings or {}),
         "plan": dict(plan_of(str(row["recipe"]))),
         "measured": {
             "metric": "accuracy on val (fractions), at the last epoch",
@@ -156,6 +160,12 @@ def _gain(trials: pd.DataFrame, row: pd.Series, baseline: str) -> dict[str, Any]
     return _named(interval(gains), ("mean", "low", "high")) | {"seeds": len(gains)}
 
 
+def _numerics(settings: Mapping[str, Any]) -> dict[str, str]:
+    """How the search's trials computed, for `--as-searched`; what it did not note is at its default."""
+    names = [field.name for field in dataclasses.fields(Numerics)]
+    return Numerics.of({name: str(settings[name]) for name in names if name in settings}).to_dict()
+
+
 def _length(settings: Mapping[str, Any]) -> dict[str, str]:
     """Says so where the trials were shorter than the final training."""
     share = float(settings.get("final_share", 1.0))
@@ -207,7 +217,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             primary = [pair for pair in str(settings.get("primary", "")).split(",") if pair]
             margin = float(settings.get("margin", 0.005))
-            conflicts = with_checks(judge(trials, margin, primary), trials, margin)
+            further = json.loads(load.find(uri, name).tags.get("looks", "[]"))
+            conflicts = with_checks(judge(trials, margin, primary, further), trials, margin)
         except ValueError:
             conflicts = None  # no complete design arm: the file then lists no verdicts
         content = document(

@@ -263,7 +263,7 @@ def seconds_per_epoch(search: Search) -> float:
     torch.set_num_threads(1)
     data = cached_data(settings.data, settings.data_root, settings.imbalance, 0)
     plan = build(search.space, defaults(), search.standard, settings.epochs_scale).plan
-    pipeline = Pipeline(plan, data, search.model, 0, torch.device("cpu"))
+    pipeline = Pipeline(plan, data, search.model, 0, torch.device("cpu"), numerics=settings.numerics)
     epochs, began = 1, time.perf_counter()
     pipeline.advance()
     if not pipeline.finished:
