@@ -23,6 +23,7 @@ Thompson 2002 (Stat. Med. 21).
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import sys
 from collections import Counter
@@ -189,10 +190,11 @@ def from_store(uri: str) -> tuple[dict[str, pd.DataFrame], dict[str, str]]:
         primary = settings.get("primary") or ()
         primary = [pair.strip() for pair in primary.split(",")] if isinstance(primary, str) else list(primary)
         margin = settings.get("margin")
+        firsts = json.loads(load.find(uri, name).tags.get("looks", "[]"))
         try:
             _, trials = load.records(uri, name)
             margin = float(margin) if isinstance(margin, int | float) else 0.005
-            table = at_looks(trials, margin=margin, primary=[pair for pair in primary if pair])
+            table = at_looks(trials, margin=margin, primary=[pair for pair in primary if pair], firsts=firsts)
         except ValueError as error:
             skipped[name] = str(error)
             continue

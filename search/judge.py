@@ -7,7 +7,6 @@ looks are taken.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -33,16 +32,9 @@ def judge(
     Raises:
         ValueError: The design arm cannot be judged.
     """
-    from analysis.conflicts import pairwise
+    from analysis.conflicts import at_looks
 
-    metric = "final/accuracy"
-    if not primary:
-        return pairwise(trials, metric, margin)
-    table = None
-    for look, end in enumerate([*further, math.inf], start=1):
-        table = pairwise(trials[trials["seed"] < end], metric, margin, primary=primary, look=look, earlier=table)
-    assert table is not None
-    return table
+    return at_looks(trials, margin=margin, primary=primary, firsts=further)
 
 
 def with_checks(table: pd.DataFrame, trials: pd.DataFrame, margin: float) -> pd.DataFrame:
@@ -57,14 +49,9 @@ def with_checks(table: pd.DataFrame, trials: pd.DataFrame, margin: float) -> pd.
         The table with two more columns: `holds`, "final" or "at these settings" for conflicts, harmful pairs and
         synergies and "" for other verdicts, and `holds_why`.
     """
-    from analysis.checks import CHECKED, HERE, settings_agree
+    from analysis.checks import settings_agree
 
-    try:
-        found = settings_agree(table, trials, margin=margin)
-        words = {(row["a"], row["b"]): (row["word"], row["why"]) for row in found.to_dict("records")}
-    except ValueError as error:
-        # a search that was cut may have a single block of its checks
-        rows = table[table["verdict"].isin(CHECKED)].to_dict("records")
-        words = {(row["a"], row["b"]): (HERE, f"not run far enough elsewhere: {error}") for row in rows}
+    found = settings_agree(table, trials, margin=margin)
+    words = {(row["a"], row["b"]): (row["word"], row["why"]) for row in found.to_dict("records")}
     pairs = [words.get((row["a"], row["b"]), ("", "")) for row in table.to_dict("records")]
     return table.assign(holds=[word for word, _ in pairs], holds_why=[why for _, why in pairs])
