@@ -351,7 +351,7 @@ class Search:
         if self.resume and agenda.catch_up():
             return self._nothing_left(agenda, tracker)
         slots = resources.slots(settings)
-        scheduler = StageScheduler(agenda, self.halving)
+        scheduler = StageScheduler(agenda, self.halving, shares)
         self._replay(agenda)
         tracker.start(self._params(), {"space": settings.space}, resume=self.resume)
         for record in agenda.records.values():
@@ -390,6 +390,7 @@ class Search:
                 tuner.fit()
             except (KeyboardInterrupt, Interrupted):
                 complete, self.interrupted = False, True
+                agenda.cut()
         if agenda.stopped_because:
             self.console.print(f"[bold red]{agenda.stopped_because}[/bold red]", soft_wrap=True)
         if self.interrupted:
@@ -564,13 +565,13 @@ class Search:
 
     def _replay(self, agenda: Agenda) -> None:
         """After a resume the rungs hold what they held."""
-        from search.scheduler import stages_of
+        from search.scheduler import kinds_to_come
 
+        # by what was recorded: phases that come after this one have not planned their tasks anew yet
         for name, record in agenda.records.items():
-            task = agenda.tasks.get(name)
-            if task is not None and task.arm == "adaptive":
-                points = [dataclasses.asdict(point) for point in record.curve]
-                self.halving.recall(name, stages_of(task.recipe.plan), points)
+            if record.arm == "adaptive":
+                kinds = kinds_to_come([(stage["name"], stage["carry"]) for stage in record.plan["stages"]])
+                self.halving.recall(name, kinds, [dataclasses.asdict(point) for point in record.curve])
 
     # --- resources ----------------------------------------------------------------------------------------
 

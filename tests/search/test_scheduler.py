@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from search.conductor import StageScheduler
+from search.resources import Share, Shares
 from search.scheduler import Decision, Halving, stages_of
 from spaces.domain import Space, Stage, one_of
 from trainables.data import standard
@@ -146,7 +147,7 @@ def test_the_newest_waiting_trial_gets_the_free_process():
             ("runs", "RUNNING"),
         )
     ]
-    scheduler = StageScheduler(SimpleNamespace(tasks={}), Halving())
+    scheduler = StageScheduler(SimpleNamespace(tasks={}, running={}), Halving(), Shares(Share(1, 0), Share(1, 0)))
     controller = SimpleNamespace(get_trials=lambda: trials)
     assert scheduler.choose_trial_to_run(controller).name == "new"
     trials[1:3] = []
@@ -160,7 +161,9 @@ def test_only_the_adaptive_arm_is_judged_and_what_finishes_is_noted():
         )
         for name, arm in (("a", "adaptive"), ("b", "adaptive"), ("c", "adaptive"), ("d", "design"), ("e", "adaptive"))
     }
-    scheduler = StageScheduler(SimpleNamespace(tasks=tasks), Halving((0.5,), factor=2))
+    scheduler = StageScheduler(
+        SimpleNamespace(tasks=tasks), Halving((0.5,), factor=2), Shares(Share(1, 0), Share(1, 0))
+    )
 
     def report(name, score, outcome="running"):
         trial = SimpleNamespace(config={"task": name})
