@@ -79,7 +79,11 @@ def show(console: Console, search: Search, measure: bool = False) -> None:
         shown = f"{took / 60:.1f} min" if found else "unknown"
         table.add_row(name, str(recipes_here or ""), str(seeds or ""), str(trials), f"{plain:,}", f"{reused:,}", shown)
     console.print(table)
-    console.print("From the race on that is what it may come to at most, at the mean length of a recipe.")
+    console.print(
+        "From the race on that is what it may come to at most, at the mean length of a recipe; a conflict, harm or "
+        "synergy that the winner itself has is checked on top.",
+        soft_wrap=True,
+    )
     console.print(
         f"About {total / 60:.1f} minutes in all, from {found.seconds * 1000:.0f} ms per epoch ({found.source}) and "
         f"{TRIAL_SECONDS} s per trial around it; early stopping not counted."

@@ -247,7 +247,6 @@ class Search:
                     f"--resume {self.settings.name}: the space has changed since the search was started; leave --space "
                     f"out to go on with {kept}, or start a new search"
                 )
-            self.settings.keep_changes()
             return
         if self.settings.store is not None and self.settings.reuse and "://" not in self.settings.store_place:
             try:
@@ -354,6 +353,9 @@ class Search:
         scheduler = StageScheduler(agenda, self.halving, shares)
         self._replay(agenda)
         tracker.start(self._params(), {"space": settings.space}, resume=self.resume)
+        if self.resume:
+            # not before everything stands: asked again after a refusal, `--trials +50` must not add twice
+            settings.keep_changes()
         for record in agenda.records.values():
             tracker.log(record)
         recorder = Recorder(agenda, scheduler, settings.name, settings.data, self.model, [tracker.log], shares)
@@ -404,6 +406,7 @@ class Search:
 
         self.console.print(summary.finished(self.settings, self.settle), highlight=False, soft_wrap=True)
         tracker.start(self._params(), {"space": self.settings.space}, resume=True)
+        self.settings.keep_changes()
         for record in agenda.records.values():
             tracker.log(record)
         return agenda, Display(self.console, agenda, {}, 1), True
@@ -589,10 +592,10 @@ class Search:
         specs = [dataclasses.replace(self._trial(plan, seed), store=None).to_dict() for plan in plans]
         found = resources.measured(specs, self.settings.cpus_per_trial)
         self.console.print(found.reason, soft_wrap=True, highlight=False)
-        self.settings = dataclasses.replace(
-            self.settings, gpus_per_trial=found.share, gpus_auto=False, gpus_reason=found.reason
-        )
-        self.settings.save()
+        share = {"gpus_per_trial": found.share, "gpus_auto": False, "gpus_reason": found.reason}
+        self.settings = dataclasses.replace(self.settings, **share)
+        # and nothing that a resumed search was given for this run alone
+        dataclasses.replace(Settings.stored(self.settings.output, self.settings.name), **share).save()
 
     # --- afterwards ---------------------------------------------------------------------------------------
 

@@ -186,10 +186,14 @@ def test_a_greedy_trial_gets_a_larger_share(one_gpu, tmp_path, monkeypatch):
     assert 50e6 < records["baseline"]["memory"] < 50e9
 
 
+class Somebody:
+    """Holds what it has."""
+
+
 @pytest.mark.slow
 def test_a_search_ends_where_a_larger_share_is_held_by_others(one_gpu, tmp_path, monkeypatch):
     monkeypatch.setattr(resources, "WAIT_SECONDS", 2.0)
-    other = ray.remote(num_cpus=0, num_gpus=0.6)(Path).remote("of somebody else")
+    other = ray.remote(num_cpus=0, num_gpus=0.6)(Somebody).remote()
     try:
         records, again, _ = run(tmp_path, monkeypatch, {"greedy": 0.5}, gpus_per_trial=0.25)
     finally:
