@@ -117,7 +117,9 @@ class Agenda:
                 self.known.looks.append(event["look"])
             elif event["event"] == "record":
                 record = Record.from_dict(event["record"])
-                self._gpu_seconds += record.seconds * record.gpus
+                self._gpu_seconds += event.get("gpu_seconds", record.seconds * record.gpus)
+            elif event["event"] in ("again", "cut"):
+                self._gpu_seconds += event.get("gpu_seconds", 0.0)
         self.records.update(self.journal.records())
 
     def _in_order(self) -> list[Phase]:
@@ -151,8 +153,10 @@ class Agenda:
     def take(self, record: Record) -> None:
         """Takes what came of a task."""
         task = self.tasks[record.trial]
-        self.journal.write("record", record=record.to_dict())
-        self._gpu_seconds += record.seconds * record.gpus
+        # what failed before its first report has no seconds of its own, and has held its share all the same
+        used = max(record.seconds, self._held(record.trial)) * record.gpus
+        self.journal.write("record", record=record.to_dict(), gpu_seconds=used)
+        self._gpu_seconds += used
         keys = self.running.pop(record.trial, set())
         self._begun.pop(record.trial, None)
         if record.outcome == "failed":
@@ -171,11 +175,23 @@ class Agenda:
         if task.number is not None:
             self._adaptive.told(self.known, task, record)
 
-    def again(self, name: str, reason: str) -> None:
-        """Puts a running task back, first in the queue: what failed is not its own doing."""
-        self.journal.write("again", trial=name, reason=reason)
+    def started(self, name: str) -> None:
+        """A task that was handed out has got its share: from here on it is paid for."""
+        self._begun[name] = time.monotonic()
+
+    def again(self, name: str, reason: str, gpus: float | None = None) -> None:
+        """Puts a running task back, first in the queue: what failed is not its own doing.
+
+        Args:
+            name: Of the task.
+            reason: In words.
+            gpus: What it has held; the usual share where absent.
+        """
+        used = (self.limits.gpus if gpus is None else gpus) * self._held(name)
+        self.journal.write("again", trial=name, reason=reason, gpu_seconds=used)
         keys = self.running.pop(name)
-        self._gpu_seconds += self.limits.gpus * (time.monotonic() - self._begun.pop(name))
+        self._begun.pop(name, None)
+        self._gpu_seconds += used
         if self._leases is not None:
             self._leases.release(keys)
         self._queue.insert(0, self.tasks[name])
@@ -183,6 +199,12 @@ class Agenda:
     def stop(self) -> None:
         """Starts nothing more."""
         self._stopping = True
+
+    def cut(self) -> None:
+        """Writes down what the running tasks have used of the budget: they are given up, and begin anew some day."""
+        used = self.limits.gpus * sum(self._held(name) for name in self._begun)
+        if used:
+            self.journal.write("cut", gpu_seconds=used)
 
     def catch_up(self) -> bool:
         """Goes through all that has been run; whether nothing is left to run."""
@@ -320,7 +342,8 @@ class Agenda:
         """Bounds the store; what running tasks and the next in the queue need stays."""
         if self._store is None or self._store_limit is None:
             return
-        needed = {key for name in self.running for key in self._all_keys(self.tasks[name])}
+        needed = {key for task in (*map(self.tasks.__getitem__, self.running), *self._queue[:1])
+                  for key in self._all_keys(task)}  # fmt: skip
         removed = self._store.evict(self._store_limit, needed)
         self._known_keys -= {entry.key for entry in removed}
 
@@ -357,8 +380,13 @@ class Agenda:
 
     def _gpu_used(self) -> float:
         """Seconds times share of GPUs, those of running trials included."""
-        now = time.monotonic()
-        return self._gpu_seconds + self.limits.gpus * sum(now - begun for begun in list(self._begun.values()))
+        # a list: the display asks from a thread of its own
+        return self._gpu_seconds + self.limits.gpus * sum(map(self._held, list(self._begun)))
+
+    def _held(self, name: str) -> float:
+        """Seconds since a running task began; 0 of another one."""
+        begun = self._begun.get(name)
+        return 0.0 if begun is None else time.monotonic() - begun
 
 
 def _clock(seconds: float) -> str:

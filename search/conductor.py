@@ -89,11 +89,12 @@ class StageScheduler(_DriverOnly, FIFOScheduler):  # type: ignore[misc]
     Args:
         agenda: Knows the arm of a trial.
         halving: The rule.
+        shares: Knows which trial waits for a larger share.
     """
 
-    def __init__(self, agenda: Agenda, halving: Halving) -> None:
+    def __init__(self, agenda: Agenda, halving: Halving, shares: Shares) -> None:
         super().__init__()
-        self._agenda, self._halving = agenda, halving
+        self._agenda, self._halving, self._shares = agenda, halving, shares
         self.decisions: dict[str, Decision] = {}
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
@@ -112,14 +113,20 @@ class StageScheduler(_DriverOnly, FIFOScheduler):  # type: ignore[misc]
         return str(TrialScheduler.STOP)
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
-        """The newest trial that waits.
+        """The newest trial that waits; one whose larger share never comes is ended.
 
         A new process takes seconds to start. Where trials are shorter, the first one that waits would be given
         to a process that has become free, its own process called off, and so on for ever: one slot would do
         all the work. The newest has no process on its way.
         """
         waiting = (trial for trial in reversed(tune_controller.get_trials()) if trial.status == "PENDING")
-        return next(waiting, None)
+        newest = next(waiting, None)
+        hopeless = self._shares.hopeless(self._agenda.running)
+        if newest is not None and hopeless and newest.config["task"] in hopeless:
+            # the recorder hears of its end, and sees that it never began
+            tune_controller.stop_trial(newest)
+            return None
+        return newest
 
 
 class Recorder(_DriverOnly, Callback):  # type: ignore[misc]
@@ -167,6 +174,7 @@ class Recorder(_DriverOnly, Callback):  # type: ignore[misc]
         """A trial has a slot."""
         task = trial.config["task"]
         self._shares.started(task)
+        self._agenda.started(task)
         self._started[task] = time.time()
         self.progress[task] = 0.0
 
@@ -180,8 +188,12 @@ class Recorder(_DriverOnly, Callback):  # type: ignore[misc]
         self.progress[task] = result["progress"]
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial has finished, diverged or been stopped."""
+        """A trial has finished, diverged or been stopped, or has waited too long for a larger share."""
         task = trial.config["task"]
+        if task in self._shares.waiting:
+            self._shares.waiting.discard(task)
+            self._record(task, "failed", self._shares.unmet(task))
+            return
         decision = self._scheduler.decisions.get(task)
         outcome = self._last[task]["outcome"] if decision is None else "stopped"
         self._record(task, outcome, str(decision or ""), {} if decision is None else decision.to_dict())
@@ -190,12 +202,13 @@ class Recorder(_DriverOnly, Callback):  # type: ignore[misc]
         """A trial has raised, or its process is gone."""
         task = trial.config["task"]
         reason, lost = _told(trial)
+        held = self._shares.of(task)
         again = self._shares.again(task, reason, lost) if task in self._agenda.running else ""
         if again:
             log.info("%s: %s (%s)", task, again, reason)
             for kept in (self._points, self._last, self.progress):
                 kept.pop(task, None)
-            self._agenda.again(task, f"{again} ({reason})")
+            self._agenda.again(task, f"{again} ({reason})", held.gpus)
             return
         self._record(task, "failed", self._shares.note(task, reason))
 

@@ -7,6 +7,7 @@ recipe, and where all of it comes from. `python -m trainables.train best.yaml` t
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.pareto import HARMONIC_MEAN, PICKS
 from analysis.record import BASELINE, RecordError, interval, prediction_interval
+from trainables.numerics import Numerics
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -80,6 +82,7 @@ def document(
         "title": str(row["title"]),
         "data": {"name": str(first["data"]), "imbalance": float(first["imbalance"])},
         "model": str(first["model"]),
+        "numerics": _numerics(settings or {}),
         "plan": dict(plan_of(str(row["recipe"]))),
         "measured": {
             "metric": "accuracy on val (fractions), at the last epoch",
@@ -154,6 +157,12 @@ def _gain(trials: pd.DataFrame, row: pd.Series, baseline: str) -> dict[str, Any]
     own = done[done["recipe"] == row["recipe"]].set_index("seed")["final/accuracy"].to_dict()
     gains = [own[seed] - reference[seed] for seed in own if seed in reference]
     return _named(interval(gains), ("mean", "low", "high")) | {"seeds": len(gains)}
+
+
+def _numerics(settings: Mapping[str, Any]) -> dict[str, str]:
+    """How the search's trials computed, for `--as-searched`; what it did not note is at its default."""
+    names = [field.name for field in dataclasses.fields(Numerics)]
+    return Numerics.of({name: str(settings[name]) for name in names if name in settings}).to_dict()
 
 
 def _length(settings: Mapping[str, Any]) -> dict[str, str]:

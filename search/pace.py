@@ -1,6 +1,7 @@
 """How long an epoch takes here, as the last search or measurement found it: what the preview's times come from.
 
-Kept in `<results>/pace.json`, one entry for each data set, imbalance, network, kind of device and machine.
+Kept in `<results>/pace.json`, one entry for each data set, imbalance, network, kind of device, way of computing
+and machine.
 """
 
 from __future__ import annotations
@@ -67,7 +68,8 @@ def of_records(records: Iterable[Record]) -> float | None:
 def _key(settings: Settings, model: str) -> str:
     device = "cuda" if settings.gpus_per_trial else "cpu"
     imbalance = "standard" if settings.imbalance is None else f"{settings.imbalance:g}"
-    return " ".join((settings.data, imbalance, model, device, platform.node()))
+    computed = ",".join(settings.numerics.to_dict().values())
+    return " ".join((settings.data, imbalance, model, device, computed, platform.node()))
 
 
 def _read(file: Path) -> dict[str, dict[str, Any]]:

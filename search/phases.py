@@ -425,7 +425,7 @@ class Check(Phase):
             )  # fmt: skip
 
     def most(self, limits: Limits, cells: int) -> int:
-        """As many as its numbers allow."""
+        """As many as its numbers allow, the winner's own pairs not counted: as a rule it has none of these."""
         return MOST_CHECKED * len(SETTINGS) * 4 * min(limits.check_seeds, limits.seeds)
 
 

@@ -79,7 +79,11 @@ def show(console: Console, search: Search, measure: bool = False) -> None:
         shown = f"{took / 60:.1f} min" if found else "unknown"
         table.add_row(name, str(recipes_here or ""), str(seeds or ""), str(trials), f"{plain:,}", f"{reused:,}", shown)
     console.print(table)
-    console.print("From the race on that is what it may come to at most, at the mean length of a recipe.")
+    console.print(
+        "From the race on that is what it may come to at most, at the mean length of a recipe; a conflict, harm or "
+        "synergy that the winner itself has is checked on top.",
+        soft_wrap=True,
+    )
     console.print(
         f"About {total / 60:.1f} minutes in all, from {found.seconds * 1000:.0f} ms per epoch ({found.source}) and "
         f"{TRIAL_SECONDS} s per trial around it; early stopping not counted."
@@ -263,7 +267,7 @@ def seconds_per_epoch(search: Search) -> float:
     torch.set_num_threads(1)
     data = cached_data(settings.data, settings.data_root, settings.imbalance, 0)
     plan = build(search.space, defaults(), search.standard, settings.epochs_scale).plan
-    pipeline = Pipeline(plan, data, search.model, 0, torch.device("cpu"))
+    pipeline = Pipeline(plan, data, search.model, 0, torch.device("cpu"), numerics=settings.numerics)
     epochs, began = 1, time.perf_counter()
     pipeline.advance()
     if not pipeline.finished:

@@ -12,9 +12,10 @@ import math
 import os
 import re
 import shutil
+import time
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,10 @@ UPLOADED = "longtail_uploaded"
 
 LOST_TRIES = 3
 """How often a trial is begun whose process is gone each time: then it is the trial, and not the machine."""
+
+WAIT_SECONDS = 600.0
+"""How long a trial waits for a larger share while nothing else of the search runs: longer than a cluster takes to start
+a machine. Then whatever holds the rest is not ours, and may never end."""
 
 HEADROOM = 1.2
 """A proposed share is so many times what was measured: allocators fragment, and recipes differ."""
@@ -313,6 +318,7 @@ class Shares:
         self._lost: Counter[str] = Counter()
         self.waiting: set[str] = set()
         """Trials with a larger share that have not got it yet."""
+        self._alone_since: float | None = None
 
     def of(self, trial: str) -> Share:
         """What a trial gets."""
@@ -321,6 +327,21 @@ class Shares:
     def started(self, trial: str) -> None:
         """A trial has got its share."""
         self.waiting.discard(trial)
+
+    def hopeless(self, running: Collection[str]) -> set[str]:
+        """Trials that have waited for their larger share for `WAIT_SECONDS` while nothing else of the search ran.
+
+        Args:
+            running: All trials that were handed out and have not ended.
+        """
+        waiting = self.waiting.intersection(running)
+        if not waiting or len(waiting) < len(running):
+            self._alone_since = None
+            return set()
+        now = time.monotonic()
+        if self._alone_since is None:
+            self._alone_since = now
+        return waiting if now - self._alone_since > WAIT_SECONDS else set()
 
     def again(self, trial: str, reason: str, lost: bool) -> str:
         """Why a failed trial is begun again, "" where it is not.
@@ -342,6 +363,13 @@ class Shares:
             if self._lost[trial] < LOST_TRIES:
                 return "its process is gone; once more from what the stage store has of it"
         return ""
+
+    def unmet(self, trial: str) -> str:
+        """The reason of a trial that never got its larger share."""
+        return (
+            f"out of memory with {self._usual}, and {self._larger[trial]} were not free within {WAIT_SECONDS:g} s "
+            "although nothing else of the search ran: something else holds them"
+        )
 
     def note(self, trial: str, reason: str) -> str:
         """The reason of a trial that failed for good, with what was tried."""

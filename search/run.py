@@ -247,7 +247,6 @@ class Search:
                     f"--resume {self.settings.name}: the space has changed since the search was started; leave --space "
                     f"out to go on with {kept}, or start a new search"
                 )
-            self.settings.keep_changes()
             return
         if self.settings.store is not None and self.settings.reuse and "://" not in self.settings.store_place:
             try:
@@ -351,9 +350,12 @@ class Search:
         if self.resume and agenda.catch_up():
             return self._nothing_left(agenda, tracker)
         slots = resources.slots(settings)
-        scheduler = StageScheduler(agenda, self.halving)
+        scheduler = StageScheduler(agenda, self.halving, shares)
         self._replay(agenda)
         tracker.start(self._params(), {"space": settings.space}, resume=self.resume)
+        if self.resume:
+            # not before everything stands: asked again after a refusal, `--trials +50` must not add twice
+            settings.keep_changes()
         for record in agenda.records.values():
             tracker.log(record)
         recorder = Recorder(agenda, scheduler, settings.name, settings.data, self.model, [tracker.log], shares)
@@ -390,6 +392,7 @@ class Search:
                 tuner.fit()
             except (KeyboardInterrupt, Interrupted):
                 complete, self.interrupted = False, True
+                agenda.cut()
         if agenda.stopped_because:
             self.console.print(f"[bold red]{agenda.stopped_because}[/bold red]", soft_wrap=True)
         if self.interrupted:
@@ -403,6 +406,7 @@ class Search:
 
         self.console.print(summary.finished(self.settings, self.settle), highlight=False, soft_wrap=True)
         tracker.start(self._params(), {"space": self.settings.space}, resume=True)
+        self.settings.keep_changes()
         for record in agenda.records.values():
             tracker.log(record)
         return agenda, Display(self.console, agenda, {}, 1), True
@@ -564,13 +568,13 @@ class Search:
 
     def _replay(self, agenda: Agenda) -> None:
         """After a resume the rungs hold what they held."""
-        from search.scheduler import stages_of
+        from search.scheduler import kinds_to_come
 
+        # by what was recorded: phases that come after this one have not planned their tasks anew yet
         for name, record in agenda.records.items():
-            task = agenda.tasks.get(name)
-            if task is not None and task.arm == "adaptive":
-                points = [dataclasses.asdict(point) for point in record.curve]
-                self.halving.recall(name, stages_of(task.recipe.plan), points)
+            if record.arm == "adaptive":
+                kinds = kinds_to_come([(stage["name"], stage["carry"]) for stage in record.plan["stages"]])
+                self.halving.recall(name, kinds, [dataclasses.asdict(point) for point in record.curve])
 
     # --- resources ----------------------------------------------------------------------------------------
 
@@ -588,10 +592,10 @@ class Search:
         specs = [dataclasses.replace(self._trial(plan, seed), store=None).to_dict() for plan in plans]
         found = resources.measured(specs, self.settings.cpus_per_trial)
         self.console.print(found.reason, soft_wrap=True, highlight=False)
-        self.settings = dataclasses.replace(
-            self.settings, gpus_per_trial=found.share, gpus_auto=False, gpus_reason=found.reason
-        )
-        self.settings.save()
+        share: dict[str, Any] = {"gpus_per_trial": found.share, "gpus_auto": False, "gpus_reason": found.reason}
+        self.settings = dataclasses.replace(self.settings, **share)
+        # and nothing that a resumed search was given for this run alone
+        dataclasses.replace(Settings.stored(self.settings.output, self.settings.name), **share).save()
 
     # --- afterwards ---------------------------------------------------------------------------------------
 

@@ -68,7 +68,7 @@ class Decision:
 
 
 class Halving:
-    """The decisions, without Ray.
+    """The decisions, without Ray. What a search takes for granted stands in `search.settings.Settings` alone.
 
     Args:
         rungs: Fractions of the plan, ascending, in (0, 1).
@@ -84,9 +84,7 @@ class Halving:
     [True, True, True, False]
     """
 
-    def __init__(
-        self, rungs: Sequence[float] = (0.5, 0.75), factor: float = 3, score: str = "class_means", least: int = 4
-    ) -> None:
+    def __init__(self, rungs: Sequence[float], factor: float, score: str, least: int = 4) -> None:
         if list(rungs) != sorted(set(rungs)) or not all(0 < rung < 1 for rung in rungs):
             raise RuleError(f"--rungs must be ascending fractions in (0, 1), got {', '.join(map(str, rungs))}")
         if not factor > 1:

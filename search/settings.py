@@ -203,7 +203,7 @@ class Settings:
         """
         more = {name: getattr(self, name) + value for name, value in given.items() if isinstance(value, More)}
         given = {**given, **more}
-        new = {name: value for name, value in given.items() if getattr(self, name) != value}
+        new = {name: value for name, value in given.items() if not _same(name, getattr(self, name), value)}
         refused = [flag(name) for name in new if name not in MAY_CHANGE and name not in more]
         if refused:
             grows = [f"{flag(name)} +N adds" for name in MAY_GROW if flag(name) in refused]
@@ -243,6 +243,15 @@ class Settings:
             raise SettingsError(
                 f"--resume {name}: {file} is damaged or of another version ({error}); start a new search"
             ) from error
+
+
+def _same(name: str, was: Any, given: Any) -> bool:
+    """Whether a setting is given as it was; a folder may be spelt in another way."""
+    if name == "tricks":
+        return len(was) == len(given) and all(_same("", *pair) for pair in zip(was, given, strict=True))
+    if name in ("", "data_root", "store") and was is not None and given is not None:
+        return bool(was == given or Path(was).expanduser().resolve() == Path(given).expanduser().resolve())
+    return bool(was == given)
 
 
 def gpus(given: float | str) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--tricks", action="append", metavar="DIR", help="folders of further tricks [the recipe's]")
 
     how = it.add_argument_group("how")
-    how.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of the backbone's convolutions [fp32]")
+    how.add_argument("--precision", choices=PRECISIONS, help="of convolutions [fp32; the search's with --as-searched]")
     how.add_argument("--accumulate", type=int, default=1, metavar="N", help="each batch in N parts, one by one [1]")
     how.add_argument("--workers", type=int, default=1, metavar="N", help="processes that share each batch [1]")
     how.add_argument("--address", metavar="HOST:PORT", help="of a Ray cluster for them [a local one is started]")
@@ -105,6 +105,8 @@ def _check(options: argparse.Namespace) -> None:
         raise TrainError(
             "--as-searched repeats what the search did, with whole batches; leave --accumulate and --workers out"
         )
+    if options.as_searched and options.precision is not None:
+        raise TrainError("--as-searched repeats what the search did, in its precision; leave --precision out")
     if not 0 <= options.save_minutes < math.inf:
         raise TrainError(f"--save-minutes must be a number of at least 0, got {options.save_minutes}")
     if options.save_epochs < 0:
@@ -137,7 +139,7 @@ def _train(
     from trainables.final.training import Every, Folder, Stop, Stopped, device_name, pipeline_of, train
 
     _threads(options)
-    how = leaves.How(device_name(), options.precision, options.accumulate, options.workers)
+    how = leaves.How(device_name(), options.precision or "fp32", options.accumulate, options.workers)
     every = Every(60 * options.save_minutes, options.save_epochs)
     data = _load(recipe, root, seeds[0], True)  # what cannot be loaded must not leave a folder
     channels, height, width = map(int, data.train_images.shape[1:])
@@ -249,14 +251,16 @@ def _as_searched(
     """Trains every seed as the search did; nothing is kept."""
     from trainables.final import leaves
     from trainables.final.training import Every, device_name, pipeline_of, train
+    from trainables.numerics import Numerics
 
     _threads(options)
+    numerics = Numerics.of(recipe["numerics"])
     finished = []
     with _bars(console) as progress:
         for number, seed in enumerate(seeds):
             bar = progress.add_task(f"seed {number + 1}/{len(seeds)}", total=1.0)
-            data, how = _load(recipe, root, seed, False), leaves.How(device_name(), options.precision)
-            pipeline = pipeline_of(recipe, plan, seed, data, how, None, Every(), evaluate=True)
+            data, how = _load(recipe, root, seed, False), leaves.How(device_name(), numerics.precision)
+            pipeline = pipeline_of(recipe, plan, seed, data, how, None, Every(), evaluate=True, numerics=numerics)
             finished.append(
                 train(
                     pipeline, seed, Every(), lambda: False,

@@ -643,6 +643,27 @@ def test_gpu_hours_are_counted_over_all_runs(tmp_path):
     assert world.agenda.next() is None and world.agenda.finished and world.agenda.phase == "design"
 
 
+def test_gpu_hours_of_lost_attempts_are_counted_as_well(tmp_path, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    world = World(tmp_path, seeds=3, trials=0, race=False, gpu_seconds=100.0, gpus=0.5)
+    lost = world.agenda.next()
+    clock[0] = 7.0  # waited for its process
+    world.agenda.started(lost.id)
+    clock[0] = 17.0
+    world.agenda.again(lost.id, "its process is gone")  # 10 s of half a GPU
+    assert world.agenda.next() == lost
+    clock[0] = 19.0
+    # it failed before its first report: 2 s of a whole GPU, which it was given then
+    world.agenda.take(dataclasses.replace(record(lost, "failed"), seconds=0.0, gpus=1.0))
+    other = world.agenda.next()
+    clock[0] = 23.0
+    world.agenda.cut()  # 4 s of half a GPU, and then Ctrl-C
+    assert world.agenda._gpu_used() == 5 + 2 + 2
+    assert world.begin()._gpu_used() == 5 + 2 + 2
+    assert world.agenda.next() in (lost, other)
+
+
 def test_what_is_left_is_said(tmp_path):
     world = World(tmp_path, seeds=0, trials=3, race=False, seconds=125.0, gpu_seconds=7200.0)
     world.agenda.next()
@@ -725,7 +746,7 @@ def test_a_task_that_is_put_back_is_the_next_one_and_nothing_is_recorded(tmp_pat
     assert world.agenda.running[first.id]
     events = [json.loads(line) for line in world.journal.path.read_text().splitlines()]
     assert [event for event in events if event["event"] == "again"] == [
-        {"event": "again", "trial": first.id, "reason": "its process is gone"}
+        {"event": "again", "trial": first.id, "reason": "its process is gone", "gpu_seconds": 0.0}
     ]
     assert not [event for event in events if event["event"] == "record"]
     for task in (first, second):

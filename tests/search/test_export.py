@@ -9,7 +9,7 @@ import yaml
 
 from analysis import load
 from analysis.record import Record
-from search import export
+from search import export, judge
 from search.export import ExportError, document, main
 from search.tracking import Tracker
 from spaces.domain import Space, Stage, one_of
@@ -87,6 +87,26 @@ def test_what_is_not_there_is_refused(more, sentence):
     with pytest.raises(ExportError) as caught:
         best(**more)
     assert str(caught.value) == sentence
+
+
+def test_how_the_trials_computed_goes_along():
+    usual = {"precision": "fp32", "channels_last": "auto", "fused_members": "off", "graph": "off"}
+    assert best()["numerics"] == usual
+    assert best(settings={"precision": "bf16", "trials": 4})["numerics"] == usual | {"precision": "bf16"}
+
+
+def test_the_looks_of_a_search_are_judged_at_their_shares(tmp_path, monkeypatch):
+    """Further blocks that a search ran after looking lie in the store as a tag."""
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    with Tracker(uri, "demo", "digits-lt") as tracker:
+        tracker.start({"margin": 0.02, "primary": "first/cost_sensitive×first/class_balanced"}, {"looks": "[2]"})
+        for one in RECORDS:
+            tracker.log(one)
+    asked = []
+    monkeypatch.setattr(judge, "judge", lambda *given: asked.append(given[1:]) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        main(["--tracking-uri", uri, "--out", str(tmp_path / "best.yaml")])
+    assert asked == [(0.02, ["first/cost_sensitive×first/class_balanced"], [2])]
 
 
 def test_nothing_finished():

@@ -21,7 +21,8 @@ def test_what_is_kept_is_known_for_the_same_trials_alone(settings):
     pace.keep(settings, "resnet32", Pace(4.0, "search x"))
     assert pace.known(settings, "resnet8") == Pace(0.25, "search x")
     assert pace.known(settings, "resnet32") == Pace(4.0, "search x")
-    for other in ({"imbalance": 10.0}, {"gpus_per_trial": 0.5}, {"data": "cifar10-lt"}, {"output": "elsewhere"}):
+    for other in ({"imbalance": 10.0}, {"gpus_per_trial": 0.5}, {"data": "cifar10-lt"}, {"output": "elsewhere"},
+                  {"precision": "bf16"}, {"graph": "on"}):  # fmt: skip
         assert pace.known(dataclasses.replace(settings, **other), "resnet8") is None, other
 
 

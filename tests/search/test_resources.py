@@ -118,6 +118,22 @@ def test_a_lost_trial_is_begun_three_times_in_all():
     assert shares.again("c", "ValueError: a mistake", lost=False) == ""
 
 
+def test_a_share_that_never_comes_is_given_up(monkeypatch):
+    shares, clock = Shares(Share(1, 0.25), Share(8, 1)), [100.0]
+    monkeypatch.setattr(resources.time, "monotonic", lambda: clock[0])
+    assert shares.again("a", "OutOfMemoryError: x", lost=False)
+    # while another of ours runs it may be that one which holds it
+    for clock[0] in (100.0, 5_000.0):
+        assert shares.hopeless({"a": set(), "b": set()}) == set()
+    for clock[0] in (6_000.0, 6_600.0):
+        assert shares.hopeless({"a": set()}) == set()
+    clock[0] = 6_601.0
+    assert shares.hopeless({"a": set()}) == {"a"}
+    assert shares.unmet("a").startswith("out of memory with 0.25 GPUs, and 0.5 GPUs were not free within 600 s")
+    shares.started("a")
+    assert shares.hopeless({"a": set()}) == set()
+
+
 def test_gpus_must_be_a_number_or_auto():
     with pytest.raises(SettingsError, match="--gpus-per-trial must be a number or auto, got 'all'"):
         gpus("all")
@@ -168,6 +184,23 @@ def test_a_greedy_trial_gets_a_larger_share(one_gpu, tmp_path, monkeypatch):
     )
     # a process of torch alone is larger than that, and than this machine it is not
     assert 50e6 < records["baseline"]["memory"] < 50e9
+
+
+class Somebody:
+    """Holds what it has."""
+
+
+@pytest.mark.slow
+def test_a_search_ends_where_a_larger_share_is_held_by_others(one_gpu, tmp_path, monkeypatch):
+    monkeypatch.setattr(resources, "WAIT_SECONDS", 2.0)
+    other = ray.remote(num_cpus=0, num_gpus=0.6)(Somebody).remote()
+    try:
+        records, again, _ = run(tmp_path, monkeypatch, {"greedy": 0.5}, gpus_per_trial=0.25)
+    finally:
+        ray.kill(other)
+    failed = records["first/greedy"]
+    assert records["baseline"]["outcome"] == "finished" and len(again) == 1
+    assert failed["outcome"] == "failed" and "0.5 GPUs were not free within 2 s" in failed["reason"]
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from search.conductor import StageScheduler
+from search.resources import Share, Shares
 from search.scheduler import Decision, Halving, stages_of
 from spaces.domain import Space, Stage, one_of
 from trainables.data import standard
@@ -14,6 +15,10 @@ from trainables.plan import build, defaults
 def point(progress: float, score: float, stage: str = "a", epoch: int = 5) -> dict:
     metrics = {"accuracy": score, "class_means": score, "adjusted": score}
     return {"stage": stage, "member": 0, "epoch": epoch, "progress": progress, "metrics": metrics}
+
+
+def rule(rungs=(0.5, 0.75), factor=3.0, score="class_means", least=4) -> Halving:
+    return Halving(rungs, factor, score, least)
 
 
 TO_COME = {"a": "all", "b": ""}
@@ -28,7 +33,7 @@ def judged(halving: Halving, scores: dict[str, float], kinds: dict[str, str] = T
 
 
 def test_the_best_part_goes_on():
-    halving = Halving((0.5,), factor=2)
+    halving = rule((0.5,), factor=2)
     # 4 trials: the best 2 are 0.6 and 0.5, so the 4th, 0.4, is below the cut of 0.5
     assert judged(halving, {"a": 0.6, "b": 0.5, "c": 0.3, "d": 0.4}) == ["d"]
     # 5 trials: still the best 2; 6: the best 3, 0.7, 0.6 and 0.55; 7: still these
@@ -36,41 +41,41 @@ def test_the_best_part_goes_on():
 
 
 def test_fewer_than_four_stop_nobody():
-    assert judged(Halving((0.5,), factor=3), {"a": 0.9, "b": 0.8, "c": 0.1}) == []
-    assert judged(Halving((0.5,), factor=3, least=3), {"a": 0.9, "b": 0.8, "c": 0.1}) == ["c"]
+    assert judged(rule((0.5,), factor=3), {"a": 0.9, "b": 0.8, "c": 0.1}) == []
+    assert judged(rule((0.5,), factor=3, least=3), {"a": 0.9, "b": 0.8, "c": 0.1}) == ["c"]
 
 
 def test_the_first_of_a_rung_is_never_stopped_whatever_the_factor():
     # 4 trials, factor 10: max(1, 0) goes on
-    assert judged(Halving((0.5,), factor=10), {"a": 0.1, "b": 0.2, "c": 0.3, "d": 0.4}) == []
+    assert judged(rule((0.5,), factor=10), {"a": 0.1, "b": 0.2, "c": 0.3, "d": 0.4}) == []
 
 
 def test_ties_go_on():
-    assert judged(Halving((0.5,), factor=2), dict.fromkeys("abcdef", 0.5)) == []
+    assert judged(rule((0.5,), factor=2), dict.fromkeys("abcdef", 0.5)) == []
 
 
 def test_cohorts_are_kept_apart():
-    halving = Halving((0.5,), factor=2)
+    halving = rule((0.5,), factor=2)
     strong = {"a": 0.9, "b": 0.9, "c": 0.9, "d": 0.9}
     assert judged(halving, strong) == []
     # other kinds of stages to come, or another stage of the plan: these are alone
     assert judged(halving, {"e": 0.1, "f": 0.1, "g": 0.1}, kinds={"a": "weights"}) == []
     assert judged(halving, {"h": 0.1, "i": 0.1, "j": 0.1}, stage="b") == []
     # and another rung of the same plans
-    later = Halving((0.5, 0.75), factor=2)
+    later = rule((0.5, 0.75), factor=2)
     assert judged(later, strong, progress=0.5) == []
     assert judged(later, {"k": 0.1, "l": 0.1}, progress=0.75) == ["k", "l"]  # by the rung of 0.5 that they pass
     assert judged(halving, {"m": 0.1}) == ["m"]
 
 
 def test_a_trial_is_judged_once_at_a_rung():
-    halving = Halving((0.5,), factor=2)
+    halving = rule((0.5,), factor=2)
     judged(halving, {"a": 0.9, "b": 0.8, "c": 0.7})
     assert halving.judge("d", TO_COME, [point(0.4, 0.1), point(0.6, 0.8), point(0.7, 0.1)]) is None
 
 
 def test_a_reused_stage_is_judged_at_every_rung_that_it_passed():
-    halving = Halving((0.25, 0.5, 0.75), factor=2)
+    halving = rule((0.25, 0.5, 0.75), factor=2)
     for name, low, high in (("a", 0.9, 0.2), ("b", 0.8, 0.3), ("c", 0.7, 0.4)):
         assert halving.judge(name, TO_COME, [point(0.25, low), point(0.5, high)]) is None
     # its whole first stage comes at once: it holds at 0.25 (best 2 of 4: 0.9, 0.85) and falls short at 0.5
@@ -83,14 +88,14 @@ def test_a_reused_stage_is_judged_at_every_rung_that_it_passed():
 
 
 def test_one_point_may_pass_two_rungs():
-    halving = Halving((0.25, 0.5), factor=2)
+    halving = rule((0.25, 0.5), factor=2)
     for name in "abc":
         halving.judge(name, TO_COME, [point(0.3, 0.5), point(0.6, 0.9)])
     assert halving.judge("d", TO_COME, [point(0.6, 0.6)]).rung == 0.5
 
 
 def test_what_is_recalled_counts_and_is_not_judged():
-    halving = Halving((0.5, 0.75), factor=2)
+    halving = rule((0.5, 0.75), factor=2)
     for name, score in zip("abcd", (0.9, 0.8, 0.7, 0.1), strict=True):
         halving.recall(name, TO_COME, [point(0.5, score), point(0.75, score)])
     # d would have been stopped at 0.5 and stands at 0.75 all the same: the best 2 of 5 are 0.9, 0.8
@@ -102,7 +107,7 @@ def test_what_is_recalled_counts_and_is_not_judged():
 
 def test_the_score_is_the_one_asked_for():
     for score in ("accuracy", "adjusted", "class_means"):
-        halving = Halving((0.5,), factor=2, score=score)
+        halving = rule((0.5,), factor=2, score=score)
         for name, value in zip("abcd", (0.9, 0.8, 0.7, 0.1), strict=True):
             metrics = dict.fromkeys(("accuracy", "adjusted", "class_means"), 1.0) | {score: value}
             decision = halving.judge(name, TO_COME, [{**point(0.5, 0), "metrics": metrics}])
@@ -131,7 +136,7 @@ def test_the_sentence():
 )
 def test_a_rule_that_cannot_be_is_refused(arguments, sentence):
     with pytest.raises(ValueError) as caught:
-        Halving(**arguments)
+        rule(**arguments)
     assert str(caught.value) == sentence
 
 
@@ -146,7 +151,7 @@ def test_the_newest_waiting_trial_gets_the_free_process():
             ("runs", "RUNNING"),
         )
     ]
-    scheduler = StageScheduler(SimpleNamespace(tasks={}), Halving())
+    scheduler = StageScheduler(SimpleNamespace(tasks={}, running={}), rule(), Shares(Share(1, 0), Share(1, 0)))
     controller = SimpleNamespace(get_trials=lambda: trials)
     assert scheduler.choose_trial_to_run(controller).name == "new"
     trials[1:3] = []
@@ -160,7 +165,7 @@ def test_only_the_adaptive_arm_is_judged_and_what_finishes_is_noted():
         )
         for name, arm in (("a", "adaptive"), ("b", "adaptive"), ("c", "adaptive"), ("d", "design"), ("e", "adaptive"))
     }
-    scheduler = StageScheduler(SimpleNamespace(tasks=tasks), Halving((0.5,), factor=2))
+    scheduler = StageScheduler(SimpleNamespace(tasks=tasks), rule((0.5,), factor=2), Shares(Share(1, 0), Share(1, 0)))
 
     def report(name, score, outcome="running"):
         trial = SimpleNamespace(config={"task": name})
@@ -176,7 +181,7 @@ def test_only_the_adaptive_arm_is_judged_and_what_finishes_is_noted():
 
 
 def test_no_rungs_stop_nobody():
-    assert judged(Halving(()), {"a": 0.9, "b": 0.8, "c": 0.7, "d": 0.1}) == []
+    assert judged(rule(()), {"a": 0.9, "b": 0.8, "c": 0.7, "d": 0.1}) == []
 
 
 def test_kinds_are_how_the_stages_to_come_carry():
@@ -194,7 +199,7 @@ def shortened(rung: float, value: float, stage: str = "b") -> dict:
 
 
 def test_shortened_plans_are_one_cohort_and_the_plan_itself_is_not_judged():
-    halving = Halving((0.25, 0.5), factor=2, score="shortened")
+    halving = rule((0.25, 0.5), factor=2, score="shortened")
     for name, value, last in (("a", 0.9, "b"), ("b", 0.8, "c"), ("c", 0.7, "b")):
         kinds = {"a": "all", last: ""}
         assert halving.judge(name, kinds, [shortened(0.25, value, last), shortened(0.5, value, last)]) is None
@@ -210,6 +215,6 @@ def test_shortened_plans_are_one_cohort_and_the_plan_itself_is_not_judged():
 
 
 def test_the_standings_are_what_was_noted():
-    halving = Halving((0.5,), factor=2)
+    halving = rule((0.5,), factor=2)
     judged(halving, {"a": 0.9, "b": 0.8})
     assert halving.scores == {(0.5, "a, with stages to come that carry all"): {"a": 0.9, "b": 0.8}}

@@ -97,6 +97,14 @@ def test_what_a_resumed_search_must_not_change(given, flags):
     )
 
 
+def test_the_same_folder_in_other_words_is_no_change(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = dataclasses.replace(PLAIN, data_root=str(tmp_path / "data"), tricks=(str(tmp_path / "mine"),))
+    assert settings.changed({"data_root": "data", "tricks": ("./mine",)}) == settings
+    with pytest.raises(SettingsError, match="--data-root, --tricks cannot change"):
+        settings.changed({"data_root": "other", "tricks": ("mine", "more")})
+
+
 def test_a_resumed_search_may_be_given_more():
     grown = PLAIN.changed({"trials": More(50), "seeds": More(2), "gpu_hours": 3.0, "check_seeds": 0})
     assert (grown.trials, grown.seeds, grown.gpu_hours, grown.check_seeds) == (90, 7, 3.0, 0)

@@ -21,8 +21,10 @@ from safetensors.torch import load_file, save_file
 from search.export import FORMAT
 from spaces.domain import Stage
 from trainables.data import load
+from trainables.final import training
 from trainables.final.served import served
 from trainables.models import build
+from trainables.numerics import Numerics
 from trainables.plan import Plan
 from trainables.train import lengthened, main, read_recipe
 
@@ -357,6 +359,25 @@ def test_as_searched_repeats_the_search(recipe, write, tmp_path, monkeypatch, ca
     content["measured"]["values"] = [0.9]
     assert main([write(content), "--as-searched", "--seeds", "1"]) == 1
     assert "it predicts nothing" in capsys.readouterr().out
+
+
+def test_as_searched_computes_as_the_search_did(recipe, write, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    asked = []
+    whole = training.Pipeline
+
+    def noting(*arguments, **named):
+        asked.append(named["numerics"])
+        return whole(*arguments, **named)
+
+    monkeypatch.setattr(training, "Pipeline", noting)
+    content = recipe() | {"numerics": {"precision": "bf16", "channels_last": "on"}}
+    assert main([write(content), "--as-searched", "--seeds", "1"]) in (0, 1)
+    assert asked == [Numerics("bf16", "on")]
+    assert main([write(content), "--as-searched", "--precision", "fp32"]) == 2
+    assert "in its precision; leave --precision out" in capsys.readouterr().err
+    assert main([write(content | {"numerics": {"precision": "fp8"}}), "--as-searched"]) == 2
+    assert "numerics: --precision must be fp32 or bf16, got 'fp8'" in capsys.readouterr().err
 
 
 # --- bad input --------------------------------------------------------------------------------------------

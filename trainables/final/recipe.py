@@ -11,6 +11,7 @@ from typing import Any
 from trainables import models
 from trainables.data.catalogue import DataError, module_of
 from trainables.models import ModelError
+from trainables.numerics import Numerics
 from trainables.plan import Plan, check
 from trainables.registry import PlanError, discover
 
@@ -53,6 +54,11 @@ def read_recipe(path: Path, tricks: Sequence[str] = (), model: str | None = None
         raise TrainError(f"{path}: data must have a name and an imbalance, got {recipe['data']!r}; export it again")
     if not isinstance(values.get("values"), list):
         raise TrainError(f"{path}: measured must have its values, got {values!r}; export it again")
+    try:
+        # a file of an earlier export has none: those searches had nothing else
+        recipe["numerics"] = Numerics.of(recipe.get("numerics") or {}).to_dict()
+    except (TypeError, ValueError) as error:
+        raise TrainError(f"{path}: numerics: {error}; export it again") from error
     beside = path.resolve().parent
     provenance = recipe["provenance"]
     folders = tricks or [_placed(folder, beside) for folder in provenance.get("tricks") or ()]

@@ -162,8 +162,12 @@ def pipeline_of(
     every: Every,
     evaluate: bool = False,
     rank: int = 0,
+    numerics: Numerics | None = None,
 ) -> Pipeline:
-    """The pipeline of one seed, in the worker of that rank."""
+    """The pipeline of one seed, in the worker of that rank.
+
+    `numerics` stands in for the precision of `how`, where training repeats a search.
+    """
     return Pipeline(
         plan,
         data,
@@ -172,7 +176,7 @@ def pipeline_of(
         device(),
         store=store,
         evaluate=evaluate,
-        numerics=Numerics(precision=how.precision),
+        numerics=numerics or Numerics(precision=how.precision),
         save_seconds=every.seconds,
         parts=Parts(how.accumulate, how.workers, rank),
     )
