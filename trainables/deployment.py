@@ -167,7 +167,8 @@ def _cost(file: Path, class_names: Sequence[str]) -> tuple[tuple[float, ...], ..
         raise DeploymentError(f"--cost {file}: the data have {classes} classes; a matrix is taken up to {MOST_COSTS}")
     rows = _rows("--cost", file, "")
     header = rows[0][1]
-    named = set(class_names) <= set(header)
+    # where classes are numbered, costs may look like names
+    named = set(class_names) <= set(header) and (len(rows) > classes or not all(map(_is_number, header)))
     if named:
         columns = [header.index(name) for name in class_names]
         by_name = {row[0]: (line, row) for line, row in rows[1:]}
@@ -200,14 +201,17 @@ def _rows(option: str, file: Path, instead: str) -> list[tuple[int, list[str]]]:
     return rows
 
 
-def _number(where: str, text: str) -> float:
+def _is_number(text: str) -> bool:
     try:
-        value = float(text)
+        return math.isfinite(float(text))
     except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
+        return False
+
+
+def _number(where: str, text: str) -> float:
+    if not _is_number(text):
         raise DeploymentError(f"{where}: expected a number, got {text!r}")
-    return value
+    return float(text)
 
 
 def _some(names: Sequence[str], shown: int = 5) -> str:

@@ -8,11 +8,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from trainables import memory
 from trainables.data import LongTailed
+from trainables.data.feeds import table_bytes
+from trainables.data.streamed import StreamedImages
 from trainables.numerics import Numerics
 from trainables.pipeline import Pipeline
 from trainables.plan import Plan
@@ -53,9 +56,10 @@ def footprint(
     largest = max(stage.batch_size for stage in plan.stages)
     small = fewer(data, STEPS * largest)
     short = Plan(tuple(dataclasses.replace(stage, epochs=1, eval_every=1) for stage in plan.stages))
-    Pipeline(short, small, model, 0, device, numerics=numerics).run()  # the first run also loads kernels
     memory.forget_peak(device)
-    pipeline = Pipeline(short, small, model, 0, device, numerics=numerics)
+    # the first run also loads kernels, and evaluates, which may take more memory than training
+    Pipeline(short, small, model, 0, device, numerics=numerics).run()
+    pipeline = Pipeline(short, small, model, 0, device, numerics=numerics, evaluate=False)
     began = time.perf_counter()
     with _busy(device) as readings:
         while not pipeline.finished:
@@ -79,13 +83,17 @@ def fewer(data: LongTailed, images: int) -> LongTailed:
     """The same data with about so many training images, some of every class."""
     each = max(1, -(-images // data.classes))
     kept = torch.cat([(data.train_labels == label).nonzero()[:each, 0] for label in range(data.classes)])
-    return dataclasses.replace(
-        data, train_images=data.train_images[kept], train_labels=data.train_labels[kept], fingerprint=""
-    )
+    pixels: Any = data.train_images
+    # what is streamed stays in its files, so that decoding is in the pace
+    pixels = pixels.of(kept.numpy()) if isinstance(pixels, StreamedImages) else pixels[kept]
+    return dataclasses.replace(data, train_images=pixels, train_labels=data.train_labels[kept], fingerprint="")
 
 
 def _bytes(data: LongTailed) -> float:
-    return float(data.train_images.numel() + 8 * data.train_labels.numel())
+    """What the training images take of the device for as long as they are trained on."""
+    images: object = data.train_images
+    pixels = 0 if isinstance(images, StreamedImages) else data.train_images.numel() + table_bytes(data)
+    return float(pixels + 8 * data.train_labels.numel())
 
 
 @contextmanager

@@ -519,8 +519,10 @@ def assemble(
 
 def _settled(start: Start, stage: StagePlan, network: Network) -> Network:
     """The network as the stage's numerics want it."""
-    height, width = start.data.train_images.shape[-2:]
-    last = start.numerics.channels_last_for(start.device.type, stage.batch_size * height * width)
+    images = start.data.train_images
+    # a backbone with cached features sees evaluation batches alone, so its features are those of any batch size
+    size = evaluation_batch(images) if stage.views else stage.batch_size
+    last = start.numerics.channels_last_for(start.device.type, size * images.shape[-2] * images.shape[-1])
     return network.settle(start.numerics.precision, torch.channels_last if last else torch.contiguous_format)
 
 

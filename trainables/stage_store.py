@@ -43,8 +43,9 @@ _NOT_IN_RESULTS = {
 }  # fmt: skip
 """Modules that arrange work but do not decide what an entry holds: the plan they make is in the key."""
 
-_OF_DATA = {"data/augment.py", "data/feeds.py", "data/long_tail.py"}
-"""What of the data modules acts in training; what they load is in the key by its fingerprint."""
+_OF_DATA = {"data/augment.py", "data/feeds.py", "data/images.py", "data/long_tail.py", "data/streamed.py"}
+"""What of the data modules acts in training, where it may decode files; what is loaded before is in the key by its
+fingerprint."""
 
 
 def digest(content: Any) -> str:

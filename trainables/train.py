@@ -81,7 +81,9 @@ def _main(options: argparse.Namespace) -> int:
     recipe = read_recipe(options.recipe, tuple(options.tricks or ()), options.model)
     plan = Plan.from_dict(recipe["plan"])
     _check(options)
-    root = options.data_root or recipe["provenance"].get("data_root")
+    root = recipe["provenance"].get("data_root")
+    if options.data_root is not None:  # absolute: workers may run in another folder
+        root = str(Path(options.data_root).expanduser().resolve())
     seeds = options.seeds if options.seeds is not None else (5 if options.as_searched else 1)
     if not options.as_searched:
         plan = lengthened(plan, options.epochs_scale * to_full_length(recipe, root))

@@ -331,6 +331,11 @@ def test_views_differ_and_are_all_drawn(second, pipeline, digits):
     # the first views are those of a stage with fewer of them
     fewer = StageRun(run.start, second(RETRAINED, views=2), 1, 0, run._at.handed)._features
     assert features[:2].equal(fewer)
+    # to the last bit whatever the batch, though batches of so many pixels are laid out in another way
+    for batch_size in (8, 512):
+        assert StageRun(run.start, second(RETRAINED, batch_size=batch_size), 1, 0, run._at.handed)._features.equal(
+            features
+        )
 
 
 @pytest.mark.parametrize("readout", [trick("tau_norm", tau=0.7), "flip_tta", "nearest_mean", "post_hoc_adjustment"])

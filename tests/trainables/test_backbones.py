@@ -1,5 +1,6 @@
 """Backbones beyond the CIFAR ResNets: published sizes, torchvision's outputs, weights from files, the user's own."""
 
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -16,6 +17,7 @@ from trainables.batch import Blend
 from trainables.data import load, standard
 from trainables.data.lists import LISTS
 from trainables.models import MODELS, ModelError, Network, build, check, check_on, identity, settled
+from trainables.models.own import function_of
 from trainables.pipeline import Pipeline, trial_context
 
 CPU = torch.device("cpu")
@@ -252,6 +254,11 @@ def test_an_own_network_is_known_by_its_source(own, tmp_path):
     (tmp_path / "mine.py").write_text(OWN + "\n# changed\n")
     assert identity(own("maps")) != first
     assert settled(own("maps?width=3")) == own("maps?width=3")
+    (tmp_path / "mine.py").write_text(OWN + "\nfrom functools import partial\npartly = partial(maps, num_classes=3)\n")
+    sys.modules.pop(function_of(own("maps")).__module__)
+    before = identity(own("partly"))
+    (tmp_path / "mine.py").write_text(OWN + "\nfrom functools import partial\npartly = partial(maps, num_classes=4)\n")
+    assert identity(own("partly")) != before
 
 
 def test_own_modules_by_import(tmp_path, monkeypatch):

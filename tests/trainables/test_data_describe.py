@@ -98,6 +98,15 @@ def test_command(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "<html>" in (tmp_path / "p.html").read_text(encoding="utf-8")
 
 
+def test_what_cannot_be_trained_on_is_shown_and_refused(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture(photos / "train" / "ant" / "large.png", 99, size=16)
+    assert main(["describe", f"folder:{photos}"]) == 2
+    said = capsys.readouterr()
+    assert "images of 2 sizes" in said.out
+    assert len(said.err.splitlines()) == 1 and "cannot be trained on as it is" in said.err
+    assert main(["describe", f"folder:{photos}?size=8"]) == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

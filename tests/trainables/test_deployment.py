@@ -67,6 +67,9 @@ def test_costs_are_read_with_and_without_names(tmp_path: Path) -> None:
     both = write(tmp_path / "c.csv", ",cat,ant,bee", "cat,0,5,6", "bee,4,3,0", "ant,2,0,1")
     for file in (plain, header, both):
         assert read(None, file, NAMES).cost == expected, file
+    # numbered classes: costs that are the classes' numbers are no names
+    for lines in (["0,1", "1,0"], ["0,1", "0,1", "1,0"], [",0,1", "0,0,1", "1,1,0"]):
+        assert read(None, write(tmp_path / "d.csv", *lines), ("0", "1")).cost == ((0.0, 1.0), (1.0, 0.0)), lines
 
 
 @pytest.mark.parametrize(

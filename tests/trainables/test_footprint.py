@@ -2,11 +2,15 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from spaces.domain import Stage
-from trainables.footprint import fewer, footprint
+from trainables.data import load
+from trainables.data.streamed import StreamedImages
+from trainables.footprint import _bytes, fewer, footprint
 from trainables.pipeline import Pipeline
 
 CPU = torch.device("cpu")
@@ -17,6 +21,23 @@ def test_fewer_images_have_every_class(digits):
     # three of each class, where there are so many
     assert small.counts.tolist() == [min(3, count) for count in digits.counts.tolist()]
     assert (small.val_images is digits.val_images) and small.fingerprint != digits.fingerprint
+
+
+def test_what_is_streamed_or_laid_out_as_a_table_is_counted(tmp_path, make_plan):
+    noise = np.random.RandomState(0).randint(0, 256, (24, 12, 12, 3), dtype=np.uint8)
+    for number, image in enumerate(noise):
+        (tmp_path / "photos" / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(tmp_path / "photos" / "ab"[number % 2] / f"{number}.png")
+    name = f"folder:{tmp_path / 'photos'}?val=1&test=1&pad=2"
+    streamed, resident = load(f"{name}&feed=streamed&workers=0"), load(name)
+    small = fewer(streamed, 4)
+    assert isinstance(small.train_images, StreamedImages) and small.counts.tolist() == [2, 2]
+    assert torch.equal(small.train_images[torch.arange(4)], fewer(resident, 4).train_images)
+    found = footprint(make_plan(Stage("a", epochs=1, batch_size=4)), streamed, "resnet8", CPU)
+    assert found.seconds > 0
+    # 20 images, their labels, and the table: each image and its mirror image with two pixels on every side
+    assert len(resident.train_labels) == 20 and _bytes(streamed) == 160
+    assert _bytes(resident) == 20 * 3 * 12**2 + 160 + 2 * 20 * 3 * 16**2
 
 
 def test_every_stage_is_measured_and_the_whole_plan_reckoned(digits, make_plan, monkeypatch):

@@ -47,6 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.html is not None:
             figure(found).write_html(options.html, include_plotlyjs=True)
             print(f"\nwritten to {options.html}")
+        if not found.fingerprint:
+            raise DataError(f"{options.name}: cannot be trained on as it is; the problems above say why and what helps")
     except (DataError, OSError) as error:
         print(f"trainables.data: error: {error}", file=sys.stderr)
         return 2

@@ -41,6 +41,16 @@ def feed_of(data: LongTailed) -> Feed:
     return StreamedFeed(data, images) if isinstance(images, StreamedImages) else ResidentFeed(data)
 
 
+def table_bytes(data: LongTailed) -> int:
+    """Bytes of the table that is kept beside resident training images; 0 where there is none."""
+    images = data.train_images
+    if data.crop == "resized" or (data.pad == 0 and not data.flip):
+        return 0
+    side = (images.shape[-2] + 2 * data.pad) * (images.shape[-1] + 2 * data.pad)
+    size = (1 + int(data.flip)) * len(images) * images.shape[1] * side
+    return size if size <= TABLE_BYTES else 0
+
+
 class ResidentFeed:
     """Images that lie on the device: each crop is a window of a padded table, mirrored images included.
 
@@ -68,8 +78,7 @@ class ResidentFeed:
             return
         drawn = [Shifts.draw(len(index), data.pad, data.flip, generator) for index in batches]
         shifts = Shifts.joined(drawn).to(images.device).split([len(index) for index in batches])
-        side = (images.shape[-2] + 2 * data.pad) * (images.shape[-1] + 2 * data.pad)
-        if (1 + data.flip) * len(images) * images.shape[1] * side > TABLE_BYTES:
+        if not table_bytes(data):
             for index, shift in zip(batches, shifts, strict=True):
                 yield shift.of(flip_table(images[index], data.pad, data.flip), data.pad)
             return

@@ -32,7 +32,7 @@ from __future__ import annotations
 import csv
 import functools
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
@@ -107,8 +107,8 @@ def index(name: str, root: str | None = None) -> Source:
     parsed = Name.parse(name)
     place = parsed.place(root)
     if not place.exists():
-        under = "" if root is not None or place.is_absolute() else f" under {Path.cwd()}; paths may be absolute, or"
-        raise DataError(f"{name}: there is no {place}{under or ';'} relative to --data-root")
+        here = "" if place.is_absolute() else f" under {Path.cwd()}; paths may be absolute, or relative to --data-root"
+        raise DataError(f"{name}: there is no {place}{here}")
     if parsed.kind == "folder":
         if not place.is_dir():
             raise DataError(f"{name}: {place} is no folder; csv: and npz: read files")
@@ -229,7 +229,26 @@ def _classes(file: Path, labels: Sequence[str]) -> tuple[tuple[str, ...], Mappin
             name = next(text for text in written if not whole(text))
             raise DataError(f"{file}: labels must be whole numbers from 0, or all of them names, got {name!r}")
         return tuple(written), {text: label for label, text in enumerate(written)}
-    return tuple(map(str, range(max(map(int, written)) + 1))), {text: int(text) for text in written}
+    try:
+        number = {text: int(text) for text in written}
+    except ValueError as error:  # thousands of digits
+        raise DataError(f"{file}: labels must be whole numbers from 0 ({str(error).partition(';')[0]})") from error
+    return _numbered(str(file), set(number.values())), number
+
+
+def _numbered(where: str, labels: Set[int]) -> tuple[str, ...]:
+    """Names of classes that have numbers alone; before names are made for gaps without end.
+
+    Raises:
+        DataError: Labels that leave out most of the numbers up to the largest one.
+    """
+    classes = max(labels, default=-1) + 1
+    if classes > 100 * max(10, len(labels)):
+        raise DataError(
+            f"{where}: labels must be whole numbers from 0 to the number of classes - 1, got {len(labels)} different "
+            f"ones from {min(labels)} to {max(labels)}"
+        )
+    return tuple(map(str, range(classes)))
 
 
 def check_files(where: str, root: Path, files: Sequence[Path]) -> None:
@@ -275,8 +294,8 @@ def _npz(file: Path) -> Source:
     if len(sizes) > 1:
         shown = ", ".join(f"{split} {'×'.join(map(str, shape[1:]))}" for split, shape in shapes.items())
         raise DataError(f"{file}: the splits' images differ in shape ({shown}); bring them to one")
-    classes = max((int(found.max()) for found in labels.values() if len(found)), default=-1) + 1
-    class_names = tuple(map(str, range(classes)))
+    class_names = _numbered(str(file), {label for found in labels.values() for label in np.unique(found).tolist()})
+    classes = len(class_names)
     with np.load(file) as pack:
         if "classes" in pack.files:
             named = [str(name) for name in _array(file, "classes").tolist()]

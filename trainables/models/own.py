@@ -7,6 +7,8 @@ mark (`mine:wide?depth=4`). It returns a `torch.nn.Module` from images (B, c, H,
 from __future__ import annotations
 
 import ast
+import contextlib
+import functools
 import hashlib
 import importlib
 import importlib.util
@@ -43,9 +45,15 @@ def function_of(place: str) -> Callable[..., Any]:
 
 
 def source(place: str) -> str:
-    """SHA-256 of the file that the function comes from: what it imports is not in it."""
-    file = inspect.getsourcefile(function_of(place)) or place
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    """SHA-256 of the named file, and of the function's own where that is another: what they import is not in it."""
+    found: Any = inspect.unwrap(function_of(place))
+    while isinstance(found, functools.partial):
+        found = found.func
+    files = {getattr(_module(place.rpartition(":")[0], place), "__file__", None)}
+    with contextlib.suppress(TypeError):  # an object that can be called has no file of its own
+        files.add(inspect.getsourcefile(found))
+    contents = sorted(Path(file).read_bytes() for file in files if file is not None)
+    return hashlib.sha256(b"".join(contents)).hexdigest()
 
 
 def network(
