@@ -313,6 +313,12 @@ class Agenda:
             self.known.looks.append(look)
             self.journal.write("look", look=look)
 
+    def not_settled(self) -> list[str]:
+        """Why no primary pair gets further blocks, one line for each that is unresolved."""
+        if len(self.known.looks) >= MOST_LOOKS - 1:
+            return [f"{MOST_LOOKS} looks are the most, and there were {len(self.known.looks) + 1}"]
+        return phases.left_open(self.known, self.limits.settle)
+
     def _looked(self) -> bool:
         """Whether this run has decided already, or the last decision was not carried out to its end."""
         planned = list(phases.Settle().plan(self.known))

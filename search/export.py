@@ -239,7 +239,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"search {name} in {uri}")
     print(
         f"{kind} {content['recipe']}: {content['title']}, accuracy on val {100 * measured['mean']:.1f} %{spread} "
-        f"over {len(measured['seeds'])} seeds ({measured['arm']})"
+        f"over {len(measured['seeds'])} {'seed' if len(measured['seeds']) == 1 else 'seeds'} ({measured['arm']})"
     )
     print(f"written to {options.out}; train it with: python -m trainables.train {options.out}")
     return 0

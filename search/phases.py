@@ -647,6 +647,23 @@ def further(known: Known, budget: int) -> dict[str, Any] | None:
     return {"first": first, "cells": [list(pair) for pair in sorted(chosen.items())], "pairs": pairs}
 
 
+def left_open(known: Known, budget: int | None) -> list[str]:
+    """Why primary pairs that are unresolved get no further blocks, one line for each.
+
+    Args:
+        known: What has been run.
+        budget: As in `further`.
+    """
+    from analysis.sequential import needs
+
+    table = known.conflicts()
+    if table is None:
+        return ["the design arm cannot be judged"]
+    rows = needs(table, budget)
+    open_ones = rows[rows["blocks"] == 0].to_dict("records")
+    return [f"{row['a']} × {row['b']} {row['why']}" for row in open_ones] or ["none of them is unresolved"]
+
+
 class Adaptive(Phase):
     """The adaptive arm as it is counted; what it proposes stands in `search.adaptive`."""
 

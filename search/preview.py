@@ -50,8 +50,8 @@ def show(console: Console, search: Search, measure: bool = False) -> None:
         measure: Whether to train the baseline for some seconds, where no search has told how long an epoch takes.
     """
     settings, space = search.settings, search.space
-    if settings.objective != "accuracy":
-        search.check_objective()
+    piped = not console.is_terminal  # a file keeps whole lines, a terminal would break them within words
+    search.check_data()
     console.print(tree(space), highlight=False)
     choices, recipes, continuous = count(space)
     more = ", and continuous numbers" if continuous else ""
@@ -61,10 +61,10 @@ def show(console: Console, search: Search, measure: bool = False) -> None:
 
     design = search.design
     for pair in design.impossible:
-        console.print(f"  not applicable: {pair.a} × {pair.b}: {pair.reason}", highlight=False, soft_wrap=True)
+        console.print(f"  not applicable: {pair.a} × {pair.b}: {pair.reason}", highlight=False, soft_wrap=piped)
     console.print()
     for part in prospect.show(design, settings.seeds, search.standard.sd, search.standard.margin, settings.data):
-        console.print(part, highlight=False, soft_wrap=isinstance(part, str))
+        console.print(part, highlight=False, soft_wrap=piped and isinstance(part, str))
     arms = _arms(search, design)
     found = pace_of(search, measure)
     slots = max(1, settings.max_concurrent or _cores(settings.cpus_per_trial))
@@ -90,7 +90,7 @@ def show(console: Console, search: Search, measure: bool = False) -> None:
         if found
         else f"How long that takes is unknown: no search of {settings.data} with {search.model} has run from "
         f"{settings.output} on this machine; --dry-run --measure trains the baseline for some seconds.",
-        soft_wrap=True,
+        soft_wrap=piped,
     )
 
 

@@ -66,11 +66,16 @@ class Share:
 
 
 def check(settings: Settings) -> None:
-    """Refuses GPUs that are not there, before anything is started.
+    """Refuses GPUs that are not there, and GPU hours that nothing uses up, before anything is started.
 
     Raises:
-        SettingsError: GPUs are asked for on a machine without.
+        SettingsError: GPUs are asked for on a machine without; GPU hours are to end trials that hold no GPU.
     """
+    if settings.gpu_hours is not None and not settings.gpus_per_trial:
+        raise SettingsError(
+            f"--gpu-hours {settings.gpu_hours:g}: trials hold no GPU, so that this would never end the search; give "
+            "--gpus-per-trial as well, or bound the time: --time-budget SECONDS"
+        )
     if not settings.gpus_per_trial or settings.address is not None or _is_initialized():
         return
     import torch

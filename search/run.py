@@ -39,6 +39,9 @@ __all__ = ["WORKER_ENVIRONMENT", "Search", "SearchResult", "run"]
 
 log = logging.getLogger(__name__)
 
+BUNDLED = "digits-lt"
+"""The data that come with the libraries."""
+
 SEEDS_APART = 10_000
 """Between the seed blocks of two `--seed`s: more than there are blocks in a search."""
 
@@ -404,7 +407,8 @@ class Search:
         from search import summary
         from search.display import Display
 
-        self.console.print(summary.finished(self.settings, self.settle), highlight=False, soft_wrap=True)
+        why = agenda.not_settled() if self.settle is not None else None
+        self.console.print(summary.finished(self.settings, why), highlight=False, soft_wrap=True)
         tracker.start(self._params(), {"space": self.settings.space}, resume=True)
         self.settings.keep_changes()
         for record in agenda.records.values():
@@ -509,6 +513,23 @@ class Search:
     @property
     def _device(self) -> str:
         return "cuda" if self.settings.gpus_per_trial else "cpu"
+
+    def check_data(self) -> None:
+        """Refuses, without training, what `run` refuses of an objective, and of options about the bundled data.
+
+        Other data may not be here yet, and are not fetched to look at their options.
+
+        Raises:
+            ValueError: An option that does not fit the data.
+        """
+        settings = self.settings
+        bundled = settings.data.partition("?")[0] == BUNDLED
+        if bundled and (settings.prior is not None or settings.cost is not None):
+            self._deployment()
+        if bundled and (settings.imbalance is not None or settings.data != BUNDLED):
+            self._data(settings.seed * SEEDS_APART)
+        if settings.objective != "accuracy":
+            self.check_objective()
 
     def check_objective(self) -> None:
         """Refuses an objective that val is too small for; loads the first split.

@@ -91,34 +91,37 @@ def conflict_table(
 
 def show(console: Console, result: SearchResult, uri: str, settings: Settings) -> None:
     """Prints the best recipe, the conflicts and where to look next."""
+    from analysis import load
     from search import tracking
 
+    piped = not console.is_terminal  # a file keeps whole lines, a terminal would break them within words
     console.print()
     if result.best is not None:
-        console.print(_best(result.best), highlight=False, soft_wrap=True)
+        console.print(_best(result.best), highlight=False, soft_wrap=piped)
     if result.conflicts is not None and len(result.conflicts):
         console.print(_conflicts(result.conflicts, result.trials, console.width))
         console.print(
             "In percentage points of accuracy on val, ± is the 95 % interval over seed blocks. A verdict holds at this "
             "length of training, for this data and network; conflicts.csv and the report have all numbers.",
-            style="dim", highlight=False, soft_wrap=True,
+            style="dim", highlight=False, soft_wrap=piped,
         )  # fmt: skip
     elif result.conflicts is not None:
         console.print("No conflict table: the space screens no pair (screen= names fewer than two labels).")
     for line in _extras(result.extras):
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(line, highlight=False, soft_wrap=piped)
     phases = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in result.phase_seconds.items() if name != "done")
     epochs, seconds = result.saved
     console.print(f"\nTime: {phases or 'nothing ran'}. Re-use saved {epochs:.0f} epochs, {seconds:.0f} s of training.")
     if not result.complete:
         console.print(how_to_resume(settings), style="bold yellow", highlight=False, soft_wrap=True)
+    store = "" if uri == load.default_uri() else f" --tracking-uri {uri}"
     lines = [
         ("report", str(result.folder / "report.html")),
         ("every trial", tracking.where_to_look(uri)),
         ("best recipe", str(result.folder / "best.yaml")),
         ("train it", f"python -m trainables.train {result.folder / 'best.yaml'}"),
         ("check it", f"python -m trainables.train {result.folder / 'best.yaml'} --as-searched"),
-        ("another one", f"python -m search.export --search {result.name} --rank 2 --out second.yaml"),
+        ("another one", f"python -m search.export --search {result.name} --rank 2 --out second.yaml{store}"),
     ]
     console.print("\nWhere to look next")
     for what, where in lines:
@@ -167,11 +170,16 @@ def answer(trials: pd.DataFrame, conflicts: pd.DataFrame | None, margin: float) 
     return "\n\n".join(f"**{heading}.** {text}" for heading, text in report.answer(found))
 
 
-def finished(settings: Settings, settle: int | None = None) -> str:
-    """What a search says that is resumed and has nothing left to run."""
+def finished(settings: Settings, not_settled: Sequence[str] | None = None) -> str:
+    """What a search says that is resumed and has nothing left to run.
+
+    Args:
+        settings: Of the search.
+        not_settled: With `--settle`: why none of the primary pairs gets further blocks, a line each.
+    """
     go_on = how_to_resume(settings).splitlines()[-1].strip()
-    if settle is not None:
-        return "[bold]No primary pair asks for further seeds[/bold] (or none may be added: three looks at most)."
+    if not_settled is not None:
+        return "\n".join(["[bold]No primary pair gets further seeds.[/bold]", *(f"  {line}" for line in not_settled)])
     return (
         f"[bold]{settings.name} is finished[/bold]: nothing is left to run. To add to it:\n"
         f"  {go_on} --trials +50\n  {go_on} --seeds +2"

@@ -130,6 +130,11 @@ def test_a_space_is_needed(place, capsys):
     assert refused(capsys).startswith("--space FILE is needed, e.g. --space spaces/full_combo.py")
 
 
+def test_gpu_hours_of_trials_that_hold_no_gpu(place, capsys):
+    said = refused(capsys, "--space", "space.py", "--gpu-hours", "2")
+    assert said.startswith("--gpu-hours 2: trials hold no GPU, so that this would never end the search")
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_gpus_without_a_gpu(place, capsys):
     assert refused(capsys, "--space", "space.py", "--gpus-per-trial", "0.25") == (
@@ -226,6 +231,20 @@ def test_a_dry_run_prints_and_leaves_nothing(place, capsys):
     said = capsys.readouterr().out
     assert "What would run" in said and "first: length 1" in said and "How long that takes is unknown" in said
     assert tree(place) == there
+
+
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        (["--val", "some"], "digits-lt?val=some: option val must be balanced or realistic, got 'some'"),
+        (["--imbalance", "0.5"], "digits-lt: imbalance must lie between 1 and 100 "),
+        (["--prior", "gone.csv"], "--prior gone.csv: cannot read the file"),
+        (["--cost", "gone.csv"], "--cost gone.csv: cannot read the file"),
+        (["--objective", "both"], "--objective both needs at least 50 val images per class"),
+    ],
+)
+def test_a_dry_run_refuses_what_the_data_do_not_allow(place, capsys, arguments, sentence):
+    assert refused(capsys, "--space", "space.py", "--dry-run", *arguments).startswith(sentence)
 
 
 def test_a_recipe_that_names_an_unknown_trick(place, capsys):

@@ -88,7 +88,8 @@ def _main(options: argparse.Namespace) -> int:
     if not options.as_searched:
         plan = lengthened(plan, options.epochs_scale * to_full_length(recipe, root))
     kind = "as searched, val kept" if options.as_searched else "val folded back in"
-    console.print(f"recipe {recipe['recipe']}: {recipe['title']}\n{plan}\n{seeds} seeds, {kind}", highlight=False)
+    many = "1 seed" if seeds == 1 else f"{seeds} seeds"
+    console.print(f"recipe {recipe['recipe']}: {recipe['title']}\n{plan}\n{many}, {kind}", highlight=False)
     numbers = [FRESH_SEED + number for number in range(seeds)]
     if options.as_searched:
         return _compare(console, recipe, _as_searched(console, options, recipe, plan, root, numbers))

@@ -727,6 +727,7 @@ def test_a_third_decision_is_refused(unresolved):
     unresolved.begin()
     assert {task.id for task in unresolved.play()} == {"design-100-000", "design-101-000"}
     assert len(unresolved.agenda.known.looks) == 2
+    assert unresolved.agenda.not_settled() == ["3 looks are the most, and there were 3"]
 
 
 def test_a_budget_that_settles_nothing_runs_nothing(unresolved):
@@ -734,6 +735,8 @@ def test_a_budget_that_settles_nothing_runs_nothing(unresolved):
     unresolved.limits = dataclasses.replace(unresolved.limits, settle=asks - 1)
     unresolved.begin()
     assert unresolved.play() == [] and unresolved.agenda.known.looks == []
+    (why,) = unresolved.agenda.not_settled()
+    assert f"asks for {asks} further blocks, of the budget {asks - 1} are left" in why
 
 
 def test_a_task_that_is_put_back_is_the_next_one_and_nothing_is_recorded(tmp_path, small_race):

@@ -116,4 +116,6 @@ def test_what_a_finished_search_says():
     settings = Settings(name="mine", space="s", data="digits-lt")
     assert "python run_search.py --resume mine --trials +50" in finished(settings)
     assert "--output there --seeds +2" in finished(dataclasses.replace(settings, output="there"))
-    assert "No primary pair asks for further seeds" in finished(settings, settle=3)
+    said = finished(settings, ["a × b asks for 40 further blocks, more than 20"])
+    assert said.splitlines()[0].endswith("No primary pair gets further seeds.[/bold]")
+    assert said.splitlines()[1] == "  a × b asks for 40 further blocks, more than 20"
