@@ -12,7 +12,7 @@ from rich.console import Console
 from analysis.conflicts import pairwise
 from search.judge import judge, with_checks
 from search.settings import Settings
-from search.summary import _extras, conflict_table, extras, finished
+from search.summary import _extras, conflict_table, extras, finished, how_to_resume
 
 PAIR = "a×b"
 CELLS = ((), ("a",), ("b",), ("a", "b"))
@@ -117,3 +117,10 @@ def test_what_a_finished_search_says():
     assert "python run_search.py --resume mine --trials +50" in finished(settings)
     assert "--output there --seeds +2" in finished(dataclasses.replace(settings, output="there"))
     assert "No primary pair asks for further seeds" in finished(settings, settle=3)
+
+
+def test_what_a_search_says_that_was_cut():
+    settings = Settings(name="mine", space="s", data="digits-lt")
+    assert how_to_resume(settings).endswith("python run_search.py --resume mine")
+    # without it the further blocks would stay half run
+    assert how_to_resume(settings, settling=True).endswith("python run_search.py --resume mine --settle")
