@@ -314,7 +314,7 @@ class Search:
 
         if (self.settings.folder / "journal.jsonl").exists():
             if not isinstance(error, ValueError):
-                how = summary.how_to_resume(self.settings)
+                how = summary.how_to_resume(self.settings, self.settle is not None)
                 self.console.print(how, style="bold yellow", highlight=False, soft_wrap=True)
         elif not self.resume:
             shutil.rmtree(self.settings.folder, ignore_errors=True)
@@ -400,7 +400,7 @@ class Search:
             self.console.print(f"[bold red]{agenda.stopped_because}[/bold red]", soft_wrap=True)
         if self.interrupted:
             self.console.print("\nInterrupted; looking at what there is.")
-        return agenda, display, complete and agenda.phase == "done"
+        return agenda, display, complete and agenda.phase == "done" and self._was_whole(tracker)
 
     def _nothing_left(self, agenda: Agenda, tracker: Any) -> tuple[Agenda, Any, bool]:
         """Says that a search is finished; its tables are written anew."""
@@ -413,7 +413,11 @@ class Search:
         self.settings.keep_changes()
         for record in agenda.records.values():
             tracker.log(record)
-        return agenda, Display(self.console, agenda, {}, 1), True
+        return agenda, Display(self.console, agenda, {}, 1), self._was_whole(tracker)
+
+    def _was_whole(self, tracker: Any) -> bool:
+        """Settling runs further blocks and nothing else: a search that was cut before is not at its end after it."""
+        return self.settle is None or tracker.before == "FINISHED"
 
     @property
     def ground(self) -> Ground:
@@ -686,7 +690,7 @@ class Search:
         result = SearchResult(
             self.settings.name, folder, complete, trials, conflicts, best, display.phase_seconds, display.saved, extras
         )
-        summary.show(self.console, result, uri, self.settings)
+        summary.show(self.console, result, uri, self.settings, self.settle is not None and agenda.phase != "done")
         return result
 
 

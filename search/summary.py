@@ -89,8 +89,16 @@ def conflict_table(
         return None
 
 
-def show(console: Console, result: SearchResult, uri: str, settings: Settings) -> None:
-    """Prints the best recipe, the conflicts and where to look next."""
+def show(console: Console, result: SearchResult, uri: str, settings: Settings, settling: bool = False) -> None:
+    """Prints the best recipe, the conflicts and where to look next.
+
+    Args:
+        console: Where a person reads.
+        result: What was found.
+        uri: MLflow store.
+        settings: Of the search.
+        settling: Whether it was cut off while it ran further blocks (`--settle`).
+    """
     from analysis import load
     from search import tracking
 
@@ -113,7 +121,7 @@ def show(console: Console, result: SearchResult, uri: str, settings: Settings) -
     epochs, seconds = result.saved
     console.print(f"\nTime: {phases or 'nothing ran'}. Re-use saved {epochs:.0f} epochs, {seconds:.0f} s of training.")
     if not result.complete:
-        console.print(how_to_resume(settings), style="bold yellow", highlight=False, soft_wrap=True)
+        console.print(how_to_resume(settings, settling), style="bold yellow", highlight=False, soft_wrap=True)
     store = "" if uri == load.default_uri() else f" --tracking-uri {uri}"
     lines = [
         ("report", str(result.folder / "report.html")),
@@ -186,12 +194,12 @@ def finished(settings: Settings, not_settled: Sequence[str] | None = None) -> st
     )
 
 
-def how_to_resume(settings: Settings) -> str:
-    """What a search that ends early says."""
+def how_to_resume(settings: Settings, settling: bool = False) -> str:
+    """What a search that ends early says; one that was settling goes on with that."""
     where = "" if settings.output == "results" else f" --output {settings.output}"
     return (
         "Stopped before its end; finished trials are kept. Go on with:\n"
-        f"  python run_search.py --resume {settings.name}{where}"
+        f"  python run_search.py --resume {settings.name}{where}{' --settle' if settling else ''}"
     )
 
 

@@ -167,6 +167,8 @@ class Tracker:
         self.errors: list[str] = []
         """What went wrong and could not be mended; complete after `close`."""
         self.run_id = ""
+        self.before = ""
+        """Status of the search run as it was found, "" of a new one; set by `start`."""
         self._client: Any = None
         self._experiment = ""
         self._recipes: dict[str, _Recipe] = {}
@@ -231,7 +233,7 @@ class Tracker:
         own = {_key(key): _clip(value) for key, value in own.items()}
         texts = {_key(name): _text(value) for name, value in params.items()}
         if found:
-            self.run_id = found[0].info.run_id
+            self.run_id, self.before = found[0].info.run_id, str(found[0].info.status)
             before = dict(found[0].data.params)
             changed = {name: value for name, value in texts.items() if before.get(name, value) != value}
             if changed:

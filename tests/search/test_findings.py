@@ -12,7 +12,7 @@ from rich.console import Console
 from analysis.conflicts import pairwise
 from search.judge import judge, with_checks
 from search.settings import Settings
-from search.summary import _extras, conflict_table, extras, finished
+from search.summary import _extras, conflict_table, extras, finished, how_to_resume
 
 PAIR = "a×b"
 CELLS = ((), ("a",), ("b",), ("a", "b"))
@@ -119,3 +119,10 @@ def test_what_a_finished_search_says():
     said = finished(settings, ["a × b asks for 40 further blocks, more than 20"])
     assert said.splitlines()[0].endswith("No primary pair gets further seeds.[/bold]")
     assert said.splitlines()[1] == "  a × b asks for 40 further blocks, more than 20"
+
+
+def test_what_a_search_says_that_was_cut():
+    settings = Settings(name="mine", space="s", data="digits-lt")
+    assert how_to_resume(settings).endswith("python run_search.py --resume mine")
+    # without it the further blocks would stay half run
+    assert how_to_resume(settings, settling=True).endswith("python run_search.py --resume mine --settle")

@@ -175,7 +175,7 @@ def test_resuming_continues_the_same_runs(uri):
 
     tracker = Tracker(uri, "demo", "digits-lt")
     tracker.start({"trials": 9, "new": "x"}, {})
-    assert runs(uri, "search")["demo"].info.status == "RUNNING"
+    assert runs(uri, "search")["demo"].info.status == "RUNNING" and tracker.before == "KILLED"
     for record in (trial("t0", 0.6), trial("t1", 0.62, seed=1), trial("t2", 0.64, seed=2)):
         tracker.log(record)
         tracker.log(record)
