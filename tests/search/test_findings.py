@@ -61,7 +61,7 @@ def test_checks_that_were_cut_after_one_block_do_not_cost_the_table(capsys):
     trials = checked(CONFLICT, CONFLICT, blocks=1)
     table = conflict_table(Console(), trials, 0.02)
     assert table is not None and table["holds"].item() == "at these settings"
-    assert "not shown at lr/3: not judged: the check arm has 1 block" in table["holds_why"].item()
+    assert "not run far enough elsewhere: the check arm has 1 block" in table["holds_why"].item()
 
 
 def test_a_pair_that_is_free_needs_no_check():
