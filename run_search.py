@@ -140,7 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _search(options: argparse.Namespace, console: Any) -> Any:
     from search.run import Search
-    from search.settings import Settings, SettingsError, gpus
+    from search.settings import Settings, SettingsError, gpus, judged
     from search.space_file import load_space
 
     given = {name: getattr(options, name) for name in GIVEN if getattr(options, name) is not None}
@@ -188,7 +188,7 @@ def _search(options: argparse.Namespace, console: Any) -> Any:
     name = options.name or f"{options.space.stem}-{time.strftime('%Y%m%d-%H%M%S')}"
     data = given.pop("data", None) or space.data or "digits-lt"
     if options.val is not None:
-        data += f"{'&' if '?' in data else '?'}val={options.val}"
+        data = judged(data, options.val)
     settings = Settings(name=name, space=str(options.space), data=data, output=output, **given)
     return Search(space, settings, options.space, console)
 

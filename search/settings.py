@@ -281,6 +281,13 @@ def flag(field: str) -> str:
     return FLAGS.get(field, "--" + field.replace("_", "-"))
 
 
+def judged(data: str, val: str) -> str:
+    """The name of the data with a val of that kind; see `trainables.data.judged`."""
+    from trainables.data import judged as named
+
+    return named(data, val)
+
+
 def byte_count(text: str) -> int:
     """Bytes from text such as 500MB or 20GB, as the store's own command reads it."""
     from trainables.stage_store import byte_count as read

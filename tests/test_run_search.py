@@ -50,6 +50,13 @@ def tree(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() if path.is_file() else b"" for path in sorted(folder.rglob("*"))}
 
 
+def test_a_val_that_cannot_be_chosen(place: Path, capsys) -> None:
+    said = refused(capsys, "--space", "space.py", "--data", "csv:list.csv", "--val", "realistic")
+    assert said.startswith("--val realistic: the val of csv is not cut from a balanced pool; that of cifar10-lt, ")
+    said = refused(capsys, "--space", "space.py", "--val", "realistc")
+    assert said == "digits-lt?val=realistc: option val must be balanced or realistic, got 'realistc'"
+
+
 @pytest.mark.parametrize(
     "choose, numbers, sentence",
     [

@@ -12,10 +12,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from trainables.data.catalogue import MODULES, DataError, Name, Standard, module_of
+from trainables.data.catalogue import MODULES, VALS, DataError, Name, Standard, module_of
 from trainables.data.long_tail import LongTailed, class_counts
 
-__all__ = ["DataError", "LongTailed", "Standard", "class_counts", "fed", "load", "names", "rooted", "standard"]
+__all__ = [
+    "DataError",
+    "LongTailed",
+    "Standard",
+    "class_counts",
+    "fed",
+    "judged",
+    "load",
+    "names",
+    "rooted",
+    "standard",
+]
 
 
 def names() -> list[str]:
@@ -75,10 +86,32 @@ def fed(name: str, feed: str) -> str:
         if feed in ("auto", "resident"):
             return name
         raise DataError(f"--feed {feed}: {parsed.kind} is held in memory; folder:, csv: and list files can be streamed")
-    given = "&".join(f"{option}={value}" for option, value in {**parsed.options, "feed": feed}.items())
-    base = f"{parsed.kind}:{parsed.path}" if parsed.path else parsed.kind
-    Name.parse(f"{base}?{given}").choice("feed", FEEDS)
-    return f"{base}?{given}"
+    named = _with(parsed, "feed", feed)
+    Name.parse(named).choice("feed", FEEDS)
+    return named
+
+
+def judged(name: str, val: str) -> str:
+    """The name with `?val=` set: "balanced", or "realistic" with the training images' proportions.
+
+    Raises:
+        DataError: Another value, or data whose val is not cut from a balanced pool.
+
+    >>> judged("cifar10-lt", "realistic")
+    'cifar10-lt?val=realistic'
+    """
+    parsed = Name.parse(name)
+    if not hasattr(module_of(name), "VALS"):
+        known = ", ".join(one for one in names() if hasattr(module_of(one), "VALS"))
+        raise DataError(f"--val {val}: the val of {parsed.kind} is not cut from a balanced pool; that of {known} is")
+    named = _with(parsed, "val", val)
+    Name.parse(named).choice("val", VALS)
+    return named
+
+
+def _with(name: Name, option: str, value: str) -> str:
+    given = "&".join(f"{key}={text}" for key, text in {**name.options, option: value}.items())
+    return (f"{name.kind}:{name.path}" if name.path else name.kind) + f"?{given}"
 
 
 FEEDS = ("auto", "resident", "streamed")
