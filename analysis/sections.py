@@ -113,9 +113,10 @@ def recipes(found: Found) -> str:
         cells.append(number(f"{int(row['images']):,}", row["images"]))
         body.append(f"<tr>{''.join(cells)}</tr>")
     words = (
-        f"<p>The first {MOST_RECIPES} and the baseline, of {len(found.ranking)} that have finished. Confirmed recipes "
-        "come first, then those that raced on fresh seeds, then the rest, whose means flatter because they were looked "
-        "at when they were chosen. Compare at equal images seen.</p>"
+        f"<p>The first {MOST_RECIPES} and the baseline, of {len(found.ranking)} that have finished. The confirmed "
+        "recipe comes first, then those that raced on fresh seeds, the most seeds first (the baseline among them), "
+        "then the rest, whose means flatter because they were looked at when they were chosen. Compare at equal images "
+        "seen.</p>"
     )
     raced = found.ranking["arm"].isin(["race", "confirm"]).any()
     warning = (

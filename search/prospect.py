@@ -25,7 +25,7 @@ class Prospect:
     """What pairs of one kind can show.
 
     Args:
-        pairs: "primary" or "others", and where the pairs are crossed.
+        pairs: "primary" or "others", "all" where none is primary; and where the pairs are crossed.
         count: How many.
         blocks: Of the pair's own cell.
         shown: The smallest effects, as fractions.
@@ -108,8 +108,9 @@ def prospects(design: Design, seeds: int, sd: float) -> list[Prospect]:
                 for own, extra, labels in sorted(each)
             ]  # fmt: skip
             least, blocks = max(shown, key=lambda one: one[0].harm)
+        kind = "primary" if primary else "others" if design.primary else "all"
         where = " in the factorial" if crossed else " in pairs" if design.fraction is not None else ""
-        found.append(Prospect(("primary" if primary else "others") + where, len(pairs), blocks, least))
+        found.append(Prospect(kind + where, len(pairs), blocks, least))
     return found
 
 
@@ -164,7 +165,8 @@ def show(design: Design, seeds: int, sd: float, margin: float, data: str) -> Ite
         return
     found = prospects(design, seeds, sd)
     if not found:
-        yield f"{seeds} seed blocks show nothing about pairs; {FEWEST_BLOCKS} are the least, 5 the default (--seeds)."
+        blocks = "1 seed block shows" if seeds == 1 else f"{seeds} seed blocks show"
+        yield f"{blocks} nothing about pairs; {FEWEST_BLOCKS} are the least, 5 the default (--seeds)."
         return
     table = Table(title="What the conflict table can show, in points of accuracy", title_justify="left")
     for column in ("pairs", "number", "blocks", "harm", "interaction", "compatible at a margin of"):
@@ -173,6 +175,8 @@ def show(design: Design, seeds: int, sd: float, margin: float, data: str) -> Ite
         points = [f"{100 * value:.1f}" for value in (one.shown.harm, one.shown.interaction, one.shown.compatible)]
         table.add_row(one.pairs, str(one.count), str(one.blocks), *points)
     yield table
+    if seeds == FEWEST_BLOCKS:
+        yield "With 2 blocks only of tricks of later stages: a claim about one of the first stage needs 3 (--seeds 3)."
     said = (
         f"Each with a probability of {100 * POWER:.0f} %, were the pair the only real one. Assumed, not measured in "
         f"this search: a trial's noise within its block is {100 * sd:.1f} points on {data}. The margin of {data} is "

@@ -256,7 +256,7 @@ class Tracker:
             # Beside the database and not in whatever directory the search was started from.
             file = load.database(self.uri)
             place = None if file is None else (file.parent / "mlruns" / name.replace("/", "-")).as_uri()
-            # MLflow's page then opens on training runs and not on traces of language models
+            # training runs, and no traces of language models; MLflow's page still opens in the mode it had last
             tags = {"mlflow.experimentKind": "custom_model_development"}
             return str(self._client.create_experiment(name, artifact_location=place, tags=tags))
         if experiment.lifecycle_stage != "active":

@@ -38,7 +38,7 @@ def test_pairs_and_primaries_have_their_own_families():
 
 def test_a_factorial_shows_more_than_its_pairs_would():
     factorial, pairs = (prospects(make_design(SPACE, STANDARD, kind=kind), 5, 0.01)[0] for kind in (None, "pairs"))
-    assert factorial.pairs == "others in the factorial" and factorial.count == 10
+    assert factorial.pairs == "all in the factorial" and factorial.count == 10
     # a harm's variance is 20/16 of σ² a block, not 2 of it; the interaction's 16/16, not 4
     assert factorial.shown.harm < 0.9 * pairs.shown.harm
     assert factorial.shown.interaction < 0.6 * pairs.shown.interaction
@@ -47,8 +47,8 @@ def test_a_factorial_shows_more_than_its_pairs_would():
 
 def test_labels_left_over_show_what_pairs_show():
     crossed, left = prospects(make_design(load_space("spaces/full_combo.py"), STANDARD), 5, 0.01)
-    assert (crossed.pairs, crossed.count) == ("others in the factorial", 10)
-    assert (left.pairs, left.count) == ("others in pairs", 4)
+    assert (crossed.pairs, crossed.count) == ("all in the factorial", 10)
+    assert (left.pairs, left.count) == ("all in pairs", 4)
     # the pair with the fewest other cells in its context: two labels
     assert left.shown == detectable(n_pairs=14, blocks=5, sd=0.01, n_labels=2)
 
@@ -115,6 +115,8 @@ def test_seeds_that_are_enough_are_named_and_are_the_fewest():
 
 
 def test_what_can_show_nothing_says_so():
-    assert "1 seed blocks show nothing about pairs" in told(make_design(SPACE, STANDARD), 1)
+    assert "1 seed block shows nothing about pairs" in told(make_design(SPACE, STANDARD), 1)
+    assert "a claim about one of the first stage needs 3 (--seeds 3)" in told(make_design(SPACE, STANDARD), 2)
+    assert "--seeds 3)" not in told(make_design(SPACE, STANDARD), 3)
     lonely = Space(stages=SPACE.stages, screen=SPACE.screen[:1])
     assert "No pair can be judged" in told(make_design(lonely, STANDARD), 5)
