@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from analysis.record import Point, Record
+from analysis.sequential import LOOKS
 from search import phases
 from search.adaptive import Adaptive
 from search.ground import Ground
-from search.judge import MOST_LOOKS
 from search.phases import Known, Phase
 from search.sampler import Sampler
 from search.tasks import Journal as Journal
@@ -306,7 +306,7 @@ class Agenda:
 
     def _look(self) -> None:
         """Decides once a run which pairs get further blocks, and writes it down before anything is run."""
-        if self.limits.settle is None or len(self.known.looks) >= MOST_LOOKS - 1 or self._looked():
+        if self.limits.settle is None or len(self.known.looks) >= LOOKS - 1 or self._looked():
             return
         look = phases.further(self.known, self.limits.settle)
         if look is not None:
