@@ -315,8 +315,8 @@ class Agenda:
 
     def not_settled(self) -> list[str]:
         """Why no primary pair gets further blocks, one line for each that is unresolved."""
-        if len(self.known.looks) >= MOST_LOOKS - 1:
-            return [f"{MOST_LOOKS} looks are the most, and there were {len(self.known.looks) + 1}"]
+        if len(self.known.looks) >= LOOKS - 1:
+            return [f"{LOOKS} looks are the most, and there were {len(self.known.looks) + 1}"]
         return phases.left_open(self.known, self.limits.settle)
 
     def _looked(self) -> bool:
