@@ -593,9 +593,13 @@ def _fraction(cells: Sequence[Cell], labels: tuple[str, ...]) -> Ints | None:
     """Rows of the two-level fraction that crosses the labels, among other cells; None where there is none.
 
     A regular fraction is an affine space over {0, 1}: with any three of its cells, the labels that are in an odd number
-    of them are one of its cells too. Only a fraction has cells of three tricks and more, and those span it.
+    of them are one of its cells too. Only a fraction has cells of three tricks and more, and those span it; where
+    several have no trick in common, it is the one with the labels.
     """
-    large = [cell for cell in cells if len(cell) >= 3]
+    near = set(labels)
+    while grown := set().union(*(cell for cell in cells if len(cell) >= 3 and cell & near)) - near:
+        near |= grown
+    large = [cell for cell in cells if len(cell) >= 3 and cell <= near]
     if len(large) < 3 or not set(labels) <= set().union(*large):
         return None
     start = large[0]

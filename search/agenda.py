@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from analysis.record import Point, Record
+from analysis.sequential import LOOKS
 from search import phases
 from search.adaptive import Adaptive
 from search.ground import Ground
-from search.judge import MOST_LOOKS
 from search.phases import Known, Phase
 from search.sampler import Sampler
 from search.tasks import Journal as Journal
@@ -306,7 +306,7 @@ class Agenda:
 
     def _look(self) -> None:
         """Decides once a run which pairs get further blocks, and writes it down before anything is run."""
-        if self.limits.settle is None or len(self.known.looks) >= MOST_LOOKS - 1 or self._looked():
+        if self.limits.settle is None or len(self.known.looks) >= LOOKS - 1 or self._looked():
             return
         look = phases.further(self.known, self.limits.settle)
         if look is not None:
@@ -315,8 +315,8 @@ class Agenda:
 
     def not_settled(self) -> list[str]:
         """Why no primary pair gets further blocks, one line for each that is unresolved."""
-        if len(self.known.looks) >= MOST_LOOKS - 1:
-            return [f"{MOST_LOOKS} looks are the most, and there were {len(self.known.looks) + 1}"]
+        if len(self.known.looks) >= LOOKS - 1:
+            return [f"{LOOKS} looks are the most, and there were {len(self.known.looks) + 1}"]
         return phases.left_open(self.known, self.limits.settle)
 
     def _looked(self) -> bool:

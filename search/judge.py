@@ -13,9 +13,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pandas as pd
 
-MOST_LOOKS = 3
-"""The first table, and two more after further blocks."""
-
 
 def judge(
     trials: pd.DataFrame, margin: float, primary: Sequence[str] = (), further: Sequence[int] = ()

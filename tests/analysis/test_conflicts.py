@@ -600,6 +600,17 @@ def test_a_fraction_is_found_among_the_cells_of_other_pairs():
     assert beside.loc["a", "averaged_over"] == 1 and beside.loc["c", "verdict"] == "not applicable"
 
 
+def test_two_fractions_beside_each_other_are_two():
+    rng = np.random.default_rng(4)
+    one, other = (factorial(rng, some, keep=lambda cell: len(cell) % 2 == 0) for some in ("abcde", "vwxyz"))
+    both = pd.concat([one, other[other.tricks != ()]], ignore_index=True)
+    table = pairwise(both).set_index(["a", "b"])
+    assert set(table[table.verdict != "not applicable"].averaged_over) == {4}
+    apart = pairwise(one).set_index(["a", "b"])
+    assert table.loc[apart.index, "interaction"].to_numpy() == pytest.approx(apart.interaction.to_numpy())
+    assert (table.verdict == "not applicable").sum() == 25  # of one with the other
+
+
 def test_a_lost_trial_leaves_the_rest_of_a_fraction():
     trials = factorial(np.random.default_rng(4), "abcde", keep=lambda cell: len(cell) % 2 == 0).assign(
         outcome="finished"
