@@ -214,6 +214,17 @@ class Ground:
         missing = recipe.plan.epochs - found.plan.epochs
         return found if missing <= 0 else replace(found, plan=_prolonged(recipe.plan, found.plan, missing))
 
+    def own_length(self, recipe: Recipe) -> Recipe:
+        """The recipe of the same choices at the length that its space gives it; itself where there is none."""
+        if self._home(recipe) is not None:
+            return recipe
+        try:
+            plain = build(self.space, _pick_given(recipe.params), self.standard, self.scale)
+        except PlanError:
+            return recipe
+        stages = [stage.name for stage in plain.plan.stages]
+        return plain if stages == [stage.name for stage in recipe.plan.stages] else recipe
+
     def _home(self, recipe: Recipe) -> Space | None:
         """The space in whose choices a recipe is written; `None` where its choices do not give its plan."""
         for space in (self.space, *(one.space for one in published(self._lr))):

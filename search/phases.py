@@ -323,7 +323,10 @@ class Race(Phase):
     def contenders(self, known: Known) -> list[Recipe]:
         """The best by their means so far, the published recipes that finished, and who has raced before."""
         tried = ("adaptive", "design", "start")
-        ranked = known.ranked(known.recipes(tried), tried)
+        # a cell that the design has prolonged races at the length that the space gives it
+        own = {r.plan.id: r for r in map(known.ground.own_length, known.ranked(known.recipes(tried), tried))}
+        own.pop(known.ground.baseline.plan.id, None)
+        ranked = list(own.values())
         published = set(known.ground.titles) if known.limits.starts else set()
         best = [recipe for recipe in ranked if recipe.plan.id not in published][:CONTENDERS]
         begun = {record.recipe for record in known.records.values() if record.arm == self.arm}

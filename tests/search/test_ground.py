@@ -111,3 +111,14 @@ def test_a_pair_that_excludes_itself_has_no_four_cells():
     ground = Ground(load_space("spaces/full_combo.py"), STANDARD)
     with pytest.raises(PlanError, match="options of one choice"):
         ground.four("classifier", "deferred/class_balanced")
+
+
+def test_a_prolonged_cell_has_a_recipe_of_the_space_s_own_length():
+    prolonged = next(
+        cell.recipe for cell in GROUND.cells
+        if cell.context == "balanced" and cell.tricks == ("first/cost_sensitive",)
+    )  # fmt: skip
+    plain = recipe("first/cost_sensitive")
+    assert prolonged.plan.epochs > plain.plan.epochs and GROUND.removable(prolonged) == ()
+    assert GROUND.own_length(prolonged) == plain and GROUND.removable(plain) == ("first/cost_sensitive",)
+    assert GROUND.own_length(plain) is plain
