@@ -1,11 +1,13 @@
 """Batches in parts: accumulated gradients and workers give what whole batches give, where BatchNorm does not differ."""
 
+import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-import torch.multiprocessing
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from spaces.domain import Stage, trick
@@ -96,13 +98,28 @@ def test_parts_are_in_the_key_only_where_there_are_some(make_plan, digits):
 # --- workers ----------------------------------------------------------------------------------------------
 
 
-def _worker(rank: int, workers: int, digits, plan, folder: str) -> None:
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", f"file://{folder}/meet", world_size=workers, rank=rank)
-    pipeline = Pipeline(plan, digits, "resnet8", 0, CPU, evaluate=False, parts=Parts(1, workers, rank))
-    pipeline.run()
-    save_file(pipeline.network().state_dict(), f"{folder}/rank{rank}.safetensors")
-    torch.distributed.destroy_process_group()
+WORKER = """
+import pickle, sys
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+import torch
+from safetensors.torch import save_file
+from trainables.parts import Parts
+from trainables.pipeline import Pipeline
+
+rank, folder = int(sys.argv[1]), Path(sys.argv[2])
+torch.set_num_threads(1)
+torch.distributed.init_process_group("gloo", f"file://{folder}/meet", world_size=2, rank=rank)
+digits, plan = pickle.loads((folder / "given").read_bytes())
+device = torch.device("cpu")
+pipeline = Pipeline(plan, digits, "resnet8", 0, device, evaluate=False, parts=Parts(1, 2, rank))
+pipeline.run()
+save_file(pipeline.network().state_dict(), folder / f"rank{rank}.safetensors")
+torch.distributed.destroy_process_group()
+"""
+"""A process of its own: with importlib's import mode a spawned one could not import this file."""
 
 
 def test_two_workers_train_what_one_does_in_two_parts(make_plan, digits, tmp_path: Path):
@@ -110,7 +127,9 @@ def test_two_workers_train_what_one_does_in_two_parts(make_plan, digits, tmp_pat
         Stage("a", epochs=2, choose=["input_mixup", "ema", "cost_sensitive"], batch_size=32),
         Stage("b", epochs=1, choose=["classifier", "class_balanced"], batch_size=32),
     )
-    torch.multiprocessing.spawn(_worker, (2, digits, plan, str(tmp_path)), nprocs=2)
+    (tmp_path / "given").write_bytes(pickle.dumps((digits, plan)))
+    workers = [subprocess.Popen([sys.executable, "-c", WORKER, str(rank), str(tmp_path)]) for rank in (0, 1)]
+    assert [worker.wait(timeout=200) for worker in workers] == [0, 0]
     ranks = [load_file(tmp_path / f"rank{rank}.safetensors") for rank in (0, 1)]
     assert all(torch.equal(ranks[0][name], ranks[1][name]) for name in ranks[0])
     one = Pipeline(plan, digits, "resnet8", 0, CPU, evaluate=False, parts=Parts(accumulate=2))
