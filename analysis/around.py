@@ -31,7 +31,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import optimize, special, stats
 
-from analysis.record import NUMBERS
+from analysis.record import NUMBERS, choosable
 
 Cell: TypeAlias = frozenset[str]
 Values: TypeAlias = Mapping[Cell, Mapping[int, float]]
@@ -214,8 +214,7 @@ def moderated(samples: Sequence[Sequence[float]]) -> list[tuple[float, float, fl
 def _read(
     trials: pd.DataFrame, metric: str, winner: str | None
 ) -> tuple[dict[Cell, dict[int, float]], dict[Cell, str]]:
-    if metric.startswith("test/"):
-        raise ValueError(f"{metric!r} is of the test split, which may not choose anything; use a final/* metric")
+    choosable(metric)
     rows = trials[(trials["arm"] == ARM) & (trials["outcome"] == "finished")]
     if rows.empty:
         return {}, {}

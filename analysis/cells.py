@@ -41,6 +41,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import special
 
+from analysis.record import choosable
+
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Cell = frozenset[str]
@@ -104,11 +106,7 @@ class Table:
 
 def check_options(metric: str, margin: float, level: float, q: float) -> None:
     """Refuse options that are out of range, and metrics of the test split."""
-    if "test" in metric.split("/"):
-        raise ValueError(
-            f"metric {metric!r} is of the test split, which may not choose anything; use a final/* metric, "
-            "which is of the validation split, e.g. 'final/accuracy'"
-        )
+    choosable(metric)
     if not 0 <= margin < 1:
         raise ValueError(f"margin is a fraction in [0, 1), e.g. 0.005 for half a point; got {margin}")
     if not 0.5 < level < 1:

@@ -328,8 +328,8 @@ def _with_smoothed_mean(trials: pd.DataFrame, metric: str) -> pd.DataFrame:
 def effects(trials: pd.DataFrame, metric: str = "final/accuracy", *, level: float = 0.95) -> pd.DataFrame:
     """Effect of each trick alone: block differences from the baseline of its context, with moderated variances.
 
-    A trick is measured against the smallest recipe of its context that exists with and without it (the baseline);
-    in a fractional factorial, against the balanced average over the other tricks.
+    A trick is measured against the smallest recipe of its context that exists with and without it (the baseline); in a
+    two-level fraction whose model holds, by all runs, as they predict it with the other tricks off (`analysis.cells`).
 
     Args:
         trials: as for :func:`pairwise`.

@@ -34,7 +34,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from analysis.record import RecordError
+from analysis.record import RecordError, choosable
 
 ABSENT = "none"
 """Level of a choice where nothing is chosen, or where its stage is not in the plan."""
@@ -156,8 +156,7 @@ def importance(
         )
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise RecordError(f"evaluator {evaluator!r} is unknown: {hint}allowed are {', '.join(EVALUATORS)}")
-    if metric.startswith("test/"):
-        raise RecordError(f"{metric!r} cannot rate choices: the test split is read for the confirmed winner only")
+    choosable(metric)
     if len(trials) and metric not in trials:
         raise RecordError(f"no trial has the metric {metric!r}")
     if draws < 2:

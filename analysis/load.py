@@ -23,7 +23,7 @@ from urllib.request import url2pathname
 
 import pandas as pd
 
-from analysis.record import ARMS, BASELINE, OUTCOMES, SCHEMA, Record, RecordError, interval
+from analysis.record import ARMS, BASELINE, OUTCOMES, SCHEMA, Record, RecordError, choosable, interval
 
 EXPERIMENTS = "longtail/"
 """What the names of our MLflow experiments begin with; the data set's name follows."""
@@ -552,8 +552,7 @@ def ranking(trials: pd.DataFrame, metric: str = "final/accuracy", level: float =
     Raises:
         RecordError: The metric is one of the test split, or no trial has it.
     """
-    if metric.startswith("test/"):
-        raise RecordError(f"{metric!r} cannot rank recipes: the test split is read for the confirmed winner only")
+    choosable(metric)
     finished = len(trials) > 0 and bool((trials["outcome"] == "finished").any())
     if finished and metric not in trials:
         near = difflib.get_close_matches(metric, [str(c) for c in trials.columns], n=1)

@@ -19,6 +19,8 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
+from analysis.record import choosable
+
 FEWEST = 3  # trials in each of the four cells
 LEAST = 1.0  # errors below 0 from which on a suggestion is one
 COLUMNS = ("a", "b", "suggested", "ratio", "n_00", "n_10", "n_01", "n_11")
@@ -38,6 +40,9 @@ def nominate(
         One row per pair: a, b, `suggested` (R, a fraction; biased by how trials were chosen), `ratio` (R / error) and
         the trials of the four cells. Empty where there is too little.
 
+    Raises:
+        RecordError: The metric is one of the test split.
+
     >>> import itertools
     >>> rows = [{"arm": "adaptive", "outcome": "finished", "tricks": on, "final/accuracy": y + 0.001 * i}
     ...         for i in range(4) for on, y in [((), 0.5), (("a",), 0.6), (("b",), 0.6), (("a", "b"), 0.55)]]
@@ -45,6 +50,7 @@ def nominate(
     >>> found.a, found.b, round(float(found.suggested), 3), int(found.n_11)
     ('a', 'b', -0.15, 4)
     """
+    choosable(metric)
     rows = trials[(trials["arm"] == "adaptive") & (trials["outcome"] == "finished")]
     on = [frozenset(tricks) for tricks in rows["tricks"]]
     labels = _distinct(on)

@@ -33,6 +33,23 @@ class RecordError(ValueError):
     """Records that cannot be read, or must not be used as asked."""
 
 
+def choosable(metric: str) -> str:
+    """The metric, where something may be chosen or judged by it.
+
+    Raises:
+        RecordError: It is of the test split.
+
+    >>> choosable("final/accuracy")
+    'final/accuracy'
+    """
+    if "test" in metric.split("/"):
+        raise RecordError(
+            f"metric {metric!r} is of the test split, which may not choose anything; use a final/* metric, "
+            "which is of the validation split, e.g. 'final/accuracy'"
+        )
+    return metric
+
+
 @dataclass(frozen=True)
 class Point:
     """One evaluation of a trial on `val`.

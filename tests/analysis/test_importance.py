@@ -161,7 +161,7 @@ def test_bad_questions_are_refused():
     trials = load.frame(crossed())
     with pytest.raises(RecordError, match="evaluator 'fanova' is unknown: did you mean 'fANOVA'"):
         importance(trials, "fanova")
-    with pytest.raises(RecordError, match="'test/accuracy' cannot rate choices"):
+    with pytest.raises(RecordError, match="metric 'test/accuracy' is of the test split"):
         importance(trials, metric="test/accuracy")
     with pytest.raises(RecordError, match="no trial has the metric 'final/accurcy'"):
         importance(trials, metric="final/accurcy")

@@ -302,7 +302,7 @@ def test_of_two_confirmed_recipes_the_race_decides():
 
 def test_the_ranking_refuses_the_test_split_and_unknown_metrics():
     trials = load.frame([PLAIN])
-    with pytest.raises(RecordError, match="'test/accuracy' cannot rank recipes: the test split"):
+    with pytest.raises(RecordError, match="metric 'test/accuracy' is of the test split, which may not choose"):
         load.ranking(trials, "test/accuracy")
     with pytest.raises(RecordError, match=r"no trial has the metric 'final/acuracy'; did you mean 'final/accuracy'\?"):
         load.ranking(trials, "final/acuracy")

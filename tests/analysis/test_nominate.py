@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from analysis.conflicts import pairwise
 from analysis.nominate import judged, nominate
+from analysis.record import RecordError
 
 LABELS = ("first/a", "first/b", "first/c", "last", "last/x")
 
@@ -70,3 +72,8 @@ def test_nominated_pairs_are_one_family_of_tests():
     assert table.verdict[0] == "conflict" and table.p_value[0] == own.p_value
     assert table.adjusted_p[0] == 3 * own.p_value
     assert judged(pd.DataFrame(rows[:4])).empty and judged(pd.DataFrame(rows).assign(arm="design")).empty
+
+
+def test_nothing_is_nominated_by_the_test_split():
+    with pytest.raises(RecordError, match="metric 'test/accuracy' is of the test split"):
+        nominate(trials(-0.2).assign(**{"test/accuracy": 0.5}), metric="test/accuracy")
