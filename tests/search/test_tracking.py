@@ -473,5 +473,5 @@ def test_the_best_is_the_leader_of_the_ranking(uri):
     )
     assert load.searches(uri)["best_accuracy"].item() == 0.70
     assert load.ranking(load.records(uri)[1])["title"].tolist() == ["raced", "baseline", "lucky"]
-    with pytest.raises(RecordError, match="the test split is read for the confirmed winner only"):
+    with pytest.raises(RecordError, match="of the test split, which may not choose anything"):
         load.ranking(load.records(uri)[1], "test/accuracy")
