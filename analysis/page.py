@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from string import Template
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from analysis import plots
-from analysis.plots import VERDICTS, points
+from analysis.drawing import to_html
+from analysis.words import VERDICTS, points
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -327,7 +327,7 @@ def figure(drawn: Any, name: str, caption: str, kind: str = "") -> str:
         for form in ("svg", "png")
     )
     return (
-        f'<figure class="{kind}">{plots.to_html(drawn, name)}<figcaption>{safe(caption)}</figcaption>'
+        f'<figure class="{kind}">{to_html(drawn, name)}<figcaption>{safe(caption)}</figcaption>'
         f'<p class="tools">{buttons}</p></figure>'
     )
 

@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from analysis import load, page, plots, sections
-from analysis.plots import percent, points, seeds, span
+from analysis import load, page, sections
 from analysis.record import RecordError, interval
+from analysis.words import labels_of, percent, points, seeds, short, span
 
 MARGIN = 0.01
 """Harm that would not matter, where a search did not say."""
@@ -308,7 +308,7 @@ def cards(found: Found) -> list[page.Card]:
     if table is None:
         return [page.Card("Not known yet", "unresolved", sections.no_table(found), ())]
     rows = [row for row in table.to_dict("records") if row["verdict"] != "not applicable"]
-    names = plots.short(plots.labels_of(table))
+    names = short(labels_of(table))
 
     def listed(heading: str, verdict: str, words: str, none: str, also: str = "") -> page.Card:
         mine = sorted((row for row in rows if row["verdict"] in (verdict, also)), key=sections.least)

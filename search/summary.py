@@ -144,12 +144,13 @@ def write_report(
     about: Mapping[str, Any],
 ) -> None:
     """Writes the HTML page, if there is a trial to show, and the heat map of the pairs as a picture beside it."""
-    from analysis import load, plots, report
+    from analysis import load, report
+    from analysis.heat_map import heat_map_png
 
     if conflicts is not None and len(conflicts):
         design = trials[trials["arm"] == "design"].iloc[0]
         title = f"{design['data']}, imbalance {design['imbalance']:g}, {design['model']}, {design['epochs']:g} epochs"
-        picture = plots.heat_map_png(conflicts, title=f"Worse harm of each pair, points\n{title}")
+        picture = heat_map_png(conflicts, title=f"Worse harm of each pair, points\n{title}")
         path.with_name("conflicts.png").write_bytes(picture)
     if len(trials):
         try:

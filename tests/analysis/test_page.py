@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis import load, page, plots, report
+from analysis import load, page, report, words
 from analysis.record import Point, Record
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
@@ -193,7 +193,7 @@ def contrast(one: str, other: str) -> float:
 
 
 def test_signs_can_be_read_on_their_colours():
-    for name, look in plots.VERDICTS.items():
+    for name, look in words.VERDICTS.items():
         # large and bold text needs 3 : 1
         assert contrast(look.colour, look.ink) >= 3, name
     assert contrast("#5b6470", "#ffffff") >= 4.5

@@ -6,7 +6,8 @@ import struct
 import pandas as pd
 import pytest
 
-from analysis import plots
+from analysis import forests, heat_map, plots
+from analysis.record import ARMS
 
 A, B, C = "train/mixup", "later/focal", "train/cost"
 
@@ -23,8 +24,8 @@ def test_shares_say_what_is_more_than_chance():
             "levels": [4, 2], "matters": [True, False], "chance": [0.15, 0.15],
         }
     )  # fmt: skip
-    assert [(bar.name, bar.kind) for bar in plots.shares_info(table)] == [("lr", "more"), ("first: mixup", "chance")]
-    figure = plots.shares(table)
+    assert [(bar.name, bar.kind) for bar in forests.shares_info(table)] == [("lr", "more"), ("first: mixup", "chance")]
+    figure = forests.shares(table)
     assert [shape.x0 for shape in figure.layout.shapes if shape.line.dash == "dot"] == [15]
     assert figure.data[0].customdata[0] == "lr<br>90 % (80 % to 95 %)"
 
@@ -36,10 +37,10 @@ def test_removals_are_sorted_by_what_is_lost():
             "loss_high": [0.03, 0.05, 0.07], "n_seeds": [5, 5, 5], "word": ["unknown", "needed", "needed"],
         }
     )  # fmt: skip
-    bars = plots.removals_info(table)
+    bars = forests.removals_info(table)
     assert [bar.name for bar in bars] == ["without mixup and focal", "without focal", "without mixup"]
     assert (bars[1].value, bars[1].low, bars[1].high, bars[1].kind) == (-0.03, -0.05, -0.01, "needed")
-    figure = plots.removals(table, 0.02)
+    figure = forests.removals(table, 0.02)
     assert {trace.name for trace in figure.data} == {"needed", "unknown"}
 
 
@@ -51,10 +52,10 @@ def test_the_path_starts_at_the_baseline():
             "gain_high": [math.nan, 0.12, 0.04],
         }
     )  # fmt: skip
-    steps = plots.path_info(table)
+    steps = forests.path_info(table)
     assert [step.name for step in steps] == ["baseline", "+ mixup", "+ focal + cost"]
     assert [step.gain for step in steps] == ["", "+10.0 (+8.0 to +12.0)", "+2.0 (0.0 to +4.0)"]
-    figure = plots.path(table)
+    figure = forests.path(table)
     assert list(figure.data[0].x) == [60, 70, 72] and list(figure.data[0].y) == [2, 1, 0]
 
 
@@ -79,13 +80,13 @@ def test_the_heat_map_is_also_a_picture():
     table = pd.DataFrame(
         [pair(A, B, "conflict"), pair(A, C, "not applicable", math.nan), pair(B, C, "unresolved", 0.02)]
     )
-    picture = plots.heat_map_png(table, title="digits-lt")
+    picture = heat_map.heat_map_png(table, title="digits-lt")
     assert picture.startswith(b"\x89PNG\r\n\x1a\n")
     width, height = struct.unpack(">II", picture[16:24])
     assert 400 < width < 2000 and 300 < height < 1500
-    assert picture != plots.heat_map_png(table.assign(verdict="compatible"), title="digits-lt")
+    assert picture != heat_map.heat_map_png(table.assign(verdict="compatible"), title="digits-lt")
 
 
 def test_every_arm_has_a_mark_of_its_own():
-    looks = [(plots.MARKERS[arm], plots.COLOURS[arm]) for arm in plots.ARMS]
-    assert len(set(looks)) == len(plots.ARMS)
+    looks = [(plots.MARKERS[arm], plots.COLOURS[arm]) for arm in ARMS]
+    assert len(set(looks)) == len(ARMS)

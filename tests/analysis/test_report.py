@@ -14,9 +14,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import load, page, plots, report
+from analysis import forests, heat_map, load, page, plots, report
 from analysis.conflicts import effects, pairwise
 from analysis.record import Point, Record, RecordError
+from analysis.words import VERDICTS, labels_of, points
 from search.tracking import Tracker, conflict_summary, default_uri, prepare
 
 # MLflow 3.17 on SQLAlchemy 2.1: MLflow's own to mend.
@@ -102,7 +103,7 @@ def words(html: str) -> str:
 
 
 def test_the_heat_map_holds_every_pair_once_and_the_tricks_alone(table, trials):
-    info = plots.heat_map_info(table, effects(trials))
+    info = heat_map.heat_map_info(table, effects(trials))
     assert info.labels == [MIX, DRAW, WEIGHT] and info.names == ["mixup", "class_balanced", "cost_sensitive"]
     cells = {(cell.row, cell.column): cell for cell in info.cells}
     assert set(cells) == {(0, 0), (1, 1), (2, 2), (1, 0), (2, 0), (2, 1)}
@@ -110,7 +111,7 @@ def test_the_heat_map_holds_every_pair_once_and_the_tricks_alone(table, trials):
     assert (conflict.verdict, conflict.sign) == ("conflict", "✕")
     row = table.iloc[2]
     assert conflict.harm == min(row.b_given_a, row.a_given_b) and conflict.interaction == row.interaction
-    assert f"adding cost_sensitive to class_balanced: {plots.points(row.b_given_a)} (" in conflict.hover
+    assert f"adding cost_sensitive to class_balanced: {points(row.b_given_a)} (" in conflict.hover
     assert "5 seeds" in conflict.hover and "avoid together" in conflict.hover
     assert cells[1, 1].verdict == "alone" and cells[1, 1].harm == pytest.approx(0.22, abs=0.01)
 
@@ -118,32 +119,32 @@ def test_the_heat_map_holds_every_pair_once_and_the_tricks_alone(table, trials):
 def test_a_pair_that_cannot_be_is_blank_and_one_that_is_unknown_is_not(table):
     changed = table.assign(verdict=["not applicable", "unresolved", "conflict"])
     changed.loc[0, ["b_given_a", "a_given_b", "interaction"]] = math.nan
-    signs = {cell.verdict: cell.sign for cell in plots.heat_map_info(changed).cells}
+    signs = {cell.verdict: cell.sign for cell in heat_map.heat_map_info(changed).cells}
     assert signs == {"alone": "", "not applicable": "", "unresolved": "?", "conflict": "✕"}
-    looks = plots.VERDICTS
+    looks = VERDICTS
     assert len({look.colour for look in looks.values()}) == len({look.sign for look in looks.values()}) == len(looks)
-    figure = plots.heat_map(changed)
+    figure = heat_map.heat_map(changed)
     assert figure.data[0].text[1][0] == ""
     assert figure.data[0].z[0][1] is None or math.isnan(figure.data[0].z[0][1])
 
 
 def test_the_forests_are_sorted(table, trials):
-    alone = plots.effects_info(effects(trials))
+    alone = forests.effects_info(effects(trials))
     assert [bar.name for bar in alone] == ["class_balanced", "cost_sensitive", "mixup"]
     assert [bar.kind for bar in alone][:2] == ["helps", "helps"]
-    pairs = plots.pairs_info(table)
+    pairs = forests.pairs_info(table)
     assert len(pairs) == 6
     assert [bar.value for bar in pairs] == sorted(bar.value for bar in pairs)
     assert pairs[0].kind == "conflict" and pairs[0].low < pairs[0].value < pairs[0].high < 0
     assert {"class_balanced added to cost_sensitive", "cost_sensitive added to class_balanced"} == {
         bar.name for bar in pairs[:2]
     }
-    assert plots.pairs_info(table.assign(verdict="not applicable")) == []
+    assert forests.pairs_info(table.assign(verdict="not applicable")) == []
 
 
 def test_effects_in_two_contexts_are_told_apart():
     row = {"trick": "a", "n_seeds": 3, "effect": -0.1, "low": -0.2, "high": -0.05}
-    bars = plots.effects_info(pd.DataFrame([row | {"context": "x"}, row | {"context": "y", "high": 0.1}]))
+    bars = forests.effects_info(pd.DataFrame([row | {"context": "x"}, row | {"context": "y", "high": 0.1}]))
     assert [(bar.name, bar.kind) for bar in bars] == [("a (in x)", "hurts"), ("a (in y)", "unresolved")]
 
 
@@ -304,14 +305,14 @@ def test_the_page_says_the_verdicts_with_intervals_and_seeds(html, table):
     text = words(html)
     row = table.iloc[2]
     assert "✕ conflict" in text and "avoid together" in text and "declared beforehand" in text
-    assert plots.points(row.interaction) in text
-    assert f"{plots.points(row.interaction_low)} to {plots.points(row.interaction_high)}" in text
+    assert points(row.interaction) in text
+    assert f"{points(row.interaction_low)} to {points(row.interaction_high)}" in text
     assert "✓ compatible" in text
     assert (
         "digits-lt, imbalance 50, 3 classes of 100 to 2 training images; resnet8; 4 epochs; no other trick on" in text
     )
     assert "at this schedule length" in text
-    for look in plots.VERDICTS.values():
+    for look in VERDICTS.values():
         assert look.words in text
     assert "the margin is 2.0 points" in text
     assert "41 trials have 164 epochs between them; 123 were trained, 41 (25 %) came from stages" in text
@@ -466,7 +467,7 @@ def test_pairs_are_compared_with_other_searches(trials, table):
     read = words(text)
     assert "2 searches of the store have pairs in common." in read and "other: digits-lt, imbalance 10" in read
     assert "differs" in read and "Left out, third: it has &lt;no&gt; design" in read
-    bars = plots.elsewhere_info(each)
+    bars = forests.elsewhere_info(each)
     assert [bar.kind for bar in bars[:2]] == ["compatible", "compatible"] and len(bars) == 6
     alone = words(report.render(report.gather(trials, margin=0.02)))
     assert "Not known: the store holds no other search with these pairs." in alone
@@ -601,8 +602,8 @@ def test_the_command_without_a_store_says_what_to_do(tmp_path, monkeypatch, caps
 
 
 def test_the_diagonal_shows_the_plainest_context(table):
-    label = plots.labels_of(table)[0]
+    label = labels_of(table)[0]
     row = {"trick": label, "n_seeds": 5, "mean_without": 0.5, "mean_with": 0.6, "low": 0.0, "high": 0.2}
     measured = pd.DataFrame([{**row, "context": "", "effect": 0.10}, {**row, "context": "deferred", "effect": 0.03}])
-    cells = plots.heat_map_info(table, measured).cells
+    cells = heat_map.heat_map_info(table, measured).cells
     assert next(cell.harm for cell in cells if cell.verdict == "alone") == 0.10

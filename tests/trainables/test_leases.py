@@ -29,10 +29,15 @@ def test_one_owner(tmp_path: Path) -> None:
 def test_the_dead_give_way_and_the_living_do_not(tmp_path: Path) -> None:
     dead = Leases(tmp_path, beat=1000)
     assert dead.acquire(["a"])
-    living = Leases(tmp_path, beat=0.05, stale=0.4)
+    living = Leases(tmp_path, beat=0.05)
     assert living.acquire(["b"])
-    other = Leases(tmp_path, stale=0.4)
-    time.sleep(0.6)
+    for key in "ab":
+        os.utime(tmp_path / key, (0, 0))  # both untouched for long
+    deadline = time.monotonic() + 120
+    while (tmp_path / "b").stat().st_mtime == 0:
+        assert time.monotonic() < deadline, "the owner's thread does not touch it"
+        time.sleep(0.01)
+    other = Leases(tmp_path, stale=600)
     assert other.acquire(["a"]), "untouched for longer than stale"
     assert not other.acquire(["b"]), "touched by its owner's thread"
     dead.release(["a"])
@@ -46,8 +51,11 @@ import os, sys, time
 from pathlib import Path
 from trainables.leases import Leases
 
-leases = Leases(Path(sys.argv[1]), stale=30)
-time.sleep(max(0.0, float(sys.argv[2]) - time.time()))
+folder, mine, others = Path(sys.argv[1]), *sys.argv[2:]
+leases = Leases(folder / "leases", stale=600)
+(folder / mine).touch()
+while not (folder / others).exists():
+    time.sleep(0.001)
 print(" ".join(key for key in map(str, range(50)) if leases.acquire([key])), flush=True)
 os._exit(0)  # without giving anything back
 """
@@ -56,13 +64,13 @@ os._exit(0)  # without giving anything back
 @pytest.mark.parametrize("abandoned", [False, True])
 def test_two_processes_never_both_win(tmp_path: Path, abandoned: bool) -> None:
     if abandoned:
+        (tmp_path / "leases").mkdir()
         for key in range(50):
-            (tmp_path / str(key)).write_text("somebody who is gone")
-            os.utime(tmp_path / str(key), (0, 0))
-    start = str(time.time() + 1.0)
+            (tmp_path / "leases" / str(key)).write_text("somebody who is gone")
+            os.utime(tmp_path / "leases" / str(key), (0, 0))
     racers = [
-        subprocess.Popen([sys.executable, "-c", RACE, str(tmp_path), start], stdout=subprocess.PIPE, text=True)
-        for _ in range(2)
+        subprocess.Popen([sys.executable, "-c", RACE, str(tmp_path), *names], stdout=subprocess.PIPE, text=True)
+        for names in (("one", "two"), ("two", "one"))
     ]
-    won = [key for racer in racers for key in racer.communicate(timeout=60)[0].split()]
+    won = [key for racer in racers for key in racer.communicate(timeout=120)[0].split()]
     assert sorted(won, key=int) == [str(key) for key in range(50)]

@@ -1,0 +1,166 @@
+"""How numbers, labels and verdicts are told to people.
+
+Fractions become percent and points here, and nowhere before; a verdict has a sign, a colour and an advice. Colours are
+those of Okabe and Ito, which people of every colour vision tell apart, and no colour stands without a sign or a shape.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+INK, FAINT = "#1b1f24", "#5b6470"
+
+MINUS = "\N{MINUS SIGN}"
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a verdict looks and what it says.
+
+    Args:
+        sign: One character, so that colour is never needed.
+        colour: Of the cell.
+        ink: Of the text on it.
+        action: What to do.
+        words: When it is given, for people who have not read the design.
+    """
+
+    sign: str
+    colour: str
+    ink: str
+    action: str
+    words: str
+
+
+VERDICTS = {
+    "conflict": Look(
+        "✕", "#D55E00", "#ffffff", "avoid together",
+        "Adding one to the other costs accuracy, and more than the two differ by themselves: both the harm and the "
+        "interaction are shown to be below zero.",
+    ),
+    "harmful": Look(
+        MINUS, "#E69F00", INK, "avoid the one that harms",
+        "Adding one to the other costs accuracy. Whether the pair is to blame, or that trick alone, is open: the "
+        "interaction is not shown.",
+    ),
+    "synergy": Look(
+        "+", "#0072B2", "#ffffff", "use together",
+        "Both together are shown to be better than either alone and than neither, and by more than their two gains add "
+        "up to.",
+    ),
+    "redundant": Look(
+        "=", "#CC79A7", INK, "one is enough",
+        "Together they gain less than the sum of both, on two scales, but no harm is shown: it costs compute, not "
+        "accuracy.",
+    ),
+    "compatible": Look(
+        "✓", "#9AD8C4", INK, "free", "Any harm, in either direction, is shown to be smaller than the margin."
+    ),
+    "unresolved": Look(
+        "?", "#eceff2", INK, "unknown",
+        "The seeds so far show none of the above. It does not mean that the pair is harmless: the reason says how much "
+        "harm is excluded, and how many more seeds would settle it.",
+    ),
+    "not applicable": Look(
+        "", "#ffffff", FAINT, "", "The two exclude each other, or one of the four combinations was not run."
+    ),
+}  # fmt: skip
+
+
+def points(value: float, digits: int = 1) -> str:
+    """A difference of fractions in points, with its sign.
+
+    >>> points(0.2234), points(-0.005), points(float("nan"))
+    ('+22.3', '−0.5', 'unknown')
+    """
+    if not math.isfinite(value):
+        return "unknown"
+    text = f"{100 * value:+.{digits}f}"
+    return (f"{0:.{digits}f}" if float(text) == 0 else text).replace("-", MINUS)
+
+
+def percent(value: float, digits: int = 1) -> str:
+    """A fraction in percent.
+
+    >>> percent(0.6591), percent(float("nan"))
+    ('65.9 %', 'unknown')
+    """
+    return f"{100 * value:.{digits}f} %" if math.isfinite(value) else "unknown"
+
+
+def span(value: float, low: float, high: float) -> str:
+    """A difference in points with its interval.
+
+    >>> span(0.22, 0.19, 0.25), span(0.22, float("nan"), float("nan"))
+    ('+22.0 (+19.0 to +25.0)', '+22.0 (no interval)')
+    """
+    if not math.isfinite(value):
+        return "unknown"
+    bounds = f"{points(low)} to {points(high)}" if math.isfinite(low) and math.isfinite(high) else "no interval"
+    return f"{points(value)} ({bounds})"
+
+
+def short(labels: Iterable[str]) -> dict[str, str]:
+    """The trick's name alone wherever it says which label is meant.
+
+    >>> short(["first/mixup", "first/focal", "later/focal", "classifier"])
+    {'first/mixup': 'mixup', 'first/focal': 'first/focal', 'later/focal': 'later/focal', 'classifier': 'classifier'}
+    """
+    labels = list(dict.fromkeys(labels))
+    names = [label.rpartition("/")[2] for label in labels]
+    return {label: name if names.count(name) == 1 else label for label, name in zip(labels, names, strict=True)}
+
+
+def letter(index: int) -> str:
+    """A, B, …, Z, AA, …
+
+    >>> letter(0), letter(25), letter(26)
+    ('A', 'Z', 'AA')
+    """
+    return (letter(index // 26 - 1) if index >= 26 else "") + chr(ord("A") + index % 26)
+
+
+def labels_of(table: pd.DataFrame) -> list[str]:
+    """Every label of a table of pairs, in the order of their first appearance."""
+    return list(dict.fromkeys(label for row in table.to_dict("records") for label in (row["a"], row["b"])))
+
+
+def seeds(count: float) -> str:
+    """A number of seeds in words.
+
+    >>> seeds(1), seeds(5)
+    ('1 seed', '5 seeds')
+    """
+    return f"{int(count)} seed{'' if int(count) == 1 else 's'}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people.
+
+    >>> duration(42), duration(600), duration(9000)
+    ('42 s', '10 min', '2.5 h')
+    """
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+METRICS = {
+    "final/accuracy": "accuracy", "final/few": "few-shot accuracy",
+    "final/smoothed_harmonic_mean": "smoothed harmonic mean", "final/harmonic_mean": "harmonic mean",
+}  # fmt: skip
+
+
+def metric_name(metric: str) -> str:
+    """A metric in words.
+
+    >>> metric_name("final/few"), metric_name("final/geometric_mean")
+    ('few-shot accuracy', 'geometric mean')
+    """
+    return METRICS.get(metric, metric.rpartition("/")[2].replace("_", " "))
