@@ -89,7 +89,8 @@ class Deployment:
             counts: (C,) training images per class.
 
         Returns:
-            "prior_accuracy" in [0, 1] where a prior is given, "expected_cost" in the matrix's unit where costs are.
+            "prior_accuracy" in [0, 1] where a prior is given, "expected_cost" in the matrix's unit where costs are;
+            neither where all the prior's weight is on classes without images: unknown, not 0.
 
         >>> from math import nan
         >>> weighed = Deployment((3.0, 1.0), ((0.0, 1.0), (5.0, 0.0)))
@@ -97,7 +98,9 @@ class Deployment:
         {'prior_accuracy': 0.375, 'expected_cost': 1.625}
         """
         prior = self.weights(counts, [not math.isnan(recall) for recall in recalls])
-        found = {}
+        found: dict[str, float] = {}
+        if not any(prior):
+            return found
         if self.prior is not None:
             # a class without weight may have a recall of NaN
             weighed = (weight * recall for weight, recall in zip(prior, recalls, strict=True) if weight)

@@ -78,6 +78,34 @@ def smoothed_recalls(correct: Numbers, totals: Numbers) -> Tensor:
     return ((k + 0.5) / (n + 1)).masked_fill(n == 0, math.nan)
 
 
+def mean_recall_error(correct: Numbers, totals: Numbers) -> float:
+    """Standard error of the mean recall, by the number of images: √(Σ_c s_c (1 − s_c) / n_c) / C.
+
+    With s the smoothed recalls, over the C classes that have images. Classes are not drawn, images are: a class of one
+    image adds as much as its own recall may be wrong, which an error by the number of all images would hide.
+
+    Args:
+        correct: (C,) k, right predictions per class.
+        totals: (C,) n, images per class.
+
+    Returns:
+        In [0, ½]; NaN without any image.
+
+    Raises:
+        ValueError: A k outside 0 … n.
+
+    Source: stratified sampling; Cochran 1977, Sampling Techniques, 3rd ed., chapter 5, with equal weights.
+    Differs: smoothed recalls, because k = n does not mean that the recall is 1.
+
+    >>> round(mean_recall_error([49, 0], [99, 0]), 4), round(mean_recall_error([49, 1], [99, 1]), 4)
+    (0.0502, 0.218)
+    """
+    s, n = smoothed_recalls(correct, totals), _float64(totals)
+    known = n > 0
+    s, n = s[known], n[known]
+    return float((s * (1 - s) / n).sum().sqrt() / len(n)) if len(n) else math.nan
+
+
 def summarise(recalls: Numbers, counts: Numbers, totals: Numbers | None = None) -> dict[str, float]:
     """The numbers that a table of long-tailed results shows.
 

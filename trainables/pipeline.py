@@ -569,7 +569,8 @@ def summary(
     """
     recalls = torch.tensor(last["recalls"], dtype=torch.float64)
     totals = torch.bincount(labels.cpu(), minlength=len(recalls)).double()
-    smoothed = metrics.smoothed_recalls((recalls.nan_to_num() * totals).round(), totals)
+    right = (recalls.nan_to_num() * totals).round()
+    smoothed = metrics.smoothed_recalls(right, totals)
     found = metrics.summarise(recalls, counts.cpu(), totals)
     found["smoothed_harmonic_mean"] = metrics.summarise(smoothed, counts.cpu(), totals)["harmonic_mean"]
     true = labels.tolist()
@@ -582,8 +583,7 @@ def summary(
     found["loss"] = last["loss"]
     for name in DIAGNOSTICS:
         found[name] = float(torch.tensor(last[name], dtype=torch.float64).nanmean())
-    n = float(totals.sum())
-    found["accuracy_error"] = (found["accuracy"] * (1 - found["accuracy"]) / n) ** 0.5
+    found["accuracy_error"] = metrics.mean_recall_error(right, totals)
     return {f"{prefix}/{name}": value for name, value in found.items()}, list(last["recalls"]), correct
 
 

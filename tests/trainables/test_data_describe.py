@@ -1,6 +1,7 @@
 """`python -m trainables.data describe`: what it counts, what it finds, how it ends."""
 
 import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from rich.console import Console
 
 from trainables.data import load
 from trainables.data.__main__ import main
-from trainables.data.describe import describe, draw, figure
+from trainables.data.describe import describe, draw, duplicates, figure, show
 
 
 def picture(file: Path, seed: int, size: int = 8) -> None:
@@ -76,6 +77,29 @@ def test_bars_follow_the_counts(photos: Path) -> None:
     assert [line.split()[:2] for line in lines] == [["ant", "150"], ["bee", "25"], ["cat", "6"]]
     lengths = [line.count("█") for line in lines]
     assert lengths[0] > 50 and lengths[1] == round(lengths[0] / 6) and lengths[2] == round(lengths[0] / 25)
+
+
+def test_equal_images_are_counted_and_few_are_shown() -> None:
+    hashes = {"train": ["a", "a", "a", "b", "b", "b", "c"], "val": ["b", "c"]}
+    labels = {"train": [0, 1, 2, 0, 0, 0, 1], "val": [0, 1]}
+    names = {"train": list("1234567"), "val": ["x", "y"]}
+    assert duplicates(hashes, labels, names) == [
+        "2 images of val are in train as well: x = 4; y = 7",
+        "1 image is in train under two labels: 1 = 2 = …",
+        "1 image is in train more than once: 4 = 5 = …",
+    ]
+
+
+def test_file_names_that_are_no_utf8(photos: Path) -> None:
+    odd = os.fsdecode(b"k\xe4fer.png")
+    (photos / "train" / "ant" / odd).write_bytes(b"broken")
+    (photos / "test" / "ant" / os.fsdecode(b"\xff.png")).write_bytes((photos / "train" / "ant" / "7.png").read_bytes())
+    found = describe(f"folder:{photos}?broken=skip")
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")  # refuses what is no UTF-8, as a terminal does
+    show(found, Console(file=stream, width=1000))
+    stream.flush()
+    said = stream.buffer.getvalue().decode()
+    assert r"ant/k\xe4fer.png: is no image" in said and r"ant/\xff.png = " in said
 
 
 def test_figure(photos: Path) -> None:

@@ -12,8 +12,8 @@ LABELS = np.random.RandomState(3).permutation(np.repeat(np.arange(5), SIZES))
 
 
 def cut(**changed) -> Division:
-    given = {"train": LABELS, "test": np.arange(5)} | changed.pop("labels", {})
     names = changed.pop("names", NAMES)
+    given = {"train": LABELS, "test": np.repeat(np.arange(len(names)), 5)} | changed.pop("labels", {})
     options = {"imbalance": None, "split_seed": 0, "fold_val": False, "val": 10} | changed
     return divide("mine", given, names, **options)
 
@@ -35,7 +35,7 @@ def test_val_takes_a_fifth_at_most() -> None:
         "fewer than 5 val images, so that their own recall says next to nothing, in 3 classes: c (2), d (1), e (0)",
         "imbalance of the training images: 30 instead of 33.3333",
     )
-    assert division.index["test"][0] == "test" and division.index["test"][1].tolist() == [0, 1, 2, 3, 4]
+    assert division.index["test"][0] == "test" and division.index["test"][1].tolist() == list(range(25))
 
 
 def test_five_split_seeds_are_folds_and_the_sixth_shuffles_anew() -> None:
@@ -64,6 +64,15 @@ def test_a_val_that_is_given_stays_apart() -> None:
     assert counts(searched, "train") == counts(folded, "train") == SIZES
     assert len(folded.index["val"][1]) == 0 and "val that was given is left out" in folded.notes[0]
     assert cut(labels=labels, split_seed=3).index["train"][1].tolist() == searched.index["train"][1].tolist()
+
+
+def test_classes_that_starve_in_a_given_split_are_named() -> None:
+    labels = {"val": np.repeat([0, 1, 3, 4], [5, 6, 4, 5]), "test": np.repeat(np.arange(4), 5)}
+    assert cut(labels=labels).notes == (
+        "fewer than 5 test images, so that their own recall says next to nothing, in 1 class: e (0)",
+        "fewer than 5 val images, so that their own recall says next to nothing, in 2 classes: c (0), d (4)",
+    )
+    assert not any("val images" in note for note in cut(labels=labels, fold_val=True).notes)
 
 
 def test_test_is_cut_once_for_all_seeds() -> None:

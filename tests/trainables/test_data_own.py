@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -117,7 +118,12 @@ def test_folder_with_given_splits(tmp_path: Path) -> None:
     assert data.val_given and torch.equal(load(data.name, split_seed=3).val_images, data.val_images)
     assert not load(data.name, fold_val=True).val_given
     assert data.train_images.shape[1:] == (1, 8, 8) and (data.pad, data.flip) == (2, True)
-    assert data.notes == (f"{tmp_path / 'photos/train/ant'}: 1 files do not end like images and are left out",)
+    assert data.notes[0] == f"{tmp_path / 'photos/train/ant'}: 1 files do not end like images and are left out"
+    assert data.notes[1:] == tuple(
+        f"fewer than 5 {split} images, so that their own recall says next to nothing, in 3 classes: ant ({count}), "
+        f"bee ({count}), cat ({count})"
+        for split, count in (("test", 3), ("val", 2))
+    )
     x = data.train_images.double() / 255
     assert data.mean.item() == pytest.approx(x.mean().item()) and data.std.item() == pytest.approx(
         x.std(correction=0).item()
@@ -150,6 +156,78 @@ def test_bad_folders(tmp_path: Path) -> None:
         load(f"folder:{tmp_path / 'split'}")
     with pytest.raises(DataError, match="needs at least two classes, got only 'ant'"):
         load(f"folder:{folder(tmp_path / 'one', {'ant': 9})}")
+
+
+def test_hidden_files_are_left_out_and_links_followed(tmp_path: Path) -> None:
+    place = folder(tmp_path / "photos")
+    plain = load(f"folder:{place}")
+    picture(place / "ant" / ".ipynb_checkpoints" / "0-checkpoint.png", 1)
+    picture(place / "ant" / ".0.png", 2)
+    picture(place / ".thumbnails" / "0.png", 3)
+    assert load(f"folder:{place}").fingerprint == plain.fingerprint
+    picture(place / "ant" / "DEEPER" / "UPPER.PNG", 4)
+    picture(tmp_path / "away" / "1.png", 5)
+    (place / "ant" / "more").symlink_to(tmp_path / "away")
+    (place / "ant" / "more" / "round").symlink_to(place / "ant")
+    (place / "dog").symlink_to(place / "bee")
+    data = load(f"folder:{place}", fold_val=True)
+    assert data.class_names == ("ant", "bee", "cat", "dog")
+    assert (data.counts + data.test_labels.bincount(minlength=4)).tolist() == [32, 10, 5, 10]
+
+
+def test_nothing_is_dropped_silently(tmp_path: Path) -> None:
+    place = folder(tmp_path / "photos")
+    (place / "ant" / "gone.png").symlink_to("nowhere.png")
+    (place / "ant" / "loop.png").symlink_to("loop.png")
+    os.mkfifo(place / "bee" / "pipe.png")
+    with pytest.raises(DataError, match=r"3 of 48 images cannot be read \(.*gone.png: is no file, or a link to"):
+        load(f"folder:{place}")
+    data = load(f"folder:{place}?broken=skip")
+    assert len(data.train_labels) + len(data.val_labels) + len(data.test_labels) == 45
+    assert any("3 broken images are left out" in note for note in data.notes)
+    picture(place / "stray.png", 1)
+    stray = f"{place}: images that are in no folder of a class are left out, 1: stray.png"
+    assert stray in load(f"folder:{place}?broken=skip").notes
+
+
+def test_names_that_are_no_utf8(tmp_path: Path) -> None:
+    place = folder(tmp_path / "photos")
+    odd = os.fsdecode(b"k\xe4fer.png")
+    picture(place / "ant" / odd, 1)
+    assert load(f"folder:{place}").classes == 3
+    (place / "ant" / odd).write_bytes(b"broken")
+    with pytest.raises(DataError, match=r"ant/k\\xe4fer.png: is no image"):
+        load(f"folder:{place}")
+    "".join(load(f"folder:{place}?broken=skip").notes).encode()  # a model card has them
+    (place / os.fsdecode(b"k\xe4fer")).mkdir()
+    with pytest.raises(DataError, match=r"the name of the class folder k\\xe4fer is no UTF-8; rename it"):
+        load(f"folder:{place}")
+    with pytest.raises(DataError, match=r"the name of a data set must be UTF-8"):
+        load(f"folder:{place / os.fsdecode(bytes([255]))}")
+
+
+def test_splits_in_other_letters_are_no_classes(tmp_path: Path) -> None:
+    for split in ("Train", "Test"):
+        folder(tmp_path / "photos" / split)
+    with pytest.raises(DataError, match="photos: has Test, Train; folders of splits are written train, val and test"):
+        load(f"folder:{tmp_path / 'photos'}")
+
+
+def test_kinds_of_pixels(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    """Grey beside colour becomes colour; a palette is looked up; transparency is dropped."""
+    place = folder(tmp_path / "photos", {"ant": 5, "bee": 5})
+    grey = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    Image.fromarray(grey).save(place / "ant" / "grey.png")
+    palette = Image.fromarray(grey % 4, "P")
+    palette.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255, 9, 9, 9])
+    palette.save(place / "ant" / "palette.png", transparency=bytes([0, 100, 200, 255]))
+    Image.fromarray(np.full((8, 8, 4), 70, dtype=np.uint8)).save(place / "ant" / "clear.png")
+    assert np.array_equal(decoded(place / "ant" / "grey.png", False, None), np.stack([grey] * 3))
+    looked_up = decoded(place / "ant" / "palette.png", False, None)
+    assert looked_up[:, 0, :4].T.tolist() == [[255, 0, 0], [0, 255, 0], [0, 0, 255], [9, 9, 9]]
+    assert decoded(place / "ant" / "clear.png", False, None)[:, 0, 0].tolist() == [70, 70, 70]
+    assert load(f"folder:{place}", fold_val=True).train_images.shape[1:] == (3, 8, 8)
+    assert not [warning for warning in recwarn if "Palette" in str(warning.message)]
 
 
 def test_several_sizes(tmp_path: Path) -> None:
@@ -297,6 +375,7 @@ def test_npz_without_splits(tmp_path: Path) -> None:
         ({"x_train": images(4, 8, 8)}, "has no y_train; it needs x_train and y_train"),
         ({"images": images(4, 8, 8)}, "has no x_train, y_train; .*got images"),
         ({"x": images(4, 8, 8).astype(np.float32), "y": np.arange(4)}, "x must be uint8 in 0 … 255, got float32"),
+        ({"x": np.zeros((4, 0, 8), np.uint8), "y": np.arange(4)}, r"x has images without pixels, got \(4, 0, 8\)"),
         ({"x": images(4, 8, 8, 5), "y": np.arange(4)}, r"x must be \(N, H, W, c\).*got \(4, 8, 8, 5\)"),
         ({"x": images(4, 8, 8), "y": np.arange(3)}, r"y must hold 4 whole numbers.*got int64 \(3,\)"),
         ({"x": images(4, 8, 8), "y": np.arange(4) / 2}, "y must hold 4 whole numbers.*got float64"),
@@ -339,6 +418,11 @@ def test_bad_npz(content: dict, message: str, tmp_path: Path) -> None:
 def test_npz_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "own.npz").write_bytes(b"something else")
     with pytest.raises(DataError, match=r"own\.npz: cannot be read as npz"):
+        load(f"npz:{tmp_path / 'own.npz'}")
+    with zipfile.ZipFile(tmp_path / "own.npz", "w") as pack:
+        pack.writestr("x", b"1")
+        pack.writestr("y", b"1")
+    with pytest.raises(DataError, match=r"own\.npz: has no x_train, y_train; .*got nothing"):
         load(f"npz:{tmp_path / 'own.npz'}")
     with pytest.raises(DataError, match="option size is for image files"):
         load(f"npz:{tmp_path / 'own.npz'}?size=8")

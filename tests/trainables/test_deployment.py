@@ -29,7 +29,8 @@ def test_a_prior_weighs_recalls() -> None:
 
 def test_a_class_that_was_not_measured_has_no_weight() -> None:
     assert Deployment("uniform").measure([1.0, nan, 0.5], [], [], [1, 1, 1]) == {"prior_accuracy": 0.75}
-    assert Deployment((0.0, 1.0, 0.0)).measure([1.0, nan, 0.5], [], [], [1, 1, 1]) == {"prior_accuracy": 0.0}
+    # unknown, not 0
+    assert Deployment((0.0, 1.0, 0.0)).measure([1.0, nan, 0.5], [], [], [1, 1, 1]) == {}
 
 
 def test_expected_cost_by_hand() -> None:

@@ -12,6 +12,7 @@ from sklearn.metrics import recall_score
 from trainables.metrics import (
     calibration_error,
     logits_magnitude,
+    mean_recall_error,
     recalls,
     regularized_std,
     smoothed_recalls,
@@ -53,6 +54,24 @@ def test_smoothed_recalls_by_hand() -> None:
     assert math.isnan(got[3])
     with pytest.raises(ValueError, match="0 ≤ correct ≤ totals"):
         smoothed_recalls([2], [1])
+
+
+def test_error_of_the_mean_recall_by_hand() -> None:
+    # one image, right: s = 3/4, s (1 − s) / 1 = 3/16; three of four: s = 7/10, 0.21 / 4; the third has no images
+    assert mean_recall_error([1, 3, 0], [1, 4, 0]) == pytest.approx(math.sqrt(3 / 16 + 0.21 / 4) / 2)
+    assert math.isnan(mean_recall_error([0], [0]))
+
+
+def test_error_of_the_mean_recall_is_its_spread_over_samples() -> None:
+    """Many images of the head and few of the tail: an error by the number of all images would be less than half of it."""
+    rng = np.random.default_rng(0)
+    totals, recall = np.array([500, 50, 12]), np.array([0.9, 0.6, 0.5])
+    correct = rng.binomial(totals, recall, size=(4000, 3))
+    spread = (correct / totals).mean(axis=1).std()
+    errors = [mean_recall_error(row, totals) for row in correct[:500]]
+    assert np.mean(errors) == pytest.approx(spread, rel=0.05)
+    of_all = math.sqrt(recall.mean() * (1 - recall.mean()) / totals.sum())
+    assert of_all < 0.5 * spread
 
 
 # --- summary ----------------------------------------------------------------------------------------------

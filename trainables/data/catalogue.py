@@ -56,6 +56,15 @@ class DataError(ValueError):
     """A data set that does not exist, or cannot be cut as asked."""
 
 
+def spelled(path: object) -> str:
+    """A path as text that can be printed and written: a file's name may have bytes that are no UTF-8.
+
+    >>> spelled("k\\udce4fer.png")
+    'k\\\\xe4fer.png'
+    """
+    return str(path).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 @dataclass(frozen=True)
 class Standard:
     """How a data set is trained where nothing else is said.
@@ -177,6 +186,8 @@ def module_of(name: str) -> DataModule:
     Raises:
         DataError: The name or one of its options is unknown; the nearest known one is offered.
     """
+    if spelled(name) != name:
+        raise DataError(f"{spelled(name)}: the name of a data set must be UTF-8, because records have it; rename it")
     parsed = Name.parse(name)
     if parsed.kind in PREFIXES and parsed.path:
         module = importlib.import_module(PREFIXES[parsed.kind])

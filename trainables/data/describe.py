@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainables.data import load
-from trainables.data.catalogue import DataError, Name, module_of
+from trainables.data.catalogue import DataError, Name, module_of, spelled
 from trainables.data.division import Division, divide
 from trainables.data.images import Header, decoded, header, several_sizes, side_by_side
 from trainables.data.source import SPLITS, Options, Source
@@ -128,7 +128,7 @@ def _files(
     for split, files in source.files.items():
         seen = side_by_side(_look, files)
         broken[split] = {number for number, (found, _) in enumerate(seen) if found.problem}
-        lost += [f"{files[number]}: {seen[number][0].problem}" for number in sorted(broken[split])]
+        lost += [f"{spelled(files[number])}: {seen[number][0].problem}" for number in sorted(broken[split])]
         good = [found for found, _ in seen if not found.problem]
         sizes.update(found.size for found in good)
         grey = grey and all(found.grey for found in good)
@@ -151,7 +151,7 @@ def _files(
     problems += duplicates(
         {split: [hashes[given][row] for row in rows] for split, (given, rows) in parts.items()},
         labels,
-        {split: [str(source.files[given][row]) for row in rows] for split, (given, rows) in parts.items()},
+        {split: [spelled(source.files[given][row]) for row in rows] for split, (given, rows) in parts.items()},
     )
     size = None
     if options.size is not None or len(sizes) == 1:
@@ -198,7 +198,7 @@ def _counts(labels: Sequence[int], classes: int) -> list[int]:
 def duplicates(
     hashes: Mapping[str, Sequence[str]], labels: Mapping[str, Sequence[int]], names: Mapping[str, Sequence[str]]
 ) -> list[str]:
-    """Sentences on equal images: in two splits, and under two labels of train.
+    """Sentences on equal images: in two splits, under two labels of train, and under one.
 
     Args:
         hashes: Of every image's content, for each split.
@@ -206,8 +206,9 @@ def duplicates(
         names: As many, for people.
 
     >>> same = {"train": ["a", "b", "b"], "test": ["b", "c"]}
-    >>> duplicates(same, {"train": [0, 1, 1], "test": [1, 0]}, {"train": ["1.png", "2", "3"], "test": ["4", "5"]})
-    ['1 image of test is in train as well: 4 = 2']
+    >>> found = duplicates(same, {"train": [0, 1, 1], "test": [1, 0]}, {"train": ["1", "2", "3"], "test": ["4", "5"]})
+    >>> print(*found, sep="; ")
+    1 image of test is in train as well: 4 = 2; 1 image is in train more than once: 2 = 3
     """
     found = []
     splits = [split for split in SPLITS if split in hashes]
@@ -224,13 +225,17 @@ def duplicates(
                 verb = "is" if len(both) == 1 else "are"
                 found.append(f"{len(both)} {several} {other} {verb} in {split} as well: {_few(both)}")
     if "train" in hashes:
-        seen: dict[str, dict[int, str]] = defaultdict(dict)
+        seen: dict[str, dict[int, list[str]]] = defaultdict(lambda: defaultdict(list))
         for content, label, name in zip(hashes["train"], labels["train"], names["train"], strict=True):
-            seen[content].setdefault(label, name)
-        torn = [" = ".join(by_label.values()) for by_label in seen.values() if len(by_label) > 1]
-        if torn:
-            images = "image is" if len(torn) == 1 else "images are"
-            found.append(f"{len(torn)} {images} in train under two labels: {_few(torn)}")
+            seen[content][label].append(name)
+        torn = [[of_label[0] for of_label in same.values()] for same in seen.values() if len(same) > 1]
+        # a cut val of another split seed may get one of them
+        repeated = [of_label for same in seen.values() for of_label in same.values() if len(of_label) > 1]
+        for groups, how in ((torn, "under two labels"), (repeated, "more than once")):
+            if groups:
+                images = "image is" if len(groups) == 1 else "images are"
+                shown = [" = ".join(group[:2]) + (" = …" if len(group) > 2 else "") for group in groups[:4]]
+                found.append(f"{len(groups)} {images} in train {how}: {_few(shown)}")
     return found
 
 
@@ -270,8 +275,11 @@ def show(found: Description, console: Console) -> None:
         if sentences:
             console.print()
             console.print(title, style="bold")
+            # a grid, so that a sentence of several lines is seen to be one
+            listed = Table.grid(padding=(0, 1))
             for sentence in sentences:
-                console.print(Text(f"  {sentence}", colour))
+                listed.add_row(" •", Text(sentence, colour))
+            console.print(listed)
     if not found.problems:
         console.print("\nno problems found")
 

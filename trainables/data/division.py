@@ -88,6 +88,8 @@ def divide(
         held_test = [index[:count] for index, count in zip(drawn, taken, strict=True)]
         pool = [np.sort(index[count:]) for index, count in zip(drawn, taken, strict=True)]
         notes += _cut_notes(name, "test", taken, test, class_names, "the same for every split seed")
+    else:
+        notes += _starving("test", np.bincount(labels["test"], minlength=classes).tolist(), class_names)
     sizes = [len(index) for index in pool]
     own = max(sizes) / min(sizes)
     as_they_are = imbalance is None or math.isclose(imbalance, own, rel_tol=1e-3)
@@ -112,6 +114,8 @@ def divide(
             notes += _cut_notes(name, "val", taken, val, class_names, "drawn by the split seed")
     elif fold_val:
         notes.append("the val that was given is left out: it never belonged to the training images")
+    else:
+        notes += _starving("val", np.bincount(labels["val"], minlength=classes).tolist(), class_names)
 
     left = [len(index) for index in drawn]
     if as_they_are:
@@ -160,13 +164,18 @@ def _cut_notes(
         notes.append(
             f"too few images for a balanced {split} of {declared} per class in {some(short, class_names, taken)}"
         )
-    starving = [label for label in short if taken[label] < STARVING]
-    if starving:
-        notes.append(
-            f"fewer than {STARVING} {split} images, so that their own recall says next to nothing, in "
-            f"{some(starving, class_names, taken)}"
-        )
-    return notes
+    return notes + _starving(split, taken, class_names)
+
+
+def _starving(split: str, held: Sequence[int], class_names: Sequence[str]) -> list[str]:
+    """Which classes a split has next to nothing of, whether it was given or cut."""
+    starving = [label for label, count in enumerate(held) if count < STARVING]
+    if not starving:
+        return []
+    return [
+        f"fewer than {STARVING} {split} images, so that their own recall says next to nothing, in "
+        f"{some(starving, class_names, held)}"
+    ]
 
 
 def some(labels: Sequence[int], class_names: Sequence[str], counts: Sequence[int], shown: int = 5) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from trainables.data.catalogue import DataError
+from trainables.data.catalogue import DataError, spelled
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,6 +48,8 @@ def header(file: Path) -> Header:
     """The header of one file; what is wrong with it is returned, not raised."""
     from PIL import Image
 
+    if not file.is_file():  # a pipe would be waited for
+        return Header(problem="is no file, or a link to nothing")
     try:
         with Image.open(file) as image:
             if image.mode not in GREY | COLOUR:
@@ -84,13 +86,15 @@ def decoded(file: Path, grey: bool, size: int | None) -> NDArray[np.uint8] | str
 
 
 def _pixels(file: Path, grey: bool) -> Any:
-    """(c, H, W) by PIL: torchvision's own decoders are deprecated."""
+    """(c, H, W) by PIL: torchvision's own decoders are deprecated. Transparency is dropped, as ImageFolder does."""
     import numpy as np
     import torch
     from PIL import Image
 
     with Image.open(file) as opened:
-        pixels = np.array(opened.convert("L" if grey else "RGB"))
+        # a palette with shades of transparency is converted in two steps, or PIL warns of it
+        shades = opened.mode == "P" and isinstance(opened.info.get("transparency"), bytes)
+        pixels = np.array((opened.convert("RGBA") if shades else opened).convert("L" if grey else "RGB"))
     return torch.from_numpy(pixels[None] if grey else np.ascontiguousarray(pixels.transpose(2, 0, 1)))
 
 
@@ -134,13 +138,20 @@ def looked_at(name: str, files: Sequence[Path], *, size: int | None, skip_broken
 
 
 def resident(
-    name: str, files: Sequence[Path], *, size: int | None, skip_broken: bool, limit_gb: float = RESIDENT_GB
+    name: str,
+    files: Sequence[Path],
+    seen: Seen,
+    *,
+    size: int | None,
+    skip_broken: bool,
+    limit_gb: float = RESIDENT_GB,
 ) -> tuple[NDArray[np.uint8], list[int], list[str]]:
     """All files as one array.
 
     Args:
         name: Of the data set, for messages.
         files: Which exist.
+        seen: What `looked_at` says of them.
         size: Side in pixels that every image is brought to; without one they must have one size.
         skip_broken: Whether files that cannot be decoded are left out, or refused.
         limit_gb: Largest array, in 10⁹ bytes.
@@ -150,11 +161,10 @@ def resident(
         `files`; a sentence per file that was left out.
 
     Raises:
-        DataError: Broken files, several sizes, or more than the limit.
+        DataError: Broken files, or more than the limit.
     """
     import numpy as np
 
-    seen = looked_at(name, files, size=size, skip_broken=skip_broken)
     good, broken, grey, shape = list(seen.good), dict(seen.broken), seen.shape[0] == 1, seen.shape
     if seen.gigabytes > limit_gb:
         raise DataError(
@@ -177,7 +187,7 @@ def resident(
     if late:
         pixels = pixels[[number not in late for number in good]]
         good = [number for number in good if number not in late]
-    return pixels, good, [f"{files[number]}: {problem}" for number, problem in sorted(broken.items())]
+    return pixels, good, [f"{spelled(files[number])}: {problem}" for number, problem in sorted(broken.items())]
 
 
 def several_sizes(sizes: Counter[tuple[int, int]]) -> str:
@@ -200,7 +210,7 @@ def _suggested(sizes: Counter[tuple[int, int]]) -> int:
 
 def _refuse(name: str, files: Sequence[Path], broken: dict[int, str], skip: bool) -> None:
     if broken and not skip:
-        shown = "; ".join(f"{files[number]}: {problem}" for number, problem in list(broken.items())[:3])
+        shown = "; ".join(f"{spelled(files[number])}: {problem}" for number, problem in list(broken.items())[:3])
         raise DataError(
             f"{name}: {len(broken)} of {len(files)} images cannot be read ({shown}{'; …' if len(broken) > 3 else ''}); "
             "mend or remove them, or leave them out with ?broken=skip in the name"
@@ -229,10 +239,13 @@ def side_by_side(work: Callable[[T], R], items: Sequence[T], block: int = 64) ->
 
 
 def stamp(files: Sequence[Path]) -> list[tuple[str, Any, Any]]:
-    """What changes when a file does: path, bytes, time of change."""
+    """What changes when a file does: path, bytes, time of change; neither where there is no such file."""
 
     def one(file: Path) -> tuple[str, Any, Any]:
-        found = file.stat()
+        try:
+            found = file.stat()
+        except OSError:
+            return str(file), None, None
         return str(file), found.st_size, found.st_mtime_ns
 
     return side_by_side(one, files)

@@ -1,7 +1,7 @@
 """Own data: `folder:PATH`, `csv:FILE`, `npz:FILE`. Class counts come from the data.
 
 - `folder:PATH`: one folder of images per class, named as the class; or `train/`, and `val/` and `test/` where there
-  are any, each with a folder per class.
+  are any, each with a folder per class. Folders inside a class and links are followed, hidden ones left out.
 - `csv:FILE`: `path,label` or `path,label,split` a line, with or without that header; paths relative to the file;
   labels whole numbers from 0, or names; split `train`, `val` or `test`.
 - `npz:FILE`: arrays `x_train`, `y_train`, and `x_val`, `y_val`, `x_test`, `y_test` where there are any; or `x`, `y`.
@@ -31,13 +31,14 @@ from __future__ import annotations
 
 import csv
 import functools
+import os
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
 from trainables.data import source as given
-from trainables.data.catalogue import DataError, Name, Standard
+from trainables.data.catalogue import DataError, Name, Standard, spelled
 from trainables.data.division import HELD_OUT
 from trainables.data.images import ENDINGS, header
 from trainables.data.source import SPLITS, Options, Source, check_classes, long_tailed
@@ -136,12 +137,25 @@ def _folder(place: Path) -> Source:
             )
         parts = {split: place / split for split in SPLITS if split in names}
     else:
+        if near := sorted(name for name in names if name.lower() in SPLITS and name not in SPLITS):
+            raise DataError(f"{place}: has {', '.join(near)}; folders of splits are written train, val and test")
         if names & {"val", "test"}:
             raise DataError(f"{place}: has {', '.join(sorted(names & {'val', 'test'}))} but no train")
         parts = {"train": place}
     class_names = tuple(folder.name for folder in _folders(parts["train"]))
     if not class_names:
         raise DataError(f"{parts['train']}: has no folders; it needs one for each class, with its images")
+    for class_name in class_names:
+        if spelled(class_name) != class_name:
+            raise DataError(
+                f"{parts['train']}: the name of the class folder {spelled(class_name)} is no UTF-8; rename it, because "
+                "tables and records have it"
+            )
+    for folder in {place, *parts.values()}:
+        stray = sorted(spelled(file.name) for file in folder.iterdir() if _is_image(file) and not file.is_dir())
+        if stray:
+            shown = ", ".join(stray[:3]) + (", …" if len(stray) > 3 else "")
+            notes.append(f"{folder}: images that are in no folder of a class are left out, {len(stray)}: {shown}")
     number = {class_name: label for label, class_name in enumerate(class_names)}
     labels: dict[str, NDArray[np.int64]] = {}
     files: dict[str, list[Path]] = {}
@@ -150,9 +164,9 @@ def _folder(place: Path) -> Source:
         files[split] = []
         for folder in _folders(part):
             if folder.name not in number:
-                raise DataError(f"{folder}: there is no class {folder.name!r} in {parts['train']}")
-            inside = sorted(file for file in folder.rglob("*") if file.is_file() and not file.name.startswith("."))
-            images = [file for file in inside if file.suffix.lower() in ENDINGS]
+                raise DataError(f"{spelled(folder)}: there is no class {folder.name!r} in {parts['train']}")
+            inside = _inside(folder)
+            images = [file for file in inside if _is_image(file)]
             if len(images) < len(inside):
                 notes.append(f"{folder}: {len(inside) - len(images)} files do not end like images and are left out")
             files[split] += images
@@ -164,6 +178,23 @@ def _folder(place: Path) -> Source:
 
 def _folders(place: Path) -> list[Path]:
     return sorted(folder for folder in place.iterdir() if folder.is_dir() and not folder.name.startswith("."))
+
+
+def _inside(folder: Path) -> list[Path]:
+    """Files at any depth, also links to nothing, which are broken images and not none; each folder once."""
+    found: list[Path] = []
+    seen: set[str] = set()
+    for where, folders, files in os.walk(folder, followlinks=True):
+        here = os.path.realpath(where)
+        folders[:] = [] if here in seen else [name for name in folders if not name.startswith(".")]
+        if here not in seen:
+            found += [Path(where, name) for name in files if not name.startswith(".")]
+        seen.add(here)
+    return sorted(found)
+
+
+def _is_image(file: Path) -> bool:
+    return file.suffix.lower() in ENDINGS and not file.name.startswith(".")
 
 
 # --- tables ---------------------------------------------------------------------------------------------------
@@ -318,7 +349,7 @@ def _pairs(file: Path) -> dict[str, tuple[str, str]]:
     """For each given split, the names of its images and labels."""
     try:
         with zipfile.ZipFile(file) as pack:
-            there = {member.removesuffix(".npy") for member in pack.namelist()}
+            there = {member.removesuffix(".npy") for member in pack.namelist() if member.endswith(".npy")}
     except (zipfile.BadZipFile, OSError) as error:
         raise DataError(f"{file}: cannot be read as npz ({error})") from error
     if "x_train" not in there and {"x", "y"} <= there:
@@ -364,6 +395,8 @@ def _channels_first(where: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     >>> _channels_first("x", (7, 32, 30, 3)), _channels_first("x", (7, 3, 32, 30)), _channels_first("x", (7, 8, 9))
     ((7, 3, 32, 30), (7, 3, 32, 30), (7, 1, 8, 9))
     """
+    if 0 in shape[1:]:
+        raise DataError(f"{where} has images without pixels, got {shape}")
     if len(shape) == 3:
         return (shape[0], 1, *shape[1:])
     if len(shape) == 4 and shape[3] in (1, 3):

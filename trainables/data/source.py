@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainables.data.catalogue import DataError, Name
+from trainables.data.catalogue import DataError, Name, spelled
 from trainables.data.division import HELD_OUT, divide, some
-from trainables.data.images import RESIDENT_GB, looked_at, resident, stamp
+from trainables.data.images import RESIDENT_GB, Seen, looked_at, resident, stamp
 from trainables.data.long_tail import LongTailed
 
 if TYPE_CHECKING:
@@ -248,21 +248,17 @@ def _held(name: str, source: Source, options: Options) -> _Held:
                 f"raise it with ?resident_limit={int(gigabytes) + 1} where the memory is there"
             )
         mean, std = moments(arrays["train"])
-    elif options.feed == "streamed" or (options.feed == "auto" and _too_large(name, files, options)):
-        source, images, (mean, std) = _streamed(name, source, files, options)
     else:
-        source, arrays = _decoded(name, source, files, options)
-        images = arrays
-        mean, std = moments(arrays["train"])
+        seen = looked_at(name, files, size=options.size, skip_broken=options.skip_broken)
+        if options.feed == "streamed" or (options.feed == "auto" and seen.gigabytes > options.resident_limit):
+            source, images, (mean, std) = _streamed(name, source, files, seen, options)
+        else:
+            source, arrays = _decoded(name, source, files, seen, options)
+            images = arrays
+            mean, std = moments(arrays["train"])
     _LAST.clear()
     _LAST[key] = _Held(source, images, mean, std)
     return _LAST[key]
-
-
-def _too_large(name: str, files: list[Path], options: Options) -> bool:
-    """Whether the decoded files are above the limit; a set that is below it in any case is not looked at twice."""
-    seen = looked_at(name, files, size=options.size, skip_broken=options.skip_broken)
-    return seen.gigabytes > options.resident_limit
 
 
 MOMENTS_OF = 20_000
@@ -270,7 +266,7 @@ MOMENTS_OF = 20_000
 
 
 def _streamed(
-    name: str, source: Source, files: list[Path], options: Options
+    name: str, source: Source, files: list[Path], seen: Seen, options: Options
 ) -> tuple[Source, Mapping[str, StreamedImages], tuple[NDArray[np.float64], NDArray[np.float64]]]:
     """Readers of the given splits, the source without what could not be read, and the moments of its pixels."""
     import numpy as np
@@ -278,8 +274,7 @@ def _streamed(
 
     from trainables.data.streamed import Reader, StreamedImages, default_workers
 
-    seen = looked_at(name, files, size=options.size, skip_broken=options.skip_broken)
-    lost = [f"{files[number]}: {problem}" for number, problem in sorted(seen.broken.items())]
+    lost = [f"{spelled(files[number])}: {problem}" for number, problem in sorted(seen.broken.items())]
     source = _without(name, source, seen.good, lost)
     kept = [files[number] for number in seen.good]
     workers = default_workers() if options.workers is None else options.workers
@@ -301,11 +296,11 @@ def _streamed(
 
 
 def _decoded(
-    name: str, source: Source, files: list[Path], options: Options
+    name: str, source: Source, files: list[Path], seen: Seen, options: Options
 ) -> tuple[Source, Mapping[str, NDArray[np.uint8]]]:
     """The pixels of the given splits, and the source without what could not be read."""
     pixels, kept, lost = resident(
-        name, files, size=options.size, skip_broken=options.skip_broken, limit_gb=options.resident_limit
+        name, files, seen, size=options.size, skip_broken=options.skip_broken, limit_gb=options.resident_limit
     )
     given = [split for split in SPLITS if split in source.labels]
     source = _without(name, source, kept, lost)
