@@ -31,7 +31,7 @@ from trainables.parts import Parts, blended_at_input, rows_of, synchronised, unm
 from trainables.plan import Plan, StagePlan
 from trainables.registry import PlanError, entry
 from trainables.schedule import schedule_of
-from trainables.seeding import generator
+from trainables.seeding import generator, sent
 
 State = dict[str, Tensor]
 
@@ -226,7 +226,7 @@ class StageRun:
         """Draws the next epoch's images; the network is put into training mode."""
         chain_epoch = self._first_epoch + self.epoch
         draws = {purpose: self._generator(purpose, chain_epoch) for purpose in _PURPOSES}
-        indices = self._indices(chain_epoch, draws["draw"]).to(self.start.device)
+        indices = sent(self._indices(chain_epoch, draws["draw"]), self.start.device)
         weights = self.objective.weights(self.data.train_labels[indices])
         expected = float(weights.mean()) if self.objective.weighted else 1.0
         if not expected > 0:
@@ -403,7 +403,7 @@ class StageRun:
         """Batches without pixels, and the features of one view of each image."""
         sizes = [len(index) for index in batches]
         drawn = [torch.randint(len(features), (size,), generator=draws) for size in sizes]
-        views = torch.cat(drawn).to(self.start.device).split(sizes)
+        views = sent(torch.cat(drawn), self.start.device).split(sizes)
         for index, view in zip(batches, views, strict=True):
             labels = self.data.train_labels[index]
             yield Batch.plain(labels.new_zeros(len(labels), 0, 0, 0), index, labels), features[view, index]
