@@ -25,8 +25,8 @@ from search.sampler import Sampler
 from search.tasks import Journal as Journal
 from search.tasks import Limits as Limits
 from search.tasks import Task as Task
-from trainables.company import groups_of
 from trainables.leases import Leases
+from trainables.numerics import groups_of
 from trainables.plan import Plan, Recipe
 from trainables.stage_store import StageStore
 

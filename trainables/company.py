@@ -13,18 +13,9 @@ import time
 from collections.abc import Callable, Sequence
 
 from trainables.fused import CannotFuse, FusedRun
-from trainables.numerics import GROUP, Numerics
+from trainables.numerics import Numerics
 from trainables.pipeline import Diverged, Pipeline
 from trainables.plan import Plan
-
-
-def groups_of(seeds: Sequence[int]) -> list[tuple[int, ...]]:
-    """Seeds in groups that are trained together, in order.
-
-    >>> groups_of([0, 1, 2, 3, 4, 5])
-    [(0, 1, 2, 3), (4, 5)]
-    """
-    return [tuple(seeds[first : first + GROUP]) for first in range(0, len(seeds), GROUP)]
 
 
 def fused_stages(plan: Plan, numerics: Numerics, device: str, pixels: int) -> list[int]:

@@ -8,7 +8,7 @@ in the key as well.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -125,6 +125,15 @@ def group_of(member: int, members: int) -> range:
     """
     first = member // GROUP * GROUP
     return range(first, min(first + GROUP, members))
+
+
+def groups_of(seeds: Sequence[int]) -> list[tuple[int, ...]]:
+    """Seeds in groups that are trained together, in order.
+
+    >>> groups_of([0, 1, 2, 3, 4, 5])
+    [(0, 1, 2, 3), (4, 5)]
+    """
+    return [tuple(seeds[first : first + GROUP]) for first in range(0, len(seeds), GROUP)]
 
 
 def can_be_fused(stage: StagePlan) -> bool:

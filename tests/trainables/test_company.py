@@ -7,11 +7,11 @@ import torch
 
 from spaces.domain import Stage, trick
 from trainables import company as companies
-from trainables.company import Company, fused_stages, groups_of
+from trainables.company import Company, fused_stages
 from trainables.data import load
 from trainables.data.long_tail import LongTailed
 from trainables.models import build
-from trainables.numerics import Numerics
+from trainables.numerics import Numerics, groups_of
 from trainables.pipeline import Diverged, Pipeline
 from trainables.stage_store import StageStore
 
