@@ -66,6 +66,7 @@ def parser() -> argparse.ArgumentParser:
     where.add_argument("--precision", metavar="NAME", help="fp32, or bf16: faster on large images [fp32]")
     where.add_argument("--channels-last", metavar="NAME", help="memory format: on, off, or where it is faster [auto]")
     where.add_argument("--fused-members", metavar="NAME", help="members trained together: on, off or auto [off]")
+    where.add_argument("--fused-trials", metavar="NAME", help="seeds of a recipe likewise: on, off or auto [off]")
     where.add_argument("--graph", metavar="NAME", help="on: each step replayed as a CUDA graph [off]")
 
     keep = it.add_argument_group("what is kept")
@@ -105,7 +106,7 @@ GIVEN = (
     "data", "data_root", "imbalance", "prior", "cost", "model", "tricks", "trials", "seeds", "design",
     "children_per_start", "time_budget", "epochs_scale", "seed", "objective", "reduction_factor", "rung_score",
     "cpus_per_trial", "gpus_per_trial", "max_concurrent", "address", "store", "store_limit", "tracking_uri",
-    "check_seeds", "gpu_hours", "feed", "precision", "channels_last", "fused_members", "graph",
+    "check_seeds", "gpu_hours", "feed", "precision", "channels_last", "fused_members", "graph", "fused_trials",
 )  # fmt: skip
 """Options that are settings of the same name."""
 

@@ -95,11 +95,11 @@ class Record:
         counts: Training images per class.
         val_counts: Held-out images per class.
         epochs: Epochs of the plan, members multiplied.
-        epochs_trained: Of these, trained by this trial and not re-used.
+        epochs_trained: Of these, trained by this trial and not re-used; with what it trained for other trials.
         images: Images seen in training, the cost at which recipes are compared.
         steps: Optimiser steps.
         seconds: Wall time of the trial.
-        seconds_saved: Training time of the stages that were re-used.
+        seconds_saved: Training time of the stages that were re-used, less that of what it trained for other trials.
         reused: Names of the stages that were re-used.
         metrics: Final metrics on val ("final/accuracy", "final/harmonic_mean", …, "final/calibration_error");
             of the confirm arm also "test/accuracy", ….

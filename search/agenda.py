@@ -12,7 +12,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from analysis.record import Point, Record
@@ -26,6 +26,7 @@ from search.tasks import Journal as Journal
 from search.tasks import Limits as Limits
 from search.tasks import Task as Task
 from trainables.leases import Leases
+from trainables.numerics import groups_of
 from trainables.plan import Plan, Recipe
 from trainables.stage_store import StageStore
 
@@ -66,11 +67,12 @@ class Agenda:
         sampler: Of the adaptive arm.
         limits: How much to run.
         journal: Where decisions are kept.
-        keys: (plan, seed) -> the stage keys that a task will train or re-use.
+        keys: (plan, seed, company) -> the stage keys that a task will train or re-use.
         store: Finished stages; `None` where nothing is re-used.
         base_seed: Added to every seed block.
         leases: Of the store, where other searches may use it at the same time.
         store_limit: Bytes that the store may hold.
+        fused: Whether several seeds of a plan are trained in one network.
     """
 
     def __init__(
@@ -79,14 +81,15 @@ class Agenda:
         sampler: Sampler,
         limits: Limits,
         journal: Journal,
-        keys: Callable[[Plan, int], list[list[str]]],
+        keys: Callable[[Plan, int, tuple[int, ...]], list[list[str]]],
         store: StageStore | None,
         base_seed: int = 0,
         leases: Leases | None = None,
         store_limit: int | None = None,
+        fused: Callable[[Plan], bool] = lambda plan: False,
     ) -> None:
         self.sampler, self.limits, self.journal = sampler, limits, journal
-        self._keys, self._store = keys, store
+        self._keys, self._store, self._fused = keys, store, fused
         self._leases, self._store_limit = leases, store_limit
         self.tasks: dict[str, Task] = {}
         self.records: dict[str, Record] = {}
@@ -168,7 +171,7 @@ class Agenda:
             self.records[record.trial] = record
         if record.outcome == "finished":
             # where the workers' machines differ from this one, so do their keys: do not wait for ours
-            self._known_keys |= keys
+            self._known_keys |= keys & {key for stage in self._keys_of(task) for key in stage}
         if self._leases is not None:
             self._leases.release(keys)
         self._keep_house()
@@ -286,12 +289,29 @@ class Agenda:
             return bool(self._queue)
         if phase.name == "settle":
             self._look()
-        new = [task for task in phase.plan(self.known) if task.id not in self.tasks]
+        new = self._grouped([task for task in phase.plan(self.known) if task.id not in self.tasks])
         for task in new:
             self.tasks[task.id] = task
             if task.id not in self.records:
                 self._queue.append(task)
         return bool(new)
+
+    def _grouped(self, tasks: list[Task]) -> list[Task]:
+        """The tasks, each with the seeds of its recipe that are trained with it."""
+        if self._store is None:
+            return tasks  # what one trial trains for another has to lie somewhere
+        seeds: dict[str, list[int]] = {}
+        for task in tasks:
+            if not task.may_stop and self._fused(task.recipe.plan):
+                seeds.setdefault(task.recipe.plan.id, []).append(task.seed)
+        groups = {
+            (plan, seed): group
+            for plan, of_plan in seeds.items()
+            for group in groups_of(sorted(set(of_plan)))
+            for seed in group
+            if len(group) > 1
+        }
+        return [replace(task, company=groups.get((task.recipe.plan.id, task.seed), ())) for task in tasks]
 
     def _may_propose(self) -> bool:
         return self._adaptive.open(self.known) and self._used() <= ADAPTIVE_SHARE
@@ -354,7 +374,9 @@ class Agenda:
         self._known_keys -= {entry.key for entry in removed}
 
     def _all_keys(self, task: Task) -> set[str]:
-        return {key for stage in self._keys_of(task) for key in stage}
+        """What it may train: of those that are trained with it, too."""
+        with_it = [self._keys_of(replace(task, id=f"{task.id} {seed}", seed=seed)) for seed in task.company]
+        return {key for keys in (with_it or [self._keys_of(task)]) for stage in keys for key in stage}
 
     def _begin(self, task: Task) -> Task:
         self.running[task.id] = self._unfinished(task)
@@ -370,7 +392,7 @@ class Agenda:
 
     def _keys_of(self, task: Task) -> list[list[str]]:
         if task.id not in self._task_keys:
-            self._task_keys[task.id] = self._keys(task.recipe.plan, task.seed)
+            self._task_keys[task.id] = self._keys(task.recipe.plan, task.seed, task.company)
         return self._task_keys[task.id]
 
     # --- budgets ------------------------------------------------------------------------------------------

@@ -127,7 +127,9 @@ class Display:
             head.add_row("done", bar)
             stopped, diverged, failed = (self._outcomes[o] for o in ("stopped", "diverged", "failed"))
             head.add_row("", f"{stopped} stopped early, {diverged} diverged, {failed} failed")
-            head.add_row("re-used", f"{self._reused:.0f} epochs, {_clock(self._saved)} of training not repeated")
+            head.add_row(
+                "re-used", f"{max(0, self._reused):.0f} epochs, {_clock(max(0, self._saved))} of training not repeated"
+            )
             head.add_row("best so far", Text(self._best_text(), style="green"))
             gone = _clock(time.monotonic() - self._began)
             head.add_row("time", f"{gone} gone, about {_clock(left)} left{self._budget()}")

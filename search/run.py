@@ -484,9 +484,18 @@ class Search:
             base_seed=settings.seed * SEEDS_APART,
             leases=self._leases,
             store_limit=settings.store_limit,
+            fused=self._fused,
         )
 
-    def _keys(self, plan: Plan, seed: int) -> list[list[str]]:
+    def _fused(self, plan: Plan) -> bool:
+        """Whether trials of a plan train several seeds in one network."""
+        from trainables.company import fused_stages
+
+        images = self._data(self.settings.seed * SEEDS_APART).train_images
+        pixels = int(images.shape[-2] * images.shape[-1])
+        return bool(fused_stages(plan, self.settings.numerics, self._device, pixels))
+
+    def _keys(self, plan: Plan, seed: int, company: tuple[int, ...] = ()) -> list[list[str]]:
         """Stage keys as the trial will have them; equal prefixes are what the agenda keeps apart."""
         import torch
 
@@ -497,7 +506,8 @@ class Search:
 
         cuda = self._device == "cuda" and torch.cuda.is_available()
         device, asked = torch.device("cuda" if cuda else "cpu"), self.settings.numerics
-        context = trial_context(self._fingerprint(seed), self.model, seed, device, asked)
+        marks = [(each, self._fingerprint(each)) for each in company]
+        context = trial_context(self._fingerprint(seed), self.model, seed, device, asked, marks)
         # the workers', which train with one thread, and not this process's
         context["numerics"] |= {"device": self._device, "threads": 1}
         plans = [plan]
@@ -568,6 +578,7 @@ class Search:
             rungs=self.settings.rungs if task.may_stop else (),
             shortened=task.may_stop and self.settings.rung_score == SHORTENED,
             read_test=task.read_test,
+            company=task.company,
         ).to_dict()
 
     def _trial(self, plan: Plan, seed: int) -> TrialSpec:

@@ -88,10 +88,11 @@ class Settings:
         tracking_uri: MLflow store.
         tricks: Folders of further tricks.
         feed: How images get to training: "resident", "streamed", or "auto", by their size.
-        precision: Of training, see `trainables.numerics.Numerics`, as the next three.
+        precision: Of training, see `trainables.numerics.Numerics`, as the next four.
         channels_last: Memory format.
         fused_members: Whether members are trained together.
         graph: Whether steps are replayed as CUDA graphs.
+        fused_trials: Whether seeds of a recipe are trained together.
     """
 
     name: str
@@ -137,6 +138,7 @@ class Settings:
     channels_last: str = "auto"
     fused_members: str = "off"
     graph: str = "off"
+    fused_trials: str = "off"
 
     def __post_init__(self) -> None:
         _ = self.numerics  # refuses what it does not know
@@ -153,6 +155,11 @@ class Settings:
             ("gpus_per_trial", self.gpus_per_trial >= 0, "at least 0"),
             ("max_concurrent", self.max_concurrent is None or self.max_concurrent >= 1, "at least 1"),
             ("seed", self.seed >= 0, "at least 0"),
+            (
+                "fused_trials",
+                self.fused_trials == "off" or self.reuse,
+                "off with --no-reuse, because what a trial trains for others lies in the store",
+            ),
             ("objective", self.objective in OBJECTIVES, f"one of {', '.join(OBJECTIVES)}"),
             (
                 "name",
@@ -173,7 +180,7 @@ class Settings:
     @property
     def numerics(self) -> Numerics:
         """How trials compute."""
-        return Numerics(self.precision, self.channels_last, self.fused_members, self.graph)
+        return Numerics(self.precision, self.channels_last, self.fused_members, self.graph, self.fused_trials)
 
     @property
     def folder(self) -> Path:

@@ -30,6 +30,7 @@ class Task:
         number: Of the proposal in the study, for the adaptive arm.
         start: Which start of the adaptive arm it belongs to.
         read_test: Whether to measure on test.
+        company: Seeds that are trained in one network with this one, itself among them; empty for a trial by itself.
     """
 
     id: str
@@ -44,6 +45,7 @@ class Task:
     number: int | None = None
     start: int | None = None
     read_test: bool = False
+    company: tuple[int, ...] = ()
 
     @property
     def may_stop(self) -> bool:
@@ -65,7 +67,8 @@ class Task:
         """The inverse of `to_dict`."""
         own = fields["recipe"]
         recipe = Recipe(Plan.from_dict(own["plan"]), own["params"], tuple(own["labels"]))
-        return Task(**{**fields, "recipe": recipe, "tricks": tuple(fields["tricks"])})
+        lists = {name: tuple(fields.get(name, ())) for name in ("tricks", "company")}
+        return Task(**{**fields, **lists, "recipe": recipe})
 
 
 @dataclass(frozen=True)

@@ -106,6 +106,17 @@ class Outputs:
         """The same outputs with other logits."""
         return replace(self, logits=logits, experts=experts)
 
+    def detached(self) -> Outputs:
+        """The same numbers in the same memory, without what a gradient would need."""
+
+        def apart(x: Tensor | None) -> Tensor | None:
+            return None if x is None else x.detach()
+
+        return Outputs(
+            self.logits.detach(), apart(self.features), apart(self.maps), apart(self.experts),
+            tuple(view.detached() for view in self.views),
+        )  # fmt: skip
+
 
 def _seeded_by_purpose(purpose: str) -> torch.Generator:
     return generator(0, purpose)

@@ -1,6 +1,6 @@
-"""Members of one stage trained side by side, as one network of grouped convolutions.
+"""Members of one stage, or seeds of one recipe, trained side by side as one network of grouped convolutions.
 
-Members that start from the same weights and see batches of the same size differ in their numbers alone, so their
+Members that have the same layers and see batches of the same size differ in their numbers alone, so their
 convolutions become one with a group for each member, their BatchNorms one over all channels, and their classifiers
 one batched product. What a member draws, its tricks and its loss stay its own. Exact: in float64 the weights are
 those of separate training to rounding; in float32 they drift apart as after any change in the order of a sum.
@@ -22,7 +22,7 @@ from trainables.models.heads import CosineHead, LinearHead
 from trainables.models.network import Network, for_every_view, views_of
 from trainables.models.resnet_cifar import BasicBlock
 from trainables.plan import StagePlan
-from trainables.stage import StageRun
+from trainables.stage import Diverged, Epoch, StageRun
 
 Run = Callable[[Tensor], Tensor]
 
@@ -32,7 +32,7 @@ class CannotFuse(Exception):
 
 
 class FusedRun:
-    """Several members of one stage, advanced epoch by epoch.
+    """Several members of one stage, or the same stage of several seeds, advanced epoch by epoch.
 
     The members' parameters and statistics become slices of stacked ones, so each member's network is up to date
     after every step, for its own tricks and for whoever asks what it hands over.
@@ -97,6 +97,12 @@ class FusedRun:
         Raises:
             Diverged: Of the first member whose loss, or a weight of which, is not finite.
         """
+        for diverged in self.train_epoch_of_each():
+            if diverged is not None:
+                raise diverged
+
+    def train_epoch_of_each(self) -> list[Diverged | None]:
+        """Trains one epoch of every member; of each that has diverged, how: it does not disturb the others."""
         epochs = [run.begin_epoch() for run in self.runs]
         totals = torch.zeros(self._members, device=self.runs[0].start.device)
         for step, given in enumerate(zip(*(epoch.stream for epoch in epochs), strict=True)):
@@ -116,8 +122,7 @@ class FusedRun:
             for run, batch, out in zip(self.runs, batches, outputs, strict=True):
                 run.behind_step(batch, out)
             totals += losses.detach()
-        for run, epoch, total in zip(self.runs, epochs, totals, strict=True):
-            run.end_epoch(epoch, total)
+        return [_ended(*each) for each in zip(self.runs, epochs, totals, strict=True)]
 
     def forward(self, batches: Sequence[Batch]) -> list[Outputs]:
         """What each member's network says of its own batch."""
@@ -240,6 +245,14 @@ class FusedRun:
 
 
 _KNOWN = (Network, nn.ModuleDict, nn.Sequential, nn.Conv2d, nn.BatchNorm2d, nn.ReLU, BasicBlock, LinearHead, CosineHead)
+
+
+def _ended(run: StageRun, epoch: Epoch, total: Tensor) -> Diverged | None:
+    try:
+        run.end_epoch(epoch, total)
+    except Diverged as diverged:
+        return diverged
+    return None
 
 
 def _plain(module: nn.Conv2d) -> bool:

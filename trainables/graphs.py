@@ -89,9 +89,11 @@ class GraphedStep:
             torch.cuda.current_stream().wait_stream(side)
             self._optimiser.zero_grad(set_to_none=True)  # gradients of the capture live in the graph's own memory
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                self._made = self._step(self._batch)
-            self._graph = graph
+            # thread_local: a thread that pins memory for a streamed feed may go on with it meanwhile
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+                made, outputs, loss = self._step(self._batch)
+            # the autograd graph that they hold would tie later plain steps to the stream of the capture
+            self._made, self._graph = (made, outputs.detached(), loss), graph
         except RuntimeError as error:
             self._failed = True
             log.warning("a step could not be captured as a CUDA graph (%s); training goes on without", error)

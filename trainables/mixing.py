@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from trainables.batch import Batch, Blend
+from trainables.seeding import sent
 
 MixFn = Callable[[Batch, torch.Generator], Batch]
 
@@ -32,9 +33,7 @@ def beta_share(alpha: float, generator: torch.Generator) -> float:
 
 def partners(batch: Batch, generator: torch.Generator) -> Tensor:
     """(B,) a random permutation of the batch, on its device."""
-    order, device = torch.randperm(len(batch.index), generator=generator), batch.y.device
-    # from pinned memory the copy does not wait for what the device still has to do
-    return order.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else order.to(device)
+    return sent(torch.randperm(len(batch.index), generator=generator), batch.y.device)
 
 
 def with_partners(batch: Batch, order: Tensor, share: Tensor, blend: Blend | None) -> Batch:

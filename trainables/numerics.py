@@ -1,4 +1,4 @@
-"""How numbers are computed: precision, memory format, CUDA graphs, members side by side.
+"""How numbers are computed: precision, memory format, CUDA graphs, members and seeds side by side.
 
 Results depend on all of it in their last bits, so the whole request is part of every finished stage's key. What a
 request of "auto" means follows from nothing but the device, the size of the images and the batch, all of which are
@@ -8,7 +8,7 @@ in the key as well.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +41,8 @@ class Numerics:
             "on" (where the stage can be), "off", or "auto", where it is faster. Off by default: a member alone is kept
             and re-used by stages with any number of members, members together only by those with the same group.
         graph: "on" replays each step as one CUDA graph, where the stage can be captured; "off" does not.
+        fused_trials: Whether seeds of one recipe are trained together likewise, four at a time: "on" (where a stage can
+            be), "off", or "auto", where it is faster.
 
     Raises:
         NumericsError: Another value.
@@ -53,10 +55,12 @@ class Numerics:
     channels_last: str = "auto"
     fused_members: str = "off"
     graph: str = "off"
+    fused_trials: str = "off"
 
     def __post_init__(self) -> None:
         allowed = {
             "precision": PRECISIONS, "channels_last": SWITCH, "fused_members": SWITCH, "graph": ("on", "off"),
+            "fused_trials": SWITCH,
         }  # fmt: skip
         for name, values in allowed.items():
             got = getattr(self, name)
@@ -97,13 +101,20 @@ class Numerics:
         On a CPU by measurement: where a batch is so small that the cost of calling an operation dominates. On CUDA
         never by itself: it has not been measured.
         """
-        if self.fused_members != "auto":
-            return self.fused_members == "on"
-        return device == "cpu" and pixels < FUSED_PIXELS
+        return _switched(self.fused_members, device, pixels)
+
+    def fuses_trials(self, device: str, pixels: int) -> bool:
+        """The same of seeds: the work is the same."""
+        return _switched(self.fused_trials, device, pixels)
+
+
+def _switched(asked: str, device: str, pixels: int) -> bool:
+    return asked == "on" or (asked == "auto" and device == "cpu" and pixels < FUSED_PIXELS)
 
 
 GROUP = 4
-"""Members that are trained together at most; members 0 to 3 are always a group, so that stages with more share it."""
+"""Members, or seeds, that are trained together at most; members 0 to 3 are always a group, which stages with more
+share."""
 
 
 def group_of(member: int, members: int) -> range:
@@ -114,6 +125,15 @@ def group_of(member: int, members: int) -> range:
     """
     first = member // GROUP * GROUP
     return range(first, min(first + GROUP, members))
+
+
+def groups_of(seeds: Sequence[int]) -> list[tuple[int, ...]]:
+    """Seeds in groups that are trained together, in order.
+
+    >>> groups_of([0, 1, 2, 3, 4, 5])
+    [(0, 1, 2, 3), (4, 5)]
+    """
+    return [tuple(seeds[first : first + GROUP]) for first in range(0, len(seeds), GROUP)]
 
 
 def can_be_fused(stage: StagePlan) -> bool:

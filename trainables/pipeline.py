@@ -69,11 +69,17 @@ class Cost:
 
 
 def trial_context(
-    fingerprint: str, model: str, seed: int, device: torch.device, asked: Numerics | None = None
+    fingerprint: str,
+    model: str,
+    seed: int,
+    device: torch.device,
+    asked: Numerics | None = None,
+    company: Sequence[tuple[int, str]] = (),
 ) -> dict[str, Any]:
     """Everything outside the plan that the result of a stage depends on."""
     asked = asked or Numerics()
-    return {"data": fingerprint, "model": identity(model), "seed": seed, "numerics": numerics(device, asked)}
+    context = {"data": fingerprint, "model": identity(model), "seed": seed, "numerics": numerics(device, asked)}
+    return context | ({"company": [list(each) for each in company]} if len(company) > 1 else {})
 
 
 @dataclass
@@ -120,6 +126,8 @@ class Pipeline:
         save_seconds: A stage in the middle is kept at most this often.
         deployment: How the final metrics are weighed as well.
         parts: Parts that each batch is divided into, and this process's own.
+        company: (seed, fingerprint of its data) of all that it is trained with in one network, itself included; see
+            `trainables.company`.
     """
 
     def __init__(
@@ -135,13 +143,14 @@ class Pipeline:
         save_seconds: float = SAVE_SECONDS,
         deployment: Deployment = NEUTRAL,
         parts: Parts | None = None,
+        company: Sequence[tuple[int, str]] = (),
     ) -> None:
         self.plan, self.data, self.store, self.evaluate = plan, data.to(device), store, evaluate
         self.deployment = deployment
         network = partial(_fresh, model, data.classes, int(data.train_images.shape[1]))
         parts = parts or Parts()
         self.start = Start(self.data, network, seed, device, numerics or Numerics(), parts)
-        context = trial_context(data.fingerprint, model, seed, device, numerics) | parts.identity()
+        context = trial_context(data.fingerprint, model, seed, device, numerics, company) | parts.identity()
         self.keys = stage_keys(plan, context if evaluate else {**context, "measured": False})
         self.save_seconds = save_seconds
         self._at = _Progress()
@@ -203,21 +212,62 @@ class Pipeline:
         began = time.perf_counter()
         if self._run is None:
             self._begin()
+        assert self._run is not None
+        self._run.train_epoch()
+        self.behind_epoch(time.perf_counter() - began)
+        return self._at.points[before:]
+
+    # --- for those who train several pipelines at once: `advance` in its parts ----------------------------
+
+    @property
+    def stage(self) -> int:
+        """Number of the stage that comes, or is being trained."""
+        return self._at.stage
+
+    def stored(self) -> tuple[StoredStage, bool] | None:
+        """The stage, or else the current member of it, from the store; and whether it is the whole stage."""
+        if self.store is None:
+            return None
+        *members, whole = self.keys[self._at.stage]
+        # a merged stage is asked for before its first member is
+        for key in dict.fromkeys([whole, members[0]] if self._at.member == 0 else [members[self._at.member]]):
+            stored = self.store.get(key)
+            if stored is not None:
+                return stored, key == whole
+        return None
+
+    def left_at(self) -> int:
+        """The epoch at which some trial left the current stage in its middle; 0 where none did."""
+        middle = None if self.store is None else self.store.get_partial(self.keys[self._at.stage][self._at.member])
+        return 0 if middle is None else int(middle.state["epoch"])
+
+    def begin(self, from_start: bool = False) -> StageRun:
+        """Begins a stage without members, in its middle where some trial left it there."""
+        self._begin([] if from_start else None)
+        assert isinstance(self._run, StageRun)
+        return self._run
+
+    def behind_epoch(self, seconds: float, keep: bool | None = None) -> None:
+        """What comes after a trained epoch: measuring, keeping, moving on.
+
+        Args:
+            seconds: That the epoch took.
+            keep: Whether a stage in its middle is kept now; every `save_seconds` where absent.
+        """
+        began = time.perf_counter()
         run = self._run
         assert run is not None
-        run.train_epoch()
         self._now = (run.stage.name, run.epoch, run.train_loss)
         stage = self.plan.stages[self._at.stage]
         # members are judged as one, when they are merged
         due = run.epoch % stage.eval_every == 0 or run.finished
         if due and isinstance(run, StageRun) and stage.members == 1:
             self._evaluate(run.judged(), run.epoch, train_loss=run.train_loss)
-        self._run_seconds += time.perf_counter() - began
+        self._run_seconds += seconds + time.perf_counter() - began
         if run.finished:
             self._finish(run)
-        elif time.perf_counter() - self._saved_at >= self.save_seconds:
+        elif time.perf_counter() - self._saved_at >= self.save_seconds if keep is None else keep:
             self._keep_partial(run)
-        return self._at.points[before:]
 
     def take_up(self) -> None:
         """Takes from the store all that is finished, and what is in the middle, without training."""
@@ -385,18 +435,13 @@ class Pipeline:
 
     def _reuse(self) -> bool:
         """Takes the whole stage, or else its current member, from the store if it is there."""
-        if self.store is None:
-            return False
-        *members, whole = self.keys[self._at.stage]
-        # a merged stage is asked for before its first member is
-        for key in dict.fromkeys([whole, members[0]] if self._at.member == 0 else [members[self._at.member]]):
-            stored = self.store.get(key)
-            if stored is not None:
-                self._take(stored, whole=key == whole)
-                return True
-        return False
+        found = self.stored()
+        if found is not None:
+            self.take(*found)
+        return found is not None
 
-    def _take(self, stored: StoredStage, whole: bool) -> None:
+    def take(self, stored: StoredStage, whole: bool) -> None:
+        """Moves on by what `stored` has found."""
         at, state = self._at, stored.state
         tensors = {name: tensor.to(self.start.device) for name, tensor in stored.tensors.items()}
         handed = _unflat_handed("handed", tensors, state["place"])

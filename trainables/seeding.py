@@ -25,3 +25,9 @@ def seed_of(*parts: int | str) -> int:
 def generator(*parts: int | str) -> torch.Generator:
     """A CPU generator seeded from the parts."""
     return torch.Generator().manual_seed(seed_of(*parts))
+
+
+def sent(drawn: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """What was drawn on the host, on the device; the host does not wait until the device has done its work so far."""
+    # from pinned memory alone is a copy really left to the device
+    return drawn.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else drawn.to(device)

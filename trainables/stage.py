@@ -31,7 +31,7 @@ from trainables.parts import Parts, blended_at_input, rows_of, synchronised, unm
 from trainables.plan import Plan, StagePlan
 from trainables.registry import PlanError, entry
 from trainables.schedule import schedule_of
-from trainables.seeding import generator
+from trainables.seeding import generator, sent
 
 State = dict[str, Tensor]
 
@@ -226,7 +226,7 @@ class StageRun:
         """Draws the next epoch's images; the network is put into training mode."""
         chain_epoch = self._first_epoch + self.epoch
         draws = {purpose: self._generator(purpose, chain_epoch) for purpose in _PURPOSES}
-        indices = self._indices(chain_epoch, draws["draw"]).to(self.start.device)
+        indices = sent(self._indices(chain_epoch, draws["draw"]), self.start.device)
         weights = self.objective.weights(self.data.train_labels[indices])
         expected = float(weights.mean()) if self.objective.weighted else 1.0
         if not expected > 0:
@@ -278,11 +278,28 @@ class StageRun:
         if not torch.stack([tensor.isfinite().all() for tensor in moving.state_dict().values()]).all():
             raise Diverged(f"{where}: a weight is no longer finite")
 
-    def _gradient(self, epoch: Epoch, whole: Batch, features: Tensor | None) -> tuple[Batch, Outputs, Tensor]:
+    def _gradient(self, epoch: Epoch, batch: Batch, features: Tensor | None) -> tuple[Batch, Outputs, Tensor]:
+        """The gradient of a batch; the batch, or this process's last part of it, what the network said, the loss."""
+        if self._parts.count > 1:
+            return self._gradient_of_parts(epoch, batch, features)
+        outputs = self._outputs(batch, features)
+        loss = self.loss(epoch, batch, outputs)
+        loss.backward()
+        return batch, outputs, loss.detach()
+
+    def _outputs(self, batch: Batch, features: Tensor | None) -> Outputs:
+        """What the network says of a batch, or of a part."""
+        assert self._called is not None
+        if features is not None:
+            return self.network.classify(features, batch.blend)
+        outputs: Outputs = self._called(batch.images, batch.blend)
+        return outputs
+
+    def _gradient_of_parts(self, epoch: Epoch, whole: Batch, features: Tensor | None) -> tuple[Batch, Outputs, Tensor]:
         """Adds up the gradients of this process's parts of a batch; the last part, and their share of the loss."""
         parts, called = self._parts, self._called
         assert called is not None
-        divided = [whole] if parts.count == 1 else self._divided(whole)
+        divided = self._divided(whole)
         size = len(whole.index)
         mixed = [self._mixed_weights(part) for part in divided]
         mine = parts.own(size)
@@ -292,17 +309,12 @@ class StageRun:
             # a whole batch draws as ever, so that nothing changes where nothing is divided
             drawn = epoch.generator if len(divided) == 1 else self._generator(f"loss {number}", self._counted())
             with parts.alone(called, last=number == mine[-1][0]):
-                if features is None:
-                    outputs = called(batch.images, batch.blend)
-                else:
-                    outputs = self.network.classify(features[parts.slices(size)[number]], batch.blend)
+                outputs = self._outputs(batch, None if features is None else features[parts.slices(size)[number]])
                 losses, penalties = self.objective.parts(outputs, batch.y, batch.share, batch=batch, generator=drawn)
-                part = reduce(losses, mixed[number], epoch.expected, self.stage.reduction)
-                if parts.count > 1:
-                    of_weights = self.stage.reduction == "weighted_mean" and len(divided) > 1
-                    scale = mixed[number].sum() / torch.cat(mixed).sum() if of_weights else share
-                    part, penalties = scale * part, share * penalties
-                part = part + penalties.mean()
+                of_weights = self.stage.reduction == "weighted_mean" and len(divided) > 1
+                scale = mixed[number].sum() / torch.cat(mixed).sum() if of_weights else share
+                part = scale * reduce(losses, mixed[number], epoch.expected, self.stage.reduction)
+                part = part + share * penalties.mean()
                 # workers' gradients are averaged
                 (parts.workers * part if parts.workers > 1 else part).backward()
             loss = loss + part.detach()
@@ -403,7 +415,7 @@ class StageRun:
         """Batches without pixels, and the features of one view of each image."""
         sizes = [len(index) for index in batches]
         drawn = [torch.randint(len(features), (size,), generator=draws) for size in sizes]
-        views = torch.cat(drawn).to(self.start.device).split(sizes)
+        views = sent(torch.cat(drawn), self.start.device).split(sizes)
         for index, view in zip(batches, views, strict=True):
             labels = self.data.train_labels[index]
             yield Batch.plain(labels.new_zeros(len(labels), 0, 0, 0), index, labels), features[view, index]

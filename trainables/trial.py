@@ -22,6 +22,7 @@ from ray.tune import PlacementGroupFactory, Trainable
 from safetensors.torch import load_file, save_file
 
 from trainables import memory
+from trainables.company import Company
 from trainables.data import LongTailed, load
 from trainables.deployment import Deployment
 from trainables.footprint import Footprint, footprint
@@ -56,6 +57,8 @@ class TrialSpec:
         device: "cpu", "cuda", or "auto".
         numerics: Fields of `Numerics` that are not at their defaults.
         deployment: `Deployment.to_dict()`; `None` weighs nothing.
+        company: Seeds that are trained in one network, its own among them, each on the split of its number; empty for a
+            trial by itself.
     """
 
     plan: dict[str, Any]
@@ -74,6 +77,7 @@ class TrialSpec:
     device: str = "auto"
     numerics: dict[str, str] = field(default_factory=dict)
     deployment: dict[str, Any] | None = None
+    company: tuple[int, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able dict."""
@@ -103,7 +107,7 @@ def folder_of(place: str) -> str:
 
 def spec_of(fields: dict[str, Any]) -> TrialSpec:
     """The inverse of `TrialSpec.to_dict`, also after a passage through JSON."""
-    return TrialSpec(**{**fields, **{name: tuple(fields[name]) for name in ("tricks", "rungs", "target")}})
+    return TrialSpec(**{**fields, **{name: tuple(fields[name]) for name in ("tricks", "rungs", "target", "company")}})
 
 
 def footprint_of(fields: dict[str, Any]) -> Footprint:
@@ -132,7 +136,20 @@ def pipeline_of(spec: TrialSpec, share: float = 1.0) -> Pipeline:
         store=None if spec.store is None else StageStore(spec.store),
         numerics=Numerics.of(spec.numerics),
         deployment=Deployment.from_dict(spec.deployment),
+        company=[(seed, cached_data(spec.data, spec.root, spec.imbalance, seed).fingerprint) for seed in spec.company],
     )
+
+
+def company_of(spec: TrialSpec, share: float, lead: Pipeline) -> Company:
+    """A trial's pipeline with those that it is trained with."""
+
+    def others() -> list[Pipeline | None]:
+        return [
+            None if seed == spec.seed else pipeline_of(dataclasses.replace(spec, seed=seed, split_seed=seed), share)
+            for seed in spec.company
+        ]
+
+    return Company(lead, others)
 
 
 def shortened_to(spec: TrialSpec) -> tuple[float, ...]:
@@ -173,15 +190,23 @@ class Trial(Trainable):  # type: ignore[misc]
         if self._device.type == "cpu":
             torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
         # the last trial's tensors first, or they would be counted
-        self.__dict__.pop("_pipeline", None)
+        self.__dict__.pop("_company", None)
         memory.forget_peak(self._device)
         memory.cap(self._device, new_config.get("gpus", 1.0))
         self._shares = (*shortened_to(self._spec), 1.0)
         self._tried: list[dict[str, Any]] = []
-        self._pipeline = pipeline_of(self._spec, self._share)
+        self._begin()
         self._outcome, self._reason = "running", ""
         self._seconds = 0.0
         return True
+
+    def _begin(self) -> None:
+        """Makes the pipeline of what is being trained."""
+        self._company = company_of(self._spec, self._share, pipeline_of(self._spec, self._share))
+
+    @property
+    def _pipeline(self) -> Pipeline:
+        return self._company.lead
 
     @property
     def _share(self) -> float:
@@ -207,7 +232,7 @@ class Trial(Trainable):  # type: ignore[misc]
         before = pipeline.progress
         try:
             while not pipeline.finished:
-                pipeline.advance()
+                self._company.advance()
                 passed = whole and any(before < rung <= pipeline.progress + 1e-9 for rung in self._spec.rungs)
                 if (passed and len(self._points) > seen) or time.perf_counter() - began > REPORT_SECONDS:
                     break
@@ -239,7 +264,7 @@ class Trial(Trainable):  # type: ignore[misc]
         reused = [f"{name}@{share:g}" for name in short.reused]
         cost = dataclasses.asdict(short.cost) | {"reused": reused}
         self._tried.append({"point": dataclasses.asdict(point), "cost": cost})
-        self._pipeline = pipeline_of(self._spec, self._share)
+        self._begin()
 
     def _payload(self) -> dict[str, Any]:
         """What the record of a trial takes from training."""
@@ -252,6 +277,9 @@ class Trial(Trainable):  # type: ignore[misc]
         for tried in self._tried:
             for name in ("epochs", "epochs_trained", "seconds_saved"):
                 own[name] += tried["cost"][name]
+        # what others find finished has been paid here: over all trials, what is saved comes out right
+        own["epochs_trained"] += self._company.epochs_trained
+        own["seconds_saved"] -= self._company.seconds
         reused = [f"{name}@{self._share:g}" for name in pipeline.reused] if self._share < 1 else pipeline.reused
         payload: dict[str, Any] = own | {
             "seconds": self._seconds,
@@ -291,8 +319,10 @@ class Trial(Trainable):  # type: ignore[misc]
         """Goes on from a checkpoint, exactly."""
         rest = json.loads(Path(checkpoint, "state.json").read_text(encoding="utf-8"))
         self._tried = rest["tried"]
-        self._pipeline = pipeline_of(self._spec, self._share)
-        self._pipeline.load_state(load_file(_tensors(checkpoint)), rest["pipeline"])
+        self._begin()
+        if not self._spec.company or rest["outcome"] != "running":
+            # what is trained together goes on together, from where the store has all of it
+            self._pipeline.load_state(load_file(_tensors(checkpoint)), rest["pipeline"])
         self._seconds, self._outcome, self._reason = rest["seconds"], rest["outcome"], rest["reason"]
 
 

@@ -3,8 +3,10 @@
 - `epoch`: one training epoch beside a plain reference loop as public long-tail repositories write it (PIL
   transforms, DataLoader workers that start anew every epoch, `loss.item()` and the batch's accuracy every step): same
   network, same number of images, one thread.
+- `shares`: what the time of such an epoch goes into.
 - `feed`: images alone, cropped, mirrored, normalised: one process, beside the PIL transforms.
 - `members`: four members of balanced training and merging together and one by one.
+- `trials`: whole short trials of four seeds together and one by one.
 - `format`: channels_last beside contiguous, by size; where the rules of `trainables/numerics.py` come from.
 - `files`: 20,000 JPEG files streamed, beside a plain ImageFolder loop.
 - `memory`: peak memory of a process that trains one epoch.
@@ -39,6 +41,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import datasets, transforms
 
 from spaces.domain import Space, Stage
+from trainables.company import Company
 from trainables.data import LongTailed, load, standard
 from trainables.data.feeds import feed_of
 from trainables.fused import FusedRun
@@ -196,6 +199,39 @@ def epoch(quick: bool) -> None:
         table(title, in_turns(variants, rounds), len(data.train_labels), "reference loop, in the process")
 
 
+KINDS = {
+    "convolutions": ("convolution", "conv2d"),
+    "BatchNorm": ("batch_norm",),
+    "ReLU": ("threshold_backward", "clamp_min", "relu"),
+    "sums of gradients and shortcuts": ("aten::add", "aten::add_"),
+    "optimiser": ("fused_sgd", "SGD"),
+}
+"""Of an operation by what its name holds, the first that fits; whatever else there is, is ours or small."""
+
+
+def shares(quick: bool) -> None:
+    """What the time of part 1 goes into."""
+    from torch.profiler import ProfilerActivity, profile
+
+    cuda = [ProfilerActivity.CUDA] if DEVICE.type == "cuda" else []
+    found: dict[str, dict[str, float]] = {}
+    for precision, numerics in (("fp32", FP32), ("bf16", BF16)):
+        work = ours(pictures(256 if quick else 1280), "resnet32", 128, numerics)
+        work()
+        with profile(activities=[ProfilerActivity.CPU, *cuda]) as seen:
+            work()
+        spent = {
+            row.key: row.self_device_time_total if cuda else row.self_cpu_time_total for row in seen.key_averages()
+        }
+        parts = dict.fromkeys((*KINDS, "all else"), 0.0)
+        for name, time_ in spent.items():
+            parts[next((kind for kind, names in KINDS.items() if any(n in name for n in names)), "all else")] += time_
+        found[precision] = {kind: 100 * time_ / sum(parts.values()) for kind, time_ in parts.items()}
+    print("\nWhere an epoch of ResNet-32 goes, 32×32, batch 128\n\n| % of the time | fp32 | bf16 |\n|---|---|---|")
+    for kind in found["fp32"]:
+        print(f"| {kind} | {found['fp32'][kind]:.1f} | {found['bf16'][kind]:.1f} |", flush=True)
+
+
 def feed(quick: bool) -> None:
     """Part 2."""
     data = pictures(2560 if quick else 10240)
@@ -257,6 +293,35 @@ def members(quick: bool) -> None:
             f"| {model} | {side}×{side} | {batch} | {batch * side**2:,} | {1000 * one:.0f} | {1000 * other:.0f} | "
             f"{one / other:.2f} |", flush=True,
         )  # fmt: skip
+
+
+def trials(quick: bool) -> None:
+    """Part 4, of trials."""
+    epochs, rounds = (3, 3) if quick else (12, 5)
+    print(f"\nFour seeds of a recipe, {epochs} epochs of digits-lt each, evaluations included\n")
+    print("| network | batch | pixels of a batch | s one by one | s together | faster |\n|---|---|---|---|---|---|")
+    splits = [load("digits-lt", split_seed=seed).to(DEVICE) for seed in range(4)]
+    on = Numerics(fused_trials="on")
+    for model, batch in (("resnet8", 20), ("resnet8", 64), ("resnet20", 64), ("resnet8", 128)):
+        whole = replace(plan(batch), stages=(replace(plan(batch).stages[0], epochs=epochs),))
+
+        def made(whole: Any = whole, model: str = model) -> list[Pipeline]:
+            return [Pipeline(whole, data, model, seed, DEVICE, numerics=on) for seed, data in enumerate(splits)]
+
+        def alone(made: Any = made) -> None:
+            for pipeline in made():
+                pipeline.run()
+
+        def together(made: Any = made) -> None:
+            lead, *others = made()
+            company = Company(lead, lambda: [None, *others])
+            while not lead.finished:
+                company.advance()
+
+        alone(), together()
+        found = in_turns({"alone": alone, "together": together}, rounds)
+        one, other = found["alone"][0], found["together"][0]
+        print(f"| {model} | {batch} | {64 * batch:,} | {one:.2f} | {other:.2f} | {one / other:.2f} |", flush=True)
 
 
 def memory_format(quick: bool) -> None:
@@ -357,7 +422,10 @@ def _peak(model: str, images: int, precision: str) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
 
 
-PARTS = {"epoch": epoch, "feed": feed, "members": members, "format": memory_format, "files": files, "memory": memory}
+PARTS = {
+    "epoch": epoch, "shares": shares, "feed": feed, "members": members, "trials": trials, "format": memory_format,
+    "files": files, "memory": memory,
+}  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

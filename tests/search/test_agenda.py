@@ -33,7 +33,7 @@ SPACE = Space(
 )  # fmt: skip
 
 
-def keys(plan, seed):
+def keys(plan, seed, company=()):
     return stage_keys(plan, {"seed": seed})
 
 

@@ -90,7 +90,13 @@ def test_what_is_not_there_is_refused(more, sentence):
 
 
 def test_how_the_trials_computed_goes_along():
-    usual = {"precision": "fp32", "channels_last": "auto", "fused_members": "off", "graph": "off"}
+    usual = {
+        "precision": "fp32",
+        "channels_last": "auto",
+        "fused_members": "off",
+        "graph": "off",
+        "fused_trials": "off",
+    }
     assert best()["numerics"] == usual
     assert best(settings={"precision": "bf16", "trials": 4})["numerics"] == usual | {"precision": "bf16"}
 

@@ -96,7 +96,7 @@ def played(folder, objective: str, trials: int = 6, race: bool = True) -> tuple[
     sampler = Sampler(space, standard("digits-lt"), 1.0, storage, "s", 0, [f"m{n}" for n in range(metrics)])
     limits = Limits(seeds=1, trials=trials, race=race, objective=objective)
     ground = Ground(space, standard("digits-lt"))
-    keys = lambda plan, seed: stage_keys(plan, {"seed": seed})  # noqa: E731
+    keys = lambda plan, seed, company: stage_keys(plan, {"seed": seed})  # noqa: E731
     agenda, tasks = Agenda(ground, sampler, limits, Journal(folder / "journal.jsonl"), keys, None), []
     while (task := agenda.next()) is not None:
         tasks.append(task)

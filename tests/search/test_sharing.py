@@ -30,7 +30,7 @@ SPACE = Space(
 )
 
 
-def keys(plan: Plan, seed: int) -> list[list[str]]:
+def keys(plan: Plan, seed: int, company: tuple[int, ...] = ()) -> list[list[str]]:
     return stage_keys(plan, {"seed": seed})
 
 

@@ -17,6 +17,7 @@ from trainables.data import feeds as feeds_module
 from trainables.data.augment import ResizedCrops, shift_and_flip
 from trainables.data.feeds import ResidentFeed, StreamedFeed, feed_of
 from trainables.data.streamed import StreamedImages
+from trainables.pipeline import Pipeline
 from trainables.seeding import generator
 
 
@@ -211,3 +212,24 @@ def test_no_step_reads_a_number(make_plan, pipeline, digits, choose):
             run._run.train_epoch()
         counts.append(reads.count)
     assert counts[0] == counts[1] <= 3
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    "choose", [[], ["class_balanced", "input_mixup", "ema"], ["cutmix", "cutout", "cosine_head", "max_norm"]]
+)
+def test_no_step_waits_for_the_device(make_plan, digits, choose):
+    """torch refuses whatever would make the host wait, copies from pageable memory included."""
+    plan = make_plan(Stage("a", epochs=2, batch_size=16, choose=choose))
+    pipeline = Pipeline(plan, dataclasses.replace(digits, pad=2), "resnet8", 0, torch.device("cuda"))
+    pipeline.advance()  # kernels are loaded, tables made
+    run = pipeline._run
+    epoch = run.begin_epoch()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for batch, features in epoch.stream:
+            batch, outputs, _ = run._step(epoch, batch, features)
+            run.behind_step(batch, outputs)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert run.steps > len(digits.train_labels) // 16

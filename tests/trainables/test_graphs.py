@@ -5,6 +5,7 @@ import torch
 
 from spaces.domain import Stage
 from trainables.graphs import GraphedStep, can_be_captured
+from trainables.models import build
 from trainables.numerics import Numerics
 from trainables.pipeline import Pipeline
 
@@ -29,6 +30,18 @@ def test_where_there_is_no_gpu_nothing_changes(make_plan, pipeline):
         run.run()
         ends.append(run.network().state_dict())
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+
+
+def test_what_a_graph_keeps_holds_no_gradients():
+    """Else later plain steps would be tied to the stream of the capture, of which torch warns."""
+    network = build("resnet8", classes=10, channels=1, generator=torch.Generator().manual_seed(0))
+    outputs = network(torch.randn(3, 4, 1, 8, 8))
+    kept = outputs.detached()
+    assert len(kept.views) == 2
+    for one, other in zip((outputs, *outputs.views), (kept, *kept.views), strict=True):
+        for name in ("logits", "features", "maps"):
+            had, has = getattr(one, name), getattr(other, name)
+            assert had.requires_grad and not has.requires_grad and has.data_ptr() == had.data_ptr()
 
 
 @pytest.mark.gpu

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from trainables.seeding import sent
+
 
 @dataclass(frozen=True)
 class Shifts:
@@ -54,7 +56,7 @@ class Shifts:
 
     def to(self, device: torch.device) -> Shifts:
         """The same on another device, in one copy."""
-        together = torch.stack([self.down, self.right, self.mirrored.to(self.down.dtype)]).to(device)
+        together = sent(torch.stack([self.down, self.right, self.mirrored.to(self.down.dtype)]), device)
         return Shifts(together[0], together[1], together[2].bool())
 
     def of(self, table: Tensor, pad: int, index: Tensor | None = None) -> Tensor:

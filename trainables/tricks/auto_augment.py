@@ -12,6 +12,7 @@ from torchvision.transforms import autoaugment
 from trainables.augmenting import SIGNED, magnitudes, operate
 from trainables.batch import Batch, Facts
 from trainables.registry import among, trick
+from trainables.seeding import sent
 
 LEVELS = 10
 
@@ -65,7 +66,7 @@ class AutoAugment:
                 for drawn in group.unique().tolist():
                     if drawn >= 0:
                         name, _, level = pairs[drawn // 2][place]
-                        rows = (group == drawn).nonzero()[:, 0].to(images.device)
+                        rows = sent((group == drawn).nonzero()[:, 0], images.device)
                         images[rows] = _operate(images[rows], name, level, 1 - 2 * (drawn % 2))
             return batch.with_images(images.view_as(batch.images))
 

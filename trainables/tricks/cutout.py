@@ -11,6 +11,7 @@ from torch import Tensor
 from spaces.domain import uniform
 from trainables.batch import Batch, Facts
 from trainables.registry import in_range, trick
+from trainables.seeding import sent
 
 
 @trick(
@@ -69,6 +70,6 @@ class Cutout:
 
             square = hidden(height)[:, :, None, :, None] & hidden(width)[:, :, None, None, :]
             fill = colour.to(images).view(1, 1, -1, 1, 1)
-            return batch.with_images(torch.where(square.to(images.device), fill, images))
+            return batch.with_images(torch.where(sent(square, images.device), fill, images))
 
         return augment

@@ -12,6 +12,7 @@ from spaces.domain import log_uniform, uniform
 from trainables.adjustment import without_ruled_out
 from trainables.batch import Facts, Outputs
 from trainables.registry import in_range, trick
+from trainables.seeding import sent
 
 
 @trick(
@@ -86,4 +87,4 @@ class Equalization:
                 f"trick 'equalization': gamma={self.gamma} draws which classes are spared; "
                 "call the objective with generator=, or set gamma to 0 or 1"
             )
-        return (torch.rand(z.shape, generator=generator) < self.gamma).to(z.device)
+        return sent(torch.rand(z.shape, generator=generator) < self.gamma, z.device)

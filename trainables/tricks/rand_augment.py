@@ -11,6 +11,7 @@ from spaces.domain import integer
 from trainables.augmenting import SIGNED, magnitudes, operate
 from trainables.batch import Batch, Facts
 from trainables.registry import in_range, trick
+from trainables.seeding import sent
 
 OPERATIONS = (
     "Identity", "ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "Brightness", "Color", "Contrast",
@@ -68,7 +69,7 @@ class RandAugment:
                 for group in drawn.unique().tolist():
                     name, sign = OPERATIONS[group // 2], 1 - 2 * (group % 2)
                     magnitude = float(magnitudes(name, LEVELS, height, width)[self.strength])
-                    rows = (drawn == group).nonzero()[:, 0].to(images.device)
+                    rows = sent((drawn == group).nonzero()[:, 0], images.device)
                     images[rows] = operate(images[rows], name, sign * magnitude if name in SIGNED else magnitude)
             return batch.with_images(images.view_as(batch.images))
 

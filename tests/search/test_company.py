@@ -1,0 +1,138 @@
+"""Seeds of one recipe in one network, in a search: who waits for whom, and that every record is there as ever."""
+
+import dataclasses
+import json
+
+import optuna
+import pytest
+
+import search
+from search.agenda import Agenda, Journal, Limits
+from search.ground import Ground
+from search.sampler import Sampler
+from search.settings import Settings, SettingsError
+from search.tasks import Task
+from spaces.domain import Space, Stage, one_of
+from trainables.data import standard
+from trainables.stage_store import StageStore, stage_keys
+from trainables.trial import Trial, TrialSpec
+
+STANDARD = standard("digits-lt")
+SPACE = Space(
+    stages=[
+        Stage("first", epochs=2, choose=[one_of(None, "cost_sensitive")]),
+        one_of(
+            Stage("finish", epochs=1, carry="all", keep=True),
+            Stage("classifier", epochs=1, carry="weights", choose=["classifier"]),
+        ),
+    ],
+    screen=["first/cost_sensitive"],
+)
+
+
+def keys(plan, seed, company):
+    return stage_keys(plan, {"seed": seed, "company": list(company)})
+
+
+def agenda_of(folder, fused=lambda plan: True, store=True, seeds=5) -> Agenda:
+    sampler = Sampler(SPACE, STANDARD, 1.0, optuna.storages.InMemoryStorage(), "study", 0)
+    limits = Limits(seeds=seeds, trials=0, race=False)
+    stages = StageStore(folder / "stages") if store else None
+    return Agenda(Ground(SPACE, STANDARD), sampler, limits, Journal(folder / "j"), keys, stages, fused=fused)
+
+
+def test_seeds_of_a_recipe_come_in_fours_and_wait_for_the_first(tmp_path):
+    agenda = agenda_of(tmp_path)
+    companies = {(task.recipe.title, task.seed): task.company for task in agenda.tasks.values()}
+    assert {seed: company for (_, seed), company in companies.items()} == {
+        **dict.fromkeys(range(4), (0, 1, 2, 3)), 4: (),
+    }  # fmt: skip
+    first, second, third, fourth = (agenda.next() for _ in range(4))
+    # of each recipe one of the four, then those that are alone
+    assert [task.seed for task in (first, second, third, fourth)] == [0, 0, 4, 4]
+    assert first.recipe.plan.id != second.recipe.plan.id and agenda.next() is None
+    for task in (first, second):
+        written = {
+            key for seed in task.company for stage in keys(task.recipe.plan, seed, task.company) for key in stage
+        }
+        assert agenda.running[task.id] == written
+    for key in agenda.running[first.id]:
+        agenda._store.folder(key).mkdir(parents=True)
+        (agenda._store.folder(key) / "manifest.json").write_text("{}")
+    rest = [agenda.next() for _ in range(3)]
+    assert [(task.recipe.plan.id, task.seed) for task in rest] == [(first.recipe.plan.id, seed) for seed in (1, 2, 3)]
+    assert Task.from_dict(json.loads(json.dumps(first.to_dict()))) == first
+    old = {name: value for name, value in first.to_dict().items() if name != "company"}
+    assert Task.from_dict(old).company == ()  # of a journal from before
+
+
+def test_without_a_store_or_the_wish_each_is_alone(tmp_path):
+    for place, more in (("a", {"store": False}), ("b", {"fused": lambda plan: False})):
+        (tmp_path / place).mkdir()
+        assert {task.company for task in agenda_of(tmp_path / place, **more).tasks.values()} == {()}
+    with pytest.raises(SettingsError, match=r"--fused-trials must be off with --no-reuse, because .* got 'auto'"):
+        Settings(name="a", space="b", data="digits-lt", fused_trials="auto", reuse=False)
+
+
+def test_a_trial_trains_its_companions_stages(tmp_path, make_plan):
+    plan = make_plan(
+        Stage("a", epochs=2), Stage("b", epochs=1, carry="all"), Stage("c", epochs=1, choose=["classifier"])
+    )
+
+    def ran(seed, place, company=(3, 5)):
+        spec = TrialSpec(
+            plan=plan.to_dict(), seed=seed, split_seed=seed, data="digits-lt", root=None, imbalance=50.0,
+            model="resnet8", store=str(tmp_path / place), device="cpu", company=company,
+            numerics={"fused_trials": "on"},
+        )  # fmt: skip
+        trial = Trial({"spec": json.dumps(spec.to_dict())})
+        results = [trial.step()]
+        while not results[-1]["done"]:
+            results.append(trial.step())
+        trial.stop()
+        return results[-1]["payload"]
+
+    first, second, alone = ran(3, "s"), ran(5, "s"), ran(5, "t")
+    assert first["epochs"] == 4 and first["epochs_trained"] == 4 + 3 and first["seconds_saved"] < 0
+    assert second["reused"] == ["a", "b"] and second["epochs_trained"] == 1
+    assert first["seconds_saved"] + second["seconds_saved"] == pytest.approx(0, abs=1e-9)
+    # whoever has trained them, and with an empty store
+    assert second["metrics"] == alone["metrics"] and second["curve"] == alone["curve"]
+    assert second["first_stage"] == alone["first_stage"] != ran(5, "u", ())["first_stage"]
+
+
+def test_a_trial_goes_on_from_a_checkpoint_with_its_company(tmp_path, make_plan):
+    spec = TrialSpec(
+        plan=make_plan(Stage("a", epochs=3)).to_dict(), seed=0, split_seed=0, data="digits-lt", root=None,
+        imbalance=50.0, model="resnet8", store=str(tmp_path / "s"), device="cpu", company=(0, 1), rungs=(0.3,),
+        numerics={"fused_trials": "on"},
+    )  # fmt: skip
+    begun = Trial({"spec": json.dumps(spec.to_dict())})
+    begun.step()
+    (tmp_path / "c").mkdir()
+    begun.save_checkpoint(str(tmp_path / "c"))
+    other = Trial({"spec": json.dumps(dataclasses.replace(spec, store=str(tmp_path / "t")).to_dict())})
+    other.load_checkpoint(str(tmp_path / "c"))
+    for trial in (begun, other):
+        while not trial.step()["done"]:
+            pass
+        trial.stop()
+    assert begun._pipeline.points == other._pipeline.points
+
+
+def test_a_search_with_fused_trials(tmp_path):
+    common = {
+        "data": "digits-lt", "trials": 0, "seeds": 2, "race": False, "start_points": False, "check_seeds": 0,
+        "output": str(tmp_path), "tracking_uri": f"sqlite:///{tmp_path}/mlflow.db", "max_concurrent": 1,
+    }  # fmt: skip
+    one = search.run(SPACE, name="fused", fused_trials="on", **common)
+    other = search.run(SPACE, name="plain", **common)
+    assert one.complete and other.complete
+    tables = [result.trials.sort_values(["recipe", "seed"]).reset_index(drop=True) for result in (one, other)]
+    for column in ("recipe", "seed", "epochs", "images", "steps", "outcome"):
+        assert tables[0][column].tolist() == tables[1][column].tolist()
+    # the same epochs in all, and as many saved
+    assert tables[0]["epochs_trained"].sum() == tables[1]["epochs_trained"].sum()
+    assert tables[0]["reused"].map(bool).sum() == len(tables[0]) // 2  # of each recipe one leads
+    close = (tables[0]["final/accuracy"] - tables[1]["final/accuracy"]).abs()
+    assert close.max() < 0.1 and list(one.conflicts["a"]) == list(other.conflicts["a"])
