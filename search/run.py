@@ -599,7 +599,8 @@ class Search:
         for name, record in agenda.records.items():
             if record.arm == "adaptive":
                 kinds = kinds_to_come([(stage["name"], stage["carry"]) for stage in record.plan["stages"]])
-                self.halving.recall(name, kinds, [dataclasses.asdict(point) for point in record.curve])
+                points = [dataclasses.asdict(point) for point in record.curve]
+                self.halving.recall(name, kinds, points, record.stop.get("rung", 1.0))
 
     # --- resources ----------------------------------------------------------------------------------------
 
