@@ -46,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
     much.add_argument("--check-seeds", type=int, metavar="N", help="blocks of checks and around the winner [3]")
     much.add_argument("--no-checks", action="store_true", help="the same as --check-seeds 0")
     much.add_argument("--check-full-length", action="store_true", help="the winner's pairs at the final length, too")
-    much.add_argument("--time-budget", type=float, metavar="SECONDS", help="end this run gracefully after so long")
+    much.add_argument("--time-budget", type=float, metavar="SECONDS", help="end gracefully after so long, in all runs")
     much.add_argument("--gpu-hours", type=float, metavar="X", help="end gracefully after so many (of shares of GPUs)")
     much.add_argument("--epochs-scale", type=float, metavar="X", help="multiplies every stage's epochs [1]")
     much.add_argument("--seed", type=int, metavar="N", help="base of all seeds [0]")

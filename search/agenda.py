@@ -95,7 +95,12 @@ class Agenda:
         self.records: dict[str, Record] = {}
         self.known = Known(ground, limits, self.tasks, self.records, base_seed)
         self._gpu_seconds = 0.0
+        self._seconds: float | None = None
+        self._seconds_before = 0.0
         self._read()
+        self._anew = limits.seconds is not None
+        if self._anew:
+            self._seconds, self._seconds_before = limits.seconds, 0.0
         self.running: dict[str, set[str]] = {}
         self.failures: dict[str, Record] = {}
         self._adaptive = Adaptive(sampler)
@@ -118,11 +123,14 @@ class Agenda:
                 self.tasks[task.id] = task
             elif event["event"] == "look":
                 self.known.looks.append(event["look"])
+            elif event["event"] == "budget":
+                self._seconds = event["seconds"]
             elif event["event"] == "record":
                 record = Record.from_dict(event["record"])
                 self._gpu_seconds += event.get("gpu_seconds", record.seconds * record.gpus)
             elif event["event"] in ("again", "cut"):
                 self._gpu_seconds += event.get("gpu_seconds", 0.0)
+            self._seconds_before = event.get("seconds_used", self._seconds_before)
         self.records.update(self.journal.records())
 
     def _in_order(self) -> list[Phase]:
@@ -136,8 +144,12 @@ class Agenda:
 
     def next(self) -> Task | None:
         """The next task that may start now; `None` if none may, or none is left (`finished`)."""
-        if self._used() > 1.0:
+        if self._anew:
+            self._anew = False
+            self.journal.write("budget", seconds=self._seconds, seconds_used=0.0)
+        if self._used() > 1.0 and not self._stopping:
             self._stopping = True
+            self.journal.write("spent", **self._time())
         if self._stopping:
             return None
         while True:
@@ -158,7 +170,7 @@ class Agenda:
         task = self.tasks[record.trial]
         # what failed before its first report has no seconds of its own, and has held its share all the same
         used = max(record.seconds, self._held(record.trial)) * record.gpus
-        self.journal.write("record", record=record.to_dict(), gpu_seconds=used)
+        self.journal.write("record", record=record.to_dict(), gpu_seconds=used, **self._time())
         self._gpu_seconds += used
         keys = self.running.pop(record.trial, set())
         self._begun.pop(record.trial, None)
@@ -191,7 +203,7 @@ class Agenda:
             gpus: What it has held; the usual share where absent.
         """
         used = (self.limits.gpus if gpus is None else gpus) * self._held(name)
-        self.journal.write("again", trial=name, reason=reason, gpu_seconds=used)
+        self.journal.write("again", trial=name, reason=reason, gpu_seconds=used, **self._time())
         keys = self.running.pop(name)
         self._begun.pop(name, None)
         self._gpu_seconds += used
@@ -204,10 +216,10 @@ class Agenda:
         self._stopping = True
 
     def cut(self) -> None:
-        """Writes down what the running tasks have used of the budget: they are given up, and begin anew some day."""
+        """Writes down what is used of the budgets: the running tasks are given up, and begin anew some day."""
         used = self.limits.gpus * sum(self._held(name) for name in self._begun)
-        if used:
-            self.journal.write("cut", gpu_seconds=used)
+        if used or self._seconds is not None:
+            self.journal.write("cut", gpu_seconds=used, **self._time())
 
     def catch_up(self) -> bool:
         """Goes through all that has been run; whether nothing is left to run."""
@@ -262,13 +274,23 @@ class Agenda:
     def left(self) -> str:
         """What remains of the budgets, in words; empty without any."""
         words = []
-        if self.limits.seconds is not None:
-            words.append(f"{_clock(self.limits.seconds - (time.monotonic() - self._began))} of the time")
+        if self._seconds is not None:
+            words.append(f"{_clock(self._seconds - self._seconds_used())} of the time")
         if self.limits.gpu_seconds is not None:
             words.append(f"{max(0.0, self.limits.gpu_seconds - self._gpu_used()) / 3600:.2f} GPU hours")
         if self.phase == "adaptive":
             words.append(f"{max(0, self.limits.trials - self._adaptive.asked)} proposals")
         return ", ".join(words)
+
+    @property
+    def used_up(self) -> str:
+        """The options that give as much again of the budgets that are used up; empty where none is."""
+        options = []
+        if self._seconds is not None and self._seconds_used() >= self._seconds:
+            options.append(f"--time-budget {self._seconds:g}")
+        if self.limits.gpu_seconds is not None and self._gpu_used() >= self.limits.gpu_seconds:
+            options.append(f"--gpu-hours {2 * self.limits.gpu_seconds / 3600:g}")
+        return " ".join(options)
 
     # --- phases -------------------------------------------------------------------------------------------
 
@@ -400,11 +422,19 @@ class Agenda:
     def _used(self) -> float:
         """The largest used share of any budget."""
         shares = [0.0]
-        if self.limits.seconds is not None:
-            shares.append((time.monotonic() - self._began) / self.limits.seconds)
+        if self._seconds is not None:
+            shares.append(self._seconds_used() / self._seconds)
         if self.limits.gpu_seconds is not None:
             shares.append(self._gpu_used() / self.limits.gpu_seconds)
         return max(shares)
+
+    def _seconds_used(self) -> float:
+        """Wall time since the time budget was given, of all runs."""
+        return self._seconds_before + time.monotonic() - self._began
+
+    def _time(self) -> dict[str, float]:
+        """The same for the journal; empty where time is not bounded."""
+        return {} if self._seconds is None else {"seconds_used": round(self._seconds_used(), 3)}
 
     def _gpu_used(self) -> float:
         """Seconds times share of GPUs, those of running trials included."""

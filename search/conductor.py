@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -21,6 +22,7 @@ from ray.exceptions import (
     ObjectLostError,
     OutOfMemoryError,
     RayActorError,
+    RayError,
     RaySystemError,
     WorkerCrashedError,
 )
@@ -288,8 +290,15 @@ def _told(trial: Any) -> tuple[str, bool]:
     lines = str(cause).strip().splitlines()
     if not lines:
         return type(cause).__name__, False
-    # it comes as a whole traceback, whose last line has the name already
-    return lines[-1] if len(lines) > 1 else f"{type(cause).__name__}: {lines[0]}", False
+    if not isinstance(cause, RayError):
+        return f"{type(cause).__name__}: {lines[0]}", False
+    # a whole traceback, which ends with the error's name and text; the text may go on for lines
+    named = [line for line in lines if ERROR_LINE.match(line)]
+    return (named or lines)[-1], False
+
+
+ERROR_LINE = re.compile(r"(?:\w+\.)*\w*(?:Error|Exception|Warning|Exit)\w*(?::|$)")
+"""How the line of a traceback begins that names the error."""
 
 
 LOST = (RayActorError, WorkerCrashedError, NodeDiedError, RaySystemError, ObjectLostError, OutOfMemoryError)

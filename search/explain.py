@@ -117,7 +117,7 @@ def standings(settings: Settings, records: Sequence[Record]) -> Mapping[tuple[fl
     for record in records:
         points: list[dict[str, Any]] = [dataclasses.asdict(point) for point in record.curve]
         kinds = kinds_to_come([(stage["name"], stage["carry"]) for stage in record.plan["stages"]])
-        halving.recall(record.trial, kinds, points)
+        halving.recall(record.trial, kinds, points, record.stop.get("rung", 1.0))
     return dict(sorted(halving.scores.items()))
 
 

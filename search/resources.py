@@ -305,8 +305,14 @@ def _take(spec: dict[str, Any]) -> Footprint:
 # ------------------------------------------------------------------------------------------ trials that were lost
 
 
-OUT_OF_MEMORY = re.compile(r"^(?:\w+\.)*(?:OutOfMemoryError|MemoryError)\b")
-"""How the reason of a trial begins that ran out of memory: of the GPU, of the machine, or ended by Ray for that."""
+OUT_OF_MEMORY = re.compile(
+    r"^(?:\w+\.)*(?:(?:OutOfMemoryError|MemoryError)\b|(?:RuntimeError|AcceleratorError): .*"
+    r"(?:DefaultCPUAllocator|CUDA error: out of memory|CU(?:BLAS|SOLVER|SPARSE|DNN|FFT)_(?:STATUS_)?ALLOC_FAILED))"
+)
+"""How the reason of a trial begins that ran out of memory: of the GPU, of the machine, or ended by Ray for that.
+
+PyTorch has an error of its own for the GPU's allocator alone: memory of the machine, and what CUDA and its libraries
+take beside the tensors, are told by the text of another one."""
 
 
 class Shares:

@@ -352,6 +352,10 @@ class Search:
         agenda = self._agenda()
         if self.resume and agenda.catch_up():
             return self._nothing_left(agenda, tracker)
+        if self.resume and agenda.used_up:
+            raise SettingsError(
+                f"--resume {settings.name}: what it may use is used up; with as much again it goes on: {agenda.used_up}"
+            )
         slots = resources.slots(settings)
         scheduler = StageScheduler(agenda, self.halving, shares)
         self._replay(agenda)
@@ -610,7 +614,8 @@ class Search:
         for name, record in agenda.records.items():
             if record.arm == "adaptive":
                 kinds = kinds_to_come([(stage["name"], stage["carry"]) for stage in record.plan["stages"]])
-                self.halving.recall(name, kinds, [dataclasses.asdict(point) for point in record.curve])
+                points = [dataclasses.asdict(point) for point in record.curve]
+                self.halving.recall(name, kinds, points, record.stop.get("rung", 1.0))
 
     # --- resources ----------------------------------------------------------------------------------------
 
@@ -701,7 +706,8 @@ class Search:
         result = SearchResult(
             self.settings.name, folder, complete, trials, conflicts, best, display.phase_seconds, display.saved, extras
         )
-        summary.show(self.console, result, uri, self.settings, self.settle is not None and agenda.phase != "done")
+        settling = self.settle is not None and agenda.phase != "done"
+        summary.show(self.console, result, uri, self.settings, settling, agenda.used_up)
         return result
 
 

@@ -118,13 +118,14 @@ class Sampler:
             steps: (epoch, score) of its evaluations, for trials that were stopped.
         """
         trial = self._trials()[number]
-        if trial.state == TrialState.FAIL and outcome == "finished" and value is not None:
-            self._mend(trial, value)
+        # Optuna takes nothing on the way where there are several metrics
+        steps = steps if len(self.study.directions) == 1 else ()
+        if trial.state == TrialState.FAIL and outcome in ("finished", "stopped"):
+            self._mend(trial, None if outcome == "stopped" else value, dict(steps))
         if trial.state.is_finished():
             return
         live = optuna.trial.Trial(self.study, trial._trial_id)
-        # Optuna takes nothing on the way where there are several metrics
-        for epoch, score in steps if len(self.study.directions) == 1 else ():
+        for epoch, score in steps:
             if epoch not in trial.intermediate_values:
                 live.report(score, epoch)
         if outcome == "finished":
@@ -174,8 +175,16 @@ class Sampler:
                 )
             )
 
-    def _mend(self, failed: optuna.trial.FrozenTrial, value: float | Sequence[float]) -> None:
-        """Adds a failed proposal again, once, that has succeeded since: Optuna never changes a finished trial."""
+    def _mend(
+        self, failed: optuna.trial.FrozenTrial, value: float | Sequence[float] | None, steps: Mapping[int, float]
+    ) -> None:
+        """Adds a failed proposal again, once, that has done better since: Optuna never changes a finished trial.
+
+        Args:
+            failed: As the study has it.
+            value: What it has reached; `None` where it was stopped.
+            steps: Epoch to score of its evaluations.
+        """
         if any(trial.user_attrs.get("retry of") == failed.number for trial in self._trials()):
             return
         attributes = {**failed.user_attrs, "retry of": failed.number}
@@ -183,7 +192,9 @@ class Sampler:
             create_trial(
                 params=failed.params,
                 distributions=failed.distributions,
+                state=TrialState.PRUNED if value is None else TrialState.COMPLETE,
                 values=values_of(value),
+                intermediate_values=dict(steps),
                 user_attrs=attributes,
             )
         )

@@ -112,10 +112,21 @@ class Halving:
                 return decision
         return None
 
-    def recall(self, trial: str, kinds: Mapping[str, str], points: Sequence[Mapping[str, Any]]) -> None:
-        """Notes the scores of a trial that is over: later ones are judged against it."""
+    def recall(
+        self, trial: str, kinds: Mapping[str, str], points: Sequence[Mapping[str, Any]], last: float = 1.0
+    ) -> None:
+        """Notes the scores of a trial that is over: later ones are judged against it.
+
+        Args:
+            trial: Its id.
+            kinds: As in `judge`.
+            points: Its evaluations in order.
+            last: The rung at which it was stopped: one point may lie behind two rungs, and the later of them it never
+                came to.
+        """
         for rung, point in self._passed(trial, points):
-            self._at_rung(trial, rung, self._cohort(kinds, point), point)
+            if rung <= last:
+                self._at_rung(trial, rung, self._cohort(kinds, point), point)
 
     @property
     def scores(self) -> Mapping[tuple[float, str], Mapping[str, float]]:

@@ -67,7 +67,8 @@ class Settings:
         check_seeds: Seed blocks of the checks of verdicts, of nominated pairs and of the recipes around the winner;
             0 for none of them.
         check_full_length: Whether the winner's pairs are run again at the final length, where the search is shorter.
-        time_budget: Seconds of wall time of this run; `None` for none.
+        time_budget: Seconds of wall time. A search that goes on without it has what is left of the last one; given
+            anew, it begins anew. `None` for no bound.
         gpu_hours: Hours times share of GPUs of all trials of the search, over all its runs; `None` for no bound.
         epochs_scale: Multiplies every stage's epochs.
         seed: Base of all seeds.

@@ -89,7 +89,9 @@ def conflict_table(
         return None
 
 
-def show(console: Console, result: SearchResult, uri: str, settings: Settings, settling: bool = False) -> None:
+def show(
+    console: Console, result: SearchResult, uri: str, settings: Settings, settling: bool = False, used_up: str = ""
+) -> None:
     """Prints the best recipe, the conflicts and where to look next.
 
     Args:
@@ -98,6 +100,7 @@ def show(console: Console, result: SearchResult, uri: str, settings: Settings, s
         uri: MLflow store.
         settings: Of the search.
         settling: Whether it was cut off while it ran further blocks (`--settle`).
+        used_up: Options that give as much again of the budgets that are used up.
     """
     from analysis import load
     from search import tracking
@@ -121,7 +124,7 @@ def show(console: Console, result: SearchResult, uri: str, settings: Settings, s
     epochs, seconds = result.saved
     console.print(f"\nTime: {phases or 'nothing ran'}. Re-use saved {epochs:.0f} epochs, {seconds:.0f} s of training.")
     if not result.complete:
-        console.print(how_to_resume(settings, settling), style="bold yellow", highlight=False, soft_wrap=True)
+        console.print(how_to_resume(settings, settling, used_up), style="bold yellow", highlight=False, soft_wrap=True)
     store = "" if uri == load.default_uri() else f" --tracking-uri {uri}"
     lines = [
         ("report", str(result.folder / "report.html")),
@@ -195,12 +198,13 @@ def finished(settings: Settings, not_settled: Sequence[str] | None = None) -> st
     )
 
 
-def how_to_resume(settings: Settings, settling: bool = False) -> str:
-    """What a search that ends early says; one that was settling goes on with that."""
+def how_to_resume(settings: Settings, settling: bool = False, used_up: str = "") -> str:
+    """What a search that ends early says; one that was settling goes on with that, one out of budget with more."""
     where = "" if settings.output == "results" else f" --output {settings.output}"
     return (
         "Stopped before its end; finished trials are kept. Go on with:\n"
         f"  python run_search.py --resume {settings.name}{where}{' --settle' if settling else ''}"
+        f"{' ' + used_up if used_up else ''}"
     )
 
 

@@ -80,7 +80,7 @@ class Limits:
         trials: Proposals of the adaptive arm.
         children: Later stages proposed for each new start.
         race: Whether to race at all.
-        seconds: Budget of wall time, of this run; `None` for none.
+        seconds: Budget of wall time, counted anew from this run on; `None` for what is left of an earlier one, if any.
         gpu_seconds: Budget of seconds times share of GPUs, of all runs of the search together; `None` for none.
         gpus: Share of GPUs that a running trial holds.
         tune: Whether the baseline's learning rate and weight decay are found first.

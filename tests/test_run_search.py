@@ -182,9 +182,10 @@ def test_more_of_a_search_that_is_not_there(place, capsys):
     )
 
 
-def test_a_time_budget_is_of_one_run(begun):
+def test_a_time_budget_is_given_anew_or_what_is_left(begun):
     settings = Settings.stored("results", "mine")
     dataclasses.replace(settings, time_budget=60.0, gpu_hours=2.0).save()
+    # None: the journal knows what is left
     for given, expected in (([], None), (["--time-budget", "5"], 5.0)):
         options = run_search.parser().parse_args(["--resume", "mine", *given])
         resumed = run_search._search(options, Console()).settings

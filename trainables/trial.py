@@ -162,8 +162,10 @@ class Trial(Trainable):  # type: ignore[misc]
     """Trains a plan, reporting at rungs and about once a second.
 
     Every result carries `score` (the last accuracy on val, 0 before the first), `progress` in [0, 1],
-    `points` (the evaluations since the last report; a re-used stage's history comes at once), `outcome` and
-    `payload` (what the record needs).
+    `points` (the evaluations since the last report), `outcome` and `payload` (what the record needs).
+
+    A re-used stage has its whole history at once. It is reported like that of a trained one, no further than the next
+    rung: so a trial is stopped where it would have been stopped, and later ones are judged by what it has shown there.
 
     With `shortened`, the plan comes after its shortened versions, each a pipeline of its own. One is reported as a
     single point, at the rung, with the metric "shortened". They count in the trial's epochs and seconds; images and
@@ -197,6 +199,7 @@ class Trial(Trainable):  # type: ignore[misc]
         self._tried: list[dict[str, Any]] = []
         self._begin()
         self._outcome, self._reason = "running", ""
+        self._told = 0
         self._seconds = 0.0
         return True
 
@@ -219,13 +222,45 @@ class Trial(Trainable):  # type: ignore[misc]
         own = self._pipeline.points if self._share == 1 else []
         return [tried["point"] for tried in self._tried] + [dataclasses.asdict(point) for point in own]
 
-    @property
-    def _progress(self) -> float:
-        """Of all that the trial would train, the part that is behind."""
-        return (sum(self._shares[: len(self._tried)]) + self._share * self._pipeline.progress) / sum(self._shares)
+    def _progress(self, of_plan: float) -> float:
+        """Of all that the trial would train, the part that is behind, from that part of the plan in training."""
+        return (sum(self._shares[: len(self._tried)]) + self._share * of_plan) / sum(self._shares)
 
     def step(self) -> dict[str, Any]:
-        """Trains on to the next report."""
+        """Trains on to the next report, or reports further what came from the store."""
+        known = self._points
+        while len(known) < self._told and self._outcome == "running":
+            # what is trained together begins again behind its last finished stage: nothing is told twice
+            self._train()
+            known = self._points
+        if self._told >= len(known):
+            self._told = len(known)
+            self._train()
+            known = self._points
+        before = known[self._told - 1]["progress"] if self._told > len(self._tried) else 0.0
+        points = known[self._told : self._told + self._to_next_rung(known[self._told :], before)]
+        self._told += len(points)
+        whole = self._told == len(known)
+        outcome = self._outcome if whole else "running"
+        last = known[self._told - 1]["metrics"] if self._told else {"accuracy": 0.0}
+        return {
+            "score": last.get("accuracy", last.get("shortened")),
+            "progress": self._progress(self._pipeline.progress if whole else points[-1]["progress"]),
+            "points": points,
+            "outcome": outcome,
+            "payload": self._payload(outcome),
+            "done": outcome != "running",
+        }
+
+    def _to_next_rung(self, points: list[dict[str, Any]], before: float) -> int:
+        """How many of the points are told at once: up to the first that lies behind a rung."""
+        for number, point in enumerate(points, start=1):
+            if any(before < rung <= point["progress"] + 1e-9 for rung in self._spec.rungs):
+                return number
+        return len(points)
+
+    def _train(self) -> None:
+        """Trains on to the next rung, the end, or for about a second."""
         began = time.perf_counter()
         pipeline, whole = self._pipeline, self._share == 1
         seen = len(self._points)
@@ -244,15 +279,6 @@ class Trial(Trainable):  # type: ignore[misc]
             at = "" if whole else f"shortened to {self._share:.0%}: "
             self._outcome, self._reason = "diverged", at + str(diverged)
         self._seconds += time.perf_counter() - began
-        points = self._points
-        return {
-            "score": points[-1]["metrics"].get("accuracy", points[-1]["metrics"].get("shortened")) if points else 0.0,
-            "progress": self._progress,
-            "points": points[seen:],
-            "outcome": self._outcome,
-            "payload": self._payload(),
-            "done": self._outcome != "running",
-        }
 
     def _try_longer(self) -> None:
         """Notes how a shortened plan ended, and goes on with the next longer one."""
@@ -266,8 +292,8 @@ class Trial(Trainable):  # type: ignore[misc]
         self._tried.append({"point": dataclasses.asdict(point), "cost": cost})
         self._begin()
 
-    def _payload(self) -> dict[str, Any]:
-        """What the record of a trial takes from training."""
+    def _payload(self, outcome: str) -> dict[str, Any]:
+        """What the record of a trial that is reported with this outcome takes from training."""
         pipeline = self._pipeline
         data = pipeline.data
         own = dataclasses.asdict(pipeline.cost)
@@ -292,7 +318,7 @@ class Trial(Trainable):  # type: ignore[misc]
             "reason": self._reason,
             "memory": memory.peak(self._device),
         }
-        if self._outcome == "finished":
+        if outcome == "finished":
             payload["metrics"], payload["recalls"], correct = pipeline.result()
             # image by image, and only where every seed block has the same ones
             payload["correct"] = correct if data.val_given else []
@@ -309,6 +335,7 @@ class Trial(Trainable):  # type: ignore[misc]
         rest = {
             "pipeline": rest,
             "tried": self._tried,
+            "told": self._told,
             "seconds": self._seconds,
             "outcome": self._outcome,
             "reason": self._reason,
@@ -323,7 +350,8 @@ class Trial(Trainable):  # type: ignore[misc]
         if not self._spec.company or rest["outcome"] != "running":
             # what is trained together goes on together, from where the store has all of it
             self._pipeline.load_state(load_file(_tensors(checkpoint)), rest["pipeline"])
-        self._seconds, self._outcome, self._reason = rest["seconds"], rest["outcome"], rest["reason"]
+        self._told, self._seconds = rest["told"], rest["seconds"]
+        self._outcome, self._reason = rest["outcome"], rest["reason"]
 
 
 def _tensors(folder: str) -> str:

@@ -295,12 +295,21 @@ def score_at(line: Line, score: str, share: float) -> float | None:
     return None if point is None else point["metrics"][score]
 
 
+def cohort_at(line: Line, share: float) -> str:
+    """With whom the stopping rule compares a trial at a rung: its stage there, and the kinds of stages to come."""
+    point = next((point for point in line["points"] if point["progress"] >= share - 1e-9), None)
+    return "" if point is None else f"{point['stage']}, {to_come(line['kinds'], 'kinds')[point['stage']]}"
+
+
 def tau(lines: Sequence[Line], score: str, share: float, within: bool) -> float:
-    """Kendall's τ_b; within cohorts the mean of theirs, weighted by their pairs."""
+    """Kendall's τ_b; within cohorts the mean of theirs, weighted by their pairs.
+
+    A shortened plan is compared with all others; within the same cohorts it is shown for comparison.
+    """
     known = [line for line in lines if line["final"] is not None and score_at(line, score, share) is not None]
     groups: dict[str, list[Line]] = {}
     for line in known:
-        groups.setdefault(line["kinds"] if within else "", []).append(line)
+        groups.setdefault(cohort_at(line, share) if within else "", []).append(line)
     found = []
     for group in groups.values():
         values = [(score_at(line, score, share), line["final"]) for line in group]

@@ -81,3 +81,13 @@ def test_tau(scores):
     assert scores.tau(LINES, "accuracy", 0.5, within=False) == pytest.approx(0)
     # 0.5 0.6 0.7 0.4 0.8: seven agree, three do not
     assert scores.tau(LINES, "shortened", 0.5, within=True) == pytest.approx(0.4)
+
+
+def test_tau_within_cohorts_is_over_pairs_that_the_rule_compares(scores):
+    """At the rung all are in their first stage; one cohort goes on with all, the other with the weights."""
+    kinds = ("finish", "deferred", "classifier", "smoothing")
+    rows = zip(kinds, (0.1, 0.2, 0.05, 0.01), (0.1, 0.2, 0.9, 0.8), strict=True)
+    mixed = [line(final, early, kinds=f"representation > {last}") for last, final, early in rows]
+    # the two pairs within cohorts agree, the four across them do not
+    assert scores.tau(mixed, "accuracy", 0.5, within=True) == pytest.approx(1)
+    assert scores.tau(mixed, "accuracy", 0.5, within=False) == pytest.approx(-1 / 3)

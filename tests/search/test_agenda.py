@@ -328,6 +328,36 @@ def test_a_fifth_of_the_time_is_kept_for_the_race(tmp_path, small_race):
     assert world.agenda.next().phase == "race"
 
 
+def test_what_is_left_of_the_time_goes_on_after_a_resume(tmp_path, monkeypatch):
+    clock = [50.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    world = World(tmp_path, seeds=9, trials=0, race=False, seconds=100.0)
+    world.limits = dataclasses.replace(world.limits, seconds=None)  # as the next runs are given none
+    world.end(world.agenda.next())
+    world.agenda.next()
+    clock[0] = 90.0
+    world.agenda.cut()
+    clock[0] = 1_000.0
+    world.begin()
+    assert world.agenda.left == "1:00 of the time" and not world.agenda.used_up
+    task = world.agenda.next()
+    clock[0] = 1_030.0
+    world.end(task)  # and killed
+    clock[0] = 2_000.0
+    world.begin()
+    world.agenda.next()
+    assert world.agenda.left == "0:30 of the time"
+    clock[0] = 2_031.0
+    assert world.agenda.next() is None and world.agenda.finished and world.agenda.used_up == "--time-budget 100"
+    # also where it has ended with nothing more done
+    assert world.begin().used_up == "--time-budget 100"
+    # given anew it begins anew
+    world.limits = dataclasses.replace(world.limits, seconds=7.0)
+    assert world.begin().left == "0:07 of the time" and world.agenda.next() is not None
+    world.limits = dataclasses.replace(world.limits, seconds=None)
+    assert world.begin().left == "0:07 of the time"
+
+
 def test_stop_hands_out_nothing_more(tmp_path):
     world = World(tmp_path, seeds=1, trials=1)
     task = world.agenda.next()
@@ -638,9 +668,10 @@ def test_gpu_hours_are_counted_over_all_runs(tmp_path):
     world.begin()
     # 3 + 3 + 2 of 10: the failed one was paid for as well
     task = world.agenda.next()
-    assert task.id == failed.id
+    assert task.id == failed.id and not world.agenda.used_up
     world.agenda.take(dataclasses.replace(record(task), seconds=4.1, gpus=0.5))
     assert world.agenda.next() is None and world.agenda.finished and world.agenda.phase == "design"
+    assert world.agenda.used_up == f"--gpu-hours {20 / 3600:g}"
 
 
 def test_gpu_hours_of_lost_attempts_are_counted_as_well(tmp_path, monkeypatch):

@@ -27,6 +27,9 @@ def in_setup(error: Exception) -> ActorDiedError:
         (in_step(torch.OutOfMemoryError("CUDA out of memory")), "OutOfMemoryError: CUDA out of memory", False),
         (in_setup(torch.OutOfMemoryError("CUDA")), "torch.OutOfMemoryError: CUDA", False),
         (in_step(ValueError("a mistake")), "ValueError: a mistake", False),
+        # CUDA's errors go on with advice
+        (in_step(RuntimeError("CUDA error: x\nCompile with `Y`.")), "RuntimeError: CUDA error: x", False),
+        (in_setup(RuntimeError("CUDA error: x\nCompile with `Y`.")), "torch.RuntimeError: CUDA error: x", False),
         (in_step(AssertionError()), "AssertionError", False),
         (ActorDiedError(), "ActorDiedError: its process is gone", True),
         (NodeDiedError("node 1"), "NodeDiedError: its process is gone", True),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import ray
+import torch
 from rich.console import Console
 
 from search import resources
@@ -96,6 +97,28 @@ def test_out_of_memory_is_tried_once_more_with_twice_the_share():
     assert shares.note("MemoryError", "MemoryError") == "MemoryError (with 0.5 GPUs, after 0.25 GPUs were too little)"
     assert shares.of("another") == Share(1, 0.25)
     assert shares.again("another", "ValueError: this says OutOfMemoryError", lost=False) == ""
+
+
+def test_what_torch_says_where_the_memory_of_the_machine_is_too_little():
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(10**16)
+    reason = f"{type(caught.value).__name__}: {str(caught.value).splitlines()[0]}"
+    assert Shares(Share(1, 0), Share(4, 0)).again("a", reason, lost=False)
+
+
+@pytest.mark.parametrize(
+    ("reason", "is_memory"),
+    [
+        ("torch.AcceleratorError: CUDA error: out of memory", True),
+        ("RuntimeError: CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True),
+        ("RuntimeError: cuDNN error: CUDNN_STATUS_ALLOC_FAILED", True),
+        ("torch.AcceleratorError: CUDA error: device-side assert triggered", False),
+        ("RuntimeError: mat1 and mat2 shapes cannot be multiplied", False),
+        ("ValueError: RuntimeError: CUDA error: out of memory", False),
+    ],
+)
+def test_other_words_for_out_of_memory(reason, is_memory):
+    assert bool(Shares(Share(1, 0.5), Share(8, 1)).again("a", reason, lost=False)) == is_memory
 
 
 def test_there_is_no_more_than_a_whole_gpu():

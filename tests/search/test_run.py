@@ -440,7 +440,12 @@ def test_a_report_that_cannot_be_written_does_not_hide_the_results(place, monkey
 def test_a_time_budget_ends_the_search_gracefully(place, capsys):
     result = search.run("small.py", name="brief", time_budget=0.01, **SMALL)
     assert not result.complete and result.best is None
-    assert "python run_search.py --resume brief" in capsys.readouterr().out
+    assert "python run_search.py --resume brief --time-budget 0.01\n" in capsys.readouterr().out
+    before = journal(result.folder)
+    assert run_search.main(["--resume", "brief"]) == 2
+    said = capsys.readouterr().err
+    assert "--resume brief: what it may use is used up; with as much again it goes on: --time-budget 0.01" in said
+    assert journal(result.folder) == before and runs(place, "brief")[0].info.status == "KILLED"
 
 
 def test_an_interrupt_waits_for_the_end_of_an_event(place, monkeypatch):
@@ -505,6 +510,8 @@ def test_ctrl_c_keeps_what_is_done_and_the_resumed_search_ends_the_same(place, f
     assert "[0:" in out and "trials" in out, "no plain line"
     before = journal(file.parent)
     assert 3 <= len(before) < 20
+    begun = {run.info.run_id: run.data.tags for run in runs(place, "broken-off")}
+    assert {tags["trial"] for tags in begun.values() if tags["level"] == "trial"} == set(before)
     assert {run.info.status for run in runs(place, "broken-off") if run.data.tags["level"] == "search"} == {"KILLED"}
 
     assert run_search.main(["--resume", "broken-off"]) == 0
@@ -512,7 +519,11 @@ def test_ctrl_c_keeps_what_is_done_and_the_resumed_search_ends_the_same(place, f
     assert texts(before).items() <= texts(after).items() and len(after) == 14 + 6
     assert results(after) == results(journal(finished / "results" / "whole"))
     found = runs(place, "broken-off")
-    assert len([run for run in found if run.data.tags["level"] == "trial"]) == 20
+    assert sorted(run.data.tags["trial"] for run in found if run.data.tags["level"] == "trial") == sorted(after)
+    # the same runs go on: none is written a second time
+    assert begun.keys() <= {run.info.run_id for run in found}
+    recipes = [run.data.tags["recipe"] for run in found if run.data.tags["level"] == "recipe"]
+    assert sorted(recipes) == sorted({record["recipe"] for record in after.values()})
     assert {run.info.status for run in found if run.data.tags["level"] == "search"} == {"FINISHED"}
 
 

@@ -96,6 +96,16 @@ def test_a_failure_that_succeeds_later_is_learnt_from_once(sampler):
     assert again.params == failed.params
 
 
+def test_a_failure_that_is_stopped_the_next_time_is_pruned_at_its_step(sampler):
+    proposal = sampler.ask(0)
+    sampler.tell(proposal.number, "failed", None, [(3, 0.5)])
+    for _ in range(2):
+        sampler.tell(proposal.number, "stopped", None, [(3, 0.5), (6, 0.25)])
+    failed, again = sampler.study.trials[proposal.number :]
+    assert (failed.state, again.state, again.last_step) == (TrialState.FAIL, TrialState.PRUNED, 6)
+    assert again.params == failed.params and again.intermediate_values == {3: 0.5, 6: 0.25}
+
+
 def test_forbidden_combinations_are_never_returned(sampler):
     for draw in range(30):
         labels = set(sampler.ask(draw).recipe.labels)

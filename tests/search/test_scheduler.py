@@ -105,6 +105,19 @@ def test_what_is_recalled_counts_and_is_not_judged():
     assert halving.judge("f", TO_COME, [point(0.5, 0.85), point(0.75, 0.5)]).cut == 0.7
 
 
+def test_what_is_recalled_of_a_stopped_trial_ends_where_it_was_stopped():
+    """One point behind two rungs: the later one it never came to, neither when it was judged nor after a resume."""
+    live, resumed = rule((0.25, 0.5), factor=2), rule((0.25, 0.5), factor=2)
+    curves = {name: [point(0.6, score)] for name, score in zip("abcd", (0.9, 0.8, 0.7, 0.1), strict=True)}
+    stops = {name: live.judge(name, TO_COME, curve) for name, curve in curves.items()}
+    assert [name for name, stop in stops.items() if stop] == ["d"] and stops["d"].rung == 0.25
+    for name, curve in curves.items():
+        resumed.recall(name, TO_COME, curve, 1.0 if stops[name] is None else stops[name].rung)
+    assert resumed.scores == live.scores
+    cohort = "a, with stages to come that carry all"
+    assert set(live.scores[0.25, cohort]) == set("abcd") and set(live.scores[0.5, cohort]) == set("abc")
+
+
 def test_the_score_is_the_one_asked_for():
     for score in ("accuracy", "adjusted", "class_means"):
         halving = rule((0.5,), factor=2, score=score)

@@ -113,6 +113,23 @@ def test_it_reports_where_a_rung_is_passed(config, trial):
     assert {3 / 7, 5 / 7, 1.0} <= set(progress)
 
 
+def test_a_reused_stage_is_reported_no_further_than_the_next_rung(config, trial, make_plan, tmp_path):
+    """It is judged where it would have been judged, so it may be stopped there with nothing behind it known."""
+    plan = make_plan(Stage("a", epochs=8), Stage("b", epochs=2)).to_dict()
+    plan["stages"][0]["eval_every"] = 1
+    made = config("classifier", plan=plan, rungs=(0.25, 0.5, 0.75), store=str(tmp_path))
+    cold, warm = finish(trial(made)), finish(trial(made))
+    assert warm[-1]["payload"]["reused"] == ["a", "b"] and warm[-1]["payload"]["epochs_trained"] == 0
+    # 10 epochs: the first points behind the rungs are those of the epochs 3, 5 and 8; then the second stage
+    ends = [result["points"][-1]["epoch"] for result in warm]
+    assert ends == [3, 5, 8, 10] and set(ends) <= {result["points"][-1]["epoch"] for result in cold if result["points"]}
+    assert [result["outcome"] for result in warm] == ["running"] * 3 + ["finished"]
+    assert [result["progress"] for result in warm] == [0.3, 0.5, 0.8, 1.0]
+    assert [result["score"] for result in warm] == [r["points"][-1]["metrics"]["accuracy"] for r in warm]
+    assert "curve" not in warm[0]["payload"] and "metrics" not in warm[2]["payload"]
+    assert [point for result in warm for point in result["points"]] == cold[-1]["payload"]["curve"]
+
+
 def test_test_is_read_only_where_that_is_asked_for(config, trial):
     metrics = finish(trial(config("cosine", read_test=True)))[-1]["payload"]["metrics"]
     assert 0 < metrics["test/accuracy"] <= 1
