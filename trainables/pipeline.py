@@ -303,10 +303,14 @@ class Pipeline:
         """The diagnostics of label over-smoothing by class, at the last evaluation."""
         return {name: list(self._at.last[name]) for name in DIAGNOSTICS}
 
-    def test(self) -> tuple[dict[str, float], list[float], list[int]]:
-        """The same on the test split. For confirmed recipes alone: nothing may be chosen by it."""
+    def test(self, deployment: Deployment | None = None) -> tuple[dict[str, float], list[float], list[int]]:
+        """The same on the test split. For confirmed recipes alone: nothing may be chosen by it.
+
+        Args:
+            deployment: How it is weighed as well; the pipeline's own where absent.
+        """
         last = Judge(self.start, self.plan, len(self.plan.stages) - 1, split="test")(self.network())
-        return summary(last, self.data.counts, self.data.test_labels, "test", self.deployment)
+        return summary(last, self.data.counts, self.data.test_labels, "test", deployment or self.deployment)
 
     # --- state between two epochs -------------------------------------------------------------------------
 

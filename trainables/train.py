@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from trainables.data.catalogue import DataError
+from trainables.deployment import DeploymentError, read
 from trainables.final.recipe import TrainError, lengthened, read_recipe, to_full_length
 from trainables.models import ModelError, check_on
 from trainables.numerics import PRECISIONS
@@ -42,6 +44,8 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--seeds", type=int, metavar="N", help="fresh seeds [1; 5 with --as-searched]")
     what.add_argument("--epochs-scale", type=float, default=1.0, metavar="X", help="of the full length [1]")
     what.add_argument("--data-root", metavar="DIR", help="folder of the data [the recipe's]")
+    what.add_argument("--prior", metavar="FILE", help="weights of the classes in use, uniform or train: prior_accuracy")
+    what.add_argument("--cost", metavar="FILE", help="matrix of what each mistake costs: expected_cost")
     what.add_argument("--model", metavar="NAME", help="another network, e.g. 'resnet50?pretrained=FILE' [the recipe's]")
     what.add_argument("--tricks", action="append", metavar="DIR", help="folders of further tricks [the recipe's]")
 
@@ -64,9 +68,10 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Trains; 2 where that cannot be done, 1 where `--as-searched` falls outside the prediction, 130 stopped."""
     options = parser().parse_args(arguments)
+    options.given = sys.argv[1:] if arguments is None else list(arguments)
     try:
         return _main(options)
-    except (TrainError, PlanError, DataError, ModelError, Diverged, OSError) as error:
+    except (TrainError, PlanError, DataError, DeploymentError, ModelError, Diverged, OSError) as error:
         print(f"trainables.train: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -116,6 +121,8 @@ def _check(options: argparse.Namespace) -> None:
         raise TrainError(f"--save-epochs must be at least 0, got {options.save_epochs}")
     if options.as_searched and options.epochs_scale != 1:
         raise TrainError("--as-searched repeats what the search did, at its length; leave --epochs-scale out")
+    if options.as_searched and (options.prior is not None or options.cost is not None):
+        raise TrainError("--as-searched compares accuracy alone; leave --prior and --cost out")
     if options.as_searched and options.resume:
         raise TrainError("--as-searched keeps nothing that --resume could go on with; leave one of them out")
 
@@ -145,6 +152,7 @@ def _train(
     how = leaves.How(device_name(), options.precision or "fp32", options.accumulate, options.workers)
     every = Every(60 * options.save_minutes, options.save_epochs)
     data = _load(recipe, root, seeds[0], True)  # what cannot be loaded must not leave a folder
+    deployment = read(options.prior, options.cost, data.class_names)
     channels, height, width = map(int, data.train_images.shape[1:])
     check_on(recipe["model"], classes=data.classes, shape=(channels, height, width))
     settings: dict[str, Any] = {
@@ -187,13 +195,14 @@ def _train(
                         )
                     )  # fmt: skip
                 progress.remove_task(bar)
-        measured = leaves.keep(recipe, plan, finished, how, options.out)
+        measured = leaves.keep(recipe, plan, finished, how, options.out, deployment)
         run.metrics(_summary(measured))
         run.files(options.out, (leaves.CARD, leaves.TABLE, leaves.MEASURED, leaves.RECIPE, served.SERVED))
         status = "FINISHED"
     except (Stopped, KeyboardInterrupt):
         status = "KILLED"
-        again = f"python -m trainables.train {options.recipe} --out {options.out} --resume"
+        again = shlex.join(["python", "-m", "trainables.train", *options.given])
+        again += "" if options.resume else " --resume"
         console.print(f"stopped; go on with: {again}", highlight=False, soft_wrap=True)
         return 130
     finally:

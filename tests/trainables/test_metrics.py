@@ -63,7 +63,7 @@ def test_error_of_the_mean_recall_by_hand() -> None:
 
 
 def test_error_of_the_mean_recall_is_its_spread_over_samples() -> None:
-    """Many images of the head and few of the tail: an error by the number of all images would be less than half of it."""
+    """Many images of the head, few of the tail: an error by the number of all images would be less than half of it."""
     rng = np.random.default_rng(0)
     totals, recall = np.array([500, 50, 12]), np.array([0.9, 0.6, 0.5])
     correct = rng.binomial(totals, recall, size=(4000, 3))

@@ -205,6 +205,29 @@ def test_own_data_from_disk_with_their_remarks(recipe, command, tmp_path, no_pro
     assert "has fewer than" in card or "had fewer than" in card
 
 
+def test_a_prior_and_costs_weigh_the_test(recipe, command, tmp_path, no_program, capsys):
+    (tmp_path / "prior.csv").write_text("".join(f"{label},{label + 1}\n" for label in range(10)))
+    rows = [",".join(str(abs(true - said)) for said in range(10)) for true in range(10)]
+    (tmp_path / "cost.csv").write_text("\n".join(rows))
+    assert command(recipe(), "--prior", "prior.csv", "--cost", "cost.csv") == 0
+    (measured,) = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    by_hand = sum((label + 1) * recall for label, recall in enumerate(measured["recalls"])) / 55
+    assert measured["metrics"]["test/prior_accuracy"] == pytest.approx(by_hand)
+    # what is wrong is wrong by one class at least and by nine at most
+    assert 1 - by_hand <= measured["metrics"]["test/expected_cost"] <= 9 * (1 - by_hand)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert f"| accuracy under the deployment's prior | {100 * by_hand:.1f} |" in card
+    assert f"by the matrix given: {measured['metrics']['test/expected_cost']:.4g}." in card
+    assert command(recipe(), "--as-searched", "--prior", "train") == 2
+    assert "leave --prior and --cost out" in capsys.readouterr().err
+
+
+def test_a_bad_prior_leaves_nothing(recipe, command, tmp_path, capsys):
+    assert command(recipe(), "--prior", "nowhere.csv") == 2
+    assert "--prior nowhere.csv: cannot read the file" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.slow
 def test_mlflow_serves_the_model(recipe, command, tmp_path):
     assert command(recipe()) == 0

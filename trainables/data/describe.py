@@ -28,6 +28,10 @@ BARS = 40
 """Lines of the profile in a terminal; more classes share a line."""
 
 COLOURS = {"many": "green", "medium": "yellow", "few": "red"}
+"""Of a terminal, which has its own shades of them."""
+
+SHADES = {"many": "#3b8f5a", "medium": "#d9a521", "few": "#c4463d"}
+"""Of the page."""
 
 
 @dataclass(frozen=True)
@@ -312,7 +316,7 @@ def figure(found: Description) -> Any:
     counts = found.counts["train"]
     order = sorted(range(len(counts)), key=lambda label: -counts[label])
     picture = go.Figure()
-    for name, colour in COLOURS.items():
+    for name, colour in SHADES.items():
         inside = [rank for rank, label in enumerate(order) if group(counts[label]) == name]
         if inside:
             picture.add_bar(
@@ -326,7 +330,11 @@ def figure(found: Description) -> Any:
     picture.update_layout(
         title=f"{found.name}: {images}, imbalance {found.imbalance:.6g}",
         xaxis_title="class, by falling number of images",
-        yaxis={"title": "training images", "type": "log"},
+        yaxis={
+            "title": "training images",
+            "type": "log",
+            "tickvals": [digit * 10**power for power in range(7) for digit in (1, 2, 5)],
+        },
         bargap=0,
     )
     return picture

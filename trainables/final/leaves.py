@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from trainables.deployment import Deployment
 from trainables.final import served
 from trainables.metrics import FEW_BELOW, MANY_ABOVE
 from trainables.models import identity
@@ -66,9 +67,9 @@ class How:
 
 
 def keep(
-    recipe: Mapping[str, Any], plan: Plan, finished: Sequence[Finished], how: How, out: Path
+    recipe: Mapping[str, Any], plan: Plan, finished: Sequence[Finished], how: How, out: Path, deployment: Deployment
 ) -> list[dict[str, Any]]:
-    """Writes everything; what was measured on test, by seed.
+    """Writes everything; what was measured on test, also as a deployment weighs it, by seed.
 
     The program and the MLflow model are those of the first seed: no seed is chosen by its test.
     """
@@ -77,7 +78,7 @@ def keep(
 
     measured: list[dict[str, Any]] = []
     for one in finished:
-        metrics, recalls, _ = one.pipeline.test()
+        metrics, recalls, _ = one.pipeline.test(deployment)
         file = f"model-seed{one.seed}.safetensors"
         weights = {name: tensor.cpu().contiguous() for name, tensor in one.pipeline.network().state_dict().items()}
         kept = {"recipe": recipe["recipe"], "model": identity(recipe["model"])}
@@ -197,6 +198,9 @@ def _test(data: Any, measured: Sequence[Mapping[str, Any]]) -> list[str]:
         for key in keys
     ]  # fmt: skip
     seeds = " | ".join(f"seed {run['seed']} (%)" for run in measured)
+    costs = [
+        f"{run['metrics']['test/expected_cost']:.4g}" for run in measured if "test/expected_cost" in run["metrics"]
+    ]
     recalls = [
         f"| {name} | {count} | " + " | ".join(_percent(run["recalls"][label]) for run in measured) + " |"
         for label, (name, count) in enumerate(zip(data.class_names, data.counts.tolist(), strict=True))
@@ -212,6 +216,7 @@ def _test(data: Any, measured: Sequence[Mapping[str, Any]]) -> list[str]:
         "|---|" + "---|" * len(measured),
         *rows,
         "",
+        *([f"Expected cost of an image, by the matrix given: {', '.join(costs)}.", ""] if costs else []),
         *(table if data.classes <= SHOWN_CLASSES else [f"The recall of every class is in {TABLE}."]),
         "",
     ]
@@ -219,6 +224,7 @@ def _test(data: Any, measured: Sequence[Mapping[str, Any]]) -> list[str]:
 
 _MEANINGS = {
     "accuracy": "accuracy (mean recall)",
+    "prior_accuracy": "accuracy under the deployment's prior",
     "many": "mean recall, many",
     "medium": "mean recall, medium",
     "few": "mean recall, few",
