@@ -22,8 +22,8 @@ fewer than two searches that can be judged.
 Searches are taken to be independent: two that share a data set share its images and agree more than they should.
 
 Source: DerSimonian & Laird 1986 (Controlled Clinical Trials 7); Hartung & Knapp 2001 (Stat. Med. 20); the bound q ≥ 1:
-Knapp & Hartung 2003 (Stat. Med. 22); F: Welch 1951 (Biometrika 38); prediction: Higgins, Thompson & Spiegelhalter 2009 (JRSS A 172); I²: Higgins &
-Thompson 2002 (Stat. Med. 21).
+Knapp & Hartung 2003 (Stat. Med. 22); F: Welch 1951 (Biometrika 38); prediction: Higgins, Thompson & Spiegelhalter 2009
+(JRSS A 172); I²: Higgins & Thompson 2002 (Stat. Med. 21).
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def pool(values: Floats, errors: Floats, df: Floats | None = None, level: float 
     Args:
         values: (k,).
         errors: (k,), > 0.
-        df: degrees of freedom of the errors, (k,); None: they are known exactly, and F is Q/(k − 1) ~ χ²(k − 1)/(k − 1).
+        df: degrees of freedom of the errors, (k,); None: they are known exactly, and Q ~ χ²(k − 1).
         level: of the two-sided intervals.
 
     >>> found = pool(np.array([-0.02, -0.03, -0.01]), np.array([0.005, 0.005, 0.005]))
@@ -145,10 +145,8 @@ def across(tables: Mapping[str, pd.DataFrame], level: float = 0.95) -> pd.DataFr
     rows = []
     for (a, b), group in by_search(tables).groupby(["a", "b"], sort=False):
         judged = group[group[[f"{name}_se" for name in CONTRASTS]].notna().all(axis=1)]
-        pooled = {
-            name: pool(*(judged[f"{name}{end}"].to_numpy(float) for end in ("", "_se", "_df")), level=level)
-            for name in CONTRASTS
-        }
+        numbers = {name: judged[[name, f"{name}_se", f"{name}_df"]].to_numpy(float).T for name in CONTRASTS}
+        pooled = {name: pool(values, errors, df, level) for name, (values, errors, df) in numbers.items()}
         word, why = _word(group, judged, pooled)
         counted = Counter(group["verdict"]).most_common()
         row: dict[str, Any] = {
