@@ -4,20 +4,26 @@ For each pair and each contrast (both harms and the interaction) searches i = 1 
 or length, give an estimate y(i) with its standard error s(i). A random-effects model, y(i) = μ + u(i) + e(i) with u of
 variance τ², asks what holds on average and how much searches differ:
 
-    Q = Σ (y(i) − ȳ)²/s(i)²  ~ χ²(k − 1) where searches agree,  I² = max(0, (Q − (k − 1))/Q)
+    Q = Σ (y(i) − ȳ)²/s(i)²,  I² = max(0, (Q − (k − 1))/Q)
+    F = Q/(k − 1) / (1 + 2(k − 2)·h/(k² − 1)),  h = Σ (1 − w(i)/Σw)²/df(i),  w = 1/s²
+      ~ F(k − 1, (k² − 1)/(3h)) where searches agree                                  (Welch)
     τ² by DerSimonian and Laird,  μ̂ = Σ w y / Σ w  with  w = 1/(s² + τ²)
     interval μ̂ ± t(k − 1)·√max(1, q)/√Σw,  q = Σ w (y − μ̂)²/(k − 1)      (Hartung, Knapp, Sidik, Jonkman)
     prediction for one more search: μ̂ ± t(k − 2)·√(τ² + var μ̂)             (k ≥ 3)
 
-**Words.** "differs": a contrast's Q has p ≤ 0.05 after Bonferroni over the three, or one search shows a conflict or a
-harm where another shows a synergy or compatibility. "holds in all": every search reaches the same verdict, and none
-differs. "open": neither. "too few": fewer than two searches that can be judged.
+An s(i) of few degrees of freedom is itself a guess: with 6 of them, Q read as χ²(k − 1) says in 11 % of cases that four
+searches differ where they do not, Welch's F in 5 % (tests/analysis/test_across.py).
+
+**Words.** "differs": a contrast's F has p ≤ 0.05 after Bonferroni over the three. "holds in all": every search reaches
+the same verdict, and no difference is shown. "open": neither; two verdicts that differ are no difference that is shown,
+as the same small harm may be a conflict in an exact search and excluded beyond the margin in a coarse one. "too few":
+fewer than two searches that can be judged.
 
 Searches are taken to be independent: two that share a data set share its images and agree more than they should.
 
 Source: DerSimonian & Laird 1986 (Controlled Clinical Trials 7); Hartung & Knapp 2001 (Stat. Med. 20); the bound q ≥ 1:
-Knapp & Hartung 2003 (Stat. Med. 22); prediction: Higgins, Thompson & Spiegelhalter 2009 (JRSS A 172); I²: Higgins &
-Thompson 2002 (Stat. Med. 21).
+Knapp & Hartung 2003 (Stat. Med. 22); F: Welch 1951 (Biometrika 38); prediction: Higgins, Thompson & Spiegelhalter 2009
+(JRSS A 172); I²: Higgins & Thompson 2002 (Stat. Med. 21).
 """
 
 from __future__ import annotations
@@ -37,7 +43,6 @@ from scipy import special
 Floats = NDArray[np.float64]
 
 CONTRASTS = ("interaction", "b_given_a", "a_given_b")
-HURTS, HELPS = {"conflict", "harmful"}, {"synergy", "compatible"}
 _NUMBERS = ("", "_low", "_high", "_predicted_low", "_predicted_high", "_tau", "_i2", "_q_p")
 
 
@@ -52,7 +57,7 @@ class Pooled(NamedTuple):
         predicted_high: The same, upper.
         tau: Deviation between searches.
         i2: Share of the variance that is between searches, in [0, 1].
-        q_p: P-value of "all searches agree".
+        q_p: P-value of "all searches agree", by Welch's F.
     """
 
     mean: float
@@ -65,12 +70,13 @@ class Pooled(NamedTuple):
     q_p: float
 
 
-def pool(values: Floats, errors: Floats, level: float = 0.95) -> Pooled:
-    """Random-effects mean of estimates with known standard errors.
+def pool(values: Floats, errors: Floats, df: Floats | None = None, level: float = 0.95) -> Pooled:
+    """Random-effects mean of estimates with their standard errors.
 
     Args:
         values: (k,).
         errors: (k,), > 0.
+        df: degrees of freedom of the errors, (k,); None: they are known exactly, and Q ~ χ²(k − 1).
         level: of the two-sided intervals.
 
     >>> found = pool(np.array([-0.02, -0.03, -0.01]), np.array([0.005, 0.005, 0.005]))
@@ -95,7 +101,12 @@ def pool(values: Floats, errors: Floats, level: float = 0.95) -> Pooled:
     if k >= 3:
         further = float(special.stdtrit(k - 2, (1 + level) / 2)) * math.sqrt(tau2 + variance)
     i2 = max(0.0, (q - (k - 1)) / q) if q > 0 else 0.0
-    p = float(special.chdtrc(k - 1, q))
+    unsure = 0.0 if df is None else float(((1 - fixed / fixed.sum()) ** 2 / df).sum())
+    if unsure > 0:
+        welch = q / (k - 1) / (1 + 2 * (k - 2) * unsure / (k**2 - 1))
+        p = float(special.fdtrc(k - 1, (k**2 - 1) / (3 * unsure), welch))
+    else:
+        p = float(special.chdtrc(k - 1, q))
     return Pooled(mean, mean - reach, mean + reach, mean - further, mean + further, math.sqrt(tau2), i2, p)
 
 
@@ -106,10 +117,10 @@ def by_search(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         tables: Name of a search (or its context in words) to its table of `analysis.conflicts.pairwise`.
 
     Returns:
-        a, b, search, context, verdict, n_seeds, then each contrast with _se, _low and _high (fractions).
+        a, b, search, context, verdict, n_seeds, then each contrast with _se, _df, _low and _high (fractions but _df).
     """
     columns = ["a", "b", "search", "context", "verdict", "n_seeds"]
-    columns += [f"{name}{end}" for name in CONTRASTS for end in ("", "_se", "_low", "_high")]
+    columns += [f"{name}{end}" for name in CONTRASTS for end in ("", "_se", "_df", "_low", "_high")]
     known = [table.assign(search=name) for name, table in tables.items() if len(table)]
     if not known:
         return pd.DataFrame(columns=columns)
@@ -134,9 +145,8 @@ def across(tables: Mapping[str, pd.DataFrame], level: float = 0.95) -> pd.DataFr
     rows = []
     for (a, b), group in by_search(tables).groupby(["a", "b"], sort=False):
         judged = group[group[[f"{name}_se" for name in CONTRASTS]].notna().all(axis=1)]
-        pooled = {
-            name: pool(judged[name].to_numpy(float), judged[f"{name}_se"].to_numpy(float), level) for name in CONTRASTS
-        }
+        numbers = {name: judged[[name, f"{name}_se", f"{name}_df"]].to_numpy(float).T for name in CONTRASTS}
+        pooled = {name: pool(values, errors, df, level) for name, (values, errors, df) in numbers.items()}
         word, why = _word(group, judged, pooled)
         counted = Counter(group["verdict"]).most_common()
         row: dict[str, Any] = {
@@ -159,16 +169,25 @@ def _word(group: pd.DataFrame, judged: pd.DataFrame, pooled: Mapping[str, Pooled
     if len(judged) < 2:
         return "too few", f"{len(judged)} of {len(group)} searches can be judged"
     p = min(1.0, len(pooled) * min(found.q_p for found in pooled.values()))
-    verdicts = set(judged["verdict"])
-    if verdicts & HURTS and verdicts & HELPS:
-        told = [f"{row['verdict']} in {row['search']}" for row in judged.to_dict("records")]
-        return "differs", ", ".join(told)
     if p <= 0.05:
         name = min(pooled, key=lambda name: pooled[name].q_p)
         return "differs", f"{name} varies between searches by {100 * pooled[name].tau:.1f} points (p = {p:.2g})"
+    verdicts = set(judged["verdict"])
     if len(verdicts) == 1 and verdicts != {"unresolved"}:
-        return "holds in all", f"{verdicts.pop()} in {len(judged)} of {len(judged)} searches"
-    return "open", "no difference between searches is shown, and not every search settles the pair"
+        return "holds in all", f"{verdicts.pop()} in {_spoke(len(judged), len(group))}"
+    if "unresolved" in verdicts:
+        return "open", "no difference between searches is shown, and not every search settles the pair"
+    told = [f"{row['verdict']} in {row['search']}" for row in judged.to_dict("records")]
+    return "open", f"{', '.join(told)}, but that their effects differ is not shown"
+
+
+def _spoke(judged: int, of: int) -> str:
+    """How many searches spoke.
+
+    >>> _spoke(2, 2), _spoke(2, 3)
+    ('2 of 2 searches', '2 of 2 searches that can be judged, of 3')
+    """
+    return f"{judged} of {judged} searches" + (f" that can be judged, of {of}" if of > judged else "")
 
 
 def from_store(uri: str) -> tuple[dict[str, pd.DataFrame], dict[str, str]]:

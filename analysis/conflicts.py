@@ -28,6 +28,9 @@ Satterthwaite's degrees of freedom, and Student's t. Where val is the same in ev
     compatible    both harms' lower limits above −margin (intersection-union: no correction)
     unresolved    anything else;   not applicable: the four cells do not exist side by side
 
+A pair of which trials diverged together is never called synergy or compatible, but unresolved: estimates are of the
+trials that finished, so that a harm they show is there, while one they exclude may be in those that are lost.
+
 **Many pairs.** Each of the first four claims is one family of tests over the table: its p-values over all declared
 primary pairs go through Holm (family-wise error ≤ 1 − level), those over all other pairs through Benjamini-Hochberg
 (false discovery rate ≤ q; the raw p must be ≤ 1 − level as well, so that intervals and verdicts agree). All pairs
@@ -97,6 +100,7 @@ _CONTRASTS: dict[str, tuple[float, float, float, float]] = {  # weights of the c
 _INDEX = {name: i for i, name in enumerate(_CONTRASTS)}
 _REPORTED = ("alone_a", "alone_b", "interaction", "b_given_a", "a_given_b")
 _CLAIMS = ("conflict", "harmful", "synergy", "redundant")  # in the order in which they are tried
+_USE_BOTH = ("synergy", "compatible")
 _ACTIONS = {
     "conflict": "avoid together",
     "harmful": "avoid the one that harms",
@@ -630,6 +634,12 @@ def wilson_interval(count: int, total: int, level: float = 0.95) -> tuple[float,
 
 
 def _verdict(pair: _Pair, rule: _Rule) -> str:
+    found = _of_the_finished(pair, rule)
+    return "unresolved" if pair.diverged and found in _USE_BOTH else found
+
+
+def _of_the_finished(pair: _Pair, rule: _Rule) -> str:
+    """The verdict on the trials that finished."""
     if pair.impossible:
         return "not applicable"
     if pair.problem:
@@ -705,7 +715,8 @@ def _further_seeds(pair: _Pair, rule: _Rule) -> Any:
     redundant = reached("interaction", alpha("redundant"), 0.0, -1)
     redundant &= reached("interaction", alpha("redundant"), 0.0, -1, pair.found.log_odds)
     compatible = np.all([reached(name, 1 - level, -rule.margin, 1) for name in ("b_given_a", "a_given_b")], axis=0)
-    settled = np.flatnonzero(harm | synergy | redundant | compatible)
+    use_both = np.zeros_like(harm) if pair.diverged else synergy | compatible  # see the module: verdicts
+    settled = np.flatnonzero(harm | redundant | use_both)
     return int(further[settled[0]]) if len(settled) else MOST_FURTHER_SEEDS
 
 
@@ -748,7 +759,7 @@ def _pair_row(pair: _Pair, rule: _Rule, metric: str) -> dict[str, Any]:
         **dict(zip(("correlation", "correlation_low", "correlation_high"), pair.correlation, strict=True)),
         "look": pd.NA if rule.look is None else rule.look,
     }
-    row["reason"] = _reason(pair, verdict, rule, more_seeds) + _caveats(pair, verdict)
+    row["reason"] = _reason(pair, verdict, rule, more_seeds) + _caveats(pair, verdict, rule.shown_level)
     return row | _numbers(pair, rule.shown_level)
 
 
@@ -801,6 +812,9 @@ def _reason(pair: _Pair, verdict: str, rule: _Rule, more_seeds: Any) -> str:
         return f"their gains overlap: {overlap}; no harm is shown, {excluded}"
     if verdict == "compatible":
         return f"neither harms the other by {_points(rule.margin)} points or more: {excluded}"
+    finished = _of_the_finished(pair, rule)
+    if finished in _USE_BOTH:
+        return f"{finished} in the trials that finished ({excluded} there), but some of them together did not"
     return f"neither a harm nor its absence is shown: {excluded}; {_further(more_seeds)}"
 
 
@@ -810,21 +824,22 @@ def _further(more_seeds: Any) -> str:
     return f"about {counted(more_seeds, 'further seed')} would settle it"
 
 
-def _caveats(pair: _Pair, verdict: str) -> str:
+def _caveats(pair: _Pair, verdict: str, level: float) -> str:
     """What a reader must know beside the verdict."""
     found = pair.found
     words = []
     if pair.shown[0] and verdict == pair.shown[0]:
         words.append(f"shown at look {pair.shown[1]}")
     if pair.diverged:
-        low, high = wilson_interval(pair.diverged, pair.runs)
+        low, high = wilson_interval(pair.diverged, pair.runs, level)
         words.append(f"together they diverged in {pair.diverged} of {pair.runs} trials ({low:.0%} to {high:.0%})")
     if found.lost:
         words.append(f"the diverged trials of {counted(found.lost, 'seed')} left out")
     first_stages = found.blocks.n_first_stages
     if not pair.problem and first_stages < FEWEST_FIRST_STAGES:
         words.append(f"measured on {counted(first_stages, 'first stage')} and true of no others")
-    if not pair.problem and pair.n_cells <= 4 and found.blocks.n_units <= 3:
+    # units of several blocks have a variance of their own, which needs no guess
+    if not pair.problem and pair.n_cells <= 4 and found.blocks.n_units == found.blocks.n_seeds <= 3:
         words.append(
             "four cells and three blocks hardly tell which cell is noisier: 95 % intervals of harms may hold 88 %"
         )

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 from statsmodels.stats.meta_analysis import combine_effects
+from statsmodels.stats.oneway import anova_generic
 
 from analysis import across as module
 from analysis.across import CONTRASTS, across, by_search, pool
@@ -14,6 +15,7 @@ def table(verdict="conflict", harm=-0.03, error=0.005, a="p", b="q", **other):
     row = {"a": a, "b": b, "context": "", "verdict": verdict, "n_seeds": 5}
     for name, value in zip(CONTRASTS, (2 * harm, harm, harm), strict=True):
         row |= {name: value, f"{name}_se": error, f"{name}_low": value - error, f"{name}_high": value + error}
+        row[f"{name}_df"] = 30.0
     return pd.DataFrame([row | other])
 
 
@@ -51,6 +53,22 @@ def test_prediction_by_hand():
     assert np.isnan(pool(np.array([0.1, 0.2]), np.array([0.1, 0.1])).predicted_low)
 
 
+def test_whether_searches_agree_is_welch_s_test():
+    means, variances, blocks = np.array([0.1, 0.12, 0.09]), np.array([1e-3, 4e-4, 9e-4]), np.array([4, 6, 9])
+    other = anova_generic(means, variances, blocks, use_var="unequal", welch_correction=True)
+    assert pool(means, np.sqrt(variances / blocks), blocks - 1.0).q_p == pytest.approx(other.pvalue)
+
+
+def test_errors_of_few_degrees_of_freedom_make_no_differences():
+    rng = np.random.default_rng(4)
+    welch = known = 0
+    for _ in range(1000):
+        values, errors = rng.normal(0, 0.01, 4), 0.01 * np.sqrt(rng.chisquare(6, 4) / 6)
+        welch += pool(values, errors, np.full(4, 6.0)).q_p <= 0.05
+        known += pool(values, errors).q_p <= 0.05
+    assert welch <= stats.binom.isf(0.001, 1000, 0.05) < known
+
+
 def test_intervals_of_the_mean_hold():
     rng = np.random.default_rng(3)
     inside = 0
@@ -67,7 +85,10 @@ def test_words():
         return row.word, row.why
 
     assert word(table(), table(harm=-0.028)) == ("holds in all", "conflict in 2 of 2 searches")
-    assert word(table(), table("compatible", 0.0)) == ("differs", "conflict in s0, compatible in s1")
+    # three points beside none is a difference; one beside half a point is none, whatever the verdicts are called
+    assert word(table(), table("compatible", 0.0))[0] == "differs"
+    assert word(table(harm=-0.01), table("compatible", -0.005)) == (
+        "open", "conflict in s0, compatible in s1, but that their effects differ is not shown")  # fmt: skip
     said, why = word(table(harm=-0.03), table(harm=-0.10))
     assert said == "differs" and why.startswith("interaction varies between searches by 9.")
     assert word(table(), table("unresolved", -0.025)) == (
@@ -76,6 +97,7 @@ def test_words():
     )
     unknown = table("unresolved").assign(**{f"{name}_se": np.nan for name in CONTRASTS})
     assert word(table(), unknown) == ("too few", "1 of 2 searches can be judged")
+    assert word(table(), table(), unknown) == ("holds in all", "conflict in 2 of 2 searches that can be judged, of 3")
 
 
 def test_agreeing_searches_rarely_differ():

@@ -373,6 +373,31 @@ def test_diverged_trials_are_counted_not_averaged():
     assert np.isnan(gone.interaction) and gone.more_seeds is pd.NA
 
 
+@pytest.mark.parametrize(("together", "finished"), [(0.67, "compatible"), (0.71, "synergy")])
+def test_what_diverges_together_is_not_free(together, finished):
+    trials = rows(calm({(): 0.60, ("a",): 0.64, ("b",): 0.63, ("a", "b"): together})).assign(outcome="finished")
+    assert only(pairwise(trials, margin=0.05)).verdict == finished
+    lost = (trials.tricks == ("a", "b")) & (trials.seed < 2)
+    trials.loc[lost, "outcome"] = "diverged"
+    row = only(pairwise(trials, margin=0.05, level=0.9))
+    assert (row.verdict, row.action, row.more_seeds) == ("unresolved", "unknown", 100)
+    assert row.reason.startswith(f"{finished} in the trials that finished (harms above ")
+    low, high = proportion_confint(2, 5, alpha=0.1, method="wilson")
+    assert f"together they diverged in 2 of 5 trials ({low:.0%} to {high:.0%})" in row.reason
+    # a harm of those that finished is a harm
+    harm = rows(calm({(): 0.60, ("a",): 0.64, ("b",): 0.63, ("a", "b"): 0.5})).assign(outcome="finished")
+    harm.loc[lost, "outcome"] = "diverged"
+    assert only(pairwise(harm, margin=0.05)).verdict == "conflict"
+
+
+def test_the_caveat_of_a_lone_pair_is_one_of_borrowed_variances():
+    few = {cell: y[:3] for cell, y in calm({(): 0.60, ("a",): 0.70, ("b",): 0.60, ("a", "b"): 0.50}).items()}
+    assert "four cells and three blocks hardly tell" in only(pairwise(rows(few))).reason
+    twice = {cell: np.repeat(y, 2) for cell, y in few.items()}  # three units of two blocks each
+    joined = only(pairwise(rows(twice, first_stage=lambda tricks, seed: f"{'a' in tricks}{seed // 2}")))
+    assert joined.n_first_stages == 3 and "hardly tell" not in joined.reason
+
+
 def test_pair_without_its_cells_is_not_applicable():
     table = pairwise(rows({(): [0.6, 0.61], ("a",): [0.6, 0.62], ("b",): [0.6, 0.61]}))
     row = only(table)
