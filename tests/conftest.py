@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -68,6 +69,26 @@ def pipeline(digits: LongTailed) -> Callable[..., Pipeline]:
         return Pipeline(plan, data, "resnet8", seed, CPU, **more)
 
     return made
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty MLflow store, to be copied: making one takes seconds."""
+    from search.tracking import prepare
+
+    file = tmp_path_factory.mktemp("store") / "mlflow.db"
+    prepare(f"sqlite:///{file}")
+    return file
+
+
+@pytest.fixture
+def uri(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An empty MLflow store where commands look for one, in a working directory of the test's own."""
+    from search.tracking import default_uri
+
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    return default_uri()
 
 
 @pytest.fixture

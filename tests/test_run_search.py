@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,6 @@ from rich.console import Console
 
 import run_search
 from search.settings import Settings
-from search.tracking import prepare
 from trainables.train import main as train
 
 SPACE = """
@@ -207,13 +207,13 @@ def test_a_name_that_is_taken(place, capsys):
 
 
 @pytest.fixture
-def begun(place) -> Path:
+def begun(place, empty_store) -> Path:
     """A search that was started and cut off before its first trial."""
     settings = Settings(name="mine", space="space.py", data="digits-lt", seeds=1, trials=0, race=False)
     settings.folder.mkdir(parents=True)
     (settings.folder / "space.py").write_text((place / "space.py").read_text())
     settings.save()
-    prepare(f"sqlite:///{place}/mlflow.db")
+    shutil.copy(empty_store, place / "mlflow.db")
     return settings.folder
 
 

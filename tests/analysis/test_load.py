@@ -2,18 +2,13 @@
 
 import dataclasses
 import math
-import shutil
-from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from analysis import load
 from analysis.record import Point, Record, RecordError
-from search.tracking import Tracker, default_uri, prepare
-
-# MLflow 3.17 on SQLAlchemy 2.1: MLflow's own to mend.
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning")
+from search.tracking import Tracker
 
 PLAIN = Record(
     search="demo", trial="t0", arm="design", recipe="r0", title="baseline", seed=0, split_seed=0, first_stage="fs0",
@@ -77,23 +72,6 @@ RECORDS = [
         started=1.7e9 + 5,
     ),
 ]
-
-
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory) -> Path:
-    """An empty store, made once for all test files of a session: it takes seconds."""
-    file = tmp_path_factory.getbasetemp() / "empty-store" / "mlflow.db"
-    if not file.exists():
-        file.parent.mkdir()
-        prepare(f"sqlite:///{file}")
-    return file
-
-
-@pytest.fixture
-def uri(empty_store, tmp_path, monkeypatch) -> str:
-    monkeypatch.chdir(tmp_path)
-    shutil.copy(empty_store, tmp_path / "mlflow.db")
-    return default_uri()
 
 
 def write(uri: str, *records: Record, search: str = "demo", data: str = "digits-lt") -> None:

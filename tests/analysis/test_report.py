@@ -6,9 +6,7 @@ import io
 import itertools
 import math
 import re
-import shutil
 from html.parser import HTMLParser
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -18,10 +16,7 @@ from analysis import forests, heat_map, load, page, plots, report
 from analysis.conflicts import effects, pairwise
 from analysis.record import Point, Record, RecordError
 from analysis.words import VERDICTS, labels_of, points
-from search.tracking import Tracker, conflict_summary, default_uri, prepare
-
-# MLflow 3.17 on SQLAlchemy 2.1: MLflow's own to mend.
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning")
+from search.tracking import Tracker, conflict_summary
 
 WEIGHT, DRAW, MIX = "train/cost_sensitive", "train/class_balanced", "later/mixup"
 MEANS = {
@@ -540,27 +535,15 @@ def test_the_context_names_the_other_tricks(trials):
 # ------------------------------------------------------------------------------------------ the command
 
 
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory) -> Path:
-    """An empty store, made once for all test files of a session: it takes seconds."""
-    file = tmp_path_factory.getbasetemp() / "empty-store" / "mlflow.db"
-    if not file.exists():
-        file.parent.mkdir()
-        prepare(f"sqlite:///{file}")
-    return file
-
-
-def test_the_command_reads_the_latest_search(empty_store, records, table, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    shutil.copy(empty_store, tmp_path / "mlflow.db")
-    tracker = Tracker(default_uri(), "demo", "digits-lt")
+def test_the_command_reads_the_latest_search(uri, records, table, tmp_path, capsys):
+    tracker = Tracker(uri, "demo", "digits-lt")
     tracker.start({"margin": 0.02, "primary": f"{DRAW}×{WEIGHT}"}, {})
     for one in records:
         tracker.log(one)
     tracker.summary(*conflict_summary(table))
     assert tracker.close() == []
 
-    name, found = report.from_store(default_uri())
+    name, found = report.from_store(uri)
     assert name == "demo" and found.margin == 0.02 and found.missing == ""
     assert found.conflicts[["a", "b", "verdict"]].equals(table[["a", "b", "verdict"]])
     assert found.conflicts["primary"].tolist() == [False, False, True]
@@ -569,17 +552,17 @@ def test_the_command_reads_the_latest_search(empty_store, records, table, tmp_pa
     }  # fmt: skip
 
     assert report.main(["--out", "page.html"]) == 0
-    assert capsys.readouterr().out == f"report of search demo (41 trials in {default_uri()}): page.html\n"
+    assert capsys.readouterr().out == f"report of search demo (41 trials in {uri}): page.html\n"
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert structure(text).open == [] and "figure-curves" in text
 
-    other = Tracker(default_uri(), "other", "digits-lt")
+    other = Tracker(uri, "other", "digits-lt")
     other.start({"margin": 0.02}, {})
     for one in records:
         if one.arm == "design":
             other.log(dataclasses.replace(one, search="other", imbalance=10.0))
     assert other.close() == []
-    _, found = report.from_store(default_uri(), "demo")
+    _, found = report.from_store(uri, "demo")
     assert found.elsewhere.pooled["n_searches"].tolist() == [2, 2, 2]
     assert found.elsewhere.pooled["word"].tolist()[2] == "holds in all"
     assert sorted(set(found.elsewhere.searches["search"])) == [

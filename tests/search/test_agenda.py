@@ -695,10 +695,12 @@ def test_gpu_hours_of_lost_attempts_are_counted_as_well(tmp_path, monkeypatch):
     assert world.agenda.next() in (lost, other)
 
 
-def test_what_is_left_is_said(tmp_path):
+def test_what_is_left_is_said(tmp_path, monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     world = World(tmp_path, seeds=0, trials=3, race=False, seconds=125.0, gpu_seconds=7200.0)
     world.agenda.next()
-    world.agenda._began = time.monotonic() - 5
+    clock[0] += 5
     assert world.agenda.left == "2:00 of the time, 2.00 GPU hours, 2 proposals"
     assert World(tmp_path / "other", seeds=1, trials=0).agenda.left == ""
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import shutil
 
 import pandas as pd
 import pytest
@@ -101,9 +102,8 @@ def test_how_the_trials_computed_goes_along():
     assert best(settings={"precision": "bf16", "trials": 4})["numerics"] == usual | {"precision": "bf16"}
 
 
-def test_the_looks_of_a_search_are_judged_at_their_shares(tmp_path, monkeypatch):
+def test_the_looks_of_a_search_are_judged_at_their_shares(uri, tmp_path, monkeypatch):
     """Further blocks that a search ran after looking lie in the store as a tag."""
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
     with Tracker(uri, "demo", "digits-lt") as tracker:
         tracker.start({"margin": 0.02, "primary": "first/cost_sensitive×first/class_balanced"}, {"looks": "[2]"})
         for one in RECORDS:
@@ -146,8 +146,9 @@ def test_what_is_written_is_read_by_the_final_training(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def uri(tmp_path_factory) -> str:
-    uri = f"sqlite:///{tmp_path_factory.mktemp('export')}/mlflow.db"
+def logged(tmp_path_factory, empty_store) -> str:
+    """A store with one search."""
+    uri = f"sqlite:///{shutil.copy(empty_store, tmp_path_factory.mktemp('export'))}"
     with Tracker(uri, "demo", "digits-lt") as tracker:
         tracker.start({"margin": 0.02}, {})
         for one in RECORDS:
@@ -155,21 +156,20 @@ def uri(tmp_path_factory) -> str:
     return uri
 
 
-def test_the_command(uri, tmp_path, capsys):
+def test_the_command(logged, tmp_path, capsys):
     out = tmp_path / "best.yaml"
-    assert main(["--tracking-uri", uri, "--out", str(out)]) == 0
+    assert main(["--tracking-uri", logged, "--out", str(out)]) == 0
     said = capsys.readouterr().out
-    assert f"search demo in {uri}" in said and f"written to {out}" in said
+    assert f"search demo in {logged}" in said and f"written to {out}" in said
     assert f"recipe {ONE.plan.id}: first/cost_sensitive, accuracy on val 72.0 %" in said
     written = yaml.safe_load(out.read_text())
     assert written["plan"] == ONE.plan.to_dict()
     assert not any(math.isnan(v) for v in written["measured"]["values"])
 
 
-def test_the_verdicts_are_those_of_every_look_at_its_share(tmp_path, monkeypatch):
+def test_the_verdicts_are_those_of_every_look_at_its_share(uri, tmp_path, monkeypatch):
     from search import judge
 
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
     with Tracker(uri, "looked", "digits-lt") as tracker:
         tracker.start({"margin": 0.02, "primary": "first/class_balanced×first/cost_sensitive"}, {})
         for one in RECORDS:
@@ -192,9 +192,9 @@ def test_the_verdicts_are_those_of_every_look_at_its_share(tmp_path, monkeypatch
         (["--out", "/proc/best.yaml"], "/proc/best.yaml"),
     ],
 )
-def test_bad_input(uri, tmp_path, monkeypatch, capsys, arguments, sentence):
+def test_bad_input(logged, tmp_path, monkeypatch, capsys, arguments, sentence):
     monkeypatch.chdir(tmp_path)
-    assert main(["--tracking-uri", uri, *arguments]) == 2
+    assert main(["--tracking-uri", logged, *arguments]) == 2
     said = capsys.readouterr().err
     assert said.startswith("search.export: ") and sentence in said and len(said.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
@@ -206,8 +206,8 @@ def test_a_store_that_is_not_there(tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_records_keep_their_plan(uri):
-    assert load.plan(uri, "demo", ONE.plan.id) == ONE.plan.to_dict()
+def test_records_keep_their_plan(logged):
+    assert load.plan(logged, "demo", ONE.plan.id) == ONE.plan.to_dict()
     assert dataclasses.asdict(RECORDS[0])["plan"] == BASE.plan.to_dict()
 
 

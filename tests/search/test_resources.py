@@ -165,8 +165,8 @@ def test_gpus_must_be_a_number_or_auto():
 @pytest.fixture(scope="module")
 def one_gpu():
     """A Ray that counts a GPU which is not there; trials train on the CPU."""
-    ray.init(num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR,
-             runtime_env={"env_vars": WORKER_ENVIRONMENT})  # fmt: skip
+    ray.init(address="local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False,
+             logging_level=logging.ERROR, runtime_env={"env_vars": WORKER_ENVIRONMENT})  # fmt: skip
     yield
     ray.shutdown()
 

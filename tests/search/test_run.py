@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -31,7 +32,6 @@ from search.conductor import Recorder
 from search.run import WORKER_ENVIRONMENT, Search, _interruptible
 from search.settings import Settings
 from search.space_file import load_space
-from search.tracking import prepare
 from spaces.domain import Space, Stage, log_uniform, one_of
 from trainables.data import load
 from trainables.plan import Plan
@@ -82,26 +82,16 @@ FLAGS = [
 @pytest.fixture(scope="module", autouse=True)
 def cluster():
     """One Ray for all searches in this process; they leave it as they find it."""
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR,
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR,
              runtime_env={"env_vars": WORKER_ENVIRONMENT})  # fmt: skip
     yield
     assert ray.is_initialized(), "a search has shut the caller's Ray down"
     ray.shutdown()
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory) -> Path:
-    """An empty MLflow store: making one takes seconds."""
-    file = tmp_path_factory.mktemp("store") / "mlflow.db"
-    prepare(f"sqlite:///{file}")
-    return file
-
-
 @pytest.fixture
-def place(tmp_path, store, monkeypatch) -> Path:
+def place(tmp_path, uri) -> Path:
     """A working directory with a space and a store."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "mlflow.db").write_bytes(store.read_bytes())
     (tmp_path / "small.py").write_text(SPACE)
     return tmp_path
 
@@ -132,10 +122,10 @@ def runs(place: Path, name: str) -> list:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, store) -> Path:
+def finished(tmp_path_factory, empty_store) -> Path:
     """One whole search by the command, race included (a short one), that several tests look at."""
     place = tmp_path_factory.mktemp("finished")
-    (place / "mlflow.db").write_bytes(store.read_bytes())
+    shutil.copy(empty_store, place / "mlflow.db")
     (place / "small.py").write_text(SPACE)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
@@ -462,7 +452,7 @@ def test_an_interrupt_waits_for_the_end_of_an_event(place, monkeypatch):
     result = search.run(TINY, name="once", **ONCE)
     assert not result.complete and len(seen) == len(journal(result.folder)) == 1
     # in the caller's Ray nothing is left behind that would hold a slot
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while ray.available_resources().get("CPU", 0) < 2:
         assert time.monotonic() < deadline
         time.sleep(0.2)

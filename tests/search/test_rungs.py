@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,9 +18,6 @@ import run_search
 import search
 from search import explain, export
 from search.run import WORKER_ENVIRONMENT
-from search.tracking import prepare
-
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning")
 
 SPACE = """
 from spaces.domain import Space, Stage, log_uniform, one_of
@@ -41,12 +39,12 @@ FEW = ["--seeds", "1", "--no-race", "--no-start-points", "--no-checks", "--max-c
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory) -> Path:
+def place(tmp_path_factory, empty_store) -> Path:
     """A directory with a space, a store of MLflow and a Ray; the same for all searches here."""
     place = tmp_path_factory.mktemp("rungs")
     (place / "small.py").write_text(SPACE)
-    prepare(f"sqlite:///{place}/mlflow.db")
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR,
+    shutil.copy(empty_store, place / "mlflow.db")
+    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR,
              runtime_env={"env_vars": WORKER_ENVIRONMENT})  # fmt: skip
     yield place
     ray.shutdown()

@@ -7,7 +7,6 @@ import math
 import os
 import shutil
 import sqlite3
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -25,9 +24,6 @@ from search.tracking import (
     where_to_look,
 )
 
-# MLflow 3.17 on SQLAlchemy 2.1: MLflow's own to mend.
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning")
-
 PLAIN = Record(
     search="demo", trial="t0", arm="design", recipe="r0", title="baseline", seed=0, split_seed=0, first_stage="fs0",
     tricks=(), context="digits-lt, 2 epochs", outcome="finished",
@@ -44,23 +40,6 @@ def trial(name: str, accuracy: float = 0.6, **changes) -> Record:
     metrics = {"final/accuracy": accuracy, "final/harmonic_mean": accuracy - 0.1}
     changes.setdefault("metrics", metrics)
     return dataclasses.replace(PLAIN, trial=name, **changes)
-
-
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory) -> Path:
-    """An empty store, made once for all test files of a session: it takes seconds."""
-    file = tmp_path_factory.getbasetemp() / "empty-store" / "mlflow.db"
-    if not file.exists():
-        file.parent.mkdir()
-        prepare(f"sqlite:///{file}")
-    return file
-
-
-@pytest.fixture
-def uri(empty_store, tmp_path, monkeypatch) -> str:
-    monkeypatch.chdir(tmp_path)
-    shutil.copy(empty_store, tmp_path / "mlflow.db")
-    return default_uri()
 
 
 def write(uri: str, *records: Record, search: str = "demo", status: str = "FINISHED") -> list[str]:

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -75,9 +76,9 @@ def write(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory) -> str:
-    """One MLflow store for all: making one takes seconds."""
-    return f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
+def store(tmp_path_factory, empty_store) -> str:
+    """One MLflow store for all."""
+    return f"sqlite:///{shutil.copy(empty_store, tmp_path_factory.mktemp('mlflow'))}"
 
 
 @pytest.fixture
@@ -273,7 +274,7 @@ def test_a_killed_training_goes_on_bit_by_bit(recipe, command, write, tmp_path, 
                     "--tracking-uri", "none", "--save-minutes", "0"]  # fmt: skip
     killed = subprocess.Popen(command_line, stdout=subprocess.DEVNULL, cwd=tmp_path)
     partial = tmp_path / "out" / "unfinished" / "stages" / "partial"
-    deadline = time.monotonic() + 100
+    deadline = time.monotonic() + 200
     while not (partial.is_dir() and any(partial.iterdir())):
         assert time.monotonic() < deadline and killed.poll() is None
         time.sleep(0.01)

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -49,13 +50,15 @@ SPACE = Space(
 
 
 @pytest.fixture
-def command(tmp_path, tricks_folder):
+def command(tmp_path, tricks_folder, empty_store):
     """command(…): the search of the space in a process of its own, as a person starts it."""
     (tricks_folder / "rare_weights.py").write_text(TRICK, encoding="utf-8")
     (tmp_path / "space.py").write_text(SPACE, encoding="utf-8")
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
 
     def run(*more):
-        small = ["--seeds", "2", "--trials", "2", "--no-race", "--epochs-scale", "0.1", "--max-concurrent", "1"]
+        small = ["--seeds", "2", "--trials", "2", "--no-race", "--no-checks", "--epochs-scale", "0.1",
+                 "--max-concurrent", "1"]  # fmt: skip
         line = [sys.executable, str(ROOT / "run_search.py"), "--space", "space.py", "--name", "small", *small, *more]
         return subprocess.run(
             line, cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=280
