@@ -14,7 +14,7 @@ import torch
 
 from trainables import memory
 from trainables.data import LongTailed
-from trainables.data.feeds import table_bytes
+from trainables.data.feeds import held_bytes
 from trainables.data.streamed import StreamedImages
 from trainables.numerics import Numerics
 from trainables.pipeline import Pipeline
@@ -67,7 +67,7 @@ def footprint(
         if device.type == "cuda":
             torch.cuda.synchronize(device)
     seconds = time.perf_counter() - began
-    left_out = _bytes(data) - _bytes(small)
+    left_out = held_bytes(data) - held_bytes(small)
     found = memory.peak(device)
     context = memory.CONTEXT_BYTES if device.type == "cuda" else 0.0
     steps = sum(stage.epochs * -(-len(data.train_labels) // stage.batch_size) * stage.members for stage in plan.stages)
@@ -87,13 +87,6 @@ def fewer(data: LongTailed, images: int) -> LongTailed:
     # what is streamed stays in its files, so that decoding is in the pace
     pixels = pixels.of(kept.numpy()) if isinstance(pixels, StreamedImages) else pixels[kept]
     return dataclasses.replace(data, train_images=pixels, train_labels=data.train_labels[kept], fingerprint="")
-
-
-def _bytes(data: LongTailed) -> float:
-    """What the training images take of the device for as long as they are trained on."""
-    images: object = data.train_images
-    pixels = 0 if isinstance(images, StreamedImages) else data.train_images.numel() + table_bytes(data)
-    return float(pixels + 8 * data.train_labels.numel())
 
 
 @contextmanager

@@ -7,7 +7,6 @@ depends on is made anew from its `TrialSpec`, so the fifth trial of a process eq
 from __future__ import annotations
 
 import dataclasses
-import functools
 import importlib
 import json
 import os
@@ -24,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from trainables import memory
 from trainables.company import Company
 from trainables.data import LongTailed, load
+from trainables.data.feeds import held_bytes
 from trainables.deployment import Deployment
 from trainables.footprint import Footprint, footprint
 from trainables.numerics import Numerics
@@ -84,10 +84,35 @@ class TrialSpec:
         return dataclasses.asdict(self)
 
 
-@functools.lru_cache(maxsize=16)
+class Splits:
+    """Splits that this process has loaded, the latest used last, as many as fit.
+
+    Args:
+        most: Bytes that they may hold together (`held_bytes`); the latest one is kept whatever it holds.
+    """
+
+    def __init__(self, most: int = 10**9) -> None:
+        self._most = most
+        self._kept: dict[tuple[Any, ...], LongTailed] = {}
+
+    def get(self, name: str, root: str | None, imbalance: float | None, split_seed: int) -> LongTailed:
+        """A split, loaded where it is not kept."""
+        key = (name, root, imbalance, split_seed)
+        data = self._kept.pop(key, None)
+        if data is None:
+            data = load(name, root=root, imbalance=imbalance, split_seed=split_seed)
+        self._kept[key] = data
+        while len(self._kept) > 1 and sum(map(held_bytes, self._kept.values())) > self._most:
+            self._kept.pop(next(iter(self._kept)))
+        return data
+
+
+_SPLITS = Splits()
+
+
 def cached_data(name: str, root: str | None, imbalance: float | None, split_seed: int) -> LongTailed:
-    """A split, loaded once per process."""
-    return load(name, root=root, imbalance=imbalance, split_seed=split_seed)
+    """A split, loaded once per process while it fits beside others."""
+    return _SPLITS.get(name, root, imbalance, split_seed)
 
 
 def pick_device(device: str) -> torch.device:

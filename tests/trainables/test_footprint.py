@@ -9,8 +9,9 @@ from PIL import Image
 
 from spaces.domain import Stage
 from trainables.data import load
+from trainables.data.feeds import held_bytes
 from trainables.data.streamed import StreamedImages
-from trainables.footprint import _bytes, fewer, footprint
+from trainables.footprint import fewer, footprint
 from trainables.pipeline import Pipeline
 
 CPU = torch.device("cpu")
@@ -36,8 +37,8 @@ def test_what_is_streamed_or_laid_out_as_a_table_is_counted(tmp_path, make_plan)
     found = footprint(make_plan(Stage("a", epochs=1, batch_size=4)), streamed, "resnet8", CPU)
     assert found.seconds > 0
     # 20 images, their labels, and the table: each image and its mirror image with two pixels on every side
-    assert len(resident.train_labels) == 20 and _bytes(streamed) == 160
-    assert _bytes(resident) == 20 * 3 * 12**2 + 160 + 2 * 20 * 3 * 16**2
+    assert len(resident.train_labels) == 20 and held_bytes(streamed) == 160
+    assert held_bytes(resident) == 20 * 3 * 12**2 + 160 + 2 * 20 * 3 * 16**2
 
 
 def test_every_stage_is_measured_and_the_whole_plan_reckoned(digits, make_plan, monkeypatch):

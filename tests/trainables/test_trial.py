@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from spaces.domain import Stage, trick
+from trainables.data.feeds import held_bytes
 from trainables.deployment import Deployment
-from trainables.trial import Trial, TrialSpec, cached_data, folder_of, pick_device, pipeline_of
+from trainables.trial import Splits, Trial, TrialSpec, cached_data, folder_of, pick_device, pipeline_of
 
 PLANS = {
     "members": [
@@ -341,3 +342,17 @@ def test_folders_of_tricks_that_lie_in_a_module_that_was_sent(tmp_path, monkeypa
     assert folder_of("brought_along:0") == str(tmp_path / "brought_along" / "0")
     for place in ("/a/b", "C:/a", "my tricks", "a:b/c"):
         assert folder_of(place) == place
+
+
+def test_splits_are_kept_while_they_fit():
+    """A process trains block after block: with every split that it has seen, memory would grow without a bound."""
+    digits = [("digits-lt", None, 50.0, seed) for seed in range(3)]
+    one = held_bytes(cached_data(*digits[0]))
+    splits = Splits(most=2 * one + one // 2)
+    first, second = splits.get(*digits[0]), splits.get(*digits[1])
+    assert splits.get(*digits[0]) is first
+    splits.get(*digits[2])  # in the place of the one that was used longest ago
+    assert splits.get(*digits[0]) is first
+    assert splits.get(*digits[1]) is not second
+    small = Splits(most=1)
+    assert small.get(*digits[0]) is small.get(*digits[0])

@@ -51,6 +51,13 @@ def table_bytes(data: LongTailed) -> int:
     return size if size <= TABLE_BYTES else 0
 
 
+def held_bytes(data: LongTailed) -> int:
+    """Bytes that training images take of their device for as long as they are trained on, their table included."""
+    images: object = data.train_images
+    pixels = 0 if isinstance(images, StreamedImages) else data.train_images.numel() + table_bytes(data)
+    return pixels + 8 * data.train_labels.numel()
+
+
 class ResidentFeed:
     """Images that lie on the device: each crop is a window of a padded table, mirrored images included.
 
