@@ -33,6 +33,27 @@ def test_the_results_are_those_that_torchvision_can_give(facts, generator, polic
     assert len(made) > 30
 
 
+def test_the_results_are_as_frequent_as_torchvisions(facts, generator):
+    """Each operation is done with its own probability: the same results in the same shares."""
+    number = 2000
+    image = torch.randint(256, (3, 8, 8), dtype=torch.uint8, generator=generator(0))
+    theirs = v2.AutoAugment(autoaugment.AutoAugmentPolicy("cifar10"))
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        expected = torch.stack([theirs(image) for _ in range(number)])
+    batch = Batch.plain(image.expand(number, 3, 8, 8), torch.arange(number), torch.zeros(number, dtype=torch.int64))
+    after = make("auto_augment").build(facts(number))(batch, generator(1)).images[0]
+    _, result = torch.cat((after, expected)).flatten(1).unique(dim=0, return_inverse=True)
+    counts = torch.stack([half.bincount(minlength=int(result.max()) + 1) for half in result.split(number)]).double()
+    both = counts.sum(dim=0)
+    frequent = both >= 20
+    # two samples of equal size: Σ (a − b)² / (a + b) is chi-squared
+    distance = float(((counts[0] - counts[1]).square() / both)[frequent].sum())
+    degrees = int(frequent.sum())
+    assert degrees > 30
+    assert distance < degrees + 5 * (2 * degrees) ** 0.5
+
+
 def test_the_global_stream_is_left_alone(known, batch, generator):
     before = torch.get_rng_state()
     make("auto_augment").build(known)(batch, generator(0))

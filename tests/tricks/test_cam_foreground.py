@@ -116,6 +116,23 @@ def test_a_shift_keeps_the_foreground_within_the_image(generator):
     assert len(places) > 30  # of 7 × 6
 
 
+def test_moves_are_about_the_box_of_the_foreground(generator, monkeypatch):
+    """The square is in rows 2 to 4 and columns 4 to 6 of 9: up to 2 up, 4 down, 4 to the left, 2 to the right."""
+    labels = torch.arange(20) % 2
+    images = torch.stack([square(row=2, column=4, side=3, size=9)] * 20)
+    asked = []
+
+    def spy(number, height, width, boxes, shifts, *others):
+        asked.append((boxes, shifts))
+        return random_moves(number, height, width, boxes, shifts, *others)
+
+    monkeypatch.setattr("trainables.tricks.cam_foreground.random_moves", spy)
+    make("cam_foreground").build(bright(images, labels))(Batch.plain(images, torch.arange(20), labels), generator(0))
+    ((boxes, shifts),) = asked
+    found = (boxes.left, boxes.right, boxes.top, boxes.bottom, *shifts)
+    assert [set(field.tolist()) for field in found] == [{4}, {6}, {2}, {4}, {-4}, {2}, {-2}, {4}]
+
+
 def test_what_the_moved_image_cannot_show_stays(generator):
     """Three down: where the square was, the moved image comes from outside, so the square stays there."""
     image = square(row=0)

@@ -36,6 +36,24 @@ def test_what_is_pasted_is_one_rectangle(facts, generator):
         assert mixed.sum() == rows * columns
 
 
+def test_the_rectangle_by_hand(facts, generator):
+    """λ is ½ to four digits: sides int(√½ · 16) = 11 and int(√½ · 24) = 16, so 5 and 8 pixels on each side of it."""
+    images = torch.zeros(2, 1, 16, 24)
+    images[1] = 1
+    batch = Batch.plain(images, torch.arange(2), torch.tensor([0, 1]))
+    mix = make("cutmix", alpha=1e8).build(facts(1, 1))
+    heights, widths = [], []
+    for seed in range(600):
+        mixed = mix(batch, generator(seed)).images[0, 0, 0]
+        if mixed.any():  # the partner is the other image
+            heights.append(int(mixed.any(dim=1).sum()))
+            widths.append(int(mixed.any(dim=0).sum()))
+    # the border cuts it where the centre is nearer: centres 0, 1, …, 15 leave 5, 6, …, 10, …, 10, 9, …, 6 rows
+    assert set(heights) == set(range(5, 11))
+    assert set(widths) == set(range(8, 17))
+    assert sum(heights) / len(heights) == pytest.approx((2 * (6 + 7 + 8 + 9) + 5 + 7 * 10) / 16, abs=0.3)
+
+
 def test_alpha_zero_changes_nothing(facts, generator):
     images = torch.randn(4, 1, 8, 8, generator=generator(0))
     batch = Batch.plain(images, torch.arange(4), torch.tensor([0, 1, 1, 0]))

@@ -22,6 +22,14 @@ def test_the_square_has_its_side_and_is_cut_at_the_border(facts, generator):
     assert (rows == 2).double().mean().item() == pytest.approx(1 / 8, abs=0.06)
 
 
+def test_an_oblong_image_loses_a_square_anywhere_in_it(facts, generator):
+    cut = make("cutout", size=0.5).build(facts(200))(white(200, height=4, width=12), generator(0))
+    hidden = cut.images[0, :, 0] == 0
+    assert hidden.any(dim=2).sum(dim=1).unique().tolist() == [1, 2]
+    assert hidden.any(dim=1).sum(dim=1).unique().tolist() == [1, 2]
+    assert hidden.any(dim=0).all()
+
+
 def test_images_and_views_have_their_own_squares(facts, generator):
     cut = make("cutout").build(facts(16))(white(16, views=2), generator(0)).images
     assert len(cut.flatten(2).flatten(0, 1).unique(dim=0)) > 16

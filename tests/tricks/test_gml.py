@@ -53,7 +53,7 @@ def test_a_mixture_uses_the_two_label_form(facts):
     assert torch.allclose(objective(z, y, share), parts)
 
 
-@pytest.mark.parametrize("p", [1.0, 1.5])
+@pytest.mark.parametrize("p", [1.0, 1.5, 2.0, 4.0])
 def test_a_perfect_batch_has_finite_gradients(facts, p):
     z = torch.tensor([[900.0, 0.0], [0.0, 900.0]], requires_grad=True)
     Objective([make("gml", p=p)], facts(1, 1))(z, torch.tensor([0, 1])).sum().backward()

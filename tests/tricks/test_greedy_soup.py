@@ -21,6 +21,7 @@ def near(target):
         ((0.0, -1.0, 1.0), 0.5),  # −1 is left out
         ((0.5, 0.0, 1.0), 0.5),  # neither helps alone
         ((0.0, 1.0, 5.0), 0.5),
+        ((0.0, 1.0, -0.4), 0.5),  # (0 + 1 − 0.4) / 3 is better than the first member, not than the soup so far
     ],
 )
 def test_hand_worked_numbers(facts, members, expected):
@@ -32,6 +33,13 @@ def test_by_score_starts_with_the_best(facts):
     # 0.5 is best and nothing helps it
     merged = make("greedy_soup", order="by_score").build(facts(1, 1, score=near(0.55)))(states(0.0, 1.0, 0.5))
     assert merged["w"].item() == pytest.approx(0.5)
+
+
+def test_listed_and_by_score_may_disagree(facts):
+    # listed: 0 -> 0.5 -> 1.7 / 3, ever nearer to 0.6; by score: 0.7, which 1 and 0 lead away from it
+    known, members = facts(1, 1, score=near(0.6)), states(0.0, 1.0, 0.7)
+    assert make("greedy_soup").build(known)(members)["w"].item() == pytest.approx(1.7 / 3)
+    assert make("greedy_soup", order="by_score").build(known)(members)["w"].item() == pytest.approx(0.7)
 
 
 def test_the_harmonic_and_the_geometric_mean_may_disagree(facts):

@@ -63,6 +63,22 @@ def test_rare_classes_are_transformed_more_often(facts, generator):
     assert changed[9].item() / 300 == pytest.approx(0.9, abs=0.06)
 
 
+def test_shifts_are_shares_of_each_side_and_turns_about_the_middle(facts, generator, monkeypatch):
+    asked = []
+
+    def spy(number, height, width, boxes, shifts, *others):
+        asked.append((boxes, shifts))
+        return random_moves(number, height, width, boxes, shifts, *others)
+
+    monkeypatch.setattr("trainables.tricks.image_transform.random_moves", spy)
+    images = torch.zeros(20, 1, 8, 12, dtype=torch.uint8)
+    batch = Batch.plain(images, torch.arange(20), torch.arange(20) % 2)
+    make("image_transform", shift=0.5).build(facts(10, 10))(batch, generator(0))
+    ((boxes, shifts),) = asked
+    found = (boxes.left, boxes.right, boxes.top, boxes.bottom, *shifts)
+    assert [set(field.tolist()) for field in found] == [{0}, {11}, {0}, {7}, {-6}, {6}, {-4}, {4}]
+
+
 def test_equal_counts_transform_every_second_image(facts, generator):
     known = facts(500, 500)
     images = torch.randint(256, (1000, 1, 4, 4), dtype=torch.uint8, generator=generator(0))

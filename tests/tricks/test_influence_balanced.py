@@ -19,6 +19,12 @@ def test_hand_worked_numbers(facts):
     assert losses.tolist() == pytest.approx(expected)
 
 
+def test_without_influence_a_thousandth_is_left_by_hand(facts):
+    outputs = Outputs(torch.log(torch.tensor([[3.0, 1.0]], dtype=torch.float64)), torch.zeros(1, 2))
+    losses = Objective([make("influence_balanced", alpha=10.0)], facts(3, 1))(outputs, torch.tensor([0]))
+    assert losses.tolist() == pytest.approx([0.5 * -math.log(0.75) * 10 * 1000])
+
+
 def test_equal_counts_weigh_classes_alike(facts):
     outputs = Outputs(torch.zeros(2, 2), torch.ones(2, 4))
     losses = Objective([make("influence_balanced")], facts(8, 8))(outputs, torch.tensor([0, 1]))

@@ -65,7 +65,7 @@ class CosineHead(nn.Module):
     Args:
         features: D, at least 1.
         classes: C, at least 2.
-        scale: s, above 0. A plain attribute: a trick that scales by itself (LDAM) sets it to 1.
+        scale: s, above 0. A plain attribute: a trick that scales by itself (LDAM) divides by it.
         generator: Where the initial weight comes from; a fixed seed of the head's own where absent.
 
     Raises:
