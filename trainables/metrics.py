@@ -78,6 +78,29 @@ def smoothed_recalls(correct: Numbers, totals: Numbers) -> Tensor:
     return ((k + 0.5) / (n + 1)).masked_fill(n == 0, math.nan)
 
 
+def mean_recall_error(recalls: Numbers, totals: Numbers) -> float:
+    """Standard error of a mean recall that the number of evaluation images gives.
+
+        √(Σ_c r_c (1 − r_c) / n_c) / C over the C classes with images
+
+    A class of few images is as much of the mean as any other, so where classes are unequal the error is larger than
+    that of the share of all images that are right.
+
+    Args:
+        recalls: (C,) r in [0, 1]; smoothed ones, or a class that is all right is said to be so for certain.
+        totals: (C,) n, evaluation images per class.
+
+    Source: the variance of a mean over strata with equal weights, e.g. Cochran 1977, "Sampling Techniques", section
+        5.3, without the finite correction.
+
+    >>> round(mean_recall_error([0.5, 0.5], [100, 100]), 4), round(mean_recall_error([0.5, 0.5], [195, 5]), 4)
+    (0.0354, 0.1132)
+    """
+    r, n = _float64(recalls), _float64(totals)
+    there = n > 0
+    return float((r * (1 - r) / n)[there].sum().sqrt() / there.sum())
+
+
 def summarise(recalls: Numbers, counts: Numbers, totals: Numbers | None = None) -> dict[str, float]:
     """The numbers that a table of long-tailed results shows.
 

@@ -582,8 +582,7 @@ def summary(
     found["loss"] = last["loss"]
     for name in DIAGNOSTICS:
         found[name] = float(torch.tensor(last[name], dtype=torch.float64).nanmean())
-    n = float(totals.sum())
-    found["accuracy_error"] = (found["accuracy"] * (1 - found["accuracy"]) / n) ** 0.5
+    found["accuracy_error"] = metrics.mean_recall_error(smoothed, totals)
     return {f"{prefix}/{name}": value for name, value in found.items()}, list(last["recalls"]), correct
 
 
