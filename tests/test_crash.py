@@ -27,7 +27,6 @@ from trainables.plan import build, defaults
 from trainables.stage_store import StageStore
 
 torch.set_num_threads(1)
-pipeline.SAVE_SECONDS = 0.0  # keep every epoch, so that a kill may come between any two
 space = Space(stages=[
     Stage("representation", epochs=6, choose=["input_mixup", "ema"]),
     Stage("balanced", epochs=2, members=2, lr=0.01, carry="weights", choose=["few_shot", "average"]),
@@ -35,7 +34,8 @@ space = Space(stages=[
 ])
 plan = build(space, defaults(), standard("digits-lt")).plan
 data, store = load("digits-lt", split_seed=7), StageStore(sys.argv[1])
-it = pipeline.Pipeline(plan, data, "resnet8", 7, torch.device("cpu"), store)
+# every epoch is kept, so that a kill may come in any write
+it = pipeline.Pipeline(plan, data, "resnet8", 7, torch.device("cpu"), store, save_seconds=0.0)
 print("started", flush=True)
 trained = 0
 while not it.finished:
