@@ -26,6 +26,7 @@ from trainables.numerics import PRECISIONS
 from trainables.plan import Plan
 from trainables.registry import PlanError
 from trainables.stage import Diverged
+from trainables.storage import StoreFull
 
 __all__ = ["FRESH_SEED", "TrainError", "lengthened", "main", "read_recipe"]
 
@@ -71,6 +72,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.again = shlex.join(["python", "-m", "trainables.train", *given, *([] if options.resume else ["--resume"])])
     try:
         return _main(options)
+    except StoreFull:
+        print(
+            f"trainables.train: error: the disk of {options.out} is full; make room, then go on with: {options.again}",
+            file=sys.stderr,
+        )
+        return 2
     except (TrainError, PlanError, DataError, ModelError, Diverged, OSError) as error:
         print(f"trainables.train: error: {error}", file=sys.stderr)
         return 2

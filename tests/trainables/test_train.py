@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+import resource
 import shlex
 import signal
 import subprocess
@@ -405,6 +406,20 @@ def test_ctrl_c_ends_behind_the_epoch_and_goes_on(recipe, command, no_program, t
     assert [len(epochs)] == advanced  # none of them twice
     whole = weights(tmp_path / "whole")
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_a_full_disk_is_one_sentence_and_the_training_goes_on(recipe, command, write, tmp_path, no_program):
+    def little_room() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+    arguments = [write(recipe()), "--out", str(tmp_path / "out"), "--tracking-uri", "none", "--save-minutes", "0"]
+    full = subprocess.run(
+        [sys.executable, "-m", "trainables.train", *arguments],
+        capture_output=True, text=True, timeout=200, check=False, cwd=tmp_path, preexec_fn=little_room,
+    )  # fmt: skip
+    assert full.returncode == 2 and len(full.stderr.splitlines()) == 1
+    assert f"the disk of {tmp_path / 'out'} is full; make room, then go on with: python -m" in full.stderr
+    assert command(recipe(), "--resume") == 0
 
 
 # --- places -----------------------------------------------------------------------------------------------
