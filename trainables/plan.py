@@ -88,6 +88,9 @@ class Plan:
             )
         except (KeyError, TypeError) as error:
             raise PlanError(f"plan: not a plan of this version ({error})") from error
+        for trick in (trick for stage in stages for trick in stage.tricks):
+            if not isinstance(trick.name, str) or not isinstance(trick.numbers, Mapping):
+                raise PlanError(f"plan: a trick must have a name and its numbers, got {trick!r}")
         return Plan(stages)
 
     @property

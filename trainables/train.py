@@ -22,11 +22,12 @@ from typing import Any
 from trainables.data.catalogue import DataError
 from trainables.deployment import DeploymentError, read
 from trainables.final.recipe import TrainError, lengthened, read_recipe, to_full_length
-from trainables.models import ModelError, check_on
+from trainables.models import MODELS, ModelError, build, check_on
 from trainables.numerics import PRECISIONS
 from trainables.plan import Plan
 from trainables.registry import PlanError
 from trainables.stage import Diverged
+from trainables.storage import StoreFull
 
 __all__ = ["FRESH_SEED", "TrainError", "lengthened", "main", "read_recipe"]
 
@@ -58,6 +59,7 @@ def parser() -> argparse.ArgumentParser:
 
     keep = it.add_argument_group("what is kept")
     keep.add_argument("--out", type=Path, default=Path("trained"), metavar="DIR", help="folder for the model [trained]")
+    keep.add_argument("--no-program", dest="program", action="store_false", help="no model.pt2, no MLflow model")
     keep.add_argument("--resume", action="store_true", help="go on with the unfinished training in --out")
     keep.add_argument("--save-minutes", type=float, default=1.0, metavar="X", help="between checkpoints [1]")
     keep.add_argument("--save-epochs", type=int, default=0, metavar="N", help="and also every N epochs [0: not]")
@@ -67,10 +69,18 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Trains; 2 where that cannot be done, 1 where `--as-searched` falls outside the prediction, 130 stopped."""
-    options = parser().parse_args(arguments)
-    options.given = sys.argv[1:] if arguments is None else list(arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    options = parser().parse_args(given)
+    # what goes on must be asked for the same again
+    options.again = shlex.join(["python", "-m", "trainables.train", *given, *([] if options.resume else ["--resume"])])
     try:
         return _main(options)
+    except StoreFull:
+        print(
+            f"trainables.train: error: the disk of {options.out} is full; make room, then go on with: {options.again}",
+            file=sys.stderr,
+        )
+        return 2
     except (TrainError, PlanError, DataError, DeploymentError, ModelError, Diverged, OSError) as error:
         print(f"trainables.train: error: {error}", file=sys.stderr)
         return 2
@@ -92,7 +102,7 @@ def _main(options: argparse.Namespace) -> int:
     seeds = options.seeds if options.seeds is not None else (5 if options.as_searched else 1)
     if not options.as_searched:
         plan = lengthened(plan, options.epochs_scale * to_full_length(recipe, root))
-    kind = "as searched, val kept" if options.as_searched else "val folded back in"
+    kind = "as searched, val kept" if options.as_searched else "no val held out"
     many = "1 seed" if seeds == 1 else f"{seeds} seeds"
     console.print(f"recipe {recipe['recipe']}: {recipe['title']}\n{plan}\n{many}, {kind}", highlight=False)
     numbers = [FRESH_SEED + number for number in range(seeds)]
@@ -145,7 +155,10 @@ def _train(
     console: Any, options: argparse.Namespace, recipe: Mapping[str, Any], plan: Plan, root: str | None, seeds: list[int]
 ) -> int:
     """Trains every seed, and leaves what is to be left; 130 where it was stopped."""
+    import torch
+
     from trainables.final import leaves, served, tracking
+    from trainables.final.network import RECIPE
     from trainables.final.training import Every, Folder, Stop, Stopped, device_name, pipeline_of, train
 
     _threads(options)
@@ -155,9 +168,19 @@ def _train(
     deployment = read(options.prior, options.cost, data.class_names)
     channels, height, width = map(int, data.train_images.shape[1:])
     check_on(recipe["model"], classes=data.classes, shape=(channels, height, width))
+    if options.program and recipe["model"] not in MODELS:
+        network = build(recipe["model"], classes=data.classes, channels=channels, generator=torch.Generator())
+        try:
+            served.rehearse(network, (channels, height, width))
+        except served.NotExported as error:
+            raise TrainError(
+                f"{recipe['model']}: {error}; mend that, or leave the program out with --no-program"
+            ) from error
     settings: dict[str, Any] = {
         "recipe": recipe["recipe"], "plan": plan.to_dict(), "model": recipe["model"], "data": recipe["data"],
         "seeds": seeds, "fingerprint": data.fingerprint, **asdict(how),
+        # last: what is none of the above is the code, a library or a network's file
+        "code": pipeline_of(recipe, plan, seeds[0], data, how, None, every).keys[-1][-1],
     }  # fmt: skip
     folder = Folder(options.out)
     if options.resume:
@@ -195,15 +218,15 @@ def _train(
                         )
                     )  # fmt: skip
                 progress.remove_task(bar)
-        measured = leaves.keep(recipe, plan, finished, how, options.out, deployment)
+        measured, missing = leaves.keep(recipe, plan, finished, how, options.out, deployment, options.program)
+        programs = [] if missing else [served.PROGRAM, served.SERVED]
+        left = [*programs, RECIPE, leaves.TABLE, leaves.MEASURED, leaves.CARD]
         run.metrics(_summary(measured))
-        run.files(options.out, (leaves.CARD, leaves.TABLE, leaves.MEASURED, leaves.RECIPE, served.SERVED))
+        run.files(options.out, [name for name in left if name != served.PROGRAM])  # the MLflow model holds it
         status = "FINISHED"
     except (Stopped, KeyboardInterrupt):
         status = "KILLED"
-        again = shlex.join(["python", "-m", "trainables.train", *options.given])
-        again += "" if options.resume else " --resume"
-        console.print(f"stopped; go on with: {again}", highlight=False, soft_wrap=True)
+        console.print(f"stopped; go on with: {options.again}", highlight=False, markup=False, soft_wrap=True)
         return 130
     finally:
         run.close(status)
@@ -214,10 +237,9 @@ def _train(
             f"  seed {one['seed']}: accuracy on test {accuracy:.1f} %, {one['seconds']:.1f} s, "
             f"{options.out / one['file']}", highlight=False, soft_wrap=True,
         )  # fmt: skip
-    console.print(
-        f"written to {options.out}: weights, {served.PROGRAM}, {served.SERVED}, {leaves.RECIPE}, "
-        f"{leaves.TABLE}, {leaves.MEASURED}, {leaves.CARD}", highlight=False, soft_wrap=True,
-    )  # fmt: skip
+    console.print(f"written to {options.out}: weights, {', '.join(left)}", highlight=False, soft_wrap=True)
+    if options.program and missing:
+        console.print(f"there is no {served.PROGRAM}: {missing}", highlight=False, markup=False, soft_wrap=True)
     return 0
 
 

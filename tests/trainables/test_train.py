@@ -5,6 +5,8 @@ import json
 import math
 import os
 import re
+import resource
+import shlex
 import shutil
 import signal
 import subprocess
@@ -23,11 +25,12 @@ from search.export import FORMAT
 from spaces.domain import Stage
 from trainables.data import load
 from trainables.final import training
+from trainables.final.network import trained
 from trainables.final.served import served
 from trainables.models import build
 from trainables.numerics import Numerics
 from trainables.plan import Plan
-from trainables.train import lengthened, main, read_recipe
+from trainables.train import TrainError, lengthened, main, read_recipe
 
 STAGES = [
     Stage("a", epochs=3, choose=["input_mixup"]),
@@ -133,19 +136,17 @@ def test_the_command_leaves_a_model_that_loads(recipe, command, tmp_path, store,
     card = (out / "README.md").read_text()
     assert "Recipe 0123456789 of the search s1" in card
     assert "Length: 5 epochs. 2 seeds, " in card
-    assert f"Val was folded back into the training data ({len(data.train_labels)} images)." in card
+    assert f"digits-lt: {len(data.train_labels)} training images" in card
+    assert "All of them were trained on: no val was held out." in card
     assert "- a × b: conflict. shown" in card
     assert "Accuracy on val: 25.0 % (95 %: 10.0 to 40.0), over 2 seeds." in card
     assert f"| 0 | {int(data.counts[0])} |" in card
     assert int(data.counts[0]) == 124
-    # the snippets of the card are what is done here
-    assert 'network = build("resnet8", classes=10, channels=1, generator=torch.Generator())' in card
-    assert 'load_file("model-seed5000.safetensors")' in card
     monkeypatch.chdir(out)
-    snippets = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
-    assert len(snippets) == 2
-    for snippet in snippets:
-        exec(compile(snippet, "card", "exec"), {})
+    shown = snippets(card)
+    assert shown["probabilities"].shape == (2, 10) and not shown["probabilities"].requires_grad
+    for name, value in shown["network"].state_dict().items():
+        assert torch.equal(value, weights(out)[name])
     program = torch.export.load(out / "model.pt2").module()
     data = load("digits-lt", imbalance=50, split_seed=5000, fold_val=True)
     probabilities = program(data.test_images)
@@ -166,6 +167,95 @@ def test_the_command_leaves_a_model_that_loads(recipe, command, tmp_path, store,
     assert {"README.md", "mlflow-model"} <= {file.path for file in client.list_artifacts(run.info.run_id)}
 
 
+def snippets(card: str) -> dict:
+    """What the card's two pieces of Python leave, run in this directory."""
+    left: dict = {}
+    found = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    assert len(found) == 2
+    for snippet in found:
+        exec(compile(snippet, "card", "exec"), left)
+    return left
+
+
+@pytest.mark.parametrize(
+    "stages",
+    [
+        [Stage("a", epochs=1, choose=["cosine_head", "ldam"])],
+        [Stage("a", epochs=1), Stage("b", epochs=1, carry="weights", choose=["learnable_scale", "class_balanced"])],
+    ],
+    ids=["cosine", "scaled"],
+)
+def test_the_card_builds_the_network_with_its_own_head(stages, recipe, command, make_plan, tmp_path, monkeypatch):
+    assert command(recipe() | {"plan": make_plan(*stages).to_dict()}) == 0
+    monkeypatch.chdir(tmp_path / "out")
+    shown = snippets(Path("README.md").read_text())
+    data = load("digits-lt", imbalance=50, split_seed=5000, fold_val=True)
+    with torch.no_grad():
+        probabilities = shown["network"](data.normalise(data.test_images)).logits.softmax(dim=1)
+    torch.testing.assert_close(shown["program"](data.test_images), probabilities)
+    with pytest.raises(TrainError, match=r"no such file; \. has model-seed5000.safetensors"):
+        trained(".", seed=7)
+    save_file({"head.weight": torch.zeros(2)}, "model-seed7.safetensors")
+    with pytest.raises(TrainError, match="not a file that python -m "):
+        trained(".", seed=7)
+
+
+NETWORKS = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, channels, classes, looks):
+        super().__init__()
+        self.conv, self.head, self.looks = nn.Conv2d(channels, 8, 3), nn.Linear(8, classes), looks
+    def forward(self, images):
+        x = self.conv(images).relu().mean((2, 3))
+        if self.looks and float(x.detach().sum()) > 1e9:  # what no program can be made of
+            x = x / 2
+        return self.head(x)
+
+def plain(num_classes, channels):
+    return Net(channels, num_classes, False)
+
+def looking(num_classes, channels):
+    return Net(channels, num_classes, True)
+"""
+
+
+def test_a_network_that_cannot_be_exported_says_so_before_it_is_trained(recipe, command, tmp_path, capsys):
+    (tmp_path / "mine.py").write_text(NETWORKS)
+    own = recipe() | {"model": f"{tmp_path / 'mine.py'}:looking"}
+    assert command(own) == 2
+    printed = capsys.readouterr().err
+    assert "mine.py:looking: torch.export makes no program of it: " in printed and "--no-program" in printed
+    assert len(printed.splitlines()) == 1 and not (tmp_path / "out").exists()
+    assert command(own, "--no-program") == 0
+    assert not (tmp_path / "out" / "model.pt2").exists() and not (tmp_path / "out" / "mlflow-model").exists()
+    assert "There is no exported program: it was not asked for." in (tmp_path / "out" / "README.md").read_text()
+    assert command(own | {"model": f"{tmp_path / 'mine.py'}:plain"}, "--out", str(tmp_path / "plain")) == 0
+    program = torch.export.load(tmp_path / "plain" / "model.pt2").module()
+    assert program(torch.zeros(3, 1, 8, 8, dtype=torch.uint8)).shape == (3, 10)
+
+
+def test_what_fails_in_the_export_loses_no_training(recipe, command, tmp_path, monkeypatch, capsys):
+    def failing(*arguments, **named):
+        raise RuntimeError("a readout of one's own\nlooks at values")
+
+    monkeypatch.setattr(torch.export, "export", failing)
+    assert command(recipe()) == 0
+    sentence = "torch.export makes no program of it: RuntimeError: a readout of one's own"
+    assert f"there is no model.pt2: {sentence}" in capsys.readouterr().out
+    assert f"There is no exported program: {sentence}." in (tmp_path / "out" / "README.md").read_text()
+    assert (tmp_path / "out" / "model-seed5000.safetensors").exists()
+
+
+def test_a_finished_model_is_not_overwritten(recipe, command, tmp_path, no_program, capsys):
+    assert command(recipe()) == 0
+    before = (tmp_path / "out" / "README.md").read_bytes()
+    assert command(recipe(), "--seeds", "2") == 2
+    assert "out holds a model that is finished and is not overwritten: choose another --out" in capsys.readouterr().err
+    assert (tmp_path / "out" / "README.md").read_bytes() == before
+
+
 def test_a_longer_training_says_what_was_measured(recipe, command, no_program, tmp_path, capsys):
     assert command(recipe(), "--epochs-scale", "2") == 0
     card = (tmp_path / "out" / "README.md").read_text()
@@ -183,8 +273,8 @@ def test_in_bfloat16_and_in_parts(recipe, command, tmp_path, no_program):
     assert "Trained and tested in bfloat16; the exported program computes in float32." in card
     halved = weights(tmp_path / "out")
     assert all(value.dtype in (torch.float32, torch.int64) for value in halved.values())
-    assert command(recipe(), "--accumulate", "2") == 0
-    assert not torch.equal(weights(tmp_path / "out")["head.weight"], halved["head.weight"])
+    assert command(recipe(), "--accumulate", "2", "--out", str(tmp_path / "fp32")) == 0
+    assert not torch.equal(weights(tmp_path / "fp32")["head.weight"], halved["head.weight"])
 
 
 def test_own_data_from_disk_with_their_remarks(recipe, command, tmp_path, no_program):
@@ -286,8 +376,8 @@ def test_a_killed_training_goes_on_bit_by_bit(recipe, command, write, tmp_path, 
     assert command(content, "--resume") == 0
     assert not (tmp_path / "out" / "unfinished").exists()
     resumed = weights(tmp_path / "out")
-    assert command(content) == 0
-    whole = weights(tmp_path / "out")
+    assert command(content, "--out", str(tmp_path / "whole")) == 0
+    whole = weights(tmp_path / "whole")
     assert whole.keys() == resumed.keys() and all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
@@ -305,15 +395,27 @@ def test_ctrl_c_ends_behind_the_epoch_and_goes_on(recipe, command, no_program, t
     monkeypatch.setattr(Pipeline, "advance", interrupted)
     assert command(recipe(), "--save-minutes", "60", "--tracking-uri", store) == 130
     printed = capsys.readouterr().out
-    assert "stopping behind this epoch" in printed and "--resume" in printed
+    assert "stopping behind this epoch" in printed
+    again = printed.partition("stopped; go on with: python -m trainables.train ")[2].splitlines()[0]
+    again = [word for word in shlex.split(again) if word != "--resume"]
+    assert again == [str(tmp_path / "best.yaml"), "--out", str(tmp_path / "out"), "--save-minutes", "60",
+                     "--tracking-uri", store]  # fmt: skip
     assert len(epochs) == 2
     with pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), signal.SIGINT)  # the usual handler is back
         time.sleep(1)
     assert command(recipe(), "--resume", "--tracking-uri", store, "--seeds", "2") == 2
-    assert "--resume: " in (printed := capsys.readouterr().err)
+    printed = capsys.readouterr().err
+    assert "--resume: " in printed
     assert "was started with another seeds ([5000], now [5000, 5001])" in printed
-    noted = json.loads((tmp_path / "out" / "unfinished" / "settings.json").read_text())
+    settings = tmp_path / "out" / "unfinished" / "settings.json"
+    noted = json.loads(settings.read_text())
+    for damage, message in (("{", "settings.json is damaged; remove"), ({"code": "0"}, "was trained by other code")):
+        settings.write_text(damage if isinstance(damage, str) else json.dumps(noted | damage))
+        assert command(recipe(), "--resume", "--tracking-uri", store) == 2
+        printed = capsys.readouterr().err
+        assert message in printed and len(printed.splitlines()) == 1
+    settings.write_text(json.dumps(noted))
     assert command(recipe(), "--resume", "--tracking-uri", store) == 0
     advanced.append(len(epochs))
     resumed = weights(tmp_path / "out")
@@ -324,10 +426,24 @@ def test_ctrl_c_ends_behind_the_epoch_and_goes_on(recipe, command, no_program, t
     assert command(recipe(), "--resume") == 2
     assert "holds no unfinished training; leave --resume out" in capsys.readouterr().err
     epochs.clear()
-    assert command(recipe()) == 0
+    assert command(recipe(), "--out", str(tmp_path / "whole")) == 0
     assert [len(epochs)] == advanced  # none of them twice
-    whole = weights(tmp_path / "out")
+    whole = weights(tmp_path / "whole")
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_a_full_disk_is_one_sentence_and_the_training_goes_on(recipe, command, write, tmp_path, no_program):
+    def little_room() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+    arguments = [write(recipe()), "--out", str(tmp_path / "out"), "--tracking-uri", "none", "--save-minutes", "0"]
+    full = subprocess.run(
+        [sys.executable, "-m", "trainables.train", *arguments],
+        capture_output=True, text=True, timeout=200, check=False, cwd=tmp_path, preexec_fn=little_room,
+    )  # fmt: skip
+    assert full.returncode == 2 and len(full.stderr.splitlines()) == 1
+    assert f"the disk of {tmp_path / 'out'} is full; make room, then go on with: python -m" in full.stderr
+    assert command(recipe(), "--resume") == 0
 
 
 # --- places -----------------------------------------------------------------------------------------------
@@ -448,11 +564,25 @@ def without(key):
         (altered(data={"name": "digits-lt", "imbalance": "50"}), "data must have a name and an imbalance"),
         (altered(model="resnet9"), "unknown model 'resnet9': did you mean 'resnet8'?"),
         (altered(model="resnet8?pretrained=best.yaml"), "no state dict that can be read without running code"),
-        (altered(provenance={"tricks": ["nowhere"]}), "--tricks nowhere: no such folder"),
+        (altered(provenance={"search": "s1", "tricks": ["nowhere"]}), "--tricks nowhere: no such folder"),
         (altered(provenance=None), "provenance must be a mapping, got None; export it again"),
         (without("provenance"), "provenance must be a mapping, got None"),
         (without("measured"), "measured must be a mapping, got None"),
         (altered(measured={}), "measured must have its values"),
+        (altered(measured={"values": ["0.2"]}), "measured: values must be numbers, got '0.2'"),
+        (altered(measured={"values": [], "epochs_scale": 0}), "epochs_scale must be a number above 0, got 0"),
+        (altered(measured={"values": [], "mean": "a"}), "measured: mean must be a number or null, got 'a'"),
+        (altered(measured={"values": [], "low": 0.1}), "measured: low and high must both be there"),
+        (altered(measured={"values": [], "gain_over_baseline": 1}), "gain_over_baseline must be a mapping, got 1"),
+        (
+            altered(measured={"values": [], "gain_over_baseline": {"mean": 0.1}}),
+            "gain_over_baseline: seeds must be a number, got None",
+        ),
+        (altered(conflicts=[{"pair": "a × b"}]), "conflicts: each must have pair, verdict and reason"),
+        (altered(provenance={}), "provenance: search must be a text, got None"),
+        (altered(provenance={"search": "s1", "tricks": 1}), "provenance: tricks must be a list of folders, got 1"),
+        (altered(provenance={"search": "s1", "data_root": 1}), "data_root must be a folder or null, got 1"),
+        (with_trick(["focal"]), "plan: a trick must have a name and its numbers"),
         (altered(format=2), "not a recipe of python -m search.export (format: 1 is expected)"),
         (lambda recipe: "a: [1", "best.yaml: not YAML: while parsing a flow sequence"),
         (lambda recipe: "just text", "not a recipe of python -m search.export"),

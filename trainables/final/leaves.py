@@ -15,12 +15,13 @@ import torch
 
 from trainables.deployment import Deployment
 from trainables.final import served
+from trainables.final.network import RECIPE, described, weights_file
 from trainables.metrics import FEW_BELOW, MANY_ABOVE
 from trainables.models import identity
 from trainables.pipeline import Pipeline
 from trainables.plan import Plan
 
-CARD, TABLE, MEASURED, RECIPE = "README.md", "per_class.csv", "metrics.json", "recipe.yaml"
+CARD, TABLE, MEASURED = "README.md", "per_class.csv", "metrics.json"
 
 SHOWN_CLASSES = 100
 """Classes up to which the card shows every recall; the table has them all."""
@@ -67,22 +68,30 @@ class How:
 
 
 def keep(
-    recipe: Mapping[str, Any], plan: Plan, finished: Sequence[Finished], how: How, out: Path, deployment: Deployment
-) -> list[dict[str, Any]]:
-    """Writes everything; what was measured on test, also as a deployment weighs it, by seed.
+    recipe: Mapping[str, Any],
+    plan: Plan,
+    finished: Sequence[Finished],
+    how: How,
+    out: Path,
+    deployment: Deployment,
+    program: bool = True,
+) -> tuple[list[dict[str, Any]], str]:
+    """Writes everything; what was measured on test, by seed, and why there is no program ("" where there is one).
+
+    Test is also measured as a deployment weighs it.
 
     The program and the MLflow model are those of the first seed: no seed is chosen by its test.
     """
     import yaml
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     measured: list[dict[str, Any]] = []
     for one in finished:
         metrics, recalls, _ = one.pipeline.test(deployment)
-        file = f"model-seed{one.seed}.safetensors"
+        file = weights_file(one.seed)
         weights = {name: tensor.cpu().contiguous() for name, tensor in one.pipeline.network().state_dict().items()}
-        kept = {"recipe": recipe["recipe"], "model": identity(recipe["model"])}
-        save_file(weights, str(out / file), metadata=kept)
+        kept = described(recipe["recipe"], identity(recipe["model"]), one.pipeline.data)
+        (out / file).write_bytes(save(weights, metadata=kept))
         measured.append(
             {"seed": one.seed, "file": file, "seconds": one.seconds, "metrics": metrics, "recalls": recalls}
         )
@@ -92,9 +101,14 @@ def keep(
     data = finished[0].pipeline.data
     write_table(out / TABLE, data, measured)
     metadata = {"recipe": recipe["recipe"], "data": recipe["data"]["name"], "seed": finished[0].seed}
-    served.save(served.served(finished[0].pipeline), out, data.test_images[:2], data.class_names, metadata)
-    (out / CARD).write_text(card(recipe, plan, measured, data, how), encoding="utf-8")
-    return measured
+    missing = "" if program else "it was not asked for"
+    try:
+        if program:
+            served.save(served.served(finished[0].pipeline), out, data.test_images[:2], data.class_names, metadata)
+    except served.NotExported as error:  # hours of training are not lost by it
+        missing = str(error)
+    (out / CARD).write_text(card(recipe, plan, measured, data, how, missing), encoding="utf-8")
+    return measured, missing
 
 
 def group_of(count: int) -> str:
@@ -121,9 +135,16 @@ def write_table(file: Path, data: Any, measured: Sequence[Mapping[str, Any]]) ->
             writer.writerow([label, name, count, group_of(count), tested[label], *numbers])
 
 
-def card(recipe: Mapping[str, Any], plan: Plan, measured: Sequence[Mapping[str, Any]], data: Any, how: How) -> str:
-    """The model card."""
-    parts = (_head(recipe), _use(recipe, data, measured), _data(data), _training(recipe, plan, data, measured, how),
+def card(
+    recipe: Mapping[str, Any],
+    plan: Plan,
+    measured: Sequence[Mapping[str, Any]],
+    data: Any,
+    how: How,
+    missing: str = "",
+) -> str:
+    """The model card; `missing` says why there is no program."""
+    parts = (_head(recipe), _use(data, measured, missing), _data(data), _training(recipe, plan, data, measured, how),
              _test(data, measured), _searched(recipe, plan), _limits(recipe, plan, data, how))  # fmt: skip
     return "\n".join(line for part in parts for line in part)
 
@@ -159,7 +180,7 @@ def _data(data: Any) -> list[str]:
         "",
         f"{data.name}: {sum(counts)} training images of {size} pixels in {data.classes} classes, {max(counts)} in the "
         f"largest and {min(counts)} in the smallest (classes by size: {shown}; many is above {MANY_ABOVE} images, few "
-        f"below {FEW_BELOW}). Val was folded back into the training data ({sum(counts)} images). "
+        f"below {FEW_BELOW}). All of them were trained on: no val was held out. "
         f"Test: {len(data.test_labels)} images. Fingerprint {data.fingerprint}.",
         "",
         f"Augmentation of the data set itself: {shift}, {'' if data.flip else 'not '}mirrored at random.",
@@ -299,14 +320,12 @@ def _limits(recipe: Mapping[str, Any], plan: Plan, data: Any, how: How) -> list[
     return ["## Limits", "", *(f"- {line}" for line in lines), ""]
 
 
-def _use(recipe: Mapping[str, Any], data: Any, measured: Sequence[Mapping[str, Any]]) -> list[str]:
+def _program(data: Any, seed: int) -> list[str]:
     channels, height, width = data.train_images.shape[1:]
     return [
-        "## Use",
-        "",
         f"`{served.PROGRAM}` takes uint8 images (N, {channels}, {height}, {width}) and gives probabilities "
-        f"(N, {data.classes}); preprocessing and readout are inside, this project's code is not needed. It is seed "
-        f"{measured[0]['seed']}.",
+        f"(N, {data.classes}), a column per class in the order of {TABLE}; preprocessing and readout are inside, this "
+        f"project's code is not needed. It is seed {seed}.",
         "",
         "```python",
         "import torch",
@@ -317,18 +336,25 @@ def _use(recipe: Mapping[str, Any], data: Any, measured: Sequence[Mapping[str, A
         "",
         f"    mlflow models predict -m {served.SERVED} -t json --env-manager local -i input.json",
         "",
-        f'with `{{"instances": […]}}`, images as nested lists; `mlflow models serve -m {served.SERVED}` for a server. '
-        "The bare network:",
+        f'with `{{"instances": […]}}`, images as nested lists; `mlflow models serve -m {served.SERVED} --env-manager '
+        "local` for a server.",
+        "",
+    ]
+
+
+def _use(data: Any, measured: Sequence[Mapping[str, Any]], missing: str) -> list[str]:
+    seed = measured[0]["seed"]
+    program = _program(data, seed) if not missing else [f"There is no exported program: {missing}.", ""]
+    return [
+        "## Use",
+        "",
+        *program,
+        "The bare network, before any readout, in this project:",
         "",
         "```python",
-        "import torch",
-        "from safetensors.torch import load_file",
-        "from trainables.models import build",
+        "from trainables.final.network import trained",
         "",
-        f'network = build("{str(recipe["model"]).partition("?pretrained=")[0]}", classes={data.classes}, '
-        f"channels={channels}, generator=torch.Generator())",
-        f'network.load_state_dict(load_file("{measured[0]["file"]}"))',
-        "network.eval()",
+        f'network = trained(".", seed={seed})',
         "```",
         "",
         f"Images: uint8, divided by 255, minus mean {data.mean.tolist()}, divided by {data.std.tolist()}.",

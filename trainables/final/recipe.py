@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -50,10 +51,13 @@ def read_recipe(path: Path, tricks: Sequence[str] = (), model: str | None = None
         if not isinstance(recipe.get(key), kind):
             raise TrainError(f"{path}: {key} must be a {_KINDS[kind]}, got {recipe.get(key)!r}; export it again")
     name, imbalance, values = recipe["data"].get("name"), recipe["data"].get("imbalance"), recipe["measured"]
-    if not isinstance(name, str) or not isinstance(imbalance, (int, float)):
+    if not isinstance(name, str) or not _is_number(imbalance):
         raise TrainError(f"{path}: data must have a name and an imbalance, got {recipe['data']!r}; export it again")
     if not isinstance(values.get("values"), list):
         raise TrainError(f"{path}: measured must have its values, got {values!r}; export it again")
+    wrong = _wrong(recipe)
+    if wrong:
+        raise TrainError(f"{path}: {wrong}; export it again")
     try:
         # a file of an earlier export has none: those searches had nothing else
         recipe["numerics"] = Numerics.of(recipe.get("numerics") or {}).to_dict()
@@ -79,6 +83,44 @@ def read_recipe(path: Path, tricks: Sequence[str] = (), model: str | None = None
 _PARTS = {"recipe": str, "title": str, "data": dict, "model": str, "plan": dict, "measured": dict,
           "conflicts": list, "provenance": dict}  # fmt: skip
 """What an exported recipe has."""
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _wrong(recipe: Mapping[str, Any]) -> str:
+    """What the model card would stumble over, behind the training, in a sentence; "" where there is nothing."""
+    measured, provenance = recipe["measured"], recipe["provenance"]
+    for value in measured["values"]:
+        if not _is_number(value):
+            return f"measured: values must be numbers, got {value!r}"
+    if not (_is_number(scale := measured.get("epochs_scale", 1.0)) and scale > 0):
+        return f"measured: epochs_scale must be a number above 0, got {scale!r}"
+    gain = measured.get("gain_over_baseline") or {}
+    if not isinstance(gain, dict):
+        return f"measured: gain_over_baseline must be a mapping, got {gain!r}"
+    for where, means in (("measured", measured), ("gain_over_baseline", gain)):
+        for key in ("mean", "low", "high"):
+            if means.get(key) is not None and not _is_number(means[key]):
+                return f"{where}: {key} must be a number or null, got {means[key]!r}"
+        if (means.get("low") is None) != (means.get("high") is None):
+            return f"{where}: low and high must both be there or both be null"
+    if gain.get("mean") is not None and not _is_number(gain.get("seeds")):
+        return f"gain_over_baseline: seeds must be a number, got {gain.get('seeds')!r}"
+    for verdict in recipe["conflicts"]:
+        if not isinstance(verdict, dict) or not {"pair", "verdict", "reason"} <= verdict.keys():
+            return f"conflicts: each must have pair, verdict and reason, got {verdict!r}"
+    tricks, root = provenance.get("tricks") or [], provenance.get("data_root")
+    if not isinstance(provenance.get("search"), str):
+        return f"provenance: search must be a text, got {provenance.get('search')!r}"
+    if not isinstance(tricks, list) or not all(isinstance(folder, str) for folder in tricks):
+        return f"provenance: tricks must be a list of folders, got {tricks!r}"
+    if root is not None and not isinstance(root, str):
+        return f"provenance: data_root must be a folder or null, got {root!r}"
+    return ""
+
+
 _KINDS = {str: "text", dict: "mapping", list: "list"}
 
 

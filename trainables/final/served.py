@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import shutil
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
@@ -15,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from trainables.batch import Outputs
+from trainables.final.recipe import TrainError
 from trainables.models import Network
 from trainables.pipeline import Pipeline
 from trainables.seeding import generator
@@ -22,6 +25,10 @@ from trainables.stage import stage_facts
 
 PROGRAM, SERVED = "model.pt2", "mlflow-model"
 """Names of the exported program and of the MLflow model's folder."""
+
+
+class NotExported(TrainError):
+    """A network, or a readout, that `torch.export` cannot make a program of."""
 
 
 class Served(nn.Module):
@@ -74,7 +81,37 @@ def served(pipeline: Pipeline) -> Served:
         generators = partial(generator, start.seed, plan.chain_number(last))
         with torch.no_grad():
             readout = made.build(stage_facts(start, network, plan.stages[last].epochs, generators))
-    return Served(network, data.mean, data.std, getattr(made, "views", None), readout).eval()
+    module = Served(network, data.mean, data.std, getattr(made, "views", None), readout).eval()
+    return module.requires_grad_(False)  # nor does the program keep a graph
+
+
+def rehearse(network: Network, shape: Sequence[int]) -> None:
+    """Exports an untrained network, so that one of the user's own that cannot be fails before it is trained.
+
+    Args:
+        network: On the CPU.
+        shape: (c, H, W) of the images.
+
+    Raises:
+        NotExported: It cannot.
+    """
+    channels = shape[0]
+    module = Served(network, torch.zeros(channels), torch.ones(channels)).eval().requires_grad_(False)
+    images = torch.zeros(2, *shape, dtype=torch.uint8)
+    # torch prints the half-made graph, of which the error is a sentence
+    with _explained(), contextlib.redirect_stderr(io.StringIO()):
+        torch.export.export(module, (images,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:  # torch.export, and the user's code in it, may raise anything
+        why = (str(error).strip().splitlines() or [""])[0]
+        raise NotExported(f"torch.export makes no program of it: {type(error).__name__}: {why}") from error
 
 
 def save(module: Served, out: Path, images: Tensor, classes: Sequence[str], metadata: Mapping[str, Any]) -> None:
@@ -88,6 +125,9 @@ def save(module: Served, out: Path, images: Tensor, classes: Sequence[str], meta
         images: (2, c, H, W) uint8, an example.
         classes: C names.
         metadata: JSON-able, kept with the MLflow model.
+
+    Raises:
+        NotExported: It cannot be exported.
     """
     import numpy as np
 
@@ -105,13 +145,14 @@ def save(module: Served, out: Path, images: Tensor, classes: Sequence[str], meta
         outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, len(classes)))]),
     )
     shutil.rmtree(out / SERVED, ignore_errors=True)
-    mlflow.pytorch.save_model(
-        module,
-        str(out / SERVED),
-        signature=signature,
-        input_example=images.cpu().numpy(),
-        serialization_format="pt2",
-        pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in ("mlflow", "torch", "numpy")],
-        metadata={**metadata, "classes": list(classes)},
-    )
+    with _explained():
+        mlflow.pytorch.save_model(
+            module,
+            str(out / SERVED),
+            signature=signature,
+            input_example=images.cpu().numpy(),
+            serialization_format="pt2",
+            pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in ("mlflow", "torch", "numpy")],
+            metadata={**metadata, "classes": list(classes)},
+        )
     shutil.copyfile(out / SERVED / "data" / "model.pt2", out / PROGRAM)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from trainables.data import LongTailed
-from trainables.final.leaves import Finished, How
+from trainables.final.leaves import MEASURED, Finished, How
 from trainables.final.recipe import TrainError
 from trainables.numerics import Numerics
 from trainables.parts import Parts
@@ -98,12 +98,17 @@ class Folder:
         """Begins a training.
 
         Raises:
-            TrainError: Another one lies there.
+            TrainError: Another one lies there, finished or not.
         """
         if (self.path / _SETTINGS).is_file():
             raise TrainError(
                 f"{self._out} holds a training that is not finished: go on with --resume, choose another --out, or "
                 f"remove {self.path}"
+            )
+        if (self._out / MEASURED).is_file():
+            raise TrainError(
+                f"{self._out} holds a model that is finished and is not overwritten: choose another --out, or "
+                "remove that folder"
             )
         self.path.mkdir(parents=True, exist_ok=True)
         self.note(settings)
@@ -117,9 +122,18 @@ class Folder:
         file = self.path / _SETTINGS
         if not file.is_file():
             raise TrainError(f"--resume: {self._out} holds no unfinished training; leave --resume out to start one")
-        noted: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        try:
+            noted: dict[str, Any] = dict(json.loads(file.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise TrainError(f"--resume: {file} is damaged; remove {self.path} and start anew") from error
         for key, value in settings.items():
             if noted.get(key) != json.loads(json.dumps(value)):
+                if key == "code":
+                    raise TrainError(
+                        f"--resume: what {self._out} holds was trained by other code (this project's, a trick's, the "
+                        "network's or torch's), and would not end with the same weights; take that again, or choose "
+                        "another --out"
+                    )
                 raise TrainError(
                     f"--resume: {self._out} was started with another {key} ({_short(noted.get(key))}, now "
                     f"{_short(value)}); give the same, or choose another --out"

@@ -22,7 +22,7 @@ from trainables.final.training import Every, Folder, Show, Stopped, pipeline_of
 from trainables.plan import Plan
 from trainables.stage import Diverged
 
-_PROGRESS, _STOP, _STATE, _OUTCOME = "progress.json", "stop", "state.safetensors", "outcome.json"
+_PROGRESS, _STOP, _STATE, _OUTCOME = "progress.jsonl", "stop", "state.safetensors", "outcome.json"
 
 POLL_SECONDS = 0.2
 """How often the command looks how far the workers are."""
@@ -68,7 +68,7 @@ def train_together(
 
     place = folder.path / f"seed{seed}"
     place.mkdir(exist_ok=True)
-    for stale in (_STOP, _OUTCOME):
+    for stale in (_PROGRESS, _STOP, _OUTCOME):
         (place / stale).unlink(missing_ok=True)
     config = {
         "recipe": json.loads(json.dumps(recipe)), "plan": plan.to_dict(), "seed": seed, "root": root,
@@ -81,13 +81,13 @@ def train_together(
         # beside the main thread, so that Ray leaves Ctrl-C to this command
         fitting = threading.Thread(target=_fit, args=(config, how.workers, gpus, threads, place, failed), daemon=True)
         fitting.start()
+        told = 0
         while fitting.is_alive():
             fitting.join(POLL_SECONDS)
             if stop():
                 (place / _STOP).touch()
-            found = _read(place / _PROGRESS)
-            if found:
-                show(found["done"], found["stage"], found["epoch"], found["loss"])
+            told = _tell(place / _PROGRESS, told, show)
+        _tell(place / _PROGRESS, told, show)
     finally:
         if own_ray:
             ray.shutdown()
@@ -191,7 +191,8 @@ def work(config: dict[str, Any]) -> None:
             pipeline.advance()
             if rank == 0:
                 stage, epoch, loss = pipeline.now
-                _write(place / _PROGRESS, {"done": pipeline.progress, "stage": stage, "epoch": epoch, "loss": loss})
+                with (place / _PROGRESS).open("a", encoding="utf-8") as progress:
+                    progress.write(json.dumps([pipeline.progress, stage, epoch, loss]) + "\n")
                 if every.epochs and epoch and epoch % every.epochs == 0:
                     pipeline.keep()
             # all must stop behind the same epoch
@@ -222,6 +223,19 @@ def _share(pipeline: Any, rank: int) -> None:
     if rank != 0:
         tensors, rest = content[0]
         pipeline.load_state(tensors, rest)
+
+
+def _tell(file: Path, told: int, show: Show) -> int:
+    """Shows the epochs that are new in the file, each once; how many bytes of it are told."""
+    if not file.exists():
+        return told
+    with file.open("rb") as stream:
+        stream.seek(told)
+        new = stream.read()
+    whole = new[: new.rfind(b"\n") + 1]  # a line may be half written
+    for line in whole.splitlines():
+        show(*json.loads(line))
+    return told + len(whole)
 
 
 def _write(file: Path, content: Mapping[str, Any]) -> None:

@@ -45,7 +45,8 @@ class NearestMean:
         would.
 
     >>> facts = Facts(torch.tensor([1, 1]), torch.tensor([0, 1]))
-    >>> nearest_mean(torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0, 0.0], [3.0, 3.0]]), facts, "un")
+    >>> means, middle = class_means(torch.tensor([[0.0, 0.0], [3.0, 3.0]]), facts, "un")
+    >>> distances(torch.tensor([[3.0, 4.0]]), means, middle, "un")
     tensor([[-25.,  -1.]])
     """
 
@@ -57,30 +58,35 @@ class NearestMean:
     def build(self, facts: Facts) -> Callable[[Outputs], Tensor]:
         """Outputs -> z (B, C)."""
         facts.require("nearest_mean", "model", "images", "normalise")
-        training = facts.features()
+        # once, so that an exported program holds C means and no training image's features
+        means, middle = class_means(facts.features(), facts, self.features)
 
         def readout(outputs: Outputs) -> Tensor:
             if outputs.features is None:
                 raise ValueError("trick 'nearest_mean': Outputs must have features (B, D), got None")
-            return nearest_mean(outputs.features, training, facts, self.features)
+            return distances(outputs.features, means, middle, self.features)
 
         return readout
 
 
-def nearest_mean(features: Tensor, training: Tensor, facts: Facts, kind: str) -> Tensor:
-    """Features (B, D) and those of the training images (N, D) -> z (B, C)."""
+def class_means(training: Tensor, facts: Facts, kind: str) -> tuple[Tensor, Tensor]:
+    """Features of the training images (N, D) -> class means (C, D), NaN without images, and the mean of all (D,)."""
     middle = training.double().mean(dim=0)
-
-    def g(x: Tensor) -> Tensor:
-        x = x.double() - middle if kind == "cl2n" else x.double()
-        return x if kind == "un" else functional.normalize(x, dim=1)
-
     labels = facts.labels.to(training.device)
     sums = torch.zeros(facts.classes, training.shape[1], dtype=torch.float64, device=training.device)
-    sums.index_add_(0, labels, g(training))
+    sums.index_add_(0, labels, _g(training, middle, kind))
     size = torch.bincount(labels, minlength=facts.classes)
-    means = sums / size.clamp(min=1)[:, None]
-    own = g(features)
+    return sums / size[:, None], middle
+
+
+def distances(features: Tensor, means: Tensor, middle: Tensor, kind: str) -> Tensor:
+    """Features (B, D) and class means (C, D) -> z (B, C)."""
+    own = _g(features, middle, kind)
     # ‖a‖² − 2 a·b + ‖b‖² in float64: (B, C, D) differences would not fit with thousands of classes
     z = 2 * own @ means.T - own.square().sum(dim=1, keepdim=True) - means.square().sum(dim=1)
-    return z.masked_fill(size == 0, -torch.inf).to(features.dtype)
+    return z.masked_fill(means.isnan().all(dim=1), -torch.inf).to(features.dtype)
+
+
+def _g(x: Tensor, middle: Tensor, kind: str) -> Tensor:
+    x = x.double() - middle if kind == "cl2n" else x.double()
+    return x if kind == "un" else functional.normalize(x, dim=1)
