@@ -2,7 +2,8 @@
 
 Each figure is two functions: `<name>_info` gives plain data (fractions, in the order in which they are drawn),
 which is what tests look at; `<name>` draws it with plotly, in percent and points. Colours are those of Okabe and
-Ito, which people of every colour vision tell apart, and no colour stands without a sign or a shape.
+Ito, some darker or lighter so that text can be read on them; people of every colour vision tell them apart (checked by
+`tests/analysis/test_page.py`), and no colour stands without a sign or a shape.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 
-from analysis.record import ARMS, interval
+from analysis.record import ARMS, NUMBERS, NUMBERS_IN_WORDS, interval
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -50,12 +51,12 @@ class Look:
 
 VERDICTS = {
     "conflict": Look(
-        "✕", "#D55E00", "#ffffff", "avoid together",
+        "✕", "#C24E00", "#ffffff", "avoid together",
         "Adding one to the other costs accuracy, and more than the two differ by themselves: both the harm and the "
         "interaction are shown to be below zero.",
     ),
     "harmful": Look(
-        MINUS, "#E69F00", INK, "avoid the one that harms",
+        "!", "#E69F00", INK, "avoid the one that harms",
         "Adding one to the other costs accuracy. Whether the pair is to blame, or that trick alone, is open: the "
         "interaction is not shown.",
     ),
@@ -70,7 +71,7 @@ VERDICTS = {
         "accuracy.",
     ),
     "compatible": Look(
-        "✓", "#9AD8C4", INK, "free", "Any harm, in either direction, is shown to be smaller than the margin."
+        "✓", "#7DD3B5", INK, "free", "Any harm, in either direction, is shown to be smaller than the margin."
     ),
     "unresolved": Look(
         "?", "#eceff2", INK, "unknown",
@@ -134,6 +135,17 @@ def short(labels: Iterable[str]) -> dict[str, str]:
     labels = list(dict.fromkeys(labels))
     names = [label.rpartition("/")[2] for label in labels]
     return {label: name if names.count(name) == 1 else label for label, name in zip(labels, names, strict=True)}
+
+
+def context_words(context: str) -> str:
+    """The context of a design's cells in words; "" for the plain one.
+
+    >>> context_words("factorial+balanced"), context_words("deferred"), context_words("")
+    ('in the factorial, balanced at equal length', 'deferred at equal length', '')
+    """
+    stages = [part for part in context.split("+") if part not in ("", "factorial")]
+    words = ["in the factorial"] * ("factorial" in context.split("+"))
+    return ", ".join(words + [f"{' and '.join(stages)} at equal length"] * bool(stages))
 
 
 def letter(index: int) -> str:
@@ -354,7 +366,8 @@ def effects_info(effects: pd.DataFrame) -> list[Bar]:
     contexts = effects["trick"].duplicated(keep=False)
     bars = []
     for row, repeated in zip(effects.to_dict("records"), contexts, strict=True):
-        name = names[row["trick"]] + (f" (in {row['context']})" if repeated and row["context"] else "")
+        where = context_words(row["context"]) if repeated else ""
+        name = names[row["trick"]] + (f" ({where})" if where else "")
         bars.append(
             Bar(name, row["effect"], row["low"], row["high"], int(row["n_seeds"]), _kind(row["low"], row["high"]))
         )
@@ -558,7 +571,7 @@ class Step(NamedTuple):
 def path_info(table: pd.DataFrame) -> list[Step]:
     """The steps in order: the accuracy reached, and what the step gained."""
     steps = []
-    names = short(label for added in table["added"] for label in added)
+    names = short(label for added in table["added"] for label in added) | {NUMBERS: NUMBERS_IN_WORDS}
     for row in table.to_dict("records"):
         added = " + ".join(names[label] for label in row["added"])
         gain = span(row["gain"], row["gain_low"], row["gain_high"]) if row["step"] else ""

@@ -16,7 +16,7 @@ import pandas as pd
 from analysis import load, plots
 from analysis.page import csv, effect, figure, note, number, p_value, percent_span, safe, sign, table, wrap
 from analysis.plots import VERDICTS, percent, points, seeds
-from analysis.record import BASELINE, bounded_interval
+from analysis.record import BASELINE, NUMBERS, NUMBERS_IN_WORDS, bounded_interval
 
 if TYPE_CHECKING:
     from analysis.report import Found
@@ -45,10 +45,17 @@ def context(found: Found) -> str:
     length = f"{epochs:g} epochs" + (f" ({100 * scale:g} % of the standard length)" if shortened else "")
     others = _others(found)
     return safe(
-        f"{first['data']}, imbalance {first['imbalance']:g}{sizes}; {first['model']}; {length}; {others}. All of this "
-        "is context: verdicts and gains hold for it, at this schedule length, and may differ elsewhere. Accuracy is "
-        "the mean of the classes' recalls on balanced val images; points are percentage points; intervals are 95 % "
-        "over seeds."
+        f"{first['data']}, imbalance {first['imbalance']:g}{sizes}; {first['model']}; {length}; {others}. Verdicts and "
+        "gains hold in this context, at this schedule length, and may differ elsewhere."
+    )
+
+
+def units(found: Found) -> str:
+    """What accuracy, points and intervals are."""
+    val = "val images" if "val=realistic" in str(found.trials["data"].max()) else "balanced val images"
+    return safe(
+        f"Accuracy is the mean of the classes' recalls on {val}; points are percentage points; intervals are 95 % over "
+        "seeds."
     )
 
 
@@ -60,11 +67,11 @@ def _others(found: Found) -> str:
     plain = design[design["tricks"].map(len) == 0]
     numbers = dict(plain.iloc[0]["choices"]) if len(plain) else {}
     told = [
-        f"{key.rpartition('/')[2].replace('_', ' ')} {numbers[key]:g}"
+        f"{key.rpartition('/')[2].replace('_', ' ').replace('lr', 'learning rate')} {numbers[key]:g}"
         for key in (f"{str(numbers.get('stages', '')).split(' > ')[0]}/{name}" for name in ("lr", "weight_decay"))
         if isinstance(numbers.get(key), int | float)
     ]
-    made_up = sorted({part for text in design["context"] if text for part in str(text).split("+")})
+    made_up = sorted({part for text in design["context"] if text for part in str(text).split("+")} - {"factorial"})
     words = "no other trick on" + (f" ({', '.join(told)} in the first stage)" if told else "")
     averaged = found.conflicts is not None and "averaged_over" in found.conflicts
     if averaged and found.conflicts is not None and (found.conflicts["averaged_over"].map(_is_several)).any():
@@ -257,10 +264,11 @@ def _noise(found: Found) -> str:
         bounds = ""
         if math.isfinite(row.get("correlation_low", math.nan)):
             bounds = f" ({_signed(row['correlation_low'])} to {_signed(row['correlation_high'])})"
+        where = plots.context_words(row["context"]) or "plain cells"
         parts.append(
-            f"{row['context'] or 'standard context'}: correlation {_signed(row['correlation'])}{bounds} between the "
-            f"cells of a block, deviation of one trial within its block {points(row['deviation']).lstrip('+')} points, "
-            f"over {int(row['n_cells'])} cells and {seeds(row['n_seeds'])}"
+            f"{where}: correlation {_signed(row['correlation'])}{bounds} between the cells of a block, deviation of "
+            f"one trial within its block {points(row['deviation']).lstrip('+')} points, over {int(row['n_cells'])} "
+            f"cells and {seeds(row['n_seeds'])}"
         )
     if not parts:
         return ""
@@ -412,6 +420,10 @@ def around(found: Found) -> str:
     return words + _path(steps) + _removals(found, gone)
 
 
+def _spelled(added: Sequence[str]) -> list[str]:
+    return [NUMBERS_IN_WORDS if label == NUMBERS else label for label in added]
+
+
 def _path(steps: pd.DataFrame) -> str:
     if steps.empty:
         return note("The path from the baseline to the best recipe is not complete.")
@@ -419,7 +431,7 @@ def _path(steps: pd.DataFrame) -> str:
     body = [
         "<tr>"
         + number(str(row["step"]), row["step"])
-        + f'<td class="name">{wrap(" + ".join(row["added"])) or BASELINE}</td>'
+        + f'<td class="name">{wrap(" + ".join(_spelled(row["added"]))) or BASELINE}</td>'
         + number(percent_span(row["mean"], max(row["low"], 0.0), min(row["high"], 1.0)), row["mean"])
         + number(effect(row["gain"], row["gain_low"], row["gain_high"]) if row["step"] else "–", row["gain"])
         + number(effect(row["total"], row["total_low"], row["total_high"]) if row["step"] else "–", row["total"])
