@@ -256,7 +256,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     for name, why in skipped.items():
         print(f"left out {name}: {why}", file=sys.stderr)
-    print("\n".join(words(table)) or f"no pair is in two of the {len(tables)} searches of {uri} that have a table")
+    counted = {0: "no search", 1: "one search"}.get(
+        len(tables), f"{len(tables)} searches, no two with a pair in common,"
+    )
+    nothing = f"nothing to compare: {uri} has {counted} with a conflict table"
+    print("\n".join(words(table)) or nothing)
     return 0
 
 

@@ -69,6 +69,9 @@ def _verdict(rows: pd.DataFrame, pair: dict[str, Any], metric: str, margin: floa
     except ValueError as error:
         return f"{UNJUDGED}{error}"
     row = judged[(judged["a"] == pair["a"]) & (judged["b"] == pair["b"])].iloc[0]
+    if row["verdict"] == "unresolved" and pd.isna(row["interaction_low"]):
+        # too few blocks or first stages for any claim: no test, and none that it could have failed
+        return f"{UNJUDGED}{row['reason']}"
     return "" if row["verdict"] == "not applicable" else str(row["verdict"])
 
 

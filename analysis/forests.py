@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import pandas as pd
 
 from analysis.drawing import BEST, LINE, lines, safe, style
-from analysis.words import FAINT, INK, VERDICTS, labels_of, percent, points, seeds, short, span
+from analysis.record import NUMBERS, NUMBERS_IN_WORDS
+from analysis.words import FAINT, INK, VERDICTS, context_words, labels_of, percent, points, seeds, short, span
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -32,7 +33,8 @@ def effects_info(effects: pd.DataFrame) -> list[Bar]:
     contexts = effects["trick"].duplicated(keep=False)
     bars = []
     for row, repeated in zip(effects.to_dict("records"), contexts, strict=True):
-        name = names[row["trick"]] + (f" (in {row['context']})" if repeated and row["context"] else "")
+        where = context_words(row["context"]) if repeated else ""
+        name = names[row["trick"]] + (f" ({where})" if where else "")
         bars.append(
             Bar(name, row["effect"], row["low"], row["high"], int(row["n_seeds"]), _kind(row["low"], row["high"]))
         )
@@ -236,7 +238,7 @@ class Step(NamedTuple):
 def path_info(table: pd.DataFrame) -> list[Step]:
     """The steps in order: the accuracy reached, and what the step gained."""
     steps = []
-    names = short(label for added in table["added"] for label in added)
+    names = short(label for added in table["added"] for label in added) | {NUMBERS: NUMBERS_IN_WORDS}
     for row in table.to_dict("records"):
         added = " + ".join(names[label] for label in row["added"])
         gain = span(row["gain"], row["gain_low"], row["gain_high"]) if row["step"] else ""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import html
 import math
+import re
 from collections.abc import Sequence
 from string import Template
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -38,7 +39,11 @@ nav a { display: inline-block; padding: 4px 14px 4px 0; }
 .answer dt { font-weight: 600; }
 .answer dd { margin: 0; overflow-wrap: anywhere; }
 .answer > div:first-child { font-size: 1.08rem; }
-.minute { display: grid; grid-template-columns: repeat(auto-fit, minmax(300px, 1fr)); gap: 12px; margin: 16px 0; }
+header p { max-width: none; }
+.tally { display: flex; flex-wrap: wrap; gap: 6px 18px; margin: 14px 0 0; font-size: 1.05rem; }
+.tally a { color: inherit; text-decoration: none; padding: 2px 0; }
+.tally a:hover { text-decoration: underline; }
+.minute { display: grid; grid-template-columns: repeat(auto-fit, minmax(255px, 1fr)); gap: 12px; margin: 14px 0 16px; }
 .minute section { border: 1px solid var(--line); border-left: 6px solid var(--mark); border-radius: 8px;
   padding: 10px 16px 12px; min-width: 0; }
 .minute h2 { margin: 0 0 4px; padding: 0; border: 0; font-size: 1.1rem; }
@@ -204,12 +209,14 @@ PAGE = Template(
 <h1>$title</h1>
 <p class="faint">$context</p>
 </header>
+<p class="tally">$tally</p>
 <div class="minute">
 $minute
 </div>
 <dl class="answer">
 $answer
 </dl>
+<p class="faint">$units</p>
 <nav aria-label="Sections">$links</nav>
 $sections
 </main>
@@ -229,14 +236,18 @@ $body
 # --------------------------------------------------------------------------------------------- pieces
 
 
+LONG_WORD = re.compile(r"[^\s/]{25,}")
+"""Does not fit into a column of a phone."""
+
+
 def safe(text: str) -> str:
     """Escaped."""
     return html.escape(text, quote=True)
 
 
 def wrap(text: str) -> str:
-    """Escaped, and allowed to break after / and _, which long labels need on a phone."""
-    return safe(text).replace("/", "/<wbr>").replace("_", "_<wbr>")
+    """Escaped, and allowed to break after /, and within long words after _, which labels need on a phone."""
+    return LONG_WORD.sub(lambda word: word.group().replace("_", "_<wbr>"), safe(text)).replace("/", "/<wbr>")
 
 
 def note(text: str) -> str:
@@ -340,16 +351,31 @@ class Card(NamedTuple):
         verdict: Whose sign and colour it has.
         words: A sentence below the heading.
         items: The pair, and its numbers.
+        tally: The heading in the line that counts all lists, after a number.
     """
 
     heading: str
     verdict: str
     words: str
     items: tuple[tuple[str, str], ...]
+    tally: str = ""
 
 
-MOST_ITEMS = 6
+MOST_ITEMS = 5
 """Lines of a card that are seen at once; the others unfold."""
+
+
+def tally(cards: Sequence[Card]) -> str:
+    """How many pairs each list has, in one line that leads to them."""
+    return " ".join(
+        f'<a href="#{_anchor(each)}">{sign(each.verdict)} <b>{len(each.items)}</b> {safe(each.tally)}</a>'
+        for each in cards
+        if each.tally
+    )
+
+
+def _anchor(content: Card) -> str:
+    return "list-" + content.heading.lower().replace(" ", "-")
 
 
 def card(content: Card) -> str:
@@ -361,6 +387,7 @@ def card(content: Card) -> str:
         body += f"<details><summary>and {len(hidden)} more</summary><ul>{''.join(hidden)}</ul></details>"
     colour = VERDICTS[content.verdict].colour if content.verdict != "unresolved" else "#aab2bd"
     return (
-        f'<section style="--mark:{colour}"><h2>{sign(content.verdict)} {safe(content.heading)}</h2>'
+        f'<section id="{_anchor(content)}" style="--mark:{colour}">'
+        f"<h2>{sign(content.verdict)} {safe(content.heading)}</h2>"
         f"<small>{wrap(content.words)}</small>{body}</section>"
     )

@@ -28,6 +28,9 @@ BASELINE = "baseline"
 NUMBERS = "numbers"
 """In the arm "around": between a winner without all its tricks and the baseline: learning rates, decays, lengths."""
 
+NUMBERS_IN_WORDS = "its learning rates and lengths"
+"""The same as people read it."""
+
 
 class RecordError(ValueError):
     """Records that cannot be read, or must not be used as asked."""

@@ -191,7 +191,11 @@ def declared(primary: Iterable[Sequence[str] | str] | str) -> list[Sequence[str]
     return list(primary)
 
 
-SETTINGS = {"lr/3": "a third of the learning rate", "lr*3": "three times the learning rate"}
+SETTINGS = {
+    "lr/3 and lr*3": "other learning rates", "lr/3": "a third of the learning rate",
+    "lr*3": "three times the learning rate",
+}  # fmt: skip
+NOWHERE_ELSE = "not run at other learning rates"
 
 
 def _held(trials: pd.DataFrame, table: pd.DataFrame, metric: str, margin: float) -> dict[tuple[str, str], str]:
@@ -310,28 +314,36 @@ def cards(found: Found) -> list[page.Card]:
     rows = [row for row in table.to_dict("records") if row["verdict"] != "not applicable"]
     names = short(labels_of(table))
 
-    def listed(heading: str, verdict: str, words: str, none: str, also: str = "") -> page.Card:
-        mine = sorted((row for row in rows if row["verdict"] in (verdict, also)), key=sections.least)
+    def listed(heading: str, verdict: str, tally: str, words: str, none: str = "") -> page.Card:
+        mine = sorted((row for row in rows if row["verdict"] == verdict), key=sections.least)
         items = tuple((f"{names[row['a']]} × {names[row['b']]}", _numbers(row, names, found)) for row in mine)
-        return page.Card(heading, verdict, f"{len(mine)} of {len(rows)} pairs. {words}" if mine else none, items)
+        text = f"{len(mine)} of {len(rows)} pairs. {words}" if mine else none
+        return page.Card(heading, verdict, text, items, tally)
 
     small = f"less than {points(found.margin).lstrip('+')} points"
     avoid = listed(
-        "Avoid together", "conflict", "One costs accuracy beside the other: shown.", "No pair is shown to harm.",
-        "harmful",
+        "Avoid together", "conflict", "to avoid together",
+        "One costs accuracy beside the other, and their gains work against each other: both shown.",
+        "No pair is shown to be in conflict.",
+    )  # fmt: skip
+    harmful = listed(
+        "Leave one out", "harmful", "with one to leave out",
+        "Adding one trick costs accuracy: shown. Whether the pair is to blame or that trick alone is open.",
     )  # fmt: skip
     free = listed(
-        "Free to combine", "compatible", f"Any harm is shown to be {small}, both ways.",
+        "Free to combine", "compatible", "free to combine", f"Any harm is shown to be {small}, both ways.",
         f"No pair is shown to cost {small} both ways.",
     )  # fmt: skip
     unknown = listed(
-        "Not known yet", "unresolved", "The seeds so far did not settle them; unknown is not harmless.", "None."
-    )
+        "Not known yet", "unresolved", "not known yet",
+        "The seeds so far did not settle them; unknown is not harmless.", "None.",
+    )  # fmt: skip
     more = [
-        listed("Use together", "synergy", "Both beat each alone, by more than the two gains.", ""),
-        listed("One is enough", "redundant", "The gains overlap; no harm is shown.", ""),
+        listed("Use together", "synergy", "better together", "Both beat each alone, by more than the two gains."),
+        listed("One is enough", "redundant", "of which one is enough", "The gains overlap; no harm is shown."),
     ]
-    return [avoid, free, unknown, *(card for card in more if card.items)]
+    filled = [card for card in more if card.items]
+    return [avoid, *[harmful][: len(harmful.items)], free, unknown, *filled]
 
 
 def _numbers(row: Mapping[str, Any], names: Mapping[str, str], found: Found) -> str:
@@ -342,13 +354,14 @@ def _numbers(row: Mapping[str, Any], names: Mapping[str, str], found: Found) -> 
     excluded = row["excluded_harm"]
     harm = f"a harm above {points(excluded).lstrip('+')} points is excluded" if math.isfinite(excluded) else ""
     if verdict in ("conflict", "harmful"):
-        words = (
-            f"{names[added]} added to {names[base]}: "
-            f"{points(row[worse])} points ({points(row[f'{worse}_low'])} to {points(row[f'{worse}_high'])})"
-        )
-        what = f"; whose fault is open, {row['action']}" if verdict == "harmful" else ""
+        cost = f"{points(row[worse])} points ({points(row[f'{worse}_low'])} to {points(row[f'{worse}_high'])})"
+        words = f"{names[added]} added to {names[base]}: {cost}"
+        if verdict == "harmful":
+            words = f"leave out {names[added]}: {cost} beside {names[base]}"
+            if row["action"].endswith(f" and {row['a']}") or row["action"].endswith(f" and {row['b']}"):
+                words = f"leave out one of them: each harms the other, {cost} at worst"
         flip = "; helps alone, hurts here" if row["sign_flip"] else ""
-        return words + what + flip + _held_words(row, found)
+        return words + flip + _held_words(row, found)
     if verdict == "synergy":
         gain = f"{points(row[worse])} ({points(row[f'{worse}_low'])} to {points(row[f'{worse}_high'])})"
         return f"at least {gain} points over either alone" + _held_words(row, found)
@@ -362,8 +375,8 @@ def _numbers(row: Mapping[str, Any], names: Mapping[str, str], found: Found) -> 
 
 def _held_words(row: Mapping[str, Any], found: Found) -> str:
     held = found.held.get((row["a"], row["b"]), "")
-    if "not run" in held:
-        return "; at these settings"
+    if held.endswith(NOWHERE_ELSE):
+        return "; not tested at other learning rates"
     return f"; {held}" if held else ""
 
 
@@ -449,11 +462,14 @@ def render(found: Found) -> str:
         ("provenance", "Where this comes from", sections.provenance(found)),
     ]
     name = str(found.trials["search"].iloc[0]) if len(found.trials) else str(found.about.get("search", ""))
+    lists = cards(found)
     return page.PAGE.substitute(
         title=page.safe(f"Search {name}" if name else "A search without trials"),
         context=sections.context(found),
-        minute="\n".join(page.card(card) for card in cards(found)),
+        tally=page.tally(lists),
+        minute="\n".join(page.card(card) for card in lists),
         answer=f"<div><dt>Best recipe</dt><dd>{page.wrap(_best_words(found))}</dd></div>",
+        units=sections.units(found),
         links=" ".join(f'<a href="#{key}">{page.safe(title)}</a>' for key, title, _ in bodies),
         sections="\n".join(page.SECTION.substitute(id=k, title=page.safe(t), body=body) for k, t, body in bodies),
         style=page.STYLE,

@@ -1,7 +1,8 @@
 """How numbers, labels and verdicts are told to people.
 
 Fractions become percent and points here, and nowhere before; a verdict has a sign, a colour and an advice. Colours are
-those of Okabe and Ito, which people of every colour vision tell apart, and no colour stands without a sign or a shape.
+those of Okabe and Ito, some darker or lighter so that text can be read on them; people of every colour vision tell them
+apart (checked by `tests/analysis/test_page.py`), and no colour stands without a sign or a shape.
 """
 
 from __future__ import annotations
@@ -40,12 +41,12 @@ class Look:
 
 VERDICTS = {
     "conflict": Look(
-        "✕", "#D55E00", "#ffffff", "avoid together",
+        "✕", "#C24E00", "#ffffff", "avoid together",
         "Adding one to the other costs accuracy, and more than the two differ by themselves: both the harm and the "
         "interaction are shown to be below zero.",
     ),
     "harmful": Look(
-        MINUS, "#E69F00", INK, "avoid the one that harms",
+        "!", "#E69F00", INK, "avoid the one that harms",
         "Adding one to the other costs accuracy. Whether the pair is to blame, or that trick alone, is open: the "
         "interaction is not shown.",
     ),
@@ -60,7 +61,7 @@ VERDICTS = {
         "accuracy.",
     ),
     "compatible": Look(
-        "✓", "#9AD8C4", INK, "free", "Any harm, in either direction, is shown to be smaller than the margin."
+        "✓", "#7DD3B5", INK, "free", "Any harm, in either direction, is shown to be smaller than the margin."
     ),
     "unresolved": Look(
         "?", "#eceff2", INK, "unknown",
@@ -115,6 +116,17 @@ def short(labels: Iterable[str]) -> dict[str, str]:
     labels = list(dict.fromkeys(labels))
     names = [label.rpartition("/")[2] for label in labels]
     return {label: name if names.count(name) == 1 else label for label, name in zip(labels, names, strict=True)}
+
+
+def context_words(context: str) -> str:
+    """The context of a design's cells in words; "" for the plain one.
+
+    >>> context_words("factorial+balanced"), context_words("deferred"), context_words("")
+    ('in the factorial, balanced at equal length', 'deferred at equal length', '')
+    """
+    stages = [part for part in context.split("+") if part not in ("", "factorial")]
+    words = ["in the factorial"] * ("factorial" in context.split("+"))
+    return ", ".join(words + [f"{' and '.join(stages)} at equal length"] * bool(stages))
 
 
 def letter(index: int) -> str:

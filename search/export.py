@@ -97,7 +97,7 @@ def document(
             "gain_over_baseline": _gain(trials, row, load.baseline(trials)),
             "images_seen": {"recipe": float(own["images"].mean()), "baseline": _images(trials, load.baseline(trials))},
         },
-        "conflicts": _verdicts(row["tricks"], conflicts),
+        "conflicts": _verdicts(row["tricks"], conflicts, settings or {}),
         "provenance": {
             "search": str(first["search"]),
             "fingerprints": sorted({str(mark) for mark in own["fingerprint"]}),
@@ -177,8 +177,13 @@ def _images(trials: pd.DataFrame, recipe: str) -> float | None:
     return float(own["images"].mean()) if len(own) else None
 
 
-def _verdicts(tricks: Sequence[str], conflicts: pd.DataFrame | None) -> list[dict[str, str]]:
-    """What the conflict table says of pairs that the recipe has both of."""
+def _verdicts(
+    tricks: Sequence[str], conflicts: pd.DataFrame | None, settings: Mapping[str, Any]
+) -> list[dict[str, str]]:
+    """What the conflict table says of pairs that the recipe has both of, and how far below the final length.
+
+    A verdict that was run again at the final length says in "holds" what became of it.
+    """
     if conflicts is None:
         return []
     on = set(tricks)
@@ -186,6 +191,7 @@ def _verdicts(tricks: Sequence[str], conflicts: pd.DataFrame | None) -> list[dic
     return [
         {"pair": f"{row['a']} × {row['b']}", "verdict": row["verdict"], "reason": row["reason"]}
         | ({"holds": f"{row['holds']}: {row['holds_why']}"} if row.get("holds") else {})
+        | ({} if "full length" in str(row.get("holds_why", "")) else _length(settings))
         for row in both
     ]
 

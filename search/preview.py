@@ -84,6 +84,13 @@ def show(console: Console, search: Search, measure: bool = False) -> None:
         "synergy that the winner itself has is checked on top.",
         soft_wrap=True,
     )
+    if 0 < settings.check_seeds < prospect.FEWEST_FIRST_STAGES and settings.seeds:
+        fewest = prospect.FEWEST_FIRST_STAGES
+        console.print(
+            f'--check-seeds {settings.check_seeds} is too few for pairs of the first stage: their verdicts stay "at '
+            f'these settings", and pairs that are nominated stay unresolved; {fewest} are the least.',
+            soft_wrap=True,
+        )
     console.print(
         f"About {total / 60:.1f} minutes in all, from {found.seconds * 1000:.0f} ms per epoch ({found.source}) and "
         f"{TRIAL_SECONDS} s per trial around it; early stopping not counted."

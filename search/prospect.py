@@ -16,6 +16,9 @@ POWER = 0.8
 """Probability with which an effect of the shown size is found."""
 
 FEWEST_BLOCKS = 2
+FEWEST_FIRST_STAGES = 3
+"""Of a claim about a trick of the first stage; as in `analysis.cells`, which takes pandas to import."""
+
 MOST_SEEDS = 100
 """Where the search for enough seeds ends: nobody would run more."""
 
@@ -168,15 +171,18 @@ def show(design: Design, seeds: int, sd: float, margin: float, data: str) -> Ite
         blocks = "1 seed block shows" if seeds == 1 else f"{seeds} seed blocks show"
         yield f"{blocks} nothing about pairs; {FEWEST_BLOCKS} are the least, 5 the default (--seeds)."
         return
-    table = Table(title="What the conflict table can show, in points of accuracy", title_justify="left")
-    for column in ("pairs", "number", "blocks", "harm", "interaction", "compatible at a margin of"):
+    table = Table(title="The least that the conflict table can show, in points of accuracy", title_justify="left")
+    for column in ("pairs", "number", "blocks", "harm from", "interaction from", "compatible at a margin from"):
         table.add_column(column, justify="left" if column == "pairs" else "right")
     for one in found:
         points = [f"{100 * value:.1f}" for value in (one.shown.harm, one.shown.interaction, one.shown.compatible)]
         table.add_row(one.pairs, str(one.count), str(one.blocks), *points)
     yield table
     if seeds == FEWEST_BLOCKS:
-        yield "With 2 blocks only of tricks of later stages: a claim about one of the first stage needs 3 (--seeds 3)."
+        yield (
+            "With 2 blocks only of tricks of later stages: a claim about one of the first stage needs "
+            f"{FEWEST_FIRST_STAGES} (--seeds {FEWEST_FIRST_STAGES})."
+        )
     said = (
         f"Each with a probability of {100 * POWER:.0f} %, were the pair the only real one. Assumed, not measured in "
         f"this search: a trial's noise within its block is {100 * sd:.1f} points on {data}. The margin of {data} is "

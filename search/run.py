@@ -679,11 +679,14 @@ class Search:
             log.exception("the report could not be written")
             self.console.print(f"[yellow]report.html could not be written: {error}[/yellow]", markup=True)
         # by which analysis.report judges each look at its own share
-        tracker.summary({}, extras.tags | {"looks": str(list(agenda.known.further))})
-        if conflicts is not None:
-            metrics, tags = tracking.conflict_summary(conflicts)
-            tracker.summary(metrics, tags)
-            tracker.mark(conflicts)
+        told = extras.tags | {"looks": str(list(agenda.known.further))}
+        tracker.summary({}, told, anew=("nominated/", "removal/"))
+        # what fresh seeds have shown of a nominated pair is found by the same query as what the design has shown
+        for table in (conflicts, extras.nominated):
+            if table is not None and len(table):
+                metrics, tags = tracking.conflict_summary(table)
+                tracker.summary(metrics, tags)
+                tracker.mark(table)
         artifacts = {
             file.name: file.read_bytes() if file.suffix == ".png" else file.read_text(encoding="utf-8")
             for file in sorted(folder.iterdir())

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis.record import BASELINE
+from analysis.record import BASELINE, NUMBERS, NUMBERS_IN_WORDS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,6 +31,12 @@ STYLE = {
 
 ORDER = tuple(STYLE)
 """Verdicts in the order in which a person wants to hear them."""
+
+NARROW = 22
+"""Letters of a name that fit beside the numbers in a terminal of 80 columns."""
+
+DECLARED = "declared"
+"""Mark of a primary pair."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +61,7 @@ class Extras:
 
     @property
     def tags(self) -> dict[str, str]:
-        """The same in words, for the search's run in MLflow."""
+        """The same in words, for the search's run in MLflow; a nominated pair's verdict is a conflict tag as well."""
         words = {f"nominated/{row['a']}--{row['b']}": row["verdict"] for row in self.nominated.to_dict("records")}
         singles = [row for row in self.removals.to_dict("records") if len(row["removed"]) == 1]
         return words | {f"removal/{row['removed'][0]}": row["word"] for row in singles}
@@ -113,9 +119,12 @@ def show(
         console.print(_conflicts(result.conflicts, result.trials, console.width))
         console.print(
             "In percentage points of accuracy on val, ± is the 95 % interval over seed blocks. A verdict holds at this "
-            "length of training, for this data and network; conflicts.csv and the report have all numbers.",
+            f"length of training, for this data and network; {_marks(result.conflicts)}conflicts.csv and the report "
+            "have all numbers.",
             style="dim", highlight=False, soft_wrap=piped,
         )  # fmt: skip
+        for line in further_steps(result.conflicts, settings, settling, result.complete):
+            console.print(line, highlight=False, soft_wrap=True)
     elif result.conflicts is not None:
         console.print("No conflict table: the space screens no pair (screen= names fewer than two labels).")
     for line in _extras(result.extras):
@@ -198,6 +207,28 @@ def finished(settings: Settings, not_settled: Sequence[str] | None = None) -> st
     )
 
 
+def further_steps(conflicts: pd.DataFrame, settings: Settings, settling: bool, complete: bool) -> Iterator[str]:
+    """What may be done about declared pairs that are open, and about conflicts that no check has seen yet.
+
+    Args:
+        conflicts: Table of pairs, with what became of the verdicts.
+        settings: Of the search.
+        settling: Whether further blocks have just been asked for.
+        complete: Whether the search is at its end.
+    """
+    if not complete:
+        return
+    go_on = how_to_resume(settings).splitlines()[-1].strip()
+    primary = conflicts[conflicts["primary"]]
+    unresolved = (primary["verdict"] == "unresolved").sum()
+    if unresolved and not settling:
+        pairs = "1 declared pair is" if unresolved == 1 else f"{unresolved} declared pairs are"
+        yield f"{pairs} unresolved. Further seeds for {'it' if unresolved == 1 else 'them'} alone:\n  {go_on} --settle"
+    new = (primary["verdict"] == "conflict") & primary["holds_why"].str.startswith("not run at")
+    if settling and settings.check_seeds and new.any():
+        yield f"What settling has shown is run again at other learning rates by:\n  {go_on}"
+
+
 def how_to_resume(settings: Settings, settling: bool = False, used_up: str = "") -> str:
     """What a search that ends early says; one that was settling goes on with that, one out of budget with more."""
     where = "" if settings.output == "results" else f" --output {settings.output}"
@@ -210,15 +241,16 @@ def how_to_resume(settings: Settings, settling: bool = False, used_up: str = "")
 
 def _best(best: Mapping[str, Any]) -> str:
     measured, gain = best["measured"], best["measured"]["gain_over_baseline"]
+    number = len(measured["seeds"])
     arms = {
-        "confirm": "on fresh seeds that chose nothing",
-        "race": "in the race, by which it was chosen: it flatters",
-        "design": "in the design arm, by which it was chosen: it flatters",
-        "adaptive": "in the adaptive arm, by which it was chosen: it flatters",
+        "confirm": f"{number} fresh {'seed' if number == 1 else 'seeds'} that chose nothing",
+        "race": f"{_seeds(number)} of the race, by which it was chosen: it flatters",
+        "design": f"{_seeds(number)} of the design arm, by which it was chosen: it flatters",
+        "adaptive": f"{_seeds(number)} of the adaptive arm, by which it was chosen: it flatters",
     }
     lines = [
         f"[bold]Best recipe: {best['title']}[/bold]  ({best['recipe']})",
-        f"  accuracy on val {_percent(measured)} over {_seeds(len(measured['seeds']))} {arms[measured['arm']]}",
+        f"  accuracy on val {_percent(measured)} over {arms[measured['arm']]}",
     ]
     if "length" in measured:
         lines.append(f"  [yellow]{measured['length']}: train it longer before believing its conflicts[/yellow]")
@@ -245,6 +277,8 @@ def _conflicts(conflicts: pd.DataFrame, trials: pd.DataFrame, width: int) -> Tab
     from rich.table import Table
     from rich.text import Text
 
+    from analysis.words import labels_of, short
+
     first = trials[trials["arm"] == "design"].iloc[0]
     title = f"Which tricks conflict: {first['data']}, imbalance {first['imbalance']:g}, {first['model']}"
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
@@ -254,14 +288,19 @@ def _conflicts(conflicts: pd.DataFrame, trials: pd.DataFrame, width: int) -> Tab
         columns += ["interaction", "adj. p", "seeds", "what to do"]
     for column in columns:
         text = column in ("verdict", "pair A, B", "what to do")
-        table.add_column(column, justify="left" if text else "right", no_wrap=column != "what to do")
+        # where a terminal is too narrow, names break: cut ones would name nothing
+        table.add_column(column, justify="left" if text else "right", no_wrap=not text, overflow="fold")
+    names = {label: label for label in labels_of(conflicts)} if wide else short(labels_of(conflicts))
+    if not wide:
+        names = {label: name if len(name) <= NARROW else name.replace("/", "/\n  ") for label, name in names.items()}
     rows = sorted(conflicts.to_dict("records"), key=lambda row: (ORDER.index(row["verdict"]), _lower(row)))
     for row in rows:
-        flip = "\n(sign flip)" if row["sign_flip"] is True else ""
-        flip += f"\n{row['holds']}" if row.get("holds") else ""
+        marks = [DECLARED] * bool(row["primary"]) + ["sign flip"] * (row["sign_flip"] is True)
+        said = f"\n{', '.join(marks)}" if marks else ""
+        said += f"\n{row['holds']}" if row.get("holds") else ""
         cells = [
-            Text(row["verdict"] + flip, style=STYLE[row["verdict"]]),
-            f"{row['a']}\n{row['b']}",
+            Text(row["verdict"], style=STYLE[row["verdict"]]) + Text(said, style="dim"),
+            f"{names[row['a']]}\n{names[row['b']]}",
             _interval(row, "b_given_a"),
             _interval(row, "a_given_b"),
         ]
@@ -271,7 +310,21 @@ def _conflicts(conflicts: pd.DataFrame, trials: pd.DataFrame, width: int) -> Tab
     return table
 
 
+def _marks(conflicts: pd.DataFrame) -> str:
+    """What the words below the verdicts mean."""
+    words = []
+    if (conflicts["holds"] != "").any():
+        words.append("final: shown at a third and at three times the learning rate too, else at these settings; ")
+    if conflicts["sign_flip"].any():
+        words.append("sign flip: helps alone, hurts here; ")
+    if conflicts["primary"].any():
+        words.append(f"{DECLARED}: by --primary; ")
+    return "".join(words)
+
+
 def _extras(extras: Extras) -> Iterator[str]:
+    from analysis.words import points
+
     for row in extras.nominated.to_dict("records"):
         yield (
             f"Nominated by the adaptive arm, run on {row['n_seeds']} fresh seeds: {row['a']} × {row['b']}: "
@@ -281,20 +334,24 @@ def _extras(extras: Extras) -> Iterator[str]:
     if singles:
         words = []
         for word in ("needed", "may be removed", "unknown"):
-            found = [f"{row['removed'][0]} ({100 * row['loss']:+.1f})" for row in singles if row["word"] == word]
+            found = [f"{row['removed'][0]} ({points(row['loss'])})" for row in singles if row["word"] == word]
             words += [f"{word}: {', '.join(found)}"] if found else []
         yield f"\nThe best recipe loses so many points without (fresh seeds): {'; '.join(words)}."
     for row in extras.removals.to_dict("records"):
         if row["depends"]:
-            yield f"  {' and '.join(row['removed'])}: {row['depends']} ({100 * row['dependency']:+.1f} points)"
+            yield f"  {' and '.join(row['removed'])}: {row['depends']} ({points(row['dependency'])} points)"
     if len(extras.path):
         steps = [
             f"{100 * row['mean']:.1f} %"
             if not row["added"]
-            else f"+ {' + '.join(row['added'])} {100 * row['mean']:.1f} %"
+            else f"+ {' + '.join(_spelled(row['added']))} {100 * row['mean']:.1f} %"
             for row in extras.path.to_dict("records")
         ]
         yield f"From the baseline up: {' → '.join(steps)} (path.csv has the intervals)."
+
+
+def _spelled(added: Sequence[str]) -> list[str]:
+    return [NUMBERS_IN_WORDS if label == NUMBERS else label for label in added]
 
 
 def _lower(row: Mapping[str, Any]) -> float:
@@ -304,6 +361,8 @@ def _lower(row: Mapping[str, Any]) -> float:
 
 def _action(row: Mapping[str, Any]) -> str:
     more = row["more_seeds"]
+    if row["verdict"] == "not applicable":
+        return "–"
     if row["verdict"] == "unresolved" and isinstance(more, int) and more > 0:
         return f"unknown; {more} more seeds would settle it"
     return str(row["action"])

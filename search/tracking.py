@@ -18,7 +18,7 @@ import re
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -293,6 +293,7 @@ class Tracker:
         metrics: Mapping[str, float] | None = None,
         tags: Mapping[str, str] | None = None,
         artifacts: Path | Mapping[str, str | bytes] | None = None,
+        anew: Sequence[str] = (),
     ) -> None:
         """Put results onto the search run; returns at once.
 
@@ -300,9 +301,11 @@ class Tracker:
             metrics: E.g. those of `conflict_summary`.
             tags: The same.
             artifacts: A folder, whose files are copied, or file names with their text, or bytes of a picture.
+            anew: Beginnings of tags of which only those given now may stay: what a former winner needed is no longer
+                true of the search.
         """
-        values, texts = dict(metrics or {}), dict(tags or {})
-        self._put(_Job("the search's summary", lambda: self._write_summary(values, texts, artifacts)))
+        values, texts = dict(metrics or {}), {_key(name): _clip(str(text)) for name, text in (tags or {}).items()}
+        self._put(_Job("the search's summary", lambda: self._write_summary(values, texts, artifacts, tuple(anew))))
 
     def mark(self, table: pd.DataFrame) -> None:
         """Put the verdicts of a table of pairs onto the recipe runs that have both tricks on; returns at once.
@@ -488,10 +491,19 @@ class Tracker:
         self._batch(recipe.run_id, metrics=[(key, value, recipe.trials) for key, value in metrics.items()], tags=tags)
 
     def _write_summary(
-        self, metrics: Mapping[str, float], tags: Mapping[str, str], artifacts: Path | Mapping[str, str | bytes] | None
+        self,
+        metrics: Mapping[str, float],
+        tags: Mapping[str, str],
+        artifacts: Path | Mapping[str, str | bytes] | None,
+        anew: tuple[str, ...],
     ) -> None:
         values = [(_key(name), float(value), 0) for name, value in metrics.items()]
-        self._batch(self.run_id, metrics=values, tags={_key(name): _clip(str(text)) for name, text in tags.items()})
+        self._batch(self.run_id, metrics=values, tags=tags)
+        if anew:
+            there = self._client.get_run(self.run_id).data.tags
+            for name in there:
+                if name.startswith(anew) and name not in tags:
+                    self._client.delete_tag(self.run_id, name)
         if isinstance(artifacts, Path):
             self._client.log_artifacts(self.run_id, str(artifacts))
         else:

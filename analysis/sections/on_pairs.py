@@ -11,7 +11,7 @@ import pandas as pd
 from analysis import forests
 from analysis.heat_map import heat_map
 from analysis.page import csv, effect, figure, note, number, p_value, safe, sign, table, wrap
-from analysis.words import MINUS, VERDICTS, labels_of, letter, metric_name, percent, points, seeds
+from analysis.words import MINUS, VERDICTS, context_words, labels_of, letter, metric_name, percent, points, seeds
 
 if TYPE_CHECKING:
     from analysis.report import Found
@@ -129,10 +129,11 @@ def _noise(found: Found) -> str:
         bounds = ""
         if math.isfinite(row.get("correlation_low", math.nan)):
             bounds = f" ({_signed(row['correlation_low'])} to {_signed(row['correlation_high'])})"
+        where = context_words(row["context"]) or "plain cells"
         parts.append(
-            f"{row['context'] or 'standard context'}: correlation {_signed(row['correlation'])}{bounds} between the "
-            f"cells of a block, deviation of one trial within its block {points(row['deviation']).lstrip('+')} points, "
-            f"over {int(row['n_cells'])} cells and {seeds(row['n_seeds'])}"
+            f"{where}: correlation {_signed(row['correlation'])}{bounds} between the cells of a block, deviation of "
+            f"one trial within its block {points(row['deviation']).lstrip('+')} points, over {int(row['n_cells'])} "
+            f"cells and {seeds(row['n_seeds'])}"
         )
     if not parts:
         return ""

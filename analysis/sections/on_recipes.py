@@ -10,7 +10,7 @@ import pandas as pd
 
 from analysis import forests, load, plots
 from analysis.page import csv, effect, figure, note, number, p_value, percent_span, safe, table, wrap
-from analysis.record import BASELINE, bounded_interval
+from analysis.record import BASELINE, NUMBERS, NUMBERS_IN_WORDS, bounded_interval
 from analysis.words import seeds
 
 if TYPE_CHECKING:
@@ -90,6 +90,10 @@ def around(found: Found) -> str:
     return words + _path(steps) + _removals(found, gone)
 
 
+def _spelled(added: Sequence[str]) -> list[str]:
+    return [NUMBERS_IN_WORDS if label == NUMBERS else label for label in added]
+
+
 def _path(steps: pd.DataFrame) -> str:
     if steps.empty:
         return note("The path from the baseline to the best recipe is not complete.")
@@ -97,7 +101,7 @@ def _path(steps: pd.DataFrame) -> str:
     body = [
         "<tr>"
         + number(str(row["step"]), row["step"])
-        + f'<td class="name">{wrap(" + ".join(row["added"])) or BASELINE}</td>'
+        + f'<td class="name">{wrap(" + ".join(_spelled(row["added"]))) or BASELINE}</td>'
         + number(percent_span(row["mean"], max(row["low"], 0.0), min(row["high"], 1.0)), row["mean"])
         + number(effect(row["gain"], row["gain_low"], row["gain_high"]) if row["step"] else "–", row["gain"])
         + number(effect(row["total"], row["total_low"], row["total_high"]) if row["step"] else "–", row["total"])

@@ -33,10 +33,17 @@ def context(found: Found) -> str:
     length = f"{epochs:g} epochs" + (f" ({100 * scale:g} % of the standard length)" if shortened else "")
     others = _others(found)
     return safe(
-        f"{first['data']}, imbalance {first['imbalance']:g}{sizes}; {first['model']}; {length}; {others}. All of this "
-        "is context: verdicts and gains hold for it, at this schedule length, and may differ elsewhere. Accuracy is "
-        "the mean of the classes' recalls on balanced val images; points are percentage points; intervals are 95 % "
-        "over seeds."
+        f"{first['data']}, imbalance {first['imbalance']:g}{sizes}; {first['model']}; {length}; {others}. Verdicts and "
+        "gains hold in this context, at this schedule length, and may differ elsewhere."
+    )
+
+
+def units(found: Found) -> str:
+    """What accuracy, points and intervals are."""
+    val = "val images" if "val=realistic" in str(found.trials["data"].max()) else "balanced val images"
+    return safe(
+        f"Accuracy is the mean of the classes' recalls on {val}; points are percentage points; intervals are 95 % over "
+        "seeds."
     )
 
 
@@ -48,11 +55,11 @@ def _others(found: Found) -> str:
     plain = design[design["tricks"].map(len) == 0]
     numbers = dict(plain.iloc[0]["choices"]) if len(plain) else {}
     told = [
-        f"{key.rpartition('/')[2].replace('_', ' ')} {numbers[key]:g}"
+        f"{key.rpartition('/')[2].replace('_', ' ').replace('lr', 'learning rate')} {numbers[key]:g}"
         for key in (f"{str(numbers.get('stages', '')).split(' > ')[0]}/{name}" for name in ("lr", "weight_decay"))
         if isinstance(numbers.get(key), int | float)
     ]
-    made_up = sorted({part for text in design["context"] if text for part in str(text).split("+")})
+    made_up = sorted({part for text in design["context"] if text for part in str(text).split("+")} - {"factorial"})
     words = "no other trick on" + (f" ({', '.join(told)} in the first stage)" if told else "")
     averaged = found.conflicts is not None and "averaged_over" in found.conflicts
     if averaged and found.conflicts is not None and (found.conflicts["averaged_over"].map(_is_several)).any():

@@ -61,6 +61,13 @@ def test_one_block_is_no_check():
     assert row.word == "at these settings" and "the check arm has 1 block" in row["lr/3"]
 
 
+def test_too_few_first_stages_are_no_check():
+    row = agreed(check(CONFLICT, "lr/3", blocks=2), check(CONFLICT, "lr*3", blocks=2)).iloc[0]
+    assert row.word == "at these settings"
+    # two blocks of a first-stage trick can show nothing, which is not the same as showing that it went away
+    assert row.why.startswith("not run far enough elsewhere: ") and "at least 3" in row.why
+
+
 def test_checks_may_stand_in_a_context_of_their_own():
     table = pairwise(trials(CONFLICT, context="factorial"))
     rows = pd.concat([check(CONFLICT, "lr/3", context="plain"), check(CONFLICT, "lr*3", context="plain")])

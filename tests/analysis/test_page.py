@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from analysis import load, page, report, words
@@ -194,9 +195,48 @@ def contrast(one: str, other: str) -> float:
 
 def test_signs_can_be_read_on_their_colours():
     for name, look in words.VERDICTS.items():
-        # large and bold text needs 3 : 1
-        assert contrast(look.colour, look.ink) >= 3, name
+        assert contrast(look.colour, look.ink) >= 4.5, name
     assert contrast("#5b6470", "#ffffff") >= 4.5
+
+
+# linear RGB as people without one kind of cone see it: Machado, Oliveira & Fernandes 2009 (IEEE TVCG 15), severity 1
+VISION = {
+    "all": np.eye(3),
+    "no long": np.array([
+        [0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998],
+    ]),
+    "no medium": np.array([
+        [0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881],
+    ]),
+    "no short": np.array([
+        [1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900],
+    ]),
+}  # fmt: skip
+
+
+def lab(colour: str, vision: np.ndarray) -> np.ndarray:
+    """CIELAB (D65) of a colour as somebody sees it."""
+    channels = np.array([int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)])
+    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+    to_xyz = np.array([[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750],
+                       [0.0193339, 0.1191920, 0.9503041]])  # fmt: skip
+    xyz = to_xyz @ np.clip(vision @ linear, 0, 1) / np.array([0.95047, 1, 1.08883])
+    f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+@pytest.mark.parametrize("vision", VISION)
+def test_verdicts_are_told_apart_by_every_colour_vision(vision):
+    colours = {name: look.colour for name, look in words.VERDICTS.items() if name != "not applicable"}
+    seen = {name: lab(colour, VISION[vision]) for name, colour in colours.items()}
+    for one, other in itertools.combinations(seen, 2):
+        # a difference of 2.3 is just noticeable
+        assert np.linalg.norm(seen[one] - seen[other]) > 15, (one, other)
+
+
+def test_labels_break_only_where_they_must():
+    assert page.wrap("first/class_balanced") == "first/<wbr>class_balanced"
+    assert page.wrap("a_trick_with_a_name_as_long_as_they_come").count("<wbr>") == 9
 
 
 def test_pieces_escape_what_they_are_given():

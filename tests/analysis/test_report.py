@@ -140,7 +140,10 @@ def test_the_forests_are_sorted(table, trials):
 def test_effects_in_two_contexts_are_told_apart():
     row = {"trick": "a", "n_seeds": 3, "effect": -0.1, "low": -0.2, "high": -0.05}
     bars = forests.effects_info(pd.DataFrame([row | {"context": "x"}, row | {"context": "y", "high": 0.1}]))
-    assert [(bar.name, bar.kind) for bar in bars] == [("a (in x)", "hurts"), ("a (in y)", "unresolved")]
+    assert [(bar.name, bar.kind) for bar in bars] == [
+        ("a (x at equal length)", "hurts"),
+        ("a (y at equal length)", "unresolved"),
+    ]
 
 
 def test_curves_are_means_over_seeds(records):
@@ -187,14 +190,42 @@ def test_the_answer_names_the_best_the_conflict_and_what_is_free(trials):
     assert "Over the baseline: +20.0 points (+20.0 to +20.0); paired over 3 seeds." in best
     avoid = answer["Avoid together"]
     assert avoid.startswith(
-        "1 of 3 pairs. One costs accuracy beside the other: shown. class_balanced × cost_sensitive ("
+        "1 of 3 pairs. One costs accuracy beside the other, and their gains work against each other: both shown. "
+        "class_balanced × cost_sensitive ("
     )
-    assert "added to class_balanced: −2" in avoid and "helps alone, hurts here; at these settings)" in avoid
+    assert "added to class_balanced: −2" in avoid
+    assert "helps alone, hurts here; not tested at other learning rates)" in avoid
     free = answer["Free to combine"]
     assert free.startswith("2 of 3 pairs. Any harm is shown to be less than 2.0 points, both ways. mixup × ")
     assert "points is excluded); mixup × " in free
     assert answer["Not known yet"] == "None."
     assert list(answer) == ["Avoid together", "Free to combine", "Not known yet", "Best recipe"]
+
+
+def test_a_pair_in_which_one_harms_is_not_a_pair_to_avoid(trials, table):
+    row = {"verdict": "harmful", "action": f"avoid the one that harms: {WEIGHT}", "sign_flip": False}
+    changed = table.copy()
+    for name, value in row.items():
+        changed[name] = [*changed[name][:2], value]
+    found = report.gather(trials, conflicts=changed, margin=0.02)
+    answer = dict(report.answer(found))
+    assert answer["Avoid together"] == "No pair is shown to be in conflict."
+    worse = changed.iloc[2]["b_given_a"]
+    assert (
+        f"class_balanced × cost_sensitive (leave out cost_sensitive: {words.points(worse)} points ("
+        in (answer["Leave one out"])
+    )
+    assert "beside class_balanced; not tested at other learning rates" in answer["Leave one out"]
+    assert list(answer)[:4] == ["Avoid together", "Leave one out", "Free to combine", "Not known yet"]
+    both = changed.assign(action=[*changed["action"][:2], f"avoid the one that harms: {DRAW} and {WEIGHT}"])
+    told = dict(report.answer(report.gather(trials, conflicts=both, margin=0.02)))["Leave one out"]
+    assert "leave out one of them: each harms the other, −" in told
+
+
+def test_the_first_line_counts_the_lists(trials):
+    page_text = words(report.render(report.gather(trials, margin=0.02)))
+    assert "✕ 1 to avoid together ✓ 2 free to combine ? 0 not known yet" in page_text
+    assert page_text.index("1 to avoid together") < page_text.index("1 of 3 pairs")
 
 
 def test_the_answer_says_what_is_not_known(trials):
@@ -368,7 +399,7 @@ def test_the_lists_come_before_everything_else(html):
 def test_long_lists_unfold():
     items = tuple((f"a{index} × b", "1 point") for index in range(9))
     card = page.card(page.Card("Free to combine", "compatible", "9 of 9 pairs.", items))
-    assert card.index("a5 ×") < card.index("<details><summary>and 3 more</summary>") < card.index("a6 ×")
+    assert card.index("a4 ×") < card.index("<details><summary>and 4 more</summary>") < card.index("a5 ×")
     assert structure(card).open == []
 
 

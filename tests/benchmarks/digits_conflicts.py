@@ -58,6 +58,11 @@ def measured(cells: Sequence[Cell], epochs: int, seeds: Iterable[int], processes
     tasks = [(cell, epochs, seed) for seed in seeds for cell in cells]
     with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
         values = list(pool.map(trial, tasks))
+    return rows_of(tasks, values)
+
+
+def rows_of(tasks: Iterable[tuple[Cell, int, int]], values: Iterable[float]) -> pd.DataFrame:
+    """Finished trials as rows of the design arm."""
     rows = [
         {
             "arm": "design",

@@ -216,6 +216,17 @@ def test_a_search_that_was_shorter_than_the_final_training_says_so():
     assert "length" not in best(settings={"final_share": 1.0})["measured"] and "length" not in best()["measured"]
 
 
+@pytest.mark.parametrize(
+    "why, share, marked",
+    [("shown at lr/3, lr*3 too", 0.4, True), ("shown at lr/3, lr*3, full length too", 0.4, False), ("", 1.0, False)],
+)
+def test_verdicts_below_the_final_length_are_marked(why, share, marked):
+    row = {"a": "first/class_balanced", "b": "first/cost_sensitive", "verdict": "conflict", "reason": "because",
+           "holds": "final", "holds_why": why}  # fmt: skip
+    found = best(recipe=TWO.plan.id, conflicts=pd.DataFrame([row]), settings={"final_share": share})["conflicts"][0]
+    assert found.get("length") == ("measured at 40 % of the final length" if marked else None)
+
+
 def test_a_verdict_says_where_it_holds():
     conflicts = pd.DataFrame([
         {"a": "first/class_balanced", "b": "first/cost_sensitive", "verdict": "conflict", "reason": "why",

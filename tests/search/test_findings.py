@@ -12,7 +12,16 @@ from rich.console import Console
 from analysis.conflicts import pairwise
 from search.judge import judge, with_checks
 from search.settings import Settings
-from search.summary import _extras, conflict_table, extras, finished, how_to_resume
+from search.summary import (
+    _conflicts,
+    _extras,
+    _marks,
+    conflict_table,
+    extras,
+    finished,
+    further_steps,
+    how_to_resume,
+)
 
 PAIR = "a×b"
 CELLS = ((), ("a",), ("b",), ("a", "b"))
@@ -103,6 +112,47 @@ def test_the_extras_in_words_files_and_tags(tmp_path):
     assert "Nominated by the adaptive arm, run on 4 fresh seeds: a × b: conflict" in words
     assert "needed: a (+20.0); may be removed: b (+0.1)" in words
     assert "From the baseline up: 60.1 % → + a 90.0 % → + b 90.1 %" in words
+
+
+def test_the_table_fits_a_narrow_terminal_and_says_what_its_words_mean():
+    trials = checked(CONFLICT, CONFLICT).assign(data="digits-lt", imbalance=50.0, model="resnet8")
+    renamed = {"a": "representation/class_balanced", "b": "representation/label_aware_smoothing"}
+    trials["tricks"] = [tuple(renamed[label] for label in on) for on in trials["tricks"]]
+    table = with_checks(judge(trials, 0.02, ["×".join(renamed.values())]), trials, 0.02)
+    console = Console(width=80, record=True)
+    console.print(_conflicts(table, trials, 80))
+    shown = console.export_text()
+    assert "…" not in shown
+    for part in (
+        "class_balanced",
+        "label_aware_smoothing",
+        "B added to A",
+        "A added to B",
+        "declared, sign flip",
+        "final",
+    ):
+        assert part in shown
+    assert "final: shown at a third" in _marks(table) and "declared: by --primary" in _marks(table)
+    free = table.assign(holds="", sign_flip=False, primary=False)
+    assert _marks(free) == ""
+
+
+@pytest.mark.parametrize(
+    "verdict, settling, said",
+    [
+        ("unresolved", False, "--settle"),
+        ("unresolved", True, ""),
+        ("conflict", True, "other learning rates"),
+        ("conflict", False, ""),
+    ],
+)
+def test_what_may_be_done_about_declared_pairs(verdict, settling, said):
+    table = pd.DataFrame([{"primary": True, "verdict": verdict, "holds_why": "not run at lr/3 and lr*3"}])
+    settings = Settings(name="mine", space="s", data="digits-lt")
+    lines = list(further_steps(table, settings, settling, True))
+    assert len(lines) == bool(said) and all(said in line and "--resume mine" in line for line in lines)
+    assert list(further_steps(table, settings, settling, False)) == []
+    assert list(further_steps(table.assign(primary=False), settings, settling, True)) == []
 
 
 def test_without_extras_nothing_is_said_and_nothing_left(tmp_path):

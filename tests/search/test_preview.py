@@ -3,9 +3,11 @@
 import pytest
 from rich.console import Console
 
+from analysis import cells
 from search import pace, preview
 from search.design import make_design
 from search.preview import count, seconds_per_epoch, show, trained, tree
+from search.prospect import FEWEST_FIRST_STAGES
 from search.run import Search
 from search.settings import Settings
 from spaces.domain import Space, Stage, forbid, integer, log_uniform, one_of, some_of, trick, uniform
@@ -142,3 +144,11 @@ def test_shortened_plans_are_counted(tmp_path):
     arms = {name: row for name, *row in _arms(made, make_design(made.space, made.standard, 1.0))}
     # five trials of 2, 4 and 8 epochs; there is one recipe, so with re-use it is trained once
     assert arms["adaptive"][-2:] == [5 * 14, 14]
+
+
+@pytest.mark.parametrize("blocks, said", [(2, True), (3, False), (0, False)])
+def test_checks_that_can_show_nothing_are_said(tmp_path, blocks, said):
+    console = Console(width=200, record=True)
+    show(console, search(tmp_path, check_seeds=blocks))
+    assert (f"--check-seeds {blocks} is too few for pairs of the first stage" in console.export_text()) == said
+    assert FEWEST_FIRST_STAGES == cells.FEWEST_FIRST_STAGES

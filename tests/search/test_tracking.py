@@ -249,6 +249,19 @@ def test_verdicts_are_tags_and_metrics_of_the_search_run(uri, tmp_path):
     assert load.pages(load.connect(uri), [experiment], f"tags.`{key}` = 'conflict'")
 
 
+def test_what_a_former_winner_needed_goes_away(uri):
+    tracker = Tracker(uri, "demo", "digits-lt")
+    tracker.start({}, {})
+    tracker.summary({}, {"removal/a": "needed", "removal/b": "unknown", "kept": "yes"})
+    tracker.summary({}, {"removal/b": "needed"}, anew=("removal/",))
+    assert tracker.close() == []
+    tags = runs(uri, "search")["demo"].data.tags
+    assert {k: v for k, v in tags.items() if k.startswith(("removal/", "kept"))} == {
+        "removal/b": "needed",
+        "kept": "yes",
+    }
+
+
 def test_one_query_finds_every_search_and_recipe_with_a_conflict(uri):
     import mlflow
 
