@@ -212,7 +212,7 @@ def test_a_pair_in_which_one_harms_is_not_a_pair_to_avoid(trials, table):
     assert answer["Avoid together"] == "No pair is shown to be in conflict."
     worse = changed.iloc[2]["b_given_a"]
     assert (
-        f"class_balanced × cost_sensitive (leave out cost_sensitive: {words.points(worse)} points ("
+        f"class_balanced × cost_sensitive (leave out cost_sensitive: {points(worse)} points ("
         in (answer["Leave one out"])
     )
     assert "beside class_balanced; not tested at other learning rates" in answer["Leave one out"]
