@@ -10,6 +10,7 @@ from trainables.tricks.rand_augment import OPERATIONS
 IMAGES = torch.randint(256, (3, 3, 12, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 THEIRS = v2.RandAugment()
 SPACE = THEIRS._AUGMENTATION_SPACE
+NEAREST = InterpolationMode.NEAREST
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
@@ -22,7 +23,7 @@ def test_operations_and_their_scales_are_torchvisions(name):
     for sign in (1, -1) if name in SIGNED else (1,):
         level = 0.0 if levels is None else sign * float(levels[9])
         expected = [
-            THEIRS._apply_image_or_video_transform(image, name, level, InterpolationMode.NEAREST, {torch.Tensor: None})
+            THEIRS._apply_image_or_video_transform(image, name, level, NEAREST, {torch.Tensor: None})
             for image in IMAGES
         ]
         assert operate(IMAGES, name, sign * float(ours[9])).equal(torch.stack(expected))
@@ -30,6 +31,37 @@ def test_operations_and_their_scales_are_torchvisions(name):
 
 def test_the_operations_are_torchvisions():
     assert set(OPERATIONS) == set(SPACE)
+
+
+def ways(image, strength):
+    """What one layer of torchvision's can make of an image, in both signs where an operation has two."""
+    results = []
+    for name, (levels, signed) in SPACE.items():
+        bins = levels(31, *image.shape[-2:])
+        size = 0.0 if bins is None else float(bins[strength])
+        for sign in (1, -1) if signed else (1,):
+            fill = {torch.Tensor: None}
+            results.append(THEIRS._apply_image_or_video_transform(image, name, sign * size, NEAREST, fill))
+    return results
+
+
+def some(layers, strength, image, number, facts, generator):
+    """The different images that many draws make of one."""
+    batch = Batch.plain(image.expand(number, -1, -1, -1), torch.arange(number), torch.zeros(number, dtype=torch.int64))
+    augment = make("rand_augment", layers=layers, strength=strength).build(facts(number))
+    return {bytes(one.flatten().tolist()) for one in augment(batch, generator(0)).images[0]}
+
+
+@pytest.mark.parametrize("strength", [4, 9])
+def test_one_layer_gives_all_that_torchvision_can_give_and_two_give_pairs(facts, generator, strength):
+    image = IMAGES[0]
+    once = ways(image, strength)
+    single = {bytes(one.flatten().tolist()) for one in once}
+    assert some(1, strength, image, 600, facts, generator) == single
+    pairs = {bytes(two.flatten().tolist()) for one in once for two in ways(one, strength)}
+    made = some(2, strength, image, 300, facts, generator)
+    assert made <= pairs
+    assert len(made) > 2 * len(single)
 
 
 def test_an_operation_has_a_chance_of_one_in_fourteen(facts, generator):
