@@ -377,6 +377,8 @@ def _held_words(row: Mapping[str, Any], found: Found) -> str:
     held = found.held.get((row["a"], row["b"]), "")
     if held.endswith(NOWHERE_ELSE):
         return "; not tested at other learning rates"
+    if "not run far enough" in held:
+        return "; too few seeds at other learning rates to say whether it holds there"
     return f"; {held}" if held else ""
 
 

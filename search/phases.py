@@ -530,9 +530,10 @@ class Around(Phase):
             here = best_step(self._values(known, cells), here)
 
     def _task(self, known: Known, cells: _Cells, on: frozenset[str], recipe: Recipe, block: int) -> Task:
+        # cells of another winner, whom added trials have replaced, are others even where the recipe is the same
+        name = f"{cells.winner.plan.id}-{recipe.plan.id}-{known.base + block}"
         return self.task(
-            known, f"{recipe.plan.id}-{known.base + block}", recipe, block, tricks=tuple(sorted(on)),
-            context=f"around:{cells.winner.plan.id}",
+            known, name, recipe, block, tricks=tuple(sorted(on)), context=f"around:{cells.winner.plan.id}",
             title=f"{recipe.title} at the winner's numbers" if on == {NUMBERS} else recipe.title,
         )  # fmt: skip
 

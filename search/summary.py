@@ -54,10 +54,16 @@ class Extras:
     path: pd.DataFrame
 
     def save(self, folder: Path) -> None:
-        """Writes the tables that hold something: nominated.csv, removals.csv, path.csv."""
+        """Writes the tables that hold something: nominated.csv, removals.csv, path.csv; others' files go away.
+
+        A file of an earlier run of the search may speak of another winner.
+        """
         for name, table in (("nominated", self.nominated), ("removals", self.removals), ("path", self.path)):
+            file = folder / f"{name}.csv"
             if len(table):
-                table.to_csv(folder / f"{name}.csv", index=False)
+                table.to_csv(file, index=False)
+            else:
+                file.unlink(missing_ok=True)
 
     @property
     def tags(self) -> dict[str, str]:

@@ -449,6 +449,9 @@ def test_a_verdict_is_final_where_it_holds_at_other_learning_rates(records):
     assert other.held[DRAW, WEIGHT].startswith("at these settings: not shown at three times the learning rate: ")
     half = report.gather(load.frame(records + checks("lr/3", four)), margin=0.02)
     assert half.held[DRAW, WEIGHT] == "at these settings: not run at three times the learning rate"
+    short = [row for row in checks("lr/3", four) + checks("lr*3", four) if row.seed < 2]
+    told = dict(report.answer(report.gather(load.frame(records + short), margin=0.02)))
+    assert "too few seeds at other learning rates to say whether it holds there" in told["Avoid together"]
     assert "final: shown at a third" in words(report.render(report.gather(same, margin=0.02)))
 
 

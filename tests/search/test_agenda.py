@@ -623,6 +623,23 @@ def test_around_the_winner_there_is_a_way_down_to_the_baseline(tmp_path, whole):
     assert {row[0] for row in gone["removed"] if len(row) == 1} == units
 
 
+def test_another_winner_has_all_cells_of_its_own(tmp_path, whole, monkeypatch):
+    """Added trials may bring another winner; what both have around them, the baseline at least, is run for each."""
+    world = World(tmp_path, WIDE, **whole)
+    world.play()
+    former, known = world.agenda.winner.recipe, world.agenda.known
+    others = (recipe for recipe in known.recipes(("race",)) if recipe.plan.id != former.plan.id)
+    other = next(recipe for recipe in others if known.ground.removable(recipe))
+    monkeypatch.setattr(phases.Known, "winner", property(lambda self: other))
+    world.begin()
+    world.play()
+    trials = load.frame(world.agenda.records.values())
+    for winner in (former, other):
+        steps = path(trials, winner=winner.plan.id)
+        assert steps["recipe"].iloc[0] == known.ground.baseline.plan.id
+        assert steps["recipe"].iloc[-1] == winner.plan.id
+
+
 @pytest.mark.parametrize("cuts", [2, pytest.param(30, marks=pytest.mark.slow)])
 def test_a_whole_search_that_was_cut_does_the_same_in_the_end(tmp_path, whole, cuts):
     (tmp_path / "whole").mkdir()

@@ -158,6 +158,7 @@ def test_what_may_be_done_about_declared_pairs(verdict, settling, said):
 def test_without_extras_nothing_is_said_and_nothing_left(tmp_path):
     found = extras(DESIGN, 0.02, None)
     assert list(_extras(found)) == [] and found.tags == {}
+    (tmp_path / "path.csv").write_text("of a former winner")
     found.save(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
