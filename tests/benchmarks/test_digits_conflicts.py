@@ -35,6 +35,7 @@ def table(script: ModuleType, cells: list[tuple[str, ...]], epochs: int) -> pd.D
     return pairwise(rows, margin=MARGIN).set_index(["a", "b"])
 
 
+@pytest.mark.timeout(900)  # 24 real trials; much else may run on the machine
 def test_the_known_conflict_is_found_and_a_trick_that_does_nothing_has_none(script):
     cells = [(), *combinations((*PAIR, "neutral"), 1), PAIR, ("cost_sensitive", "neutral")]
     found = table(script, cells, 30)
