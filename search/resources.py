@@ -112,7 +112,8 @@ def join(settings: Settings) -> None:
         environment["py_modules"] = packed(settings)
     try:
         ray.init(
-            address=settings.address,
+            # without one Ray would join whatever runs on the machine, to which this project's code is not sent
+            address=settings.address or "local",
             include_dashboard=False if settings.address is None else None,
             log_to_driver=False,
             logging_level=logging.ERROR,

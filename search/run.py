@@ -645,6 +645,8 @@ class Search:
         fields["imbalance"] = self.settings.imbalance or self.standard.imbalance
         fields |= {"design": self.design.kind, "primary": ",".join(self.settings.primary)}
         fields["val_images_per_class"] = self._val_images
+        # what was held out or left out, and which classes starve: of the first block, in others the numbers are alike
+        fields["data_notes"] = "; ".join(self._data(self.settings.seed * SEEDS_APART).notes)
         fields["final_share"] = round(self.ground.share, 4)
         return {key: value for key, value in fields.items() if value not in (None, (), "")}
 

@@ -530,6 +530,8 @@ def test_a_val_that_was_given_keeps_its_images_in_the_record(place):
     for record in records.values():
         assert len(record["correct"]) == 240
         assert fmean(record["correct"]) == pytest.approx(record["metrics"]["final/accuracy"])  # val is balanced
+    # what was done to the data is where its results are
+    assert "test is cut from the training images" in (result.folder / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_deployment_prior_is_kept_with_the_search(place, capsys):

@@ -114,7 +114,7 @@ def _start_ray(ray: Any, workers: int, threads: int, address: str | None) -> boo
     if not ray.is_initialized():
         try:
             ray.init(
-                address=address,
+                address=address or "local",  # not whatever runs on the machine
                 include_dashboard=False if address is None else None,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
