@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -86,7 +87,8 @@ def train(trainer: subprocess.Popen[str], store: Path, lines: int | None = None,
             trainer.stdin.write("\n")
         if number == lines:
             time.sleep(delay)
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it has come to its end meanwhile
+                os.kill(pid, signal.SIGKILL)
     return result
 
 
