@@ -381,7 +381,17 @@ def test_a_killed_training_goes_on_bit_by_bit(recipe, command, write, tmp_path, 
     assert whole.keys() == resumed.keys() and all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
-def test_ctrl_c_ends_behind_the_epoch_and_goes_on(recipe, command, no_program, tmp_path, monkeypatch, capsys, store):
+@pytest.fixture
+def heard():
+    """Ctrl-C is heard, also where the tests run in the background of a shell, which has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_ends_behind_the_epoch_and_goes_on(
+    recipe, command, no_program, tmp_path, monkeypatch, capsys, store, heard
+):
     from trainables.pipeline import Pipeline
 
     advance, epochs, advanced = Pipeline.advance, [], []
