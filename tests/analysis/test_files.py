@@ -1,0 +1,37 @@
+"""Files that are whole or not there, and JSON without NaN."""
+
+import json
+import os
+
+import pytest
+
+from analysis import files
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path, monkeypatch):
+    target = tmp_path / "best.yaml"
+    files.write(target, "old\n")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        files.write(target, "new\n")
+    assert target.read_text() == "old\n"
+    assert os.listdir(tmp_path) == ["best.yaml"]
+
+
+def test_bytes_and_text_are_written_as_they_are(tmp_path):
+    files.write(tmp_path / "a", b"\x00\r\n")
+    files.write(tmp_path / "b", "ä\r\n")
+    assert (tmp_path / "a").read_bytes() == b"\x00\r\n"
+    assert (tmp_path / "b").read_bytes() == "ä\r\n".encode()
+
+
+def test_numbers_that_json_lacks_become_null():
+    def refuse(word: str) -> None:
+        raise ValueError(word)
+
+    text = files.to_json({"a": [float("inf"), {"b": float("nan")}], "c": 0.5})
+    assert json.loads(text, parse_constant=refuse) == {"a": [None, {"b": None}], "c": 0.5}
