@@ -13,77 +13,164 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from analysis.text import echo, lenient_output, sentence
+
 
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
     it = argparse.ArgumentParser(
         prog="run_search.py",
-        description="Search combinations of long-tail tricks: the best recipe, and which tricks conflict.",
-        epilog="Every option that is left out has the value of the data set's standard recipe, or the one in brackets.",
+        description="Search combinations of long-tail tricks for the best recipe, and report which tricks conflict.",
+        epilog="Where no default is given, an option that is left out takes the value of the data set's standard "
+        "recipe.",
     )
     what = it.add_argument_group("what to search")
-    what.add_argument("--space", type=Path, metavar="FILE", help="a space file, e.g. spaces/full_combo.py")
-    what.add_argument("--data", metavar="NAME", help="the data set [the space's own, or digits-lt]")
-    what.add_argument("--data-root", metavar="DIR", help="its folder, where it is not bundled")
-    what.add_argument("--feed", metavar="NAME", help="resident, streamed, or by size [auto]")
-    what.add_argument("--imbalance", type=float, metavar="X", help="images of the largest class over the smallest")
-    what.add_argument("--val", metavar="KIND", help="balanced, or realistic: with the training images' proportions")
-    what.add_argument("--prior", metavar="FILE", help="weights of the classes in use, uniform or train: prior_accuracy")
-    what.add_argument("--cost", metavar="FILE", help="matrix of what each mistake costs: expected_cost")
-    what.add_argument("--model", metavar="NAME", help="the network, NAME[?pretrained=FILE] or module:function")
-    what.add_argument("--objective", metavar="NAME", help="accuracy, harmonic_mean (worst classes) or both [accuracy]")
-    what.add_argument("--tricks", action="append", metavar="DIR", help="a folder of further tricks (again for more)")
+    what.add_argument("--space", type=Path, metavar="FILE", help="space file, e.g. spaces/full_combo.py")
+    what.add_argument("--data", metavar="NAME", help="data set (default: the space's own, otherwise digits-lt)")
+    what.add_argument("--data-root", metavar="DIR", help="folder that holds the data, if they are not bundled")
+    what.add_argument(
+        "--feed", metavar="NAME",
+        help="how images reach training: resident, streamed, or auto, which decides by their size (default: auto)",
+    )  # fmt: skip
+    what.add_argument(
+        "--imbalance", metavar="X", type=float,
+        help="size of the largest class divided by that of the smallest (default: the data set's standard value)",
+    )  # fmt: skip
+    what.add_argument(
+        "--val", metavar="KIND",
+        help="validation split: balanced, or realistic, with the class proportions of training (default: balanced)",
+    )  # fmt: skip
+    what.add_argument(
+        "--prior", metavar="FILE",
+        help="class prior in deployment: uniform, train, or a CSV file; reports prior_accuracy (default: none)",
+    )  # fmt: skip
+    what.add_argument(
+        "--cost", metavar="FILE", help="CSV matrix of what each mistake costs; reports expected_cost (default: none)"
+    )
+    what.add_argument(
+        "--model", metavar="NAME",
+        help="network: NAME[?pretrained=FILE] or module:function (default: the space's own, otherwise the data set's)",
+    )  # fmt: skip
+    what.add_argument(
+        "--objective", metavar="NAME",
+        help="what is maximised: accuracy, harmonic_mean, which favours the worst classes, or both (default: accuracy)",
+    )  # fmt: skip
+    what.add_argument(
+        "--tricks", metavar="DIR", action="append",
+        help="folder with your own tricks; repeat the option for several folders (default: none)",
+    )  # fmt: skip
 
     much = it.add_argument_group("how much")
-    much.add_argument("--trials", type=_count, metavar="N", help="trials of the adaptive arm [40]; +N on --resume")
-    much.add_argument("--seeds", type=_count, metavar="N", help="seed blocks of the design arm [5]; +N on --resume")
-    much.add_argument("--design", metavar="KIND", help="pairs, factorial or list:FILE [by what the space screens]")
-    much.add_argument("--primary", metavar="A×B,C×D", help="pairs declared beforehand, also 'a x b' [none]")
-    much.add_argument("--children-per-start", type=int, metavar="N", help="later stages tried per first stage [6]")
+    much.add_argument(
+        "--trials", metavar="N", type=_count,
+        help="trials of the adaptive arm; with --resume, +N adds N more (default: 40)",
+    )  # fmt: skip
+    much.add_argument(
+        "--seeds", metavar="N", type=_count,
+        help="seed blocks of the design arm; with --resume, +N adds N more (default: 5)",
+    )  # fmt: skip
+    much.add_argument(
+        "--design", metavar="KIND",
+        help="pairs, factorial or list:FILE (default: chosen by the number of labels that the space screens)",
+    )  # fmt: skip
+    much.add_argument(
+        "--primary", metavar="A×B,C×D", help="pairs to declare before the search; 'a x b' works too (default: none)"
+    )
+    much.add_argument(
+        "--children-per-start", metavar="N", type=int,
+        help="variants of the later stages to try for each first stage (default: 6)",
+    )  # fmt: skip
     much.add_argument("--no-race", action="store_true", help="do not race the best recipes on fresh seeds")
-    much.add_argument("--no-start-points", action="store_true", help="do not train and race published recipes")
-    much.add_argument("--tune-baseline", action="store_true", help="find the baseline's learning rate, decay first")
-    much.add_argument("--check-seeds", type=int, metavar="N", help="blocks of checks and around the winner [3]")
-    much.add_argument("--no-checks", action="store_true", help="the same as --check-seeds 0")
-    much.add_argument("--check-full-length", action="store_true", help="the winner's pairs at the final length, too")
-    much.add_argument("--time-budget", type=float, metavar="SECONDS", help="end gracefully after so long, in all runs")
-    much.add_argument("--gpu-hours", type=float, metavar="X", help="end gracefully after so many (of shares of GPUs)")
-    much.add_argument("--epochs-scale", type=float, metavar="X", help="multiplies every stage's epochs [1]")
-    much.add_argument("--seed", type=int, metavar="N", help="base of all seeds [0]")
+    much.add_argument("--no-start-points", action="store_true", help="do not train and race the published recipes")
+    much.add_argument(
+        "--tune-baseline", action="store_true", help="first tune the learning rate and weight decay of the baseline"
+    )
+    much.add_argument(
+        "--check-seeds", metavar="N", type=int,
+        help="seeds for the robustness checks and for the ablation of the best recipe (default: 3)",
+    )  # fmt: skip
+    much.add_argument("--no-checks", action="store_true", help="same as --check-seeds 0")
+    much.add_argument(
+        "--check-full-length", action="store_true",
+        help="also check the pairs of the best recipe at the length of final training",
+    )  # fmt: skip
+    much.add_argument(
+        "--time-budget", metavar="SECONDS", type=float,
+        help="end gracefully after this time, summed over all runs of the search (default: no limit)",
+    )  # fmt: skip
+    much.add_argument(
+        "--gpu-hours", metavar="X", type=float,
+        help="end gracefully after this many GPU hours; half a GPU counts half (default: no limit)",
+    )  # fmt: skip
+    much.add_argument(
+        "--epochs-scale", metavar="X", type=float, help="factor that multiplies the epochs of every stage (default: 1)"
+    )
+    much.add_argument("--seed", metavar="N", type=int, help="base of all random seeds (default: 0)")
 
     stop = it.add_argument_group("early stopping (adaptive arm)")
-    stop.add_argument("--rungs", metavar="X,Y", help="fractions of a plan at which trials are judged [0.25]")
-    stop.add_argument("--reduction-factor", type=float, metavar="η", help="the best 1/η of a cohort go on [4]")
-    stop.add_argument("--rung-score", metavar="NAME", help="accuracy, adjusted, class_means or shortened [shortened]")
+    stop.add_argument("--rungs", metavar="X,Y", help="fractions of a plan at which trials are judged (default: 0.25)")
+    stop.add_argument(
+        "--reduction-factor", metavar="η", type=float,
+        help="the best 1/η of a cohort continue after a rung (default: 4)",
+    )  # fmt: skip
+    stop.add_argument(
+        "--rung-score", metavar="NAME",
+        help="score to compare at a rung: accuracy, adjusted, class_means or shortened (default: shortened)",
+    )  # fmt: skip
     stop.add_argument("--explain", action="store_true", help="say why a trial is stopped, as it happens")
 
     where = it.add_argument_group("where it runs")
-    where.add_argument("--cpus-per-trial", type=float, metavar="X", help="[1]")
-    where.add_argument("--gpus-per-trial", metavar="X", help="may be a fraction, e.g. 0.25; auto measures [0]")
-    where.add_argument("--max-concurrent", type=int, metavar="N", help="trials at a time [as many as fit]")
-    where.add_argument("--address", metavar="HOST:PORT", help="of a Ray cluster [a local one is started]")
-
-    where.add_argument("--precision", metavar="NAME", help="fp32, or bf16: faster on large images [fp32]")
-    where.add_argument("--channels-last", metavar="NAME", help="memory format: on, off, or where it is faster [auto]")
-    where.add_argument("--fused-members", metavar="NAME", help="members trained together: on, off or auto [off]")
-    where.add_argument("--fused-trials", metavar="NAME", help="seeds of a recipe likewise: on, off or auto [off]")
-    where.add_argument("--graph", metavar="NAME", help="on: each step replayed as a CUDA graph [off]")
-
-    keep = it.add_argument_group("what is kept")
-    keep.add_argument("--name", metavar="NAME", help="of the search [the space's name and the time]")
-    keep.add_argument("--output", metavar="DIR", help="folder of results [results]")
-    keep.add_argument("--store", metavar="DIR", help="folder of finished stages [OUTPUT/stages]")
-    keep.add_argument("--store-limit", type=_bytes, metavar="SIZE", help="bound of the store, e.g. 20GB [none]")
-    keep.add_argument("--no-reuse", action="store_true", help="train every stage of every trial")
-    keep.add_argument("--tracking-uri", metavar="URI", help="MLflow store [mlflow.db in this directory]")
-    keep.add_argument("--resume", metavar="NAME", help="go on with a search that was interrupted, or add to it")
-    keep.add_argument("--settle", action="store_true", help="with --resume: further seeds for unresolved primary pairs")
-    keep.add_argument(
-        "--settle-budget", type=int, metavar="SEEDS", help="at most so many further seeds, over all pairs [20]"
+    where.add_argument("--cpus-per-trial", metavar="X", type=float, help="CPUs that each trial gets (default: 1)")
+    where.add_argument(
+        "--gpus-per-trial", metavar="X",
+        help="GPUs that each trial gets: a number, a fraction such as 0.25, or auto, which measures it (default: 0)",
+    )  # fmt: skip
+    where.add_argument(
+        "--max-concurrent", metavar="N", type=int,
+        help="maximum number of trials that run at the same time (default: all that fit)",
+    )  # fmt: skip
+    where.add_argument(
+        "--address", metavar="HOST:PORT", help="Ray cluster to join (default: start a local one for this search)"
+    )
+    where.add_argument("--precision", metavar="NAME", help="fp32, or bf16: faster on large images (default: fp32)")
+    where.add_argument(
+        "--channels-last", metavar="NAME",
+        help="channels-last memory format: on, off, or auto, which uses it where it is faster (default: auto)",
+    )  # fmt: skip
+    where.add_argument(
+        "--fused-members", metavar="NAME", help="train the members of a stage together: on, off or auto (default: off)"
+    )
+    where.add_argument(
+        "--fused-trials", metavar="NAME", help="train the seeds of a recipe together: on, off or auto (default: off)"
+    )
+    where.add_argument(
+        "--graph", metavar="NAME", help="on or off: replay each training step as a CUDA graph (default: off)"
     )
 
-    it.add_argument("--dry-run", action="store_true", help="show the space, what would run and how long; run nothing")
-    it.add_argument("--measure", action="store_true", help="with --dry-run: train for seconds to say how long")
+    keep = it.add_argument_group("what is kept")
+    keep.add_argument("--name", metavar="NAME", help="name of the search (default: name of the space and the time)")
+    keep.add_argument("--output", metavar="DIR", help="folder for the results (default: results)")
+    keep.add_argument("--store", metavar="DIR", help="folder for finished stages (default: OUTPUT/stages)")
+    keep.add_argument(
+        "--store-limit", metavar="SIZE", type=_bytes, help="maximum size of that folder, e.g. 20GB (default: no limit)"
+    )
+    keep.add_argument("--no-reuse", action="store_true", help="train every stage of every trial, re-using none")
+    keep.add_argument("--tracking-uri", metavar="URI", help="MLflow store (default: mlflow.db in this directory)")
+    keep.add_argument("--resume", metavar="NAME", help="continue an interrupted search, or add to a finished one")
+    keep.add_argument(
+        "--settle", action="store_true", help="with --resume: run further seeds for unresolved primary pairs"
+    )
+    keep.add_argument(
+        "--settle-budget", metavar="SEEDS", type=int,
+        help="with --settle: maximum number of further seeds over all pairs (default: 20)",
+    )  # fmt: skip
+
+    it.add_argument(
+        "--dry-run", action="store_true", help="show the space, what would run and how long it would take; run nothing"
+    )
+    it.add_argument(
+        "--measure", action="store_true", help="with --dry-run: train for some seconds to estimate the duration"
+    )
     return it
 
 
@@ -113,8 +200,9 @@ GIVEN = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; 0 done, 1 nothing finished, 2 cannot be started as asked, 130 interrupted."""
+    lenient_output()
     options = parser().parse_args(arguments)
-    from rich.console import Console
+    from analysis.console import Console
 
     console = Console()
     try:
@@ -129,10 +217,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         if not type(error).__module__.startswith(("search", "spaces", "trainables", "analysis")):
             raise
-        print(f"run_search.py: error: {error}", file=sys.stderr)
+        echo(f"run_search.py: error: {sentence(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("run_search.py: interrupted", file=sys.stderr)
+        echo("run_search.py: interrupted", file=sys.stderr)
         return 130
     if not result.complete and search.interrupted:
         return 130
@@ -182,7 +270,7 @@ def _search(options: argparse.Namespace, console: Any) -> Any:
         return Search(load_space(file), settings, file, console, resume=True, settle=_settle(options, settings))
 
     if options.settle or options.settle_budget is not None:
-        raise SettingsError("--settle goes on with a search that is there: give its name with --resume")
+        raise SettingsError("--settle adds to a search that exists: name it with --resume")
     if options.space is None:
         raise SettingsError("--space FILE is needed, e.g. --space spaces/full_combo.py (or --resume NAME)")
     space = load_space(options.space)
@@ -195,16 +283,16 @@ def _search(options: argparse.Namespace, console: Any) -> Any:
 
 
 def _settle(options: argparse.Namespace, settings: Any) -> int | None:
-    """Further blocks that a pair may get; `None` where the search goes on as planned."""
+    """Further blocks that a pair may get; `None` where the search continues as planned."""
     from search.settings import SettingsError
 
     if not options.settle:
         if options.settle_budget is not None:
-            raise SettingsError("--settle-budget bounds --settle: give that as well")
+            raise SettingsError("--settle-budget limits --settle, which must be given as well")
         return None
     if options.trials is not None or options.seeds is not None:
         raise SettingsError(
-            "--settle runs further blocks of primary pairs and nothing else: leave --trials, --seeds out"
+            "--settle runs further blocks of primary pairs and nothing else: leave --trials and --seeds out"
         )
     if not settings.primary:
         raise SettingsError(

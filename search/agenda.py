@@ -283,6 +283,11 @@ class Agenda:
         return ", ".join(words)
 
     @property
+    def seconds_left(self) -> float | None:
+        """What remains of the time budget, at least 0; `None` without one."""
+        return None if self._seconds is None else max(0.0, self._seconds - self._seconds_used())
+
+    @property
     def used_up(self) -> str:
         """The options that give as much again of the budgets that are used up; empty where none is."""
         options = []

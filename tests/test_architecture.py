@@ -13,9 +13,9 @@ OURS = {*PACKAGES, "run_search", "tests"}
 MAY_IMPORT = {
     "analysis": {"analysis"},
     "spaces": {"spaces.domain"},
-    "trainables": {"trainables", "spaces.domain", "analysis.files", "analysis.text"},
+    "trainables": {"trainables", "spaces.domain", "analysis.console", "analysis.files", "analysis.text"},
     "search": {"search", "spaces", "trainables", "analysis"},
-    "run_search.py": {"search"},
+    "run_search.py": {"search", "analysis.console", "analysis.text"},
 }
 """Where a package may look, itself included; spaces know nothing but the words they are written in."""
 
