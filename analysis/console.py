@@ -22,7 +22,7 @@ def styled(text: object, style: str = "") -> Text:
     return Text(printable(str(text)), style)
 
 
-class Console(rich.console.Console):
+class Console(rich.console.Console):  # type: ignore[misc]
     """Rich without markup, emoji codes and highlighting, which would read a name like `[v2]` as a tag and drop it.
 
     Styles are given by `style=` or by `styled`. Control characters and direction marks are shown instead of executed.
@@ -37,11 +37,11 @@ class Console(rich.console.Console):
         if "width" not in options and not self.is_terminal and not os.environ.get("COLUMNS", "").isdigit():
             self.width = UNBROKEN
 
-    def render_str(self, text: str, **options: Any) -> Text:  # type: ignore[override]
+    def render_str(self, text: str, **options: Any) -> Text:
         """Escapes before anything is measured, so that tables stay straight."""
         return super().render_str(printable(text), **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """Escapes what comes in other ways, such as a `Text`; it may be cut short in a table, because it is wider now."""
+        """Escapes what comes in other ways, such as a `Text`, which a narrow column may then cut short."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else segment._replace(text=printable(segment.text))

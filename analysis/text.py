@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import html
-import os
 import re
 import shlex
 import sys
@@ -55,6 +54,8 @@ def sentence(text: object) -> str:
 
 def _escaped(sign: str) -> str:
     code = ord(sign)
+    if 0xDC80 <= code <= 0xDCFF:  # a byte of a name that is no UTF-8
+        code -= 0xDC00
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 

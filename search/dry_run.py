@@ -18,7 +18,7 @@ def dry_run(make: Callable[[], Search], console: Console, measure: bool = False)
 
     Args:
         make: Makes the search; called again where a trick cannot be looked at without torch.
-        console: Where a person reads.
+        console: Rich console for user-facing output.
         measure: Train the baseline for some seconds to say how long everything takes.
 
     Raises:

@@ -14,7 +14,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from analysis.console import styled
 from analysis.record import Record
+from analysis.text import echo, lenient_output, sentence
 from search.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ class ExplainError(ValueError):
 def show_stop(console: Console, record: Record) -> None:
     """Prints one line for a trial that was stopped, and nothing for another."""
     if record.outcome == "stopped":
-        console.print(f"{record.trial} {record.reason} [{record.title}]", markup=False, highlight=False, soft_wrap=True)
+        console.print(styled(f"{record.trial} {record.reason} [{record.title}]"), soft_wrap=True)
 
 
 def latest(output: str) -> str:
@@ -123,24 +125,25 @@ def standings(settings: Settings, records: Sequence[Record]) -> Mapping[tuple[fl
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Explains; 2 where that cannot be done."""
+    lenient_output()
     parser = argparse.ArgumentParser(prog="python -m search.explain", description=__doc__.split("\n\n")[0])
     parser.add_argument(
-        "trial", nargs="?", metavar="TRIAL", help="one trial, e.g. adaptive-0007 (default: all stopped)"
+        "trial", nargs="?", metavar="TRIAL", help="one trial, e.g. adaptive-0007 (default: all that were stopped)"
     )
     parser.add_argument("--search", metavar="NAME", help="the search (default: the latest)")
-    parser.add_argument("--output", default="results", metavar="DIR", help="folder of results (default: results)")
+    parser.add_argument("--output", default="results", metavar="DIR", help="folder of the results (default: results)")
     options = parser.parse_args(arguments)
     try:
         settings = Settings.stored(options.output, options.search or latest(options.output))
         records = judged(settings)
         lines = overview(settings, records) if options.trial is None else one(settings, records, options.trial)
         for line in lines:
-            print(line)
+            echo(line)
     except SettingsError as error:
-        print(f"search.explain: {str(error).replace('--resume', '--search', 1)}", file=sys.stderr)
+        echo(f"search.explain: {sentence(error).replace('--resume', '--search', 1)}", file=sys.stderr)
         return 2
     except (ExplainError, OSError) as error:
-        print(f"search.explain: {error}", file=sys.stderr)
+        echo(f"search.explain: {sentence(error)}", file=sys.stderr)
         return 2
     return 0
 

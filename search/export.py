@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.pareto import HARMONIC_MEAN, PICKS
 from analysis.record import BASELINE, RecordError, interval, prediction_interval
+from analysis.text import command, echo, lenient_output, sentence
 from trainables.numerics import Numerics
 
 if TYPE_CHECKING:
@@ -136,8 +137,9 @@ def write(content: Mapping[str, Any], path: Path) -> None:
     """Writes a document as YAML, with a line that says what to do with it."""
     import yaml
 
-    search, title = content["provenance"]["search"], content["title"]
-    head = f"# Recipe {content['recipe']} of the search {search}: {title}\n# python -m trainables.train {path.name}\n"
+    # YAML ends a line, and thereby a comment, at more signs than one sees, and refuses those that control a terminal
+    named = sentence(f"Recipe {content['recipe']} of the search {content['provenance']['search']}: {content['title']}")
+    head = f"# {named}\n# {command('python', '-m', 'trainables.train', Path(path.name))}\n"
     text = yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True, width=110)
     path.write_text(head + text, encoding="utf-8")
 
@@ -203,12 +205,20 @@ def _named(values: Sequence[float], names: Sequence[str]) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exports; 2 where that cannot be done."""
+    lenient_output()
     parser = argparse.ArgumentParser(prog="python -m search.export", description=__doc__.split("\n\n")[0])
     parser.add_argument("--search", metavar="NAME", help="the search (default: the latest)")
-    parser.add_argument("--rank", type=int, default=1, help="1 is the best recipe (default)")
-    parser.add_argument("--recipe", metavar="ID", help="a recipe by its id instead")
-    parser.add_argument("--pick", choices=PICKS, help="of the Pareto front of accuracy and harmonic mean instead")
-    parser.add_argument("--out", type=Path, default=Path("best.yaml"), help="file to write (default: best.yaml)")
+    parser.add_argument(
+        "--rank", metavar="N", type=int, default=1, help="rank of the recipe; 1 is the best (default: 1)"
+    )
+    parser.add_argument("--recipe", metavar="ID", help="id of the recipe, instead of its rank (default: none)")
+    parser.add_argument(
+        "--pick", choices=PICKS,
+        help="a recipe on the Pareto front of accuracy and harmonic mean, instead of a rank (default: none)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--out", metavar="FILE", type=Path, default=Path("best.yaml"), help="file to write (default: best.yaml)"
+    )
     parser.add_argument("--tracking-uri", metavar="URI", help="MLflow store (default: mlflow.db in this directory)")
     options = parser.parse_args(arguments)
 
@@ -237,17 +247,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         write(content, options.out)
     except (load.LoadError, RecordError, ExportError, OSError) as error:
-        print(f"search.export: {error}", file=sys.stderr)
+        echo(f"search.export: {sentence(error)}", file=sys.stderr)
         return 2
     measured = content["measured"]
     spread = "" if measured["low"] is None else f" ({100 * measured['low']:.1f} to {100 * measured['high']:.1f})"
     kind = "baseline" if content["title"] == BASELINE else "recipe"
-    print(f"search {name} in {uri}")
-    print(
-        f"{kind} {content['recipe']}: {content['title']}, accuracy on val {100 * measured['mean']:.1f} %{spread} "
-        f"over {len(measured['seeds'])} {'seed' if len(measured['seeds']) == 1 else 'seeds'} ({measured['arm']})"
+    echo(
+        f"search {sentence(name)} in {sentence(uri)}",
+        f"{kind} {content['recipe']}: {sentence(content['title'])}, accuracy on val {100 * measured['mean']:.1f} "
+        f"%{spread} over {len(measured['seeds'])} {'seed' if len(measured['seeds']) == 1 else 'seeds'} "
+        f"({measured['arm']})",
+        f"written to {sentence(options.out)}; train it with: "
+        f"{command('python', '-m', 'trainables.train', options.out)}",
     )
-    print(f"written to {options.out}; train it with: python -m trainables.train {options.out}")
     return 0
 
 

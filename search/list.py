@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from analysis import load
+from analysis.text import echo, lenient_output, printable, sentence
 
 
 def table(uri: str) -> str:
@@ -21,7 +22,8 @@ def table(uri: str) -> str:
         best = "unknown" if math.isnan(row["best_accuracy"]) else f"{100 * row['best_accuracy']:.1f} %"
         started = f"{row['started']:%Y-%m-%d %H:%M}"
         counts = str(row["trials"]), str(row["finished"])
-        rows.append((row["name"], row["data"], started, *counts, best, row["status"].lower()))
+        name, data = (printable(row[key], keep="") for key in ("name", "data"))
+        rows.append((name, data, started, *counts, best, row["status"].lower()))
     if len(rows) == 1:
         return "no search yet"
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -32,6 +34,7 @@ def table(uri: str) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table; 2 where the store cannot be read."""
+    lenient_output()
     parser = argparse.ArgumentParser(prog="python -m search.list", description="List the searches in an MLflow store.")
     parser.add_argument("--tracking-uri", metavar="URI", help="the store (default: mlflow.db in this directory)")
     options = parser.parse_args(arguments)
@@ -39,9 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         text = table(uri)
     except load.LoadError as error:
-        print(f"error: {error}", file=sys.stderr)
+        echo(f"error: {sentence(error)}", file=sys.stderr)
         return 2
-    print(f"searches in {uri}\n{text}\nbest: mean accuracy on val of the leading recipe")
+    echo(f"searches in {sentence(uri)}", text, "best: mean accuracy on val of the leading recipe")
     return 0
 
 

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.tree import Tree
 
+from analysis.console import styled
+from analysis.text import printable
 from search import pace, prospect
 from search.design import Design
 from search.phases import outlook
@@ -45,26 +47,27 @@ def show(console: Console, search: Search, measure: bool = False) -> None:
     """Prints the preview.
 
     Args:
-        console: Where a person reads.
+        console: Rich console for user-facing output.
         search: What would run.
         measure: Whether to train the baseline for some seconds, where no search has told how long an epoch takes.
     """
     settings, space = search.settings, search.space
-    piped = not console.is_terminal  # a file keeps whole lines, a terminal would break them within words
     search.check_data()
-    console.print(tree(space), highlight=False)
+    console.print(tree(space))
     choices, recipes, continuous = count(space)
     more = ", and continuous numbers" if continuous else ""
-    console.print(f"\nAt most {choices:,} combinations of tricks and stages; {recipes:,} with their numbers{more}.")
+    console.print(
+        styled(f"\nAt most {choices:,} combinations of tricks and stages; {recipes:,} with their numbers{more}.")
+    )
     for rule in space.forbid:
-        console.print(f"  never together: {' and '.join(rule.labels)} ({rule.reason})", highlight=False)
+        console.print(styled(f"  never together: {' and '.join(rule.labels)} ({rule.reason})"))
 
     design = search.design
     for pair in design.impossible:
-        console.print(f"  not applicable: {pair.a} × {pair.b}: {pair.reason}", highlight=False, soft_wrap=piped)
+        console.print(styled(f"  not applicable: {pair.a} × {pair.b}: {pair.reason}"))
     console.print()
     for part in prospect.show(design, settings.seeds, search.standard.sd, search.standard.margin, settings.data):
-        console.print(part, highlight=False, soft_wrap=piped and isinstance(part, str))
+        console.print(styled(part) if isinstance(part, str) else part)
     arms = _arms(search, design)
     found = pace_of(search, measure)
     slots = max(1, settings.max_concurrent or _cores(settings.cpus_per_trial))
@@ -80,30 +83,28 @@ def show(console: Console, search: Search, measure: bool = False) -> None:
         table.add_row(name, str(recipes_here or ""), str(seeds or ""), str(trials), f"{plain:,}", f"{reused:,}", shown)
     console.print(table)
     console.print(
-        "From the race on that is what it may come to at most, at the mean length of a recipe; a conflict, harm or "
-        "synergy that the winner itself has is checked on top.",
-        soft_wrap=True,
+        "From the race on, the numbers are upper bounds, at the mean length of a recipe. A conflict, harm or synergy "
+        "that the best recipe itself has is checked in addition."
     )
     if 0 < settings.check_seeds < prospect.FEWEST_FIRST_STAGES and settings.seeds:
         fewest = prospect.FEWEST_FIRST_STAGES
         console.print(
             f'--check-seeds {settings.check_seeds} is too few for pairs of the first stage: their verdicts stay "at '
-            f'these settings", and pairs that are nominated stay unresolved; {fewest} are the least.',
-            soft_wrap=True,
+            f'these settings", and pairs that are nominated stay unresolved; at least {fewest} are needed.'
         )
-    console.print(
+    known = (
         f"About {total / 60:.1f} minutes in all, from {found.seconds * 1000:.0f} ms per epoch ({found.source}) and "
-        f"{TRIAL_SECONDS} s per trial around it; early stopping not counted."
+        f"{TRIAL_SECONDS} s of overhead per trial; early stopping is not taken into account."
         if found
         else f"How long that takes is unknown: no search of {settings.data} with {search.model} has run from "
-        f"{settings.output} on this machine; --dry-run --measure trains the baseline for some seconds.",
-        soft_wrap=piped,
+        f"{settings.output} on this machine; --dry-run --measure trains the baseline for some seconds to find out."
     )
+    console.print(styled(known))
 
 
 def tree(space: Space) -> Tree:
     """The space as a tree of stages, choices and numbers."""
-    root = Tree("[bold]space[/bold]")
+    root = Tree(styled("space", "bold"))
     for slot in space.stages:
         if isinstance(slot, Stage):
             _branch(root, slot)
@@ -115,19 +116,19 @@ def tree(space: Space) -> Tree:
             else:
                 _branch(one, option)
     if space.screen:
-        root.add("screened for conflicts: " + ", ".join(space.screen))
+        root.add(styled("screened for conflicts: " + ", ".join(space.screen)))
     return root
 
 
 def _branch(parent: Tree, stage: Stage) -> None:
     usual = {field.name: field.default for field in dataclasses.fields(Stage)}
     numbers = [f"{key} {getattr(stage, key)}" for key in STAGE_NUMBERS if getattr(stage, key) != usual[key]]
-    carry = "" if parent.label == "[bold]space[/bold]" and not parent.children else f", carries {stage.carry}"
-    branch = parent.add(f"[bold]{stage.name}[/bold]: {', '.join(numbers)}{carry}")
+    carry = "" if str(parent.label) == "space" and not parent.children else f", carries {stage.carry}"
+    branch = parent.add(styled(stage.name, "bold").append(printable(f": {', '.join(numbers)}{carry}"), "not bold"))
     for item in stage.choose:
         options = item.options if isinstance(item, (OneOf, SomeOf)) else (item,)
         seams = dict.fromkeys(entry(option.name).seam for option in options if option is not None)
-        branch.add(f"[dim]{'/'.join(seams)}[/dim]  {item}")
+        branch.add(styled("/".join(seams), "dim").append(printable(f"  {item}"), "not dim"))
 
 
 def count(space: Space) -> tuple[int, int, bool]:

@@ -169,9 +169,10 @@ def show(design: Design, seeds: int, sd: float, margin: float, data: str) -> Ite
     found = prospects(design, seeds, sd)
     if not found:
         blocks = "1 seed block shows" if seeds == 1 else f"{seeds} seed blocks show"
-        yield f"{blocks} nothing about pairs; {FEWEST_BLOCKS} are the least, 5 the default (--seeds)."
+        yield f"{blocks} nothing about pairs; at least {FEWEST_BLOCKS} are needed, and the default is 5 (--seeds)."
         return
-    table = Table(title="The least that the conflict table can show, in points of accuracy", title_justify="left")
+    title = f"Minimum detectable effects, in points of accuracy ({100 * POWER:.0f} % power)"
+    table = Table(title=title, title_justify="left")
     for column in ("pairs", "number", "blocks", "harm from", "interaction from", "compatible at a margin from"):
         table.add_column(column, justify="left" if column == "pairs" else "right")
     for one in found:
@@ -180,12 +181,12 @@ def show(design: Design, seeds: int, sd: float, margin: float, data: str) -> Ite
     yield table
     if seeds == FEWEST_BLOCKS:
         yield (
-            "With 2 blocks only of tricks of later stages: a claim about one of the first stage needs "
+            "2 blocks are enough for tricks of later stages only: a claim about one of the first stage needs "
             f"{FEWEST_FIRST_STAGES} (--seeds {FEWEST_FIRST_STAGES})."
         )
     said = (
-        f"Each with a probability of {100 * POWER:.0f} %, were the pair the only real one. Assumed, not measured in "
-        f"this search: a trial's noise within its block is {100 * sd:.1f} points on {data}. The margin of {data} is "
+        "The table takes each pair as the only real one and assumes, before anything is measured, that "
+        f"a trial's noise within its block is {100 * sd:.1f} points on {data}. The margin of {data} is "
         f"{100 * margin:.1f} points: "
     )
     if all(one.shown.compatible <= margin for one in found):

@@ -16,6 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from analysis import files
+from analysis.console import Console, styled
+from analysis.text import csv_text, sentence
 from search import resources
 from search.resources import WORKER_ENVIRONMENT
 from search.settings import Settings, SettingsError, gpus
@@ -23,7 +26,6 @@ from spaces.domain import Space
 
 if TYPE_CHECKING:
     import pandas as pd
-    from rich.console import Console
 
     from search.agenda import Agenda, Task
     from search.ground import Ground
@@ -119,8 +121,6 @@ def run(
     Raises:
         ValueError: Anything that cannot be started as asked, in one sentence.
     """
-    from rich.console import Console
-
     from search.space_file import load_space
 
     path = None if isinstance(space, Space) else Path(space)
@@ -150,7 +150,7 @@ class Search:
         space: What may vary.
         settings: Everything else.
         file: The space's file, kept beside the results; `None` for a space made in Python.
-        console: Where a person reads.
+        console: Rich console for user-facing output.
         resume: Whether the search goes on with what its folder holds.
         settle: Further blocks that unresolved primary pairs may get, in all; `None` for a search that goes on as
             planned.
@@ -278,7 +278,7 @@ class Search:
 
     def run(self) -> SearchResult:
         """Runs to the end, the budget, or Ctrl-C; then looks at what there is."""
-        from search import tracking
+        from search import summary, tracking
 
         uri = self.settings.tracking_uri or tracking.default_uri()
         tracking.check(uri)
@@ -289,6 +289,7 @@ class Search:
         self.check_objective()
         self._check_model()
         self.open_folder()
+        summary.show_notes(self.console, settings.data, self._notes)
         # MLflow makes its database in seconds that Ray needs as well
         tracker = tracking.Tracker(uri, settings.name, settings.data)
         try:
@@ -315,7 +316,7 @@ class Search:
         if (self.settings.folder / "journal.jsonl").exists():
             if not isinstance(error, ValueError):
                 how = summary.how_to_resume(self.settings, self.settle is not None)
-                self.console.print(how, style="bold yellow", highlight=False, soft_wrap=True)
+                self.console.print(styled(how, "bold yellow"), soft_wrap=True)
         elif not self.resume:
             shutil.rmtree(self.settings.folder, ignore_errors=True)
 
@@ -401,9 +402,9 @@ class Search:
                 complete, self.interrupted = False, True
                 agenda.cut()
         if agenda.stopped_because:
-            self.console.print(f"[bold red]{agenda.stopped_because}[/bold red]", soft_wrap=True)
+            self.console.print(styled(agenda.stopped_because, "bold red"), soft_wrap=True)
         if self.interrupted:
-            self.console.print("\nInterrupted; looking at what there is.")
+            self.console.print("\nInterrupted; the results so far follow.")
         return agenda, display, complete and agenda.phase == "done" and self._was_whole(tracker)
 
     def _nothing_left(self, agenda: Agenda, tracker: Any) -> tuple[Agenda, Any, bool]:
@@ -412,7 +413,7 @@ class Search:
         from search.display import Display
 
         why = agenda.not_settled() if self.settle is not None else None
-        self.console.print(summary.finished(self.settings, why), highlight=False, soft_wrap=True)
+        self.console.print(styled(summary.finished(self.settings, why)), soft_wrap=True)
         tracker.start(self._params(), {"space": self.settings.space}, resume=True)
         self.settings.keep_changes()
         for record in agenda.records.values():
@@ -571,6 +572,11 @@ class Search:
         settings = self.settings
         return cached_data(settings.data, settings.data_root, settings.imbalance, split_seed)
 
+    @property
+    def _notes(self) -> tuple[str, ...]:
+        """What was held out, left out or assumed, in the first block; in others the numbers are alike."""
+        return self._data(self.settings.seed * SEEDS_APART).notes
+
     def _fingerprint(self, split_seed: int) -> str:
         return self._data(split_seed).fingerprint
 
@@ -632,7 +638,7 @@ class Search:
         seed = self.settings.seed * SEEDS_APART
         specs = [dataclasses.replace(self._trial(plan, seed), store=None).to_dict() for plan in plans]
         found = resources.measured(specs, self.settings.cpus_per_trial)
-        self.console.print(found.reason, soft_wrap=True, highlight=False)
+        self.console.print(styled(found.reason), soft_wrap=True)
         share: dict[str, Any] = {"gpus_per_trial": found.share, "gpus_auto": False, "gpus_reason": found.reason}
         self.settings = dataclasses.replace(self.settings, **share)
         # and nothing that a resumed search was given for this run alone
@@ -645,8 +651,7 @@ class Search:
         fields["imbalance"] = self.settings.imbalance or self.standard.imbalance
         fields |= {"design": self.design.kind, "primary": ",".join(self.settings.primary)}
         fields["val_images_per_class"] = self._val_images
-        # what was held out or left out, and which classes starve: of the first block, in others the numbers are alike
-        fields["data_notes"] = "; ".join(self._data(self.settings.seed * SEEDS_APART).notes)
+        fields["data_notes"] = "\n".join(map(sentence, self._notes))
         fields["final_share"] = round(self.ground.share, 4)
         return {key: value for key, value in fields.items() if value not in (None, (), "")}
 
@@ -666,20 +671,21 @@ class Search:
         extras.save(folder)
         best = None
         if conflicts is not None:
-            conflicts.to_csv(folder / "conflicts.csv", index=False)
+            files.write(folder / "conflicts.csv", csv_text(conflicts))
         try:
             plans = {record.recipe: record.plan for record in records}
             pick = {"accuracy": None, "both": "knee"}.get(self.settings.objective, self.settings.objective)
             best = export.document(trials, plans.__getitem__, pick=pick, conflicts=conflicts, settings=self._params())
             export.write(best, folder / "best.yaml")
         except (export.ExportError, RecordError) as error:
-            self.console.print(f"[yellow]{error}[/yellow]")
+            self.console.print(styled(sentence(error), "yellow"), soft_wrap=True)
         try:
             summary.write_report(folder / "report.html", records, trials, conflicts, self._params())
         except Exception as error:
             # what was found out must reach the screen and MLflow all the same
             log.exception("the report could not be written")
-            self.console.print(f"[yellow]report.html could not be written: {error}[/yellow]", markup=True)
+            said = f"report.html could not be written: {sentence(error)}"
+            self.console.print(styled(said, "yellow"), soft_wrap=True)
         # by which analysis.report judges each look at its own share
         told = extras.tags | {"looks": str(list(agenda.known.further))}
         tracker.summary({}, told, anew=("nominated/", "removal/"))
@@ -707,12 +713,12 @@ class Search:
             saved, {"mlflow.note.content": summary.answer(trials, conflicts, self.standard.margin)}, artifacts
         )
         for problem in tracker.close("FINISHED" if complete else "KILLED"):
-            self.console.print(f"[yellow]MLflow: {problem}[/yellow]")
+            self.console.print(styled(f"MLflow: {sentence(problem)}", "yellow"), soft_wrap=True)
         result = SearchResult(
             self.settings.name, folder, complete, trials, conflicts, best, display.phase_seconds, display.saved, extras
         )
         settling = self.settle is not None and agenda.phase != "done"
-        summary.show(self.console, result, uri, self.settings, settling, agenda.used_up)
+        summary.show(self.console, result, uri, self.settings, settling, agenda.used_up, self._notes)
         return result
 
 

@@ -8,12 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from analysis import files
+from analysis.console import styled
 from analysis.record import BASELINE, NUMBERS, NUMBERS_IN_WORDS
+from analysis.text import command, csv_text, markdown_cell, option, sentence
 
 if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from analysis.record import Record
     from search.run import SearchResult
@@ -61,7 +65,7 @@ class Extras:
         for name, table in (("nominated", self.nominated), ("removals", self.removals), ("path", self.path)):
             file = folder / f"{name}.csv"
             if len(table):
-                table.to_csv(file, index=False)
+                files.write(file, csv_text(table))
             else:
                 file.unlink(missing_ok=True)
 
@@ -97,61 +101,88 @@ def conflict_table(
     try:
         return with_checks(judge(trials, margin, primary, further), trials, margin)
     except ValueError as error:
-        console.print(f"No conflict table: {error}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+        console.print(styled(f"No conflict table: {sentence(error)}", "yellow"), soft_wrap=True)
         return None
 
 
+def show_notes(console: Console, data: str, notes: Sequence[str]) -> None:
+    """Prints what a data set left out or assumed, where it did, so that no result is read as one of all its images."""
+    if notes:
+        console.print(styled(f"Data: {data}", "bold yellow"), soft_wrap=True)
+        for note in notes:
+            console.print(styled(f"  {sentence(note)}", "yellow"), soft_wrap=True)
+
+
 def show(
-    console: Console, result: SearchResult, uri: str, settings: Settings, settling: bool = False, used_up: str = ""
+    console: Console,
+    result: SearchResult,
+    uri: str,
+    settings: Settings,
+    settling: bool = False,
+    used_up: str = "",
+    notes: Sequence[str] = (),
 ) -> None:
     """Prints the best recipe, the conflicts and where to look next.
 
     Args:
-        console: Where a person reads.
+        console: Rich console for user-facing output.
         result: What was found.
         uri: MLflow store.
         settings: Of the search.
         settling: Whether it was cut off while it ran further blocks (`--settle`).
-        used_up: Options that give as much again of the budgets that are used up.
+        used_up: Options that grant again the budgets that are used up.
+        notes: What the data left out or assumed.
     """
-    from analysis import load
-    from search import tracking
-
-    piped = not console.is_terminal  # a file keeps whole lines, a terminal would break them within words
     console.print()
     if result.best is not None:
-        console.print(_best(result.best), highlight=False, soft_wrap=piped)
+        console.print(_best(result.best))
     if result.conflicts is not None and len(result.conflicts):
         console.print(_conflicts(result.conflicts, result.trials, console.width))
+        written = [name for name in ("conflicts.csv", "report.html") if (result.folder / name).is_file()]
+        have = f" All numbers are in {' and '.join(written)}." if written else ""
         console.print(
-            "In percentage points of accuracy on val, ± is the 95 % interval over seed blocks. A verdict holds at this "
-            f"length of training, for this data and network; {_marks(result.conflicts)}conflicts.csv and the report "
-            "have all numbers.",
-            style="dim", highlight=False, soft_wrap=piped,
+            "The numbers are percentage points of accuracy on val; ± is the 95 % interval over seed blocks. A verdict "
+            f"holds at this length of training, for this data and network.{_marks(result.conflicts)}{have}",
+            style="dim", highlight=False,
         )  # fmt: skip
         for line in further_steps(result.conflicts, settings, settling, result.complete):
-            console.print(line, highlight=False, soft_wrap=True)
+            console.print(styled(line), soft_wrap=True)
     elif result.conflicts is not None:
         console.print("No conflict table: the space screens no pair (screen= names fewer than two labels).")
     for line in _extras(result.extras):
-        console.print(line, highlight=False, soft_wrap=piped)
+        console.print(styled(line))
     phases = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in result.phase_seconds.items() if name != "done")
     epochs, seconds = result.saved
-    console.print(f"\nTime: {phases or 'nothing ran'}. Re-use saved {epochs:.0f} epochs, {seconds:.0f} s of training.")
+    console.print(
+        f"\nTime: {phases or 'nothing ran'}. Re-use saved {epochs:.0f} epochs, {seconds:.0f} s of training.",
+        highlight=False,
+    )
+    show_notes(console, settings.data, notes)
     if not result.complete:
-        console.print(how_to_resume(settings, settling, used_up), style="bold yellow", highlight=False, soft_wrap=True)
-    store = "" if uri == load.default_uri() else f" --tracking-uri {uri}"
-    lines = [
-        ("report", str(result.folder / "report.html")),
-        ("every trial", tracking.where_to_look(uri)),
-        ("best recipe", str(result.folder / "best.yaml")),
-        ("train it", f"python -m trainables.train {result.folder / 'best.yaml'}"),
-        ("check it", f"python -m trainables.train {result.folder / 'best.yaml'} --as-searched"),
-        ("another one", f"python -m search.export --search {result.name} --rank 2 --out second.yaml{store}"),
-    ]
+        console.print(styled(how_to_resume(settings, settling, used_up), "bold yellow"), soft_wrap=True)
     console.print("\nWhere to look next")
-    for what, where in lines:
-        console.print(f"  {what:<12} {where}", highlight=False, soft_wrap=True, markup=False)
+    for what, where in _places(result, uri):
+        console.print(styled(f"  {what:<12} {where}"), soft_wrap=True)
+
+
+def _places(result: SearchResult, uri: str) -> Iterator[tuple[str, str]]:
+    """What to open or to run next; a file that was not written is not named."""
+    from analysis import load
+    from search import tracking
+
+    report, best = result.folder / "report.html", result.folder / "best.yaml"
+    if report.is_file():
+        yield "report", sentence(report)
+    yield "every trial", tracking.where_to_look(uri)
+    if best.is_file():
+        yield "best recipe", sentence(best)
+        yield "train it", command("python", "-m", "trainables.train", best)
+        yield "check it", command("python", "-m", "trainables.train", best, "--as-searched")
+    if len(result.trials) and result.trials.loc[result.trials["outcome"] == "finished", "recipe"].nunique() > 1:
+        store = [] if uri == load.default_uri() else option("--tracking-uri", uri)
+        search = option("--search", result.name)
+        second = ["--rank", "2", "--out", "second.yaml"]
+        yield "another one", command("python", "-m", "search.export", *search, *second, *store)
 
 
 def write_report(
@@ -188,13 +219,13 @@ def write_report(
 
 
 def answer(trials: pd.DataFrame, conflicts: pd.DataFrame | None, margin: float) -> str:
-    """The findings in a few sentences, as Markdown."""
+    """The findings in a few sentences, as Markdown; names are data and can start no markup."""
     from analysis import report
 
     if not len(trials):
         return "No trial has finished."
     found = report.gather(trials, conflicts=conflicts, margin=margin)
-    return "\n\n".join(f"**{heading}.** {text}" for heading, text in report.answer(found))
+    return "\n\n".join(f"**{heading}.** {markdown_cell(text)}" for heading, text in report.answer(found))
 
 
 def finished(settings: Settings, not_settled: Sequence[str] | None = None) -> str:
@@ -204,12 +235,11 @@ def finished(settings: Settings, not_settled: Sequence[str] | None = None) -> st
         settings: Of the search.
         not_settled: With `--settle`: why none of the primary pairs gets further blocks, a line each.
     """
-    go_on = how_to_resume(settings).splitlines()[-1].strip()
     if not_settled is not None:
-        return "\n".join(["[bold]No primary pair gets further seeds.[/bold]", *(f"  {line}" for line in not_settled)])
+        return "\n".join(["No primary pair gets further seeds.", *(f"  {line}" for line in not_settled)])
     return (
-        f"[bold]{settings.name} is finished[/bold]: nothing is left to run. To add to it:\n"
-        f"  {go_on} --trials +50\n  {go_on} --seeds +2"
+        f"{settings.name} is finished: nothing is left to run. To add to it:\n"
+        f"  {resume_command(settings, '--trials', '+50')}\n  {resume_command(settings, '--seeds', '+2')}"
     )
 
 
@@ -224,70 +254,72 @@ def further_steps(conflicts: pd.DataFrame, settings: Settings, settling: bool, c
     """
     if not complete:
         return
-    go_on = how_to_resume(settings).splitlines()[-1].strip()
     primary = conflicts[conflicts["primary"]]
     unresolved = (primary["verdict"] == "unresolved").sum()
     if unresolved and not settling:
         pairs = "1 declared pair is" if unresolved == 1 else f"{unresolved} declared pairs are"
-        yield f"{pairs} unresolved. Further seeds for {'it' if unresolved == 1 else 'them'} alone:\n  {go_on} --settle"
+        them = "it" if unresolved == 1 else "them"
+        yield f"{pairs} unresolved. To run further seeds for {them} alone:\n  {resume_command(settings, '--settle')}"
     new = (primary["verdict"] == "conflict") & primary["holds_why"].str.startswith("not run at")
     if settling and settings.check_seeds and new.any():
-        yield f"What settling has shown is run again at other learning rates by:\n  {go_on}"
+        yield f"To check at other learning rates what settling has shown:\n  {resume_command(settings)}"
+
+
+def resume_command(settings: Settings, *more: str) -> str:
+    """The command that continues a search, with further words at its end."""
+    where = [] if settings.output == "results" else option("--output", settings.output)
+    return command("python", "run_search.py", *option("--resume", settings.name), *where, *more)
 
 
 def how_to_resume(settings: Settings, settling: bool = False, used_up: str = "") -> str:
     """What a search that ends early says; one that was settling goes on with that, one out of budget with more."""
-    where = "" if settings.output == "results" else f" --output {settings.output}"
-    return (
-        "Stopped before its end; finished trials are kept. Go on with:\n"
-        f"  python run_search.py --resume {settings.name}{where}{' --settle' if settling else ''}"
-        f"{' ' + used_up if used_up else ''}"
-    )
+    more = ["--settle"] * settling + used_up.split()
+    return f"Stopped before its end; finished trials are kept. To continue:\n  {resume_command(settings, *more)}"
 
 
-def _best(best: Mapping[str, Any]) -> str:
+def _best(best: Mapping[str, Any]) -> Text:
     measured, gain = best["measured"], best["measured"]["gain_over_baseline"]
     number = len(measured["seeds"])
     arms = {
         "confirm": f"{number} fresh {'seed' if number == 1 else 'seeds'} that chose nothing",
-        "race": f"{_seeds(number)} of the race, by which it was chosen: it flatters",
-        "design": f"{_seeds(number)} of the design arm, by which it was chosen: it flatters",
-        "adaptive": f"{_seeds(number)} of the adaptive arm, by which it was chosen: it flatters",
+        "race": f"{_seeds(number)} of the race, by which it was chosen: the number is optimistic",
+        "design": f"{_seeds(number)} of the design arm, by which it was chosen: the number is optimistic",
+        "adaptive": f"{_seeds(number)} of the adaptive arm, by which it was chosen: the number is optimistic",
     }
     lines = [
-        f"[bold]Best recipe: {best['title']}[/bold]  ({best['recipe']})",
-        f"  accuracy on val {_percent(measured)} over {arms[measured['arm']]}",
+        styled(f"Best recipe: {sentence(best['title'])}", "bold").append(f"  ({best['recipe']})", "not bold"),
+        styled(f"  accuracy on val {_percent(measured)} over {arms[measured['arm']]}"),
     ]
     if "length" in measured:
-        lines.append(f"  [yellow]{measured['length']}: train it longer before believing its conflicts[/yellow]")
+        lines.append(styled(f"  {measured['length']}: train it longer before believing its conflicts", "yellow"))
     if best["title"] == BASELINE:
-        lines.append("  no recipe that was tried is better than the baseline")
+        lines.append(styled("  no recipe that was tried is better than the baseline"))
     elif gain["mean"] is not None:
-        lines.append(f"  gain over the baseline {_points(gain)} points, {gain['seeds']} paired seeds")
+        lines.append(styled(f"  gain over the baseline {_points(gain)} points, {gain['seeds']} paired seeds"))
     seen = measured["images_seen"]
     if seen["baseline"] and not 0.95 < seen["recipe"] / seen["baseline"] < 1.05:
         lines.append(
-            f"  it sees {seen['recipe']:,.0f} images in training, the baseline {seen['baseline']:,.0f}: "
-            "part of the gain may be that"
+            styled(
+                f"  it sees {seen['recipe']:,.0f} images in training, the baseline {seen['baseline']:,.0f}: "
+                "part of the gain may come from that"
+            )
         )
     for verdict in best["conflicts"]:
         if verdict["verdict"] in ("conflict", "harmful", "redundant"):
-            lines.append(
-                f"  [yellow]note: it has {verdict['pair']}, {verdict['verdict']}: {verdict['reason']}[/yellow]"
-            )
-    return "\n".join(lines)
+            said = f"  note: it has {verdict['pair']}, {verdict['verdict']}: {sentence(verdict['reason'])}"
+            lines.append(styled(said, "yellow"))
+    return type(lines[0])("\n").join(lines)
 
 
 def _conflicts(conflicts: pd.DataFrame, trials: pd.DataFrame, width: int) -> Table:
     from rich import box
     from rich.table import Table
-    from rich.text import Text
 
     from analysis.words import labels_of, short
 
     first = trials[trials["arm"] == "design"].iloc[0]
     title = f"Which tricks conflict: {first['data']}, imbalance {first['imbalance']:g}, {first['model']}"
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    table = Table(title=styled(title, "bold"), title_justify="left", title_style="", box=box.SIMPLE_HEAD)
     columns = ["verdict", "pair A, B", "B added to A", "A added to B"]
     wide = width >= 120
     if wide:
@@ -305,26 +337,29 @@ def _conflicts(conflicts: pd.DataFrame, trials: pd.DataFrame, width: int) -> Tab
         said = f"\n{', '.join(marks)}" if marks else ""
         said += f"\n{row['holds']}" if row.get("holds") else ""
         cells = [
-            Text(row["verdict"], style=STYLE[row["verdict"]]) + Text(said, style="dim"),
-            f"{names[row['a']]}\n{names[row['b']]}",
+            styled(row["verdict"], STYLE[row["verdict"]]).append(said, "not bold dim"),
+            styled(f"{names[row['a']]}\n{names[row['b']]}"),
             _interval(row, "b_given_a"),
             _interval(row, "a_given_b"),
         ]
         if wide:
-            cells += [_interval(row, "interaction"), _p(row["adjusted_p"]), str(row["n_seeds"]), _action(row)]
+            cells += [_interval(row, "interaction"), _p(row["adjusted_p"]), str(row["n_seeds"]), styled(_action(row))]
         table.add_row(*cells)
     return table
 
 
 def _marks(conflicts: pd.DataFrame) -> str:
-    """What the words below the verdicts mean."""
+    """What the words below the verdicts mean, a sentence each."""
     words = []
     if (conflicts["holds"] != "").any():
-        words.append("final: shown at a third and at three times the learning rate too, else at these settings; ")
+        words.append(
+            " A final verdict was also shown at a third and at three times the learning rate; others hold at these "
+            "settings."
+        )
     if conflicts["sign_flip"].any():
-        words.append("sign flip: helps alone, hurts here; ")
+        words.append(" Sign flip: the trick helps alone and hurts here.")
     if conflicts["primary"].any():
-        words.append(f"{DECLARED}: by --primary; ")
+        words.append(f" Pairs that are {DECLARED} were named by --primary.")
     return "".join(words)
 
 
@@ -342,7 +377,7 @@ def _extras(extras: Extras) -> Iterator[str]:
         for word in ("needed", "may be removed", "unknown"):
             found = [f"{row['removed'][0]} ({points(row['loss'])})" for row in singles if row["word"] == word]
             words += [f"{word}: {', '.join(found)}"] if found else []
-        yield f"\nThe best recipe loses so many points without (fresh seeds): {'; '.join(words)}."
+        yield f"\nPoints of accuracy that the best recipe loses without a trick (fresh seeds): {'; '.join(words)}."
     for row in extras.removals.to_dict("records"):
         if row["depends"]:
             yield f"  {' and '.join(row['removed'])}: {row['depends']} ({points(row['dependency'])} points)"

@@ -28,6 +28,7 @@ from urllib.request import url2pathname
 
 from analysis import load
 from analysis.record import BASELINE, Record, interval
+from analysis.text import command, option
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -117,7 +118,8 @@ def where_to_look(uri: str) -> str:
     """
     if uri.startswith(("http://", "https://")):
         return uri
-    return "mlflow ui" if uri == load.default_uri() else f"mlflow ui --backend-store-uri {uri} -w 1"
+    where = [] if uri == load.default_uri() else [*option("--backend-store-uri", uri), "-w", "1"]
+    return command("mlflow", "ui", *where)
 
 
 # ------------------------------------------------------------------------------------------ the tracker

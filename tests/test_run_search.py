@@ -166,7 +166,7 @@ def refused_with_cache(capsys, *arguments: str) -> str:
 @pytest.mark.parametrize(
     "arguments, sentence",
     [
-        (["--settle"], "--settle goes on with a search that is there: give its name with --resume"),
+        (["--settle"], "--settle adds to a search that exists: name it with --resume"),
         (["--gpu-hours", "0"], "--gpu-hours must be above 0 hours, got 0.0"),
         (["--check-seeds", "-1"], "--check-seeds must be at least 0, got -1"),
     ],
@@ -195,9 +195,9 @@ def test_a_time_budget_is_given_anew_or_what_is_left(begun):
 def test_settling_needs_pairs_that_were_declared(begun, capsys):
     said = refused_with_cache(capsys, "--resume", "mine", "--settle")
     assert "--resume mine --settle: no primary pairs were declared" in said and "--primary a×b" in said
-    assert "--settle-budget bounds --settle" in refused_with_cache(capsys, "--resume", "mine", "--settle-budget", "3")
+    assert "--settle-budget limits --settle" in refused_with_cache(capsys, "--resume", "mine", "--settle-budget", "3")
     both = refused_with_cache(capsys, "--resume", "mine", "--settle", "--trials", "+3")
-    assert "leave --trials, --seeds out" in both
+    assert "leave --trials and --seeds out" in both
 
 
 def test_a_name_that_is_taken(place, capsys):
