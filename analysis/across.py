@@ -33,12 +33,15 @@ import math
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy import special
+
+from analysis.text import csv_text, echo, lenient_output, sentence
 
 Floats = NDArray[np.float64]
 
@@ -236,31 +239,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print what the searches of a store say together; 2 where that cannot be done."""
     from analysis import load
 
+    lenient_output()
     parser = argparse.ArgumentParser(
         prog="python -m analysis.across", description="Does a verdict hold in other searches? One table across them."
     )
     parser.add_argument("--tracking-uri", metavar="URI", help="the MLflow store (default: mlflow.db in this directory)")
-    parser.add_argument("--out", metavar="FILE", help="write the table as CSV as well")
+    parser.add_argument("--out", metavar="FILE", help="CSV file to write the table to (default: none)")
     options = parser.parse_args(arguments)
     uri = options.tracking_uri or load.default_uri()
     try:
         tables, skipped = from_store(uri)
         table = across(tables)
         if options.out:
-            table.to_csv(options.out, index=False)
+            Path(options.out).write_text(csv_text(table), encoding="utf-8")
     except load.LoadError as error:
-        print(f"error: {error}", file=sys.stderr)
+        echo(f"error: {sentence(error)}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"error: --out {options.out} cannot be written: {error.strerror or error}", file=sys.stderr)
+        why = error.strerror or str(error)
+        echo(f"error: --out {sentence(options.out)} cannot be written: {sentence(why)}", file=sys.stderr)
         return 2
     for name, why in skipped.items():
-        print(f"left out {name}: {why}", file=sys.stderr)
+        echo(sentence(f"left out {name}: {why}"), file=sys.stderr)
     counted = {0: "no search", 1: "one search"}.get(
         len(tables), f"{len(tables)} searches, no two with a pair in common,"
     )
     nothing = f"nothing to compare: {uri} has {counted} with a conflict table"
-    print("\n".join(words(table)) or nothing)
+    echo(*(map(sentence, words(table)) if len(table) else [sentence(nothing)]))
     return 0
 
 

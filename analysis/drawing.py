@@ -6,9 +6,9 @@ which is what tests look at; `<name>` draws it with plotly, in percent and point
 
 from __future__ import annotations
 
-import html
 from typing import TYPE_CHECKING
 
+from analysis.text import html_text
 from analysis.words import INK
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def lines(name: str) -> list[str]:
 
 def safe(text: str) -> str:
     """Plotly reads a little HTML in its texts."""
-    return html.escape(text, quote=False)
+    return html_text(text, quote=False)
 
 
 def style(figure: go.Figure, height: int) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pandas as pd
 
 from analysis.drawing import safe, style
+from analysis.text import printable
 from analysis.words import INK, VERDICTS, labels_of, letter, points, seeds, short, span
 
 if TYPE_CHECKING:
@@ -148,6 +149,7 @@ def heat_map_png(table: pd.DataFrame, effects: pd.DataFrame | None = None, title
         title: Above the picture: the context.
     """
     import io
+    import warnings
 
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -171,10 +173,12 @@ def heat_map_png(table: pd.DataFrame, effects: pd.DataFrame | None = None, title
         axes.text(cell.column, cell.row, text, ha="center", va="center", color=ink, fontsize=9, family="DejaVu Sans")
     axes.set(xlim=(-0.6, size - 0.4), ylim=(size - 0.4, -0.6), aspect="equal")
     axes.set_xticks(range(size), [letter(index) for index in range(size)])
-    axes.set_yticks(range(size), [f"{name}  {letter(index)}" for index, name in enumerate(info.names)])
+    ticks = [f"{printable(name)}  {letter(index)}" for index, name in enumerate(info.names)]
+    # a name with dollar signs is no formula
+    axes.set_yticks(range(size), ticks, parse_math=False)
     axes.tick_params(length=0, labelsize=9)
     axes.spines[:].set_visible(False)
-    axes.set_title(title, fontsize=9, loc="left")
+    axes.set_title(printable(title), fontsize=9, loc="left", parse_math=False)
     present = [name for name in VERDICTS if any(cell.verdict == name for cell in info.cells)]
     handles = [
         Patch(facecolor=VERDICTS[name].colour, edgecolor="#7b8592", label=f"{VERDICTS[name].sign} {name}")
@@ -183,5 +187,7 @@ def heat_map_png(table: pd.DataFrame, effects: pd.DataFrame | None = None, title
     if handles:
         axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1, 1), fontsize=8, frameon=False)
     written = io.BytesIO()
-    figure.savefig(written, format="png", bbox_inches="tight", facecolor="#ffffff")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # it is shown as a box
+        figure.savefig(written, format="png", bbox_inches="tight", facecolor="#ffffff")
     return written.getvalue()

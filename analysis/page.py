@@ -5,7 +5,6 @@ Nothing here is fetched: fonts are the reader's own, plotly.js is inlined once, 
 
 from __future__ import annotations
 
-import html
 import math
 import re
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from string import Template
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from analysis.drawing import to_html
+from analysis.text import csv_text, html_text
 from analysis.words import VERDICTS, points
 
 if TYPE_CHECKING:
@@ -81,7 +81,10 @@ th[aria-sort=descending] button::after { content: " ↓"; color: var(--ink); }
 .tools { margin: 6px 0 0; }
 .tools button { margin: 0 6px 6px 0; font: inherit; font-size: .875rem; padding: 6px 12px; border: 1px solid #aab2bd;
   border-radius: 6px; background: #fff; cursor: pointer; }
-.note { background: #fff8e6; border: 1px solid #e8d9a8; border-radius: 8px; padding: 10px 14px; }
+.note { background: #fff8e6; border: 1px solid #e8d9a8; border-radius: 8px; padding: 10px 14px;
+  overflow-wrap: anywhere; }
+.note ul { margin: 4px 0 0; padding-left: 1.15em; }
+header .note { margin: 12px 0 0; }
 dl.plain { display: grid; grid-template-columns: max-content 1fr; gap: 4px 16px; margin: 8px 0; font-size: .9rem; }
 dl.plain dt { color: var(--faint); }
 dl.plain dd { margin: 0; overflow-wrap: anywhere; min-width: 0; }
@@ -208,6 +211,7 @@ PAGE = Template(
 <header>
 <h1>$title</h1>
 <p class="faint">$context</p>
+$notices
 </header>
 <p class="tally">$tally</p>
 <div class="minute">
@@ -240,9 +244,18 @@ LONG_WORD = re.compile(r"[^\s/]{25,}")
 """Does not fit into a column of a phone."""
 
 
-def safe(text: str) -> str:
-    """Escaped."""
-    return html.escape(text, quote=True)
+def safe(text: object) -> str:
+    """Escaped for an element or a quoted attribute."""
+    return html_text(text)
+
+
+def anchor(name: str) -> str:
+    """A name as a part of ids, which plotly puts into its script as they are.
+
+    >>> anchor("shares-my arm")
+    'shares-my-arm'
+    """
+    return re.sub(r"[^\w-]", "-", name)
 
 
 def wrap(text: str) -> str:
@@ -253,6 +266,12 @@ def wrap(text: str) -> str:
 def note(text: str) -> str:
     """A sentence that must not be missed."""
     return f'<p class="note">{wrap(text)}</p>'
+
+
+def notices(heading: str, sentences: Sequence[str]) -> str:
+    """Sentences that must not be missed, under one heading; nothing where there are none."""
+    listed = "".join(f"<li>{wrap(sentence)}</li>" for sentence in sentences)
+    return f'<div class="note"><b>{safe(heading)}</b><ul>{listed}</ul></div>' if listed else ""
 
 
 def sign(verdict: str) -> str:
@@ -302,7 +321,7 @@ def csv(table: pd.DataFrame) -> str:
     for name in ("tricks", "also", "added", "removed"):
         if name in kept:
             kept = kept.assign(**{name: [" + ".join(each) for each in kept[name]]})
-    return str(kept.to_csv(index=False, lineterminator="\n"))
+    return csv_text(kept)
 
 
 def table(heads: Sequence[str], rows: Sequence[str], name: str, content: str = "", file: str = "") -> str:
@@ -315,12 +334,13 @@ def table(heads: Sequence[str], rows: Sequence[str], name: str, content: str = "
         content: The same as CSV, with all digits; no buttons where empty.
         file: Name of the file that is saved.
     """
+    file, name = safe(file), anchor(name)
     head = "".join(f'<th scope="col"><button type="button">{safe(text)}</button></th>' for text in heads)
     tools = ""
     if content:
         tools = (
             f'<p class="tools"><button type="button" class="copy" data-source="csv-{name}">copy table</button>'
-            f'<button type="button" class="save" data-source="csv-{name}" data-name="{safe(file)}">save as CSV'
+            f'<button type="button" class="save" data-source="csv-{name}" data-name="{file}">save as CSV'
             "</button></p>"
             f'<textarea id="csv-{name}" hidden readonly aria-label="{name} as CSV">{safe(content)}</textarea>'
         )
@@ -331,14 +351,22 @@ def table(heads: Sequence[str], rows: Sequence[str], name: str, content: str = "
 
 
 def figure(drawn: Any, name: str, caption: str, kind: str = "") -> str:
-    """A figure with its caption, and buttons that save it."""
+    """A figure with its caption, and buttons that save it.
+
+    Args:
+        drawn: A plotly figure.
+        name: Of the figure on this page, a part of ids.
+        caption: Plain text.
+        kind: Its CSS class.
+    """
+    name = anchor(name)
     buttons = "".join(
         f'<button type="button" class="picture" data-figure="figure-{name}" data-name="{name}" data-format="{form}">'
         f"save as {form.upper()}</button>"
         for form in ("svg", "png")
     )
     return (
-        f'<figure class="{kind}">{to_html(drawn, name)}<figcaption>{safe(caption)}</figcaption>'
+        f'<figure class="{safe(kind)}">{to_html(drawn, name)}<figcaption>{safe(caption)}</figcaption>'
         f'<p class="tools">{buttons}</p></figure>'
     )
 

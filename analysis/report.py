@@ -19,6 +19,7 @@ import pandas as pd
 
 from analysis import load, page, sections
 from analysis.record import RecordError, interval
+from analysis.text import echo, lenient_output, sentence
 from analysis.words import labels_of, percent, points, seeds, short, span
 
 MARGIN = 0.01
@@ -31,9 +32,9 @@ OTHERS = ("final/few", "final/smoothed_harmonic_mean")
 
 _ARM_WORDS = {
     "confirm": "fresh, they chose nothing",
-    "race": "fresh, but those by which it won the race, so the number flatters a little",
-    "design": "those by which it was chosen, so the number flatters; no race on fresh seeds has been run",
-    "adaptive": "those by which it was chosen, so the number flatters; no race on fresh seeds has been run",
+    "race": "fresh, but it won the race by them, so the number is slightly optimistic",
+    "design": "those by which it was chosen, so the number is optimistic; no race on fresh seeds has been run",
+    "adaptive": "those by which it was chosen, so the number is optimistic; no race on fresh seeds has been run",
 }
 
 
@@ -282,6 +283,7 @@ def from_store(uri: str, search: str | None = None) -> tuple[str, Found]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the page of a search; 2 where that cannot be done."""
+    lenient_output()
     parser = argparse.ArgumentParser(
         prog="python -m analysis.report", description="Write what a search found as one HTML page."
     )
@@ -294,12 +296,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         name, found = from_store(uri, options.search)
         Path(options.out).write_text(render(found), encoding="utf-8")
     except (load.LoadError, RecordError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        echo(f"error: {sentence(error)}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"error: --out {options.out} cannot be written: {error.strerror or error}", file=sys.stderr)
+        why = error.strerror or str(error)
+        echo(f"error: --out {sentence(options.out)} cannot be written: {sentence(why)}", file=sys.stderr)
         return 2
-    print(f"report of search {name} ({len(found.trials)} trials in {uri}): {options.out}")
+    echo(sentence(f"report of search {name} ({len(found.trials)} trials in {uri}): {options.out}"))
     return 0
 
 
@@ -468,6 +471,7 @@ def render(found: Found) -> str:
     return page.PAGE.substitute(
         title=page.safe(f"Search {name}" if name else "A search without trials"),
         context=sections.context(found),
+        notices=sections.notices(found),
         tally=page.tally(lists),
         minute="\n".join(page.card(card) for card in lists),
         answer=f"<div><dt>Best recipe</dt><dd>{page.wrap(_best_words(found))}</dd></div>",

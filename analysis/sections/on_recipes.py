@@ -55,7 +55,7 @@ def recipes(found: Found) -> str:
             cells.append(number(percent_span(mean, low, high), mean))
         lost = f", {row['diverged']} diverged" if row["diverged"] else ""
         arm = _SEED_WORDS.get(row["arm"], row["arm"])
-        cells.append(number(f"{row['seeds']}<span class=faint>{arm}{lost}</span>", row["seeds"]))
+        cells.append(number(f"{row['seeds']}<span class=faint>{safe(arm)}{lost}</span>", row["seeds"]))
         cells.append(number(f"{int(row['images']):,}", row["images"]))
         body.append(f"<tr>{''.join(cells)}</tr>")
     words = (
@@ -176,7 +176,9 @@ def front(found: Found) -> str:
             number(percent_span(row[name], max(row[f"{name}_low"], 0.0), min(row[f"{name}_high"], 1.0)), row[name])
             for name in ("accuracy", "harmonic_mean")
         )
-        + number(f"{row['seeds']}<span class=faint>{_SEED_WORDS.get(row['arm'], row['arm'])}</span>", row["seeds"])
+        + number(
+            f"{row['seeds']}<span class=faint>{safe(_SEED_WORDS.get(row['arm'], row['arm']))}</span>", row["seeds"]
+        )
         + "</tr>"
         for row in shown.to_dict("records")
     ]
@@ -223,14 +225,16 @@ def importance(found: Found) -> str:
             f"{first.evaluator} ({EVALUATORS[first.evaluator].what}) over {first.recipes} recipes of the {arm} arm; "
             f"bars hold 95 % of the draws over resampled seeds.{note_text}"
         )
-        parts.append(f"<h3>{arm.capitalize()} arm</h3>" + figure(forests.shares(first.table), f"shares-{arm}", caption))
+        parts.append(
+            f"<h3>{safe(arm.capitalize())} arm</h3>" + figure(forests.shares(first.table), f"shares-{arm}", caption)
+        )
         heads = ["choice or number", "kind", "family", "options"]
         heads += [f"{one.evaluator}, share" for one in mine] + ["more than chance", "decides as well"]
         others = [one.table.set_index("factor") for one in mine]
         body = []
         for row in first.table.to_dict("records"):
             cells = [
-                f'<td class="name">{wrap(row["factor"])}</td>', f"<td>{row['kind']}</td>",
+                f'<td class="name">{wrap(row["factor"])}</td>', f"<td>{safe(row['kind'])}</td>",
                 f"<td>{safe(row['family']) or '–'}</td>", number(str(row["levels"]), row["levels"]),
             ]  # fmt: skip
             for each in others:

@@ -11,6 +11,7 @@ import pandas as pd
 
 from analysis import plots
 from analysis.page import csv, figure, note, number, safe, sign, table, wrap
+from analysis.page import notices as page_notices
 from analysis.words import VERDICTS, duration, percent, points
 
 if TYPE_CHECKING:
@@ -36,6 +37,11 @@ def context(found: Found) -> str:
         f"{first['data']}, imbalance {first['imbalance']:g}{sizes}; {first['model']}; {length}; {others}. Verdicts and "
         "gains hold in this context, at this schedule length, and may differ elsewhere."
     )
+
+
+def notices(found: Found) -> str:
+    """What the data left out or assumed: the numbers on the page are about the rest."""
+    return page_notices("Data", str(found.about.get("data_notes") or "").splitlines())
 
 
 def units(found: Found) -> str:
@@ -166,7 +172,7 @@ def _cost_table(trials: pd.DataFrame) -> pd.DataFrame:
 def verdicts(found: Found) -> str:
     """What the verdicts mean."""
     rows = "".join(
-        f'<tr><td class="name">{sign(name)} {name}</td><td class="long">{safe(look.words)}</td>'
+        f'<tr><td class="name">{sign(name)} {safe(name)}</td><td class="long">{safe(look.words)}</td>'
         f"<td>{safe(look.action) or '–'}</td></tr>"
         for name, look in VERDICTS.items()
     )
@@ -203,5 +209,6 @@ def provenance(found: Found) -> str:
                 f"; and {len(reasons) - 5} more" if reasons[5:] else ""
             )
     items["page written"] = f"{datetime.now(tz=UTC):%Y-%m-%d %H:%M} UTC, Python {platform.python_version()}"
+    items.pop("data_notes", None)  # shown at the top
     rows = "".join(f"<dt>{safe(str(k))}</dt><dd>{wrap(str(v))}</dd>" for k, v in items.items() if v not in (None, ""))
     return f'<dl class="plain">{rows}</dl>'

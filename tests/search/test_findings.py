@@ -132,7 +132,8 @@ def test_the_table_fits_a_narrow_terminal_and_says_what_its_words_mean():
         "final",
     ):
         assert part in shown
-    assert "shown at a third and at three times" in _marks(table) and "declared were named by --primary" in _marks(table)
+    assert "shown at a third and at three times" in _marks(table)
+    assert "declared were named by --primary" in _marks(table)
     free = table.assign(holds="", sign_flip=False, primary=False)
     assert _marks(free) == ""
 
