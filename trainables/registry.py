@@ -26,6 +26,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
+from analysis.text import echo, lenient_output
 from spaces.domain import DOMAINS
 from trainables.stand_ins import only_looking
 
@@ -320,8 +321,9 @@ def _numbers(known: Entry) -> str:
 
 def main() -> None:
     """Prints the gallery."""
+    lenient_output()
     with only_looking():
-        print(gallery())
+        echo(gallery())
 
 
 if __name__ == "__main__":

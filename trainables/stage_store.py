@@ -30,6 +30,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from analysis.text import echo, lenient_output, sentence
 from trainables.numerics import Numerics, can_be_fused, group_of
 from trainables.plan import Plan, StagePlan
 from trainables.registry import SEAMS, entry, source_file
@@ -386,12 +387,17 @@ def _again(found: Entry, there: Mapping[str, Entry]) -> float:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """`python -m trainables.stage_store`: lists, verifies, cleans; 1 where something is damaged."""
+    lenient_output()
     parser = argparse.ArgumentParser(prog="python -m trainables.stage_store", description=__doc__.split("\n\n")[0])
-    parser.add_argument("command", choices=("list", "verify", "clean"), nargs="?", default="list")
+    parser.add_argument(
+        "command", choices=("list", "verify", "clean"), nargs="?", default="list", help="what to do (default: list)"
+    )
     parser.add_argument(
         "--store", default="results/stages", help="folder or URL of the store (default: results/stages)"
     )
-    parser.add_argument("--store-limit", type=byte_count, help="clean: keep at most so much, e.g. 500MB")
+    parser.add_argument(
+        "--store-limit", type=byte_count, help="with clean: maximum size to keep, e.g. 500MB (default: no limit)"
+    )
     options = parser.parse_args(arguments)
     store = StageStore(options.store)
     there = store.entries()
@@ -399,22 +405,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.command == "list":
         for found in there:
             parent = f" from {found.parent[:8]}" if found.parent else ""
-            print(
+            echo(
                 f"{found.key[:8]}  {found.kind:<8} {found.epochs:>4} epochs {found.seconds:>8.1f} s "
                 f"{found.bytes / 1e6:>9.2f} MB  seed {found.seed}{parent}"
             )
         seconds = sum(found.seconds for found in there)
-        print(f"{len(there)} entries, {total / 1e6:.1f} MB, {seconds:.0f} s of training, in {options.store}")
+        size = f"{total / 1e6:.1f} MB, {seconds:.0f} s of training"
+        echo(f"{len(there)} entries, {size}, in {sentence(options.store)}")
         return 0
     damaged = store.verify()
     if options.command == "verify":
-        print("\n".join([*damaged, f"{len(there)} entries read, {len(damaged)} damaged, in {options.store}"]))
+        echo(*damaged, f"{len(there)} entries read, {len(damaged)} damaged, in {sentence(options.store)}")
         return 1 if damaged else 0
     for line in damaged:
         store.remove(line.partition(":")[0])
     removed = store.evict(options.store_limit) if options.store_limit is not None else []
     freed = sum(found.bytes for found in removed)
-    print(f"removed {len(damaged)} damaged entries and {len(removed)} of {len(there)} others ({freed / 1e6:.1f} MB)")
+    echo(f"removed {len(damaged)} damaged entries and {len(removed)} of {len(there)} others ({freed / 1e6:.1f} MB)")
     return 0
 
 

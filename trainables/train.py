@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import argparse
 import math
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from analysis.text import command, echo, lenient_output, sentence
 from trainables.data.catalogue import DataError
 from trainables.deployment import DeploymentError, read
 from trainables.final.recipe import TrainError, lengthened, read_recipe, to_full_length
@@ -38,59 +38,103 @@ FRESH_SEED = 5_000
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
     it = argparse.ArgumentParser(prog="python -m trainables.train", description=__doc__.split("\n\n")[0])
-    it.add_argument("recipe", type=Path, help="file written by python -m search.export")
-    it.add_argument("--as-searched", action="store_true", help="val kept; must fall in the search's prediction")
+    it.add_argument("recipe", type=Path, help="recipe file, written by a search or by python -m search.export")
+    it.add_argument(
+        "--as-searched", action="store_true",
+        help="train as the search did, with val held out, and compare the result with the search's prediction",
+    )  # fmt: skip
 
     what = it.add_argument_group("what is trained")
-    what.add_argument("--seeds", type=int, metavar="N", help="fresh seeds [1; 5 with --as-searched]")
-    what.add_argument("--epochs-scale", type=float, default=1.0, metavar="X", help="of the full length [1]")
-    what.add_argument("--data-root", metavar="DIR", help="folder of the data [the recipe's]")
-    what.add_argument("--prior", metavar="FILE", help="weights of the classes in use, uniform or train: prior_accuracy")
-    what.add_argument("--cost", metavar="FILE", help="matrix of what each mistake costs: expected_cost")
-    what.add_argument("--model", metavar="NAME", help="another network, e.g. 'resnet50?pretrained=FILE' [the recipe's]")
-    what.add_argument("--tricks", action="append", metavar="DIR", help="folders of further tricks [the recipe's]")
+    what.add_argument(
+        "--seeds", metavar="N", type=int, help="number of fresh seeds to train (default: 1, or 5 with --as-searched)"
+    )
+    what.add_argument(
+        "--epochs-scale", metavar="X", type=float, default=1.0,
+        help="factor that multiplies the full length of training (default: 1)",
+    )  # fmt: skip
+    what.add_argument("--data-root", metavar="DIR", help="folder that holds the data (default: the recipe's)")
+    what.add_argument(
+        "--prior", metavar="FILE",
+        help="class prior in deployment: uniform, train, or a CSV file; reports prior_accuracy (default: none)",
+    )  # fmt: skip
+    what.add_argument(
+        "--cost", metavar="FILE", help="CSV matrix of what each mistake costs; reports expected_cost (default: none)"
+    )
+    what.add_argument(
+        "--model", metavar="NAME", help="another network, e.g. 'resnet50?pretrained=FILE' (default: the recipe's)"
+    )
+    what.add_argument(
+        "--tricks", metavar="DIR", action="append",
+        help="folder with your own tricks; repeat the option for several folders (default: the recipe's)",
+    )  # fmt: skip
 
     how = it.add_argument_group("how")
-    how.add_argument("--precision", choices=PRECISIONS, help="of convolutions [fp32; the search's with --as-searched]")
-    how.add_argument("--accumulate", type=int, default=1, metavar="N", help="each batch in N parts, one by one [1]")
-    how.add_argument("--workers", type=int, default=1, metavar="N", help="processes that share each batch [1]")
-    how.add_argument("--address", metavar="HOST:PORT", help="of a Ray cluster for them [a local one is started]")
-    how.add_argument("--threads", type=int, default=1, metavar="N", help="on a CPU [1, as in a search]")
+    how.add_argument(
+        "--precision", choices=PRECISIONS,
+        help="precision of convolutions (default: fp32, or the search's with --as-searched)",
+    )  # fmt: skip
+    how.add_argument(
+        "--accumulate", metavar="N", type=int, default=1,
+        help="split each batch into N parts and accumulate their gradients (default: 1)",
+    )  # fmt: skip
+    how.add_argument(
+        "--workers", metavar="N", type=int, default=1, help="number of processes that share each batch (default: 1)"
+    )
+    how.add_argument(
+        "--address", metavar="HOST:PORT", help="Ray cluster for these processes (default: start a local one)"
+    )
+    how.add_argument(
+        "--threads", metavar="N", type=int, default=1, help="threads on a CPU (default: 1, as in a search)"
+    )
 
     keep = it.add_argument_group("what is kept")
-    keep.add_argument("--out", type=Path, default=Path("trained"), metavar="DIR", help="folder for the model [trained]")
-    keep.add_argument("--no-program", dest="program", action="store_false", help="no model.pt2, no MLflow model")
-    keep.add_argument("--resume", action="store_true", help="go on with the unfinished training in --out")
-    keep.add_argument("--save-minutes", type=float, default=1.0, metavar="X", help="between checkpoints [1]")
-    keep.add_argument("--save-epochs", type=int, default=0, metavar="N", help="and also every N epochs [0: not]")
-    keep.add_argument("--tracking-uri", metavar="URI", help="MLflow store, or none [mlflow.db in this directory]")
+    keep.add_argument(
+        "--out", metavar="DIR", type=Path, default=Path("trained"), help="folder for the model (default: trained)"
+    )
+    keep.add_argument(
+        "--no-program", dest="program", action="store_false",
+        help="export neither the program model.pt2 nor the MLflow model",
+    )  # fmt: skip
+    keep.add_argument("--resume", action="store_true", help="continue the unfinished training in --out")
+    keep.add_argument(
+        "--save-minutes", metavar="X", type=float, default=1.0, help="minutes between checkpoints (default: 1)"
+    )
+    keep.add_argument(
+        "--save-epochs", metavar="N", type=int, default=0,
+        help="also save a checkpoint every N epochs (default: 0, which saves none)",
+    )  # fmt: skip
+    keep.add_argument(
+        "--tracking-uri", metavar="URI", help="MLflow store, or none (default: mlflow.db in this directory)"
+    )
     return it
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Trains; 2 where that cannot be done, 1 where `--as-searched` falls outside the prediction, 130 stopped."""
+    lenient_output()
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = parser().parse_args(given)
-    # what goes on must be asked for the same again
-    options.again = shlex.join(["python", "-m", "trainables.train", *given, *([] if options.resume else ["--resume"])])
+    # what is continued must be asked for with the same options
+    options.again = command("python", "-m", "trainables.train", *given, *([] if options.resume else ["--resume"]))
     try:
         return _main(options)
     except StoreFull:
-        print(
-            f"trainables.train: error: the disk of {options.out} is full; make room, then go on with: {options.again}",
+        echo(
+            f"trainables.train: error: the disk of {sentence(options.out)} is full; make room, then continue with: "
+            f"{options.again}",
             file=sys.stderr,
         )
         return 2
     except (TrainError, PlanError, DataError, DeploymentError, ModelError, Diverged, OSError) as error:
-        print(f"trainables.train: error: {error}", file=sys.stderr)
+        echo(f"trainables.train: error: {sentence(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\ntrainables.train: interrupted", file=sys.stderr)
+        echo("\ntrainables.train: interrupted", file=sys.stderr)
         return 130
 
 
 def _main(options: argparse.Namespace) -> int:
-    from rich.console import Console
+    from analysis.console import Console, styled
 
     console = Console()
     recipe = read_recipe(options.recipe, tuple(options.tricks or ()), options.model)
@@ -104,7 +148,8 @@ def _main(options: argparse.Namespace) -> int:
         plan = lengthened(plan, options.epochs_scale * to_full_length(recipe, root))
     kind = "as searched, val kept" if options.as_searched else "no val held out"
     many = "1 seed" if seeds == 1 else f"{seeds} seeds"
-    console.print(f"recipe {recipe['recipe']}: {recipe['title']}\n{plan}\n{many}, {kind}", highlight=False)
+    title = sentence(f"recipe {recipe['recipe']}: {recipe['title']}")
+    console.print(styled(f"{title}\n{plan}\n{many}, {kind}"))
     numbers = [FRESH_SEED + number for number in range(seeds)]
     if options.as_searched:
         return _compare(console, recipe, _as_searched(console, options, recipe, plan, root, numbers))
@@ -157,6 +202,7 @@ def _train(
     """Trains every seed, and leaves what is to be left; 130 where it was stopped."""
     import torch
 
+    from analysis.console import styled
     from trainables.final import leaves, served, tracking
     from trainables.final.network import RECIPE
     from trainables.final.training import Every, Folder, Stop, Stopped, device_name, pipeline_of, train
@@ -226,27 +272,25 @@ def _train(
         status = "FINISHED"
     except (Stopped, KeyboardInterrupt):
         status = "KILLED"
-        console.print(f"stopped; go on with: {options.again}", highlight=False, markup=False, soft_wrap=True)
+        console.print(styled(f"stopped; continue with: {options.again}"), soft_wrap=True)
         return 130
     finally:
         run.close(status)
     folder.clear()
     for one in measured:
         accuracy = 100 * one["metrics"]["test/accuracy"]
-        console.print(
-            f"  seed {one['seed']}: accuracy on test {accuracy:.1f} %, {one['seconds']:.1f} s, "
-            f"{options.out / one['file']}", highlight=False, soft_wrap=True,
-        )  # fmt: skip
-    console.print(f"written to {options.out}: weights, {', '.join(left)}", highlight=False, soft_wrap=True)
+        said = f"  seed {one['seed']}: accuracy on test {accuracy:.1f} %, {one['seconds']:.1f} s, "
+        console.print(styled(said + sentence(options.out / one["file"])), soft_wrap=True)
+    console.print(styled(sentence(f"written to {options.out}: weights, {', '.join(left)}")), soft_wrap=True)
     if options.program and missing:
-        console.print(f"there is no {served.PROGRAM}: {missing}", highlight=False, markup=False, soft_wrap=True)
+        console.print(styled(sentence(f"there is no {served.PROGRAM}: {missing}")), soft_wrap=True)
     return 0
 
 
 def _bars(console: Any) -> Any:
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    shown = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
+    shown = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
     return Progress(*shown, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True)
 
 

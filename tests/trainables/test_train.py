@@ -406,7 +406,7 @@ def test_ctrl_c_ends_behind_the_epoch_and_goes_on(
     assert command(recipe(), "--save-minutes", "60", "--tracking-uri", store) == 130
     printed = capsys.readouterr().out
     assert "stopping behind this epoch" in printed
-    again = printed.partition("stopped; go on with: python -m trainables.train ")[2].splitlines()[0]
+    again = printed.partition("stopped; continue with: python -m trainables.train ")[2].splitlines()[0]
     again = [word for word in shlex.split(again) if word != "--resume"]
     assert again == [str(tmp_path / "best.yaml"), "--out", str(tmp_path / "out"), "--save-minutes", "60",
                      "--tracking-uri", store]  # fmt: skip
@@ -452,7 +452,7 @@ def test_a_full_disk_is_one_sentence_and_the_training_goes_on(recipe, command, w
         capture_output=True, text=True, timeout=200, check=False, cwd=tmp_path, preexec_fn=little_room,
     )  # fmt: skip
     assert full.returncode == 2 and len(full.stderr.splitlines()) == 1
-    assert f"the disk of {tmp_path / 'out'} is full; make room, then go on with: python -m" in full.stderr
+    assert f"the disk of {tmp_path / 'out'} is full; make room, then continue with: python -m" in full.stderr
     assert command(recipe(), "--resume") == 0
 
 

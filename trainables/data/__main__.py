@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from analysis.text import echo, lenient_output, sentence
 from trainables.data import DataError, names
 from trainables.data.catalogue import PREFIXES
 
@@ -21,19 +22,28 @@ def parser() -> argparse.ArgumentParser:
         "across splits, classes with too few images for a balanced val. Exit code 2 where the data cannot be used.",
     )  # fmt: skip
     command.add_argument("name", metavar="NAME", help=f"one of {', '.join(names())}; or {own}")
-    command.add_argument("--data-root", metavar="DIR", help="folder of the data, where it is not bundled")
-    command.add_argument("--imbalance", metavar="X", type=float, help="largest class over smallest [the data set's]")
-    command.add_argument("--split-seed", metavar="N", type=int, default=0, help="which split to describe [0]")
-    command.add_argument("--final", action="store_true", help="the final training's data: val folded back")
-    command.add_argument("--html", metavar="FILE", type=Path, help="also write the profile as an interactive page")
+    command.add_argument("--data-root", metavar="DIR", help="folder that holds the data, if they are not bundled")
+    command.add_argument(
+        "--imbalance", metavar="X", type=float,
+        help="size of the largest class divided by that of the smallest (default: the data set's standard value)",
+    )  # fmt: skip
+    command.add_argument(
+        "--split-seed", metavar="N", type=int, default=0, help="seed of the split to describe (default: 0)"
+    )
+    command.add_argument(
+        "--final", action="store_true", help="describe the data of final training, with val folded back into train"
+    )
+    command.add_argument(
+        "--html", metavar="FILE", type=Path, help="interactive page to write the profile to (default: none)"
+    )
     return it
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; 0 done, 2 cannot be done as asked."""
+    lenient_output()
     options = parser().parse_args(arguments)
-    from rich.console import Console
-
+    from analysis.console import Console
     from trainables.data.describe import describe, figure, show
 
     try:
@@ -46,11 +56,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         show(found, Console())
         if options.html is not None:
             figure(found).write_html(options.html, include_plotlyjs=True)
-            print(f"\nwritten to {options.html}")
+            echo(f"\nwritten to {sentence(options.html)}")
         if not found.fingerprint:
             raise DataError(f"{options.name}: cannot be trained on as it is; the problems above say why and what helps")
     except (DataError, OSError) as error:
-        print(f"trainables.data: error: {error}", file=sys.stderr)
+        echo(f"trainables.data: error: {sentence(error)}", file=sys.stderr)
         return 2
     return 0
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from analysis.console import styled
+from analysis.text import html_text, printable
 from trainables.data import load
 from trainables.data.catalogue import DataError, Name, module_of, spelled
 from trainables.data.division import Division, divide
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
 
 MANY, FEW = 100, 20
 """Many: more training images than the one; few: fewer than the other; medium: the rest."""
+
+WIDEST = 100
+"""Columns that the profile takes at most; a pipe has no width."""
 
 BARS = 40
 """Lines of the profile in a terminal; more classes share a line."""
@@ -258,7 +263,7 @@ def show(found: Description, console: Console) -> None:
     train = found.counts["train"]
     table = Table(box=None, show_header=False, pad_edge=False)
     size = "several sizes" if found.size is None else "×".join(map(str, found.size))
-    table.add_row("data", f"{found.name}: {len(train)} classes, images {size}")
+    table.add_row("data", styled(f"{found.name}: {len(train)} classes, images {size}"))
     for split in SPLITS:
         counts = found.counts[split]
         if not sum(counts):
@@ -282,7 +287,7 @@ def show(found: Description, console: Console) -> None:
             # a grid, so that a sentence of several lines is seen to be one
             listed = Table.grid(padding=(0, 1))
             for sentence in sentences:
-                listed.add_row(" •", Text(sentence, colour))
+                listed.add_row(" •", styled(sentence, colour))
             console.print(listed)
     if not found.problems:
         console.print("\nno problems found")
@@ -297,10 +302,13 @@ def draw(found: Description, console: Console) -> None:
     lines = min(BARS, len(order))
     cuts = [round(number * len(order) / lines) for number in range(lines + 1)]
     binned = [order[low:high] for low, high in itertools.pairwise(cuts)]
-    heads = [found.class_names[labels[0]] + (f" +{len(labels) - 1}" if len(labels) > 1 else "") for labels in binned]
+    heads = [
+        printable(found.class_names[labels[0]], keep="") + (f" +{len(labels) - 1}" if len(labels) > 1 else "")
+        for labels in binned
+    ]
     width = min(24, max(map(len, heads)))
     means = [sum(counts[label] for label in labels) / len(labels) for labels in binned]
-    room = max(10, console.width - width - 12)
+    room = max(10, min(console.width, WIDEST) - width - 12)
     for head, mean in zip(heads, means, strict=True):
         bar = "█" * max(1, round(room * mean / max(means)))
         shown = head if len(head) <= width else head[: width - 1] + "…"
@@ -324,11 +332,12 @@ def figure(found: Description) -> Any:
                 y=[counts[order[rank]] for rank in inside],
                 name=f"{name} ({len(inside)})",
                 marker_color=colour,
-                hovertext=[found.class_names[order[rank]] for rank in inside],
+                # plotly reads a little HTML in its texts
+                hovertext=[html_text(found.class_names[order[rank]], quote=False) for rank in inside],
             )
     images = f"{sum(counts):,} training images in {len(counts)} classes"
     picture.update_layout(
-        title=f"{found.name}: {images}, imbalance {found.imbalance:.6g}",
+        title=html_text(f"{found.name}: {images}, imbalance {found.imbalance:.6g}", quote=False),
         xaxis_title="class, by falling number of images",
         yaxis={
             "title": "training images",
