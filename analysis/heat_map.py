@@ -149,8 +149,11 @@ def heat_map_png(table: pd.DataFrame, effects: pd.DataFrame | None = None, title
         title: Above the picture: the context.
     """
     import io
+    import logging
     import warnings
 
+    # where the home folder cannot be written, it tells of its temporary cache in the middle of our output
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch, Rectangle

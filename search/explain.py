@@ -107,7 +107,7 @@ def rule(settings: Settings) -> str:
     rungs = ", ".join(f"{rung:.0%}" for rung in settings.rungs)
     return (
         f"search {settings.name}: judged by {settings.rung_score} at {rungs} of the plan; the best "
-        f"1/{settings.reduction_factor:g} of a cohort goes on, fewer than four stop nobody"
+        f"1/{settings.reduction_factor:g} of a cohort continue, and no trial of fewer than four is stopped"
     )
 
 

@@ -11,6 +11,7 @@ import logging
 import math
 import os
 import re
+import secrets
 import shutil
 import time
 import uuid
@@ -108,7 +109,9 @@ def join(settings: Settings) -> None:
     if ray.is_initialized():
         return
     environment: dict[str, Any] = {"env_vars": WORKER_ENVIRONMENT}
-    if settings.address is not None:
+    if settings.address is None:
+        _give_token()
+    else:
         environment["py_modules"] = packed(settings)
     try:
         ray.init(
@@ -126,6 +129,21 @@ def join(settings: Settings) -> None:
             f"--address {settings.address}: no Ray cluster answers there ({str(error).splitlines()[0]}); "
             "`ray start --head` starts one and prints its address"
         ) from error
+
+
+def _give_token() -> None:
+    """Gives Ray an authentication token of this process where it cannot keep one in the home folder."""
+    if os.environ.keys() & {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}:
+        return
+    try:
+        folder = Path.home() / ".ray"
+        folder.mkdir(parents=True, exist_ok=True)
+        token = folder / "auth_token"
+        usable = os.access(token, os.R_OK) if token.exists() else os.access(folder, os.W_OK)
+    except (OSError, RuntimeError):
+        usable = False
+    if not usable:
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
 def packed(settings: Settings) -> list[str]:

@@ -287,7 +287,7 @@ def show(found: Description, console: Console) -> None:
             # a grid, so that a sentence of several lines is seen to be one
             listed = Table.grid(padding=(0, 1))
             for sentence in sentences:
-                listed.add_row(" •", styled(sentence, colour))
+                listed.add_row(" •", styled(printable(sentence, keep=""), colour))
             console.print(listed)
     if not found.problems:
         console.print("\nno problems found")
