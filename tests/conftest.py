@@ -2,9 +2,11 @@
 
 import logging
 import os
+import runpy
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -89,6 +91,12 @@ def uri(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> s
     monkeypatch.chdir(tmp_path)
     shutil.copy(empty_store, tmp_path / "mlflow.db")
     return default_uri()
+
+
+@pytest.fixture(scope="session")
+def hostile() -> SimpleNamespace:
+    """Names that act where they are not escaped, and the records of a search that has them: `hostile.py`."""
+    return SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("hostile.py"))))
 
 
 @pytest.fixture
