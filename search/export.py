@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.pareto import HARMONIC_MEAN, PICKS
 from analysis.record import BASELINE, RecordError, interval, prediction_interval
-from analysis.text import command, echo, lenient_output, sentence
+from analysis.text import command, echo, lenient_output, printable, sentence
 from trainables.numerics import Numerics
 
 if TYPE_CHECKING:
@@ -141,6 +141,8 @@ def write(content: Mapping[str, Any], path: Path) -> None:
     named = sentence(f"Recipe {content['recipe']} of the search {content['provenance']['search']}: {content['title']}")
     head = f"# {named}\n# {command('python', '-m', 'trainables.train', Path(path.name))}\n"
     text = yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True, width=110)
+    if printable(text) != text:
+        text = yaml.safe_dump(dict(content), sort_keys=False, width=110)  # all but ASCII as escapes, the same data
     path.write_text(head + text, encoding="utf-8")
 
 

@@ -79,6 +79,22 @@ def test_nothing_is_evaluated_from_text():
                 assert node.func.id != "eval", f"{path.relative_to(ROOT)}:{node.lineno}"
 
 
+def test_what_people_read_is_written_by_those_who_escape_it():
+    """`Console` and `echo` escape: nothing prints past them, and no text is markup."""
+    markup = re.compile(r"\[/?(bold|dim|italic|underline|red|green|yellow|blue|magenta|cyan|white)\b[^\[\]]*\]")
+    for path in ALL:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        place = path.relative_to(ROOT)
+        names = imported(path)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                assert node.func.id != "print" or place == Path("analysis/text.py"), f"{place}:{node.lineno}"
+                if node.func.id == "Console":
+                    assert "analysis.console.Console" in names, f"{place}:{node.lineno}"
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                assert not markup.search(node.value), f"{place}:{node.lineno}"
+
+
 def test_no_source_names_a_machine():
     place = re.compile(r"/(home|Users|root|work)/\w|\b[A-Z]:\\\\?Users")
     for path in [*ALL, *sources("tests")]:

@@ -1,0 +1,261 @@
+"""What a search with hostile names shows: on the screen, in tables, in the recipe and in MLflow's note."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import shlex
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import yaml
+from markdown_it import MarkdownIt
+
+import run_search
+from analysis import load
+from analysis.console import Console
+from analysis.text import FORMULA, printable
+from search import export, preview, summary, tracking
+from search.display import Display
+from search.explain import show_stop
+from search.judge import judge, with_checks
+from search.run import Search, SearchResult
+from search.settings import Settings
+from spaces.domain import Space, Stage, forbid, one_of
+from trainables import train
+
+NAME = "-x[v2] $(touch x) |<b>\u202e\x85# \x9b"
+"""Without what `Settings` refuses in a name."""
+
+
+def result(records, folder: Path, name: str = "mine") -> SearchResult:
+    """What a search with these records leaves, made by what makes it in a search."""
+    trials = load.frame(records)
+    table = judge(trials, 0.02)
+    settings = {"final_share": 0.5}
+    best = export.document(trials, lambda recipe: {"stages": []}, conflicts=table, settings=settings)
+    extras = summary.extras(trials, 0.02, "w")
+    return SearchResult(
+        name, folder, False, trials, with_checks(table, trials, 0.02), best, {"design": 1.0}, (1.0, 2.0), extras
+    )
+
+
+def said(found: SearchResult, settings: Settings, **options) -> str:
+    file = io.StringIO()
+    uri = "sqlite:////tmp/$(touch x)[v2]/mlflow.db"
+    summary.show(Console(file=file, **options), found, uri, settings, True, "--time-budget 60", ("3 [v2] \x1b",))
+    return file.getvalue()
+
+
+def settings_of(folder: Path, name: str = "mine") -> Settings:
+    return Settings(name=name, space="s", data="folder:[v2]\x1b[31m", output=str(folder.parent))
+
+
+@pytest.fixture
+def found(hostile, tmp_path, monkeypatch) -> SearchResult:
+    monkeypatch.setattr(export, "version", lambda name: "0")
+    folder = tmp_path / "-o [red] $(touch x)" / "mine"
+    folder.mkdir(parents=True)
+    return result(hostile.records(), folder)
+
+
+def test_every_name_is_on_the_screen_and_nothing_acts(found, hostile):
+    shown = said(found, settings_of(found.folder))
+    assert printable(shown) == shown
+    # the labels in the table and in the sentences; titles; the data
+    for name in (*hostile.HOSTILE[:4], hostile.HOSTILE[6], "folder:[v2]\x1b[31m", "  3 [v2] \x1b"):
+        assert printable(name) in shown, name
+    narrow = said(found, settings_of(found.folder), width=80, force_terminal=True, color_system="standard")
+    assert not re.search(r"\x1b(?!\[[\d;]*m)|[\x07\u202e]", narrow)
+
+
+def test_no_file_is_named_that_is_not_there(found):
+    shown = said(found, settings_of(found.folder))
+    assert "report.html" not in shown and "best.yaml" not in shown and "conflicts.csv" not in shown
+    assert "search.export" in shown and "mlflow ui" in shown
+    (found.folder / "report.html").touch()
+    shown = said(found, settings_of(found.folder))
+    assert "All numbers are in report.html." in shown and str(found.folder / "report.html") in shown
+    (found.folder / "best.yaml").touch()
+    assert "trainables.train" in said(found, settings_of(found.folder))
+
+
+def test_another_recipe_is_offered_where_there_is_one(found, hostile):
+    one = [record for record in hostile.records() if not record.tricks]
+    trials = load.frame(one)
+    alone = SearchResult(
+        "mine", found.folder, True, trials, None, None, {}, (0.0, 0.0), summary.extras(trials, 0.02, None)
+    )
+    assert "search.export" not in said(alone, settings_of(found.folder))
+
+
+def commands(shown: str) -> list[list[str]]:
+    """The words that a shell makes of every printed command."""
+    lines = (re.search(r"(python |mlflow ui).*", line) for line in shown.splitlines())
+    return [shlex.split(line.group()) for line in lines if line]
+
+
+def test_printed_commands_can_be_pasted(found, monkeypatch):
+    for name in ("report.html", "best.yaml"):
+        (found.folder / name).touch()
+    monkeypatch.chdir(found.folder.parents[1])
+    folder = found.folder.relative_to(Path.cwd())
+    settings = Settings(name="-a $(b)", space="s", data="d", output=str(folder.parent))
+    shown = said(SearchResult(**{**vars(found), "folder": folder, "name": "-a $(b)"}), settings)
+    read = commands(shown)
+    assert [words[:3] for words in read] == [
+        ["python", "run_search.py", "--resume=-a $(b)"],
+        ["mlflow", "ui", "--backend-store-uri"],
+        *[["python", "-m", "trainables.train"]] * 2,
+        ["python", "-m", "search.export"],
+    ]
+    options = run_search.parser().parse_args(read[0][2:])
+    assert (options.resume, options.output, options.settle) == ("-a $(b)", str(folder.parent), True)
+    assert options.time_budget == 60
+    for words in read[2:4]:
+        assert train.parser().parse_args(words[3:]).recipe.is_file()
+    assert "--search=-a $(b)" in read[4] and "sqlite:////tmp/$(touch x)[v2]/mlflow.db" in read[4]
+
+
+def test_commands_of_a_finished_search_can_be_pasted():
+    settings = Settings(name=NAME, space="s", data="d", output="out $(x)")
+    for said in (summary.finished(settings), summary.how_to_resume(settings)):
+        lines = [line for line in said.splitlines() if "python" in line]
+        assert lines and all(printable(line) == line and "'out $(x)'" in line for line in lines)
+
+
+def test_tables_in_files_hold_no_formula(found, hostile, tmp_path):
+    found.extras.save(tmp_path)
+    cells = []
+    for name in ("nominated.csv", "removals.csv", "path.csv"):
+        with (tmp_path / name).open(newline="", encoding="utf-8") as file:
+            cells += [cell for row in csv.reader(file) for cell in row]
+    assert hostile.HOSTILE[0] in cells
+    assert not [cell for cell in cells if cell.startswith(FORMULA) and not re.fullmatch(r"-[\d.e-]+", cell)]
+    assert printable("".join(cells)) == "".join(cells)
+
+
+def test_a_recipe_file_is_data_whatever_the_search_is_called(found, tmp_path):
+    content = found.best | {"title": "a\u2028title: b", "provenance": found.best["provenance"] | {"search": NAME}}
+    export.write(content, tmp_path / "-best $(x).yaml")
+    text = (tmp_path / "-best $(x).yaml").read_text(encoding="utf-8")
+    assert yaml.safe_load(text) == content
+    assert text.splitlines()[1] == "# python -m trainables.train './-best $(x).yaml'"
+    assert printable(text) == text
+
+
+def test_the_note_in_mlflow_is_plain_text_under_headings(found, hostile):
+    text = summary.answer(found.trials, found.conflicts, 0.02)
+    parsed = MarkdownIt("commonmark").enable(["table", "strikethrough"]).parse(text)
+    children = [child for token in parsed for child in token.children or ()]
+    assert {token.type for token in parsed} == {"paragraph_open", "inline", "paragraph_close"}
+    assert {child.type for child in children} == {"text", "strong_open", "strong_close"}
+    assert all(name in "".join(child.content for child in children) for name in hostile.HOSTILE[:2])
+    assert text.count("**") == 2 * len(text.split("\n\n"))
+
+
+def test_where_to_look_can_be_pasted():
+    assert shlex.split(tracking.where_to_look("sqlite:////a $(b)/c.db"))[3] == "sqlite:////a $(b)/c.db"
+
+
+def test_a_stopped_trial_is_explained_in_one_line(hostile):
+    file = io.StringIO()
+    stopped = next(record for record in hostile.records() if record.outcome == "stopped")
+    show_stop(Console(file=file), stopped)
+    assert printable(file.getvalue(), keep="") == file.getvalue()[:-1] + r"\x0a"
+    assert printable(hostile.HOSTILE[8]) in file.getvalue()
+
+
+def test_the_preview_shows_reasons_and_data_as_they_are(hostile, tmp_path):
+    reason = " ".join(hostile.HOSTILE)
+    space = Space(
+        stages=[Stage("first", length=1, choose=[one_of(None, "cost_sensitive"), one_of(None, "class_balanced")])],
+        screen=["first/cost_sensitive"],
+        forbid=[forbid("first/cost_sensitive", "first/class_balanced", reason=reason)],
+    )
+    settings = Settings(name="x", space="s", data="digits-lt", trials=1, seeds=1, output=str(tmp_path / "[v2]"))
+    file = io.StringIO()
+    console = Console(file=file)
+    preview.show(console, Search(space, settings, None, console))
+    shown = file.getvalue()
+    assert f"never together: first/cost_sensitive and first/class_balanced ({printable(reason)})\n" in shown
+    assert "from " + str(tmp_path / "[v2]") in shown and printable(shown) == shown
+
+
+# --- the live display ---------------------------------------------------------------------------------------------
+
+
+class Clock:
+    """Seconds that a test lets pass."""
+
+    def __init__(self, monkeypatch) -> None:
+        self.now = 1000.0
+        monkeypatch.setattr("search.display.time.monotonic", lambda: self.now)
+
+
+def display(planned: int, slots: int) -> tuple[Display, SimpleNamespace, io.StringIO]:
+    agenda = SimpleNamespace(
+        records={}, planned=planned, phase="design", words="design [v2]", running={}, left="", tasks={},
+        seconds_left=None,
+    )  # fmt: skip
+    file = io.StringIO()
+    return Display(Console(file=file), agenda, {}, slots), agenda, file
+
+
+@pytest.mark.parametrize("slots", [1, 8])
+def test_the_first_estimate_is_near(hostile, monkeypatch, slots):
+    """Ray takes 20 s to start; 80 trials of 2 s on some slots follow."""
+    clock = Clock(monkeypatch)
+    shown, _, _ = display(80, slots)
+    record = hostile.records()[0]
+    clock.now += 20
+    estimates = {}
+    for ended in range(80):
+        if ended % slots == 0:
+            clock.now += 2
+        shown.record(record)
+        estimates[ended + 1] = shown._counts()[2]
+    fewest = max(3, slots)
+    assert {estimates[ended] for ended in range(1, fewest)} == {"time left not known yet"}
+    for ended in range(fewest, 80):
+        minutes, seconds = re.fullmatch(r"about (\d+):(\d\d) left", estimates[ended]).groups()
+        expected, found = 2 * (80 - ended) / slots, 60 * int(minutes) + int(seconds)
+        assert expected / 2 - 1 <= found <= 2 * expected + 1, (ended, estimates[ended])
+
+
+def test_running_trials_count_by_their_progress_and_the_budget_bounds_the_estimate(hostile, monkeypatch):
+    clock = Clock(monkeypatch)
+    shown, agenda, _ = display(5, 1)
+    record = hostile.records()[0]
+    for _ in range(3):
+        clock.now += 2
+        shown.record(record)
+    assert shown._counts()[2] == "about 0:04 left"
+    clock.now += 1
+    shown._progress["next"] = 0.5
+    assert shown._counts()[2] == "about 0:03 left"
+    agenda.seconds_left = 1.0
+    assert shown._counts()[2] == "about 0:01 left"
+
+
+def test_the_best_trial_never_falls(hostile):
+    shown, _, _ = display(5, 1)
+    best = []
+    for record in hostile.records():
+        shown.record(record)
+        best.append(shown._best.metrics["final/accuracy"])
+    assert best == sorted(best) and best[-1] == max(r.metrics["final/accuracy"] for r in hostile.records())
+
+
+def test_a_line_and_the_live_display_show_names_as_they_are(hostile):
+    shown, agenda, file = display(5, 1)
+    for record in hostile.records()[-4:]:
+        shown.record(record)
+    assert printable(hostile.HOSTILE[8]) in file.getvalue(), "the reason of the failed trial"
+    agenda.tasks["t"] = SimpleNamespace(title=hostile.HOSTILE[4])
+    shown._progress["t"] = 0.5
+    shown._console.print(shown._render())
+    said = file.getvalue()
+    assert printable(said) == said and "design [v2]" in said and printable(hostile.HOSTILE[4]) in said
