@@ -331,7 +331,7 @@ def cards(found: Found) -> list[page.Card]:
     )  # fmt: skip
     harmful = listed(
         "Leave one out", "harmful", "with one to leave out",
-        "Adding one trick costs accuracy: shown. Whether the pair is to blame or that trick alone is open.",
+        "Adding one trick is shown to cost accuracy. Whether the pair or that trick alone is the cause is open.",
     )  # fmt: skip
     free = listed(
         "Free to combine", "compatible", "free to combine", f"Any harm is shown to be {small}, both ways.",

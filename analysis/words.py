@@ -47,7 +47,7 @@ VERDICTS = {
     ),
     "harmful": Look(
         "!", "#E69F00", INK, "avoid the one that harms",
-        "Adding one to the other costs accuracy. Whether the pair is to blame, or that trick alone, is open: the "
+        "Adding one to the other costs accuracy. Whether the pair or that trick alone is the cause is open: the "
         "interaction is not shown.",
     ),
     "synergy": Look(

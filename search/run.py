@@ -248,7 +248,7 @@ class Search:
             if not same and load_space(kept) != self.space:
                 raise SettingsError(
                     f"--resume {self.settings.name}: the space has changed since the search was started; leave --space "
-                    f"out to go on with {kept}, or start a new search"
+                    f"out to continue with {kept}, or start a new search"
                 )
             return
         if self.settings.store is not None and self.settings.reuse and "://" not in self.settings.store_place:
@@ -355,7 +355,7 @@ class Search:
             return self._nothing_left(agenda, tracker)
         if self.resume and agenda.used_up:
             raise SettingsError(
-                f"--resume {settings.name}: what it may use is used up; with as much again it goes on: {agenda.used_up}"
+                f"--resume {settings.name}: its budget is exhausted; to continue, grant as much again: {agenda.used_up}"
             )
         slots = resources.slots(settings)
         scheduler = StageScheduler(agenda, self.halving, shares)

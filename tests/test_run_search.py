@@ -228,7 +228,7 @@ def test_what_a_resumed_search_must_not_change(begun, capsys):
 def test_a_resumed_search_whose_space_has_changed(begun, place, capsys):
     write(place / "space.py", "one_of(None, 'class_balanced')")
     assert refused(capsys, "--resume", "mine", "--space", "space.py") == (
-        "--resume mine: the space has changed since the search was started; leave --space out to go on with "
+        "--resume mine: the space has changed since the search was started; leave --space out to continue with "
         "results/mine/space.py, or start a new search"
     )
 

@@ -61,15 +61,11 @@ def recipes(found: Found) -> str:
     words = (
         f"<p>The first {MOST_RECIPES} and the baseline, of {len(found.ranking)} that have finished. The confirmed "
         "recipe comes first, then those that raced on fresh seeds, the most seeds first (the baseline among them), "
-        "then the rest, whose means flatter because they were looked at when they were chosen. Compare at equal images "
+        "then the rest, whose means are optimistic because they took part in the choice. Compare at equal images "
         "seen.</p>"
     )
     raced = found.ranking["arm"].isin(["race", "confirm"]).any()
-    warning = (
-        ""
-        if raced
-        else note("No race on fresh seeds has been run: the order below is the order of luck and skill together.")
-    )
+    warning = "" if raced else note("No race on fresh seeds has been run, so chance has a part in the order below.")
     return words + warning + table(heads, body, "recipes", csv(found.ranking), "recipes.csv")
 
 

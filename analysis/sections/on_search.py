@@ -82,8 +82,8 @@ def progress(found: Found) -> str:
     if found.ranking.empty:
         return note("No trial has finished.")
     caption = (
-        "Every finished trial, one seed of one recipe, in the order of their end. A single trial is luck and skill "
-        "together: the highest mark is not the best recipe."
+        "Every finished trial (one recipe, one seed) in the order in which they ended. Single-trial scores are noisy: "
+        "the highest point need not be the best recipe."
     )
     return figure(plots.progress(found.trials, found.metric), "progress", caption) + _stops(found)
 

@@ -434,7 +434,7 @@ def test_a_time_budget_ends_the_search_gracefully(place, capsys):
     before = journal(result.folder)
     assert run_search.main(["--resume", "brief"]) == 2
     said = capsys.readouterr().err
-    assert "--resume brief: what it may use is used up; with as much again it goes on: --time-budget 0.01" in said
+    assert "--resume brief: its budget is exhausted; to continue, grant as much again: --time-budget 0.01" in said
     assert journal(result.folder) == before and runs(place, "brief")[0].info.status == "KILLED"
 
 
@@ -505,7 +505,7 @@ def test_ctrl_c_keeps_what_is_done_and_the_resumed_search_ends_the_same(place, f
     os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 130, (out, err)
-    assert "Go on with:\n  python run_search.py --resume broken-off\n" in out
+    assert "To continue:\n  python run_search.py --resume broken-off\n" in out
     assert "Traceback" not in err, err
     # nothing of Ray's, MLflow's or Optuna's reaches the person
     assert not re.search(r"warning|deprecat|ray\.|INFO", err, re.IGNORECASE), err

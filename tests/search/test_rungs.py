@@ -152,7 +152,9 @@ def test_it_is_explained(stopped, place, capsys, monkeypatch):
     out = capsys.readouterr().out
     found = {name: record for name, record in records(stopped).items() if record["arm"] == "adaptive"}
     stops = {name: record for name, record in found.items() if record["outcome"] == "stopped"}
-    assert out.startswith("search short: judged by shortened at 34%, 67% of the plan; the best 1/3 of a cohort goes on")
+    assert out.startswith(
+        "search short: judged by shortened at 34%, 67% of the plan; the best 1/3 of a cohort continue, "
+    )
     early = sum(record["stop"]["rung"] == 0.34 for record in stops.values())
     assert f"  34%, all shortened plans: 10 trials judged, {early} stopped\n" in out
     for name, record in stops.items():
