@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysis import files
 from analysis.console import Console, styled
-from analysis.text import csv_text, sentence
+from analysis.text import command, csv_text, option, sentence
 from search import resources
 from search.resources import WORKER_ENVIRONMENT
 from search.settings import Settings, SettingsError, gpus
@@ -262,7 +262,8 @@ class Search:
             folder.mkdir(parents=True)
         except FileExistsError:
             raise SettingsError(
-                f"--name {self.settings.name}: {folder} exists; choose another name, or --resume {self.settings.name}"
+                f"--name {self.settings.name}: {folder} exists; choose another name, or "
+                f"{command(*option('--resume', self.settings.name))}"
             ) from None
         except OSError as error:
             raise SettingsError(

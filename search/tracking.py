@@ -229,7 +229,7 @@ class Tracker:
         if found and not resume:
             raise TrackingError(
                 f"the MLflow store at {self.uri} already holds a search {self.search!r} on {self.data}; choose another "
-                f"--name, or go on with it by --resume {self.search}"
+                f"--name, or continue it with {command(*option('--resume', self.search))}"
             )
         own = {"search": self.search, "level": "search", "data": self.data} | {k: str(v) for k, v in tags.items()}
         own = {_key(key): _clip(value) for key, value in own.items()}

@@ -14,6 +14,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from analysis.text import command, option
+
 
 class StoreFull(OSError):
     """There is no room for another finished stage."""
@@ -184,9 +186,10 @@ def _flushed(path: Path, content: bytes) -> None:
 
 def _explained(error: OSError, place: str) -> OSError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        clean = command("python", "-m", "trainables.stage_store", "clean", *option("--store", place))
         return StoreFull(
             error.errno,
-            f"the disk of the stage store {place} is full; make room (python -m trainables.stage_store clean), bound "
-            "the store with --store-limit, or choose another folder with --store",
+            f"the disk of the stage store {place} is full; make room ({clean} --store-limit 10GB), limit the store "
+            "with --store-limit, or choose another folder with --store",
         )
     return error

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from analysis.text import command, option
 from trainables import models
 from trainables.data.catalogue import DataError, module_of
 from trainables.models import ModelError
@@ -40,7 +41,9 @@ def read_recipe(path: Path, tricks: Sequence[str] = (), model: str | None = None
     import yaml
 
     if not path.is_file():
-        raise TrainError(f"{path}: no such file; python -m search.export --out {path} writes one")
+        raise TrainError(
+            f"{path}: no such file; {command('python', '-m', 'search.export', *option('--out', path))} writes one"
+        )
     try:
         recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
