@@ -120,6 +120,11 @@ class Preprocessing:
             raise ValueError(f"orientation must be {' or '.join(ORIENTATIONS)}, got {self.orientation!r}")
         colour(self.background)
 
+    @property
+    def unusual(self) -> tuple[str, ...]:
+        """The colour and the orientation where they are not the defaults: part of a data set's fingerprint."""
+        return () if (self.background, self.orientation) == ("white", "exif") else (self.background, self.orientation)
+
     def decode(self, source: Source) -> NDArray[np.uint8]:
         """The pixels of one image.
 
@@ -359,10 +364,10 @@ def _traits(image: ImageFile.ImageFile) -> Iterator[str]:
     if image.mode in GREY:
         yield "grey"
     if image.mode.startswith("I") or re.search(r"\b(RGB[AX]?|LA);16", str(image.tile)):
-        yield f"16 bits {image.mode}"
+        yield f"16 bits:{image.mode}"
     profile = image.info.get("icc_profile")
     if profile and image.mode != "CMYK" and "srgb" not in (name := _profile(bytes(profile))).lower():
-        yield f"profile {name}"
+        yield f"profile:{name}"
 
 
 @functools.lru_cache(maxsize=256)
