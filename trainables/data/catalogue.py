@@ -164,6 +164,18 @@ class Name:
         path = Path(self.path).expanduser()
         return path if root is None else Path(root).expanduser() / path
 
+    def advice(self, option: str, value: object) -> str:
+        """How to write an option into this name: what a message proposes must work when it is followed.
+
+        >>> Name.parse("folder:photos").advice("size", 32), Name.parse("folder:photos?val=5").advice("size", 32)
+        ('?size=32', '&size=32')
+        >>> Name.parse("folder:photos?size=9&val=5").advice("size", 32)
+        'size=32 instead of size=9'
+        """
+        if option in self.options:
+            return f"{option}={value} instead of {option}={self.options[option]}"
+        return f"{'&' if self.options else '?'}{option}={value}"
+
     def whole(self, option: str, default: int, least: int = 0) -> int:
         """The whole number that an option gives.
 

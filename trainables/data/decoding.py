@@ -10,7 +10,8 @@
    Grey pixels are repeated in three channels, colour becomes grey by the luma of ITU-R 601.
 6. With a size, the shorter side is resized to it (bilinear, smoothed where it shrinks) and the centre is cut out.
 
-Pillow alone does the work: its resizing computes in integers and hence gives the same pixels on every machine.
+Pillow alone does the work: its resizing computes in integers and hence gives the same pixels on every machine. It and
+NumPy are imported where they are used, because the standard schedules of data sets are asked for without them.
 """
 
 from __future__ import annotations
@@ -29,11 +30,10 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
-import numpy as np
-from PIL import Image, ImageColor, ImageFile, UnidentifiedImageError
-
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
+    from PIL import Image, ImageFile
 
 FORMATS = ("AVIF", "BMP", "DIB", "GIF", "HEIF", "JPEG", "JPEG2000", "JXL", "MPO", "PNG", "PPM", "QOI", "TIFF", "WEBP")
 """Formats that are read; Pillow knows more, some of which run other programs or recognise files that are no images."""
@@ -51,15 +51,15 @@ MOST_PIXELS = 178_956_970
 ORIENTATIONS = ("exif", "ignore")
 
 TURNED = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
 }
-"""EXIF orientation to what brings the image upright."""
+"""EXIF orientation to the transposition of Pillow that brings the image upright."""
 
 MACHINE = frozenset(
     {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EINTR}
@@ -138,6 +138,7 @@ class Preprocessing:
             UnreadableImage: It is no image, damaged, or of a kind that there is no rule for.
             OSError: The machine or the network fails, which says nothing about the image.
 
+        >>> from PIL import Image
         >>> file = io.BytesIO()
         >>> Image.new("RGBA", (3, 2), (255, 0, 0, 0)).save(file, "PNG")
         >>> Preprocessing(channels=1).decode(file).tolist()
@@ -152,6 +153,9 @@ class Preprocessing:
             UnreadableImage: As `decode`.
             OSError: As `decode`.
         """
+        import numpy as np
+        from PIL import Image
+
         with reading(source, whole=True) as image:
             traits, stored = list(_traits(image)), str(image.tile)  # loading forgets how the pixels are stored
             image.load()
@@ -166,7 +170,7 @@ class Preprocessing:
                 traits += ["invisible"] if most == 0 else ["transparent"] if least < 255 else []
             found = found.convert("L" if self.channels == 1 else "RGB")
             if turn in TURNED:
-                found = found.transpose(TURNED[turn])
+                found = found.transpose(Image.Transpose[TURNED[turn]])
                 traits.append("turned")
             if self.size is not None:
                 found = squared(found, self.size)
@@ -178,9 +182,12 @@ class Preprocessing:
 def squared(image: Image.Image, size: int) -> Image.Image:
     """The centre of an image whose shorter side was resized to `size`.
 
+    >>> from PIL import Image
     >>> squared(Image.new("L", (40, 20)), 8).size
     (8, 8)
     """
+    from PIL import Image
+
     width, height = image.size
     if (width, height) == (size, size):
         return image
@@ -224,6 +231,8 @@ def colour(text: str) -> tuple[int, int, int]:
     >>> colour("white"), colour("#0080ff")
     ((255, 255, 255), (0, 128, 255))
     """
+    from PIL import ImageColor
+
     try:
         found = ImageColor.getrgb(text)
     except ValueError:
@@ -253,6 +262,8 @@ def reading(source: Source, whole: bool = False) -> Iterator[ImageFile.ImageFile
         UnreadableImage: There is none, or what is done with it finds it damaged.
         OSError: As `Preprocessing.decode`.
     """
+    from PIL import Image, UnidentifiedImageError
+
     with ExitStack() as stack:
         try:
             file = _open(source, whole, stack)
@@ -316,6 +327,8 @@ def no_image(head: bytes) -> str:
 @functools.cache
 def _formats() -> tuple[str, ...]:
     """Those of `FORMATS` that this Pillow and the packages installed beside it read."""
+    from PIL import Image
+
     Image.init()
     for package in PLUGINS:
         with suppress(ImportError):
@@ -383,6 +396,9 @@ def _profile(content: bytes) -> str:
 
 def _eight_bits(image: Image.Image, bits: int) -> tuple[Image.Image, int]:
     """The upper 8 of `bits` bits, and the largest of their values; a transparent value becomes an alpha channel."""
+    import numpy as np
+    from PIL import Image
+
     values = np.asarray(image).astype(np.int64)
     upper = (np.clip(values, 0, 2**bits - 1) >> (bits - 8)).astype(np.uint8)
     grey = Image.fromarray(upper)
@@ -394,6 +410,9 @@ def _eight_bits(image: Image.Image, bits: int) -> tuple[Image.Image, int]:
 
 def _laid_on(image: Image.Image, background: tuple[int, int, int]) -> tuple[Image.Image, tuple[int, int]]:
     """An image without its transparency, and the least and the largest opacity of its pixels, in 0 … 255."""
+    import numpy as np
+    from PIL import Image
+
     clear = image.convert("RGBA")
     opacity = np.asarray(clear.getchannel("A"))
     below = Image.new("RGBA", clear.size, (*background, 255))

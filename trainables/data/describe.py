@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from trainables.data import load
 from trainables.data.catalogue import DataError, Name, module_of, spelled
 from trainables.data.division import Division, divide
-from trainables.data.images import digest, examined, headers_of, proposed, several_sizes
+from trainables.data.images import digest, examined, headers_of, several_sizes, to_one
 from trainables.data.notices import examples
 from trainables.data.source import SPLITS, Options, Source, told
 
@@ -132,13 +132,14 @@ def _files(
     broken, sizes = seen.broken, headers.sizes(seen.broken)
     problems = [f"unreadable: {spelled(files[number])}: {broken[number]}" for number in sorted(broken)[:10]]
     if broken:
-        fate = "are left out" if options.skip_broken else "stop training; ?broken=skip in the name leaves them out"
+        advice = Name.parse(name).advice("broken", "skip")
+        fate = "are left out" if options.skip_broken else f"stop training; {advice} in the name leaves them out"
         problems.append(f"{len(broken)} of {len(files)} images are unreadable and {fate}")
     if options.size is None and len(sizes) > 1:
         problems.append(
-            f"{several_sizes(sizes)}: training needs one; ?size={proposed(sizes)} in the name brings them to it"
+            f"{several_sizes(sizes)}: training needs one; {to_one(name, sizes)} in the name brings them to it"
         )
-    more, notes = told(source, headers, seen, headers.channels(broken), options)
+    more, notes = told(name, source, headers, seen, headers.channels(broken), options)
     problems += [*source.problems, *more]
     hashes, before = {}, 0
     for split in (split for split in SPLITS if split in source.labels):

@@ -67,7 +67,9 @@ def folder(place: Path) -> Source:
     import numpy as np
 
     found = _Found()
-    top = folders(place, found)
+    _check_links(place)
+    top = folders(place)
+    found.hidden += [Path(one.path) for one in _entries(place) if _is_system(one.name, folder=True)]
     parts, how = _parts(place, top)
     class_names = tuple(sorted(parts["train"]))
     if not class_names:
@@ -126,6 +128,7 @@ def _parts(place: Path, top: Sequence[Path]) -> tuple[dict[str, dict[str, Path]]
             )
         parts = {split: place / split for split in SPLITS if split in names}
         for split, part in parts.items():
+            _check_links(part)
             _check_below(folders(part), given=True)
             if not folders(part) and (split == "train" or _holds_images(part)):
                 raise DataError(f"{part}: has no folders; it needs one for each class, with its images")
@@ -184,25 +187,29 @@ def _layout(place: Path, parts: Mapping[str, Mapping[str, Path]], how: str) -> l
 # --- files ----------------------------------------------------------------------------------------------------
 
 
-def folders(place: Path, found: _Found | None = None) -> list[Path]:
+def folders(place: Path) -> list[Path]:
     """The folders in a folder, in order, without hidden ones and those of operating systems.
 
     Raises:
-        DataError: It cannot be read, or has a link to a folder that is not there.
+        DataError: It cannot be read.
     """
-    there = []
+    names = [one.name for one in _entries(place) if not _is_system(one.name, folder=True) and os.path.isdir(one.path)]
+    return [place / name for name in sorted(names)]
+
+
+def _check_links(place: Path) -> None:
+    """Refuses a class folder that is a link to nothing, e.g. on a disk that is not mounted.
+
+    Raises:
+        DataError: Which.
+    """
     for one in _entries(place):
-        if _is_system(one.name, folder=True):
-            if found is not None and one.is_dir():
-                found.hidden.append(Path(one.path))
-        elif one.is_dir():
-            there.append(Path(one.path))
-        elif one.is_symlink() and not os.path.exists(one.path) and not _ends_like_an_image(one.name):
+        hidden = _is_system(one.name, folder=True) or _ends_like_an_image(one.name)
+        if one.is_symlink() and not os.path.exists(one.path) and not hidden:
             raise DataError(
                 f"{spelled(one.path)}: is a link to {spelled(os.readlink(one.path))}, which is not there; mend or "
                 "remove the link"
             )
-    return sorted(there)
 
 
 def _entries(place: Path) -> list[os.DirEntry[str]]:
@@ -284,7 +291,7 @@ def _has_image(file: str, size: int, changed: int) -> bool:
 
 def _holds_images(place: Path) -> bool:
     return any(
-        not _is_system(one.name, folder=False) and not one.is_dir()
+        not _is_system(one.name, folder=False) and not os.path.isdir(one.path)
         and (_ends_like_an_image(one.name) or _is_image(Path(one.path)))
         for one in _entries(place)
     )  # fmt: skip
@@ -298,7 +305,7 @@ def _stray(place: Path, parts: Mapping[str, Mapping[str, Path]], how: str) -> It
     for where in [place, *([place / split for split in parts] if how == ABOVE else [])]:
         names = [
             one.name for one in _entries(where)
-            if not one.is_dir() and not _is_system(one.name, folder=False)
+            if not os.path.isdir(one.path) and not _is_system(one.name, folder=False)
             and (_ends_like_an_image(one.name) or _is_image(Path(one.path)))
         ]  # fmt: skip
         if names:

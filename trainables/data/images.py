@@ -10,9 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import PIL
-
-from trainables.data.catalogue import DataError
+from trainables.data.catalogue import DataError, Name
 from trainables.data.decoding import Header, Preprocessing, UnreadableImage, header
 from trainables.data.progress import remembered, side_by_side
 
@@ -64,9 +62,7 @@ class Headers:
         if size is not None:
             return size, size
         if len(sizes) > 1:
-            raise DataError(
-                f"{name}: {several_sizes(sizes)}; bring them to one with ?size={proposed(sizes)} in the name"
-            )
+            raise DataError(f"{name}: {several_sizes(sizes)}; bring them to one with {to_one(name, sizes)} in the name")
         return next(iter(sizes))
 
     def smaller(self, broken: Mapping[int, str], size: int | None) -> list[int]:
@@ -149,6 +145,8 @@ def examined(
             "digests": [digits for _, _, digits in results],
         }
 
+    import PIL  # see `trainables.data.decoding`
+
     key = (FOR_KEEPS, PIL.__version__, asdict(plain), side, sorted(known.items()), stamp(files))
     found = remembered(key, make)
     return Examined(
@@ -187,11 +185,13 @@ def resident(
     good = [number for number in range(len(files)) if number not in known]
     shape = (preprocessing.channels, *side)
     gigabytes = size_in_gb(len(good), shape)
+    asked = Name.parse(name)
     if gigabytes > limit_gb:
         raise DataError(
             f"{name}: {len(good)} images of {shape[1]}×{shape[2]} pixels are {gigabytes:.1f} GB in memory, above "
-            f"the limit of {limit_gb:g} GB; choose a smaller ?size=, stream them from disk with --feed streamed, "
-            f"or raise the limit with ?resident_limit={int(gigabytes) + 1} where the memory is there"
+            f"the limit of {limit_gb:g} GB; choose a smaller size, stream them from disk with "
+            f"{asked.advice('feed', 'streamed')} in the name or --feed streamed, or raise the limit with "
+            f"{asked.advice('resident_limit', int(gigabytes) + 1)} in the name where the memory is there"
         )
     pixels = np.empty((len(good), *shape), dtype=np.uint8)
 
@@ -246,6 +246,11 @@ def several_sizes(sizes: Counter[tuple[int, int]]) -> str:
     """
     shown = ", ".join(f"{high}×{wide}: {count}" for (high, wide), count in sizes.most_common(4))
     return f"images of {len(sizes)} sizes ({shown}{', …' if len(sizes) > 4 else ''})"
+
+
+def to_one(name: str, sizes: Counter[tuple[int, int]]) -> str:
+    """The option that brings images of several sizes to one."""
+    return Name.parse(name).advice("size", proposed(sizes))
 
 
 def proposed(sizes: Counter[tuple[int, int]]) -> int:

@@ -30,7 +30,7 @@ def notices(
     *,
     channels: int,
     background: str,
-    background_asked: bool,
+    advice: str | None,
     size: int | None,
     smaller: Sequence[int],
 ) -> tuple[list[str], list[str]]:
@@ -42,7 +42,7 @@ def notices(
         traits: Keys of `PHRASES`, by index of a file.
         channels: Of the data set.
         background: Under transparent pixels.
-        background_asked: Whether that colour was asked for.
+        advice: The option of the name that chooses another colour; `None` where this one was asked for.
         size: Side that images are brought to.
         smaller: Indices of the files that are enlarged to it.
 
@@ -59,11 +59,11 @@ def notices(
         kind, _, more = trait.partition(":")
         if kind == "grey" and channels == 1:
             continue
-        asked = kind == "turned" or (kind == "transparent" and background_asked)
-        advice = "" if asked or kind != "transparent" else "; ?background= in the name chooses another colour"
+        asked = kind == "turned" or (kind == "transparent" and advice is None)
+        more_advice = f"; {advice} in the name chooses another one" if kind == "transparent" and advice else ""
         shown = examples([inside(root, files[number]) for number in numbers])
         phrase = PHRASES[kind].format(background=background, more=more, size=size)
-        (notes if asked else problems).append(f"{phrase}{advice}: {len(numbers)} of {len(files)} images ({shown})")
+        (notes if asked else problems).append(f"{phrase}{more_advice}: {len(numbers)} of {len(files)} images ({shown})")
     return problems, notes
 
 

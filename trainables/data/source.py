@@ -104,9 +104,15 @@ class Source:
         return replace(self, labels=labels, files=files)
 
     def why(self, broken: Mapping[int, str], numbers: Iterable[int] | None = None) -> str:
-        """The first broken files, each with its reason."""
-        files, shown = self.all_files, sorted(broken) if numbers is None else list(numbers)
-        return examples([f"{spelled(files[number])}: {broken[number]}" for number in shown])
+        """The first reasons, each with a file that is broken for it."""
+        files = self.all_files
+        reasons: dict[str, list[int]] = {}
+        for number in sorted(broken) if numbers is None else numbers:
+            reasons.setdefault(broken[number], []).append(number)
+        return examples(
+            [f"{spelled(files[first])}{f' and {len(more)} more' if more else ''}: {reason}"
+             for reason, (first, *more) in reasons.items()]
+        )  # fmt: skip
 
     def check(self, name: str, broken: Mapping[int, str], skip: bool) -> None:
         """Refuses broken files where they are not to be left out, or cannot be.
@@ -123,7 +129,7 @@ class Source:
         if not skip:
             raise DataError(
                 f"{name}: {len(broken)} of {len(self.all_files)} images cannot be read ({self.why(broken)}); mend or "
-                "remove them, or leave them out with ?broken=skip in the name"
+                f"remove them, or leave them out with {Name.parse(name).advice('broken', 'skip')} in the name"
             )
 
 
@@ -334,9 +340,10 @@ def _arrays(name: str, source: Source, options: Options) -> _Held:
     arrays = source.arrays()
     gigabytes = sum(array.nbytes for array in arrays.values()) / 1e9
     if gigabytes > options.resident_limit:
+        advice = Name.parse(name).advice("resident_limit", int(gigabytes) + 1)
         raise DataError(
             f"{name}: the images are {gigabytes:.1f} GB in memory, above the limit of {options.resident_limit} GB; "
-            f"raise it with ?resident_limit={int(gigabytes) + 1} where the memory is there"
+            f"raise it with {advice} in the name where the memory is there"
         )
     return _Held(source, arrays, *moments(arrays["train"]))
 
@@ -362,7 +369,7 @@ def _files(name: str, source: Source, options: Options) -> _Held:
     if headers.channels(seen.broken) < preprocessing.channels:  # what is left is grey
         preprocessing = replace(preprocessing, channels=1)
         pixels = None if pixels is None else pixels[:, :1].copy()
-    source = with_notices(source, headers, seen, preprocessing, options)
+    source = with_notices(name, source, headers, seen, preprocessing, options)
     if pixels is None:
         return _streamed(name, source, files, headers.good(seen.broken), seen, preprocessing, side, options)
     images, before = {}, 0
@@ -374,7 +381,7 @@ def _files(name: str, source: Source, options: Options) -> _Held:
 
 
 def with_notices(
-    source: Source, headers: Headers, seen: Examined, preprocessing: Preprocessing, options: Options
+    name: str, source: Source, headers: Headers, seen: Examined, preprocessing: Preprocessing, options: Options
 ) -> Source:
     """The source without its broken files, and with sentences on them and on what was assumed of the others.
 
@@ -382,17 +389,18 @@ def with_notices(
         DataError: As `Source.without`.
     """
     files = source.all_files
-    problems, notes = told(source, headers, seen, preprocessing.channels, options)
+    problems, notes = told(name, source, headers, seen, preprocessing.channels, options)
     if seen.broken:
+        log = logging.getLogger(__name__)
         for number, problem in sorted(seen.broken.items()):
-            logging.getLogger(__name__).warning("%s: left out: %s: %s", source.where, spelled(files[number]), problem)
+            log.warning("%s: left out: %s: %s", source.where, spelled(files[number]), problem)
         problems.insert(0, f"{len(seen.broken)} broken images are left out ({source.why(seen.broken)})")
     source = source.without(seen.broken)
     return replace(source, problems=(*source.problems, *problems), notes=(*source.notes, *notes))
 
 
 def told(
-    source: Source, headers: Headers, seen: Examined, channels: int, options: Options
+    name: str, source: Source, headers: Headers, seen: Examined, channels: int, options: Options
 ) -> tuple[list[str], list[str]]:
     """Sentences on the traits of a source's files: problems, and notes; see `trainables.data.notices.notices`."""
     root = Path(source.where)
@@ -402,7 +410,7 @@ def told(
         {number: traits for number, traits in seen.traits.items() if number not in seen.broken},
         channels=channels,
         background=options.preprocessing(channels).background,
-        background_asked=options.background is not None,
+        advice=None if options.background else Name.parse(name).advice("background", "COLOUR"),
         size=options.size,
         smaller=headers.smaller(seen.broken, options.size),
     )
