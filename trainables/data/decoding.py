@@ -360,8 +360,12 @@ def _open(source: Source, whole: bool, stack: ExitStack) -> BinaryIO:
 
 def _orientation(image: Image.Image) -> tuple[int, bool]:
     """The EXIF orientation, and whether the EXIF data are damaged, which leaves the image as it is."""
+    from PIL import Image
+
     try:
-        found = image.getexif().get(0x0112, 1)
+        found = image.getexif().get(0x0112)
+        if found is None and image.info.get("exif"):
+            Image.Exif().load(image.info["exif"])  # Pillow does not repeat an error that it has met when it opened
     except Exception:  # the parser of EXIF data raises anything at all, while the pixels may be whole
         return 1, True
     return (found, False) if isinstance(found, int) else (1, False)

@@ -351,7 +351,8 @@ def _said(place: Path, found: _Found, files: Mapping[str, Sequence[Path]]) -> It
 
 def _endings(files: Sequence[Path]) -> str:
     count = Counter(spelled(file.suffix.lower()) or "no ending" for file in files)
-    return ", ".join(f"{ending} ({number})" for ending, number in count.most_common(6)) + (", …" * (len(count) > 6))
+    first = sorted(count, key=lambda ending: (-count[ending], ending))[:6]
+    return ", ".join(f"{ending} ({count[ending]})" for ending in first) + (", …" if len(count) > 6 else "")
 
 
 def _of_one_stem(files: Sequence[Path]) -> list[tuple[Path, Path]]:
