@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from trainables.stand_ins import is_genuine, only_looking
+from trainables.stand_ins import StandInUsed, is_genuine, only_looking
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,7 +29,7 @@ def dry_run(make: Callable[[], Search], console: Console, measure: bool = False)
             with only_looking():
                 _show(make, console)
                 return
-        except Exception as error:
+        except (Exception, StandInUsed) as error:
             if is_genuine(error):
                 raise
     _show(make, console, measure)

@@ -23,8 +23,11 @@ OURS = ("analysis", "longtail_tricks_", "search", "spaces", "trainables")
 """Modules that hold stand-ins once they were imported among them, and go with them."""
 
 
-class StandInUsed(RuntimeError):
-    """Something of a library that is not there was used, and not only named."""
+class StandInUsed(BaseException):
+    """Something of a library that is not there was used, and not only named.
+
+    No `Exception`, so that code that answers errors of its own work does not take this for one.
+    """
 
 
 class _Named(type):
@@ -116,12 +119,13 @@ def is_genuine(error: BaseException) -> bool:
     """Whether an error says something of what was looked at, and does not come from a stand-in.
 
     A trick that computes with torch while it is imported cannot be looked at: its error is told from a user's mistake
-    by what it was caused by.
+    by what it was caused by, also where `from None` hides that from the reader.
     """
     cause: BaseException | None = error
     while cause is not None:
         ours = isinstance(cause, ValueError) and type(cause).__module__.startswith(OURS)
         if not ours and not isinstance(cause, OSError):
             return False
-        cause = cause.__cause__
+        hidden = None if isinstance(cause.__context__, (ValueError, LookupError, OSError)) else cause.__context__
+        cause = cause.__cause__ or hidden
     return True

@@ -105,7 +105,7 @@ def test_lists_elsewhere_and_other_numbers(small: Path) -> None:
     file = away / "ImageNet_LT_test.txt"
     file.write_text(file.read_text().rsplit("\n", 2)[0] + "\n\n")
     found = index("imagenet-lt?lists=away from here", str(small))
-    assert found.notes == ("ImageNet_LT_test.txt has 11 lines, the published one 12",)
+    assert found.problems == ("ImageNet_LT_test.txt has 11 lines, the published one 12",)
     assert found.files["train"][0] == small / "train" / "class 0" / "0.png"
 
 

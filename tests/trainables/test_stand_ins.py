@@ -63,7 +63,7 @@ with only_looking():
     import torch
     try:
         torch.zeros(1).sum()
-    except Exception as error:
+    except BaseException as error:
         print(type(error).__name__, error)
 kept = {name.partition(".")[0] for name in set(sys.modules) - before}
 print(sorted(kept & {"torch", "torchvision", "trainables", "spaces", "ray"}))

@@ -15,12 +15,15 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol, cast
+
+from analysis.text import printable
 
 if TYPE_CHECKING:
     from trainables.data.long_tail import LongTailed
@@ -57,12 +60,30 @@ class DataError(ValueError):
 
 
 def spelled(path: object) -> str:
-    """A path as text that can be printed and written: a file's name may have bytes that are no UTF-8.
+    r"""A path as text that can be shown: its name may hold control characters, and bytes that are no UTF-8.
 
-    >>> spelled("k\\udce4fer.png")
-    'k\\\\xe4fer.png'
+    >>> spelled("k\udce4fer.png"), spelled("two\nlines.png")
+    ('k\\xe4fer.png', 'two\\x0alines.png')
     """
-    return str(path).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return printable(str(path).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"), keep="")
+
+
+def is_utf8(text: str) -> bool:
+    """Whether text can be written as UTF-8, which the name of a file need not be."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def cache_folder() -> Path:
+    """Where this project keeps what it can make or fetch again.
+
+    Raises:
+        RuntimeError: The user has no home directory.
+    """
+    return Path(os.environ.get("LONGTAIL_DATA") or Path.home() / ".cache" / "longtail-tune").expanduser()
 
 
 @dataclass(frozen=True)
@@ -143,6 +164,18 @@ class Name:
         path = Path(self.path).expanduser()
         return path if root is None else Path(root).expanduser() / path
 
+    def advice(self, option: str, value: object) -> str:
+        """How to write an option into this name: what a message proposes must work when it is followed.
+
+        >>> Name.parse("folder:photos").advice("size", 32), Name.parse("folder:photos?val=5").advice("size", 32)
+        ('?size=32', '&size=32')
+        >>> Name.parse("folder:photos?size=9&val=5").advice("size", 32)
+        'size=32 instead of size=9'
+        """
+        if option in self.options:
+            return f"{option}={value} instead of {option}={self.options[option]}"
+        return f"{'&' if self.options else '?'}{option}={value}"
+
     def whole(self, option: str, default: int, least: int = 0) -> int:
         """The whole number that an option gives.
 
@@ -186,7 +219,7 @@ def module_of(name: str) -> DataModule:
     Raises:
         DataError: The name or one of its options is unknown; the nearest known one is offered.
     """
-    if spelled(name) != name:
+    if not is_utf8(name):
         raise DataError(f"{spelled(name)}: the name of a data set must be UTF-8, because records have it; rename it")
     parsed = Name.parse(name)
     if parsed.kind in PREFIXES and parsed.path:

@@ -23,13 +23,12 @@ from __future__ import annotations
 
 import functools
 import math
-import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainables.data.catalogue import VALS, DataError, Name, Standard
+from trainables.data.catalogue import VALS, DataError, Name, Standard, cache_folder
 from trainables.data.long_tail import LongTailed, class_counts, in_proportion
 
 if TYPE_CHECKING:
@@ -260,7 +259,7 @@ def _folder(which: _Set, name: str, root: str | None) -> Path:
 
     dataset = getattr(datasets, which.dataset)
     if root is None:
-        place = Path(os.environ.get("LONGTAIL_DATA") or Path.home() / ".cache" / "longtail-tune").expanduser()
+        place = cache_folder()
     else:
         place = Path(root).expanduser()
         if not place.is_dir():

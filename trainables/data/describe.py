@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.console import styled
@@ -15,12 +13,11 @@ from analysis.text import html_text, printable
 from trainables.data import load
 from trainables.data.catalogue import DataError, Name, module_of, spelled
 from trainables.data.division import Division, divide
-from trainables.data.images import Header, decoded, header, several_sizes, side_by_side
-from trainables.data.source import SPLITS, Options, Source
+from trainables.data.images import digest, examined, headers_of, several_sizes, to_one
+from trainables.data.notices import examples
+from trainables.data.source import SPLITS, Options, Source, told
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
     from rich.console import Console
 
 MANY, FEW = 100, 20
@@ -92,15 +89,17 @@ def describe(
         DataError: The data are absent, or cannot be divided at all.
     """
     module: Any = module_of(name)
+    problems: tuple[str, ...] = ()
     if hasattr(module, "index"):
         source: Source = module.index(name, root)
+        problems = source.problems
         if source.files:
             options = module.options_of(name) if hasattr(module, "options_of") else Options.of(Name.parse(name))
             return _files(
                 name, source, options, root=root, imbalance=imbalance, split_seed=split_seed, fold_val=fold_val
             )
     data = load(name, root=root, imbalance=imbalance, split_seed=split_seed, fold_val=fold_val)
-    hashes = {split: [_hash(image.numpy()) for image in getattr(data, f"{split}_images")] for split in SPLITS}
+    hashes = {split: [digest(image.numpy()) for image in getattr(data, f"{split}_images")] for split in SPLITS}
     labels = {split: getattr(data, f"{split}_labels").tolist() for split in SPLITS}
     names = {split: [f"{split} image {number}" for number in range(len(found))] for split, found in labels.items()}
     channels, high, wide = data.train_images.shape[1:]
@@ -112,8 +111,8 @@ def describe(
         imbalance=data.imbalance,
         split_seed=split_seed,
         fingerprint=data.fingerprint,
-        notes=data.notes,
-        problems=tuple(duplicates(hashes, labels, names)),
+        notes=tuple(note for note in data.notes if note not in problems),
+        problems=(*problems, *duplicates(hashes, labels, names)),
     )
 
 
@@ -128,29 +127,31 @@ def _files(
     fold_val: bool,
 ) -> Description:
     """Of image files, each of which is decoded."""
-    problems: list[str] = []
-    hashes: dict[str, list[str]] = {}
-    broken: dict[str, set[int]] = {}
-    sizes: Counter[tuple[int, int]] = Counter()
-    grey = True
-    lost: list[str] = []
-    for split, files in source.files.items():
-        seen = side_by_side(_look, files)
-        broken[split] = {number for number, (found, _) in enumerate(seen) if found.problem}
-        lost += [f"{spelled(files[number])}: {seen[number][0].problem}" for number in sorted(broken[split])]
-        good = [found for found, _ in seen if not found.problem]
-        sizes.update(found.size for found in good)
-        grey = grey and all(found.grey for found in good)
-        hashes[split] = [pixels for found, pixels in seen if not found.problem]
-    if lost:
-        problems += [f"unreadable: {sentence}" for sentence in lost[:10]]
-        total = sum(map(len, source.files.values()))
-        fate = "are left out" if options.skip_broken else "stop training; ?broken=skip in the name leaves them out"
-        problems.append(f"{len(lost)} of {total} images are unreadable and {fate}")
-        source = source.without(broken)
+    files = source.all_files
+    plain = options.preprocessing(3)
+    headers = headers_of(name, files, plain.background, plain.orientation)
+    sizes = headers.sizes(headers.broken)
+    side = next(iter(sizes)) if options.size is None and len(sizes) == 1 else None
+    preprocessing = options.preprocessing(headers.channels(headers.broken))
+    seen = examined(name, files, headers.broken, preprocessing, side)
+    broken, sizes = seen.broken, headers.sizes(seen.broken)
+    problems = [f"unreadable: {spelled(files[number])}: {broken[number]}" for number in sorted(broken)[:10]]
+    if broken:
+        advice = Name.parse(name).advice("broken", "skip")
+        fate = "are left out" if options.skip_broken else f"stop training; {advice} in the name leaves them out"
+        problems.append(f"{len(broken)} of {len(files)} images are unreadable and {fate}")
     if options.size is None and len(sizes) > 1:
-        side = min(map(min, sizes))
-        problems.append(f"{several_sizes(sizes)}: training needs one; ?size={side} in the name brings them to it")
+        problems.append(
+            f"{several_sizes(sizes)}: training needs one; {to_one(name, sizes)} in the name brings them to it"
+        )
+    more, notes = told(name, source, headers, seen, headers.channels(broken), options)
+    problems += [*source.problems, *more]
+    hashes, before = {}, 0
+    for split in (split for split in SPLITS if split in source.labels):
+        count = len(source.labels[split])
+        hashes[split] = [seen.digests[number] for number in range(before, before + count) if number not in broken]
+        before += count
+    source = source.without(broken)
     division: Division = divide(
         name, source.labels, source.class_names,
         imbalance=imbalance, split_seed=split_seed, fold_val=fold_val, val=options.val, test=options.test,
@@ -165,9 +166,9 @@ def _files(
     size = None
     if options.size is not None or len(sizes) == 1:
         high, wide = (options.size, options.size) if options.size is not None else next(iter(sizes))
-        size = (1 if grey else 3, high, wide)
+        size = (headers.channels(broken), high, wide)
     fingerprint = ""
-    if size is not None and (options.skip_broken or not lost):
+    if size is not None and (options.skip_broken or not broken):
         try:
             data = load(name, root=root, imbalance=imbalance, split_seed=split_seed, fold_val=fold_val)
             fingerprint = data.fingerprint
@@ -181,22 +182,9 @@ def _files(
         imbalance=division.imbalance,
         split_seed=split_seed,
         fingerprint=fingerprint,
-        notes=(*source.notes, *division.notes),
+        notes=(*source.notes, *notes, *division.notes),
         problems=tuple(problems),
     )
-
-
-def _look(file: Path) -> tuple[Header, str]:
-    """The header of a file, and the hash of its pixels; what is wrong with either stands in the header."""
-    found = header(file)
-    if found.problem:
-        return found, ""
-    pixels = decoded(file, found.grey, None)
-    return (Header(problem=pixels), "") if isinstance(pixels, str) else (found, _hash(pixels))
-
-
-def _hash(pixels: NDArray[np.uint8]) -> str:
-    return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
 
 
 def _counts(labels: Sequence[int], classes: int) -> list[int]:
@@ -232,7 +220,7 @@ def duplicates(
             if both:
                 several = "image of" if len(both) == 1 else "images of"
                 verb = "is" if len(both) == 1 else "are"
-                found.append(f"{len(both)} {several} {other} {verb} in {split} as well: {_few(both)}")
+                found.append(f"{len(both)} {several} {other} {verb} in {split} as well: {examples(both)}")
     if "train" in hashes:
         seen: dict[str, dict[int, list[str]]] = defaultdict(lambda: defaultdict(list))
         for content, label, name in zip(hashes["train"], labels["train"], names["train"], strict=True):
@@ -244,12 +232,8 @@ def duplicates(
             if groups:
                 images = "image is" if len(groups) == 1 else "images are"
                 shown = [" = ".join(group[:2]) + (" = …" if len(group) > 2 else "") for group in groups[:4]]
-                found.append(f"{len(groups)} {images} in train {how}: {_few(shown)}")
+                found.append(f"{len(groups)} {images} in train {how}: {examples(shown)}")
     return found
-
-
-def _few(items: Sequence[str], shown: int = 3) -> str:
-    return "; ".join(items[:shown]) + ("; …" if len(items) > shown else "")
 
 
 # --- for people -----------------------------------------------------------------------------------------------

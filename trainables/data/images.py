@@ -1,193 +1,241 @@
-"""Image files in memory: headers first, so that what cannot work is refused before hours of decoding."""
+"""Many image files: their headers first, so that what cannot work is refused before hours of decoding."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from trainables.data.catalogue import DataError, spelled
+from trainables.data.catalogue import DataError, Name
+from trainables.data.decoding import Header, Preprocessing, UnreadableImage, header
+from trainables.data.progress import remembered, side_by_side
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-ENDINGS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-"""What an image file's name ends in, in lower case."""
-
 RESIDENT_GB = 8
 """Largest resident set without `?resident_limit=`, in 10⁹ bytes."""
 
-GREY = frozenset({"1", "L"})
-COLOUR = frozenset({"P", "PA", "LA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"})
+SIDES = (4, 224)
+"""Smallest side that images may be brought to, and the largest one that is proposed."""
 
-T = TypeVar("T")
-R = TypeVar("R")
-
-
-@dataclass(frozen=True)
-class Header:
-    """What an image file says before it is decoded.
-
-    Args:
-        size: (height, width) in pixels.
-        grey: Whether it has one channel.
-        problem: Why it cannot be read; empty where it can.
-    """
-
-    size: tuple[int, int] = (0, 0)
-    grey: bool = False
-    problem: str = ""
-
-
-def header(file: Path) -> Header:
-    """The header of one file; what is wrong with it is returned, not raised."""
-    from PIL import Image
-
-    if not file.is_file():  # a pipe would be waited for
-        return Header(problem="is no file, or a link to nothing")
-    try:
-        with Image.open(file) as image:
-            if image.mode not in GREY | COLOUR:
-                return Header(problem=f"has pixels of kind {image.mode}, not 8 bits each")
-            return Header((image.height, image.width), image.mode in GREY)
-    except MemoryError:
-        raise
-    except Exception as error:
-        return Header(problem=_short(error))
-
-
-def decoded(file: Path, grey: bool, size: int | None) -> NDArray[np.uint8] | str:
-    """(c, H, W) uint8 pixels of one file, or why it cannot be decoded.
-
-    With a size, the shorter side is resized to it (bilinear, smoothed where it shrinks) and the centre cut out.
-    """
-    from torchvision.transforms.v2 import functional as by
-
-    try:
-        pixels = _pixels(file, grey)
-        height, width = pixels.shape[-2:]
-        if size is not None and (height, width) != (size, size):
-            scale = size / min(width, height)
-            wide, high = max(size, round(width * scale)), max(size, round(height * scale))
-            pixels = by.resize(pixels, [high, wide], antialias=True)
-            top, left = (high - size) // 2, (wide - size) // 2
-            pixels = pixels[:, top : top + size, left : left + size]
-    except MemoryError:
-        raise
-    except Exception as error:  # decoders of broken files raise anything at all
-        return _short(error)
-    found: NDArray[np.uint8] = pixels.contiguous().numpy()
-    return found
-
-
-def _pixels(file: Path, grey: bool) -> Any:
-    """(c, H, W) by PIL: torchvision's own decoders are deprecated. Transparency is dropped, as ImageFolder does."""
-    import numpy as np
-    import torch
-    from PIL import Image
-
-    with Image.open(file) as opened:
-        # a palette with shades of transparency is converted in two steps, or PIL warns of it
-        shades = opened.mode == "P" and isinstance(opened.info.get("transparency"), bytes)
-        pixels = np.array((opened.convert("RGBA") if shades else opened).convert("L" if grey else "RGB"))
-    return torch.from_numpy(pixels[None] if grey else np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+FOR_KEEPS = 1
+"""Version of what `examined` keeps; a change of the rules of decoding raises it."""
 
 
 @dataclass(frozen=True)
-class Seen:
+class Headers:
     """What the headers of many files say together.
 
     Args:
-        good: Indices of those that can be read.
-        broken: Why not, by index of the others.
-        shape: (c, H, W) that they are decoded to.
+        all: One for each file.
+        broken: Why not, by index of those that cannot be read.
     """
 
-    good: tuple[int, ...]
-    broken: dict[int, str]
-    shape: tuple[int, int, int]
+    all: tuple[Header, ...]
+    broken: Mapping[int, str]
 
-    @property
-    def gigabytes(self) -> float:
-        """All pixels, in 10⁹ bytes."""
-        return len(self.good) * self.shape[0] * self.shape[1] * self.shape[2] / 1e9
+    def good(self, broken: Mapping[int, str]) -> list[int]:
+        """Indices of the files that are not broken."""
+        return [number for number in range(len(self.all)) if number not in broken]
+
+    def channels(self, broken: Mapping[int, str]) -> int:
+        """1 where all files that are not broken are grey, else 3."""
+        return 1 if all(self.all[number].grey for number in self.good(broken)) else 3
+
+    def sizes(self, broken: Mapping[int, str]) -> Counter[tuple[int, int]]:
+        """How many of the files that are not broken have each size."""
+        return Counter(self.all[number].size for number in self.good(broken))
+
+    def side(self, name: str, broken: Mapping[int, str], size: int | None) -> tuple[int, int]:
+        """(H, W) that every image gets.
+
+        Raises:
+            DataError: Several sizes, and none to bring them to.
+        """
+        sizes = self.sizes(broken)
+        if size is not None:
+            return size, size
+        if len(sizes) > 1:
+            raise DataError(f"{name}: {several_sizes(sizes)}; bring them to one with {to_one(name, sizes)} in the name")
+        return next(iter(sizes))
+
+    def smaller(self, broken: Mapping[int, str], size: int | None) -> list[int]:
+        """Indices of the files that are enlarged to the size."""
+        return [number for number in self.good(broken) if size is not None and min(self.all[number].size) < size]
 
 
-def looked_at(name: str, files: Sequence[Path], *, size: int | None, skip_broken: bool) -> Seen:
+def headers_of(name: str, files: Sequence[Path], background: str, orientation: str) -> Headers:
     """The headers of all files.
 
+    Args:
+        name: Of the data set, for messages.
+        files: Image files.
+        background: As in `Preprocessing`.
+        orientation: As in `Preprocessing`.
+
     Raises:
-        DataError: Broken files that are not to be skipped, or several sizes and none to bring them to.
+        DataError: The machine cannot read files at the moment.
     """
-    headers = side_by_side(header, files)
-    broken = {number: found.problem for number, found in enumerate(headers) if found.problem}
-    _refuse(name, files, broken, skip_broken)
-    good = tuple(number for number in range(len(files)) if number not in broken)
-    if not good:
-        raise DataError(f"{name}: none of the {len(files)} images can be read")
-    sizes = Counter(headers[number].size for number in good)
-    if size is None and len(sizes) > 1:
-        raise DataError(f"{name}: {several_sizes(sizes)}; bring them to one with ?size={_suggested(sizes)} in the name")
-    side = (size, size) if size is not None else next(iter(sizes))
-    return Seen(good, broken, (1 if all(headers[number].grey for number in good) else 3, *side))
+    found = side_by_side(
+        lambda file: _asked(name, file, lambda: header(file, background, orientation)), files,
+        doing="reading the headers of images",
+    )  # fmt: skip
+    return Headers(tuple(found), {number: one.problem for number, one in enumerate(found) if one.problem})
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What decoding every file has shown.
+
+    Args:
+        broken: Why a file cannot be decoded, by its index.
+        traits: What is worth telling about a file's pixels, by its index; see `trainables.data.notices`.
+        digests: For each file 32 hexadecimal digits of its pixels as they are before any resizing; empty where it is
+            broken or where the pixels are in memory.
+    """
+
+    broken: Mapping[int, str] = field(default_factory=dict)
+    traits: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    digests: tuple[str, ...] = ()
+
+
+def examined(
+    name: str,
+    files: Sequence[Path],
+    known: Mapping[int, str],
+    preprocessing: Preprocessing,
+    side: tuple[int, int] | None,
+) -> Examined:
+    """Decodes every file once, before anything is trained on some of them.
+
+    What took long is kept in the user's cache, for the processes of trials and for the next search.
+
+    Args:
+        name: Of the data set, for messages.
+        files: Image files.
+        known: Those that need not be tried, and why.
+        preprocessing: How they are decoded; its size is left out.
+        side: (H, W) that all files must have; `None` where they may differ.
+
+    Raises:
+        DataError: The machine cannot read files at the moment.
+    """
+    plain = Preprocessing(preprocessing.channels, None, preprocessing.background, preprocessing.orientation)
+
+    def one(number: int) -> tuple[str, tuple[str, ...], str]:
+        if number in known:
+            return known[number], (), ""
+        found = decoded(name, files[number], plain, side)
+        if isinstance(found, str):
+            return found, (), ""
+        pixels, traits = found
+        return "", traits, digest(pixels)
+
+    def make() -> dict[str, Any]:
+        results = side_by_side(one, range(len(files)), doing="decoding all images once")
+        return {
+            "broken": {str(number): problem for number, (problem, _, _) in enumerate(results) if problem},
+            "traits": {str(number): traits for number, (_, traits, _) in enumerate(results) if traits},
+            "digests": [digits for _, _, digits in results],
+        }
+
+    import PIL  # see `trainables.data.decoding`
+
+    key = (FOR_KEEPS, PIL.__version__, asdict(plain), side, sorted(known.items()), stamp(files))
+    found = remembered(key, make)
+    return Examined(
+        {int(number): problem for number, problem in found["broken"].items()},
+        {int(number): tuple(traits) for number, traits in found["traits"].items()},
+        tuple(found["digests"]),
+    )
 
 
 def resident(
     name: str,
     files: Sequence[Path],
-    seen: Seen,
-    *,
-    size: int | None,
-    skip_broken: bool,
+    known: Mapping[int, str],
+    preprocessing: Preprocessing,
+    side: tuple[int, int],
     limit_gb: float = RESIDENT_GB,
-) -> tuple[NDArray[np.uint8], list[int], list[str]]:
+) -> tuple[NDArray[np.uint8], Examined]:
     """All files as one array.
 
     Args:
         name: Of the data set, for messages.
-        files: Which exist.
-        seen: What `looked_at` says of them.
-        size: Side in pixels that every image is brought to; without one they must have one size.
-        skip_broken: Whether files that cannot be decoded are left out, or refused.
+        files: Image files.
+        known: Those that need not be tried, and why.
+        preprocessing: How they are decoded.
+        side: (H, W) that comes out.
         limit_gb: Largest array, in 10⁹ bytes.
 
     Returns:
-        (N, c, H, W) uint8, of one channel where all files are grey and of three else; the N indices into
-        `files`; a sentence per file that was left out.
+        (N, c, H, W) uint8 of the N files that are not broken, in order; what decoding has shown, without digests.
 
     Raises:
-        DataError: Broken files, or more than the limit.
+        DataError: More than the limit, or the machine cannot read files at the moment.
     """
     import numpy as np
 
-    good, broken, grey, shape = list(seen.good), dict(seen.broken), seen.shape[0] == 1, seen.shape
-    if seen.gigabytes > limit_gb:
+    good = [number for number in range(len(files)) if number not in known]
+    shape = (preprocessing.channels, *side)
+    gigabytes = size_in_gb(len(good), shape)
+    asked = Name.parse(name)
+    if gigabytes > limit_gb:
         raise DataError(
-            f"{name}: {len(good)} images of {shape[1]}×{shape[2]} pixels are {seen.gigabytes:.1f} GB in memory, above "
-            f"the limit of {limit_gb:g} GB; choose a smaller ?size=, stream them from disk with --feed streamed, "
-            f"or raise the limit with ?resident_limit={int(seen.gigabytes) + 1} where the memory is there"
+            f"{name}: {len(good)} images of {shape[1]}×{shape[2]} pixels are {gigabytes:.1f} GB in memory, above "
+            f"the limit of {limit_gb:g} GB; choose a smaller size, stream them from disk with "
+            f"{asked.advice('feed', 'streamed')} in the name or --feed streamed, or raise the limit with "
+            f"{asked.advice('resident_limit', int(gigabytes) + 1)} in the name where the memory is there"
         )
     pixels = np.empty((len(good), *shape), dtype=np.uint8)
 
-    def fill(row: int) -> str:
-        found = decoded(files[good[row]], grey, size)
+    def fill(row: int) -> tuple[str, tuple[str, ...]]:
+        found = decoded(name, files[good[row]], preprocessing, side)
         if isinstance(found, str):
-            return found
-        pixels[row] = found
-        return ""
+            return found, ()
+        pixels[row], traits = found
+        return "", traits
 
-    late = {good[row]: problem for row, problem in enumerate(side_by_side(fill, range(len(good)))) if problem}
-    _refuse(name, files, late, skip_broken)
-    broken |= late
+    results = side_by_side(fill, range(len(good)), doing="decoding all images")
+    late = {good[row]: problem for row, (problem, _) in enumerate(results) if problem}
+    traits = {good[row]: found for row, (_, found) in enumerate(results) if found}
     if late:
         pixels = pixels[[number not in late for number in good]]
-        good = [number for number in good if number not in late]
-    return pixels, good, [f"{spelled(files[number])}: {problem}" for number, problem in sorted(broken.items())]
+    return pixels, Examined({**known, **late}, traits)
+
+
+def size_in_gb(count: int, shape: Sequence[int]) -> float:
+    """Images of a shape (c, H, W), in 10⁹ bytes."""
+    return count * shape[0] * shape[1] * shape[2] / 1e9
+
+
+def decoded(
+    name: str, file: Path, preprocessing: Preprocessing, side: tuple[int, int] | None
+) -> tuple[NDArray[np.uint8], tuple[str, ...]] | str:
+    """(c, H, W) uint8 pixels of one file and its traits, or why it cannot be decoded.
+
+    Raises:
+        DataError: The machine cannot read files at the moment.
+    """
+    try:
+        pixels, traits = _asked(name, file, lambda: preprocessing.examine(file))
+    except UnreadableImage as error:
+        return str(error)
+    if side is not None and pixels.shape[1:] != side:
+        high, wide = pixels.shape[1:]
+        return f"is {high}×{wide} pixels when it is decoded, and its header says {side[0]}×{side[1]}"
+    return pixels, traits
+
+
+def digest(pixels: NDArray[np.uint8]) -> str:
+    """32 hexadecimal digits that stand for pixels (c, H, W)."""
+    return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()[:32]
 
 
 def several_sizes(sizes: Counter[tuple[int, int]]) -> str:
@@ -200,52 +248,40 @@ def several_sizes(sizes: Counter[tuple[int, int]]) -> str:
     return f"images of {len(sizes)} sizes ({shown}{', …' if len(sizes) > 4 else ''})"
 
 
-def _suggested(sizes: Counter[tuple[int, int]]) -> int:
-    """The commonest shorter side, at most 224."""
+def to_one(name: str, sizes: Counter[tuple[int, int]]) -> str:
+    """The option that brings images of several sizes to one."""
+    return Name.parse(name).advice("size", proposed(sizes))
+
+
+def proposed(sizes: Counter[tuple[int, int]]) -> int:
+    """The side to bring images of several sizes to: the commonest shorter one, within `SIDES`.
+
+    >>> proposed(Counter({(1, 1): 1, (300, 400): 2, (16, 20): 7}))
+    16
+    """
     sides: Counter[int] = Counter()
     for (high, wide), count in sizes.items():
         sides[min(high, wide)] += count
-    return min(224, sides.most_common(1)[0][0])
+    return max(SIDES[0], min(SIDES[1], sides.most_common(1)[0][0]))
 
 
-def _refuse(name: str, files: Sequence[Path], broken: dict[int, str], skip: bool) -> None:
-    if broken and not skip:
-        shown = "; ".join(f"{spelled(files[number])}: {problem}" for number, problem in list(broken.items())[:3])
-        raise DataError(
-            f"{name}: {len(broken)} of {len(files)} images cannot be read ({shown}{'; …' if len(broken) > 3 else ''}); "
-            "mend or remove them, or leave them out with ?broken=skip in the name"
-        )
+def stamp(files: Sequence[Path]) -> list[tuple[Any, ...]]:
+    """What changes when a file does, also when its size and time are set back; the path alone where there is none."""
 
-
-def _short(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    return "is no image" if type(error).__name__ == "UnidentifiedImageError" else (text or [type(error).__name__])[0]
-
-
-def side_by_side(work: Callable[[T], R], items: Sequence[T], block: int = 64) -> list[R]:
-    """Results in order; decoding leaves Python's lock, so threads are enough.
-
-    Args:
-        work: What is done with each item.
-        items: A list file may name half a million.
-        block: Items for a thread at a time.
-    """
-
-    def several(first: int) -> list[R]:
-        return [work(item) for item in items[first : first + block]]
-
-    with ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1)) as threads:
-        return [result for results in threads.map(several, range(0, len(items), block)) for result in results]
-
-
-def stamp(files: Sequence[Path]) -> list[tuple[str, Any, Any]]:
-    """What changes when a file does: path, bytes, time of change; neither where there is no such file."""
-
-    def one(file: Path) -> tuple[str, Any, Any]:
+    def one(file: Path) -> tuple[Any, ...]:
         try:
             found = file.stat()
         except OSError:
-            return str(file), None, None
-        return str(file), found.st_size, found.st_mtime_ns
+            return (str(file),)
+        return str(file), found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
     return side_by_side(one, files)
+
+
+def _asked(name: str, file: Path, read: Any) -> Any:
+    """What reading a file gives; an error of the machine is no property of the file, which is not left out for it."""
+    try:
+        return read()
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else error
+        raise DataError(f"{name}: {file} cannot be read at the moment ({reason}); try again") from error

@@ -146,17 +146,17 @@ def index(name: str, root: str | None = None) -> Source:
         lists[split] = found[0]
     labels: dict[str, NDArray[np.int64]] = {}
     files: dict[str, list[Path]] = {}
-    notes: list[str] = []
+    problems: list[str] = []
     class_names = tuple(map(str, range(what.classes)))
     for split, file in lists.items():
         paths, labels[split] = parse_list(file, what.classes)
         files[split] = [place / path for path in paths]
         if len(paths) != what.sizes[split]:
-            notes.append(f"{file.name} has {len(paths)} lines, the published one {what.sizes[split]}")
+            problems.append(f"{file.name} has {len(paths)} lines, the published one {what.sizes[split]}")
     check_classes(name, labels, class_names)
     for split, file in lists.items():
         check_files(str(file), place, files[split])
-    return Source(str(place), class_names, labels, files, notes=tuple(notes))
+    return Source(str(place), class_names, labels, files, problems=tuple(problems))
 
 
 def parse_list(file: Path, classes: int) -> tuple[list[str], NDArray[np.int64]]:

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from trainables.data.decoding import Preprocessing
+
 
 def class_counts(largest: int, classes: int, imbalance: float) -> list[int]:
     """Images per class of an exponential long tail.
@@ -89,6 +91,7 @@ class LongTailed:
         crop: "shift" by `pad` pixels, or "resized": crops of random size and shape, brought to the image's size.
         fingerprint: 16 hexadecimal digits; equal ones mean equal images, labels, splits and augmentation.
             Computed where absent.
+        preprocessing: How encoded images become the pixels above; `None` where the data are arrays.
         val_given: Whether val is the same images for every split seed, because it was given: each block then measures
             on them, and an interval for new images needs their own share of the variance. Not part of the fingerprint.
         notes: Sentences for people: what was held out or left out, and which classes starve. Not part of the
@@ -117,6 +120,7 @@ class LongTailed:
     fingerprint: str = ""
     notes: tuple[str, ...] = ()
     val_given: bool = False
+    preprocessing: Preprocessing | None = None
 
     def __post_init__(self) -> None:
         for split in ("train", "val", "test"):
@@ -160,6 +164,8 @@ class LongTailed:
 
     def _digest(self) -> str:
         own = (self.classes, self.pad, self.flip) + (() if self.crop == "shift" else (self.crop,))
+        if self.preprocessing is not None:
+            own += self.preprocessing.unusual
         digest = hashlib.sha256(repr(own).encode())
         for name, value in self._tensors().items():
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())

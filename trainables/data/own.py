@@ -1,7 +1,9 @@
 """Own data: `folder:PATH`, `csv:FILE`, `npz:FILE`. Class counts come from the data.
 
 - `folder:PATH`: one folder of images per class, named as the class; or `train/`, and `val/` and `test/` where there
-  are any, each with a folder per class. Folders inside a class and links are followed, hidden ones left out.
+  are any, each with a folder per class, or all of them in every class folder. Folders inside a class and links are
+  followed; hidden files and files that are no images are left out and told. How files become pixels is stated in
+  `trainables.data.decoding`.
 - `csv:FILE`: `path,label` or `path,label,split` a line, with or without that header; paths relative to the file;
   labels whole numbers from 0, or names; split `train`, `val` or `test`.
 - `npz:FILE`: arrays `x_train`, `y_train`, and `x_val`, `y_val`, `x_test`, `y_test` where there are any; or `x`, `y`.
@@ -17,12 +19,14 @@ Options follow a question mark: `folder:photos?size=64&broken=skip` (in a shell,
 | option | default | |
 |---|---|---|
 | `size` | as they are | side in pixels: shorter side resized to it, centre cut out; files only |
-| `broken` | `refuse` | `skip` leaves unreadable files out, and names them |
+| `broken` | `refuse` | `skip` leaves unreadable files out, and names them; all files are decoded before training |
 | `val`, `test` | 50 | images of each class that are cut, a fifth of the class at most |
 | `pad` | an eighth of the side | largest random shift in training, pixels |
 | `flip` | colour only | `yes` or `no`: mirror images in training |
 | `crop` | `shift` | `resized`: training takes crops of random size and shape instead of shifts |
 | `feed` | `auto` | `resident`: all in memory; `streamed`: decoded as needed; `auto`: streamed where above the limit |
+| `background` | white | colour under transparent pixels: a name, or #rrggbb |
+| `orientation` | `exif` | `ignore` leaves images as they lie in the file, whatever their EXIF data say |
 | `resident_limit` | 8 | largest set in memory, 10⁹ bytes |
 | `workers` | one per core, ≤ 8 | processes that decode what is streamed; 0 decodes in the training process |
 """
@@ -31,16 +35,16 @@ from __future__ import annotations
 
 import csv
 import functools
-import os
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
 from trainables.data import source as given
-from trainables.data.catalogue import DataError, Name, Standard, spelled
+from trainables.data.catalogue import DataError, Name, Standard
+from trainables.data.decoding import header
 from trainables.data.division import HELD_OUT
-from trainables.data.images import ENDINGS, header
+from trainables.data.folders import folder
 from trainables.data.source import SPLITS, Options, Source, check_classes, long_tailed
 
 if TYPE_CHECKING:
@@ -67,7 +71,7 @@ def standard(name: str, root: str | None = None) -> Standard:
     side = min(source.array_shape[1:])
     if source.files:
         options = Options.of(parsed)
-        side = options.size or min(header(source.files["train"][0]).size)
+        side = options.size or _side(source, options)
     epochs = max(30, min(200, 10 * round(1e6 / images)))
     batch_size = 64 if images < 5000 else 128
     small = side <= 16 or images < 2000
@@ -87,6 +91,15 @@ def standard(name: str, root: str | None = None) -> Standard:
         final_epochs=epochs,
         sd=max(0.005, 0.5 / (HELD_OUT * len(source.class_names)) ** 0.5),
     )
+
+
+def _side(source: Source, options: Options) -> int:
+    """The shorter side of the first training image that can be read."""
+    for file in source.files["train"]:
+        found = header(file, orientation=options.orientation)
+        if not found.problem:
+            return min(found.size)
+    raise DataError(f"{source.where}: none of the {len(source.files['train'])} training images can be read")
 
 
 def load(
@@ -113,88 +126,12 @@ def index(name: str, root: str | None = None) -> Source:
     if parsed.kind == "folder":
         if not place.is_dir():
             raise DataError(f"{name}: {place} is no folder; csv: and npz: read files")
-        return _folder(place)
+        return folder(place)
     if not place.is_file():
         raise DataError(f"{name}: {place} is no file; folder: reads folders")
     if parsed.kind == "npz" and "size" in parsed.options:
         raise DataError(f"{name}: option size is for image files; arrays have their size")
     return _csv(place) if parsed.kind == "csv" else _npz(place)
-
-
-# --- folders --------------------------------------------------------------------------------------------------
-
-
-def _folder(place: Path) -> Source:
-    import numpy as np
-
-    top = _folders(place)
-    names = {folder.name for folder in top}
-    notes: list[str] = []
-    if "train" in names:
-        if names - set(SPLITS):
-            raise DataError(
-                f"{place}: beside train there may be val and test only, got {', '.join(sorted(names - set(SPLITS)))}"
-            )
-        parts = {split: place / split for split in SPLITS if split in names}
-    else:
-        if near := sorted(name for name in names if name.lower() in SPLITS and name not in SPLITS):
-            raise DataError(f"{place}: has {', '.join(near)}; folders of splits are written train, val and test")
-        if names & {"val", "test"}:
-            raise DataError(f"{place}: has {', '.join(sorted(names & {'val', 'test'}))} but no train")
-        parts = {"train": place}
-    class_names = tuple(folder.name for folder in _folders(parts["train"]))
-    if not class_names:
-        raise DataError(f"{parts['train']}: has no folders; it needs one for each class, with its images")
-    for class_name in class_names:
-        if spelled(class_name) != class_name:
-            raise DataError(
-                f"{parts['train']}: the name of the class folder {spelled(class_name)} is no UTF-8; rename it, because "
-                "tables and records have it"
-            )
-    for folder in {place, *parts.values()}:
-        stray = sorted(spelled(file.name) for file in folder.iterdir() if _is_image(file) and not file.is_dir())
-        if stray:
-            shown = ", ".join(stray[:3]) + (", …" if len(stray) > 3 else "")
-            notes.append(f"{folder}: images that are in no folder of a class are left out, {len(stray)}: {shown}")
-    number = {class_name: label for label, class_name in enumerate(class_names)}
-    labels: dict[str, NDArray[np.int64]] = {}
-    files: dict[str, list[Path]] = {}
-    for split, part in parts.items():
-        found: list[int] = []
-        files[split] = []
-        for folder in _folders(part):
-            if folder.name not in number:
-                raise DataError(f"{spelled(folder)}: there is no class {folder.name!r} in {parts['train']}")
-            inside = _inside(folder)
-            images = [file for file in inside if _is_image(file)]
-            if len(images) < len(inside):
-                notes.append(f"{folder}: {len(inside) - len(images)} files do not end like images and are left out")
-            files[split] += images
-            found += [number[folder.name]] * len(images)
-        labels[split] = np.array(found, dtype=np.int64)
-    check_classes(str(place), labels, class_names)
-    return Source(str(place), class_names, labels, files, notes=tuple(notes))
-
-
-def _folders(place: Path) -> list[Path]:
-    return sorted(folder for folder in place.iterdir() if folder.is_dir() and not folder.name.startswith("."))
-
-
-def _inside(folder: Path) -> list[Path]:
-    """Files at any depth, also links to nothing, which are broken images and not none; each folder once."""
-    found: list[Path] = []
-    seen: set[str] = set()
-    for where, folders, files in os.walk(folder, followlinks=True):
-        here = os.path.realpath(where)
-        folders[:] = [] if here in seen else [name for name in folders if not name.startswith(".")]
-        if here not in seen:
-            found += [Path(where, name) for name in files if not name.startswith(".")]
-        seen.add(here)
-    return sorted(found)
-
-
-def _is_image(file: Path) -> bool:
-    return file.suffix.lower() in ENDINGS and not file.name.startswith(".")
 
 
 # --- tables ---------------------------------------------------------------------------------------------------
@@ -288,7 +225,7 @@ def check_files(where: str, root: Path, files: Sequence[Path]) -> None:
     Raises:
         DataError: How many are not, and the first few.
     """
-    from trainables.data.images import side_by_side
+    from trainables.data.progress import side_by_side
 
     there = side_by_side(Path.is_file, files)
     absent = [file for file, found in zip(files, there, strict=True) if not found]

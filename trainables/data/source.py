@@ -10,9 +10,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainables.data.catalogue import DataError, Name, spelled
+from trainables.data.decoding import ORIENTATIONS, Preprocessing, colour
 from trainables.data.division import HELD_OUT, divide, some
-from trainables.data.images import RESIDENT_GB, Seen, looked_at, resident, stamp
+from trainables.data.images import (
+    RESIDENT_GB,
+    SIDES,
+    Examined,
+    Headers,
+    examined,
+    headers_of,
+    resident,
+    size_in_gb,
+    stamp,
+)
 from trainables.data.long_tail import LongTailed
+from trainables.data.notices import examples, notices
+from trainables.data.progress import remembered
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,6 +49,7 @@ class Source:
         array_shape: (c, H, W) of the arrays.
         stamp: What changes when the arrays' file does.
         notes: Sentences for people.
+        problems: Likewise on what is left out, assumed or converted, which `describe` counts as problems.
     """
 
     where: str
@@ -46,19 +60,77 @@ class Source:
     array_shape: tuple[int, int, int] = (0, 0, 0)
     stamp: tuple[object, ...] = ()
     notes: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
 
-    def without(self, broken: Mapping[str, set[int]]) -> Source:
-        """The same without some files of each split; classes must keep a training image."""
+    @property
+    def all_files(self) -> list[Path]:
+        """The files of all splits, in the order of `SPLITS`."""
+        return [file for split in SPLITS if split in self.labels for file in self.files.get(split, ())]
+
+    def without(self, broken: Mapping[int, str]) -> Source:
+        """The same without the files that cannot be read.
+
+        Args:
+            broken: Why not, by index in `all_files`.
+
+        Raises:
+            DataError: A split has no other image, or a class no other training image.
+        """
         import numpy as np
 
-        kept = {
-            split: [number for number in range(len(labels)) if number not in broken.get(split, ())]
-            for split, labels in self.labels.items()
-        }
-        labels = {split: self.labels[split][np.array(rows, dtype=np.int64)] for split, rows in kept.items()}
-        files = {split: [self.files[split][row] for row in rows] for split, rows in kept.items()}
-        check_classes(self.where, labels, self.class_names)
+        before = 0
+        labels, files = {}, {}
+        for split in (split for split in SPLITS if split in self.labels):
+            size = len(self.labels[split])
+            rows = [row for row in range(size) if before + row not in broken]
+            lost = [before + row for row in range(size) if before + row in broken]
+            before += size
+            labels[split] = self.labels[split][np.array(rows, dtype=np.int64)]
+            files[split] = [self.files[split][row] for row in rows]
+            if not rows:
+                raise DataError(
+                    f"{self.where}: none of the {size} images of {split} can be read ({self.why(broken, lost)})"
+                )
+            if split == "train":
+                had = np.bincount(self.labels[split], minlength=len(self.class_names))
+                has = np.bincount(labels[split], minlength=len(self.class_names))
+                empty = np.flatnonzero((had > 0) & (has == 0)).tolist()
+                if empty:
+                    of_these = [number for number in lost if self.labels[split][number] in empty]
+                    raise DataError(
+                        f"{self.where}: no training image can be read of {some(empty, self.class_names, had.tolist())} "
+                        f"({self.why(broken, of_these)})"
+                    )
         return replace(self, labels=labels, files=files)
+
+    def why(self, broken: Mapping[int, str], numbers: Iterable[int] | None = None) -> str:
+        """The first reasons, each with a file that is broken for it."""
+        files = self.all_files
+        reasons: dict[str, list[int]] = {}
+        for number in sorted(broken) if numbers is None else numbers:
+            reasons.setdefault(broken[number], []).append(number)
+        return examples(
+            [f"{spelled(files[first])}{f' and {len(more)} more' if more else ''}: {reason}"
+             for reason, (first, *more) in reasons.items()]
+        )  # fmt: skip
+
+    def check(self, name: str, broken: Mapping[int, str], skip: bool) -> None:
+        """Refuses broken files where they are not to be left out, or cannot be.
+
+        Raises:
+            DataError: How many are broken, the first few, and what helps.
+        """
+        if not broken:
+            return
+        try:
+            self.without(broken)
+        except DataError as error:
+            raise DataError(f"{error}; mend these files, or take the class or the split out") from error
+        if not skip:
+            raise DataError(
+                f"{name}: {len(broken)} of {len(self.all_files)} images cannot be read ({self.why(broken)}); mend or "
+                f"remove them, or leave them out with {Name.parse(name).advice('broken', 'skip')} in the name"
+            )
 
 
 def check_classes(where: str, labels: Mapping[str, NDArray[np.int64]], class_names: Sequence[str]) -> None:
@@ -108,6 +180,8 @@ class Options:
             is above the limit.
         workers: Processes that decode what is streamed; as many as there are cores, at most 8, where absent.
         crop: The data's own augmentation, see `LongTailed.crop`.
+        background: Colour under transparent pixels; `None` for white, which is then told as an assumption.
+        orientation: Whether the EXIF orientation is applied, "exif", or not, "ignore".
     """
 
     size: int | None
@@ -120,6 +194,12 @@ class Options:
     feed: str = "auto"
     workers: int | None = None
     crop: str = "shift"
+    background: str | None = None
+    orientation: str = "exif"
+
+    def preprocessing(self, channels: int) -> Preprocessing:
+        """How image files of these options are decoded."""
+        return Preprocessing(channels, self.size, self.background or "white", self.orientation)
 
     @staticmethod
     def of(
@@ -131,8 +211,14 @@ class Options:
             DataError: A value that is not allowed.
         """
         flip = name.choice("flip", ("auto", "yes", "no"))
+        background = name.options.get("background")
+        if background is not None:
+            try:
+                colour(background)
+            except ValueError as error:
+                raise DataError(f"{name.text}: option background: {error}") from error
         return Options(
-            size=name.whole("size", 0, 4) if "size" in name.options else size,
+            size=name.whole("size", 0, SIDES[0]) if "size" in name.options else size,
             skip_broken=name.choice("broken", ("refuse", "skip")) == "skip",
             val=name.whole("val", val, 1),
             test=name.whole("test", test, 1),
@@ -142,12 +228,15 @@ class Options:
             feed=name.choice("feed", ("auto", "resident", "streamed")),
             workers=name.whole("workers", 0) if "workers" in name.options else None,
             crop=name.choice("crop", (crop, *(other for other in CROPS if other != crop))),
+            background=background,
+            orientation=name.choice("orientation", ORIENTATIONS),
         )
 
 
 CROPS = ("shift", "resized")
 
-OPTIONS = ("size", "broken", "val", "test", "pad", "flip", "resident_limit", "feed", "workers", "crop")
+OPTIONS = ("size", "broken", "val", "test", "pad", "flip", "resident_limit", "feed", "workers", "crop",
+           "background", "orientation")  # fmt: skip
 """Names of the options above."""
 
 
@@ -159,10 +248,11 @@ class _Held:
     images: Mapping[str, NDArray[np.uint8] | StreamedImages]
     mean: NDArray[np.float64]
     std: NDArray[np.float64]
+    preprocessing: Preprocessing | None = None
 
 
 _LAST: dict[str, _Held] = {}
-"""The source that was read last: split seeds of one search divide the same pixels anew."""
+"""The source that was read last: split seeds of one search divide the same pixels again."""
 
 
 def long_tailed(
@@ -195,6 +285,7 @@ def long_tailed(
 
     from trainables.data.streamed import StreamedImages
 
+    _ = torch.empty(0).dtype  # where torch is a stand-in, this says so before everything is decoded in vain
     held = _held(name, source, options)
     source = held.source
     division = divide(
@@ -223,42 +314,106 @@ def long_tailed(
         pad=max(1, min(height, width) // 8) if options.pad is None else options.pad,
         flip=bool(channels == 3) if options.flip is None else options.flip,
         crop=options.crop,
-        notes=(*source.notes, *division.notes),
+        notes=(*source.problems, *source.notes, *division.notes),
         val_given=division.index["val"][0] == "val",
+        preprocessing=held.preprocessing,
     )
 
 
 def _held(name: str, source: Source, options: Options) -> _Held:
-    files = [file for split in SPLITS if split in source.labels for file in source.files.get(split, ())]
     labels = [(split, source.labels[split].tobytes()) for split in source.labels]
-    told = (source.where, source.class_names, source.notes, source.stamp, labels, stamp(files))
-    how = (options.size, options.skip_broken, options.resident_limit, options.feed, options.workers)
-    key = hashlib.sha256(repr((told, how)).encode()).hexdigest()
-    if key in _LAST:
-        return _LAST[key]
-    images: Mapping[str, NDArray[np.uint8] | StreamedImages]
-    if source.arrays is not None:
-        if options.feed == "streamed":
-            raise DataError(f"{name}: arrays are held in memory; only image files can be streamed: leave the feed out")
-        arrays = images = source.arrays()
-        gigabytes = sum(array.nbytes for array in arrays.values()) / 1e9
-        if gigabytes > options.resident_limit:
-            raise DataError(
-                f"{name}: the images are {gigabytes:.1f} GB in memory, above the limit of {options.resident_limit} GB; "
-                f"raise it with ?resident_limit={int(gigabytes) + 1} where the memory is there"
-            )
-        mean, std = moments(arrays["train"])
-    else:
-        seen = looked_at(name, files, size=options.size, skip_broken=options.skip_broken)
-        if options.feed == "streamed" or (options.feed == "auto" and seen.gigabytes > options.resident_limit):
-            source, images, (mean, std) = _streamed(name, source, files, seen, options)
-        else:
-            source, arrays = _decoded(name, source, files, seen, options)
-            images = arrays
-            mean, std = moments(arrays["train"])
-    _LAST.clear()
-    _LAST[key] = _Held(source, images, mean, std)
+    known = (source.where, source.class_names, source.notes, source.problems, source.stamp, labels)
+    how = replace(options, val=0, test=0, pad=None, flip=None, crop="")
+    key = hashlib.sha256(repr((known, stamp(source.all_files), how)).encode("utf-8", "surrogateescape")).hexdigest()
+    if key not in _LAST:
+        held = _arrays(name, source, options) if source.arrays is not None else _files(name, source, options)
+        _LAST.clear()
+        _LAST[key] = held
     return _LAST[key]
+
+
+def _arrays(name: str, source: Source, options: Options) -> _Held:
+    """Arrays as they are."""
+    assert source.arrays is not None
+    if options.feed == "streamed":
+        raise DataError(f"{name}: arrays are held in memory; only image files can be streamed: leave the feed out")
+    arrays = source.arrays()
+    gigabytes = sum(array.nbytes for array in arrays.values()) / 1e9
+    if gigabytes > options.resident_limit:
+        advice = Name.parse(name).advice("resident_limit", int(gigabytes) + 1)
+        raise DataError(
+            f"{name}: the images are {gigabytes:.1f} GB in memory, above the limit of {options.resident_limit} GB; "
+            f"raise it with {advice} in the name where the memory is there"
+        )
+    return _Held(source, arrays, *moments(arrays["train"]))
+
+
+def _files(name: str, source: Source, options: Options) -> _Held:
+    """Image files, held in memory or streamed; what cannot be decoded is refused or left out before anything else."""
+    files, given = source.all_files, [split for split in SPLITS if split in source.labels]
+    plain = options.preprocessing(3)
+    headers = headers_of(name, files, plain.background, plain.orientation)
+    source.check(name, headers.broken, options.skip_broken)
+    side = headers.side(name, headers.broken, options.size)
+    preprocessing = options.preprocessing(headers.channels(headers.broken))
+    good = headers.good(headers.broken)
+    large = size_in_gb(len(good), (preprocessing.channels, *side)) > options.resident_limit
+    streamed = options.feed == "streamed" or (options.feed == "auto" and large)
+    pixels: NDArray[np.uint8] | None = None
+    if streamed:
+        # the side that all have; with a size, whatever they have
+        seen = examined(name, files, headers.broken, preprocessing, None if options.size is not None else side)
+    else:
+        pixels, seen = resident(name, files, headers.broken, preprocessing, side, options.resident_limit)
+    source.check(name, seen.broken, options.skip_broken)
+    if headers.channels(seen.broken) < preprocessing.channels:  # what is left is grey
+        preprocessing = replace(preprocessing, channels=1)
+        pixels = None if pixels is None else pixels[:, :1].copy()
+    source = with_notices(name, source, headers, seen, preprocessing, options)
+    if pixels is None:
+        return _streamed(name, source, files, headers.good(seen.broken), seen, preprocessing, side, options)
+    images, before = {}, 0
+    for split in given:
+        size = len(source.labels[split])
+        images[split] = pixels[before : before + size]
+        before += size
+    return _Held(source, images, *moments(images["train"]), preprocessing)
+
+
+def with_notices(
+    name: str, source: Source, headers: Headers, seen: Examined, preprocessing: Preprocessing, options: Options
+) -> Source:
+    """The source without its broken files, and with sentences on them and on what was assumed of the others.
+
+    Raises:
+        DataError: As `Source.without`.
+    """
+    files = source.all_files
+    problems, notes = told(name, source, headers, seen, preprocessing.channels, options)
+    if seen.broken:
+        log = logging.getLogger(__name__)
+        for number, problem in sorted(seen.broken.items()):
+            log.warning("%s: left out: %s: %s", source.where, spelled(files[number]), problem)
+        problems.insert(0, f"{len(seen.broken)} broken images are left out ({source.why(seen.broken)})")
+    source = source.without(seen.broken)
+    return replace(source, problems=(*source.problems, *problems), notes=(*source.notes, *notes))
+
+
+def told(
+    name: str, source: Source, headers: Headers, seen: Examined, channels: int, options: Options
+) -> tuple[list[str], list[str]]:
+    """Sentences on the traits of a source's files: problems, and notes; see `trainables.data.notices.notices`."""
+    root = Path(source.where)
+    return notices(
+        root if root.is_dir() else root.parent,
+        source.all_files,
+        {number: traits for number, traits in seen.traits.items() if number not in seen.broken},
+        channels=channels,
+        background=options.preprocessing(channels).background,
+        advice=None if options.background else Name.parse(name).advice("background", "COLOUR"),
+        size=options.size,
+        smaller=headers.smaller(seen.broken, options.size),
+    )
 
 
 MOMENTS_OF = 20_000
@@ -266,66 +421,39 @@ MOMENTS_OF = 20_000
 
 
 def _streamed(
-    name: str, source: Source, files: list[Path], seen: Seen, options: Options
-) -> tuple[Source, Mapping[str, StreamedImages], tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """Readers of the given splits, the source without what could not be read, and the moments of its pixels."""
+    name: str, source: Source, files: list[Path], good: list[int], seen: Examined, preprocessing: Preprocessing,
+    side: tuple[int, int], options: Options,
+) -> _Held:  # fmt: skip
+    """Readers of the given splits, and the moments of their pixels."""
     import numpy as np
     import torch
 
     from trainables.data.streamed import Reader, StreamedImages, default_workers
 
-    lost = [f"{spelled(files[number])}: {problem}" for number, problem in sorted(seen.broken.items())]
-    source = _without(name, source, seen.good, lost)
-    kept = [files[number] for number in seen.good]
     workers = default_workers() if options.workers is None else options.workers
-    size, (channels, *side) = options.size, seen.shape
-    reader = Reader(name, kept, grey=channels == 1, size=size, side=(side[0], side[1]), workers=workers)
-    root = Path(source.where)
-    told = [(str(Path(path).relative_to(root)) if root in Path(path).parents else Path(path).name, size, changed)
-            for path, size, changed in stamp(kept)]  # fmt: skip
-    known = hashlib.sha256(repr((told, size)).encode()).digest()
+    reader = Reader(
+        name,
+        [files[number] for number in good],
+        [seen.digests[number] for number in good],
+        preprocessing,
+        side,
+        workers,
+    )
     images, before = {}, 0
     for split in (split for split in SPLITS if split in source.labels):
         rows = np.arange(before, before + len(source.labels[split]))
         before += len(rows)
-        images[split] = StreamedImages(reader, rows, torch.device("cpu"), known)
+        images[split] = StreamedImages(reader, rows, torch.device("cpu"))
     train = images["train"]
     chosen = torch.arange(len(train))[:: -(-len(train) // MOMENTS_OF)]
-    batch = max(1, 2**24 // (channels * side[0] * side[1]))
-    return source, images, _moments_of(part.numpy() for part in train.batches(chosen.split(batch)))
+    batch = max(1, 2**24 // (preprocessing.channels * side[0] * side[1]))
 
+    def measure() -> dict[str, Any]:
+        mean, std = _moments_of(part.numpy() for part in train.batches(chosen.split(batch)))
+        return {"mean": mean.tolist(), "std": std.tolist()}
 
-def _decoded(
-    name: str, source: Source, files: list[Path], seen: Seen, options: Options
-) -> tuple[Source, Mapping[str, NDArray[np.uint8]]]:
-    """The pixels of the given splits, and the source without what could not be read."""
-    pixels, kept, lost = resident(
-        name, files, seen, size=options.size, skip_broken=options.skip_broken, limit_gb=options.resident_limit
-    )
-    given = [split for split in SPLITS if split in source.labels]
-    source = _without(name, source, kept, lost)
-    images, before = {}, 0
-    for split in given:
-        size = len(source.labels[split])
-        images[split] = pixels[before : before + size]
-        before += size
-    return source, images
-
-
-def _without(name: str, source: Source, kept: Sequence[int], lost: Sequence[str]) -> Source:
-    """The source without the files that are not kept, which are named."""
-    if not lost:
-        return source
-    for sentence in lost:
-        logging.getLogger(__name__).warning("%s: left out: %s", name, sentence)
-    good, before, broken = set(kept), 0, {}
-    for split in (split for split in SPLITS if split in source.labels):
-        size = len(source.labels[split])
-        broken[split] = {number for number in range(size) if before + number not in good}
-        before += size
-    source = source.without(broken)
-    shown = "; ".join(lost[:3]) + ("; …" if len(lost) > 3 else "")
-    return replace(source, notes=(*source.notes, f"{len(lost)} broken images are left out ({shown})"))
+    found = remembered(("moments", train.stamp.hex(), MOMENTS_OF), measure)
+    return _Held(source, images, np.array(found["mean"]), np.array(found["std"]), preprocessing)
 
 
 def moments(images: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -10,7 +10,7 @@ import hashlib
 import os
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from trainables.data.augment import ResizedCrops
-from trainables.data.catalogue import DataError
-from trainables.data.images import decoded, side_by_side
+from trainables.data.catalogue import DataError, spelled
+from trainables.data.decoding import Preprocessing, quiet
+from trainables.data.images import decoded
+from trainables.data.progress import side_by_side
 
 AHEAD = 3
 """Batches that each worker has ready before they are asked for."""
@@ -42,28 +44,26 @@ class _Files(Dataset[Tensor]):
 
     where: str
     files: tuple[Path, ...]
-    grey: bool
-    size: int | None
+    preprocessing: Preprocessing
     side: tuple[int, int]
 
     def __getitems__(self, task: Task) -> Tensor:
         numbers, crops = task
-        return torch.stack([self.one(int(number), crops, row) for row, number in enumerate(numbers)])
+        with quiet():
+            return torch.stack([self.one(int(number), crops, row) for row, number in enumerate(numbers)])
 
     def one(self, number: int, crops: ResizedCrops | None, row: int) -> Tensor:
         """(c, H, W) uint8 pixels of one file."""
-        found = decoded(self.files[number], self.grey, None if crops is not None else self.size)
+        whole = crops is not None
+        preprocessing = replace(self.preprocessing, size=None) if whole else self.preprocessing
+        found = decoded(self.where, self.files[number], preprocessing, None if whole else self.side)
         if isinstance(found, str):
             raise DataError(
-                f"{self.where}: {self.files[number]} cannot be read ({found}), which a look at its header did not "
-                "show; mend it or take it out"
+                f"{self.where}: {spelled(self.files[number])} {found}, and was whole when all images were decoded "
+                "before training; put it back and resume"
             )
-        pixels = torch.from_numpy(found)
-        if crops is not None:
-            return crops.of(pixels, row, self.side)
-        if tuple(pixels.shape[1:]) != self.side:
-            raise DataError(f"{self.where}: {self.files[number]} has another size than its header says; take it out")
-        return pixels
+        pixels = torch.from_numpy(found[0])
+        return pixels if crops is None else crops.of(pixels, row, self.side)
 
 
 class _Epoch:
@@ -85,16 +85,18 @@ class Reader:
     Args:
         where: The data set, for messages.
         files: All image files.
-        grey: Whether they are decoded to one channel.
-        size: Side that whole images are brought to; `None` where they have one size.
+        digests: What stands for the pixels of each, as `Examined.digests`.
+        preprocessing: How they are decoded.
         side: (H, W) that comes out.
         workers: Processes that decode; 0 decodes in threads of this process.
     """
 
     def __init__(
-        self, where: str, files: Sequence[Path], *, grey: bool, size: int | None, side: tuple[int, int], workers: int
-    ) -> None:
-        self.dataset = _Files(where, tuple(files), grey, size, side)
+        self, where: str, files: Sequence[Path], digests: Sequence[str], preprocessing: Preprocessing,
+        side: tuple[int, int], workers: int,
+    ) -> None:  # fmt: skip
+        self.dataset = _Files(where, tuple(files), preprocessing, side)
+        self.digests = np.array(digests)
         self.workers = workers
         self._epoch, self._busy = _Epoch(), False
         self._loader: DataLoader[Tensor] | None = None
@@ -129,7 +131,7 @@ class Reader:
     @property
     def shape(self) -> tuple[int, int, int]:
         """(c, H, W) of an image."""
-        return (1 if self.dataset.grey else 3, *self.dataset.side)
+        return (self.dataset.preprocessing.channels, *self.dataset.side)
 
 
 def _as_it_is(batch: Any) -> Any:
@@ -143,19 +145,19 @@ class StreamedImages:
         reader: Of the files.
         rows: (N,) numbers of the images' files.
         device: Where batches go.
-        known: What changes when the files do.
     """
 
     dtype = torch.uint8
     ndim = 4
 
-    def __init__(self, reader: Reader, rows: NDArray[np.int64], device: torch.device, known: bytes) -> None:
-        self.reader, self.rows, self.device, self._known = reader, rows, device, known
+    def __init__(self, reader: Reader, rows: NDArray[np.int64], device: torch.device) -> None:
+        self.reader, self.rows, self.device = reader, rows, device
 
     @property
     def stamp(self) -> bytes:
-        """Stands for the pixels in the data's fingerprint."""
-        return hashlib.sha256(self._known + self.rows.tobytes()).digest()
+        """Stands for the pixels in the data's fingerprint: those of the files, and the size they are brought to."""
+        size = self.reader.dataset.preprocessing.size
+        return hashlib.sha256(repr((size, self.reader.digests[self.rows].tolist())).encode()).digest()
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -173,11 +175,11 @@ class StreamedImages:
 
     def of(self, index: NDArray[np.int64]) -> StreamedImages:
         """A subset, still in files."""
-        return StreamedImages(self.reader, self.rows[index], self.device, self._known)
+        return StreamedImages(self.reader, self.rows[index], self.device)
 
     def to(self, device: torch.device | str) -> StreamedImages:
         """The same files, batches of which go to another device."""
-        return StreamedImages(self.reader, self.rows, torch.device(device), self._known)
+        return StreamedImages(self.reader, self.rows, torch.device(device))
 
     def split(self, size: int) -> Iterator[Tensor]:
         """All images in order, `size` at a time."""
