@@ -14,6 +14,7 @@ import importlib.util
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator, Mapping
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 PROJECT = ("analysis", "search", "spaces", "trainables")
@@ -118,15 +119,26 @@ def _place(name: str) -> Path | None:
     if not all(part.isidentifier() for part in parts) or not _is_own_package(parts[0]):
         return None
     file = getattr(sys.modules.get(name), "__file__", None)
+    path = module_file(name) if file is None else Path(file).resolve()
+    return path if path is not None and path.is_file() and is_own(path) else None
+
+
+def module_file(name: str) -> Path | None:
+    """The file of a module, found without importing it or the packages that it lies in; `None` where there is none.
+
+    >>> module_file("trainables.sources").name, module_file("no.such.module")
+    ('sources.py', None)
+    """
+    top, *rest = name.split(".")
     try:
-        spec = None if file is not None else importlib.util.find_spec(name)
-    except Exception:  # a package of the user's may raise anything while it is imported
+        spec = importlib.util.find_spec(top)
+    except (ImportError, ValueError):  # what is loaded already may have no specification
         return None
-    file = spec.origin if spec is not None and spec.has_location else file
-    if file is None:
-        return None
-    path = Path(file).resolve()
-    return path if path.is_file() and is_own(path) else None
+    for index in range(len(rest)):
+        if spec is None or spec.submodule_search_locations is None:
+            return None
+        spec = PathFinder.find_spec(".".join([top, *rest[: index + 1]]), list(spec.submodule_search_locations))
+    return Path(spec.origin).resolve() if spec is not None and spec.has_location and spec.origin else None
 
 
 def _is_own_package(top: str) -> bool:
