@@ -1,6 +1,7 @@
 """Final training of an exported recipe, and everything that a recipe can be instead."""
 
 import csv
+import itertools
 import json
 import math
 import os
@@ -23,9 +24,11 @@ from safetensors.torch import load_file, save_file
 
 from search.export import FORMAT
 from spaces.domain import Stage
+from trainables import registry
 from trainables.data import load
 from trainables.final import training
 from trainables.final.network import trained
+from trainables.final.recipe import with_relative_places
 from trainables.final.served import served
 from trainables.models import build
 from trainables.numerics import Numerics
@@ -124,7 +127,9 @@ def test_the_command_leaves_a_model_that_loads(recipe, command, tmp_path, store,
         assert float(right.double().mean()) == pytest.approx(run["metrics"]["test/accuracy"])
         assert run["recalls"] == [pytest.approx(float(right[data.test_labels == c].double().mean())) for c in range(10)]
     kept = yaml.safe_load((out / "recipe.yaml").read_text())
-    assert kept == recipe() | {"numerics": Numerics().to_dict()}
+    assert kept["data"]["classes"] == [str(label) for label in range(10)] and kept["data"]["counts"][9] == 2 + 24 + 50
+    changed = {"numerics": Numerics().to_dict(), "data": kept["data"], "provenance": kept["provenance"]}
+    assert kept == recipe() | changed
 
     with (out / "per_class.csv").open() as stream:
         rows = list(csv.DictReader(stream))
@@ -223,15 +228,15 @@ def looking(num_classes, channels):
 
 def test_a_network_that_cannot_be_exported_says_so_before_it_is_trained(recipe, command, tmp_path, capsys):
     (tmp_path / "mine.py").write_text(NETWORKS)
-    own = recipe() | {"model": f"{tmp_path / 'mine.py'}:looking"}
-    assert command(own) == 2
+    own, named = recipe(), ("--model", f"{tmp_path / 'mine.py'}:looking")
+    assert command(own, *named) == 2
     printed = capsys.readouterr().err
     assert "mine.py:looking: torch.export makes no program of it: " in printed and "--no-program" in printed
     assert len(printed.splitlines()) == 1 and not (tmp_path / "out").exists()
-    assert command(own, "--no-program") == 0
+    assert command(own, *named, "--no-program") == 0
     assert not (tmp_path / "out" / "model.pt2").exists() and not (tmp_path / "out" / "mlflow-model").exists()
     assert "There is no exported program: it was not asked for." in (tmp_path / "out" / "README.md").read_text()
-    assert command(own | {"model": f"{tmp_path / 'mine.py'}:plain"}, "--out", str(tmp_path / "plain")) == 0
+    assert command(own, "--model", f"{tmp_path / 'mine.py'}:plain", "--out", str(tmp_path / "plain")) == 0
     program = torch.export.load(tmp_path / "plain" / "model.pt2").module()
     assert program(torch.zeros(3, 1, 8, 8, dtype=torch.uint8)).shape == (3, 10)
 
@@ -456,6 +461,24 @@ def test_a_full_disk_is_one_sentence_and_the_training_goes_on(recipe, command, w
     assert command(recipe(), "--resume") == 0
 
 
+RARE = '''
+"""Rare classes weigh more."""
+
+from dataclasses import dataclass
+
+from trainables.registry import trick
+
+
+@trick(seam="weight", family="re-weighting", source="this test", space={})
+@dataclass(frozen=True)
+class Rare:
+    """w_y = n_min / n_y."""
+
+    def build(self, facts):
+        table = facts.counts.min() / facts.counts.double()
+        return lambda labels: table[labels]
+'''
+
 # --- places -----------------------------------------------------------------------------------------------
 
 
@@ -463,21 +486,30 @@ def test_relative_places_are_looked_for_beside_the_recipe(recipe, tmp_path, monk
     folder = tmp_path / "there"
     (folder / "mine").mkdir(parents=True)
     content = recipe()
+    (folder / "mine" / "rare.py").write_text(RARE)
     content["provenance"] |= {"tricks": ["mine"], "data_root": "mine"}
+    content["plan"]["stages"][0]["tricks"] = [{"name": "rare", "numbers": {}, "kept": False}]
     save_file(
         build("resnet8", classes=10, channels=1, generator=torch.Generator()).state_dict(), folder / "w.safetensors"
     )
     content["model"] = "resnet8?pretrained=w.safetensors"
     (folder / "best.yaml").write_text(yaml.safe_dump(content))
     monkeypatch.chdir(tmp_path)
-    read = read_recipe(Path("there") / "best.yaml")
+    read = read_recipe(Path("there") / "best.yaml", trust=True)
     assert read["provenance"]["tricks"] == [str(folder / "mine")]
     assert read["provenance"]["data_root"] == str(folder / "mine")
     assert read["model"] == f"resnet8?pretrained={folder / 'w.safetensors'}"
-    (tmp_path / "other").mkdir()
+    shutil.copytree(folder / "mine", tmp_path / "other")
+    registry._ENTRIES.pop("rare")
     assert read_recipe(Path("there") / "best.yaml", ["other"], "resnet20")["provenance"]["tricks"] == [
         str(tmp_path / "other")
     ]
+    # written again they are relative to their file, wherever that is
+    moved = with_relative_places(read, tmp_path / "other" / "deep")
+    assert (
+        moved["provenance"]["tricks"] == ["../../there/mine"] and moved["provenance"]["data_root"] == "../../there/mine"
+    )
+    assert moved["model"] == "resnet8?pretrained=../../there/w.safetensors"
 
 
 def test_lengthened_keeps_every_stage(make_plan):
@@ -533,6 +565,12 @@ def test_as_searched_computes_as_the_search_did(recipe, write, tmp_path, monkeyp
 # --- bad input --------------------------------------------------------------------------------------------
 
 
+BOMB = "format: 1\na: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n" for before, name in itertools.pairwise("abcdefghijkl")
+)
+"""A few hundred bytes that expand to 9¹² texts."""
+
+
 def altered(**change):
     return lambda recipe: recipe | change
 
@@ -564,39 +602,61 @@ def without(key):
         (with_trick("focal", gamma=-1), "best.yaml: trick 'focal': gamma must be a number in"),
         (with_trick("focal", gama=1), "trick 'focal' has no number 'gama': did you mean 'gamma'?"),
         (with_trick("classifier"), "stage 'a': classifier reads a trained network"),
-        (with_number("lr", "1e-3"), "stage 'a': lr must be a number above 0, got '1e-3'"),
-        (with_number("epochs", 0), "stage 'a': epochs must be a whole number ≥ 1, got 0"),
-        (with_number("lerning_rate", 1), "plan: not a plan of this version"),
-        (altered(plan={}), "plan: not a plan of this version"),
-        (altered(plan=[]), "plan must be a mapping, got []; export it again"),
-        (altered(data={"name": "digit-lt", "imbalance": 50}), "unknown data set 'digit-lt': did you mean 'digits-lt'?"),
-        (altered(data={"name": "digits-lt", "imbalance": 500}), "imbalance must lie between 1 and 124"),
-        (altered(data={"name": "digits-lt", "imbalance": "50"}), "data must have a name and an imbalance"),
-        (altered(model="resnet9"), "unknown model 'resnet9': did you mean 'resnet8'?"),
-        (altered(model="resnet8?pretrained=best.yaml"), "no state dict that can be read without running code"),
-        (altered(provenance={"search": "s1", "tricks": ["nowhere"]}), "--tricks nowhere: no such folder"),
-        (altered(provenance=None), "provenance must be a mapping, got None; export it again"),
-        (without("provenance"), "provenance must be a mapping, got None"),
-        (without("measured"), "measured must be a mapping, got None"),
-        (altered(measured={}), "measured must have its values"),
-        (altered(measured={"values": ["0.2"]}), "measured: values must be numbers, got '0.2'"),
-        (altered(measured={"values": [], "epochs_scale": 0}), "epochs_scale must be a number above 0, got 0"),
-        (altered(measured={"values": [], "mean": "a"}), "measured: mean must be a number or null, got 'a'"),
-        (altered(measured={"values": [], "low": 0.1}), "measured: low and high must both be there"),
-        (altered(measured={"values": [], "gain_over_baseline": 1}), "gain_over_baseline must be a mapping, got 1"),
+        (with_number("lr", "1e-3"), "best.yaml: plan.stages[0].lr must be a valid number, got '1e-3'; export it again"),
+        (with_number("lr", -1.0), "stage 'a': lr must be a number above 0, got -1.0"),
+        (with_number("lr", math.inf), "plan.stages[0].lr must be a finite number, got inf"),
+        (with_number("epochs", 0), "plan.stages[0].epochs must be greater than or equal to 1, got 0"),
         (
-            altered(measured={"values": [], "gain_over_baseline": {"mean": 0.1}}),
-            "gain_over_baseline: seeds must be a number, got None",
+            with_number("epochs", 10**400),
+            "plan.stages[0].epochs must be a number of at most 18 digits, got one of 1329",
         ),
-        (altered(conflicts=[{"pair": "a × b"}]), "conflicts: each must have pair, verdict and reason"),
-        (altered(provenance={}), "provenance: search must be a text, got None"),
-        (altered(provenance={"search": "s1", "tricks": 1}), "provenance: tricks must be a list of folders, got 1"),
-        (altered(provenance={"search": "s1", "data_root": 1}), "data_root must be a folder or null, got 1"),
-        (with_trick(["focal"]), "plan: a trick must have a name and its numbers"),
+        (with_number("lr", 10**400), "plan.stages[0].lr must be a number of at most 18 digits, got one of 1329 bits"),
+        (with_number("kept", {1: 2}), "plan.stages[0].kept has a key that is no text: 1"),
+        (with_number("lerning_rate", 1), "plan.stages[0].lerning_rate is nothing that this version knows"),
+        (altered(plan={}), "plan.stages is missing"),
+        (altered(plan=[]), "plan must be a mapping, got []; export it again"),
+        (altered(plan={"stages": []}), "plan.stages"),
+        (altered(data={"name": "digit-lt", "imbalance": 50}), "unknown data set 'digit-lt': did you mean 'digits-lt'?"),
+        (altered(data={"name": "digits-lt", "imbalance": 500}), "imbalance must lie between 1 and 100"),
+        (altered(data={"name": "digits-lt", "imbalance": "50"}), "data.imbalance must be a valid number, got '50'"),
+        (altered(data={"name": "digits-lt"}), "data.imbalance is missing"),
+        (altered(data={"name": "digits-lt", "imbalance": 50, "classes": ["a"]}), "classes and counts"),
+        (altered(model="resnet9"), "unknown model 'resnet9': did you mean 'resnet8'?"),
+        (altered(model=8), "model must be text, got 8"),
+        (altered(model="resnet8?pretrained=best.yaml"), "no state dict that can be read without running code"),
+        (altered(provenance=None), "provenance must be a mapping, got None; export it again"),
+        (without("provenance"), "provenance is missing"),
+        (without("measured"), "measured is missing"),
+        (altered(measured={}), "measured.values is missing"),
+        (altered(measured={"values": ["0.2"]}), "measured.values[0] must be a valid number, got '0.2'"),
+        (altered(measured={"values": [True]}), "measured.values[0] must be a valid number, got True"),
+        (altered(measured={"values": [], "epochs_scale": 0}), "measured.epochs_scale must be greater than 0, got 0"),
+        (altered(measured={"values": [], "mean": "a"}), "measured.mean must be a valid number, got 'a'"),
+        (altered(measured={"values": [], "gain_over_baseline": 1}), "gain_over_baseline must be a mapping, got 1"),
+        (altered(conflicts=[{"pair": "a × b"}]), "conflicts[0].verdict is missing"),
+        (altered(provenance={}), "provenance.search is missing"),
+        (altered(provenance={"search": "s1", "tricks": 1}), "provenance.tricks must be a valid list, got 1"),
+        (altered(provenance={"search": "s1", "data_root": 1}), "provenance.data_root must be text, got 1"),
+        (altered(provenance={"search": "s1", "code": {"a": 1}}), "provenance.code.a must be text, got 1"),
+        (with_trick(["focal"]), "plan.stages[0].tricks[0].name must be text, got ['focal']"),
         (altered(format=2), "not a recipe of python -m search.export (format: 1 is expected)"),
+        (altered(numerics=[1]), "numerics must be a mapping, got [1]"),
         (lambda recipe: "a: [1", "best.yaml: not YAML: while parsing a flow sequence"),
         (lambda recipe: "just text", "not a recipe of python -m search.export"),
         (lambda recipe: "", "not a recipe of python -m search.export"),
+        (lambda recipe: "[" * 100 + "]" * 100, "best.yaml: line 1: lists and mappings are nested more than 40 deep"),
+        (lambda recipe: "[" * 100_000, "best.yaml: not YAML: "),
+        (lambda recipe: BOMB, "best.yaml: line 3: aliases (*a) are not allowed in a recipe"),
+        (lambda recipe: "format: 1\nrecipe: " + "9" * 5000, "best.yaml: not YAML: Exceeds the limit"),
+        (lambda recipe: "format: 1\nrecipe: 2024-13-45", "best.yaml: not YAML: month must be in 1..12"),
+        (lambda recipe: "format: 1\nrecipe: 2024-03-05", "recipe must be text, a number, true, false or null, got"),
+        (lambda recipe: "format: 1\n? [1, 2]\n: 3", "best.yaml: not YAML: while constructing a mapping"),
+        (
+            lambda recipe: "format: 1\na: !!python/object/apply:os.system [id]",
+            "best.yaml: not YAML: could not determine",
+        ),
+        (lambda recipe: "format: 1\na: \x00", "best.yaml: not YAML: "),
+        (lambda recipe: "#" * 3_000_000, "has 3000000 bytes, and no exported recipe has above 2000000"),
     ],
 )
 def test_a_bad_recipe_ends_with_one_sentence(change, message, recipe, command, tmp_path, capsys):
@@ -604,7 +664,7 @@ def test_a_bad_recipe_ends_with_one_sentence(change, message, recipe, command, t
     printed = capsys.readouterr().err
     assert printed.startswith("trainables.train: error: ")
     assert message in printed
-    assert len(printed.splitlines()) == 1
+    assert len(printed.splitlines()) == 1 and len(printed) < 1000
     assert not list((tmp_path / "out").glob("*"))
 
 
