@@ -39,8 +39,8 @@ def record(made, seed: int, value: float, arm="design", outcome="finished") -> R
         split_seed=seed, first_stage=f"fs{seed}", tricks=made.labels, context="", outcome=outcome, choices=made.choices,
         plan=made.plan.to_dict(), data="digits-lt", model="resnet8", imbalance=50.0, fingerprint=DATA[seed].fingerprint,
         counts=tuple(DATA[seed].counts.tolist()), val_counts=(24,) * 10, epochs=30, epochs_trained=30, images=1,
-        steps=1, seconds=1.0, seconds_saved=0.0, reused=(), metrics={"final/accuracy": value} if outcome == "finished" else {},
-        started=1_700_000_000.0 + seed,
+        steps=1, seconds=1.0, seconds_saved=0.0, reused=(),
+        metrics={"final/accuracy": value} if outcome == "finished" else {}, started=1_700_000_000.0 + seed,
     )  # fmt: skip
 
 

@@ -22,9 +22,7 @@ from torch import Tensor, nn
 from analysis.files import to_json, write
 from trainables.batch import Outputs
 from trainables.data import LongTailed, decoding
-from trainables.data.catalogue import PREFIXES, Name, module_of
 from trainables.data.decoding import Preprocessing
-from trainables.data.source import Options
 from trainables.final import predictor
 from trainables.final.errors import TrainError
 from trainables.models import Network
@@ -142,20 +140,9 @@ def _explained() -> Iterator[None]:
 
 
 def preprocessing_of(data: LongTailed) -> Preprocessing:
-    """How the data's encoded images became their pixels; arrays keep their size."""
-    name = Name.parse(data.name)
-    module = module_of(data.name)
-    if hasattr(module, "options_of"):
-        options = module.options_of(data.name)
-    elif name.kind in PREFIXES:
-        options = Options.of(name)
-    else:
-        return Preprocessing(int(data.train_images.shape[1]))
-    return Preprocessing(
-        int(data.train_images.shape[1]),
-        options.size,
-        **{key: getattr(options, key) for key in ("background", "orientation") if hasattr(options, key)},
-    )
+    """How encoded images became the data's pixels; of data that came as arrays, how one of that size is decoded."""
+    known: Preprocessing | None = getattr(data, "preprocessing", None)
+    return known or Preprocessing(int(data.train_images.shape[1]))
 
 
 def save(module: Served, out: Path, data: LongTailed, metadata: Mapping[str, Any]) -> None:
