@@ -211,8 +211,8 @@ def test_the_card_states_every_step_before_the_network_and_no_name_is_markup(pla
     for step in (
         "2. Transparent pixels are laid on white. Grey is repeated in three channels (RGB).",
         "3. The EXIF orientation is applied.",
-        f"4. The shorter side is resized to {SIDE} pixels (bilinear, smoothed where it shrinks; Pillow), and the centre "
-        f"of {SIDE}×{SIDE} is cut out.",
+        f"4. The shorter side is resized to {SIDE} pixels (bilinear, smoothed where it shrinks; Pillow), and the "
+        f"centre of {SIDE}×{SIDE} is cut out.",
         "5. Pixels divided by 255, minus mean (",
     ):  # fmt: skip
         assert step in card
@@ -221,6 +221,7 @@ def test_the_card_states_every_step_before_the_network_and_no_name_is_markup(pla
     assert "\n1,bee,12," in table and "\n0,'=ant|*bold*,21," in table
 
 
+@pytest.mark.slow
 def test_the_command_line_of_the_card_answers_too(place):
     done = subprocess.run(
         [str(Path(sys.executable).with_name("mlflow")), "models", "predict", "-m", "mlflow-model", "-t", "json",

@@ -26,13 +26,16 @@ from search.export import FORMAT
 from spaces.domain import Stage
 from trainables import registry
 from trainables.data import load
+from trainables.data.catalogue import DataError
 from trainables.final import training
+from trainables.final.leaves import spread
 from trainables.final.network import trained
 from trainables.final.recipe import with_relative_places
 from trainables.final.served import served
-from trainables.models import build
+from trainables.models import ModelError, build
 from trainables.numerics import Numerics
 from trainables.plan import Plan
+from trainables.registry import PlanError
 from trainables.train import TrainError, lengthened, main, read_recipe
 
 STAGES = [
@@ -253,6 +256,74 @@ def test_what_fails_in_the_export_loses_no_training(recipe, command, tmp_path, m
     assert (tmp_path / "out" / "model-seed5000.safetensors").exists()
 
 
+def test_a_test_of_one_image_is_told_and_fixes_nothing(recipe, command, tmp_path, capsys):
+    """The number stands with the classes that it is over; the program still takes any number of images."""
+    for split, name, count in (("train", "ant", 30), ("train", "b*e*e", 12), ("test", "ant", 1)):
+        (tmp_path / "photos" / split / name).mkdir(parents=True)
+        for number in range(count):
+            drawn = np.random.RandomState(number).randint(0, 256, (16, 16, 3), dtype=np.uint8)
+            Image.fromarray(drawn).save(tmp_path / "photos" / split / name / f"{number}.png")
+    content = recipe()
+    content["data"] = {"name": "folder:photos", "imbalance": None}
+    content["provenance"]["data_root"] = str(tmp_path)
+    assert command(content) == 0
+    part = "over 1 of 2 classes; there is no test image of b"
+    assert re.search(rf"accuracy on test \d+\.0 % {part}\*e\*e, ", capsys.readouterr().out)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert f"on test ({part}\\*e\\*e): " in card and "| nan" not in card
+
+    def refuse(word):
+        raise ValueError(word)
+
+    (measured,) = json.loads((tmp_path / "out" / "metrics.json").read_text(), parse_constant=refuse)
+    assert measured["recalls"][1] is None and measured["recalls"][0] in (0, 1)
+    rows = list(csv.DictReader((tmp_path / "out" / "per_class.csv").read_text().splitlines()))
+    assert rows[1]["recall_low"] == rows[1]["recall_mean"] == "" and rows[1]["test_images"] == "0"
+    assert 0 <= float(rows[0]["recall_low"]) < float(rows[0]["recall_high"]) <= 1
+    program = torch.export.load(tmp_path / "out" / "model.pt2").module()
+    for images in (1, 2, 5):
+        assert program(torch.zeros(images, 3, 16, 16, dtype=torch.uint8)).shape == (images, 2)
+    with pytest.raises(RuntimeError, match="dtype mismatch"):  # floats in [0, 1] would be black images
+        program(torch.rand(2, 3, 16, 16))
+
+
+def test_intervals_stay_among_shares():
+    def seeds(*accuracies: float, error: float) -> str:
+        return spread([{"metrics": {"test/accuracy": value, "test/accuracy_error": error}} for value in accuracies])
+
+    assert seeds(1.0, error=0.1).startswith("100.0 % (95 %: 80.4 to 100.0, from the number of test images;")
+    # equal seeds say nothing of the few test images: 1.96 · 10 points, and no spread
+    assert seeds(1.0, 1.0, 1.0, error=0.1).startswith(
+        "100.0 % (95 %: 80.4 to 100.0, from the number of test images and"
+    )
+    # t(0.975, 1) = 12.706, sd = 2.83, half = 25.41; hypot(25.41, 19.6) = 32.09
+    assert seeds(0.02, 0.06, error=0.1).startswith("4.0 % (95 %: 0.0 to 36.1,")
+
+
+def test_equal_trainings_leave_equal_files(recipe, command, tmp_path, no_program):
+    assert command(recipe()) == 0 and command(recipe(), "--out", str(tmp_path / "again")) == 0
+    for name in ("model-seed5000.safetensors", "recipe.yaml", "per_class.csv"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("metadata", "sentence"),
+    [
+        ({"shape": "[1, 8]", "counts": "[3, 2]"}, "shape must be three whole numbers, got [1, 8]"),
+        ({"shape": "[1, 8, 8]", "counts": f"[{10**12}, 2]"}, "counts must be the training images of each class, got"),
+        ({"shape": "[1, 8, 8]", "counts": "{}"}, "counts must be the training images of each class, got {}"),
+        ({"shape": "[" * 100_000, "counts": "[3, 2]"}, "not a file that python -m trainables.train left"),
+        ({"shape": "[1, 8, 8]", "counts": "[3, 2]"}, "not the weights of the network that"),
+    ],
+)
+def test_weights_of_others_end_with_one_sentence(metadata, sentence, recipe, tmp_path):
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe()))
+    save_file({"a": torch.zeros(2)}, tmp_path / "model-seed1.safetensors", metadata=metadata)
+    with pytest.raises(TrainError) as caught:
+        trained(tmp_path, seed=1)
+    assert sentence in str(caught.value) and len(str(caught.value).splitlines()) == 1
+
+
 def test_a_finished_model_is_not_overwritten(recipe, command, tmp_path, no_program, capsys):
     assert command(recipe()) == 0
     before = (tmp_path / "out" / "README.md").read_bytes()
@@ -322,22 +393,6 @@ def test_a_bad_prior_leaves_nothing(recipe, command, tmp_path, capsys):
     assert command(recipe(), "--prior", "nowhere.csv") == 2
     assert "--prior nowhere.csv: cannot read the file" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.slow
-def test_mlflow_serves_the_model(recipe, command, tmp_path):
-    assert command(recipe()) == 0
-    data = load("digits-lt", imbalance=50, split_seed=5000, fold_val=True)
-    (tmp_path / "input.json").write_text(json.dumps({"instances": data.test_images[:3].tolist()}))
-    done = subprocess.run(
-        [str(Path(sys.executable).with_name("mlflow")), "models", "predict", "-m", "out/mlflow-model",
-         "-i", "input.json", "-t", "json", "--env-manager", "local"],
-        capture_output=True, text=True, timeout=200, check=True, cwd=tmp_path,
-    )  # fmt: skip
-    line = next(line for line in done.stdout.splitlines() if line.startswith("{"))
-    program = torch.export.load(tmp_path / "out" / "model.pt2").module()
-    expected = program(data.test_images[:3])
-    torch.testing.assert_close(torch.tensor(json.loads(line)["predictions"]), expected)
 
 
 @pytest.mark.parametrize("readout", ["flip_tta", "tau_norm", "post_hoc_adjustment", "nearest_mean"])
@@ -478,6 +533,60 @@ class Rare:
         table = facts.counts.min() / facts.counts.double()
         return lambda labels: table[labels]
 '''
+
+
+def test_a_disk_that_is_full_at_the_last_step_loses_nothing(recipe, command, write, tmp_path):
+    """torch's own writer of programs ends the process where it cannot write."""
+    script = (
+        "import resource, sys\n"
+        "from trainables.final import served\n"
+        "from trainables.train import main\n"
+        "save = served.save\n"
+        "def full(*given):\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+        "    save(*given)\n"
+        "served.save = full\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    arguments = [write(recipe()), "--out", str(tmp_path / "out"), "--tracking-uri", "none"]
+    full = subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        capture_output=True, text=True, timeout=200, check=False, cwd=tmp_path,
+    )  # fmt: skip
+    assert full.returncode == 2 and len(full.stderr.splitlines()) == 1
+    assert f"the disk of {tmp_path / 'out'} is full; make room, then go on with: python -m" in full.stderr
+    left = {path.name for path in (tmp_path / "out").iterdir()}
+    assert left == {"unfinished", "model-seed5000.safetensors", "recipe.yaml", "per_class.csv", "metrics.json"}
+    assert command(recipe(), "--resume") == 0
+    assert {"model.pt2", "mlflow-model", "README.md"} <= {path.name for path in (tmp_path / "out").iterdir()}
+
+
+def test_nothing_reports_or_looks_up_anything_while_tracking_is_off(recipe, write, tmp_path):
+    script = (
+        "import sys\n"
+        "def heard(event, given):\n"
+        "    if event in ('socket.getaddrinfo', 'socket.gethostbyname', 'socket.sendto') or (\n"
+        "        event == 'socket.connect' and not isinstance(given[1], (str, bytes))\n"
+        "    ):\n"
+        "        print('NETWORK', event, given)\n"
+        "sys.addaudithook(heard)\n"
+        "from trainables.train import main\n"
+        "code = main(sys.argv[1:])\n"
+        "from mlflow.telemetry.utils import is_telemetry_disabled\n"
+        "print('telemetry is off:', is_telemetry_disabled())\n"
+        "sys.exit(code)"
+    )
+    # without what makes MLflow silent in tests anyway
+    kept = {name: value for name, value in os.environ.items() if "PYTEST" not in name and "MLFLOW" not in name}
+    for name in ("CI", "GITHUB_ACTIONS", "DO_NOT_TRACK"):
+        kept.pop(name, None)
+    done = subprocess.run(
+        [sys.executable, "-c", script, write(recipe()), "--out", "out", "--tracking-uri", "none"],
+        capture_output=True, text=True, timeout=200, check=True, cwd=tmp_path, env=kept,
+    )  # fmt: skip
+    assert "telemetry is off: True" in done.stdout and "NETWORK" not in done.stdout and not done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"best.yaml", "out"}  # no store of MLflow's own
+
 
 # --- places -----------------------------------------------------------------------------------------------
 
@@ -666,6 +775,41 @@ def test_a_bad_recipe_ends_with_one_sentence(change, message, recipe, command, t
     assert message in printed
     assert len(printed.splitlines()) == 1 and len(printed) < 1000
     assert not list((tmp_path / "out").glob("*"))
+
+
+ODD = (None, True, -1, 0.5, 10**18, math.nan, "", "text", "\x1b[31m|*", [], [[]], {}, {"a": []}, [1, "a"])
+
+
+def leaves_of(value, path=()):
+    """Every place in a document, itself a leaf or not."""
+    yield path
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        yield from leaves_of(item, (*path, key))
+
+
+def test_a_recipe_with_any_odd_value_anywhere_is_read_or_refused(recipe, tmp_path):
+    content = recipe() | {"numerics": Numerics().to_dict()}
+    content["measured"] |= {"epochs_scale": 1.0, "seeds": [1], "gain_over_baseline": {"mean": 0.1, "seeds": 2}}
+    content["data"] |= {"fingerprint": "f", "classes": ["a"], "counts": [1]}
+    content["provenance"] |= {"fingerprints": ["f"], "code": {}}
+    tried = refused = 0
+    for path in leaves_of(content):
+        for odd in ODD:
+            changed = json.loads(json.dumps(content))
+            inner = changed
+            for key in path[:-1]:
+                inner = inner[key]
+            if path:
+                inner[path[-1]] = odd
+            (tmp_path / "odd.yaml").write_text(yaml.dump(changed if path else odd, Dumper=yaml.CSafeDumper))
+            tried += 1
+            try:
+                read_recipe(tmp_path / "odd.yaml")
+            except (TrainError, PlanError, ModelError, DataError) as error:
+                refused += 1
+                assert len(str(error).splitlines()) == 1, (path, odd)
+    assert tried > 1000 and refused > tried / 2
 
 
 def test_bad_arguments_end_before_anything_is_trained(recipe, write, tmp_path, capsys):

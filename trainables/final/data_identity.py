@@ -75,7 +75,8 @@ def change(before: Mapping[str, Any], now: Mapping[str, Any]) -> Change | None:
     ...              {"fingerprint": "b", "classes": ["ant", "cat"], "counts": [40, 20]}))
     Change(text='cat 10 → 20 images', added=10)
     """
-    if before.get("fingerprint") == now["fingerprint"]:
+    renamed = before.get("classes") and list(before["classes"]) != list(now["classes"])
+    if before.get("fingerprint") == now["fingerprint"] and not renamed:
         return None
     if not before.get("classes"):
         return Change("how many images each class had was not noted")

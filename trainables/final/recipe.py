@@ -163,7 +163,9 @@ class _Part(BaseModel):
 _Count = Annotated[int, Field(ge=0)]
 
 
-class _Data(_Part):
+class Data(_Part):
+    """Which data a recipe was found on."""
+
     name: str
     imbalance: Annotated[float, Field(ge=1)] | None
     fingerprint: str | None = None
@@ -245,7 +247,7 @@ class _Document(_Part):
     format: Literal[1]
     recipe: str
     title: str
-    data: _Data
+    data: Data
     model: str
     numerics: dict[str, str] | None = None
     plan: _Plan

@@ -19,6 +19,7 @@ from trainables.data import LongTailed
 from trainables.final import data_identity
 from trainables.final.errors import TrainError
 from trainables.final.leaves import MEASURED, Finished, How
+from trainables.final.recipe import Data
 from trainables.numerics import Numerics
 from trainables.parts import Parts
 from trainables.pipeline import Pipeline
@@ -125,11 +126,12 @@ class Folder:
         if not file.is_file():
             raise TrainError(f"--resume: {self._out} holds no unfinished training; leave --resume out to start one")
         try:
-            noted = json.loads(file.read_text(encoding="utf-8"))
-        except (ValueError, RecursionError):
-            noted = None
-        if not isinstance(noted, dict) or not isinstance(noted.get("data"), dict):
-            raise TrainError(f"--resume: {file} is damaged; remove {self.path} and start again without --resume")
+            noted: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+            Data.model_validate(noted["data"])
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise TrainError(
+                f"--resume: {file} is damaged; remove {self.path} and start again without --resume"
+            ) from error
         return noted
 
     def check_data(self, now: Mapping[str, Any]) -> dict[str, Any]:
@@ -142,12 +144,7 @@ class Folder:
             TrainError: They have changed, so that two data sets would be mixed.
         """
         data: dict[str, Any] = self.noted()["data"]
-        try:
-            found = data_identity.change(data, now)
-        except (KeyError, TypeError, ValueError) as error:
-            raise TrainError(
-                f"--resume: {self.path / _SETTINGS} is damaged; remove {self.path} and start again without --resume"
-            ) from error
+        found = data_identity.change(data, now)
         if found is not None:
             raise TrainError(
                 f"--resume: the data have changed since this training began: {found.text}; take the old data again, or "
