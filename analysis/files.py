@@ -29,9 +29,11 @@ def write(path: str | Path, content: str | bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, target)
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):
             beside.unlink()
+        if isinstance(error, OSError) and error.filename == str(beside):
+            error.filename = str(target)  # the file that a person knows
         raise
     # the new name survives a power cut, too; Windows cannot open folders
     with suppress(OSError):

@@ -7,17 +7,20 @@ recipe, and where all of it comes from. `python -m trainables.train best.yaml` t
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from analysis import files
 from analysis.pareto import HARMONIC_MEAN, PICKS
 from analysis.record import BASELINE, RecordError, interval, prediction_interval
-from analysis.text import command, echo, lenient_output, printable, sentence
+from analysis.text import command, echo, lenient_output, sentence
+from trainables.data.catalogue import DataError
 from trainables.numerics import Numerics
 
 if TYPE_CHECKING:
@@ -76,15 +79,15 @@ def document(
     ]
     first = own.iloc[0]
     values = [float(value) for value in own.sort_values("seed")["final/accuracy"]]
-    low, high = prediction_interval(values)
+    plan = dict(plan_of(str(row["recipe"])))
     return {
         "format": FORMAT,
         "recipe": str(row["recipe"]),
         "title": str(row["title"]),
-        "data": {"name": str(first["data"]), "imbalance": float(first["imbalance"])},
+        "data": _data(first, settings or {}),
         "model": str(first["model"]),
         "numerics": _numerics(settings or {}),
-        "plan": dict(plan_of(str(row["recipe"]))),
+        "plan": plan,
         "measured": {
             "metric": "accuracy on val (fractions), at the last epoch",
             "arm": str(row["arm"]),
@@ -92,8 +95,8 @@ def document(
             **_length(settings or {}),
             "seeds": [int(seed) for seed in own.sort_values("seed")["seed"]],
             "values": values,
-            **_named(interval(values), ("mean", "low", "high")),
-            "prediction": _named((low, high), ("low", "high")),
+            **_named(_shares(interval(values)), ("mean", "low", "high")),
+            "prediction": _named(_shares(prediction_interval(values)), ("low", "high")),
             **_worst_classes(own),
             "gain_over_baseline": _gain(trials, row, load.baseline(trials)),
             "images_seen": {"recipe": float(own["images"].mean()), "baseline": _images(trials, load.baseline(trials))},
@@ -102,10 +105,10 @@ def document(
         "provenance": {
             "search": str(first["search"]),
             "fingerprints": sorted({str(mark) for mark in own["fingerprint"]}),
-            "tricks": list((settings or {}).get("tricks", ())),
+            **_code(plan, str(first["model"]), settings or {}),
             "data_root": (settings or {}).get("data_root"),
-            "longtail_tune": version("longtail-tune"),
-            "torch": version("torch"),
+            "longtail_tune": _version("longtail-tune"),
+            "torch": _version("torch"),
         },
     }
 
@@ -134,16 +137,85 @@ def picked(trials: pd.DataFrame, pick: str, val_images: int | None) -> str:
 
 
 def write(content: Mapping[str, Any], path: Path) -> None:
-    """Writes a document as YAML, with a line that says what to do with it."""
-    import yaml
+    """Writes a document as YAML, with a line that says what to do with it; its places are relative to the file."""
+    from trainables.final.recipe import to_yaml, with_relative_places
 
-    # YAML ends a line, and thereby a comment, at more signs than one sees, and refuses those that control a terminal
+    # YAML ends a line, and thereby a comment, at more characters than one sees
     named = sentence(f"Recipe {content['recipe']} of the search {content['provenance']['search']}: {content['title']}")
     head = f"# {named}\n# {command('python', '-m', 'trainables.train', Path(path.name))}\n"
-    text = yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True, width=110)
-    if printable(text) != text:
-        text = yaml.safe_dump(dict(content), sort_keys=False, width=110)  # all but ASCII as escapes, the same data
-    path.write_text(head + text, encoding="utf-8")
+    files.write(path, head + to_yaml(with_relative_places(content, path.parent)))
+
+
+def _data(first: pd.Series, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Which data the recipe was found on; without their identity where they are no longer those.
+
+    Data that were taken with their own tail have no imbalance: it would cut away images that are added later.
+    """
+    from trainables.final.data_identity import identity
+
+    name = str(first["data"])
+    found: dict[str, Any] = {"name": name, "imbalance": _imbalance(first, settings)}
+    # where they cannot be read, final training compares the fingerprints of the trials and says what is wrong
+    with contextlib.suppress(DataError, OSError):
+        if not data_change(first, settings):
+            found |= identity(name, settings.get("data_root"), found["imbalance"])
+    return found
+
+
+def _imbalance(first: pd.Series, settings: Mapping[str, Any]) -> float | None:
+    """The imbalance that the data were cut to; `None` where they were taken with a tail of their own."""
+    from trainables.final.data_identity import has_own_tail
+
+    whole = bool(settings) and settings.get("imbalance") is None and has_own_tail(str(first["data"]))
+    return None if whole else float(first["imbalance"])
+
+
+def data_change(first: pd.Series, settings: Mapping[str, Any]) -> str:
+    """How the data differ from those of a trial, in words; "" where they are the same.
+
+    Args:
+        first: A row of the table of trials.
+        settings: Of the search.
+
+    Raises:
+        DataError: They cannot be read.
+    """
+    from trainables.data import load
+    from trainables.final.data_identity import change
+
+    name, root, seed = str(first["data"]), settings.get("data_root"), int(first["split_seed"])
+    data = load(name, root=root, split_seed=seed, imbalance=_imbalance(first, settings))
+    now = (data.counts.cpu() + data.val_labels.cpu().bincount(minlength=data.classes)).tolist()
+    before = [train + val for train, val in zip(first["counts"], first["val_counts"], strict=True)]
+    if len(before) != len(now):
+        return f"{len(before)} classes in the search, and {len(now)} now"
+    names = list(data.class_names)
+    found = change(
+        {"fingerprint": str(first["fingerprint"]), "classes": names, "counts": before},
+        {"fingerprint": data.fingerprint, "classes": names, "counts": now},
+    )
+    return "" if found is None else found.text
+
+
+def _code(plan: Mapping[str, Any], model: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Folders of further tricks where the plan has one of theirs, and hashes of all own code that it runs."""
+    from trainables.final.own_code import hashes, tricks_of
+
+    folders = [str(folder) for folder in settings.get("tricks") or ()] if tricks_of(plan) else []
+    return {"tricks": folders, "code": hashes(plan, folders, model)}
+
+
+def _version(package: str) -> str:
+    """The version of a package; the project itself may run from a checkout."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _shares(values: Sequence[float]) -> list[float]:
+    """Mean or ends of an interval of an accuracy, which lies in [0, 1]; NaN stays."""
+    return [min(1.0, max(0.0, value)) if math.isfinite(value) else value for value in values]
 
 
 def _worst_classes(own: pd.DataFrame) -> dict[str, Any]:
@@ -222,6 +294,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--out", metavar="FILE", type=Path, default=Path("best.yaml"), help="file to write (default: best.yaml)"
     )
     parser.add_argument("--tracking-uri", metavar="URI", help="MLflow store (default: mlflow.db in this directory)")
+    parser.add_argument(
+        "--new-data", action="store_true", help="export although the data have changed since the search (default: off)"
+    )
     options = parser.parse_args(arguments)
 
     from analysis import load
@@ -247,6 +322,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             conflicts=conflicts,
             settings=settings,
         )
+        told = _told_of_data(trials, content, settings, options.new_data)
         write(content, options.out)
     except (load.LoadError, RecordError, ExportError, OSError) as error:
         echo(f"search.export: {sentence(error)}", file=sys.stderr)
@@ -259,10 +335,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"{kind} {content['recipe']}: {sentence(content['title'])}, accuracy on val {100 * measured['mean']:.1f} "
         f"%{spread} over {len(measured['seeds'])} {'seed' if len(measured['seeds']) == 1 else 'seeds'} "
         f"({measured['arm']})",
+        *map(sentence, told),
         f"written to {sentence(options.out)}; train it with: "
         f"{command('python', '-m', 'trainables.train', options.out)}",
     )
     return 0
+
+
+def _told_of_data(
+    trials: pd.DataFrame, content: Mapping[str, Any], settings: Mapping[str, Any], new_data: bool
+) -> list[str]:
+    """What is to be told of the data of an exported recipe.
+
+    Raises:
+        ExportError: They are not those of the search, and nobody has said that this is meant.
+    """
+    if "fingerprint" in content["data"]:
+        return []
+    own = trials[(trials["recipe"] == content["recipe"]) & (trials["arm"] == content["measured"]["arm"])]
+    try:
+        changed = data_change(own[own["outcome"] == "finished"].iloc[0], settings)
+    except (DataError, OSError) as error:
+        return [f"the data cannot be compared with those of the search ({error}); final training will compare them"]
+    if not new_data:
+        raise ExportError(
+            f"the data are not those of the search: {changed}; take the old data again, or export the "
+            "recipe as it is with --new-data"
+        )
+    return [f"the data are not those of the search: {changed}; final training will ask for --new-data, too"]
 
 
 if __name__ == "__main__":

@@ -11,7 +11,9 @@ predicted.
 from __future__ import annotations
 
 import argparse
+import errno
 import math
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -21,8 +23,9 @@ from typing import Any
 from analysis.text import command, echo, lenient_output, sentence
 from trainables.data.catalogue import DataError
 from trainables.deployment import DeploymentError, read
+from trainables.final import data_identity
 from trainables.final.recipe import TrainError, lengthened, read_recipe, to_full_length
-from trainables.models import MODELS, ModelError, build, check_on
+from trainables.models import MODELS, ModelError, build, check_on, identity
 from trainables.numerics import PRECISIONS
 from trainables.plan import Plan
 from trainables.registry import PlanError
@@ -33,6 +36,10 @@ __all__ = ["FRESH_SEED", "TrainError", "lengthened", "main", "read_recipe"]
 
 FRESH_SEED = 5_000
 """Seeds of final training; no arm of a search uses them."""
+
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What a write fails with where there is no room."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -66,6 +73,14 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument(
         "--tricks", metavar="DIR", action="append",
         help="folder with your own tricks; repeat the option for several folders (default: the recipe's)",
+    )  # fmt: skip
+    what.add_argument(
+        "--trust", action="store_true",
+        help="run the code that the recipe names, which is shown with its hash first (default: refuse it)",
+    )  # fmt: skip
+    what.add_argument(
+        "--new-data", action="store_true",
+        help="train on all images although the data have changed since the search (default: refuse changed data)",
     )  # fmt: skip
 
     how = it.add_argument_group("how")
@@ -114,19 +129,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     lenient_output()
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = parser().parse_args(given)
-    # what is continued must be asked for with the same options
+    lenient_output()
+    # MLflow reports its use, and looks for newer versions, also where nothing is recorded
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # what goes on must be asked for the same again
     options.again = command("python", "-m", "trainables.train", *given, *([] if options.resume else ["--resume"]))
     try:
         return _main(options)
-    except StoreFull:
-        echo(
-            f"trainables.train: error: the disk of {sentence(options.out)} is full; make room, then continue with: "
-            f"{options.again}",
-            file=sys.stderr,
-        )
-        return 2
-    except (TrainError, PlanError, DataError, DeploymentError, ModelError, Diverged, OSError) as error:
-        echo(f"trainables.train: error: {sentence(error)}", file=sys.stderr)
+    except (TrainError, PlanError, DataError, DeploymentError, ModelError, Diverged, OSError, StoreFull) as error:
+        if isinstance(error, StoreFull) or (isinstance(error, OSError) and error.errno in FULL):
+            said = f"the disk of {sentence(options.out)} is full; make room, then continue with: {options.again}"
+        else:
+            said = sentence(error)
+        echo(f"trainables.train: error: {said}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         echo("\ntrainables.train: interrupted", file=sys.stderr)
@@ -137,12 +153,20 @@ def _main(options: argparse.Namespace) -> int:
     from analysis.console import Console, styled
 
     console = Console()
-    recipe = read_recipe(options.recipe, tuple(options.tricks or ()), options.model)
+
+    def tell(line: str) -> None:
+        console.print(styled(sentence(line)), soft_wrap=True)
+
+    recipe = read_recipe(options.recipe, tuple(options.tricks or ()), options.model, options.trust, tell)
     plan = Plan.from_dict(recipe["plan"])
     _check(options)
     root = recipe["provenance"].get("data_root")
     if options.data_root is not None:  # absolute: workers may run in another folder
         root = str(Path(options.data_root).expanduser().resolve())
+        recipe["provenance"]["data_root"] = root
+    recipe["data"] = _data_of(options, recipe, root)
+    if recipe["data"].get("since_search"):
+        tell(f"data: {recipe['data']['since_search']}")
     seeds = options.seeds if options.seeds is not None else (5 if options.as_searched else 1)
     if not options.as_searched:
         plan = lengthened(plan, options.epochs_scale * to_full_length(recipe, root))
@@ -154,6 +178,17 @@ def _main(options: argparse.Namespace) -> int:
     if options.as_searched:
         return _compare(console, recipe, _as_searched(console, options, recipe, plan, root, numbers))
     return _train(console, options, recipe, plan, root, numbers)
+
+
+def _data_of(options: argparse.Namespace, recipe: Mapping[str, Any], root: str | None) -> dict[str, Any]:
+    """The recipe's data with their identity; of a training that is taken up again they must be those it began with."""
+    from trainables.final.training import Folder
+
+    if options.resume:
+        own, folder = recipe["data"], Folder(options.out)
+        folder.noted()  # before the data are read
+        return folder.check_data(data_identity.identity(own["name"], root, own["imbalance"]))
+    return data_identity.checked(options.recipe, recipe, root, new_data=options.new_data, repeats=options.as_searched)
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -178,6 +213,8 @@ def _check(options: argparse.Namespace) -> None:
         raise TrainError("--as-searched repeats what the search did, at its length; leave --epochs-scale out")
     if options.as_searched and (options.prior is not None or options.cost is not None):
         raise TrainError("--as-searched compares accuracy alone; leave --prior and --cost out")
+    if options.as_searched and options.new_data:
+        raise TrainError("--as-searched repeats what the search did, on its data; leave --new-data out")
     if options.as_searched and options.resume:
         raise TrainError("--as-searched keeps nothing that --resume could go on with; leave one of them out")
 
@@ -197,7 +234,7 @@ def _threads(options: argparse.Namespace) -> None:
 
 
 def _train(
-    console: Any, options: argparse.Namespace, recipe: Mapping[str, Any], plan: Plan, root: str | None, seeds: list[int]
+    console: Any, options: argparse.Namespace, recipe: dict[str, Any], plan: Plan, root: str | None, seeds: list[int]
 ) -> int:
     """Trains every seed, and leaves what is to be left; 130 where it was stopped."""
     import torch
@@ -207,10 +244,23 @@ def _train(
     from trainables.final.network import RECIPE
     from trainables.final.training import Every, Folder, Stop, Stopped, device_name, pipeline_of, train
 
+    def tell(line: str) -> None:
+        console.print(styled(sentence(line)), soft_wrap=True)
+
     _threads(options)
     how = leaves.How(device_name(), options.precision or "fp32", options.accumulate, options.workers)
     every = Every(60 * options.save_minutes, options.save_epochs)
-    data = _load(recipe, root, seeds[0], True)  # what cannot be loaded must not leave a folder
+    # what cannot be loaded must not leave a folder
+    fingerprints = [_load(recipe, root, seed, True).fingerprint for seed in seeds[1:]]
+    data = _load(recipe, root, seeds[0], True)
+    fingerprints = [data.fingerprint, *fingerprints]
+    cut = data_identity.left_out(recipe["data"], root, len(data.train_labels))
+    if cut:
+        recipe["data"]["left_out"] = cut
+        tell(
+            f"data: {cut} training images are left out by the imbalance of {recipe['data']['imbalance']:g} that the "
+            "search asked for; --new-data trains on all"
+        )
     deployment = read(options.prior, options.cost, data.class_names)
     channels, height, width = map(int, data.train_images.shape[1:])
     check_on(recipe["model"], classes=data.classes, shape=(channels, height, width))
@@ -223,8 +273,8 @@ def _train(
                 f"{recipe['model']}: {error}; mend that, or leave the program out with --no-program"
             ) from error
     settings: dict[str, Any] = {
-        "recipe": recipe["recipe"], "plan": plan.to_dict(), "model": recipe["model"], "data": recipe["data"],
-        "seeds": seeds, "fingerprint": data.fingerprint, **asdict(how),
+        "recipe": recipe["recipe"], "plan": plan.to_dict(), "model": identity(recipe["model"]),
+        "data": recipe["data"], "seeds": seeds, "fingerprints": fingerprints, **asdict(how),
         # last: what is none of the above is the code, a library or a network's file
         "code": pipeline_of(recipe, plan, seeds[0], data, how, None, every).keys[-1][-1],
     }  # fmt: skip
@@ -238,7 +288,7 @@ def _train(
         recipe["data"]["name"],
         f"final {recipe['title']}"[:200],
         {"level": "final", "recipe": recipe["recipe"], "source_search": str(recipe["provenance"].get("search", ""))},
-        _params(recipe, plan, seeds, how),
+        _params(recipe, plan, seeds, how, data),
         settings.get("run"),
     )
     if run.run_id is not None:
@@ -246,9 +296,14 @@ def _train(
     finished = []
     status = "FAILED"
     try:
-        with Stop(console.print) as stop, _bars(console) as progress:
+        with Stop(tell) as stop, _bars(console) as progress:
             for number, seed in enumerate(seeds):
                 data = data if number == 0 else _load(recipe, root, seed, True)
+                if data.fingerprint != fingerprints[number]:
+                    raise TrainError(
+                        "the data have changed while they were trained on; take the old data again, then go on with: "
+                        + options.again
+                    )
                 bar = progress.add_task(f"seed {number + 1}/{len(seeds)}", total=1.0)
                 show = _shower(progress, bar, f"seed {number + 1}/{len(seeds)}", run, seed, plan)
                 if how.workers == 1:
@@ -304,10 +359,12 @@ def _shower(progress: Any, bar: Any, title: str, run: Any, seed: int, plan: Plan
     return show
 
 
-def _params(recipe: Mapping[str, Any], plan: Plan, seeds: Sequence[int], how: Any) -> dict[str, Any]:
+def _params(recipe: Mapping[str, Any], plan: Plan, seeds: Sequence[int], how: Any, data: Any) -> dict[str, Any]:
     """What is shown of the run in MLflow."""
+    from trainables.final.leaves import named
+
     params: dict[str, Any] = {
-        "data": recipe["data"]["name"], "imbalance": recipe["data"]["imbalance"], "model": recipe["model"],
+        "data": recipe["data"]["name"], "imbalance": data.imbalance, "model": named(recipe["model"]),
         "seeds": ", ".join(map(str, seeds)), "epochs": plan.epochs, **asdict(how),
     }  # fmt: skip
     for stage in plan.stages:
@@ -365,9 +422,10 @@ def _compare(console: Any, recipe: Mapping[str, Any], finished: Sequence[Any]) -
     spread = math.sqrt(sum((value - before) ** 2 for value in earlier) / (len(earlier) - 1))
     half = float(stats.t.ppf(0.975, len(earlier) - 1)) * spread * math.sqrt(1 / len(earlier) + 1 / len(values))
     inside = before - half <= mean <= before + half
+    low, high = max(0.0, before - half), min(1.0, before + half)
     console.print(
         f"mean of {len(values)} fresh seeds {100 * mean:.1f} %; predicted from the search's {len(earlier)} seeds: "
-        f"{100 * (before - half):.1f} to {100 * (before + half):.1f} % (95 %): {'inside' if inside else 'OUTSIDE'}",
+        f"{100 * low:.1f} to {100 * high:.1f} % (95 %): {'inside' if inside else 'OUTSIDE'}",
         highlight=False, soft_wrap=True,
     )  # fmt: skip
     return 0 if inside else 1

@@ -35,3 +35,9 @@ def test_numbers_that_json_lacks_become_null():
 
     text = files.to_json({"a": [float("inf"), {"b": float("nan")}], "c": 0.5})
     assert json.loads(text, parse_constant=refuse) == {"a": [None, {"b": None}], "c": 0.5}
+
+
+def test_an_error_names_the_file_and_not_the_one_beside_it(tmp_path):
+    with pytest.raises(OSError) as caught:
+        files.write(tmp_path / "no folder" / "best.yaml", "x")
+    assert caught.value.filename == str(tmp_path / "no folder" / "best.yaml")

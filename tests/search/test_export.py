@@ -14,6 +14,7 @@ from search import export, judge
 from search.export import ExportError, document, main
 from search.tracking import Tracker
 from spaces.domain import Space, Stage, one_of
+from trainables.data import load as digits
 from trainables.data import standard
 from trainables.plan import build, defaults
 from trainables.train import read_recipe
@@ -29,14 +30,17 @@ def recipe(*labels):
 BASE, ONE, TWO = recipe(), recipe("first/cost_sensitive"), recipe("first/cost_sensitive", "first/class_balanced")
 
 
+DATA = {seed: digits("digits-lt", imbalance=50, split_seed=seed) for seed in (0, 1, 2, 3000, 3001)}
+
+
 def record(made, seed: int, value: float, arm="design", outcome="finished") -> Record:
     return Record(
         search="demo", trial=f"{arm}-{made.plan.id}-{seed}", arm=arm, recipe=made.plan.id, title=made.title, seed=seed,
         split_seed=seed, first_stage=f"fs{seed}", tricks=made.labels, context="", outcome=outcome, choices=made.choices,
-        plan=made.plan.to_dict(), data="digits-lt", model="resnet8", imbalance=50.0, fingerprint=f"data{seed}",
-        counts=(100, 2), val_counts=(24, 24), epochs=30, epochs_trained=30, images=1, steps=1, seconds=1.0,
-        seconds_saved=0.0, reused=(), metrics={"final/accuracy": value} if outcome == "finished" else {},
-        started=1_700_000_000.0 + seed,
+        plan=made.plan.to_dict(), data="digits-lt", model="resnet8", imbalance=50.0, fingerprint=DATA[seed].fingerprint,
+        counts=tuple(DATA[seed].counts.tolist()), val_counts=(24,) * 10, epochs=30, epochs_trained=30, images=1,
+        steps=1, seconds=1.0, seconds_saved=0.0, reused=(),
+        metrics={"final/accuracy": value} if outcome == "finished" else {}, started=1_700_000_000.0 + seed,
     )  # fmt: skip
 
 
@@ -63,11 +67,13 @@ def test_the_best_recipe_with_its_numbers_by_hand():
     assert measured["mean"] == pytest.approx(0.72)
     assert measured["low"] == pytest.approx(0.72 - 0.381186, abs=1e-5)
     # prediction of one more: 12.7062 · 0.042426 · √1.5 = 0.660233
-    assert measured["prediction"]["high"] == pytest.approx(0.72 + 0.660233, abs=1e-5)
+    assert measured["prediction"]["low"] == pytest.approx(0.72 - 0.660233, abs=1e-5)
+    # 0.72 + 0.66 is no accuracy
+    assert measured["prediction"]["high"] == measured["high"] == 1.0
     # paired with the baseline of the same arm: 0.08 and 0.10
     gain = measured["gain_over_baseline"]
     assert (gain["mean"], gain["seeds"]) == (pytest.approx(0.09), 2)
-    assert found["provenance"]["fingerprints"] == ["data3000", "data3001"]
+    assert found["provenance"]["fingerprints"] == sorted(DATA[seed].fingerprint for seed in (3000, 3001))
 
 
 def test_another_rank_and_a_recipe_by_its_id():

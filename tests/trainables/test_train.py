@@ -1,6 +1,7 @@
 """Final training of an exported recipe, and everything that a recipe can be instead."""
 
 import csv
+import itertools
 import json
 import math
 import os
@@ -23,13 +24,18 @@ from safetensors.torch import load_file, save_file
 
 from search.export import FORMAT
 from spaces.domain import Stage
+from trainables import registry
 from trainables.data import load
+from trainables.data.catalogue import DataError
 from trainables.final import training
+from trainables.final.leaves import spread
 from trainables.final.network import trained
+from trainables.final.recipe import with_relative_places
 from trainables.final.served import served
-from trainables.models import build
+from trainables.models import ModelError, build
 from trainables.numerics import Numerics
 from trainables.plan import Plan
+from trainables.registry import PlanError
 from trainables.train import TrainError, lengthened, main, read_recipe
 
 STAGES = [
@@ -124,7 +130,9 @@ def test_the_command_leaves_a_model_that_loads(recipe, command, tmp_path, store,
         assert float(right.double().mean()) == pytest.approx(run["metrics"]["test/accuracy"])
         assert run["recalls"] == [pytest.approx(float(right[data.test_labels == c].double().mean())) for c in range(10)]
     kept = yaml.safe_load((out / "recipe.yaml").read_text())
-    assert kept == recipe() | {"numerics": Numerics().to_dict()}
+    assert kept["data"]["classes"] == [str(label) for label in range(10)] and kept["data"]["counts"][9] == 2 + 24 + 50
+    changed = {"numerics": Numerics().to_dict(), "data": kept["data"], "provenance": kept["provenance"]}
+    assert kept == recipe() | changed
 
     with (out / "per_class.csv").open() as stream:
         rows = list(csv.DictReader(stream))
@@ -223,15 +231,15 @@ def looking(num_classes, channels):
 
 def test_a_network_that_cannot_be_exported_says_so_before_it_is_trained(recipe, command, tmp_path, capsys):
     (tmp_path / "mine.py").write_text(NETWORKS)
-    own = recipe() | {"model": f"{tmp_path / 'mine.py'}:looking"}
-    assert command(own) == 2
+    own, named = recipe(), ("--model", f"{tmp_path / 'mine.py'}:looking")
+    assert command(own, *named) == 2
     printed = capsys.readouterr().err
     assert "mine.py:looking: torch.export makes no program of it: " in printed and "--no-program" in printed
     assert len(printed.splitlines()) == 1 and not (tmp_path / "out").exists()
-    assert command(own, "--no-program") == 0
+    assert command(own, *named, "--no-program") == 0
     assert not (tmp_path / "out" / "model.pt2").exists() and not (tmp_path / "out" / "mlflow-model").exists()
     assert "There is no exported program: it was not asked for." in (tmp_path / "out" / "README.md").read_text()
-    assert command(own | {"model": f"{tmp_path / 'mine.py'}:plain"}, "--out", str(tmp_path / "plain")) == 0
+    assert command(own, "--model", f"{tmp_path / 'mine.py'}:plain", "--out", str(tmp_path / "plain")) == 0
     program = torch.export.load(tmp_path / "plain" / "model.pt2").module()
     assert program(torch.zeros(3, 1, 8, 8, dtype=torch.uint8)).shape == (3, 10)
 
@@ -246,6 +254,74 @@ def test_what_fails_in_the_export_loses_no_training(recipe, command, tmp_path, m
     assert f"there is no model.pt2: {sentence}" in capsys.readouterr().out
     assert f"There is no exported program: {sentence}." in (tmp_path / "out" / "README.md").read_text()
     assert (tmp_path / "out" / "model-seed5000.safetensors").exists()
+
+
+def test_a_test_of_one_image_is_told_and_fixes_nothing(recipe, command, tmp_path, capsys):
+    """The number stands with the classes that it is over; the program still takes any number of images."""
+    for split, name, count in (("train", "ant", 30), ("train", "b*e*e", 12), ("test", "ant", 1)):
+        (tmp_path / "photos" / split / name).mkdir(parents=True)
+        for number in range(count):
+            drawn = np.random.RandomState(number).randint(0, 256, (16, 16, 3), dtype=np.uint8)
+            Image.fromarray(drawn).save(tmp_path / "photos" / split / name / f"{number}.png")
+    content = recipe()
+    content["data"] = {"name": "folder:photos", "imbalance": None}
+    content["provenance"]["data_root"] = str(tmp_path)
+    assert command(content) == 0
+    part = "over 1 of 2 classes; there is no test image of b"
+    assert re.search(rf"accuracy on test \d+\.0 % {part}\*e\*e, ", capsys.readouterr().out)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert f"on test ({part}\\*e\\*e): " in card and "| nan" not in card
+
+    def refuse(word):
+        raise ValueError(word)
+
+    (measured,) = json.loads((tmp_path / "out" / "metrics.json").read_text(), parse_constant=refuse)
+    assert measured["recalls"][1] is None and measured["recalls"][0] in (0, 1)
+    rows = list(csv.DictReader((tmp_path / "out" / "per_class.csv").read_text().splitlines()))
+    assert rows[1]["recall_low"] == rows[1]["recall_mean"] == "" and rows[1]["test_images"] == "0"
+    assert 0 <= float(rows[0]["recall_low"]) < float(rows[0]["recall_high"]) <= 1
+    program = torch.export.load(tmp_path / "out" / "model.pt2").module()
+    for images in (1, 2, 5):
+        assert program(torch.zeros(images, 3, 16, 16, dtype=torch.uint8)).shape == (images, 2)
+    with pytest.raises(RuntimeError, match="dtype mismatch"):  # floats in [0, 1] would be black images
+        program(torch.rand(2, 3, 16, 16))
+
+
+def test_intervals_stay_among_shares():
+    def seeds(*accuracies: float, error: float) -> str:
+        return spread([{"metrics": {"test/accuracy": value, "test/accuracy_error": error}} for value in accuracies])
+
+    assert seeds(1.0, error=0.1).startswith("100.0 % (95 %: 80.4 to 100.0, from the number of test images;")
+    # equal seeds say nothing of the few test images: 1.96 · 10 points, and no spread
+    assert seeds(1.0, 1.0, 1.0, error=0.1).startswith(
+        "100.0 % (95 %: 80.4 to 100.0, from the number of test images and"
+    )
+    # t(0.975, 1) = 12.706, sd = 2.83, half = 25.41; hypot(25.41, 19.6) = 32.09
+    assert seeds(0.02, 0.06, error=0.1).startswith("4.0 % (95 %: 0.0 to 36.1,")
+
+
+def test_equal_trainings_leave_equal_files(recipe, command, tmp_path, no_program):
+    assert command(recipe()) == 0 and command(recipe(), "--out", str(tmp_path / "again")) == 0
+    for name in ("model-seed5000.safetensors", "recipe.yaml", "per_class.csv"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("metadata", "sentence"),
+    [
+        ({"shape": "[1, 8]", "counts": "[3, 2]"}, "shape must be three whole numbers, got [1, 8]"),
+        ({"shape": "[1, 8, 8]", "counts": f"[{10**12}, 2]"}, "counts must be the training images of each class, got"),
+        ({"shape": "[1, 8, 8]", "counts": "{}"}, "counts must be the training images of each class, got {}"),
+        ({"shape": "[" * 100_000, "counts": "[3, 2]"}, "not a file that python -m trainables.train left"),
+        ({"shape": "[1, 8, 8]", "counts": "[3, 2]"}, "not the weights of the network that"),
+    ],
+)
+def test_weights_of_others_end_with_one_sentence(metadata, sentence, recipe, tmp_path):
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe()))
+    save_file({"a": torch.zeros(2)}, tmp_path / "model-seed1.safetensors", metadata=metadata)
+    with pytest.raises(TrainError) as caught:
+        trained(tmp_path, seed=1)
+    assert sentence in str(caught.value) and len(str(caught.value).splitlines()) == 1
 
 
 def test_a_finished_model_is_not_overwritten(recipe, command, tmp_path, no_program, capsys):
@@ -317,22 +393,6 @@ def test_a_bad_prior_leaves_nothing(recipe, command, tmp_path, capsys):
     assert command(recipe(), "--prior", "nowhere.csv") == 2
     assert "--prior nowhere.csv: cannot read the file" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.slow
-def test_mlflow_serves_the_model(recipe, command, tmp_path):
-    assert command(recipe()) == 0
-    data = load("digits-lt", imbalance=50, split_seed=5000, fold_val=True)
-    (tmp_path / "input.json").write_text(json.dumps({"instances": data.test_images[:3].tolist()}))
-    done = subprocess.run(
-        [str(Path(sys.executable).with_name("mlflow")), "models", "predict", "-m", "out/mlflow-model",
-         "-i", "input.json", "-t", "json", "--env-manager", "local"],
-        capture_output=True, text=True, timeout=200, check=True, cwd=tmp_path,
-    )  # fmt: skip
-    line = next(line for line in done.stdout.splitlines() if line.startswith("{"))
-    program = torch.export.load(tmp_path / "out" / "model.pt2").module()
-    expected = program(data.test_images[:3])
-    torch.testing.assert_close(torch.tensor(json.loads(line)["predictions"]), expected)
 
 
 @pytest.mark.parametrize("readout", ["flip_tta", "tau_norm", "post_hoc_adjustment", "nearest_mean"])
@@ -456,6 +516,78 @@ def test_a_full_disk_is_one_sentence_and_the_training_goes_on(recipe, command, w
     assert command(recipe(), "--resume") == 0
 
 
+RARE = '''
+"""Rare classes weigh more."""
+
+from dataclasses import dataclass
+
+from trainables.registry import trick
+
+
+@trick(seam="weight", family="re-weighting", source="this test", space={})
+@dataclass(frozen=True)
+class Rare:
+    """w_y = n_min / n_y."""
+
+    def build(self, facts):
+        table = facts.counts.min() / facts.counts.double()
+        return lambda labels: table[labels]
+'''
+
+
+def test_a_disk_that_is_full_at_the_last_step_loses_nothing(recipe, command, write, tmp_path):
+    """torch's own writer of programs ends the process where it cannot write."""
+    script = (
+        "import resource, sys\n"
+        "from trainables.final import served\n"
+        "from trainables.train import main\n"
+        "save = served.save\n"
+        "def full(*given):\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+        "    save(*given)\n"
+        "served.save = full\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    arguments = [write(recipe()), "--out", str(tmp_path / "out"), "--tracking-uri", "none"]
+    full = subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        capture_output=True, text=True, timeout=200, check=False, cwd=tmp_path,
+    )  # fmt: skip
+    assert full.returncode == 2 and len(full.stderr.splitlines()) == 1
+    assert f"the disk of {tmp_path / 'out'} is full; make room, then go on with: python -m" in full.stderr
+    left = {path.name for path in (tmp_path / "out").iterdir()}
+    assert left == {"unfinished", "model-seed5000.safetensors", "recipe.yaml", "per_class.csv", "metrics.json"}
+    assert command(recipe(), "--resume") == 0
+    assert {"model.pt2", "mlflow-model", "README.md"} <= {path.name for path in (tmp_path / "out").iterdir()}
+
+
+def test_nothing_reports_or_looks_up_anything_while_tracking_is_off(recipe, write, tmp_path):
+    script = (
+        "import sys\n"
+        "def heard(event, given):\n"
+        "    if event in ('socket.getaddrinfo', 'socket.gethostbyname', 'socket.sendto') or (\n"
+        "        event == 'socket.connect' and not isinstance(given[1], (str, bytes))\n"
+        "    ):\n"
+        "        print('NETWORK', event, given)\n"
+        "sys.addaudithook(heard)\n"
+        "from trainables.train import main\n"
+        "code = main(sys.argv[1:])\n"
+        "from mlflow.telemetry.utils import is_telemetry_disabled\n"
+        "print('telemetry is off:', is_telemetry_disabled())\n"
+        "sys.exit(code)"
+    )
+    # without what makes MLflow silent in tests anyway
+    kept = {name: value for name, value in os.environ.items() if "PYTEST" not in name and "MLFLOW" not in name}
+    for name in ("CI", "GITHUB_ACTIONS", "DO_NOT_TRACK"):
+        kept.pop(name, None)
+    done = subprocess.run(
+        [sys.executable, "-c", script, write(recipe()), "--out", "out", "--tracking-uri", "none"],
+        capture_output=True, text=True, timeout=200, check=True, cwd=tmp_path, env=kept,
+    )  # fmt: skip
+    assert "telemetry is off: True" in done.stdout and "NETWORK" not in done.stdout and not done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"best.yaml", "out"}  # no store of MLflow's own
+
+
 # --- places -----------------------------------------------------------------------------------------------
 
 
@@ -463,21 +595,30 @@ def test_relative_places_are_looked_for_beside_the_recipe(recipe, tmp_path, monk
     folder = tmp_path / "there"
     (folder / "mine").mkdir(parents=True)
     content = recipe()
+    (folder / "mine" / "rare.py").write_text(RARE)
     content["provenance"] |= {"tricks": ["mine"], "data_root": "mine"}
+    content["plan"]["stages"][0]["tricks"] = [{"name": "rare", "numbers": {}, "kept": False}]
     save_file(
         build("resnet8", classes=10, channels=1, generator=torch.Generator()).state_dict(), folder / "w.safetensors"
     )
     content["model"] = "resnet8?pretrained=w.safetensors"
     (folder / "best.yaml").write_text(yaml.safe_dump(content))
     monkeypatch.chdir(tmp_path)
-    read = read_recipe(Path("there") / "best.yaml")
+    read = read_recipe(Path("there") / "best.yaml", trust=True)
     assert read["provenance"]["tricks"] == [str(folder / "mine")]
     assert read["provenance"]["data_root"] == str(folder / "mine")
     assert read["model"] == f"resnet8?pretrained={folder / 'w.safetensors'}"
-    (tmp_path / "other").mkdir()
+    shutil.copytree(folder / "mine", tmp_path / "other")
+    registry._ENTRIES.pop("rare")
     assert read_recipe(Path("there") / "best.yaml", ["other"], "resnet20")["provenance"]["tricks"] == [
         str(tmp_path / "other")
     ]
+    # written again they are relative to their file, wherever that is
+    moved = with_relative_places(read, tmp_path / "other" / "deep")
+    assert (
+        moved["provenance"]["tricks"] == ["../../there/mine"] and moved["provenance"]["data_root"] == "../../there/mine"
+    )
+    assert moved["model"] == "resnet8?pretrained=../../there/w.safetensors"
 
 
 def test_lengthened_keeps_every_stage(make_plan):
@@ -533,6 +674,12 @@ def test_as_searched_computes_as_the_search_did(recipe, write, tmp_path, monkeyp
 # --- bad input --------------------------------------------------------------------------------------------
 
 
+BOMB = "format: 1\na: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n" for before, name in itertools.pairwise("abcdefghijkl")
+)
+"""A few hundred bytes that expand to 9¹² texts."""
+
+
 def altered(**change):
     return lambda recipe: recipe | change
 
@@ -564,39 +711,61 @@ def without(key):
         (with_trick("focal", gamma=-1), "best.yaml: trick 'focal': gamma must be a number in"),
         (with_trick("focal", gama=1), "trick 'focal' has no number 'gama': did you mean 'gamma'?"),
         (with_trick("classifier"), "stage 'a': classifier reads a trained network"),
-        (with_number("lr", "1e-3"), "stage 'a': lr must be a number above 0, got '1e-3'"),
-        (with_number("epochs", 0), "stage 'a': epochs must be a whole number ≥ 1, got 0"),
-        (with_number("lerning_rate", 1), "plan: not a plan of this version"),
-        (altered(plan={}), "plan: not a plan of this version"),
-        (altered(plan=[]), "plan must be a mapping, got []; export it again"),
-        (altered(data={"name": "digit-lt", "imbalance": 50}), "unknown data set 'digit-lt': did you mean 'digits-lt'?"),
-        (altered(data={"name": "digits-lt", "imbalance": 500}), "imbalance must lie between 1 and 124"),
-        (altered(data={"name": "digits-lt", "imbalance": "50"}), "data must have a name and an imbalance"),
-        (altered(model="resnet9"), "unknown model 'resnet9': did you mean 'resnet8'?"),
-        (altered(model="resnet8?pretrained=best.yaml"), "no state dict that can be read without running code"),
-        (altered(provenance={"search": "s1", "tricks": ["nowhere"]}), "--tricks nowhere: no such folder"),
-        (altered(provenance=None), "provenance must be a mapping, got None; export it again"),
-        (without("provenance"), "provenance must be a mapping, got None"),
-        (without("measured"), "measured must be a mapping, got None"),
-        (altered(measured={}), "measured must have its values"),
-        (altered(measured={"values": ["0.2"]}), "measured: values must be numbers, got '0.2'"),
-        (altered(measured={"values": [], "epochs_scale": 0}), "epochs_scale must be a number above 0, got 0"),
-        (altered(measured={"values": [], "mean": "a"}), "measured: mean must be a number or null, got 'a'"),
-        (altered(measured={"values": [], "low": 0.1}), "measured: low and high must both be there"),
-        (altered(measured={"values": [], "gain_over_baseline": 1}), "gain_over_baseline must be a mapping, got 1"),
+        (with_number("lr", "1e-3"), "best.yaml: plan.stages[0].lr must be a valid number, got '1e-3'; export it again"),
+        (with_number("lr", -1.0), "stage 'a': lr must be a number above 0, got -1.0"),
+        (with_number("lr", math.inf), "plan.stages[0].lr must be a finite number, got inf"),
+        (with_number("epochs", 0), "plan.stages[0].epochs must be greater than or equal to 1, got 0"),
         (
-            altered(measured={"values": [], "gain_over_baseline": {"mean": 0.1}}),
-            "gain_over_baseline: seeds must be a number, got None",
+            with_number("epochs", 10**400),
+            "plan.stages[0].epochs must be a number of at most 18 digits, got one of 1329",
         ),
-        (altered(conflicts=[{"pair": "a × b"}]), "conflicts: each must have pair, verdict and reason"),
-        (altered(provenance={}), "provenance: search must be a text, got None"),
-        (altered(provenance={"search": "s1", "tricks": 1}), "provenance: tricks must be a list of folders, got 1"),
-        (altered(provenance={"search": "s1", "data_root": 1}), "data_root must be a folder or null, got 1"),
-        (with_trick(["focal"]), "plan: a trick must have a name and its numbers"),
+        (with_number("lr", 10**400), "plan.stages[0].lr must be a number of at most 18 digits, got one of 1329 bits"),
+        (with_number("kept", {1: 2}), "plan.stages[0].kept has a key that is no text: 1"),
+        (with_number("lerning_rate", 1), "plan.stages[0].lerning_rate is nothing that this version knows"),
+        (altered(plan={}), "plan.stages is missing"),
+        (altered(plan=[]), "plan must be a mapping, got []; export it again"),
+        (altered(plan={"stages": []}), "plan.stages"),
+        (altered(data={"name": "digit-lt", "imbalance": 50}), "unknown data set 'digit-lt': did you mean 'digits-lt'?"),
+        (altered(data={"name": "digits-lt", "imbalance": 500}), "imbalance must lie between 1 and 100"),
+        (altered(data={"name": "digits-lt", "imbalance": "50"}), "data.imbalance must be a valid number, got '50'"),
+        (altered(data={"name": "digits-lt"}), "data.imbalance is missing"),
+        (altered(data={"name": "digits-lt", "imbalance": 50, "classes": ["a"]}), "classes and counts"),
+        (altered(model="resnet9"), "unknown model 'resnet9': did you mean 'resnet8'?"),
+        (altered(model=8), "model must be text, got 8"),
+        (altered(model="resnet8?pretrained=best.yaml"), "no state dict that can be read without running code"),
+        (altered(provenance=None), "provenance must be a mapping, got None; export it again"),
+        (without("provenance"), "provenance is missing"),
+        (without("measured"), "measured is missing"),
+        (altered(measured={}), "measured.values is missing"),
+        (altered(measured={"values": ["0.2"]}), "measured.values[0] must be a valid number, got '0.2'"),
+        (altered(measured={"values": [True]}), "measured.values[0] must be a valid number, got True"),
+        (altered(measured={"values": [], "epochs_scale": 0}), "measured.epochs_scale must be greater than 0, got 0"),
+        (altered(measured={"values": [], "mean": "a"}), "measured.mean must be a valid number, got 'a'"),
+        (altered(measured={"values": [], "gain_over_baseline": 1}), "gain_over_baseline must be a mapping, got 1"),
+        (altered(conflicts=[{"pair": "a × b"}]), "conflicts[0].verdict is missing"),
+        (altered(provenance={}), "provenance.search is missing"),
+        (altered(provenance={"search": "s1", "tricks": 1}), "provenance.tricks must be a valid list, got 1"),
+        (altered(provenance={"search": "s1", "data_root": 1}), "provenance.data_root must be text, got 1"),
+        (altered(provenance={"search": "s1", "code": {"a": 1}}), "provenance.code.a must be text, got 1"),
+        (with_trick(["focal"]), "plan.stages[0].tricks[0].name must be text, got ['focal']"),
         (altered(format=2), "not a recipe of python -m search.export (format: 1 is expected)"),
+        (altered(numerics=[1]), "numerics must be a mapping, got [1]"),
         (lambda recipe: "a: [1", "best.yaml: not YAML: while parsing a flow sequence"),
         (lambda recipe: "just text", "not a recipe of python -m search.export"),
         (lambda recipe: "", "not a recipe of python -m search.export"),
+        (lambda recipe: "[" * 100 + "]" * 100, "best.yaml: line 1: lists and mappings are nested more than 40 deep"),
+        (lambda recipe: "[" * 100_000, "best.yaml: not YAML: "),
+        (lambda recipe: BOMB, "best.yaml: line 3: aliases (*a) are not allowed in a recipe"),
+        (lambda recipe: "format: 1\nrecipe: " + "9" * 5000, "best.yaml: not YAML: Exceeds the limit"),
+        (lambda recipe: "format: 1\nrecipe: 2024-13-45", "best.yaml: not YAML: month must be in 1..12"),
+        (lambda recipe: "format: 1\nrecipe: 2024-03-05", "recipe must be text, a number, true, false or null, got"),
+        (lambda recipe: "format: 1\n? [1, 2]\n: 3", "best.yaml: not YAML: while constructing a mapping"),
+        (
+            lambda recipe: "format: 1\na: !!python/object/apply:os.system [id]",
+            "best.yaml: not YAML: could not determine",
+        ),
+        (lambda recipe: "format: 1\na: \x00", "best.yaml: not YAML: "),
+        (lambda recipe: "#" * 3_000_000, "has 3000000 bytes, and no exported recipe has above 2000000"),
     ],
 )
 def test_a_bad_recipe_ends_with_one_sentence(change, message, recipe, command, tmp_path, capsys):
@@ -604,8 +773,43 @@ def test_a_bad_recipe_ends_with_one_sentence(change, message, recipe, command, t
     printed = capsys.readouterr().err
     assert printed.startswith("trainables.train: error: ")
     assert message in printed
-    assert len(printed.splitlines()) == 1
+    assert len(printed.splitlines()) == 1 and len(printed) < 1000
     assert not list((tmp_path / "out").glob("*"))
+
+
+ODD = (None, True, -1, 0.5, 10**18, math.nan, "", "text", "\x1b[31m|*", [], [[]], {}, {"a": []}, [1, "a"])
+
+
+def leaves_of(value, path=()):
+    """Every place in a document, itself a leaf or not."""
+    yield path
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        yield from leaves_of(item, (*path, key))
+
+
+def test_a_recipe_with_any_odd_value_anywhere_is_read_or_refused(recipe, tmp_path):
+    content = recipe() | {"numerics": Numerics().to_dict()}
+    content["measured"] |= {"epochs_scale": 1.0, "seeds": [1], "gain_over_baseline": {"mean": 0.1, "seeds": 2}}
+    content["data"] |= {"fingerprint": "f", "classes": ["a"], "counts": [1]}
+    content["provenance"] |= {"fingerprints": ["f"], "code": {}}
+    tried = refused = 0
+    for path in leaves_of(content):
+        for odd in ODD:
+            changed = json.loads(json.dumps(content))
+            inner = changed
+            for key in path[:-1]:
+                inner = inner[key]
+            if path:
+                inner[path[-1]] = odd
+            (tmp_path / "odd.yaml").write_text(yaml.dump(changed if path else odd, Dumper=yaml.CSafeDumper))
+            tried += 1
+            try:
+                read_recipe(tmp_path / "odd.yaml")
+            except (TrainError, PlanError, ModelError, DataError) as error:
+                refused += 1
+                assert len(str(error).splitlines()) == 1, (path, odd)
+    assert tried > 1000 and refused > tried / 2
 
 
 def test_bad_arguments_end_before_anything_is_trained(recipe, write, tmp_path, capsys):

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from trainables.data import LongTailed
-from trainables.final.recipe import TrainError, read_recipe
-from trainables.models import Network, build
+from trainables.final.errors import TrainError
+from trainables.final.recipe import parsed, read_recipe
+from trainables.models import MODELS, Network, build
 from trainables.plan import Plan
 from trainables.stage import Start, assemble
 
@@ -33,7 +34,13 @@ def described(recipe: str, model: str, data: LongTailed) -> dict[str, str]:
     return {key: value if isinstance(value, str) else json.dumps(value) for key, value in content.items()}
 
 
-def trained(folder: str | Path, seed: int) -> Network:
+MOST_IMAGES = 10**9
+"""Training images that a file of weights may name; a hundred times those of ImageNet-21k."""
+
+
+def trained(
+    folder: str | Path, seed: int, *, model: str | None = None, tricks: Sequence[str] = (), trust: bool = False
+) -> Network:
     """The network with its weights, on the CPU and in evaluation mode; it takes normalised floats.
 
     It is built as the recipe built it: a cosine head or a learnable scale is another classifier than the network's own.
@@ -41,9 +48,12 @@ def trained(folder: str | Path, seed: int) -> Network:
     Args:
         folder: What final training left.
         seed: Of the training.
+        model: Where a network of the user's own lies, instead of what the recipe says.
+        tricks: Folders of further tricks, likewise.
+        trust: Whether code that the recipe names is run as it is now.
 
     Raises:
-        TrainError: No such file, or one that final training did not leave.
+        TrainError: No such file, one that final training did not leave, or code that has not been named or trusted.
         PlanError, ModelError: The recipe's tricks or network are no longer where they were.
     """
     place = Path(folder)
@@ -54,12 +64,13 @@ def trained(folder: str | Path, seed: int) -> Network:
     try:
         with safe_open(file, framework="pt") as opened:
             said = opened.metadata() or {}
-        shape, counts = json.loads(said["shape"]), torch.tensor(json.loads(said["counts"]))
-    except (SafetensorError, KeyError, ValueError) as error:
+        shape, counts = _checked(json.loads(said["shape"]), json.loads(said["counts"]))
+    except (SafetensorError, KeyError, ValueError, RecursionError) as error:
         raise TrainError(f"{file}: not a file that python -m trainables.train left ({error})") from error
-    content = yaml.safe_load((place / RECIPE).read_text(encoding="utf-8"))
-    name = str(content["model"]).partition("?pretrained=")[0]  # the values of that file are trained over
-    recipe = read_recipe(place / RECIPE, model=name)
+    name = str(parsed(place / RECIPE).get("model")).partition("?pretrained=")[0]
+    if model is None and name in MODELS:
+        model = name  # the values of a pretrained file are trained over
+    recipe = read_recipe(place / RECIPE, tricks, model, trust)
 
     def fresh(generator: torch.Generator) -> Network:
         return build(recipe["model"], classes=len(counts), channels=shape[0], generator=generator)
@@ -67,8 +78,32 @@ def trained(folder: str | Path, seed: int) -> Network:
     plan = Plan.from_dict(recipe["plan"])
     start = Start(_blank(shape, counts), fresh, seed, torch.device("cpu"))
     network, _ = assemble(start, plan, len(plan.stages) - 1, lambda _: torch.Generator(), None)
-    network.load_state_dict(load_file(file))
+    try:
+        network.load_state_dict(load_file(file))
+    except RuntimeError as error:
+        why = " ".join(str(error).split())
+        raise TrainError(
+            f"{file}: not the weights of the network that {place / RECIPE} describes ({why[:200]})"
+        ) from error
     return network.eval()
+
+
+def _checked(shape: Any, counts: Any) -> tuple[list[int], torch.Tensor]:
+    """(c, H, W) and (C,) as the file has them.
+
+    Raises:
+        ValueError: They are none.
+    """
+    if not _are_counts(shape) or len(shape) != 3:
+        raise ValueError(f"shape must be three whole numbers, got {str(shape)[:60]}")
+    if not _are_counts(counts) or sum(counts) > MOST_IMAGES:
+        raise ValueError(f"counts must be the training images of each class, got {str(counts)[:60]}")
+    return shape, torch.tensor(counts)
+
+
+def _are_counts(values: Any) -> bool:
+    whole = isinstance(values, list) and all(type(value) is int and 0 <= value <= MOST_IMAGES for value in values)
+    return whole and bool(values)
 
 
 def _blank(shape: list[int], counts: torch.Tensor) -> LongTailed:

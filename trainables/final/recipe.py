@@ -1,66 +1,64 @@
-"""An exported recipe: read, checked, and brought to the length of final training."""
+"""An exported recipe: read, checked, and brought to the length of final training. A recipe is data: it runs nothing."""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, Self
 
-from analysis.text import command, option
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
 from trainables import models
 from trainables.data.catalogue import DataError, module_of
+from trainables.final import own_code
+from trainables.final.errors import TrainError
 from trainables.models import ModelError
 from trainables.numerics import Numerics
 from trainables.plan import Plan, check
 from trainables.registry import PlanError, discover
 
+__all__ = ["TrainError", "lengthened", "read_recipe", "to_full_length", "to_yaml", "with_relative_places"]
 
-class TrainError(ValueError):
-    """A recipe that cannot be trained as asked."""
+LARGEST = 2_000_000
+"""Bytes of a recipe; that of a data set with ten thousand classes has half a million."""
+
+DEEPEST = 40
+"""Nested lists and mappings in a recipe; an exported one has seven."""
 
 
-def read_recipe(path: Path, tricks: Sequence[str] = (), model: str | None = None) -> dict[str, Any]:
+def read_recipe(
+    path: Path,
+    tricks: Sequence[str] = (),
+    model: str | None = None,
+    trust: bool = False,
+    tell: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
     """An exported recipe, its plan checked.
 
-    Places in it that are relative are looked for beside the file first, then in the working directory.
+    Places in it that are relative are looked for beside the file first, then in the working directory. Code that the
+    recipe names (a folder of tricks, a network of the user's own) is not run unless the caller names it or trusts it.
 
     Args:
         path: The file.
         tricks: Folders of further tricks, instead of those that the file names.
         model: A network instead of the one that the file names.
+        trust: Whether the code that the file names is run as it is now.
+        tell: Is told each file of trusted code, before it is run.
 
     Raises:
-        TrainError: No such file, or it is no exported recipe.
+        TrainError: No such file, it is no exported recipe, or it names code that nobody has accepted.
         ModelError: It names an unknown network.
         DataError: It names an unknown data set.
         PlanError: Its plan cannot be trained, e.g. because it names an unknown trick.
     """
-    import yaml
-
-    if not path.is_file():
-        raise TrainError(
-            f"{path}: no such file; {command('python', '-m', 'search.export', *option('--out', path))} writes one"
-        )
+    recipe = parsed(path)
     try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise TrainError(f"{path}: not YAML: {str(error).splitlines()[0]}") from error
-    if not isinstance(recipe, dict) or recipe.get("format") != 1:
-        raise TrainError(f"{path}: not a recipe of python -m search.export (format: 1 is expected)")
-    for key, kind in _PARTS.items():
-        if not isinstance(recipe.get(key), kind):
-            raise TrainError(f"{path}: {key} must be a {_KINDS[kind]}, got {recipe.get(key)!r}; export it again")
-    name, imbalance, values = recipe["data"].get("name"), recipe["data"].get("imbalance"), recipe["measured"]
-    if not isinstance(name, str) or not _is_number(imbalance):
-        raise TrainError(f"{path}: data must have a name and an imbalance, got {recipe['data']!r}; export it again")
-    if not isinstance(values.get("values"), list):
-        raise TrainError(f"{path}: measured must have its values, got {values!r}; export it again")
-    wrong = _wrong(recipe)
-    if wrong:
-        raise TrainError(f"{path}: {wrong}; export it again")
+        _Document.model_validate(recipe)
+    except ValidationError as error:
+        raise TrainError(f"{path}: {_sentence(error)}; export it again") from error
     try:
         # a file of an earlier export has none: those searches had nothing else
         recipe["numerics"] = Numerics.of(recipe.get("numerics") or {}).to_dict()
@@ -68,63 +66,214 @@ def read_recipe(path: Path, tricks: Sequence[str] = (), model: str | None = None
         raise TrainError(f"{path}: numerics: {error}; export it again") from error
     beside = path.resolve().parent
     provenance = recipe["provenance"]
-    folders = tricks or [_placed(folder, beside) for folder in provenance.get("tricks") or ()]
-    recipe["provenance"] = {**provenance, "tricks": [os.path.abspath(folder) for folder in folders]}
+    folders = [os.path.abspath(folder) for folder in tricks]
+    if not tricks and own_code.tricks_of(recipe["plan"]):  # a folder that the plan does not need is not opened
+        folders = [os.path.abspath(_placed(folder, beside)) for folder in provenance.get("tricks") or ()]
+    named = model if model is not None else _placed_model(recipe["model"], beside)
+    known = own_code.accepted(
+        path, recipe, folders, named, own_tricks=not tricks, own_model=model is None, trust=trust, tell=tell
+    )
+    recipe["provenance"] = {**provenance, "tricks": folders, "code": known}
     if provenance.get("data_root"):
         recipe["provenance"]["data_root"] = os.path.abspath(_placed(provenance["data_root"], beside))
     try:
-        module_of(name)
-        recipe["model"] = models.settled(model or _placed_model(recipe["model"], beside))
+        module_of(recipe["data"]["name"])
+        recipe["model"] = models.settled(named)
         models.check(recipe["model"])
-        discover(*folders)
+        discover(*(tricks or folders))
         check(Plan.from_dict(recipe["plan"]))
     except (PlanError, DataError, ModelError) as error:
         raise type(error)(f"{path}: {error}") from error
     return recipe
 
 
-_PARTS = {"recipe": str, "title": str, "data": dict, "model": str, "plan": dict, "measured": dict,
-          "conflicts": list, "provenance": dict}  # fmt: skip
-"""What an exported recipe has."""
+# --- what a file may hold -----------------------------------------------------------------------------------
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+def parsed(path: Path) -> dict[str, Any]:
+    """The file's content: text, finite numbers, truth values, null, lists and mappings with text as keys.
+
+    Raises:
+        TrainError: No such file, no YAML, no recipe, or more than that.
+    """
+    import yaml
+
+    if not path.is_file():
+        raise TrainError(f"{path}: no such file; python -m search.export --out {path} writes one")
+    if path.stat().st_size > LARGEST:
+        raise TrainError(f"{path}: has {path.stat().st_size} bytes, and no exported recipe has above {LARGEST}")
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        text = path.read_text(encoding="utf-8")
+        depth = 0
+        # before anything is built: aliases can expand without end, and the builder is recursive
+        for event in yaml.parse(text, Loader=loader):
+            where = f"{path}: line {event.start_mark.line + 1 if event.start_mark else '?'}"
+            if isinstance(event, yaml.AliasEvent):
+                raise TrainError(f"{where}: aliases (*{event.anchor}) are not allowed in a recipe")
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > DEEPEST:
+                raise TrainError(f"{where}: lists and mappings are nested more than {DEEPEST} deep")
+        content = yaml.load(text, Loader=loader)
+    except TrainError:
+        raise
+    except (yaml.YAMLError, ValueError, TypeError, OverflowError, AttributeError) as error:
+        # besides YAML's own: numbers with too many digits, dates that there are not
+        raise TrainError(f"{path}: not YAML: {str(error).splitlines()[0]}") from error
+    if not isinstance(content, dict) or content.get("format") != 1:
+        raise TrainError(f"{path}: not a recipe of python -m search.export (format: 1 is expected)")
+    problem = _not_plain(content, "")
+    if problem:
+        raise TrainError(f"{path}: {problem}; export it again")
+    return content
 
 
-def _wrong(recipe: Mapping[str, Any]) -> str:
-    """What the model card would stumble over, behind the training, in a sentence; "" where there is nothing."""
-    measured, provenance = recipe["measured"], recipe["provenance"]
-    for value in measured["values"]:
-        if not _is_number(value):
-            return f"measured: values must be numbers, got {value!r}"
-    if not (_is_number(scale := measured.get("epochs_scale", 1.0)) and scale > 0):
-        return f"measured: epochs_scale must be a number above 0, got {scale!r}"
-    gain = measured.get("gain_over_baseline") or {}
-    if not isinstance(gain, dict):
-        return f"measured: gain_over_baseline must be a mapping, got {gain!r}"
-    for where, means in (("measured", measured), ("gain_over_baseline", gain)):
-        for key in ("mean", "low", "high"):
-            if means.get(key) is not None and not _is_number(means[key]):
-                return f"{where}: {key} must be a number or null, got {means[key]!r}"
-        if (means.get("low") is None) != (means.get("high") is None):
-            return f"{where}: low and high must both be there or both be null"
-    if gain.get("mean") is not None and not _is_number(gain.get("seeds")):
-        return f"gain_over_baseline: seeds must be a number, got {gain.get('seeds')!r}"
-    for verdict in recipe["conflicts"]:
-        if not isinstance(verdict, dict) or not {"pair", "verdict", "reason"} <= verdict.keys():
-            return f"conflicts: each must have pair, verdict and reason, got {verdict!r}"
-    tricks, root = provenance.get("tricks") or [], provenance.get("data_root")
-    if not isinstance(provenance.get("search"), str):
-        return f"provenance: search must be a text, got {provenance.get('search')!r}"
-    if not isinstance(tricks, list) or not all(isinstance(folder, str) for folder in tricks):
-        return f"provenance: tricks must be a list of folders, got {tricks!r}"
-    if root is not None and not isinstance(root, str):
-        return f"provenance: data_root must be a folder or null, got {root!r}"
+def _not_plain(value: Any, where: str) -> str:
+    """What of a value is more than JSON has, in a sentence; "" where nothing is."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                return f"{where or 'the file'} has a key that is no text: {_short(key)}"
+            if problem := _not_plain(item, f"{where}.{key}" if where else key):
+                return problem
+        return ""
+    if isinstance(value, list):
+        problems = (_not_plain(item, f"{where}[{number}]") for number, item in enumerate(value))
+        return next((problem for problem in problems if problem), "")
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        return f"{where} must be a number of at most 18 digits, got one of {value.bit_length()} bits"
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{where} must be a finite number, got {value}"
+    if value is not None and not isinstance(value, (bool, int, float, str)):
+        return f"{where} must be text, a number, true, false or null, got {_short(value)}"
     return ""
 
 
-_KINDS = {str: "text", dict: "mapping", list: "list"}
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+class _Part(BaseModel):
+    """A mapping of a recipe; what it holds besides is for people."""
+
+    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
+
+
+_Count = Annotated[int, Field(ge=0)]
+
+
+class Data(_Part):
+    """Which data a recipe was found on."""
+
+    name: str
+    imbalance: Annotated[float, Field(ge=1)] | None
+    fingerprint: str | None = None
+    classes: list[str] | None = None
+    counts: list[_Count] | None = None
+
+    @model_validator(mode="after")
+    def _one_count_a_class(self) -> Self:
+        if len(self.classes or ()) != len(self.counts or ()):
+            raise ValueError("classes and counts must be of one length")
+        return self
+
+
+class _Trick(_Part):
+    model_config = ConfigDict(extra="forbid")
+    name: str
+    numbers: dict[str, Any]
+    kept: bool = False
+
+
+class _Stage(_Part):
+    """Of numbers only the kind; their ranges are checked with the plan."""
+
+    model_config = ConfigDict(extra="forbid")
+    name: str
+    epochs: Annotated[int, Field(ge=1, le=1_000_000)]
+    carry: str
+    lr: float
+    weight_decay: float
+    momentum: float
+    nesterov: bool
+    batch_size: Annotated[int, Field(le=10_000_000)]
+    schedule: str
+    reduction: str
+    members: Annotated[int, Field(le=10_000)]
+    eval_every: int
+    tricks: list[_Trick]
+    views: Annotated[int, Field(le=10_000)] = 0
+
+
+class _Plan(_Part):
+    stages: Annotated[list[_Stage], Field(min_length=1, max_length=1_000)]
+
+
+class _Interval(_Part):
+    mean: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+class _Gain(_Interval):
+    seeds: int = 0
+
+
+class _Measured(_Interval):
+    values: list[float]
+    epochs_scale: Annotated[float, Field(gt=0)] = 1.0
+    seeds: list[int] = Field(default_factory=list)
+    gain_over_baseline: _Gain | None = None
+
+
+class _Verdict(_Part):
+    pair: str
+    verdict: str
+    reason: str
+
+
+class _Provenance(_Part):
+    search: str
+    tricks: list[str] | None = None
+    data_root: str | None = None
+    fingerprints: list[str] = Field(default_factory=list)
+    code: dict[str, str] = Field(default_factory=dict)
+
+
+class _Document(_Part):
+    """What an exported recipe has."""
+
+    format: Literal[1]
+    recipe: str
+    title: str
+    data: Data
+    model: str
+    numerics: dict[str, str] | None = None
+    plan: _Plan
+    measured: _Measured
+    conflicts: list[_Verdict]
+    provenance: _Provenance
+
+
+def _sentence(error: ValidationError) -> str:
+    """The first thing that is wrong: where, what is allowed, what was got."""
+    first = error.errors()[0]
+    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
+    if first["type"] == "missing":
+        return f"{where} is missing"
+    if first["type"] == "extra_forbidden":
+        return f"{where} is nothing that this version knows"
+    allowed = first["msg"].replace("Input should be", "must be").replace("a valid dictionary", "a mapping")
+    allowed = allowed.replace("a valid string", "text").replace("a valid integer", "a whole number")
+    if first["type"] == "model_type":  # whose message names our class
+        allowed = "must be a mapping"
+    if not allowed.startswith("must be"):
+        allowed = f"is wrong: {allowed}"
+    return f"{where} {allowed}, got {_short(first['input'])}"
+
+
+# --- places -------------------------------------------------------------------------------------------------
 
 
 def _placed(place: str, beside: Path) -> str:
@@ -133,12 +282,54 @@ def _placed(place: str, beside: Path) -> str:
     return str(there) if not Path(place).is_absolute() and there.exists() else place
 
 
-def _placed_model(model: str, beside: Path) -> str:
+def _moved(model: str, move: Callable[[str], str]) -> str:
+    """A network whose file lies somewhere else."""
     name, sign, file = model.partition("?pretrained=")
     if sign:
-        return f"{name}{sign}{_placed(file, beside)}"
+        return f"{name}{sign}{move(file)}"
     where, colon, function = model.partition(".py:")
-    return f"{_placed(where + '.py', beside)}:{function}" if colon else model
+    return f"{move(where + '.py')}:{function}" if colon else model
+
+
+def _placed_model(model: str, beside: Path) -> str:
+    return _moved(model, lambda place: _placed(place, beside))
+
+
+def with_relative_places(recipe: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The recipe with every place relative to the folder that its file lies in, so that both can be moved together.
+
+    Args:
+        recipe: With absolute places.
+        folder: Of the file.
+    """
+
+    def relative(place: str) -> str:
+        if not os.path.isabs(place):
+            return place
+        try:
+            return Path(os.path.relpath(place, folder.resolve())).as_posix()
+        except ValueError:  # another drive
+            return place
+
+    provenance = dict(recipe["provenance"])
+    provenance["tricks"] = [relative(place) for place in provenance.get("tricks") or ()]
+    if provenance.get("data_root"):
+        provenance["data_root"] = relative(provenance["data_root"])
+    return {**recipe, "model": _moved(recipe["model"], relative), "provenance": provenance}
+
+
+def to_yaml(recipe: Mapping[str, Any]) -> str:
+    """The recipe as text that `read_recipe` accepts."""
+    import yaml
+
+    class Plain(yaml.SafeDumper):
+        def ignore_aliases(self, data: Any) -> bool:
+            return True
+
+    return str(yaml.dump(dict(recipe), Dumper=Plain, sort_keys=False, allow_unicode=True, width=110))
+
+
+# --- length -------------------------------------------------------------------------------------------------
 
 
 def lengthened(plan: Plan, factor: float) -> Plan:

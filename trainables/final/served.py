@@ -1,27 +1,37 @@
-"""A trained network as one program: uint8 images in, probabilities out, preprocessing and readout inside."""
+"""A trained network as a program (uint8 images to probabilities) and as what MLflow serves (files to class names)."""
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import io
+import logging
 import shutil
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from analysis.files import to_json, write
 from trainables.batch import Outputs
-from trainables.final.recipe import TrainError
+from trainables.data import LongTailed, decoding
+from trainables.data.decoding import Preprocessing
+from trainables.final import predictor
+from trainables.final.errors import TrainError
 from trainables.models import Network
 from trainables.pipeline import Pipeline
 from trainables.seeding import generator
 from trainables.stage import stage_facts
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PROGRAM, SERVED = "model.pt2", "mlflow-model"
 """Names of the exported program and of the MLflow model's folder."""
@@ -32,7 +42,7 @@ class NotExported(TrainError):
 
 
 class Served(nn.Module):
-    """Images (B, c, H, W), uint8 of 0 to 255 or floats of the same scale, to probabilities (B, C) float32.
+    """Images (B, c, H, W) uint8 to probabilities (B, C) float32; the exported program refuses any other type.
 
     Args:
         network: The trained network.
@@ -97,10 +107,25 @@ def rehearse(network: Network, shape: Sequence[int]) -> None:
     """
     channels = shape[0]
     module = Served(network, torch.zeros(channels), torch.ones(channels)).eval().requires_grad_(False)
-    images = torch.zeros(2, *shape, dtype=torch.uint8)
     # torch prints the half-made graph, of which the error is a sentence
-    with _explained(), contextlib.redirect_stderr(io.StringIO()):
-        torch.export.export(module, (images,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    with contextlib.redirect_stderr(io.StringIO()):
+        exported(module, shape)
+
+
+def exported(module: Served, shape: Sequence[int]) -> Any:
+    """The module as a program of `torch.export`, for any number of images.
+
+    Args:
+        module: On the CPU.
+        shape: (c, H, W) of the images.
+
+    Raises:
+        NotExported: It cannot be exported.
+    """
+    # two: of one image, the number one would become part of the program
+    images = torch.zeros(2, *shape, dtype=torch.uint8)
+    with _explained():
+        return torch.export.export(module, (images,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
 
 
 @contextlib.contextmanager
@@ -114,45 +139,116 @@ def _explained() -> Iterator[None]:
         raise NotExported(f"torch.export makes no program of it: {type(error).__name__}: {why}") from error
 
 
-def save(module: Served, out: Path, images: Tensor, classes: Sequence[str], metadata: Mapping[str, Any]) -> None:
-    """Writes `model.pt2` (torch.export) and `mlflow-model/`, which holds the same program.
+def preprocessing_of(data: LongTailed) -> Preprocessing:
+    """How encoded images became the data's pixels; of data that came as arrays, how one of that size is decoded."""
+    known: Preprocessing | None = getattr(data, "preprocessing", None)
+    return known or Preprocessing(int(data.train_images.shape[1]))
 
-    Neither needs this project's code to be loaded. The number of images is free, their size is that of the data.
+
+def save(module: Served, out: Path, data: LongTailed, metadata: Mapping[str, Any]) -> None:
+    """Writes `model.pt2` (torch.export) and `mlflow-model/`, which holds the same program and all preprocessing.
+
+    Neither needs this project to be loaded: the code that decodes images lies in the MLflow model. Each is replaced
+    whole or not at all.
 
     Args:
         module: What to export.
-        out: Folder; an earlier program in it is replaced.
-        images: (2, c, H, W) uint8, an example.
-        classes: C names.
+        out: Folder.
+        data: What the network was trained on.
         metadata: JSON-able, kept with the MLflow model.
 
     Raises:
         NotExported: It cannot be exported.
+        OSError: It cannot be written.
     """
-    import numpy as np
-
-    with warnings.catch_warnings():
-        # MLflow's own agents, of which nothing is used here
-        warnings.filterwarnings("ignore", message=".*type hint", category=UserWarning)
-        import mlflow.pyfunc
-        import mlflow.pytorch
-        from mlflow.models import ModelSignature
-        from mlflow.types import Schema, TensorSpec
-
-    shape = tuple(images.shape[1:])
-    signature = ModelSignature(
-        inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, *shape))]),
-        outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, len(classes)))]),
-    )
-    shutil.rmtree(out / SERVED, ignore_errors=True)
+    shape = tuple(map(int, data.train_images.shape[1:]))
+    packed = io.BytesIO()
+    program = exported(module, shape)
     with _explained():
-        mlflow.pytorch.save_model(
-            module,
-            str(out / SERVED),
-            signature=signature,
-            input_example=images.cpu().numpy(),
-            serialization_format="pt2",
-            pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in ("mlflow", "torch", "numpy")],
-            metadata={**metadata, "classes": list(classes)},
+        # in memory: torch's own writer ends the process where the disk is full
+        torch.export.save(program, packed)
+    contract = {
+        "preprocessing": asdict(preprocessing_of(data)), "shape": shape, "classes": list(data.class_names)
+    }  # fmt: skip
+    with tempfile.TemporaryDirectory(prefix=".mlflow-model-", dir=out) as beside:
+        place = Path(beside)
+        (place / "data").mkdir()
+        (place / "data" / PROGRAM).write_bytes(packed.getvalue())
+        (place / "data" / "contract.json").write_text(to_json(contract, indent=1), encoding="utf-8")
+        package = place / PACKAGE
+        package.mkdir()
+        (package / "__init__.py").write_text(_LOADER, encoding="utf-8")
+        for source in (decoding, predictor):
+            shutil.copyfile(str(source.__file__), package / Path(str(source.__file__)).name)
+        _save_for_mlflow(place, data, {**metadata, "classes": list(data.class_names), "input": INPUT})
+        shutil.rmtree(out / SERVED, ignore_errors=True)
+        (place / SERVED).replace(out / SERVED)
+    write(out / PROGRAM, packed.getvalue())
+
+
+PACKAGE = "longtail_classifier"
+"""Name of the package in the MLflow model."""
+
+_LOADER = f'''"""How MLflow loads this model."""
+
+from {PACKAGE}.decoding import Preprocessing
+from {PACKAGE}.predictor import load
+
+
+def _load_pyfunc(folder):
+    return load(folder, Preprocessing)
+'''
+
+INPUT = (
+    "each row of the column image is one image: an encoded image (PNG, JPEG, …) as bytes or as base64, the path of an "
+    "image file on the machine that serves, or pixels (channels, height, width) as whole numbers from 0 to 255; "
+    "floating-point numbers and other shapes are refused"
+)
+"""What the signature cannot say: MLflow's types know neither alternatives nor ranges, and its tensors of uint8 take
+floating-point numbers and cut off their fractions without a word."""
+
+
+def _save_for_mlflow(place: Path, data: LongTailed, metadata: Mapping[str, Any]) -> None:
+    """Makes `mlflow-model/` of the folders in a place."""
+    with warnings.catch_warnings():
+        # of libraries about each other, and of MLflow's agents, of which nothing is used here
+        warnings.simplefilter("ignore")
+        import mlflow.pyfunc
+        from mlflow.models import ModelSignature
+        from mlflow.types import ColSpec, DataType, Schema
+        from mlflow.types.schema import AnyType, Map
+
+        # which tells that it checks the example
+        logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)
+        answer = {
+            "class": DataType.string, "probability": DataType.double, "label": DataType.long,
+            "probabilities": Map(DataType.double),
+        }  # fmt: skip
+        mlflow.pyfunc.save_model(
+            str(place / SERVED),
+            loader_module=PACKAGE,
+            data_path=str(place / "data"),
+            code_paths=[str(place / PACKAGE)],
+            signature=ModelSignature(
+                inputs=Schema([ColSpec(AnyType(), predictor.COLUMN)]),
+                outputs=Schema([ColSpec(kind, name) for name, kind in answer.items()]),
+            ),
+            input_example=_example(data),
+            # given, so that nothing is looked up
+            pip_requirements=[
+                f"{name}=={version(name).partition('+')[0]}"
+                for name in ("mlflow", "torch", "numpy", "pandas", "pillow")
+            ],
+            metadata=dict(metadata),
         )
-    shutil.copyfile(out / SERVED / "data" / "model.pt2", out / PROGRAM)
+
+
+def _example(data: LongTailed) -> pd.DataFrame:
+    """A test image as a request."""
+    import pandas as pd
+    from PIL import Image
+
+    pixels = data.test_images[:1][0].cpu().numpy()
+    file = io.BytesIO()
+    Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)).save(file, "PNG")
+    return pd.DataFrame({predictor.COLUMN: [base64.b64encode(file.getvalue()).decode()]})

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trainables.final.recipe import TrainError
+from trainables.final.errors import TrainError
 
 _logger = logging.getLogger(__name__)
 

@@ -14,9 +14,12 @@ from typing import Any
 
 import torch
 
+from analysis.files import to_json, write
 from trainables.data import LongTailed
+from trainables.final import data_identity
+from trainables.final.errors import TrainError
 from trainables.final.leaves import MEASURED, Finished, How
-from trainables.final.recipe import TrainError
+from trainables.final.recipe import Data
 from trainables.numerics import Numerics
 from trainables.parts import Parts
 from trainables.pipeline import Pipeline
@@ -113,21 +116,51 @@ class Folder:
         self.path.mkdir(parents=True, exist_ok=True)
         self.note(settings)
 
+    def noted(self) -> dict[str, Any]:
+        """The settings of the training that lies here.
+
+        Raises:
+            TrainError: None does, or its settings are damaged.
+        """
+        file = self.path / _SETTINGS
+        if not file.is_file():
+            raise TrainError(f"--resume: {self._out} holds no unfinished training; leave --resume out to start one")
+        try:
+            noted: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+            Data.model_validate(noted["data"])
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise TrainError(
+                f"--resume: {file} is damaged; remove {self.path} and start again without --resume"
+            ) from error
+        return noted
+
+    def check_data(self, now: Mapping[str, Any]) -> dict[str, Any]:
+        """The data of the training that lies here, where they are still the same.
+
+        Args:
+            now: As `data_identity.identity` gives it.
+
+        Raises:
+            TrainError: They have changed, so that two data sets would be mixed.
+        """
+        data: dict[str, Any] = self.noted()["data"]
+        found = data_identity.change(data, now)
+        if found is not None:
+            raise TrainError(
+                f"--resume: the data have changed since this training began: {found.text}; take the old data again, or "
+                "train on the new ones from the start with another --out"
+            )
+        return data
+
     def go_on(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Takes a training up again; its settings as they were noted.
 
         Raises:
             TrainError: None lies there, or it had other settings.
         """
-        file = self.path / _SETTINGS
-        if not file.is_file():
-            raise TrainError(f"--resume: {self._out} holds no unfinished training; leave --resume out to start one")
-        try:
-            noted: dict[str, Any] = dict(json.loads(file.read_text(encoding="utf-8")))
-        except (ValueError, TypeError) as error:
-            raise TrainError(f"--resume: {file} is damaged; remove {self.path} and start anew") from error
+        noted = self.noted()
         for key, value in settings.items():
-            if noted.get(key) != json.loads(json.dumps(value)):
+            if noted.get(key) != json.loads(to_json(value)):
                 if key == "code":
                     raise TrainError(
                         f"--resume: what {self._out} holds was trained by other code (this project's, a trick's, the "
@@ -141,10 +174,8 @@ class Folder:
         return noted
 
     def note(self, settings: Mapping[str, Any]) -> None:
-        """Writes the settings down, whole or not at all."""
-        new = self.path / f"{_SETTINGS}.new"
-        new.write_text(json.dumps(settings, indent=1), encoding="utf-8")
-        new.replace(self.path / _SETTINGS)
+        """Writes the settings down."""
+        write(self.path / _SETTINGS, to_json(settings, indent=1))
 
     def clear(self) -> None:
         """All is done."""

@@ -15,9 +15,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from analysis.files import write
 from trainables.data import LongTailed
+from trainables.final.errors import TrainError
 from trainables.final.leaves import Finished, How
-from trainables.final.recipe import TrainError
 from trainables.final.training import Every, Folder, Show, Stopped, pipeline_of
 from trainables.plan import Plan
 from trainables.stage import Diverged
@@ -73,6 +74,7 @@ def train_together(
     config = {
         "recipe": json.loads(json.dumps(recipe)), "plan": plan.to_dict(), "seed": seed, "root": root,
         "how": asdict(how), "out": str(folder.path.parent.resolve()), "every": asdict(every), "threads": threads,
+        "fingerprint": data.fingerprint,
     }  # fmt: skip
     failed: list[BaseException] = []
     own_ray = not ray.is_initialized()
@@ -116,6 +118,8 @@ def _start_ray(ray: Any, workers: int, threads: int, address: str | None) -> boo
             ray.init(
                 address=address or "local",  # not whatever runs on the machine
                 include_dashboard=False if address is None else None,
+                # of a local one; nobody else on the network needs to reach it
+                _node_ip_address="127.0.0.1" if address is None else None,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
@@ -163,7 +167,7 @@ def work(config: dict[str, Any]) -> None:
     """What each worker does."""
     import ray.train
     import torch
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     from trainables.data import load
     from trainables.registry import discover
@@ -176,6 +180,8 @@ def work(config: dict[str, Any]) -> None:
     data = load(
         own["name"], root=config["root"], imbalance=own["imbalance"], split_seed=config["seed"], fold_val=True
     )  # fmt: skip
+    if data.fingerprint != config["fingerprint"]:
+        raise TrainError(f"worker {rank} finds other data than the command did under {config['root'] or own['name']}")
     folder = Folder(Path(config["out"]))
     place = folder.path / f"seed{config['seed']}"
     pipeline = pipeline_of(
@@ -207,8 +213,8 @@ def work(config: dict[str, Any]) -> None:
     if rank == 0:
         if pipeline.finished:
             tensors, outcome["state"] = pipeline.state()
-            save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, place / _STATE)
-        _write(place / _OUTCOME, outcome)
+            write(place / _STATE, save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}))
+        write(place / _OUTCOME, json.dumps(outcome))
 
 
 def _share(pipeline: Any, rank: int) -> None:
@@ -236,12 +242,6 @@ def _tell(file: Path, told: int, show: Show) -> int:
     for line in whole.splitlines():
         show(*json.loads(line))
     return told + len(whole)
-
-
-def _write(file: Path, content: Mapping[str, Any]) -> None:
-    new = file.with_suffix(".new")
-    new.write_text(json.dumps(content), encoding="utf-8")
-    new.replace(file)
 
 
 def _read(file: Path) -> dict[str, Any]:
