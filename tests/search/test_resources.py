@@ -3,6 +3,9 @@
 import json
 import logging
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -268,3 +271,20 @@ def test_a_store_that_a_node_does_not_see_is_refused(one_gpu, tmp_path, monkeypa
     monkeypatch.setattr(Path, "write_text", lambda *_, **__: 0)
     with pytest.raises(SettingsError, match=r"is not seen from node .* give a folder on storage that all nodes share"):
         resources.check_storage(settings)
+
+
+def test_a_home_folder_that_cannot_be_written(tmp_path):
+    """Ray keeps its token there; it gets one of the search's own instead, and asks for it."""
+    script = (
+        "import os, ray\nfrom search import resources\nfrom search.settings import Settings\n"
+        "resources.join(Settings(name='x', space='s', data='digits-lt'))\n"
+        "print(ray.get(ray.remote(num_cpus=0)(os.environ.get).remote('RAY_AUTH_TOKEN')) is not None)\n"
+        "ray.shutdown()\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+    root = str(Path(resources.__file__).parents[1])
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=120,
+        env=environment | {"HOME": "/proc/nowhere", "PYTHONPATH": root},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout.strip()) == (0, "True"), done.stderr[-2000:]

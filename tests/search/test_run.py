@@ -530,7 +530,7 @@ def test_ctrl_c_keeps_what_is_done_and_the_resumed_search_ends_the_same(place, f
     assert {run.info.status for run in found if run.data.tags["level"] == "search"} == {"FINISHED"}
 
 
-def test_a_val_that_was_given_keeps_its_images_in_the_record(place):
+def test_a_val_that_was_given_keeps_its_images_in_the_record(place, capsys):
     digits = load("digits-lt", imbalance=50, split_seed=0)
     splits = {f"x_{split}": getattr(digits, f"{split}_images").numpy() for split in ("train", "val")}
     labels = {f"y_{split}": getattr(digits, f"{split}_labels").numpy() for split in ("train", "val")}
@@ -543,8 +543,13 @@ def test_a_val_that_was_given_keeps_its_images_in_the_record(place):
     for record in records.values():
         assert len(record["correct"]) == 240
         assert fmean(record["correct"]) == pytest.approx(record["metrics"]["final/accuracy"])  # val is balanced
-    # what was done to the data is where its results are
-    assert "test is cut from the training images" in (result.folder / "report.html").read_text(encoding="utf-8")
+    # what was done to the data is told before anything is trained, and where the results are
+    notice = "Data: npz:own.npz\n  test is cut from the training images: "
+    said, page = capsys.readouterr().out, (result.folder / "report.html").read_text(encoding="utf-8")
+    assert said.startswith(notice)
+    assert said.rindex("Best recipe") < said.rindex(notice) < said.rindex("Where to look next")
+    first = page.partition("<header>")[2].partition("</header>")[0]
+    assert "<li>test is cut from the training images: " in first
 
 
 def test_a_deployment_prior_is_kept_with_the_search(place, capsys):
