@@ -2,6 +2,8 @@
 
 import io
 import os
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +11,16 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from trainables.data import load
+from trainables.data import DataError, load
 from trainables.data.__main__ import main
+from trainables.data.catalogue import module_of
 from trainables.data.describe import describe, draw, duplicates, figure, show
 
 
 def picture(file: Path, seed: int, size: int = 8) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.random.RandomState(seed).randint(0, 256, (size, size), dtype=np.uint8)).save(file)
+    pixels = np.random.RandomState(seed).randint(0, 256, (size, size), dtype=np.uint8)
+    Image.fromarray(pixels).save(file, "JPEG" if file.suffix == ".jfif" else None)
 
 
 @pytest.fixture
@@ -143,3 +147,91 @@ def test_what_cannot_be_trained_on_is_shown_and_refused(photos: Path, capsys: py
 def test_command_errors(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["describe", *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+def followed(name: str, message: str, option: str) -> str:
+    """The name after what a message proposes, as it is written there."""
+    found = re.search(rf"\s(?:([?&]{option}=\w+)|({option}=\w+) instead of ({option}=\w+))", message)
+    assert found, message
+    return name + found[1] if found[1] else name.replace(found[3], found[2])
+
+
+@pytest.mark.parametrize("given", ["", "?val=3", "?broken=refuse", "?feed=resident&broken=refuse&val=3"])
+def test_what_messages_propose_works(photos: Path, given: str) -> None:
+    """Each message is followed to the letter until nothing is left to complain of."""
+    train, name = photos / "train", f"folder:{photos}{given}"
+    Image.new("L", (1, 1)).save(train / "ant" / "tracker.png")
+    picture(train / "ant" / "large.png", 99, size=300)
+    (train / "cat" / "5.png").write_bytes(b"broken")
+    for complaint, option in (("cannot be read", "broken"), ("images of 3 sizes", "size")):
+        with pytest.raises(DataError, match=complaint) as refused:
+            load(name)
+        said = "\n".join(describe(name).problems)
+        assert followed(name, said, option) == followed(name, str(refused.value), option)
+        name = followed(name, said, option)
+    found = describe(name)
+    assert found.fingerprint and found.size == (1, 8, 8)
+    assert "enlarged to 8 pixels: 1 of 192 images (train/ant/tracker.png)" in found.problems
+
+
+def test_what_is_proposed_where_memory_is_short(photos: Path) -> None:
+    for given in ("size=4000&resident_limit=1&feed=resident&workers=0", "resident_limit=1&size=4000&feed=resident"):
+        name = f"folder:{photos}?{given}"
+        with pytest.raises(DataError, match=r"are 3.0 GB in memory, above the limit of 1 GB") as refused:
+            load(name)
+        assert followed(name, str(refused.value), "resident_limit").count("resident_limit=4") == 1
+        streamed = followed(name, str(refused.value), "feed")
+        assert streamed.endswith("feed=streamed") or "feed=streamed&" in streamed
+        module_of(streamed)
+
+
+def test_another_background_is_proposed_and_told(photos: Path) -> None:
+    Image.new("LA", (8, 8), (0, 9)).save(photos / "train" / "ant" / "clear.png")
+    said = "\n".join(describe(f"folder:{photos}").problems)
+    assert "transparent pixels are laid on white; ?background=COLOUR in the name chooses another one: 1 of 191" in said
+    asked = describe(followed(f"folder:{photos}", said, "background").replace("COLOUR", "black"))
+    assert not asked.problems and any("laid on black" in note for note in asked.notes)
+    with pytest.raises(DataError, match=r"option background: a colour must be a name such as white or black"):
+        describe(f"folder:{photos}?background=COLOUR")
+    with pytest.raises(DataError, match=r"option orientation must be exif or ignore, got 'up'"):
+        describe(f"folder:{photos}?orientation=up")
+
+
+@pytest.mark.parametrize("which", ["ant", "bee", "cat"])
+def test_a_class_that_cannot_be_read_is_named_with_the_reason(photos: Path, which: str) -> None:
+    """And not, e.g., that labels start at 1."""
+    for file in (photos / "train" / which).iterdir():
+        file.write_text("version https://git-lfs.github.com/spec/v1\n")
+    message = (
+        rf"no training image can be read of 1 class: {which} \(\d+\) \(.*and \d+ more: is no image but a pointer of Git"
+    )
+    for options in ("", "?broken=skip"):
+        with pytest.raises(DataError, match=message) as refused:
+            describe(f"folder:{photos}{options}")
+        assert "skip in the name" not in str(refused.value) and "labels" not in str(refused.value)
+    shutil.rmtree(photos / "train" / which)  # as the message says: the class is taken out
+    with pytest.raises(DataError, match=f"there is no class '{which}' in train"):
+        describe(f"folder:{photos}")
+    shutil.rmtree(photos / "test" / which)
+    assert describe(f"folder:{photos}").fingerprint
+
+
+def test_unreadable_test_images_are_named_as_such(photos: Path) -> None:
+    for file in (photos / "test").rglob("*.png"):
+        file.write_bytes(b"")
+    with pytest.raises(
+        DataError, match=r"none of the 9 images of test can be read .*the file is empty\); mend these files,"
+    ):
+        load(f"folder:{photos}?broken=skip")
+    with pytest.raises(DataError, match=r"none of the 9 images of test can be read"):
+        describe(f"folder:{photos}")
+    shutil.rmtree(photos / "test")  # the split is taken out
+    assert describe(f"folder:{photos}").fingerprint
+
+
+def test_streamed_data_are_described_alike(photos: Path) -> None:
+    picture(photos / "train" / "ant" / "saved.jfif", 5)
+    (photos / "train" / "ant" / "0.png").write_bytes(b"broken")
+    one, other = (describe(f"folder:{photos}?broken=skip&feed={feed}&workers=0") for feed in ("resident", "streamed"))
+    assert (one.counts, one.notes, one.problems, one.size) == (other.counts, other.notes, other.problems, other.size)
+    assert other.fingerprint == load(f"folder:{photos}?broken=skip&feed=streamed&workers=0").fingerprint

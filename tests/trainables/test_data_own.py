@@ -118,8 +118,10 @@ def test_folder_with_given_splits(tmp_path: Path) -> None:
     assert data.val_given and torch.equal(load(data.name, split_seed=3).val_images, data.val_images)
     assert not load(data.name, fold_val=True).val_given
     assert data.train_images.shape[1:] == (1, 8, 8) and (data.pad, data.flip) == (2, True)
-    assert data.notes[0] == f"{tmp_path / 'photos'}: 1 file is no image and is left out: .txt (1) (train/ant/notes.txt)"
-    assert data.notes[1:] == tuple(
+    assert (
+        data.problems[0] == f"{tmp_path / 'photos'}: 1 file is no image and is left out: .txt (1) (train/ant/notes.txt)"
+    )
+    assert data.notes[:-1] == tuple(
         f"fewer than 5 {split} images, so that their own recall says next to nothing, in 3 classes: ant ({count}), "
         f"bee ({count}), cat ({count})"
         for split, count in (("test", 3), ("val", 2))
@@ -224,7 +226,7 @@ def test_kinds_of_pixels_in_one_folder(tmp_path: Path, recwarn: pytest.WarningsR
     Image.fromarray(np.full((8, 8, 4), 70, dtype=np.uint8)).save(place / "ant" / "clear.png")
     data = load(f"folder:{place}", fold_val=True)
     assert data.train_images.shape[1:] == (3, 8, 8)
-    assert data.notes[:2] == (
+    assert data.problems == (
         "grey among colour images, repeated in three channels: 1 of 13 images (ant/grey.png)",
         "transparent pixels are laid on white; ?background=COLOUR in the name chooses another one: 2 of 13 images "
         "(ant/clear.png; ant/palette.png)",
@@ -276,7 +278,7 @@ def test_broken_images_are_refused_or_left_out(tmp_path: Path, caplog: pytest.Lo
     with caplog.at_level(logging.WARNING):
         data = load(f"folder:{place}?broken=skip")
     assert "ant/0.png: is no image" in caplog.text and "ant/1.png" in caplog.text
-    assert "2 broken images are left out" in data.notes[0] and "ant/1.png" in data.notes[0]
+    assert "2 broken images are left out" in data.problems[0] and "ant/1.png" in data.problems[0]
     assert len(data.train_labels) + len(data.val_labels) + len(data.test_labels) == 43
     (place / "ant" / "0.png").unlink()
     with pytest.raises(DataError, match=r"1 of 44 images cannot be read \(.*ant/1.png"):
@@ -447,6 +449,23 @@ def test_standard_follows_the_data(tmp_path: Path) -> None:
     assert standard("folder:photos", str(tmp_path)).model == "resnet8"
     with pytest.raises(DataError, match=re.escape("there is no photos under")):
         standard("folder:photos")
+
+
+def test_a_broken_first_file_decides_nothing(tmp_path: Path) -> None:
+    place = tmp_path / "photos"
+    picture(place / "ant" / "0.png", 1, size=(32, 32))
+    picture(place / "bee" / "0.png", 2, size=(32, 32))
+    for number in range(1, 1100):
+        for name in ("ant", "bee"):
+            (place / name / f"{number}.png").write_bytes((place / name / "0.png").read_bytes())
+    clean = standard(f"folder:{place}")
+    assert clean.model == "resnet32"
+    (place / "ant" / "0.png").write_bytes(b"")
+    assert standard(f"folder:{place}?broken=skip") == clean
+    for file in place.rglob("*.png"):
+        file.write_bytes(b"")
+    with pytest.raises(DataError, match="none of the 2200 training images can be read"):
+        standard(f"folder:{place}")
 
 
 def test_cifar10_lt_pack_trains(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """Feeds: the same images however they get to the training loop."""
 
 import dataclasses
+import os
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -92,7 +94,7 @@ def test_training_is_the_same(photos, make_plan, pipeline, choose):
     one, other = (dict(end.network().state_dict()) for end in ends)
     assert all(torch.allclose(one[name], other[name], rtol=1e-4, atol=1e-5) for name in one)
     assert ends[0].result()[1] == ends[1].result()[1]
-    assert ends[0].keys != ends[1].keys  # files are known by name, bytes and time, not by their pixels
+    assert ends[0].keys != ends[1].keys  # streamed pixels are known before they are resized
 
 
 def test_what_is_streamed_is_known_by_its_files_and_split(photos):
@@ -111,23 +113,167 @@ def test_above_the_limit_images_are_streamed(photos, monkeypatch):
     assert isinstance(large.train_images, StreamedImages) and large.train_images.shape[1:] == (3, 3600, 3600)
 
 
-def test_broken_files(photos, tmp_path):
+def messy(place: Path) -> Path:
+    """A folder as people have them: 20 whole images of class ant and 9 of bee, and three that cannot be read."""
+    draw = np.random.default_rng(1)
+
+    def picture(mode: str = "RGB") -> Image.Image:
+        return Image.fromarray(draw.integers(0, 256, (16, 16, 3), dtype=np.uint8)).convert(mode)
+
+    for split, sizes in (("train", (12, 5)), ("val", (4, 2)), ("test", (4, 2))):
+        for label, count in zip(("ant", "bee"), sizes, strict=True):
+            folder = place / split / label
+            folder.mkdir(parents=True)
+            for number in range(count):
+                picture().save(folder / f"{number}.jpg", quality=95)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    train = place / "train" / "ant"
+    picture().save(train / "0.jpg", quality=95, exif=turned)
+    picture("L").save(train / "grey.png")
+    Image.fromarray(draw.integers(0, 256, (16, 16, 4), dtype=np.uint8)).save(place / "val" / "ant" / "clear.png")
+    Image.fromarray(draw.integers(0, 2**16, (16, 16), dtype=np.uint16)).save(train / "deep.png")
+    picture("CMYK").save(place / "test" / "bee" / "inks.jpg")
+    picture("P").save(train / "moving.gif", save_all=True, append_images=[picture("P")])
+    picture().save(train / "saved.jfif", "JPEG")
+    (train / "Thumbs.db").write_bytes(b"x")
+    for file in ("train/ant/1.jpg", "val/bee/0.jpg", "test/ant/2.jpg"):
+        whole = (place / file).read_bytes()
+        (place / file).write_bytes(whole[: len(whole) * 2 // 3])  # the header is whole, the pixels are not
+    return place
+
+
+@pytest.mark.parametrize("options", ["", "&size=12", "&background=black&orientation=ignore", "&crop=resized"])
+def test_both_feeds_decide_alike_about_every_file(tmp_path, options):
+    place = messy(tmp_path / "photos")
+    resident, streamed = (
+        load(f"folder:{place}?broken=skip{options}&feed={feed}&workers=0") for feed in ("resident", "streamed")
+    )
+    assert resident.notes == streamed.notes and resident.problems == streamed.problems
+    assert resident.preprocessing == streamed.preprocessing
+    told = "\n".join(resident.problems)
+    assert "3 broken images are left out" in told and "CMYK" in told and "(I;16)" in told and "frames" in told
+    assert ("laid on white; ?" in told or "laid on white; &" in told) == ("background" not in options)
+    for split in ("train", "val", "test"):
+        for what in ("images", "labels"):
+            here, there = (getattr(data, f"{split}_{what}") for data in (resident, streamed))
+            assert torch.equal(here, there[:])
+    assert resident.counts.tolist() == [15, 5]
+
+
+@pytest.mark.parametrize("feed", ["resident", "streamed"])
+def test_a_damaged_test_image_stops_training_before_it_begins(tmp_path, feed):
+    place = messy(tmp_path / "photos")
+    name = f"folder:{place}?feed={feed}&workers=0"
+    message = r"3 of 35 images cannot be read \(.*train/ant/1\.jpg.* or leave them out with &broken=skip in the name"
+    with pytest.raises(DataError, match=message):
+        load(name, fold_val=True)
+    data = load(f"{name}&broken=skip", fold_val=True)
+    assert [len(images) for images in data.test_images.split(4)] == [4, 2]
+    # a split that would have nothing left
+    for file in (place / "val").rglob("*.*"):
+        file.write_bytes(b"")
+    with pytest.raises(DataError, match=r"none of the 7 images of val can be read .* the file is empty"):
+        load(f"{name}&broken=skip")
+
+
+def test_a_file_that_goes_while_it_is_trained_on(photos, tmp_path):
+    place = shutil.copytree(photos, tmp_path / "photos")
+    data = load(f"folder:{place}?val=3&test=3&feed=streamed&workers=0")
+    whole = (place / "bee" / "1.jpg").read_bytes()
+    (place / "bee" / "1.jpg").unlink()
+    with pytest.raises(
+        DataError, match=r"bee/1\.jpg cannot be opened: No such.*, and was whole when all .* put it back"
+    ):
+        [list(images.split(8)) for images in (data.train_images, data.val_images, data.test_images)]
+    (place / "bee" / "1.jpg").write_bytes(whole)  # as the message says
+    [list(images.split(8)) for images in (data.train_images, data.val_images, data.test_images)]
+
+
+def test_grey_images_beside_a_broken_one_of_colour_have_one_channel(tmp_path):
+    """What is left out decides nothing."""
+    for label in ("ant", "bee"):
+        (tmp_path / label).mkdir()
+        for number in range(6):
+            pixels = np.random.default_rng(number + len(label)).integers(0, 256, (8, 8), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / label / f"{number}.png")
+    clean = load(f"folder:{tmp_path}")
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(tmp_path / "ant/x.png")
+    whole = (tmp_path / "ant/x.png").read_bytes()
+    (tmp_path / "ant/x.png").write_bytes(whole[: len(whole) * 2 // 3])
+    resident, streamed = (
+        load(f"folder:{tmp_path}?broken=skip&feed={feed}&workers=0") for feed in ("resident", "streamed")
+    )
+    assert resident.fingerprint == clean.fingerprint
+    assert torch.equal(streamed.train_images[:], clean.train_images)
+
+
+@pytest.mark.parametrize("feed", ["resident", "streamed"])
+def test_the_fingerprint_is_of_labels_and_pixels(tmp_path, feed):
     place = tmp_path / "photos"
-    for file in photos.rglob("*.*"):
-        (place / file.parent.name).mkdir(parents=True, exist_ok=True)
-        (place / file.parent.name / file.name).write_bytes(file.read_bytes())
-    (place / "ant" / "0.jpg").write_bytes(b"no image")
-    with pytest.raises(DataError, match=r"1 of 38 images cannot be read .*0\.jpg: is no image"):
-        load(f"folder:{place}?val=3&test=3&feed=streamed")
-    left = load(f"folder:{place}?val=3&test=3&feed=streamed&broken=skip&workers=0")
-    assert any("1 broken images are left out" in note for note in left.notes)
-    # a header that is whole and a body that is not
-    whole = (photos / "bee" / "1.jpg").read_bytes()
-    (place / "bee" / "1.jpg").write_bytes(whole[: len(whole) * 2 // 3])
-    sentence = r"bee/1\.jpg cannot be read \(.*\), which a look at its header did not show"
-    with pytest.raises(DataError, match=sentence):
-        data = load(f"folder:{place}?val=3&test=3&feed=streamed&broken=skip&workers=0")
-        list(data.val_images.split(8)), list(data.test_images.split(8))
+    for seed, label in enumerate(("ant", "bee", "cat")):
+        (place / label).mkdir(parents=True)
+        for number in range(6):
+            pixels = np.random.default_rng(10 * seed + number).integers(0, 256, (8, 8, 4), dtype=np.uint8)
+            Image.fromarray(pixels).save(place / label / f"{number}.bmp" if number else place / label / "0.png")
+    options = f"val=1&test=1&feed={feed}&workers=0"
+
+    def mark(more=""):
+        return load(f"folder:{place}?{options}{more}").fingerprint
+
+    before = mark()
+    assert mark() == before
+    # copied, with other times, under another path: the same data
+    shutil.copytree(place, tmp_path / "copy" / "photos", copy_function=shutil.copyfile)
+    assert load(f"folder:{tmp_path / 'copy' / 'photos'}?{options}").fingerprint == before
+    assert len({before, mark("&background=black"), mark("&background=red"), mark("&orientation=ignore")}) == 4
+    assert mark("&size=6") not in (before, mark("&size=7"))
+
+    file = place / "ant" / "3.bmp"
+    found, content = file.stat(), file.read_bytes()
+    file.write_bytes(content[:-2] + bytes([content[-2] ^ 255, content[-1]]))
+    os.utime(file, ns=(found.st_atime_ns, found.st_mtime_ns))
+    assert file.stat().st_size == found.st_size and file.stat().st_mtime_ns == found.st_mtime_ns
+    assert mark() != before, "another picture of equal size and time"
+    file.write_bytes(content)
+    assert mark() == before
+    file.unlink()
+    assert mark() != before, "a picture less"
+    file.write_bytes(content)
+    for one, other in (("ant", "swap"), ("bee", "ant"), ("swap", "bee")):
+        (place / one).rename(place / other)
+    assert mark() != before, "labels exchanged"
+
+
+def test_what_took_long_is_kept_and_forgotten_when_a_file_changes(photos, tmp_path, monkeypatch):
+    place = shutil.copytree(photos, tmp_path / "photos")
+    monkeypatch.setenv("LONGTAIL_DATA", str(tmp_path / "cache"))
+    monkeypatch.setattr("trainables.data.progress.KEPT_AFTER", 0)
+    name = f"folder:{place}?val=3&test=3&feed=streamed&workers=0"
+
+    def mark():
+        monkeypatch.setattr("trainables.data.source._LAST", {})  # as in another process
+        return load(name).fingerprint
+
+    before, kept = mark(), sorted((tmp_path / "cache" / "data").iterdir())
+    assert len(kept) == 2  # what decoding has shown, and the moments
+    calls = []
+    monkeypatch.setattr("trainables.data.images.digest", lambda pixels: calls.append(1) or "0" * 32)
+    assert mark() == before and not calls
+    for file in kept:
+        file.write_text(file.read_text()[:-9])  # damaged, and hence made again
+    monkeypatch.undo()
+    monkeypatch.setenv("LONGTAIL_DATA", str(tmp_path / "cache"))
+    assert mark() == before
+    file = place / "bee" / "1.jpg"
+    found = file.stat()
+    file.write_bytes((place / "bee" / "2.jpg").read_bytes())
+    os.utime(file, ns=(found.st_atime_ns, found.st_mtime_ns))
+    assert mark() != before
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("LONGTAIL_DATA", str(tmp_path / "file"))  # a cache that cannot be written is no hindrance
+    monkeypatch.setattr("trainables.data.progress.KEPT_AFTER", 0)
+    assert mark() != before
 
 
 def test_arrays_cannot_be_streamed(tmp_path):

@@ -89,10 +89,8 @@ def describe(
         DataError: The data are absent, or cannot be divided at all.
     """
     module: Any = module_of(name)
-    problems: tuple[str, ...] = ()
     if hasattr(module, "index"):
         source: Source = module.index(name, root)
-        problems = source.problems
         if source.files:
             options = module.options_of(name) if hasattr(module, "options_of") else Options.of(Name.parse(name))
             return _files(
@@ -103,6 +101,7 @@ def describe(
     labels = {split: getattr(data, f"{split}_labels").tolist() for split in SPLITS}
     names = {split: [f"{split} image {number}" for number in range(len(found))] for split, found in labels.items()}
     channels, high, wide = data.train_images.shape[1:]
+    own = set(data.problems)
     return Description(
         name=name,
         class_names=data.class_names,
@@ -111,8 +110,8 @@ def describe(
         imbalance=data.imbalance,
         split_seed=split_seed,
         fingerprint=data.fingerprint,
-        notes=tuple(note for note in data.notes if note not in problems),
-        problems=(*problems, *duplicates(hashes, labels, names)),
+        notes=tuple(note for note in data.notes if note not in own),
+        problems=(*data.problems, *duplicates(hashes, labels, names)),
     )
 
 

@@ -49,7 +49,7 @@ class Source:
         array_shape: (c, H, W) of the arrays.
         stamp: What changes when the arrays' file does.
         notes: Sentences for people.
-        problems: Likewise on what is left out, assumed or converted, which `describe` counts as problems.
+        problems: Likewise, on what is left out or assumed: what should be mended, or at least known.
     """
 
     where: str
@@ -314,7 +314,8 @@ def long_tailed(
         pad=max(1, min(height, width) // 8) if options.pad is None else options.pad,
         flip=bool(channels == 3) if options.flip is None else options.flip,
         crop=options.crop,
-        notes=(*source.problems, *source.notes, *division.notes),
+        notes=(*source.notes, *division.notes, *source.problems),
+        problems=source.problems,
         val_given=division.index["val"][0] == "val",
         preprocessing=held.preprocessing,
     )
