@@ -102,6 +102,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _main(options: argparse.Namespace) -> int:
     from rich.console import Console
 
+    from trainables.final.leaves import stages_of
+
     console = Console()
 
     def tell(line: str) -> None:
@@ -122,7 +124,8 @@ def _main(options: argparse.Namespace) -> int:
         plan = lengthened(plan, options.epochs_scale * to_full_length(recipe, root))
     kind = "as searched, val kept" if options.as_searched else "no val held out"
     many = "1 seed" if seeds == 1 else f"{seeds} seeds"
-    tell(printable(f"recipe {recipe['recipe']}: {recipe['title']}\n{plan}\n{many}, {kind}"))
+    title = printable(f"recipe {recipe['recipe']}: {recipe['title']}", keep="")
+    tell(f"{title}\n{stages_of(plan)}\n{many}, {kind}")
     numbers = [FRESH_SEED + number for number in range(seeds)]
     if options.as_searched:
         return _compare(console, recipe, _as_searched(console, options, recipe, plan, root, numbers))
