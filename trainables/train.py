@@ -152,6 +152,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _main(options: argparse.Namespace) -> int:
     from analysis.console import Console, styled
 
+    from trainables.final.leaves import stages_of
+
     console = Console()
 
     def tell(line: str) -> None:
@@ -173,7 +175,7 @@ def _main(options: argparse.Namespace) -> int:
     kind = "as searched, val kept" if options.as_searched else "no val held out"
     many = "1 seed" if seeds == 1 else f"{seeds} seeds"
     title = sentence(f"recipe {recipe['recipe']}: {recipe['title']}")
-    console.print(styled(f"{title}\n{plan}\n{many}, {kind}"))
+    console.print(styled(f"{title}\n{stages_of(plan)}\n{many}, {kind}"))
     numbers = [FRESH_SEED + number for number in range(seeds)]
     if options.as_searched:
         return _compare(console, recipe, _as_searched(console, options, recipe, plan, root, numbers))

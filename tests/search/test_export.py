@@ -4,9 +4,11 @@ import dataclasses
 import math
 import shutil
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from PIL import Image
 
 from analysis import load
 from analysis.record import Record
@@ -17,6 +19,7 @@ from spaces.domain import Space, Stage, one_of
 from trainables.data import load as digits
 from trainables.data import standard
 from trainables.plan import build, defaults
+from trainables.train import main as final_training
 from trainables.train import read_recipe
 
 TRICKS = [one_of(None, "cost_sensitive"), one_of(None, "class_balanced")]
@@ -241,3 +244,81 @@ def test_a_verdict_says_where_it_holds():
     found = best(recipe=TWO.plan.id, conflicts=conflicts)["conflicts"]
     assert found == [{"pair": "first/class_balanced × first/cost_sensitive", "verdict": "conflict", "reason": "why",
                       "holds": "final: shown at lr/3, lr*3 too"}]  # fmt: skip
+
+
+# --- data, code and places --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def photos(uri, tmp_path):
+    """A search of the user's own images in a store; their folder."""
+    for label, (name, count) in enumerate({"ant": 30, "bee": 12}.items()):
+        (tmp_path / "data" / "photos" / name).mkdir(parents=True)
+        for number in range(count):
+            pixels = np.random.RandomState(100 * label + number).randint(0, 256, (12, 12, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "data" / "photos" / name / f"{number}.png")
+    with Tracker(uri, "own", "folder:photos") as tracker:
+        tracker.start({"margin": 0.02, "data_root": str(tmp_path / "data")}, {})
+        for seed in range(2):
+            data = digits("folder:photos", root=str(tmp_path / "data"), split_seed=seed)
+            val = tuple(data.val_labels.bincount(minlength=2).tolist())
+            tracker.log(
+                dataclasses.replace(
+                    record(BASE, seed, 0.6 + seed / 10), data="folder:photos", imbalance=data.imbalance,
+                    fingerprint=data.fingerprint, counts=tuple(data.counts.tolist()), val_counts=val,
+                )
+            )  # fmt: skip
+    return tmp_path / "data" / "photos"
+
+
+def test_a_recipe_says_which_data_it_was_found_on_without_places_or_a_cut(photos, tmp_path):
+    (tmp_path / "out").mkdir()
+    assert main(["--search", "own", "--out", "out/best.yaml"]) == 0
+    text = (tmp_path / "out" / "best.yaml").read_text()
+    written = yaml.safe_load(text)
+    assert str(tmp_path) not in text and written["provenance"]["data_root"] == "../data"
+    assert written["data"]["imbalance"] is None  # a tail of their own is not cut, however it grows
+    assert (written["data"]["classes"], written["data"]["counts"]) == (["ant", "bee"], [30, 12])
+    assert len(written["data"]["fingerprint"]) == 16
+    assert read_recipe(tmp_path / "out" / "best.yaml")["provenance"]["data_root"] == str(tmp_path / "data")
+
+
+def test_data_that_have_changed_are_named_and_exported_where_that_is_meant(photos, tmp_path, capsys):
+    shutil.move(photos / "ant" / "0.png", photos / "bee" / "100.png")
+    assert main(["--search", "own"]) == 2
+    printed = capsys.readouterr().err
+    assert "search.export: the data are not those of the search: bee 10 → 11 images" in printed
+    assert not (tmp_path / "best.yaml").exists()
+    assert main(["--search", "own", "--new-data"]) == 0
+    assert "final training will ask for --new-data, too" in capsys.readouterr().out
+    train = ["best.yaml", "--tracking-uri", "none", "--no-program", "--epochs-scale", "0.05"]
+    assert final_training(train) == 2
+    assert "how many images each class had was not noted; take the old data again" in capsys.readouterr().err
+    assert final_training([*train, "--new-data"]) == 0
+
+
+def test_data_that_are_gone_are_compared_later(photos, tmp_path, capsys):
+    shutil.rmtree(photos)
+    assert main(["--search", "own"]) == 0
+    assert "the data cannot be compared with those of the search (folder:photos: there is no" in capsys.readouterr().out
+    assert final_training(["best.yaml", "--tracking-uri", "none"]) == 2
+    assert "folder:photos: there is no" in capsys.readouterr().err
+
+
+def test_own_code_is_noted_by_its_hash_and_only_where_the_plan_runs_it(tmp_path):
+    settings = {"tricks": [str(tmp_path)], "data": "digits-lt"}
+    assert best(settings=settings)["provenance"]["tricks"] == []
+    (tmp_path / "mine.py").write_text("def net(num_classes):\n    raise SystemExit\n")
+    own = [dataclasses.replace(one, model=f"{tmp_path / 'mine.py'}:net") for one in RECORDS]
+    found = best(own)
+    assert set(found["provenance"]["code"]) == {"mine"}
+    export.write(found, tmp_path / "best.yaml")
+    assert yaml.safe_load((tmp_path / "best.yaml").read_text())["model"] == "mine.py:net"
+
+
+def test_a_title_cannot_leave_its_comment(tmp_path):
+    found = best() | {"title": "a\nformat: 2"}
+    export.write(found, tmp_path / "two words.yaml")
+    head = (tmp_path / "two words.yaml").read_text().splitlines()[:3]
+    assert head[0].endswith(r"a\x0aformat: 2") and head[1] == "# python -m trainables.train 'two words.yaml'"
+    assert read_recipe(tmp_path / "two words.yaml")["title"] == "a\nformat: 2"

@@ -256,6 +256,11 @@ def _data(recipe: Mapping[str, Any], data: Any) -> list[str]:
     ]
 
 
+def stages_of(plan: Plan) -> str:
+    """The plan for people, a line for each stage, whatever the stages' names hold."""
+    return "\n".join(printable(str(Plan((stage,))), keep="") for stage in plan.stages)
+
+
 def _training(
     recipe: Mapping[str, Any], plan: Plan, data: Any, measured: Sequence[Mapping[str, Any]], how: How
 ) -> list[str]:
@@ -264,7 +269,7 @@ def _training(
     if plan.epochs != searched:
         length += f"; what the search found was measured at {100 * searched / plan.epochs:.0f} %"
     seconds = [run["seconds"] for run in measured]
-    shown = printable(str(plan))
+    shown = stages_of(plan)
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", shown)), default=0))
     return [
         "## Training",
