@@ -7,7 +7,6 @@ import sys
 import time
 from collections import Counter
 
-import optuna
 import pytest
 
 from analysis import load, nominate
@@ -62,13 +61,12 @@ class World:
     def __init__(self, folder, space=SPACE, **limits):
         self.journal = Journal(folder / "journal.jsonl")
         self.store = StageStore(folder / "stages")
-        self.studies = optuna.storages.InMemoryStorage()
         self.space, self.limits = space, Limits(**limits)
         self.begin()
 
     def begin(self) -> Agenda:
         """A new driver on what is there."""
-        sampler = Sampler(self.space, STANDARD, 1.0, self.studies, "study", 0)
+        sampler = Sampler(self.space, STANDARD, 1.0, None, "study", 0)
         self.agenda = Agenda(Ground(self.space, STANDARD), sampler, self.limits, self.journal, keys, self.store)
         return self.agenda
 

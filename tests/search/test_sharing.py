@@ -36,7 +36,7 @@ def keys(plan: Plan, seed: int, company: tuple[int, ...] = ()) -> list[list[str]
 
 def agenda_of(folder: Path, store: StageStore) -> Agenda:
     folder.mkdir()
-    sampler = Sampler(SPACE, standard("digits-lt"), 1.0, f"sqlite:///{folder}/optuna.db", "x", 0)
+    sampler = Sampler(SPACE, standard("digits-lt"), 1.0, folder / "optuna.db", "x", 0)
     ground = Ground(SPACE, standard("digits-lt"))
     assert store.shared_folder is not None
     leases = Leases(store.shared_folder / "leases")
