@@ -299,7 +299,7 @@ class Search:
         """
         folder = self.settings.folder
         try:
-            free = self._lock.acquire()
+            free = self._lock.acquire(seconds=3.0)
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 raise SettingsError(f"{folder}: cannot write there ({error.strerror or error})") from error

@@ -187,14 +187,11 @@ class Sampler:
         Returns:
             What was added, for the journal.
         """
-        known = {trial.user_attrs.get("recipe") for trial in self._trials() if "arm" in trial.user_attrs}
-        added = []
-        for recipe, trial in self._taught.items():
-            if recipe not in known:
-                self.study.add_trial(trial)
-                added.append(_lesson(self._trials()[-1]))
+        known = {trial.user_attrs["recipe"] for trial in self._trials() if "arm" in trial.user_attrs}
+        new = [trial for recipe, trial in self._taught.items() if recipe not in known]
         self._taught = {}
-        return added
+        self.study.add_trials(new)
+        return [_lesson(trial) for trial in self._trials()[len(self._trials()) - len(new) :]]
 
     def rebuild(self, events: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Makes the study as it was from a journal; proposals are running in it until they are told.
@@ -221,6 +218,9 @@ class Sampler:
                 trials |= dict(enumerate(map(self._refused, refused), number - len(refused)))
                 about = {"recipe": recipe.plan.id, "title": recipe.title}
                 trials[number] = self._again({**drawn, "attributes": about}, TrialState.RUNNING)
+        for trial in trials.values():
+            if "arm" in trial.user_attrs:
+                self._taught.pop(trial.user_attrs["recipe"], None)
         lessons = []
         for number in range(max(trials, default=-1) + 1):
             if number not in trials and self._taught:

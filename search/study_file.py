@@ -47,6 +47,7 @@ class StudyFile:
         self.path, self._study, self._metrics = path, study, list(metrics)
         self._storage: RDBStorage | None = None
         self._kept: list[tuple[int, bool]] = []  # by number: id in the file, whether it is finished there
+        self._mark: tuple[int, ...] = ()  # of the file as it was left
         self._not_before = 0.0
         self.problem = ""
         """Why the file is not up to date, in one line; empty where it is."""
@@ -64,7 +65,7 @@ class StudyFile:
                 # asked here, because Optuna would try a locked file five times
                 with closing(_connect(self.path)) as connection:
                     connection.execute("BEGIN IMMEDIATE")
-                if self._storage is None:
+                if self._storage is None or self._mark != _mark(self.path):
                     self._adopt()
                 self._append()
             except PROBLEMS:
@@ -74,7 +75,7 @@ class StudyFile:
             self.problem = (str(getattr(error, "orig", None) or error).splitlines() or [type(error).__name__])[0]
             self._not_before = time.monotonic() + PAUSE_SECONDS
         else:
-            self.problem = ""
+            self.problem, self._mark = "", _mark(self.path)
 
     def _adopt(self) -> None:
         """Goes on with the file of an earlier run, as far as it agrees with the study.
@@ -88,9 +89,8 @@ class StudyFile:
         ours = self._study.get_trials(deepcopy=False)
         if storage.get_study_directions(study) != self._study.directions or len(there) > len(ours):
             raise ValueError("the file holds another study")
-        for old, new in zip(there, ours, strict=False):
-            if _content(old) != _content(new) and (old.state.is_finished() or _asked(old) != _asked(new)):
-                raise ValueError("the file holds another study")
+        if not all(map(_agree, there, ours)):
+            raise ValueError("the file holds another study")
         self._storage, self._id = storage, study
         self._kept = [(trial._trial_id, trial.state.is_finished()) for trial in there]
 
@@ -139,13 +139,22 @@ def _open(path: Path) -> RDBStorage:
     return RDBStorage("sqlite://", {"creator": lambda: _connect(path), "poolclass": NullPool})
 
 
+def _mark(path: Path) -> tuple[int, ...]:
+    """By which it shows that somebody else has written to a file."""
+    found = path.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
 def _connect(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=rw", timeout=LOCK_SECONDS, uri=True)
 
 
-def _content(trial: FrozenTrial) -> tuple[object, ...]:
-    return (trial.state, trial.values, trial.intermediate_values, *_asked(trial))
-
-
-def _asked(trial: FrozenTrial) -> tuple[object, ...]:
-    return (trial.params, trial.distributions, trial.user_attrs, trial.system_attrs)
+def _agree(old: FrozenTrial, new: FrozenTrial) -> bool:
+    """Whether a trial in the file is one of the study, perhaps at an earlier time; notes of the dashboard may stay."""
+    ended = old.state.is_finished()
+    return (
+        (old.params, old.distributions, old.user_attrs) == (new.params, new.distributions, new.user_attrs)
+        and new.system_attrs.items() <= old.system_attrs.items()
+        and (not ended or (old.state, old.values) == (new.state, new.values))
+        and (not ended or old.intermediate_values == new.intermediate_values)
+    )

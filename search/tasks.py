@@ -169,7 +169,8 @@ class Journal:
             if seal is not None:
                 there, crc = event.get("line"), int(seal[1], 16)
                 if isinstance(there, int) and there > number:
-                    raise self.damaged(number, f"{there - number} lines before line {number} are missing")
+                    missing = "1 line" if there == number + 1 else f"{there - number} lines"
+                    raise self.damaged(number, f"{missing} before line {number} went missing")
                 if there != number:
                     raise self.damaged(number, f"line {number} does not belong there, it says that it is line {there}")
                 if crc != zlib.crc32(line[: seal.start()], self._crc):

@@ -42,8 +42,11 @@ class Lock:
         # taken and given back by whichever thread comes to it; never shared between two objects of this process
         self._file = FileLock(path, thread_local=False)
 
-    def acquire(self) -> bool:
+    def acquire(self, seconds: float = 0.0) -> bool:
         """Takes the lock, unless somebody else holds it; what is held already stays held.
+
+        Args:
+            seconds: How long to try: a process that was killed takes a moment to end.
 
         Raises:
             OSError: The lock file cannot be made, or its file system has no locks (`NO_LOCKS`).
@@ -51,7 +54,7 @@ class Lock:
         if self._file.is_locked:
             return True
         try:
-            self._file.acquire(timeout=0)
+            self._file.acquire(timeout=seconds)
         except Timeout:
             return False
         except NotImplementedError as error:  # what some versions of filelock make of ENOSYS
