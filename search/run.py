@@ -376,9 +376,10 @@ class Search:
             os.environ.setdefault(key, value)
         from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig, Tuner
 
-        from search import explain
+        from search import explain, summary
         from search.conductor import Conductor, Interrupted, Recorder, StageScheduler
         from search.display import Display
+        from search.tasks import JournalError
         from trainables.trial import Trial
 
         self._join()
@@ -442,7 +443,8 @@ class Search:
             except Exception:
                 if agenda.journal.problem is None:
                     raise
-                raise agenda.journal.problem from None
+                go_on = summary.how_to_resume(settings, self.settle is not None).splitlines()[-1].strip()
+                raise JournalError(f"{agenda.journal.problem}: {go_on}") from None
         self.interrupted = self._interrupts.received
         if self.interrupted:
             agenda.cut()

@@ -210,7 +210,7 @@ class Journal:
         except (OSError, JournalError) as error:
             self.problem = error if isinstance(error, JournalError) else JournalError(
                 f"{self.path}: cannot be written ({error.strerror or error}); every line before is kept: make room, or "
-                "make the file writable, and resume the search"
+                "make the file writable, then resume the search"
             )  # fmt: skip
             raise self.problem from error
         self.problem = None
