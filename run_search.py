@@ -7,6 +7,7 @@ that is. Everything lies in `results/<search>/` and in MLflow afterwards.
 from __future__ import annotations
 
 import argparse
+import errno
 import sys
 import time
 from collections.abc import Sequence
@@ -202,18 +203,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; 0 done, 1 nothing finished, 2 cannot be started as asked, 130 interrupted."""
     lenient_output()
     options = parser().parse_args(arguments)
-    from analysis.console import Console
-
-    console = Console()
     try:
-        if options.dry_run:
-            from search.dry_run import dry_run
+        from search.interrupts import Interrupts
 
-            dry_run(lambda: _search(options, console), console, options.measure)
-            return 0
-        search = _search(options, console)
-        search.explain = options.explain
-        result = search.run()
+        with Interrupts():
+            return _run(options)
     except ValueError as error:
         if not type(error).__module__.startswith(("search", "spaces", "trainables", "analysis")):
             raise
@@ -222,7 +216,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         echo("run_search.py: interrupted", file=sys.stderr)
         return 130
-    if not result.complete and search.interrupted:
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = f"{sentence(error.filename)}: " if error.filename else ""
+        echo(f"run_search.py: error: {where}the disk is full; make room, then resume the search", file=sys.stderr)
+        return 2
+
+
+def _run(options: argparse.Namespace) -> int:
+    from analysis.console import Console
+
+    console = Console()
+    if options.dry_run:
+        from search.dry_run import dry_run
+
+        dry_run(lambda: _search(options, console), console, options.measure)
+        return 0
+    search = _search(options, console)
+    search.explain = options.explain
+    result = search.run()
+    if search.interrupted:
         return 130
     return 0 if result.best is not None else 1
 

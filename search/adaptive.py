@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from analysis.record import Record
 from search import objective, phases
 from search.phases import ADAPTIVE_SEED, Known
 from search.sampler import Sampler, SpaceExhausted
-from search.tasks import Task
+from search.tasks import Journal, Task
 
 log = logging.getLogger(__name__)
 
@@ -37,26 +38,28 @@ class Adaptive(phases.Adaptive):
 
     Args:
         sampler: Proposes, and is told how it went.
+        journal: Where it is written down before anything is run.
     """
 
-    def __init__(self, sampler: Sampler) -> None:
-        self.sampler = sampler
+    def __init__(self, sampler: Sampler, journal: Journal) -> None:
+        self.sampler, self._journal = sampler, journal
         self.exhausted = False
         self._starts: list[_Start] = []
         self._asked: Counter[str] = Counter()
         self._recalled = False
 
     def recall(self, known: Known) -> list[Task]:
-        """After a resume: what was proposed and has no record; starts go on with the children they lack.
+        """What was proposed and has no record yet; study and starts become what they were.
 
         Called when the phase begins, because what comes before it may have changed the space.
         """
         if self._recalled:
             return []
         self._recalled = True
+        events = self._journal.events()
+        lessons = self.sampler.rebuild(events)
         proposed = [task for task in known.tasks.values() if task.phase == self.name]
         self._asked = Counter(task.recipe.plan.id for task in proposed)
-        self.sampler.forget({task.number for task in proposed if task.number is not None})
         waiting = []
         for task in proposed:
             assert task.start is not None
@@ -64,10 +67,28 @@ class Adaptive(phases.Adaptive):
                 self._starts.append(self._start(known, task))
             self._starts[task.start].left -= 1
             if task.id in known.records:
-                self.told(known, task, known.records[task.id])
+                self._tell(known, task, known.records[task.id])
             else:
                 waiting.append(task)
+        for event in events:
+            if event["event"] == "exhausted" and event["start"] is None:
+                self._end(known, event["why"])
+            elif event["event"] == "exhausted":
+                self._starts[event["start"]].left = 0
+        for lesson in (*lessons, *self.sampler.take_in()):
+            self._journal.write("lesson", **lesson)
+        self.sampler.keep()
         return waiting
+
+    @classmethod
+    def id_of(cls, index: int) -> str:
+        """Of the task of a proposal, by its place among them."""
+        return f"{cls.name}-{index:04d}"
+
+    @classmethod
+    def is_id(cls, trial: str) -> bool:
+        """Whether a trial was proposed."""
+        return re.fullmatch(rf"{cls.name}-\d{{4,}}", trial) is not None
 
     def open(self, known: Known) -> bool:
         """Whether there are proposals to come."""
@@ -94,21 +115,29 @@ class Adaptive(phases.Adaptive):
         try:
             proposal = self.sampler.ask(asked, None if start is None else start.fixed[start.left % len(start.fixed)])
         except SpaceExhausted as error:
+            self._journal.write(
+                "exhausted",
+                start=None if start is None else start.id,
+                why=str(error),
+                number=error.number,
+                refused=error.refused,
+            )
             if start is not None:
                 start.left = 0
             else:
-                log.warning("the adaptive arm ends after %d of %d trials: %s", asked, known.limits.trials, error)
-                self.exhausted = True
+                self._end(known, str(error))
             return None
         recipe = proposal.recipe
         repeats = self._asked[recipe.plan.id] + any(
             task.recipe.plan.id == recipe.plan.id for task in known.tasks.values() if task.phase == "start"
         )
-        self._asked[recipe.plan.id] += 1
         number = len(self._starts) if start is None else start.id
-        task = self.task(
-            known, f"{asked:04d}", recipe, ADAPTIVE_SEED + repeats, number=proposal.number, start=number
-        )  # fmt: skip
+        name = self.id_of(asked).removeprefix(f"{self.name}-")
+        task = self.task(known, name, recipe, ADAPTIVE_SEED + repeats, number=proposal.number, start=number)
+        # the other phases can be planned anew, a proposal cannot
+        self._journal.write("task", task=task.to_dict(), drawn=proposal.drawn)
+        self.sampler.keep()
+        self._asked[recipe.plan.id] += 1
         if start is None:
             start = self._start(known, task)
             self._starts.append(start)
@@ -116,7 +145,12 @@ class Adaptive(phases.Adaptive):
         return task
 
     def told(self, known: Known, task: Task, record: Record) -> None:
-        """How a proposal did.
+        """How a proposal did."""
+        self._tell(known, task, record)
+        self.sampler.keep()
+
+    def _tell(self, known: Known, task: Task, record: Record) -> None:
+        """Tells the sampler.
 
         A start that ended before its last stage gets no more children: they would end where this one did.
         """
@@ -130,6 +164,11 @@ class Adaptive(phases.Adaptive):
         last = record.curve[-1].stage if record.curve else ""
         if record.outcome in ("stopped", "diverged") and last != task.recipe.plan.stages[-1].name:
             self._starts[task.start].left = 0
+
+    def _end(self, known: Known, why: str) -> None:
+        if self.asked < known.limits.trials:
+            log.warning("the adaptive arm ends after %d of %d trials: %s", self.asked, known.limits.trials, why)
+        self.exhausted = True
 
     def _start(self, known: Known, task: Task) -> _Start:
         return _Start(len(self._starts), self.sampler.siblings(task.recipe), known.limits.children)

@@ -103,35 +103,59 @@ class Agenda:
             self._seconds, self._seconds_before = limits.seconds, 0.0
         self.running: dict[str, set[str]] = {}
         self.failures: dict[str, Record] = {}
-        self._adaptive = Adaptive(sampler)
+        self._adaptive = Adaptive(sampler, journal)
         self._phases = self._in_order()
         self._at = 0
         self._queue: list[Task] = []
         self._known_keys: set[str] = set()
         self._began = time.monotonic()
         self._begun: dict[str, float] = {}
-        self._stopping = False
+        self._stopping = self._waits = False
         self.stopped_because = ""
         self._task_keys: dict[str, list[list[str]]] = {}
         self._plan()
 
     def _read(self) -> None:
-        """What earlier runs of the search have left."""
+        """What earlier runs of the search have left.
+
+        Raises:
+            JournalError: The journal is damaged.
+        """
         for event in self.journal.events():
-            if event["event"] == "task":
-                task = Task.from_dict(event["task"])
-                self.tasks[task.id] = task
-            elif event["event"] == "look":
-                self.known.looks.append(event["look"])
-            elif event["event"] == "budget":
-                self._seconds = event["seconds"]
-            elif event["event"] == "record":
-                record = Record.from_dict(event["record"])
-                self._gpu_seconds += event.get("gpu_seconds", record.seconds * record.gpus)
-            elif event["event"] in ("again", "cut"):
-                self._gpu_seconds += event.get("gpu_seconds", 0.0)
-            self._seconds_before = event.get("seconds_used", self._seconds_before)
-        self.records.update(self.journal.records())
+            try:
+                self._remember(event)
+            except (KeyError, TypeError, AttributeError) as error:
+                raise self.journal.damaged(event["line"], f"line {event['line']} is damaged ({error!r})") from error
+
+    def _remember(self, event: Mapping[str, Any]) -> None:
+        number = event["line"]
+        if event["event"] == "task":
+            task = Task.from_dict(event["task"])
+            expected = Adaptive.id_of(sum(known.number is not None for known in self.tasks.values()))
+            if task.number is not None and task.id not in self.tasks and task.id != expected:
+                raise self.journal.damaged(
+                    number, f"line {number} proposes {task.id}, and the line that proposed {expected} is missing"
+                )
+            self.tasks[task.id] = task
+        elif event["event"] == "look":
+            self.known.looks.append(event["look"])
+        elif event["event"] == "budget":
+            self._seconds = event["seconds"]
+        elif event["event"] == "record":
+            record = Record.from_dict(event["record"])
+            if Adaptive.is_id(record.trial) and record.trial not in self.tasks:
+                raise self.journal.damaged(
+                    number, f"line {number} records {record.trial}, and the line that proposed it is missing"
+                )
+            self._gpu_seconds += event.get("gpu_seconds", record.seconds * record.gpus)
+            if record.outcome == "failed":
+                # it may succeed the next time
+                self.records.pop(record.trial, None)
+            else:
+                self.records[record.trial] = record
+        elif event["event"] in ("again", "cut"):
+            self._gpu_seconds += event.get("gpu_seconds", 0.0)
+        self._seconds_before = event.get("seconds_used", self._seconds_before)
 
     def _in_order(self) -> list[Phase]:
         order = (self._adaptive if phase.name == "adaptive" else phase for phase in phases.ORDER)
@@ -220,6 +244,10 @@ class Agenda:
         used = self.limits.gpus * sum(self._held(name) for name in self._begun)
         if used or self._seconds is not None:
             self.journal.write("cut", gpu_seconds=used, **self._time())
+
+    def close(self) -> str:
+        """Brings the copy of the study up to date; why it is not, in a sentence, or an empty text."""
+        return self.sampler.keep(at_once=True)
 
     def catch_up(self) -> bool:
         """Goes through all that has been run; whether nothing is left to run."""
@@ -347,8 +375,6 @@ class Agenda:
         task = self._adaptive.propose(self.known, self._in_training)
         if task is not None:
             self.tasks[task.id] = task
-            # the other phases can be planned anew, a proposal cannot
-            self.journal.write("task", task=task.to_dict())
             self._queue.append(task)
 
     def _look(self) -> None:
@@ -388,7 +414,11 @@ class Agenda:
             if busy and self._unfinished(task) & busy:
                 continue
             if self._leases is None or self._leases.acquire(sorted(self._unfinished(task))):
+                self._waits = False
                 return self._queue.pop(position)
+            if not self.running and not self._waits:
+                self._waits = True
+                log.warning("waiting for a stage that another search trains: %s", self._leases.waits_for)
         return None
 
     def _keep_house(self) -> None:

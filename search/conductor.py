@@ -103,8 +103,8 @@ class StageScheduler(_DriverOnly, FIFOScheduler):  # type: ignore[misc]
         """CONTINUE or STOP."""
         task = self._agenda.tasks[trial.config["task"]]
         kinds = stages_of(task.recipe.plan)
-        if task.arm == "adaptive" and (result["outcome"] == "finished" or not task.may_stop):
-            # what may not be stopped shows all the same what can be reached
+        if task.arm == "adaptive" and (result["outcome"] != "running" or not task.may_stop):
+            # what may not be stopped, or has come to its end, shows all the same what can be reached
             self._halving.recall(task.id, kinds, result["points"])
         if not task.may_stop or result["outcome"] != "running":
             return str(TrialScheduler.CONTINUE)

@@ -6,18 +6,17 @@ Reads the journal of a search, also while it runs. `run_search.py --explain` pri
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import json
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from analysis.console import styled
 from analysis.record import Record
 from analysis.text import echo, lenient_output, sentence
 from search.settings import Settings, SettingsError
+from search.tasks import Journal, JournalError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -48,12 +47,7 @@ def latest(output: str) -> str:
 def judged(settings: Settings) -> list[Record]:
     """The trials of a search's adaptive arm that are over, in the order in which they ended."""
     records: dict[str, Record] = {}
-    journal = settings.folder / "journal.jsonl"
-    for line in journal.read_text(encoding="utf-8").splitlines() if journal.exists() else ():
-        try:
-            event = json.loads(line)
-        except json.JSONDecodeError:
-            continue  # cut off by a crash
+    for event in Journal(settings.folder / "journal.jsonl").events():
         if event["event"] == "record" and event["record"]["arm"] == "adaptive":
             record = Record.from_dict(event["record"])
             records[record.trial] = record
@@ -113,13 +107,10 @@ def rule(settings: Settings) -> str:
 
 def standings(settings: Settings, records: Sequence[Record]) -> Mapping[tuple[float, str], Mapping[str, float]]:
     """(rung, cohort) to what every trial had there, in the order of the rungs."""
-    from search.scheduler import Halving, kinds_to_come
+    from search.scheduler import Halving
 
     halving = Halving(settings.rungs, settings.reduction_factor, settings.rung_score)
-    for record in records:
-        points: list[dict[str, Any]] = [dataclasses.asdict(point) for point in record.curve]
-        kinds = kinds_to_come([(stage["name"], stage["carry"]) for stage in record.plan["stages"]])
-        halving.recall(record.trial, kinds, points, record.stop.get("rung", 1.0))
+    halving.remember(records)
     return dict(sorted(halving.scores.items()))
 
 
@@ -142,7 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SettingsError as error:
         echo(f"search.explain: {sentence(error).replace('--resume', '--search', 1)}", file=sys.stderr)
         return 2
-    except (ExplainError, OSError) as error:
+    except (ExplainError, JournalError, OSError) as error:
         echo(f"search.explain: {sentence(error)}", file=sys.stderr)
         return 2
     return 0

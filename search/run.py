@@ -7,11 +7,7 @@ import json
 import logging
 import os
 import shutil
-import signal
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,9 +16,11 @@ from analysis import files
 from analysis.console import Console, styled
 from analysis.text import command, csv_text, option, sentence
 from search import resources
+from search.interrupts import Interrupts
 from search.resources import WORKER_ENVIRONMENT
 from search.settings import Settings, SettingsError, gpus
 from spaces.domain import Space
+from trainables.leases import NO_LOCKS, Lock
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -210,6 +208,7 @@ class Search:
         self.explain = False
         """Whether to print why a trial is stopped, as it happens."""
         self._leases: Leases | None = None
+        self._interrupts = Interrupts()
         self._sent = False
         self._text = file.read_text(encoding="utf-8") if file is not None else f"{SPACE_HEAD}\nSPACE = {space!r}\n"
 
@@ -278,7 +277,42 @@ class Search:
         self.settings.save()
 
     def run(self) -> SearchResult:
-        """Runs to the end, the budget, or Ctrl-C; then looks at what there is."""
+        """Runs to the end, the budget, or Ctrl-C; then looks at what there is.
+
+        Raises:
+            SettingsError: The search cannot run as asked, or another process is running it.
+        """
+        self._lock = Lock(self.settings.folder / "search.lock")
+        with self._interrupts:
+            try:
+                if self.resume:
+                    self._take_lock()
+                return self._run()
+            finally:
+                self.interrupted = self._interrupts.received
+                self._lock.release()
+
+    def _take_lock(self) -> None:
+        """Keeps every other driver out of the search, until this one ends.
+
+        Raises:
+            SettingsError: Another one is in it.
+        """
+        folder = self.settings.folder
+        try:
+            free = self._lock.acquire(seconds=3.0)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise SettingsError(f"{folder}: cannot write there ({error.strerror or error})") from error
+            log.warning("%s cannot be locked: make sure that no other process runs this search", folder)
+            return
+        if not free:
+            raise SettingsError(
+                f"--resume {self.settings.name}: {folder} is in use by {self._lock.owner}; wait for that process to "
+                "end, or stop it with Ctrl-C"
+            )
+
+    def _run(self) -> SearchResult:
         from search import summary, tracking
 
         uri = self.settings.tracking_uri or tracking.default_uri()
@@ -290,6 +324,7 @@ class Search:
         self.check_objective()
         self._check_model()
         self.open_folder()
+        self._take_lock()
         summary.show_notes(self.console, settings.data, self._notes)
         # MLflow makes its database in seconds that Ray needs as well
         tracker = tracking.Tracker(uri, settings.name, settings.data)
@@ -343,9 +378,10 @@ class Search:
             os.environ.setdefault(key, value)
         from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig, Tuner
 
-        from search import explain
+        from search import explain, summary
         from search.conductor import Conductor, Interrupted, Recorder, StageScheduler
         from search.display import Display
+        from search.tasks import JournalError
         from trainables.trial import Trial
 
         self._join()
@@ -360,7 +396,8 @@ class Search:
             )
         slots = resources.slots(settings)
         scheduler = StageScheduler(agenda, self.halving, shares)
-        self._replay(agenda)
+        # by what was recorded: phases that come after this one have not planned their tasks again yet
+        self.halving.remember(agenda.records.values())
         tracker.start(self._params(), {"space": settings.space}, resume=self.resume)
         if self.resume:
             # not before everything stands: asked again after a refusal, `--trials +50` must not add twice
@@ -395,18 +432,36 @@ class Search:
                 verbose=0,
             ),
         )
-        complete = True
-        with display, _interruptible(agenda, recorder):
+
+        def interrupt() -> None:
+            agenda.stop()
+            recorder.interrupted = True
+
+        with display, self._interrupts.between_events(interrupt):
             try:
                 tuner.fit()
             except (KeyboardInterrupt, Interrupted):
-                complete, self.interrupted = False, True
-                agenda.cut()
+                pass
+            except Exception:
+                if agenda.journal.problem is None:
+                    raise
+                go_on = summary.how_to_resume(settings, self.settle is not None).splitlines()[-1].strip()
+                raise JournalError(f"{agenda.journal.problem}: {go_on}") from None
+        self.interrupted = self._interrupts.received
+        if self.interrupted:
+            agenda.cut()
+        self._keep_study(agenda)
         if agenda.stopped_because:
             self.console.print(styled(agenda.stopped_because, "bold red"), soft_wrap=True)
         if self.interrupted:
             self.console.print("\nInterrupted; the results so far follow.")
-        return agenda, display, complete and agenda.phase == "done" and self._was_whole(tracker)
+        return agenda, display, agenda.phase == "done" and self._was_whole(tracker)
+
+    def _keep_study(self, agenda: Agenda) -> None:
+        """Brings the copy of the study up to date, or says why it is not."""
+        problem = agenda.close()
+        if problem:
+            self.console.print(styled(problem, "yellow"), soft_wrap=True)
 
     def _nothing_left(self, agenda: Agenda, tracker: Any) -> tuple[Agenda, Any, bool]:
         """Says that a search is finished; its tables are written anew."""
@@ -419,6 +474,7 @@ class Search:
         self.settings.keep_changes()
         for record in agenda.records.values():
             tracker.log(record)
+        self._keep_study(agenda)
         return agenda, Display(self.console, agenda, {}, 1), self._was_whole(tracker)
 
     def _was_whole(self, tracker: Any) -> bool:
@@ -470,12 +526,11 @@ class Search:
         store = StageStore(settings.store_place) if settings.reuse else None
         if store is not None and store.shared_folder is not None:
             self._leases = Leases(store.shared_folder / "leases")
-        database = settings.folder.resolve() / "optuna.db"
         sampler = Sampler(
             self.space,
             self.standard,
             settings.epochs_scale,
-            f"sqlite:///{database}",
+            settings.folder.resolve() / "optuna.db",
             settings.name,
             settings.seed,
             [name.removeprefix("final/") for name in PARTS[settings.objective]],
@@ -613,17 +668,6 @@ class Search:
             deployment=self.deployment.to_dict() if self.deployment else None,
         )
 
-    def _replay(self, agenda: Agenda) -> None:
-        """After a resume the rungs hold what they held."""
-        from search.scheduler import kinds_to_come
-
-        # by what was recorded: phases that come after this one have not planned their tasks anew yet
-        for name, record in agenda.records.items():
-            if record.arm == "adaptive":
-                kinds = kinds_to_come([(stage["name"], stage["carry"]) for stage in record.plan["stages"]])
-                points = [dataclasses.asdict(point) for point in record.curve]
-                self.halving.recall(name, kinds, points, record.stop.get("rung", 1.0))
-
     # --- resources ----------------------------------------------------------------------------------------
 
     def _join(self) -> None:
@@ -721,28 +765,3 @@ class Search:
         settling = self.settle is not None and agenda.phase != "done"
         summary.show(self.console, result, uri, self.settings, settling, agenda.used_up, self._notes)
         return result
-
-
-@contextmanager
-def _interruptible(agenda: Agenda, recorder: Any) -> Iterator[None]:
-    """Ctrl-C: the first one ends the search between two events, the second one at once.
-
-    Raised wherever the driver happens to be, an interrupt may be swallowed by a native call of Ray or leave a
-    journal entry or an Optuna trial half written.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(signum: int, frame: Any) -> None:
-        agenda.stop()
-        if recorder.interrupted:
-            raise KeyboardInterrupt
-        recorder.interrupted = True
-
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -1,24 +1,26 @@
 """A space as Optuna sees it: TPE proposes recipes, define-by-run, and is told the truth about them.
 
-The study lies in an Optuna storage (`results/<search>/optuna.db`), so that `optuna-dashboard` opens it and a
-resumed search goes on with it. Stopped trials are pruned at their step, not complete; diverged and failed
-ones are failures; a recipe that comes again is a new seed of the same cell.
+The study lies in memory and follows from the journal alone; `results/<search>/optuna.db` is a copy that
+`optuna-dashboard` opens. Stopped trials are pruned at their step, not complete; diverged and failed ones are failures;
+a recipe that comes again is a new seed of the same cell.
 """
 
 from __future__ import annotations
 
 import logging
-import warnings
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.trial import TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from search.study_file import StudyFile
 from spaces.domain import Domain, Integer, LogUniform, OneOf, Space, Uniform
 from trainables.data import Standard
 from trainables.plan import Plan, Recipe, build
@@ -31,25 +33,45 @@ ATTEMPTS = 50
 
 @dataclass(frozen=True)
 class Proposal:
-    """A recipe that Optuna proposed, with the number of its trial in the study."""
+    """A recipe that Optuna proposed.
+
+    Args:
+        number: Of its trial in the study.
+        recipe: To train.
+        drawn: How it came about, for the journal: what was drawn for it, and for those before it that cannot be
+            trained.
+    """
 
     number: int
     recipe: Recipe
+    drawn: dict[str, Any]
 
 
 class SpaceExhausted(RuntimeError):
-    """Every proposal is forbidden or cannot be trained."""
+    """Every proposal is forbidden or cannot be trained.
+
+    Args:
+        why: In words.
+        number: Of the first of these proposals in the study.
+        refused: What was drawn for each of them.
+    """
+
+    def __init__(self, why: str, number: int = 0, refused: Sequence[Mapping[str, Any]] = ()) -> None:
+        super().__init__(why)
+        self.number, self.refused = number, list(refused)
 
 
 class Sampler:
     """Asks Optuna for recipes and tells it how they did.
 
+    The study lies in memory. It follows from the journal (`rebuild`), and is written to a file for people to look at.
+
     Args:
         space: What may vary.
         standard: Of the data set.
         epochs_scale: Multiplies every stage's epochs.
-        storage: URL of the study's storage.
-        name: Of the study; one that exists goes on.
+        file: SQLite file that follows the study; `None` for none.
+        name: Of the study.
         seed: Of the sampler.
         metrics: Names of what is maximised; with several, Optuna looks for their Pareto front.
     """
@@ -59,20 +81,16 @@ class Sampler:
         space: Space,
         standard: Standard,
         epochs_scale: float,
-        storage: str,
+        file: Path | None,
         name: str,
         seed: int,
         metrics: Sequence[str] = ("accuracy",),
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._space, self._standard, self._scale, self._seed = space, standard, epochs_scale, seed
-        self.study = optuna.create_study(
-            storage=storage, study_name=name, directions=["maximize"] * len(metrics), load_if_exists=True
-        )
-        with warnings.catch_warnings():
-            # what the dashboard's axes are called: nothing depends on it
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            self.study.set_metric_names(list(metrics))
+        self.study = optuna.create_study(study_name=name, directions=["maximize"] * len(metrics))
+        self._file = None if file is None else StudyFile(file, self.study, metrics)
+        self._taught: dict[str, FrozenTrial] = {}  # by recipe: learned from other arms, not yet in the study
 
     def ask(self, draw: int, fixed: Mapping[str, Any] | None = None) -> Proposal:
         """A new recipe, with some choices given.
@@ -85,7 +103,7 @@ class Sampler:
         Raises:
             SpaceExhausted: Nothing trainable came up.
         """
-        reason = ""
+        reason, refused = "", []
         for attempt in range(ATTEMPTS):
             self.study.sampler = _tpe((self._seed, draw, attempt))
             if fixed:
@@ -95,12 +113,17 @@ class Sampler:
                 recipe = build(self._space, partial(_suggest, trial), self._standard, self._scale)
             except PlanError as error:
                 reason = str(error)
+                refused.append(self._drawn(trial.number))
                 self.study.tell(trial, state=TrialState.FAIL)
                 continue
             trial.set_user_attr("recipe", recipe.plan.id)
             trial.set_user_attr("title", recipe.title)
-            return Proposal(trial.number, recipe)
-        raise SpaceExhausted(f"{ATTEMPTS} proposals in a row cannot be trained; the last one: {reason}")
+            return Proposal(trial.number, recipe, self._drawn(trial.number) | ({"refused": refused} if refused else {}))
+        raise SpaceExhausted(
+            f"{ATTEMPTS} proposals in a row cannot be trained; the last one: {reason}",
+            trial.number - ATTEMPTS + 1,
+            refused,
+        )
 
     def siblings(self, recipe: Recipe) -> list[dict[str, Any]]:
         """What may be fixed to propose another child of a recipe's start; see `siblings`."""
@@ -118,16 +141,12 @@ class Sampler:
             steps: (epoch, score) of its evaluations, for trials that were stopped.
         """
         trial = self._trials()[number]
-        # Optuna takes nothing on the way where there are several metrics
-        steps = steps if len(self.study.directions) == 1 else ()
-        if trial.state == TrialState.FAIL and outcome in ("finished", "stopped"):
-            self._mend(trial, None if outcome == "stopped" else value, dict(steps))
         if trial.state.is_finished():
             return
-        live = optuna.trial.Trial(self.study, trial._trial_id)
-        for epoch, score in steps:
-            if epoch not in trial.intermediate_values:
-                live.report(score, epoch)
+        # Optuna takes nothing on the way where there are several metrics
+        for epoch, score in steps if len(self.study.directions) == 1 else ():
+            # not by Trial.report, whose object would be drawn for once more
+            self.study._storage.set_trial_intermediate_value(trial._trial_id, epoch, score)
         if outcome == "finished":
             self.study.tell(number, values_of(value))
         elif outcome == "stopped":
@@ -135,23 +154,12 @@ class Sampler:
         else:
             self.study.tell(number, state=TrialState.FAIL)
 
-    def forget(self, known: Container[int]) -> None:
-        """Gives up what was asked for and never came to be known: a crash fell between the two.
-
-        Optuna would take such a trial for one that is running, and a queued one for the next to hand out.
-        """
-        for trial in self._trials():
-            if not trial.state.is_finished() and trial.number not in known:
-                self.study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
-
     def use(self, space: Space) -> None:
         """Goes on with the space at other numbers, once the baseline's are known."""
         self._space = space
 
     def learn(self, recipe: Recipe, value: float | Sequence[float], arm: str = "design") -> None:
-        """Adds a recipe that was measured elsewhere, once, if the space can express it."""
-        if any(t.user_attrs.get("recipe") == recipe.plan.id and "arm" in t.user_attrs for t in self._trials()):
-            return
+        """Keeps a recipe that was measured elsewhere for the study, if the space can express it; see `take_in`."""
         distributions: dict[str, BaseDistribution] = {}
 
         def replay(name: str, domain: Domain, default: Any) -> Any:
@@ -165,43 +173,124 @@ class Sampler:
             again = build(self._space, replay, self._standard, self._scale)
         except (PlanError, KeyError, ValueError):
             return
-        if again.plan.id == recipe.plan.id:
-            self.study.add_trial(
-                create_trial(
-                    params=dict(recipe.params),
-                    distributions=distributions,
-                    values=values_of(value),
-                    user_attrs={"recipe": recipe.plan.id, "title": recipe.title, "arm": arm},
-                )
+        if again.plan.id == recipe.plan.id and recipe.plan.id not in self._taught:
+            self._taught[recipe.plan.id] = create_trial(
+                params=dict(recipe.params),
+                distributions=distributions,
+                values=values_of(value),
+                user_attrs={"recipe": recipe.plan.id, "title": recipe.title, "arm": arm},
             )
 
-    def _mend(
-        self, failed: optuna.trial.FrozenTrial, value: float | Sequence[float] | None, steps: Mapping[int, float]
-    ) -> None:
-        """Adds a failed proposal again, once, that has done better since: Optuna never changes a finished trial.
+    def take_in(self) -> list[dict[str, Any]]:
+        """Adds to the study what other arms have taught since, each recipe once.
+
+        Returns:
+            What was added, for the journal.
+        """
+        known = {trial.user_attrs["recipe"] for trial in self._trials() if "arm" in trial.user_attrs}
+        new = [trial for recipe, trial in self._taught.items() if recipe not in known]
+        self._taught = {}
+        self.study.add_trials(new)
+        return [_lesson(trial) for trial in self._trials()[len(self._trials()) - len(new) :]]
+
+    def rebuild(self, events: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Makes the study as it was from a journal; proposals are running in it until they are told.
+
+        To be called once, on an empty study, when the space is at the numbers that it had when the search proposed.
 
         Args:
-            failed: As the study has it.
-            value: What it has reached; `None` where it was stopped.
-            steps: Epoch to score of its evaluations.
+            events: Of the journal.
+
+        Returns:
+            What other arms had taught before journals said so, for the journal.
         """
-        if any(trial.user_attrs.get("retry of") == failed.number for trial in self._trials()):
-            return
-        attributes = {**failed.user_attrs, "retry of": failed.number}
-        self.study.add_trial(
-            create_trial(
-                params=failed.params,
-                distributions=failed.distributions,
-                state=TrialState.PRUNED if value is None else TrialState.COMPLETE,
-                values=values_of(value),
-                intermediate_values=dict(steps),
-                user_attrs=attributes,
-            )
+        trials: dict[int, FrozenTrial] = {}
+        for event in events:
+            if event["event"] == "lesson":
+                trials[event["number"]] = self._again(event, TrialState.COMPLETE)
+            elif event["event"] == "exhausted":
+                trials |= dict(enumerate(map(self._refused, event["refused"]), event["number"]))
+            elif event["event"] == "task" and event["task"]["number"] is not None:
+                number, own = event["task"]["number"], event["task"]["recipe"]
+                recipe = Recipe(Plan.from_dict(own["plan"]), own["params"], tuple(own["labels"]))
+                drawn = event.get("drawn", {"params": recipe.params})
+                refused = drawn.get("refused", ())
+                trials |= dict(enumerate(map(self._refused, refused), number - len(refused)))
+                about = {"recipe": recipe.plan.id, "title": recipe.title}
+                trials[number] = self._again({**drawn, "attributes": about}, TrialState.RUNNING)
+        for trial in trials.values():
+            if "arm" in trial.user_attrs:
+                self._taught.pop(trial.user_attrs["recipe"], None)
+        lessons = []
+        for number in range(max(trials, default=-1) + 1):
+            if number not in trials and self._taught:
+                # of a journal that does not say what was learned: it came first
+                trials[number] = self._taught.pop(next(iter(self._taught)))
+                lessons.append(number)
+            self.study.add_trial(trials.get(number) or create_trial(state=TrialState.FAIL))
+        return [_lesson(self._trials()[number]) for number in lessons]
+
+    def keep(self, at_once: bool = False) -> str:
+        """Brings the file up to date.
+
+        Args:
+            at_once: Whether to try even shortly after it went wrong.
+
+        Returns:
+            Why it is not up to date, in a sentence; empty where it is.
+        """
+        if self._file is None:
+            return ""
+        self._file.write(at_once)
+        if not self._file.problem:
+            return ""
+        return (
+            f"{self._file.path} could not be written ({self._file.problem}); the search does not need it, and writes "
+            "it again when it is resumed"
         )
 
-    def _trials(self) -> list[optuna.trial.FrozenTrial]:
-        trials: list[optuna.trial.FrozenTrial] = self.study.get_trials(deepcopy=False)
+    def _drawn(self, number: int) -> dict[str, Any]:
+        """What was drawn for a trial."""
+        trial = self._trials()[number]
+        return {"params": dict(trial.params), "system": dict(trial.system_attrs)}
+
+    def _refused(self, drawn: Mapping[str, Any]) -> FrozenTrial:
+        return self._again(drawn, TrialState.FAIL)
+
+    def _again(self, drawn: Mapping[str, Any], state: TrialState) -> FrozenTrial:
+        """A trial from what the journal says of it."""
+        params, distributions = drawn["params"], {}
+
+        def replay(name: str, domain: Domain, default: Any) -> Any:
+            value = params[name]
+            distributions[name] = _distribution(domain)
+            return _nearest(domain, value)
+
+        # what was refused ends in a PlanError, at the same place as then
+        with suppress(PlanError, KeyError):
+            build(self._space, replay, self._standard, self._scale)
+        return create_trial(
+            state=state,
+            params={name: params[name] for name in distributions},
+            distributions=distributions,
+            values=drawn.get("values"),
+            user_attrs=dict(drawn.get("attributes", {})),
+            system_attrs=dict(drawn.get("system", {})),
+        )
+
+    def _trials(self) -> list[FrozenTrial]:
+        trials: list[FrozenTrial] = self.study.get_trials(deepcopy=False)
         return trials
+
+
+def _lesson(trial: FrozenTrial) -> dict[str, Any]:
+    """A trial that was learned from another arm, for the journal."""
+    return {
+        "number": trial.number,
+        "params": dict(trial.params),
+        "values": list(trial.values),
+        "attributes": dict(trial.user_attrs),
+    }
 
 
 def values_of(value: float | Sequence[float] | None) -> list[float] | None:
@@ -260,12 +349,19 @@ def _tpe(seeds: Sequence[int]) -> optuna.samplers.BaseSampler:
 
 def _suggest(trial: optuna.Trial, name: str, domain: Domain, default: Any) -> Any:
     if isinstance(domain, Uniform):
-        return domain.nearest(trial.suggest_float(name, domain.low, domain.nearest(domain.high), step=domain.step))
-    if isinstance(domain, LogUniform):
-        return domain.nearest(trial.suggest_float(name, domain.low, domain.high, log=True))
-    if isinstance(domain, Integer):
-        return trial.suggest_int(name, domain.low, domain.high)
-    return trial.suggest_categorical(name, list(domain.options))
+        drawn = trial.suggest_float(name, domain.low, domain.nearest(domain.high), step=domain.step)
+    elif isinstance(domain, LogUniform):
+        drawn = trial.suggest_float(name, domain.low, domain.high, log=True)
+    elif isinstance(domain, Integer):
+        drawn = trial.suggest_int(name, domain.low, domain.high)
+    else:
+        drawn = trial.suggest_categorical(name, list(domain.options))
+    return _nearest(domain, drawn)
+
+
+def _nearest(domain: Domain, drawn: Any) -> Any:
+    """What a draw comes to: Optuna knows no steps on a logarithmic scale."""
+    return domain.nearest(drawn) if isinstance(domain, (Uniform, LogUniform)) else drawn
 
 
 def _distribution(domain: Domain) -> BaseDistribution:

@@ -17,11 +17,12 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from analysis.record import Record
     from trainables.plan import Plan
 
 SHORTENED = "shortened"
@@ -127,6 +128,14 @@ class Halving:
         for rung, point in self._passed(trial, points):
             if rung <= last:
                 self._at_rung(trial, rung, self._cohort(kinds, point), point)
+
+    def remember(self, records: Iterable[Record]) -> None:
+        """Notes what recorded trials of the adaptive arm have shown, after which the rungs hold what they held."""
+        for record in records:
+            if record.arm == "adaptive":
+                kinds = kinds_to_come([(stage["name"], stage["carry"]) for stage in record.plan["stages"]])
+                points = [dataclasses.asdict(point) for point in record.curve]
+                self.recall(record.trial, kinds, points, record.stop.get("rung", 1.0))
 
     @property
     def scores(self) -> Mapping[tuple[float, str], Mapping[str, float]]:

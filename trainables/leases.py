@@ -1,44 +1,103 @@
-"""Leases on unfinished stages, so that two searches that share a store never both train one.
+"""Locks between processes: one driver per search, and one search at a time that trains a stage of a shared store.
 
-A lease is a file that only one process can create. Its owner touches it while it trains; one that was not touched for
-a while belongs to a process that is gone, and may be taken over. Atomic on local disks and NFS; a store on an object
+The kernel holds a lock for the process that took it and frees it when that process ends, however it ends. A second
+file beside the lock says who the owner is, for people. `flock` works on local disks and NFS; a store on an object
 store has no leases, and there a stage may be trained twice, never wrongly.
 """
 
 from __future__ import annotations
 
-import fcntl
+import errno
+import logging
 import os
-import threading
+import socket
 import time
-import uuid
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
-BEAT_SECONDS = 5.0
-"""How often an owner touches its leases."""
+from filelock import FileLock, Timeout
 
-STALE_SECONDS = 60.0
-"""After how long an untouched lease may be taken over: long enough for a stalled shared file system."""
+from analysis import files
+from analysis.text import printable
+
+log = logging.getLogger(__name__)
+
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
+"""Errors of a file system that cannot lock files."""
+
+_STARTED = time.strftime("%Y-%m-%d %H:%M:%S")
+
+
+class Lock:
+    """A lock file with its owner's name beside it.
+
+    Args:
+        path: The lock file; its folder must exist.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._owner_file = path.with_name(f"{path.name}.owner")
+        # taken and given back by whichever thread comes to it; never shared between two objects of this process
+        self._file = FileLock(path, thread_local=False)
+
+    def acquire(self, seconds: float = 0.0) -> bool:
+        """Takes the lock, unless somebody else holds it; what is held already stays held.
+
+        Args:
+            seconds: How long to try: a process that was killed takes a moment to end.
+
+        Raises:
+            OSError: The lock file cannot be made, or its file system has no locks (`NO_LOCKS`).
+        """
+        if self._file.is_locked:
+            return True
+        try:
+            self._file.acquire(timeout=seconds)
+        except Timeout:
+            return False
+        except NotImplementedError as error:  # what some versions of filelock make of ENOSYS
+            raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), str(self.path)) from error
+        with suppress(OSError):
+            files.write(self._owner_file, f"process {os.getpid()} on {socket.gethostname()}, started {_STARTED}\n")
+        return True
+
+    def release(self, remove: bool = False) -> None:
+        """Gives the lock back, if it is held.
+
+        Args:
+            remove: Whether the lock file goes as well, where there would be thousands.
+        """
+        if not self._file.is_locked:
+            return
+        for path in (self._owner_file, *([self.path] if remove else [])):
+            with suppress(OSError):
+                path.unlink()
+        self._file.release()
+
+    @property
+    def owner(self) -> str:
+        """Who holds the lock, in words."""
+        try:
+            return printable(self._owner_file.read_text(encoding="utf-8", errors="replace").strip())[:200]
+        except OSError:
+            return "a process that has not written down its name"
 
 
 class Leases:
-    """The leases that this process holds in one store.
+    """The stages of a store that this process trains.
 
     Args:
-        folder: Where all processes keep theirs.
-        beat: Seconds between touches.
-        stale: Seconds after which an untouched lease is anybody's.
+        folder: Where all processes keep their locks, one for each key.
     """
 
-    def __init__(self, folder: Path, beat: float = BEAT_SECONDS, stale: float = STALE_SECONDS) -> None:
-        self._folder, self._beat, self._stale = folder, beat, stale
-        self._owner = uuid.uuid4().hex
-        self._held: set[str] = set()
-        self._lock = threading.Lock()
-        self._closing = threading.Event()
-        self._thread: threading.Thread | None = None
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._held: dict[str, Lock] = {}
+        self._without = ""
+        self.waits_for = ""
+        """Who holds the key for which `acquire` was last refused, in words."""
 
     def acquire(self, keys: Iterable[str]) -> bool:
         """Takes all of the keys, or none where another process holds one."""
@@ -46,81 +105,37 @@ class Leases:
         for key in keys:
             if key in self._held:
                 continue
-            if not self._take(key):
+            lock = Lock(self._folder / key)
+            try:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                free = lock.acquire()
+            except OSError as error:
+                self._go_without(error)
+                continue
+            if not free:
+                self.waits_for = lock.owner
                 self.release(taken)
                 return False
+            self._held[key] = lock
             taken.append(key)
-            with self._lock:
-                self._held.add(key)
-        if taken and self._thread is None:
-            self._thread = threading.Thread(target=self._touch_all, name="stage-leases", daemon=True)
-            self._thread.start()
         return True
 
     def release(self, keys: Iterable[str]) -> None:
         """Gives keys back."""
         for key in list(keys):
-            with self._lock:
-                mine = key in self._held
-                self._held.discard(key)
-            if mine:
-                with self._turn():
-                    if self._owner_of(key) == self._owner:
-                        (self._folder / key).unlink(missing_ok=True)
+            lock = self._held.pop(key, None)
+            if lock is not None:
+                lock.release(remove=True)
 
     def close(self) -> None:
         """Gives everything back."""
-        self._closing.set()
-        self.release(self._held.copy())
+        self.release(self._held)
 
-    def _take(self, key: str) -> bool:
-        path = self._folder / key
-        self._folder.mkdir(parents=True, exist_ok=True)
-        for _ in range(2):
-            try:
-                handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-            except FileExistsError:
-                if not self._abandoned(path):
-                    return False
-                continue
-            with os.fdopen(handle, "w") as file:
-                file.write(self._owner)
-            return True
-        return False
-
-    def _abandoned(self, path: Path) -> bool:
-        """Clears a lease that nobody touched for long."""
-        try:
-            if time.time() - path.stat().st_mtime < self._stale:
-                return False
-            with self._turn():
-                # looked at again: another process may have cleared it and taken its own meanwhile
-                if time.time() - path.stat().st_mtime < self._stale:
-                    return False
-                path.unlink()
-        except FileNotFoundError:
-            pass
-        return True
-
-    @contextmanager
-    def _turn(self) -> Iterator[None]:
-        """One process at a time removes leases; the kernel frees the lock of one that dies."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        with (self._folder / ".lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
-
-    def _owner_of(self, key: str) -> str:
-        try:
-            return (self._folder / key).read_text(encoding="utf-8")
-        except OSError:
-            return ""
-
-    def _touch_all(self) -> None:
-        while not self._closing.wait(self._beat):
-            with self._lock:
-                held = list(self._held)
-            for key in held:
-                if self._owner_of(key) == self._owner:
-                    with suppress(OSError):
-                        os.utime(self._folder / key)
+    def _go_without(self, error: OSError) -> None:
+        """Says once that another search might train the same stages: they would be trained twice, never wrongly."""
+        if not self._without:
+            self._without = str(error)
+            log.warning(
+                "stages cannot be reserved in %s (%s): another search that shares the store may train them, too",
+                printable(str(self._folder)), error.strerror or error,
+            )  # fmt: skip

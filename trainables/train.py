@@ -151,7 +151,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _main(options: argparse.Namespace) -> int:
     from analysis.console import Console, styled
-
     from trainables.final.leaves import stages_of
 
     console = Console()

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 
-import optuna
 import pytest
 
 import search
@@ -35,7 +34,7 @@ def keys(plan, seed, company):
 
 
 def agenda_of(folder, fused=lambda plan: True, store=True, seeds=5) -> Agenda:
-    sampler = Sampler(SPACE, STANDARD, 1.0, optuna.storages.InMemoryStorage(), "study", 0)
+    sampler = Sampler(SPACE, STANDARD, 1.0, None, "study", 0)
     limits = Limits(seeds=seeds, trials=0, race=False)
     stages = StageStore(folder / "stages") if store else None
     return Agenda(Ground(SPACE, STANDARD), sampler, limits, Journal(folder / "j"), keys, stages, fused=fused)

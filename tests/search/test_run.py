@@ -1,6 +1,7 @@
 """Whole searches, small ones: Ray, Optuna, MLflow, SQLite and training are the real ones."""
 
 import dataclasses
+import errno
 import json
 import logging
 import os
@@ -11,9 +12,9 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import fmean
-from types import SimpleNamespace
 
 import numpy as np
 import optuna
@@ -27,13 +28,15 @@ from rich.console import Console
 
 import run_search
 import search
-from search import agenda, phases
+from search import agenda, export, phases
 from search.conductor import Recorder
-from search.run import WORKER_ENVIRONMENT, Search, _interruptible
-from search.settings import Settings
+from search.run import SPACE_HEAD, WORKER_ENVIRONMENT, Search
+from search.settings import Settings, SettingsError
 from search.space_file import load_space
+from search.tasks import Journal
 from spaces.domain import Space, Stage, log_uniform, one_of
 from trainables.data import load
+from trainables.leases import Lock
 from trainables.plan import Plan
 from trainables.stage_store import stage_keys
 
@@ -395,6 +398,52 @@ def test_a_listener_that_raises_does_not_end_the_search(place, monkeypatch, capl
     assert "design-0-000 could not be shown or tracked" in caplog.text
 
 
+def test_a_full_disk_is_one_sentence_and_what_was_written_is_gone_on_with(place, monkeypatch, capsys):
+    append, room = Journal._append, [2]
+
+    def full(self, line):
+        if not room[0]:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        room[0] -= 1
+        append(self, line)
+
+    (place / "tiny.py").write_text(f"{SPACE_HEAD}\nSPACE = {TINY!r}\n")
+    options = ["--seeds", "2", "--trials", "0", "--no-race", "--no-checks", "--max-concurrent", "2"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "_append", full)
+        assert run_search.main(["--space", "tiny.py", "--name", "full", *options]) == 2
+    said = capsys.readouterr()
+    assert "results/full/journal.jsonl: cannot be written (No space left on device)" in said.err
+    assert said.err.count("\n") == 1 and "Traceback" not in said.out
+    assert said.err.endswith("then resume the search: python run_search.py --resume full\n")
+    before = journal(place / "results" / "full")
+    assert len(before) == 2
+    assert run_search.main(["--resume", "full"]) == 0
+    after = journal(place / "results" / "full")
+    assert len(after) == 4 and texts(before).items() <= texts(after).items()
+
+
+def test_a_damaged_journal_is_one_sentence_and_its_remedy_works(place, capsys):
+    (place / "tiny.py").write_text(f"{SPACE_HEAD}\nSPACE = {TINY!r}\n")
+    options = ["--seeds", "2", "--trials", "0", "--no-race", "--no-checks", "--max-concurrent", "2"]
+    assert run_search.main(["--space", "tiny.py", "--name", "hurt", *options]) == 0
+    file = place / "results" / "hurt" / "journal.jsonl"
+    whole, content = journal(file.parent), file.read_bytes()
+    for damaged in (content.replace(b"accuracy", b"accur\xffcy", 1), content.replace(b"0.", b"0.9", 1)):
+        file.write_bytes(damaged)
+        capsys.readouterr()
+        assert run_search.main(["--resume", "hurt"]) == 2
+        said = capsys.readouterr().err
+        assert said.startswith("run_search.py: error: results/hurt/journal.jsonl: line 1 ") and said.count("\n") == 1
+        assert file.read_bytes() == damaged
+    subprocess.run(said.strip().rpartition("again: ")[2], shell=True, check=True, cwd=place)
+    assert run_search.main(["--resume", "hurt"]) == 0
+    after = journal(file.parent)
+    assert {name: record["metrics"] for name, record in after.items()} == {
+        name: record["metrics"] for name, record in whole.items()
+    }
+
+
 def test_an_error_in_the_driver_loses_nothing_and_says_how_to_go_on(place, monkeypatch, capsys):
     taken = agenda.Agenda.take
 
@@ -458,19 +507,53 @@ def test_an_interrupt_waits_for_the_end_of_an_event(place, monkeypatch):
         time.sleep(0.2)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_second_interrupt_does_not_wait(number):
-    before = signal.getsignal(number)
-    stopped = []
-    driver = SimpleNamespace(stop=lambda: stopped.append(True)), SimpleNamespace(interrupted=False)
-    with pytest.raises(KeyboardInterrupt), _interruptible(*driver):
-        os.kill(os.getpid(), number)
-        assert stopped and driver[1].interrupted
-        os.kill(os.getpid(), number)
-        time.sleep(1)
-        stopped.append("not reached")
-    assert stopped[-1] is True
-    assert signal.getsignal(number) is before
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupt_while_the_searcher_is_asked_is_one(place, monkeypatch, number):
+    """Nothing runs then, so that Tune takes the search for finished."""
+    hand_out, seen = agenda.Agenda.next, []
+
+    def interrupted(self):
+        if len(self.records) == 2 and not seen:
+            seen.append(number)
+            os.kill(os.getpid(), number)
+            time.sleep(0.05)
+        return hand_out(self)
+
+    monkeypatch.setattr(agenda.Agenda, "next", interrupted)
+    (place / "tiny.py").write_text(f"{SPACE_HEAD}\nSPACE = {TINY!r}\n")
+    options = ["--seeds", "2", "--trials", "0", "--no-race", "--no-checks", "--max-concurrent", "1"]
+    assert run_search.main(["--space", "tiny.py", "--name", "asked", *options]) == 130
+    assert seen and len(journal(place / "results" / "asked")) == 2
+
+
+def test_two_drivers_never_run_one_search(finished, monkeypatch, capsys):
+    """The second is refused before anything is touched, whatever it was to do; reading is free."""
+    monkeypatch.chdir(finished)
+    folder = Path("results/whole")
+    with held(folder):
+        before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+        runs_before = {run.info.run_id: run.info.status for run in runs(finished, "whole")}
+        for more in ([], ["--trials", "+3"], ["--time-budget", "5"]):
+            assert run_search.main(["--resume", "whole", *more]) == 2
+            said = capsys.readouterr()
+            assert f"--resume whole: results/whole is in use by process {os.getpid()} on " in said.err
+            assert said.err.count("\n") == 1 and ", started 20" in said.err and not said.out
+        settings, space = Settings.stored("results", "whole"), folder / "space.py"
+        settling = Search(load_space(space), settings, space, Console(), resume=True, settle=5)
+        with pytest.raises(SettingsError, match="results/whole is in use by process"):
+            settling.run()
+        assert export.main(["--search", "whole", "--out", "other.yaml"]) == 0
+        assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+        assert {run.info.run_id: run.info.status for run in runs(finished, "whole")} == runs_before
+    Path("other.yaml").unlink()
+
+
+@contextmanager
+def held(folder: Path):
+    lock = Lock(folder / "search.lock")
+    assert lock.acquire()
+    yield
+    lock.release()
 
 
 @pytest.fixture

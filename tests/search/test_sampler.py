@@ -1,6 +1,7 @@
 """What Optuna is asked and told, on a real study."""
 
-import optuna
+import json
+
 import pytest
 from optuna.trial import TrialState
 
@@ -34,8 +35,16 @@ def sampler():
     return make()
 
 
-def make(space=SPACE, seed=0, storage=None, name="study") -> Sampler:
-    return Sampler(space, STANDARD, 1.0, storage or optuna.storages.InMemoryStorage(), name, seed)
+def make(space=SPACE, seed=0) -> Sampler:
+    return Sampler(space, STANDARD, 1.0, None, "study", seed)
+
+
+def contents(sampler: Sampler) -> list[tuple]:
+    """All that a study holds, except times."""
+    return [
+        (t.number, t.state, t.values, t.params, t.distributions, t.intermediate_values, t.user_attrs, t.system_attrs)
+        for t in sampler.study.trials
+    ]
 
 
 def ids(sampler: Sampler, count: int, value=0.5) -> list[str]:
@@ -77,33 +86,6 @@ def test_told_twice_is_told_once(sampler):
     sampler.tell(number, "finished", 0.25, [(3, 0.1), (9, 0.9)])
     assert sampler.study.trials[number].value == 0.75
     assert sampler.study.trials[number].intermediate_values == {3: 0.5}
-
-
-def test_told_again_after_a_crash_in_the_middle(sampler):
-    number = sampler.ask(0).number
-    optuna.trial.Trial(sampler.study, sampler.study.trials[number]._trial_id).report(0.5, 3)
-    sampler.tell(number, "stopped", None, [(3, 0.5), (6, 0.25)])
-    assert sampler.study.trials[number].intermediate_values == {3: 0.5, 6: 0.25}
-
-
-def test_a_failure_that_succeeds_later_is_learnt_from_once(sampler):
-    proposal = sampler.ask(0)
-    sampler.tell(proposal.number, "failed", None, [])
-    for _ in range(2):
-        sampler.tell(proposal.number, "finished", 0.75, [])
-    failed, again = sampler.study.trials[proposal.number :]
-    assert (failed.state, again.state, again.value) == (TrialState.FAIL, TrialState.COMPLETE, 0.75)
-    assert again.params == failed.params
-
-
-def test_a_failure_that_is_stopped_the_next_time_is_pruned_at_its_step(sampler):
-    proposal = sampler.ask(0)
-    sampler.tell(proposal.number, "failed", None, [(3, 0.5)])
-    for _ in range(2):
-        sampler.tell(proposal.number, "stopped", None, [(3, 0.5), (6, 0.25)])
-    failed, again = sampler.study.trials[proposal.number :]
-    assert (failed.state, again.state, again.last_step) == (TrialState.FAIL, TrialState.PRUNED, 6)
-    assert again.params == failed.params and again.intermediate_values == {3: 0.5, 6: 0.25}
 
 
 def test_forbidden_combinations_are_never_returned(sampler):
@@ -169,36 +151,68 @@ def test_the_same_seed_makes_the_same_proposals():
     assert ids(make(seed=3), 14) != ids(make(seed=4), 14)
 
 
-def test_a_study_that_goes_on_proposes_what_it_would_have_proposed():
-    whole = ids(make(), 14)
-    storage = optuna.storages.InMemoryStorage()
-    first = ids(make(storage=storage), 12)
-    again = make(storage=storage)
-    assert len(again.study.trials) >= 12
-    second = []
-    for draw in (12, 13):
-        proposal = again.ask(draw)
-        again.tell(proposal.number, "finished", 0.5, [])
-        second.append(proposal.recipe.plan.id)
-    assert first + second == whole
+def tell(sampler: Sampler, number: int) -> None:
+    outcome = ("finished", "stopped", "finished", "diverged")[number % 4]
+    sampler.tell(number, outcome, 0.1 + number / 1000 if outcome == "finished" else None, [(3, 0.5), (6, number / 100)])
 
 
-def test_what_was_asked_for_and_never_known_is_given_up(sampler):
-    known = sampler.ask(0).number
-    lost = sampler.ask(1).number
-    sampler.study.enqueue_trial({"first/lr": 0.1})
-    sampler.forget({known})
-    assert [trial.state for trial in sampler.study.trials if trial.number in (known, lost)] == [
-        TrialState.RUNNING,
-        TrialState.FAIL,
-    ]
-    assert TrialState.WAITING not in [trial.state for trial in sampler.study.trials]
+def played(draws: int) -> tuple[Sampler, list[dict], list[int]]:
+    """A study with lessons and proposals, of which the last two are running; what a journal keeps; who was told."""
+    sampler, numbers = make(), []
+    for cell in make_design(SPACE, STANDARD).cells:
+        sampler.learn(cell.recipe, 0.5)
+    events = [{"event": "lesson", **lesson} for lesson in sampler.take_in()]
+    for draw in range(draws):
+        proposal = sampler.ask(draw)
+        recipe = proposal.recipe
+        own = {"plan": recipe.plan.to_dict(), "params": dict(recipe.params), "labels": list(recipe.labels)}
+        task = {"number": proposal.number, "recipe": own}
+        events.append({"event": "task", "task": task, "drawn": proposal.drawn})
+        numbers.append(proposal.number)
+        if len(numbers) > 2:
+            tell(sampler, numbers[-3])
+    return sampler, json.loads(json.dumps(events)), numbers[:-2]
+
+
+@pytest.mark.parametrize("draws", [0, 1, 9, 30])
+def test_the_study_follows_from_the_journal(draws):
+    """Rebuilt, it holds the same and proposes the same: forbidden draws, which take numbers, included."""
+    whole, events, told = played(draws)
+    again = make()
+    assert again.rebuild(events) == []
+    for number in told:
+        tell(again, number)
+    assert contents(again) == contents(whole)
+    assert again.ask(draws).recipe == whole.ask(draws).recipe and contents(again) == contents(whole)
+    if draws == 30:
+        drawn = [event["drawn"] for event in events if event["event"] == "task"]
+        assert any(each.get("refused") for each in drawn) and any(each["system"] for each in drawn)
+
+
+def test_a_journal_without_lessons_and_draws_still_makes_a_study():
+    """As earlier versions wrote them: what was learned came first, and what is lacking has failed."""
+    sampler = make()
+    for cell in make_design(SPACE, STANDARD).cells:
+        sampler.learn(cell.recipe, 0.5)
+    taught = len(sampler._taught)
+    recipe = build(SPACE, defaults(), STANDARD)
+    own = {"plan": recipe.plan.to_dict(), "params": dict(recipe.params), "labels": list(recipe.labels)}
+    tasks = [{"event": "task", "task": {"number": taught + place, "recipe": own}} for place in (0, 3)]
+    lessons = sampler.rebuild(tasks)
+    assert [lesson["number"] for lesson in lessons] == list(range(taught)) and sampler.take_in() == []
+    states = [trial.state for trial in sampler.study.trials]
+    assert states == [TrialState.COMPLETE] * taught + [
+        TrialState.RUNNING, TrialState.FAIL, TrialState.FAIL, TrialState.RUNNING,
+    ]  # fmt: skip
+    sampler.tell(taught, "finished", 0.25, [])
+    assert sampler.study.trials[taught].value == 0.25 and sampler.study.trials[taught].params == recipe.params
 
 
 def test_the_design_teaches_what_the_space_can_express(sampler):
     cells = {(cell.context, cell.tricks): cell.recipe for cell in make_design(SPACE, STANDARD).cells}
     for recipe in cells.values():
         sampler.learn(recipe, 0.5)
+    sampler.take_in()
     taught = {trial.user_attrs["recipe"] for trial in sampler.study.trials}
     # the space offers no stage "deferred" without a trick
     assert cells["deferred", ()].plan.id not in taught
@@ -208,6 +222,7 @@ def test_the_design_teaches_what_the_space_can_express(sampler):
     # once
     before = len(sampler.study.trials)
     sampler.learn(cells["", ()], 0.6)
+    assert sampler.take_in() == []
     assert len(sampler.study.trials) == before
 
 
@@ -215,7 +230,7 @@ def test_what_is_out_of_range_is_not_taught(sampler):
     narrow = make(Space(stages=[Stage("first", length=1, lr=log_uniform(0.2, 0.3))]))
     wide = Space(stages=[Stage("first", length=1, lr=log_uniform(0.01, 0.3))])
     narrow.learn(build(wide, defaults(), STANDARD), 0.5)  # 0.1, the standard one
-    assert narrow.study.trials == []
+    assert narrow.take_in() == [] and narrow.study.trials == []
 
 
 def test_results_guide_the_proposals():
@@ -229,12 +244,3 @@ def test_results_guide_the_proposals():
         good.append("first/progressive" in proposal.recipe.labels)
         sampler.tell(proposal.number, "finished", 0.9 if good[-1] else 0.1, [])
     assert sum(good) >= 19  # 12 ± 3 by chance
-
-
-def test_the_study_is_in_its_storage(tmp_path):
-    storage = f"sqlite:///{tmp_path}/optuna.db"
-    sampler = make(storage=storage, name="mine")
-    sampler.tell(sampler.ask(0).number, "finished", 0.75, [(3, 0.75)])
-    loaded = optuna.load_study(study_name="mine", storage=storage)
-    assert loaded.best_value == 0.75 and loaded.direction == optuna.study.StudyDirection.MAXIMIZE
-    assert make(storage=storage, name="mine").study.best_value == 0.75

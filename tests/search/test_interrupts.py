@@ -1,0 +1,88 @@
+"""Signals: the first one ends a command between two events, the next one at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from search import interrupts
+from search.interrupts import SIGNALS, Interrupts
+
+ROOT = Path(interrupts.__file__).parents[1]
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_the_first_is_a_request_and_the_second_does_not_wait(number):
+    before = [signal.getsignal(each) for each in SIGNALS]
+    asked = []
+    it = Interrupts()
+    with pytest.raises(KeyboardInterrupt), it, it.between_events(lambda: asked.append(True)):
+        os.kill(os.getpid(), number)
+        assert asked == [True] and it.received
+        os.kill(os.getpid(), number)
+        time.sleep(1)
+        asked.append("not reached")
+    assert asked == [True]
+    assert [signal.getsignal(each) for each in SIGNALS] == before
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_outside_of_events_it_is_raised_and_what_swallows_it_is_found_out(number):
+    it = Interrupts()
+    with it:
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), number)
+            time.sleep(1)
+        assert it.received
+        with pytest.raises(KeyboardInterrupt), it.between_events(lambda: None):
+            pytest.fail("the events begin all the same")
+
+
+NOHUP = """
+import os, signal, sys
+from search.interrupts import Interrupts
+with Interrupts() as it:
+    os.kill(os.getpid(), signal.SIGHUP)
+    print(it.received)
+"""
+
+
+def test_nohup_is_heeded():
+    line = [sys.executable, "-c", NOHUP]
+    done = subprocess.run(["nohup", *line], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout == "False\n"
+    assert subprocess.run(line, capture_output=True, text=True, cwd=ROOT).returncode == -signal.SIGINT
+
+
+LOST = """
+import os, sys, time
+from pathlib import Path
+from search.interrupts import Interrupts
+it, path = Interrupts(), Path(sys.argv[1])
+with it, it.between_events(lambda: None):
+    print("ready", flush=True)
+    while not it.received:
+        time.sleep(0.01)
+    print("to nobody", flush=True)
+path.write_text("ended well")
+"""
+
+
+def test_a_terminal_that_is_closed_ends_it_without_an_error(tmp_path):
+    master, slave = os.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", f"import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n{LOST}", tmp_path / "x"],
+        stdin=slave, stdout=slave, stderr=slave, start_new_session=True, cwd=ROOT,
+    )  # fmt: skip
+    os.close(slave)
+    said = b""
+    while b"ready" not in said:
+        said += os.read(master, 1000)
+    os.close(master)
+    assert process.wait(timeout=60) == 0 and (tmp_path / "x").read_text() == "ended well"
