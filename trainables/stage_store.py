@@ -12,7 +12,6 @@ all; one that is damaged later is detected, reported and trained anew.
 from __future__ import annotations
 
 import argparse
-import ast
 import functools
 import hashlib
 import json
@@ -30,6 +29,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from trainables import sources
 from trainables.numerics import Numerics, can_be_fused, group_of
 from trainables.plan import Plan, StagePlan
 from trainables.registry import SEAMS, entry, source_file
@@ -38,8 +38,8 @@ from trainables.storage import LocalStorage, open_storage
 log = logging.getLogger(__name__)
 
 _NOT_IN_RESULTS = {
-    "footprint.py", "leases.py", "memory.py", "plan.py", "registry.py", "stage_store.py", "stand_ins.py", "storage.py",
-    "train.py", "trial.py",
+    "footprint.py", "leases.py", "memory.py", "plan.py", "registry.py", "sources.py", "stage_store.py", "stand_ins.py",
+    "storage.py", "train.py", "trial.py",
 }  # fmt: skip
 """Modules that arrange work but do not decide what an entry holds: the plan they make is in the key."""
 
@@ -119,8 +119,15 @@ def _tricks(stage: StagePlan, seams: Collection[str]) -> list[dict[str, Any]]:
 
 
 def code_version(trick: str | None = None) -> str:
-    """Hash of the code that decides results: a trick's own module, or the core that all stages share."""
-    return _core_version() if trick is None else _source_hash(source_file(entry(trick).cls))
+    """Hash of the code that decides results: the core that all stages share, or a trick's.
+
+    A trick of the user's is its module and what that imports of the user's.
+    """
+    if trick is None:
+        return _core_version()
+    file = source_file(entry(trick).cls)
+    files = sources.closure({file.stem: file}).values() if sources.is_own(file) else (file,)
+    return sources.hash_of(files)
 
 
 @functools.cache
@@ -129,23 +136,7 @@ def _core_version() -> str:
     modules = {path.relative_to(root).as_posix(): path for path in root.rglob("*.py") if path.parent.name != "tricks"}
     aside = ("data/", "final/")  # what is loaded, and what is done with a trained network
     deciding = {name for name in modules if not name.startswith(aside) or name in _OF_DATA} - _NOT_IN_RESULTS
-    return digest([[name, _source_hash(modules[name])] for name in sorted(deciding)])
-
-
-@functools.cache
-def _source_hash(path: Path) -> str:
-    """Hash of a module's code; comments, docstrings and layout are not in it."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list):
-            kept = [line for line in body if not _is_text(line)]
-            node.body = kept or [ast.Pass()]  # type: ignore[attr-defined]
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
-
-
-def _is_text(line: ast.stmt) -> bool:
-    return isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant) and isinstance(line.value.value, str)
+    return digest([[name, sources.code_hash(modules[name])] for name in sorted(deciding)])
 
 
 def numerics(device: torch.device, asked: Numerics) -> dict[str, Any]:

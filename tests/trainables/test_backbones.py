@@ -251,7 +251,9 @@ def test_an_own_network_trains(own, make_plan, digits):
 def test_an_own_network_is_known_by_its_source(own, tmp_path):
     first = identity(own("maps"))
     assert str(tmp_path) not in first and first.startswith("maps#")
-    (tmp_path / "mine.py").write_text(OWN + "\n# changed\n")
+    (tmp_path / "mine.py").write_text(OWN + "\n# a comment\n")
+    assert identity(own("maps")) == first
+    (tmp_path / "mine.py").write_text(OWN.replace("no luck", "bad luck"))
     assert identity(own("maps")) != first
     assert settled(own("maps?width=3")) == own("maps?width=3")
     (tmp_path / "mine.py").write_text(OWN + "\nfrom functools import partial\npartly = partial(maps, num_classes=3)\n")

@@ -179,7 +179,6 @@ def copied(tmp_path, monkeypatch):
 def test_the_core_is_every_module_that_decides_a_result(copied):
     def version() -> str:
         stage_store._core_version.cache_clear()
-        stage_store._source_hash.cache_clear()
         return code_version()
 
     before = version()

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trainables import sources
 from trainables.models.errors import ModelError
 from trainables.models.heads import LinearHead
 from trainables.models.network import Network
@@ -45,15 +46,27 @@ def function_of(place: str) -> Callable[..., Any]:
 
 
 def source(place: str) -> str:
-    """SHA-256 of the named file, and of the function's own where that is another: what they import is not in it."""
+    """Hash of the named module, of the function's own where that is another, and of what they import of the user's."""
+    return sources.hash_of(files(place).values())
+
+
+def files(place: str) -> dict[str, Path]:
+    """The modules that the network stands on: the named one, the function's own, and what they import of the user's.
+
+    Returns:
+        Name of the module, or of the file where the place names a file, to its file.
+    """
+    where = place.rpartition(":")[0]
+    named = _module(where, place)
     found: Any = inspect.unwrap(function_of(place))
     while isinstance(found, functools.partial):
         found = found.func
-    files = {getattr(_module(place.rpartition(":")[0], place), "__file__", None)}
+    begins = {Path(where).stem if where.endswith(".py") else where: getattr(named, "__file__", None)}
     with contextlib.suppress(TypeError):  # an object that can be called has no file of its own
-        files.add(inspect.getsourcefile(found))
-    contents = sorted(Path(file).read_bytes() for file in files if file is not None)
-    return hashlib.sha256(b"".join(contents)).hexdigest()
+        file = inspect.getsourcefile(found)
+        if file not in begins.values():
+            begins[found.__module__] = file
+    return sources.closure({name: Path(file) for name, file in begins.items() if file is not None})
 
 
 def network(
