@@ -77,6 +77,10 @@ def parser() -> argparse.ArgumentParser:
     keep.add_argument("--no-reuse", action="store_true", help="train every stage of every trial")
     keep.add_argument("--tracking-uri", metavar="URI", help="MLflow store [mlflow.db in this directory]")
     keep.add_argument("--resume", metavar="NAME", help="go on with a search that was interrupted, or add to it")
+    keep.add_argument(
+        "--accept-changes", action="store_true",
+        help="with --resume: if data, space or code have changed, start NAME-2 on fresh seeds",
+    )  # fmt: skip
     keep.add_argument("--settle", action="store_true", help="with --resume: further seeds for unresolved primary pairs")
     keep.add_argument(
         "--settle-budget", type=int, metavar="SEEDS", help="at most so many further seeds, over all pairs [20]"
@@ -143,6 +147,7 @@ def _search(options: argparse.Namespace, console: Any) -> Any:
     from search.run import Search
     from search.settings import Settings, SettingsError, gpus, judged
     from search.space_file import load_space
+    from search.workspace import kept_space
 
     given = {name: getattr(options, name) for name in GIVEN if getattr(options, name) is not None}
     if options.no_reuse:
@@ -178,9 +183,14 @@ def _search(options: argparse.Namespace, console: Any) -> Any:
         if options.name not in (None, options.resume):
             raise SettingsError(f"--name {options.name}: a resumed search keeps its name; leave --name out")
         settings = Settings.stored(output, options.resume).changed({"time_budget": None, **given})
-        file = options.space or settings.folder / "space.py"
-        return Search(load_space(file), settings, file, console, resume=True, settle=_settle(options, settings))
+        space, file = (load_space(options.space), options.space) if options.space else kept_space(settings)
+        settle, accept = _settle(options, settings), options.accept_changes
+        if settle is not None and accept:
+            raise SettingsError("--settle adds to pairs that were judged, --accept-changes starts anew: leave one out")
+        return Search(space, settings, file, console, resume=True, settle=settle, accept_changes=accept)
 
+    if options.accept_changes:
+        raise SettingsError("--accept-changes goes on with a search that is there: give its name with --resume")
     if options.settle or options.settle_budget is not None:
         raise SettingsError("--settle goes on with a search that is there: give its name with --resume")
     if options.space is None:
