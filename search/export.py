@@ -15,6 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from analysis import files
 from analysis.pareto import HARMONIC_MEAN, PICKS
 from analysis.record import BASELINE, RecordError, interval, prediction_interval
 from trainables.numerics import Numerics
@@ -139,7 +140,47 @@ def write(content: Mapping[str, Any], path: Path) -> None:
     search, title = content["provenance"]["search"], content["title"]
     head = f"# Recipe {content['recipe']} of the search {search}: {title}\n# python -m trainables.train {path.name}\n"
     text = yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True, width=110)
-    path.write_text(head + text, encoding="utf-8")
+    files.write(path, head + text)
+
+
+def check_identity(uri: str, name: str, trials: pd.DataFrame, settings: Mapping[str, Any]) -> tuple[list[str], str]:
+    """Whether a recipe may be told from these trials: all on the same data, which are what they were, as is the code.
+
+    Args:
+        uri: Store of the search.
+        name: Of the search.
+        trials: Its trials.
+        settings: As the store has them.
+
+    Returns:
+        What has changed since the search, for whoever exports it all the same; why that is not known, or "".
+
+    Raises:
+        ExportError: The trials of the search do not stand on the same data.
+    """
+    from analysis import load
+
+    marks = trials.groupby("split_seed")["fingerprint"].nunique()
+    blocks = [str(seed) for seed in marks[marks > 1].index]
+    counts = {str(list(count)) for count in trials["counts"]}
+    if blocks or len(counts) > 1:
+        what = f"seed blocks {', '.join(blocks)}" if blocks else f"training images of {' and of '.join(sorted(counts))}"
+        raise ExportError(
+            f"search {name!r} has trials on different data ({what}), so that its recipes cannot be compared: the data "
+            "changed while it ran; start a new search"
+        )
+    output = str(settings.get("output", ""))
+    database = load.database(uri)
+    places = [Path(output), *([database.parent / output] if database is not None else [])] if output else []
+    folder = next((place / name for place in places if (place / name / "search.json").is_file()), None)
+    if folder is None:
+        return [], "the folder of its results is not here"
+    from search.workspace import changes_in
+
+    try:
+        return changes_in(folder), ""
+    except (ValueError, OSError) as error:
+        return [], str(error)
 
 
 def _worst_classes(own: pd.DataFrame) -> dict[str, Any]:
@@ -210,6 +251,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--pick", choices=PICKS, help="of the Pareto front of accuracy and harmonic mean instead")
     parser.add_argument("--out", type=Path, default=Path("best.yaml"), help="file to write (default: best.yaml)")
     parser.add_argument("--tracking-uri", metavar="URI", help="MLflow store (default: mlflow.db in this directory)")
+    parser.add_argument(
+        "--accept-changes",
+        action="store_true",
+        help="export although data or code have changed, and note it in the file",
+    )
     options = parser.parse_args(arguments)
 
     from analysis import load
@@ -219,6 +265,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         name, trials = load.records(uri, options.search)
         settings = load.settings(uri, name)
+        changed, unknown = check_identity(uri, name, trials, settings)
+        if changed and not options.accept_changes:
+            raise ExportError(
+                f"search {name!r}: {'; '.join(changed)} since it was started; undo that, or give --accept-changes, "
+                "which exports the recipe all the same and notes it in the file"
+            )
         try:
             primary = [pair for pair in str(settings.get("primary", "")).split(",") if pair]
             margin = float(settings.get("margin", 0.005))
@@ -235,6 +287,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             conflicts=conflicts,
             settings=settings,
         )
+        if changed:
+            content["provenance"] |= {"changed_since": changed}
         write(content, options.out)
     except (load.LoadError, RecordError, ExportError, OSError) as error:
         print(f"search.export: {error}", file=sys.stderr)
@@ -243,6 +297,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     spread = "" if measured["low"] is None else f" ({100 * measured['low']:.1f} to {100 * measured['high']:.1f})"
     kind = "baseline" if content["title"] == BASELINE else "recipe"
     print(f"search {name} in {uri}")
+    for text in changed:
+        print(f"note: since the search was started, {text}")
+    if unknown:
+        print(f"note: its data and code were not compared with what they are now: {unknown}")
     print(
         f"{kind} {content['recipe']}: {content['title']}, accuracy on val {100 * measured['mean']:.1f} %{spread} "
         f"over {len(measured['seeds'])} {'seed' if len(measured['seeds']) == 1 else 'seeds'} ({measured['arm']})"

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from search import resources, workspace
 from search.resources import WORKER_ENVIRONMENT
 from search.settings import UNDO, Settings, SettingsError, checked, gpus
-from search.workspace import kept_list
+from search.workspace import SEEDS_APART, kept_list
 from spaces.domain import Space
 
 if TYPE_CHECKING:
@@ -42,9 +42,6 @@ log = logging.getLogger(__name__)
 
 BUNDLED = "digits-lt"
 """The data that come with the libraries."""
-
-SEEDS_APART = 10_000
-"""Between the seed blocks of two `--seed`s: more than there are blocks in a search."""
 
 DRIVER_ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the record is MLflow's

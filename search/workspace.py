@@ -42,6 +42,9 @@ SPACE_HEAD = "from spaces.domain import Forbidden, Integer, LogUniform, OneOf, S
 STARTING = ".start-"
 """Beginning of the name of a folder that is being made, until it is moved into its place."""
 
+SEEDS_APART = 10_000
+"""Between the seed blocks of two `--seed`s: more than there are blocks in a search."""
+
 SHOWN = 6
 """Changes of one kind that a message names."""
 
@@ -305,6 +308,32 @@ def refusal(asked: str, changed: Iterable[str], again: str) -> str:
         f"{asked}: {'; '.join(changed)}, and results from before and after must not be compared; undo that, or give "
         f"--accept-changes as well, which {again}"
     )
+
+
+def changes_in(folder: Path) -> list[str]:
+    """What of the data and of the user's code is not as it was when the search in a folder started.
+
+    Versions of libraries are not compared: what was measured stays true, and whoever trains a recipe has others.
+
+    Raises:
+        ValueError: Data or code are not here, or cannot be read.
+    """
+    from trainables import data
+    from trainables.deployment import Deployment
+    from trainables.models import settled
+    from trainables.registry import discover
+
+    before = Identity.read(folder)
+    if before is None:
+        raise SettingsError(f"{folder} has no {IDENTITY}, because an earlier version started the search")
+    settings = Settings.stored(folder.parent, folder.name)
+    discover(*settings.tricks)
+    model = settled(settings.model or data.standard(settings.data, settings.data_root).model)
+    first = data.load(
+        settings.data, root=settings.data_root, imbalance=settings.imbalance, split_seed=settings.seed * SEEDS_APART
+    )
+    now = identify(before.space, settings, model, first, Deployment())
+    return [*_data_changes(before.data, now.data), *_code_changes(before.code, now.code)]
 
 
 # ------------------------------------------------------------------------------------------ the folder
