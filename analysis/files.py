@@ -29,9 +29,12 @@ def write(path: str | Path, content: str | bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, target)
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):
             beside.unlink()
+        if isinstance(error, OSError):
+            # names the file that was asked for, and not the one beside it that nobody knows
+            raise OSError(error.errno, error.strerror, str(target)) from error
         raise
     # the new name survives a power cut, too; Windows cannot open folders
     with suppress(OSError):
