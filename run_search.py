@@ -159,6 +159,10 @@ def parser() -> argparse.ArgumentParser:
     keep.add_argument("--tracking-uri", metavar="URI", help="MLflow store (default: mlflow.db in this directory)")
     keep.add_argument("--resume", metavar="NAME", help="continue an interrupted search, or add to a finished one")
     keep.add_argument(
+        "--accept-changes", action="store_true",
+        help="with --resume: if data, space or code have changed, start NAME-2 on fresh seeds (default: refuse)",
+    )  # fmt: skip
+    keep.add_argument(
         "--settle", action="store_true", help="with --resume: run further seeds for unresolved primary pairs"
     )
     keep.add_argument(
@@ -245,6 +249,7 @@ def _search(options: argparse.Namespace, console: Any) -> Any:
     from search.run import Search
     from search.settings import Settings, SettingsError, gpus, judged
     from search.space_file import load_space
+    from search.workspace import kept_space
 
     given = {name: getattr(options, name) for name in GIVEN if getattr(options, name) is not None}
     if options.no_reuse:
@@ -280,9 +285,14 @@ def _search(options: argparse.Namespace, console: Any) -> Any:
         if options.name not in (None, options.resume):
             raise SettingsError(f"--name {options.name}: a resumed search keeps its name; leave --name out")
         settings = Settings.stored(output, options.resume).changed({"time_budget": None, **given})
-        file = options.space or settings.folder / "space.py"
-        return Search(load_space(file), settings, file, console, resume=True, settle=_settle(options, settings))
+        space, file = (load_space(options.space), options.space) if options.space else kept_space(settings)
+        settle, accept = _settle(options, settings), options.accept_changes
+        if settle is not None and accept:
+            raise SettingsError("--settle adds to pairs that were judged, --accept-changes starts anew: leave one out")
+        return Search(space, settings, file, console, resume=True, settle=settle, accept_changes=accept)
 
+    if options.accept_changes:
+        raise SettingsError("--accept-changes continues a search that exists: name it with --resume")
     if options.settle or options.settle_budget is not None:
         raise SettingsError("--settle adds to a search that exists: name it with --resume")
     if options.space is None:

@@ -24,6 +24,7 @@ from urllib.request import url2pathname
 import pandas as pd
 
 from analysis.record import ARMS, BASELINE, OUTCOMES, SCHEMA, Record, RecordError, choosable, interval
+from analysis.relocation import relocate
 
 EXPERIMENTS = "longtail/"
 """What the names of our MLflow experiments begin with; the data set's name follows."""
@@ -95,6 +96,8 @@ def connect(uri: str, *, create: bool = False) -> Any:
         _answers(uri)
     # Usage reports to MLflow's makers are off unless the user has said otherwise.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    if file is not None:
+        relocate(file)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     from mlflow import MlflowClient
@@ -292,7 +295,7 @@ def _artifact(client: Any, run: Any, name: str) -> str:
     except Exception as error:
         raise LoadError(
             f"{name} of run {run.info.run_id} cannot be read from {folder}: {error}; the folder of "
-            "artifacts must be where it was when the search ran"
+            "artifacts must be where it was when the search ran, or beside a database that was moved"
         ) from error
 
 

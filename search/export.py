@@ -218,6 +218,46 @@ def _shares(values: Sequence[float]) -> list[float]:
     return [min(1.0, max(0.0, value)) if math.isfinite(value) else value for value in values]
 
 
+def check_identity(uri: str, name: str, trials: pd.DataFrame, settings: Mapping[str, Any]) -> tuple[list[str], str]:
+    """Whether a recipe may be told from these trials: all on the same data, which are what they were, as is the code.
+
+    Args:
+        uri: Store of the search.
+        name: Of the search.
+        trials: Its trials.
+        settings: As the store has them.
+
+    Returns:
+        What has changed since the search, for whoever exports it all the same; why that is not known, or "".
+
+    Raises:
+        ExportError: The trials of the search do not stand on the same data.
+    """
+    from analysis import load
+
+    marks = trials.groupby("split_seed")["fingerprint"].nunique()
+    blocks = [str(seed) for seed in marks[marks > 1].index]
+    counts = {str(list(count)) for count in trials["counts"]}
+    if blocks or len(counts) > 1:
+        what = f"seed blocks {', '.join(blocks)}" if blocks else f"training images of {' and of '.join(sorted(counts))}"
+        raise ExportError(
+            f"search {name!r} has trials on different data ({what}), so that its recipes cannot be compared: the data "
+            "changed while it ran; start a new search"
+        )
+    output = str(settings.get("output", ""))
+    database = load.database(uri)
+    places = [Path(output), *([database.parent / output] if database is not None else [])] if output else []
+    folder = next((place / name for place in places if (place / name / "search.json").is_file()), None)
+    if folder is None:
+        return [], "the folder of its results is not here"
+    from search.workspace import changes_in
+
+    try:
+        return changes_in(folder), ""
+    except (ValueError, OSError) as error:
+        return [], str(error)
+
+
 def _worst_classes(own: pd.DataFrame) -> dict[str, Any]:
     """The smoothed harmonic mean over the same seeds, where it was recorded."""
     if HARMONIC_MEAN not in own or own[HARMONIC_MEAN].isna().any():
@@ -295,7 +335,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--tracking-uri", metavar="URI", help="MLflow store (default: mlflow.db in this directory)")
     parser.add_argument(
-        "--new-data", action="store_true", help="export although the data have changed since the search (default: off)"
+        "--accept-changes",
+        action="store_true",
+        help="export although data or code have changed since the search, and note it in the file (default: refuse)",
     )
     options = parser.parse_args(arguments)
 
@@ -306,6 +348,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         name, trials = load.records(uri, options.search)
         settings = load.settings(uri, name)
+        changed, unknown = check_identity(uri, name, trials, settings)
+        if changed and not options.accept_changes:
+            raise ExportError(
+                f"search {name!r}: {'; '.join(changed)} since it was started; undo that, or give --accept-changes, "
+                "which exports the recipe all the same and notes it in the file"
+            )
         try:
             primary = [pair for pair in str(settings.get("primary", "")).split(",") if pair]
             margin = float(settings.get("margin", 0.005))
@@ -322,7 +370,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             conflicts=conflicts,
             settings=settings,
         )
-        told = _told_of_data(trials, content, settings, options.new_data)
+        told = _told_of_data(trials, content, settings, options.accept_changes)
+        if changed:
+            content["provenance"] |= {"changed_since": changed}
         write(content, options.out)
     except (load.LoadError, RecordError, ExportError, OSError) as error:
         echo(f"search.export: {sentence(error)}", file=sys.stderr)
@@ -332,10 +382,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     kind = "baseline" if content["title"] == BASELINE else "recipe"
     echo(
         f"search {sentence(name)} in {sentence(uri)}",
+        *(f"note: since the search was started, {sentence(text)}" for text in changed),
+        *(
+            [f"note: its data and code were not compared with what they are now: {sentence(unknown)}"]
+            if unknown
+            else []
+        ),
         f"{kind} {content['recipe']}: {sentence(content['title'])}, accuracy on val {100 * measured['mean']:.1f} "
         f"%{spread} over {len(measured['seeds'])} {'seed' if len(measured['seeds']) == 1 else 'seeds'} "
         f"({measured['arm']})",
-        *map(sentence, told),
+        *(map(sentence, told) if not changed else ()),
         f"written to {sentence(options.out)}; train it with: "
         f"{command('python', '-m', 'trainables.train', options.out)}",
     )
@@ -343,7 +399,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _told_of_data(
-    trials: pd.DataFrame, content: Mapping[str, Any], settings: Mapping[str, Any], new_data: bool
+    trials: pd.DataFrame, content: Mapping[str, Any], settings: Mapping[str, Any], accepted: bool
 ) -> list[str]:
     """What is to be told of the data of an exported recipe.
 
@@ -357,12 +413,12 @@ def _told_of_data(
         changed = data_change(own[own["outcome"] == "finished"].iloc[0], settings)
     except (DataError, OSError) as error:
         return [f"the data cannot be compared with those of the search ({error}); final training will compare them"]
-    if not new_data:
+    if not accepted:
         raise ExportError(
             f"the data are not those of the search: {changed}; take the old data again, or export the "
-            "recipe as it is with --new-data"
+            "recipe as it is with --accept-changes"
         )
-    return [f"the data are not those of the search: {changed}; final training will ask for --new-data, too"]
+    return [f"the data are not those of the search: {changed}; final training will ask for --new-data"]
 
 
 if __name__ == "__main__":

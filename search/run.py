@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from analysis import files
 from analysis.console import Console, styled
-from analysis.text import command, csv_text, option, sentence
-from search import resources
+from analysis.text import csv_text, sentence
+from search import resources, workspace
 from search.interrupts import Interrupts
 from search.resources import WORKER_ENVIRONMENT
-from search.settings import Settings, SettingsError, gpus
+from search.settings import UNDO, Settings, SettingsError, checked, gpus
+from search.workspace import SEEDS_APART, kept_list
 from spaces.domain import Space
 from trainables.leases import NO_LOCKS, Lock
 
@@ -41,9 +42,6 @@ log = logging.getLogger(__name__)
 
 BUNDLED = "digits-lt"
 """The data that come with the libraries."""
-
-SEEDS_APART = 10_000
-"""Between the seed blocks of two `--seed`s: more than there are blocks in a search."""
 
 DRIVER_ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the record is MLflow's
@@ -83,25 +81,13 @@ class SearchResult:
     extras: Extras
 
 
-def _kept_list(kind: str) -> str:
-    """Name of the copy of a design's list beside the results.
-
-    >>> _kept_list("list:plans/cells.yaml")
-    'design.yaml'
-    """
-    return f"design{Path(kind).suffix}"
-
-
-SPACE_HEAD = "from spaces.domain import Forbidden, Integer, LogUniform, OneOf, SomeOf, Space, Stage, Trick, Uniform\n"
-"""Above a space that was made in Python and is kept as a file."""
-
-
 def run(
     space: Space | str | Path,
     *,
     data: str | None = None,
     name: str | None = None,
     resume: bool = False,
+    accept_changes: bool = False,
     **settings: Any,
 ) -> SearchResult:
     """Searches a space; the same as `run_search.py`.
@@ -110,7 +96,9 @@ def run(
         space: A `Space`, or the path of a space file.
         data: Name of the data set; the space's own, or digits-lt, where absent.
         name: Of the search; made of the space's name and the time where absent.
-        resume: Whether to go on with the search of that name, whose space and settings must be the same.
+        resume: Whether to go on with the search of that name, whose space, data, code and settings must be the same.
+        accept_changes: With `resume`: whether a search of which one has changed is followed by a new one with the same
+            settings on fresh seed blocks.
         **settings: Fields of `search.settings.Settings`; `gpus_per_trial` may be "auto".
 
     Returns:
@@ -121,22 +109,26 @@ def run(
     """
     from search.space_file import load_space
 
+    loaded = space if isinstance(space, Space) else load_space(space)
     path = None if isinstance(space, Space) else Path(space)
-    loaded = load_space(path) if path is not None else space
-    assert isinstance(loaded, Space)
     if "gpus_per_trial" in settings:
         settings |= gpus(settings["gpus_per_trial"])
+    given = settings if data is None else {**settings, "data": data}
+    if accept_changes and not resume:
+        raise SettingsError("search.run: accept_changes goes on with a search that is there: give its name, and resume")
     if resume:
-        given = settings if data is None else {**settings, "data": data}
-        stored = Settings.stored(str(settings.get("output", "results")), name or "")
+        stored = Settings.stored(str(settings.get("output", "results")), str(name or ""))
         changed = stored.changed({"time_budget": None, **given})
-        return Search(loaded, changed, path, Console(), resume=True).run()
+        return Search(loaded, changed, path, Console(), resume=True, accept_changes=accept_changes).run()
     stem = path.stem if path is not None else "space"
-    chosen = Settings(
-        name=name or f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}",
-        space=str(path or "<python>"),
-        data=data or loaded.data or "digits-lt",
-        **settings,
+    chosen = checked(
+        {
+            "name": name or f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}",
+            "space": str(path or "<python>"),
+            "data": loaded.data or "digits-lt",
+            **given,
+        },
+        "search.run: ",
     )
     return Search(loaded, chosen, path, Console()).run()
 
@@ -152,6 +144,7 @@ class Search:
         resume: Whether the search goes on with what its folder holds.
         settle: Further blocks that unresolved primary pairs may get, in all; `None` for a search that goes on as
             planned.
+        accept_changes: Whether a search that goes on and whose ground has changed is followed by a new one.
     """
 
     def __init__(
@@ -162,6 +155,7 @@ class Search:
         console: Console,
         resume: bool = False,
         settle: int | None = None,
+        accept_changes: bool = False,
     ) -> None:
         from search.design import make_design
         from search.scheduler import Halving
@@ -176,7 +170,7 @@ class Search:
         name, root = data.rooted(fed, settings.data_root)
         settings = dataclasses.replace(settings, data=name, data_root=root)
         self.space, self.settings, self.console, self.resume = space, settings, console, resume
-        self.settle = settle
+        self.settle, self._accept_changes, self._file = settle, accept_changes, file
         for folder in settings.tricks:
             try:
                 discover(folder)
@@ -199,6 +193,9 @@ class Search:
             check(self.model)
         except ModelError as error:
             raise SettingsError(f"--model: {error}") from error
+        if settings.model or space.model:
+            # by absolute places, wherever it is resumed from
+            self.settings = settings = dataclasses.replace(settings, model=self.model)
         check_space(space, self.standard)
         self.design = make_design(
             space, self.standard, settings.epochs_scale, kind=self._design_kind(), primary=settings.primary
@@ -210,14 +207,14 @@ class Search:
         self._leases: Leases | None = None
         self._interrupts = Interrupts()
         self._sent = False
-        self._text = file.read_text(encoding="utf-8") if file is not None else f"{SPACE_HEAD}\nSPACE = {space!r}\n"
+        self._started: Agenda | None = None
 
     def _design_kind(self) -> str | None:
         """The kind of design; once a list is kept beside the results, that copy is what counts."""
         kind = self.settings.design
         if kind is None or not kind.startswith("list:"):
             return kind
-        kept = self.settings.folder / _kept_list(kind)
+        kept = self.settings.folder / kept_list(kind)
         return f"list:{kept}" if kept.is_file() else kind
 
     def _deployment(self) -> Deployment:
@@ -226,55 +223,64 @@ class Search:
 
         settings = self.settings
         kept = settings.folder / "deployment.json"
-        if self.resume:
+        if not self.resume:
+            return read(settings.prior, settings.cost, self._data(settings.seed * SEEDS_APART).class_names)
+        try:
             return Deployment.from_dict(json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else None)
-        return read(settings.prior, settings.cost, self._data(settings.seed * SEEDS_APART).class_names)
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise SettingsError(f"--resume {settings.name}: {kept} is damaged ({error!r}); {UNDO}") from error
 
     # --- before anything is trained -----------------------------------------------------------------------
 
-    def open_folder(self) -> None:
+    def open_folder(self) -> list[str]:
         """Makes the results folder, or checks that it holds the search to go on with.
 
-        Raises:
-            SettingsError: It cannot be written, holds another search, or the space has changed.
-        """
-        folder = self.settings.folder
-        kept = folder / "space.py"
-        if self.resume:
-            from search.space_file import load_space
+        Returns:
+            What has changed since the search was started; empty of a new one.
 
-            same = kept.is_file() and kept.read_text(encoding="utf-8") == self._text
-            if not same and load_space(kept) != self.space:
-                raise SettingsError(
-                    f"--resume {self.settings.name}: the space has changed since the search was started; leave --space "
-                    f"out to continue with {kept}, or start a new search"
-                )
-            return
-        if self.settings.store is not None and self.settings.reuse and "://" not in self.settings.store_place:
-            try:
-                self.settings.store_folder.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise SettingsError(
-                    f"--store {self.settings.store}: cannot write there ({error.strerror}); choose another folder"
-                ) from error
-        try:
-            folder.mkdir(parents=True)
-        except FileExistsError:
-            raise SettingsError(
-                f"--name {self.settings.name}: {folder} exists; choose another name, or "
-                f"{command(*option('--resume', self.settings.name))}"
-            ) from None
-        except OSError as error:
-            raise SettingsError(
-                f"--output {self.settings.output}: cannot write there ({error.strerror}); choose another folder"
-            ) from error
-        kept.write_text(self._text, encoding="utf-8")
-        kind = self.settings.design
-        if kind is not None and self.design.kind == "list":
-            shutil.copyfile(kind.partition(":")[2], folder / _kept_list(kind))
-        if self.deployment:
-            (folder / "deployment.json").write_text(json.dumps(self.deployment.to_dict()), encoding="utf-8")
-        self.settings.save()
+        Raises:
+            SettingsError: It cannot be written, holds another search, or what the search stands on has changed.
+        """
+        settings, folder = self.settings, self.settings.folder
+        first = self._data(settings.seed * SEEDS_APART)
+        now = workspace.identify(self.space, settings, self.model, first, self.deployment)
+        if not self.resume:
+            kind, _, file = (settings.design or "").partition(":")
+            workspace.create(settings, now, self._file, self.deployment, file if kind == "list" else None)
+            return []
+        before = workspace.Identity.read(folder)
+        if before is None:
+            if workspace.kept_space(settings)[0] != self.space:
+                changed = [f"the space is not that of {folder / 'space.py'} any more"]
+            else:
+                changed = []
+        else:
+            now = dataclasses.replace(now, files=workspace.files_now(self._file, before, folder))
+            changed = workspace.changes(before, now)
+        if before is None or before.data["fingerprint"] == now.data["fingerprint"]:
+            changed += workspace.block_changes(self._trained(), self._fingerprint)
+        if changed and not self._accept_changes:
+            name = workspace.successor(settings, ()).name
+            again = f"starts {name} with the same settings on fresh seed blocks and leaves {settings.name} as it is"
+            settle = " --settle" if self.settle is not None else ""
+            raise SettingsError(workspace.refusal(f"--resume {settings.name}{settle}", changed, again))
+        if before is None and not changed:
+            dataclasses.replace(now, files=workspace.hashes(folder)).write(folder)
+            said = (
+                f"{folder} was made by an earlier version, which did not record what a search stands on: its space and "
+                "the data of its trials are unchanged, its code and versions are assumed to be"
+            )
+            self.console.print(styled(sentence(said), "dim"), soft_wrap=True)
+        return changed
+
+    def _trained(self) -> dict[int, set[str]]:
+        """Fingerprints of the data by seed of the split, as the trials of a search that goes on have recorded them."""
+        from search.agenda import Journal
+
+        found: dict[int, set[str]] = {}
+        for record in Journal(self.settings.folder / "journal.jsonl").records().values():
+            found.setdefault(record.split_seed, set()).add(record.fingerprint)
+        return found
 
     def run(self) -> SearchResult:
         """Runs to the end, the budget, or Ctrl-C; then looks at what there is.
@@ -323,18 +329,37 @@ class Search:
         self.deployment = self._deployment()
         self.check_objective()
         self._check_model()
-        self.open_folder()
+        changed = self.open_folder()
+        if changed:
+            return self._run_successor(changed)
         self._take_lock()
         summary.show_notes(self.console, settings.data, self._notes)
-        # MLflow makes its database in seconds that Ray needs as well
-        tracker = tracking.Tracker(uri, settings.name, settings.data)
+        tracker = None
         try:
+            # MLflow makes its database in seconds that Ray needs as well
+            tracker = tracking.Tracker(uri, settings.name, settings.data)
             agenda, display, complete = self._search(tracker)
             return self._conclude(agenda, display, tracker, uri, complete)
         except BaseException as error:
-            tracker.close("KILLED")
-            self._abandon(error)
+            self._abandon(error, tracker)
             raise
+
+    def _run_successor(self, changed: list[str]) -> SearchResult:
+        """Runs a new search in the place of one whose ground has changed, which stays as it is."""
+        stored = Settings.stored(self.settings.output, self.settings.name)
+        budget = self.settings.time_budget or stored.time_budget
+        settings = workspace.successor(dataclasses.replace(self.settings, time_budget=budget), changed)
+        said = (
+            f"{'; '.join(changed)}. {self.settings.name} stays as it is; {settings.name} starts with the same settings on "
+            "fresh seed blocks."
+        )
+        self.console.print(styled(sentence(said), "bold yellow"), soft_wrap=True)
+        search = Search(self.space, settings, self._file, self.console)
+        search.explain = self.explain
+        try:
+            return search.run()
+        finally:
+            self.interrupted = search.interrupted
 
     def _check_model(self) -> None:
         """Refuses weights of another architecture, and an own network that cannot be run, before there is a folder."""
@@ -345,16 +370,22 @@ class Search:
             channels, height, width = data.train_images.shape[1:]
             check_on(self.model, classes=data.classes, shape=(int(channels), int(height), int(width)))
 
-    def _abandon(self, error: BaseException) -> None:
-        """Leaves nothing of a search in which nothing ran, and says how to go on with another."""
+    def _abandon(self, error: BaseException, tracker: Any) -> None:
+        """Leaves nothing of a search of which nothing was recorded, and says how to go on with another."""
         from search import summary
 
-        if (self.settings.folder / "journal.jsonl").exists():
-            if not isinstance(error, ValueError):
+        recorded = self._started is not None and self._started.records
+        if recorded or self.resume:
+            if tracker is not None:
+                tracker.close("KILLED")
+            if recorded and not isinstance(error, ValueError):
                 how = summary.how_to_resume(self.settings, self.settle is not None)
                 self.console.print(styled(how, "bold yellow"), soft_wrap=True)
-        elif not self.resume:
-            shutil.rmtree(self.settings.folder, ignore_errors=True)
+            return
+        # the name is free again, in MLflow as well
+        if tracker is not None:
+            tracker.discard()
+        shutil.rmtree(self.settings.folder, ignore_errors=True)
 
     # --- the search ---------------------------------------------------------------------------------------
 
@@ -387,7 +418,7 @@ class Search:
         self._join()
         settings = self.settings
         shares = resources.shares(settings)
-        agenda = self._agenda()
+        agenda = self._started = self._agenda()
         if self.resume and agenda.catch_up():
             return self._nothing_left(agenda, tracker)
         if self.resume and agenda.used_up:
@@ -744,7 +775,7 @@ class Search:
             file.name: file.read_bytes() if file.suffix == ".png" else file.read_text(encoding="utf-8")
             for file in sorted(folder.iterdir())
             if file.name in ("best.yaml", "conflicts.csv", "conflicts.png", "report.html", "space.py", "search.json")
-            or file.name in ("nominated.csv", "removals.csv", "path.csv")
+            or file.name in ("nominated.csv", "removals.csv", "path.csv", workspace.IDENTITY)
         }
         seconds = pace.of_records(records)
         if seconds is not None:

@@ -359,6 +359,15 @@ class Tracker:
             )  # fmt: skip
         return self.errors
 
+    def discard(self) -> None:
+        """Ends a search of which nothing was recorded, and deletes its run, so that its name stays free."""
+        self.close("KILLED")
+        if self.run_id and not self.before:
+            try:
+                self._client.delete_run(self.run_id)
+            except Exception as error:
+                _logger.warning("MLflow keeps the empty run of search %s (%s)", self.search, error)
+
     # ------------------------------------------------------------------------------ the writer's thread
 
     def _put(self, job: _Job) -> None:

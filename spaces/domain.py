@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, TypeAlias
 
 Scalar: TypeAlias = bool | int | float | str | None
@@ -36,9 +36,15 @@ class Uniform:
     step: float | None = None
 
     def __post_init__(self) -> None:
-        _ordered("uniform", self.low, self.high)
-        if self.step is not None and not self.step > 0:
-            raise SpaceError(f"uniform({self.low}, {self.high}): step must be above 0, got {self.step}")
+        _ordered(self, "uniform")
+        if self.step is None:
+            return
+        object.__setattr__(self, "step", _plain(self.step))
+        if not (_is_finite(self.step) and 0 < self.step <= self.high - self.low):
+            raise SpaceError(
+                f"uniform({self.low}, {self.high}): step must be above 0 and at most {self.high - self.low:g}, "
+                f"got {_shown(self.step)}"
+            )
 
     def __contains__(self, value: object) -> bool:
         return _within(value, self.low, self.high)
@@ -78,10 +84,10 @@ class LogUniform:
     step: str | None = None
 
     def __post_init__(self) -> None:
-        _ordered("log_uniform", self.low, self.high)
+        _ordered(self, "log_uniform")
         if not self.low > 0:
             raise SpaceError(f"log_uniform({self.low}, {self.high}): the range must lie above 0")
-        if self.step is not None and self.step not in PER_DECADE:
+        if self.step is not None and (not isinstance(self.step, str) or self.step not in PER_DECADE):
             raise SpaceError(
                 f"log_uniform({self.low}, {self.high}): step must be one of {', '.join(PER_DECADE)} "
                 f"(a part of a decade), got {self.step!r}"
@@ -122,7 +128,7 @@ class Integer:
     high: int
 
     def __post_init__(self) -> None:
-        _ordered("integer", self.low, self.high)
+        _ordered(self, "integer")
         if not all(isinstance(end, int) and not isinstance(end, bool) for end in (self.low, self.high)):
             raise SpaceError(f"integer({self.low}, {self.high}): both ends must be whole numbers")
 
@@ -149,6 +155,12 @@ class Trick:
     name: str
     numbers: tuple[tuple[str, Any], ...] = ()
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name.isidentifier():
+            raise SpaceError(f"trick({self.name!r}): a trick is named by the name of its file, e.g. trick('focal')")
+        numbers = tuple((key, _number(value, f"trick {self.name!r}: {key}")) for key, value in self.numbers)
+        object.__setattr__(self, "numbers", numbers)
+
     def __str__(self) -> str:
         if not self.numbers:
             return self.name
@@ -161,6 +173,22 @@ class OneOf:
 
     options: tuple[Any, ...]
     name: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.options:
+            raise SpaceError("one_of(): needs at least one option")
+        if any(isinstance(option, (*DOMAINS, SomeOf)) for option in self.options):
+            raise SpaceError("one_of(...): options cannot be choices or ranges themselves; write them side by side")
+        options = tuple(
+            option if isinstance(option, (Trick, Stage)) else _scalar(option, "one_of(...): an option")
+            for option in self.options
+        )
+        object.__setattr__(self, "options", options)
+        if any(option in options[:position] for position, option in enumerate(options)):
+            raise SpaceError(f"one_of(...): an option stands twice in {options!r}")
+        # what a plan derives from a choice has names of its own
+        if self.name is not None and type(self) is OneOf:
+            _check_name(self.name, "one_of(...)", (*RESERVED, *STAGE_NUMBERS))
 
     def __contains__(self, value: object) -> bool:
         return value in self.options
@@ -191,6 +219,19 @@ class SomeOf:
     at_least: int = 0
     at_most: int | None = None
 
+    def __post_init__(self) -> None:
+        names = [option.name for option in self.options]
+        for name in names:
+            if names.count(name) > 1:
+                raise SpaceError(f"some_of(...): {name!r} stands twice")
+        most = len(names) if self.at_most is None else self.at_most
+        bounds = (self.at_least, most)
+        if not all(type(bound) is int for bound in bounds) or not 0 <= self.at_least <= most <= len(names):
+            raise SpaceError(
+                f"some_of(...): 0 ≤ at_least ≤ at_most ≤ {len(names)} must hold, "
+                f"got at_least={self.at_least!r}, at_most={self.at_most!r}"
+            )
+
     def __str__(self) -> str:
         return "any of " + ", ".join(option.name for option in self.options)
 
@@ -204,6 +245,12 @@ STAGE_NUMBERS = (
     "nesterov",
 )  # fmt: skip
 """The fields of a stage that may be left open."""
+
+RESERVED = ("none", "baseline", "factorial", "numbers")
+"""What tables, labels and contexts mean by these words is no stage."""
+
+LONGEST_NAME = 60
+"""Characters of a name: MLflow's keys hold two labels of a stage and a trick each."""
 
 
 @dataclass(frozen=True)
@@ -249,17 +296,19 @@ class Stage:
     nesterov: Any = None
 
     def __post_init__(self) -> None:
-        if not self.name or not self.name.replace("_", "").isalnum():
-            raise SpaceError(f"stage {self.name!r}: a name is made of letters, digits and underscores")
+        _check_name(self.name, "stage", RESERVED)
         where = f"stage {self.name!r}"
         if (self.length is None) == (self.epochs is None):
             raise SpaceError(f"{where}: give either length= (a share of the standard schedule) or epochs=")
+        for key in STAGE_NUMBERS:
+            object.__setattr__(self, key, _number(getattr(self, key), f"{where}: {key}"))
         if self.carry not in ("all", "weights"):
             raise SpaceError(f"{where}: carry must be 'all' or 'weights', got {self.carry!r}")
         if isinstance(self.choose, str) or not isinstance(self.choose, Sequence):
             raise SpaceError(f"{where}: choose must be a list, got {self.choose!r}; write choose=[…]")
         object.__setattr__(self, "choose", tuple(_trick_choice(item, where) for item in self.choose))
-        if isinstance(self.keep, (list, tuple)):
+        _check_once(self.choose, where)
+        if isinstance(self.keep, (list, tuple)) and all(isinstance(seam, str) for seam in self.keep):
             object.__setattr__(self, "keep", tuple(self.keep))
         elif not isinstance(self.keep, bool):
             raise SpaceError(f"{where}: keep must be True, False or a tuple of seams, got {self.keep!r}")
@@ -271,6 +320,11 @@ class Forbidden:
 
     labels: tuple[str, ...]
     reason: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "labels", _labels(self.labels, "forbid(...)"))
+        if len(self.labels) < 2 or not isinstance(self.reason, str) or not self.reason:
+            raise SpaceError("forbid(...): needs at least two labels and a reason")
 
 
 @dataclass(frozen=True)
@@ -293,6 +347,9 @@ class Space:
     doc: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
+        for name in ("stages", "forbid"):
+            if isinstance(getattr(self, name), str) or not isinstance(getattr(self, name), Sequence):
+                raise SpaceError(f"Space({name}=...): must be a list, got {getattr(self, name)!r}")
         stages = tuple(self.stages)
         if not stages:
             raise SpaceError("Space(stages=[]): a space needs at least one stage")
@@ -307,8 +364,19 @@ class Space:
                 if option.name in seen:
                     raise SpaceError(f"stage {option.name!r} is named twice; every stage needs its own name")
                 seen.add(option.name)
+        choices = [slot.name for slot in stages if isinstance(slot, OneOf) and slot.name is not None]
+        for name in choices:
+            if choices.count(name) > 1:
+                raise SpaceError(f"one_of(..., name={name!r}): two choices of stages have this name; give each its own")
+        for rule in self.forbid:
+            if not isinstance(rule, Forbidden):
+                raise SpaceError(f"Space(forbid=...): expected forbid('label', 'label', reason='…'), got {rule!r}")
+        for name in ("data", "model"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, str) or not value):
+                raise SpaceError(f"Space({name}=...): must be a name, got {value!r}")
         object.__setattr__(self, "stages", stages)
-        object.__setattr__(self, "screen", tuple(self.screen))
+        object.__setattr__(self, "screen", _labels(self.screen, "screen"))
         object.__setattr__(self, "forbid", tuple(self.forbid))
 
 
@@ -344,9 +412,6 @@ def trick(name: str, **numbers: Any) -> Trick:
     >>> print(trick("effective_number", beta=one_of(0.9, 0.99)))
     effective_number(beta=0.9 | 0.99)
     """
-    for key, value in numbers.items():
-        if isinstance(value, (SomeOf, Trick, Stage)):
-            raise SpaceError(f"trick {name!r}: {key} must be a value or a range, got {value!r}")
     return Trick(name, tuple(numbers.items()))
 
 
@@ -356,12 +421,6 @@ def one_of(*options: Any, name: str | None = None) -> OneOf:
     >>> print(one_of(None, "class_balanced", "square_root"))
     none | class_balanced | square_root
     """
-    if not options:
-        raise SpaceError("one_of(): needs at least one option")
-    if any(isinstance(option, (OneOf, SomeOf)) for option in options):
-        raise SpaceError("one_of(...): options cannot be choices themselves; write them side by side")
-    if len(set(options)) != len(options):
-        raise SpaceError(f"one_of(...): an option stands twice in {options!r}")
     return OneOf(tuple(options), name)
 
 
@@ -372,23 +431,45 @@ def some_of(*options: Any, at_least: int = 0, at_most: int | None = None) -> Som
     any of cutout, rand_augment
     """
     tricks = tuple(_as_trick(option, "some_of(...)") for option in options)
-    most = len(tricks) if at_most is None else at_most
-    if not 0 <= at_least <= most <= len(tricks):
-        raise SpaceError(
-            f"some_of(...): 0 ≤ at_least ≤ at_most ≤ {len(tricks)} must hold, "
-            f"got at_least={at_least}, at_most={at_most}"
-        )
     return SomeOf(tricks, at_least, at_most)
 
 
 def forbid(*labels: str, reason: str) -> Forbidden:
     """Labels that are never on together, with the reason that the preview prints."""
-    if len(labels) < 2 or not reason:
-        raise SpaceError("forbid(...): needs at least two labels and a reason")
-    return Forbidden(tuple(labels), reason)
+    return Forbidden(labels, reason)
 
 
 # --- helpers ----------------------------------------------------------------------------------------------
+
+
+def to_dict(value: Any) -> Any:
+    """A space, or a part of one, as JSON-able objects; `from_dict` is the inverse."""
+    if is_dataclass(value):
+        return {"is": type(value).__name__} | {one.name: to_dict(getattr(value, one.name)) for one in fields(value)}
+    return [to_dict(item) for item in value] if isinstance(value, tuple) else value
+
+
+def from_dict(content: Any) -> Any:
+    """The inverse of `to_dict`, also after a passage through JSON.
+
+    >>> from_dict(to_dict(one_of(0.5, trick("focal", gamma=integer(1, 3))))) == one_of(
+    ...     0.5, trick("focal", gamma=integer(1, 3))
+    ... )
+    True
+
+    Raises:
+        SpaceError: It is not what `to_dict` gives.
+    """
+    if isinstance(content, dict):
+        known = {
+            kind.__name__: kind
+            for kind in (Uniform, LogUniform, Integer, OneOf, SomeOf, Trick, Stage, Forbidden, Space)
+        }
+        try:
+            return known[content["is"]](**{key: from_dict(item) for key, item in content.items() if key != "is"})
+        except (KeyError, TypeError) as error:
+            raise SpaceError(f"a space cannot be read: {error}") from error
+    return tuple(map(from_dict, content)) if isinstance(content, list) else content
 
 
 def _is_number(value: object) -> bool:
@@ -399,9 +480,104 @@ def _within(value: object, low: float, high: float) -> bool:
     return _is_number(value) and low <= value <= high  # type: ignore[operator]
 
 
-def _ordered(kind: str, low: float, high: float) -> None:
-    if not (_is_number(low) and _is_number(high) and math.isfinite(low) and math.isfinite(high)):
-        raise SpaceError(f"{kind}({low!r}, {high!r}): both ends must be finite numbers")
+def _plain(value: Any) -> Any:
+    """One of NumPy's numbers as Python's: a space is written down."""
+    return value.item() if type(value).__module__ == "numpy" and getattr(value, "ndim", None) == 0 else value
+
+
+def _is_finite(value: Any) -> bool:
+    try:
+        return _is_number(value) and math.isfinite(value)
+    except OverflowError:  # a whole number beyond all floats
+        return False
+
+
+def _scalar(value: Any, where: str) -> Scalar:
+    """A value that can be written down and read again.
+
+    Raises:
+        SpaceError: It is no scalar, or a number that is not finite.
+    """
+    value = _plain(value)
+    if _is_number(value) and not (_is_finite(value) and abs(value) < LARGEST):
+        raise SpaceError(f"{where} must be a finite number below {LARGEST:g}, got {_shown(value)}")
+    if value is not None and not isinstance(value, (bool, int, float, str)):
+        raise SpaceError(f"{where} must be a number, a text, True, False or None, got {value!r}")
+    return value  # type: ignore[no-any-return]
+
+
+LARGEST = 1e15
+"""Above whole numbers of this size, JSON's readers and Optuna's tables lose digits."""
+
+
+def _shown(value: Any) -> str:
+    """A value for a message, also a whole number whose digits would fill the screen."""
+    long = isinstance(value, int) and value.bit_length() > 200
+    return f"a number of {value.bit_length()} bits" if long else repr(value)
+
+
+def _number(value: Any, where: str) -> Any:
+    """A value or a range.
+
+    Raises:
+        SpaceError: It is neither.
+    """
+    if isinstance(value, OneOf) and any(isinstance(option, (Trick, Stage)) for option in value.options):
+        raise SpaceError(f"{where} must be a value or a range, got a choice of tricks or stages")
+    if isinstance(value, (SomeOf, Trick, Stage)):
+        raise SpaceError(f"{where} must be a value or a range, got {value!r}")
+    return value if isinstance(value, DOMAINS) else _scalar(value, where)
+
+
+def _check_name(name: Any, where: str, reserved: Sequence[str]) -> None:
+    """Refuses a name that tables, labels or MLflow's keys could not hold.
+
+    Raises:
+        SpaceError: It is no word of letters, digits and underscores, too long, or means something else.
+    """
+    if not isinstance(name, str) or not name.replace("_", "").isalnum() or len(name) > LONGEST_NAME:
+        raise SpaceError(
+            f"{where} {name!r}: a name is made of letters, digits and underscores, {LONGEST_NAME} characters at most"
+        )
+    if name.casefold() in reserved:
+        raise SpaceError(f"{where} {name!r}: this name means something else; reserved are {', '.join(reserved)}")
+
+
+def _check_once(choose: Sequence[Any], where: str) -> None:
+    """Refuses a trick that stands twice in a stage, whose label would mean two things."""
+    names = [
+        option.name
+        for item in choose
+        for option in (item.options if isinstance(item, (OneOf, SomeOf)) else (item,))
+        if option is not None
+    ]
+    for name in names:
+        if names.count(name) > 1:
+            raise SpaceError(
+                f"{where}: {name!r} stands twice; leave its number open instead: trick({name!r}, number=one_of(...))"
+            )
+
+
+def _labels(labels: Any, where: str) -> tuple[str, ...]:
+    """Labels as a tuple.
+
+    Raises:
+        SpaceError: They are no list of texts, or one stands twice.
+    """
+    if isinstance(labels, str) or not isinstance(labels, Sequence) or not all(isinstance(one, str) for one in labels):
+        raise SpaceError(f"{where}: must be a list of labels like 'stage/trick', got {labels!r}")
+    for label in labels:
+        if list(labels).count(label) > 1:
+            raise SpaceError(f"{where}: {label!r} stands twice")
+    return tuple(labels)
+
+
+def _ordered(span: Uniform | LogUniform | Integer, kind: str) -> None:
+    for end in ("low", "high"):
+        object.__setattr__(span, end, _plain(getattr(span, end)))
+    low, high = span.low, span.high
+    if not (_is_finite(low) and _is_finite(high) and max(abs(low), abs(high)) < LARGEST):
+        raise SpaceError(f"{kind}({_shown(low)}, {_shown(high)}): both ends must be finite numbers below {LARGEST:g}")
     if not low < high:
         raise SpaceError(f"{kind}({low}, {high}): low < high must hold")
 
@@ -423,12 +599,5 @@ def _trick_choice(item: Any, where: str) -> Trick | OneOf | SomeOf:
         return item
     if isinstance(item, OneOf):
         options = tuple(None if option is None else _as_trick(option, where) for option in item.options)
-        names = [option.name for option in options if option is not None]
-        for name in names:
-            if names.count(name) > 1:
-                raise SpaceError(
-                    f"{where}: {name!r} stands twice in one choice; "
-                    f"leave its number open instead: trick({name!r}, number=one_of(...))"
-                )
         return OneOf(options, item.name)
     return _as_trick(item, where)

@@ -225,12 +225,18 @@ def test_what_a_resumed_search_must_not_change(begun, capsys):
     assert "--imbalance cannot change" in refused(capsys, "--resume", "mine", "--imbalance", "10")
 
 
-def test_a_resumed_search_whose_space_has_changed(begun, place, capsys):
+def test_a_resumed_search_of_an_earlier_version_whose_space_has_changed(begun, place, capsys):
     write(place / "space.py", "one_of(None, 'class_balanced')")
     assert refused(capsys, "--resume", "mine", "--space", "space.py") == (
-        "--resume mine: the space has changed since the search was started; leave --space out to continue with "
-        "results/mine/space.py, or start a new search"
+        "--resume mine: the space is not that of results/mine/space.py any more, and results from before and after "
+        "must not be compared; undo that, or give --accept-changes as well, which starts mine-2 with the same settings "
+        "on fresh seed blocks and leaves mine as it is"
     )
+
+
+def test_changes_are_accepted_of_a_search_that_is_there(begun, capsys):
+    said = refused(capsys, "--space", "space.py", "--accept-changes")
+    assert said == "--accept-changes goes on with a search that is there: give its name with --resume"
 
 
 def test_a_dry_run_prints_and_leaves_nothing(place, capsys):

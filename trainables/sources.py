@@ -13,9 +13,11 @@ import hashlib
 import importlib.util
 import sys
 import sysconfig
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.machinery import PathFinder
 from pathlib import Path
+
+from trainables.data.catalogue import Name
 
 PROJECT = ("analysis", "search", "spaces", "trainables")
 """The packages of this project."""
@@ -158,3 +160,21 @@ def _is_own_package(top: str) -> bool:
 def hash_of(files: Iterable[Path]) -> str:
     """One hash of several files, whatever their names and order."""
     return hashlib.sha256("".join(sorted(map(code_hash, files))).encode()).hexdigest()
+
+
+def relocated(model: str, change: Callable[[str], str]) -> str:
+    """A network's name with its local path changed: that of its code or of its weights.
+
+    >>> relocated("nets/mine.py:wide?depth=4", lambda text: "/project/" + text)
+    '/project/nets/mine.py:wide?depth=4'
+    >>> relocated("resnet50?pretrained=r50.pth", lambda text: "/project/" + text)
+    'resnet50?pretrained=/project/r50.pth'
+    """
+    parsed = Name.parse(model)
+    kind, options = parsed.kind, dict(parsed.options)
+    where, colon, function = kind.rpartition(":")
+    if colon and where.endswith(".py"):
+        kind = f"{change(where)}:{function}"
+    elif options.get("pretrained"):
+        options["pretrained"] = change(options["pretrained"])
+    return kind + ("?" if options else "") + "&".join(f"{option}={value}" for option, value in options.items())

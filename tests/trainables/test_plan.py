@@ -80,8 +80,6 @@ def test_some_of_and_names_of_choices():
         recipe(stages, "a/cutout", "a/auto_augment")
     twice = [Stage("a", epochs=1, choose=[one_of(None, "cutout"), one_of(None, "auto_augment")])]
     assert list(recipe(twice).params) == ["a/augment", "a/augment_2"]
-    with pytest.raises(PlanError, match=r"'a/cutout' is chosen twice in one plan; name one of them"):
-        recipe([Stage("a", epochs=1, choose=[some_of("cutout"), some_of("cutout")])])
 
 
 # --- numbers ----------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from analysis.relocation import relocate
 from trainables.final.errors import TrainError
 
 _logger = logging.getLogger(__name__)
@@ -57,6 +58,8 @@ class Run:
         from mlflow import MlflowClient
 
         try:
+            if uri.startswith("sqlite:///"):
+                relocate(Path(uri.removeprefix("sqlite:///")))
             self._client = client = MlflowClient(tracking_uri=uri)
             if run_id is not None:
                 client.update_run(run_id, status="RUNNING")

@@ -23,6 +23,7 @@ from trainables.models.errors import ModelError
 from trainables.models.network import Network
 from trainables.models.resnet import resnet
 from trainables.models.resnet_cifar import resnet_cifar
+from trainables.sources import relocated
 
 __all__ = ["MODELS", "Builder", "ModelError", "Network", "build", "check", "check_on", "identity", "settled"]
 
@@ -134,14 +135,7 @@ def settled(name: str) -> str:
     >>> settled("resnet50?pretrained=/weights/r50.pth")
     'resnet50?pretrained=/weights/r50.pth'
     """
-    parsed = Name.parse(name)
-    kind, options = parsed.kind, dict(parsed.options)
-    where, colon, function = kind.rpartition(":")
-    if colon and where.endswith(".py"):
-        kind = f"{Path(where).expanduser().resolve()}:{function}"
-    elif "pretrained" in options:
-        options["pretrained"] = str(Path(options["pretrained"]).expanduser().resolve())
-    return kind + ("?" if options else "") + "&".join(f"{option}={value}" for option, value in options.items())
+    return relocated(name, lambda text: str(Path(text).expanduser().resolve()))
 
 
 def identity(name: str) -> str:

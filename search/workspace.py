@@ -1,0 +1,505 @@
+"""The folder of a search, and the identity of what its results stand on: settings, space, data, code, versions.
+
+Trials are compared with each other over days, so all of them must stand on the same. What that is gets written down
+when a search starts (`identity.json`) and compared each time it is resumed, settled or exported. The space itself is
+kept as a value: neither the space file nor what it reads is needed again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from analysis import files
+from analysis.text import printable
+from search.settings import KEPT, MAY_CHANGE, UNDO, Settings, SettingsError
+from search.space_file import load_space, read_space
+from spaces.domain import OneOf, Space, SpaceError, from_dict, to_dict
+from trainables.sources import closure, code_hash, hash_of, is_own, relocated
+
+if TYPE_CHECKING:
+    from trainables.data import LongTailed
+    from trainables.deployment import Deployment
+
+IDENTITY = "identity.json"
+
+LARGEST_COPY = 10_000_000
+"""Bytes of the largest file beside a space that is copied; the space's value is kept whatever it read."""
+
+SPACE_HEAD = "from spaces.domain import Forbidden, Integer, LogUniform, OneOf, SomeOf, Space, Stage, Trick, Uniform\n"
+"""Above a space that was made in Python and is kept as a file."""
+
+STARTING = ".start-"
+"""Beginning of the name of a folder that is being made, until it is moved into its place."""
+
+SEEDS_APART = 10_000
+"""Between the seed blocks of two `--seed`s: more than there are blocks in a search."""
+
+SHOWN = 6
+"""Changes of one kind that a message names."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What the results of a search stand on.
+
+    Args:
+        settings: Those that may not change once a search has begun.
+        space: What may vary.
+        files: Name to hash of the kept copies of the space file and of what it read beside it.
+        data: Of the first seed block: fingerprint, shape, and name, number and digest of each class's images.
+        code: Name to hash of the user's own code that the space's tricks and the network stand on.
+        versions: Name to version of what decides results besides.
+    """
+
+    settings: dict[str, Any]
+    space: Space
+    files: dict[str, str]
+    data: dict[str, Any]
+    code: dict[str, str]
+    versions: dict[str, str]
+
+    def write(self, folder: Path) -> None:
+        """Writes it into a search's folder."""
+        content = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        files.write(folder / IDENTITY, files.to_json(content | {"space": to_dict(self.space)}, indent=1) + "\n")
+
+    @staticmethod
+    def read(folder: Path) -> Identity | None:
+        """The identity in a search's folder; `None` of a search that an earlier version has started.
+
+        Raises:
+            SettingsError: The file is damaged.
+        """
+        file = folder / IDENTITY
+        if not file.exists():
+            return None
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+            space = from_dict(content["space"])
+            parts = {name: dict(content[name]) for name in ("settings", "files", "data", "code", "versions")}
+            parts["data"]["classes"] = [
+                (str(name), int(count), digest) for name, count, digest in parts["data"]["classes"]
+            ]
+            _ = parts["data"]["fingerprint"]
+            if not isinstance(space, Space):
+                raise TypeError(f"space is a {type(space).__name__}")
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise SettingsError(f"--resume {folder.name}: {file} is damaged ({error!r}); {UNDO}") from error
+        return Identity(space=space, **parts)
+
+
+# ------------------------------------------------------------------------------------------ what there is now
+
+
+def identify(space: Space, settings: Settings, model: str, data: LongTailed, deployment: Deployment) -> Identity:
+    """The identity of a search as it would run now; `files` are left to `create`.
+
+    Args:
+        space: What may vary.
+        settings: Of the search.
+        model: Name of the network.
+        data: The first seed block.
+        deployment: How results are weighed.
+    """
+    return Identity(
+        settings=_fixed(settings, model, deployment),
+        space=space,
+        files={},
+        data=_data(data),
+        code=_code(space, model),
+        versions=_versions(space),
+    )
+
+
+def _fixed(settings: Settings, model: str, deployment: Deployment) -> dict[str, Any]:
+    """The settings that decide what a search finds, without places: what lies there is compared itself."""
+    free = {*MAY_CHANGE, *KEPT, "name", "space", "output", "continues", "gpus_reason", "prior", "cost"}
+    fields = {name: value for name, value in dataclasses.asdict(settings).items() if name not in free}
+    kind, _, file = (settings.design or "").partition(":")
+    fields |= {"model": relocated(model, os.path.basename), "design": f"{kind}:" if file else settings.design}
+    fields["deployment"] = deployment.to_dict() if deployment else None
+    return dict(json.loads(json.dumps(fields)))
+
+
+def _data(data: LongTailed) -> dict[str, Any]:
+    """The images of each class as a set, so that a change can be named; the fingerprint also knows order and splits."""
+    from torch import Tensor
+
+    digests: list[list[bytes]] = [[] for _ in data.class_names]
+    counts, resident = [0] * data.classes, True
+    for split in ("train", "val", "test"):
+        images, labels = getattr(data, f"{split}_images"), getattr(data, f"{split}_labels").tolist()
+        resident = resident and isinstance(images, Tensor)
+        for number, label in enumerate(labels):
+            counts[label] += 1
+            if resident:
+                digests[label].append(hashlib.blake2b(images[number].contiguous().numpy(), digest_size=8).digest())
+    classes = [
+        (name, count, hashlib.sha256(b"".join(sorted(found))).hexdigest()[:16] if resident else None)
+        for name, count, found in zip(data.class_names, counts, digests, strict=True)
+    ]
+    return {
+        "fingerprint": data.fingerprint,
+        "split_seed": data.split_seed,
+        "shape": list(data.train_images.shape[1:]),
+        "classes": classes,
+    }
+
+
+def _code(space: Space, model: str) -> dict[str, str]:
+    """The user's own code behind the tricks of a space and behind the network."""
+    from trainables.data.catalogue import Name
+    from trainables.models import MODELS, own, pretrained
+    from trainables.registry import entry, source_file
+
+    found: dict[str, str] = {}
+    for trick in _tricks(space):
+        file = source_file(entry(trick).cls)
+        if not is_own(file):
+            continue
+        # what a trick reads beside itself in other ways than by an import
+        aside = {other.stem: other for other in file.parent.glob("_*.py") if other.name != "__init__.py"}
+        for path in closure({file.stem: file, **aside}).values():
+            found[f"{path.name} of the trick {trick}"] = code_hash(path)
+    parsed = Name.parse(model)
+    if parsed.kind not in MODELS:
+        for path in own.files(parsed.kind).values():
+            found[f"{path.name} of the network"] = code_hash(path)
+    elif "pretrained" in parsed.options:
+        found["the file of pretrained weights"] = pretrained.mark(Path(parsed.options["pretrained"]))
+    return found
+
+
+def _versions(space: Space) -> dict[str, str]:
+    from trainables.registry import entry, source_file
+    from trainables.stage_store import code_version
+
+    ours = [file for trick in _tricks(space) if not is_own(file := source_file(entry(trick).cls))]
+    return {
+        "the training code of longtail-tune": code_version(),
+        "the code of longtail-tune's tricks": hash_of(ours)[:32],
+        "torch": version("torch"),
+        "torchvision": version("torchvision"),
+    }
+
+
+def _tricks(space: Space) -> list[str]:
+    """Names of all tricks of a space."""
+    from trainables.plan import tricks_of
+
+    slots = [slot.options if isinstance(slot, OneOf) else (slot,) for slot in space.stages]
+    return sorted(
+        {trick.name for options in slots for stage in options if stage is not None for trick in tricks_of(stage)}
+    )
+
+
+# ------------------------------------------------------------------------------------------ what has changed
+
+
+def changes(before: Identity, now: Identity) -> list[str]:
+    """What is not as it was when the search started, each in words; empty where everything is."""
+    return [
+        *(f"{name} of search.json was {old!r}, is {now.settings.get(name)!r}"
+          for name, old in before.settings.items() if old != now.settings.get(name)),
+        *_space_changes(before, now),
+        *_data_changes(before.data, now.data),
+        *_code_changes(before.code, now.code),
+        *_version_changes(before.versions, now.versions),
+    ]  # fmt: skip
+
+
+def _space_changes(before: Identity, now: Identity) -> list[str]:
+    old, new = before.space, now.space
+    if old == new:
+        return []
+    named = [name for name in {**before.files, **now.files} if before.files.get(name) != now.files.get(name)]
+    stages = [
+        {stage.name: (stage, position) for position, slot in enumerate(space.stages)
+         for stage in (slot.options if isinstance(slot, OneOf) else (slot,)) if stage is not None}
+        for space in (old, new)
+    ]  # fmt: skip
+    parts = [f"stage {name}" for name in {**stages[0], **stages[1]} if stages[0].get(name) != stages[1].get(name)]
+    parts += [f"{name}=" for name in ("screen", "forbid", "data", "model") if getattr(old, name) != getattr(new, name)]
+    where = f" ({_listed(sorted(named))})" if named and before.files and now.files else ""
+    return [f"the space has changed{where}: {_listed(parts or ['its choice of stages'])}"]
+
+
+def _data_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    if before["fingerprint"] == now["fingerprint"] and before.get("split_seed") == now.get("split_seed"):
+        return []
+    old, new = ({name: (count, digest) for name, count, digest in data["classes"]} for data in (before, now))
+    said = []
+    for name, (count, digest) in old.items():
+        if name not in new:
+            said.append(f"class {printable(name)} with its {_images(count)} is gone")
+        elif new[name][0] != count:
+            more = new[name][0] - count
+            said.append(f"{printable(name)} has {_images(new[name][0])} instead of {count} ({more:+})")
+        elif new[name][1] != digest:
+            said.append(f"{printable(name)} has other images or labels than before ({count}, as before)")
+    said += [f"class {printable(name)} with its {_images(new[name][0])} is new" for name in new if name not in old]
+    if before.get("shape") != now.get("shape"):
+        said.append(f"the images' shape was {before.get('shape')}, is {now['shape']}")
+    if not said:
+        said = ["the same number of images, but files were replaced, touched or renamed, or are divided otherwise"]
+    return [f"the data have changed: {_listed(said)}"]
+
+
+def _images(count: int) -> str:
+    return "1 image" if count == 1 else f"{count} images"
+
+
+def _code_changes(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    said = []
+    for name in {**before, **now}:
+        if before.get(name) != now.get(name):
+            what = "is new" if name not in before else "is gone" if name not in now else "has changed"
+            said.append(f"{printable(name)} {what}")
+    return said
+
+
+def _version_changes(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    said = []
+    for name, old in before.items():
+        new = now.get(name, "")
+        if old != new:
+            said.append(f"{name} has changed" if name.startswith("the ") else f"{name} was {old}, is {new}")
+    return said
+
+
+def _listed(parts: Iterable[str]) -> str:
+    some = list(parts)
+    return ", ".join(some[:SHOWN]) + (f" and {len(some) - SHOWN} more" if len(some) > SHOWN else "")
+
+
+def block_changes(trained: Mapping[int, set[str]], fingerprint: Callable[[int], str]) -> list[str]:
+    """Seed blocks whose data are not what their trials were trained on.
+
+    Where a longer tail is cut, a block draws its images from more than the first block has.
+
+    Args:
+        trained: Seed of the split to the fingerprints that its trials have recorded.
+        fingerprint: Of the data of a split as they are now.
+    """
+    blocks = [str(seed) for seed, marks in sorted(trained.items()) if marks != {fingerprint(seed)}]
+    return [f"the data have changed: other images or labels in seed blocks {_listed(blocks)}"] if blocks else []
+
+
+def refusal(asked: str, changed: Iterable[str], again: str) -> str:
+    """The sentence for somebody who goes on with a search whose ground has changed.
+
+    Args:
+        asked: The option that goes on.
+        changed: What is not as it was.
+        again: What `--accept-changes` would do.
+    """
+    return (
+        f"{asked}: {'; '.join(changed)}, and results from before and after must not be compared; undo that, or give "
+        f"--accept-changes as well, which {again}"
+    )
+
+
+def changes_in(folder: Path) -> list[str]:
+    """What of the data and of the user's code is not as it was when the search in a folder started.
+
+    Versions of libraries are not compared: what was measured stays true, and whoever trains a recipe has others.
+
+    Raises:
+        ValueError: Data or code are not here, or cannot be read.
+    """
+    from trainables import data
+    from trainables.deployment import Deployment
+    from trainables.models import settled
+    from trainables.registry import discover
+
+    before = Identity.read(folder)
+    if before is None:
+        raise SettingsError(f"{folder} has no {IDENTITY}, because an earlier version started the search")
+    settings = Settings.stored(folder.parent, folder.name)
+    discover(*settings.tricks)
+    model = settled(settings.model or data.standard(settings.data, settings.data_root).model)
+    first = data.load(
+        settings.data, root=settings.data_root, imbalance=settings.imbalance, split_seed=settings.seed * SEEDS_APART
+    )
+    now = identify(before.space, settings, model, first, Deployment())
+    return [*_data_changes(before.data, now.data), *_code_changes(before.code, now.code)]
+
+
+# ------------------------------------------------------------------------------------------ the folder
+
+
+def create(
+    settings: Settings, identity: Identity, file: Path | None, deployment: Deployment, design: str | None
+) -> None:
+    """Makes the folder of a new search, whole or not at all.
+
+    Args:
+        settings: Of the search.
+        identity: What its results stand on.
+        file: The space's file; `None` for a space made in Python.
+        deployment: How results are weighed.
+        design: A list of cells that is copied; `None` for a design that is made.
+
+    Raises:
+        SettingsError: It cannot be written, or the name is taken.
+        SpaceError: The space file does not give the same space each time.
+    """
+    folder = settings.folder
+    _make_store(settings)
+    taken = SettingsError(f"--name {settings.name}: {folder} exists; choose another name, or --resume {settings.name}")
+    if folder.exists() or folder.is_symlink():
+        raise taken
+    beside = folder.with_name(f"{STARTING}{settings.name}-{uuid.uuid4().hex[:8]}")
+    try:
+        beside.mkdir(parents=True)
+        _clean(folder.parent)
+        copied = _copy_space(identity.space, file, beside)
+        dataclasses.replace(identity, files=copied).write(beside)
+        if design is not None:
+            shutil.copyfile(design, beside / kept_list(design))
+        if deployment:
+            files.write(beside / "deployment.json", files.to_json(deployment.to_dict()))
+        settings.save(beside)
+        os.rename(beside, folder)
+    except OSError as error:
+        if folder.exists():
+            raise taken from error
+        raise SettingsError(
+            f"--output {settings.output}: cannot write there ({error.strerror}); choose another folder"
+        ) from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _make_store(settings: Settings) -> None:
+    if settings.store is None or not settings.reuse or "://" in settings.store_place:
+        return
+    try:
+        settings.store_folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(
+            f"--store {settings.store}: cannot write there ({error.strerror}); choose another folder"
+        ) from error
+
+
+def _clean(output: Path) -> None:
+    """Removes what starts that were killed have left, an hour after."""
+    for folder in output.glob(f"{STARTING}*"):
+        try:
+            if time.time() - folder.stat().st_mtime > 3600:
+                shutil.rmtree(folder, ignore_errors=True)
+        except OSError:
+            continue
+
+
+def _copy_space(space: Space, file: Path | None, folder: Path) -> dict[str, str]:
+    """Copies the space file, with what it read beside it in a folder of their own, for people and for new searches.
+
+    Returns:
+        Name of the copy in the folder to its hash.
+    """
+    if file is None:
+        files.write(folder / "space.py", f"{SPACE_HEAD}\nSPACE = {space!r}\n")
+        return hashes(folder)
+    again, read = read_space(file)
+    if again != space:
+        raise SpaceError(
+            f"{file}: gives another space each time it is read, so that the search could not be resumed with it; "
+            "fix what it draws at random or takes from elsewhere"
+        )
+    if len(read) == 1:
+        files.write(folder / "space.py", file.read_bytes())
+        return hashes(folder)
+    root = file.resolve().parent
+    for path in map(Path.resolve, read):
+        if path.stat().st_size <= LARGEST_COPY:
+            copy = folder / "space" / path.relative_to(root)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
+    return hashes(folder, file.resolve().name)
+
+
+def hashes(folder: Path, main: str = "") -> dict[str, str]:
+    """Hashes of the copies of a space, the space file first."""
+    copies = [folder / "space.py"] if (folder / "space.py").exists() else sorted((folder / "space").rglob("*"))
+    found = {str(path.relative_to(folder)): path for path in copies if path.is_file()}
+    first = f"space/{main}"
+    order = sorted(found, key=lambda name: (name != first, name))
+    return {name: hashlib.sha256(found[name].read_bytes()).hexdigest() for name in order}
+
+
+def kept_list(design: str | Path) -> str:
+    """Name of the copy of a design's list beside the results.
+
+    >>> kept_list("plans/cells.yaml")
+    'design.yaml'
+    """
+    return f"design{Path(design).suffix}"
+
+
+def kept_space(settings: Settings) -> tuple[Space, Path]:
+    """The space of a search that goes on, and the copy of its file.
+
+    Raises:
+        SettingsError: The identity is damaged.
+        SpaceError: The copy is, of a search that an earlier version has started, or after it was edited.
+    """
+    folder = settings.folder
+    identity = Identity.read(folder)
+    if identity is None:
+        return load_space(folder / "space.py"), folder / "space.py"
+    file = folder / next(iter(identity.files), "space.py")
+    for name, known in identity.files.items():
+        copy = folder / name
+        if copy.is_file() and hashlib.sha256(copy.read_bytes()).hexdigest() != known:
+            # a person has edited it: what it says now is compared with what the search stands on
+            return load_space(file), file
+    return identity.space, file
+
+
+def files_now(file: Path | None, identity: Identity, folder: Path) -> dict[str, str]:
+    """Hashes of the files of a space that is given anew, by the names that their copies have."""
+    if file is None or not identity.files:
+        return {}
+    first = next(iter(identity.files))
+    if file.resolve() == (folder / first).resolve():
+        copies = {name: folder / name for name in identity.files}
+    else:
+        root = file.resolve().parent
+        _, read = read_space(file)
+        prefix = "space/" if first.startswith("space/") else ""
+        copies = {f"{prefix}{path.resolve().relative_to(root)}": path for path in read}
+        if not prefix:
+            copies = {first if path.resolve() == file.resolve() else name: path for name, path in copies.items()}
+    return {
+        name: hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "" for name, path in copies.items()
+    }
+
+
+def successor(settings: Settings, changed: Iterable[str]) -> Settings:
+    """The settings of the search that takes the place of one whose ground has changed: fresh seeds, another name."""
+    stem, _, last = settings.name.rpartition("-")
+    own = int(last) if settings.continues and last.isdecimal() else 1
+    stem = stem if own > 1 else settings.name
+    number = own + 1
+    while (Path(settings.output) / f"{stem}-{number}").exists():
+        number += 1
+    kind, _, file = (settings.design or "").partition(":")
+    return dataclasses.replace(
+        settings,
+        name=f"{stem}-{number}",
+        seed=settings.seed + number - own,
+        design=f"list:{settings.folder / kept_list(file)}" if kind == "list" else settings.design,
+        continues=f"{settings.name}, whose results stand apart: {'; '.join(changed)}",
+    )
