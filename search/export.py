@@ -213,9 +213,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
 
     from analysis import load
+    from analysis.mlflow_store import address
     from search.judge import judge, with_checks
 
-    uri = options.tracking_uri or load.default_uri()
+    uri = address(options.tracking_uri)
     try:
         name, trials = load.records(uri, options.search)
         settings = load.settings(uri, name)

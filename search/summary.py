@@ -114,7 +114,8 @@ def show(
         settling: Whether it was cut off while it ran further blocks (`--settle`).
         used_up: Options that give as much again of the budgets that are used up.
     """
-    from analysis import load
+    from analysis import mlflow_store
+    from analysis.text import command
     from search import tracking
 
     piped = not console.is_terminal  # a file keeps whole lines, a terminal would break them within words
@@ -140,15 +141,17 @@ def show(
     console.print(f"\nTime: {phases or 'nothing ran'}. Re-use saved {epochs:.0f} epochs, {seconds:.0f} s of training.")
     if not result.complete:
         console.print(how_to_resume(settings, settling, used_up), style="bold yellow", highlight=False, soft_wrap=True)
-    store = "" if uri == load.default_uri() else f" --tracking-uri {uri}"
+    store = "" if uri == mlflow_store.default_uri() else f" {command('--tracking-uri', uri)}"
     lines = [
         ("report", str(result.folder / "report.html")),
-        ("every trial", tracking.where_to_look(uri)),
+        ("every trial", tracking.where_to_look(uri, result.name)),
         ("best recipe", str(result.folder / "best.yaml")),
         ("train it", f"python -m trainables.train {result.folder / 'best.yaml'}"),
         ("check it", f"python -m trainables.train {result.folder / 'best.yaml'} --as-searched"),
         ("another one", f"python -m search.export --search {result.name} --rank 2 --out second.yaml{store}"),
     ]
+    if uri == mlflow_store.NOWHERE:
+        lines = [line for line in lines if "another one" not in line]
     console.print("\nWhere to look next")
     for what, where in lines:
         console.print(f"  {what:<12} {where}", highlight=False, soft_wrap=True, markup=False)
@@ -160,6 +163,7 @@ def write_report(
     trials: pd.DataFrame,
     conflicts: pd.DataFrame | None,
     about: Mapping[str, Any],
+    uri: str,
 ) -> None:
     """Writes the HTML page, if there is a trial to show, and the heat map of the pairs as a picture beside it."""
     from analysis import load, report
@@ -172,8 +176,8 @@ def write_report(
         path.with_name("conflicts.png").write_bytes(picture)
     if len(trials):
         try:
-            elsewhere = report.over_searches(str(about["tracking_uri"]), str(about["name"]), trials, conflicts)
-        except (KeyError, load.LoadError):
+            elsewhere = report.over_searches(uri, str(about["name"]), trials, conflicts)
+        except load.LoadError:
             elsewhere = None  # other searches are a further look, and must not cost this one its page
         report.write(
             path,

@@ -13,7 +13,7 @@ OURS = {*PACKAGES, "run_search", "tests"}
 MAY_IMPORT = {
     "analysis": {"analysis"},
     "spaces": {"spaces.domain"},
-    "trainables": {"trainables", "spaces.domain", "analysis.files", "analysis.text"},
+    "trainables": {"trainables", "spaces.domain", "analysis.files", "analysis.text", "analysis.mlflow_store"},
     "search": {"search", "spaces", "trainables", "analysis"},
     "run_search.py": {"search"},
 }

@@ -19,6 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from analysis.mlflow_store import shown
 from trainables.data.catalogue import DataError
 from trainables.deployment import DeploymentError, read
 from trainables.final.recipe import TrainError, lengthened, read_recipe, to_full_length
@@ -72,7 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = parser().parse_args(given)
     # what goes on must be asked for the same again
-    options.again = shlex.join(["python", "-m", "trainables.train", *given, *([] if options.resume else ["--resume"])])
+    told = [shown(word) for word in given]
+    options.again = shlex.join(["python", "-m", "trainables.train", *told, *([] if options.resume else ["--resume"])])
     try:
         return _main(options)
     except StoreFull:
@@ -188,7 +190,7 @@ def _train(
     else:
         folder.start(settings)
     run = tracking.Run(
-        options.tracking_uri or f"sqlite:///{Path.cwd() / 'mlflow.db'}",
+        options.tracking_uri,
         recipe["data"]["name"],
         f"final {recipe['title']}"[:200],
         {"level": "final", "recipe": recipe["recipe"], "source_search": str(recipe["provenance"].get("search", ""))},
