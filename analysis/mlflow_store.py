@@ -54,6 +54,9 @@ _PORTS = {"postgresql": 5432, "postgres": 5432, "mysql": 3306, "mssql": 1433}
 _real: dict[str, str] = {}
 """Addresses without their password, and the same with it, of this process."""
 
+_opened: dict[Path, tuple[int, int]] = {}
+"""Which file each database was when this process opened it last."""
+
 
 class StoreError(ValueError):
     """A store, or a search in it, that cannot be read or written."""
@@ -193,6 +196,7 @@ def quiet() -> None:
     for name, value in (
         ("MLFLOW_DISABLE_TELEMETRY", "true"),  # reports to MLflow's makers
         ("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true"),  # two lines a run, into the live display
+        ("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false"),
         ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1"),  # seven take minutes a call; whoever writes tries again itself
         ("MLFLOW_HTTP_REQUEST_TIMEOUT", "30"),
     ):
@@ -213,9 +217,11 @@ class Client:
         from mlflow import MlflowClient
 
         self.uri = uri
+        self._closed = False
         real = _with_password(uri)
         try:
             self._client = MlflowClient(tracking_uri=real)
+            _reopen(uri)
         except Exception as error:
             raise StoreError(sentence(uri, error)) from (error if real == uri else None)
 
@@ -223,12 +229,31 @@ class Client:
         method = getattr(self._client, name)
 
         def call(*arguments: Any, **options: Any) -> Any:
+            if self._closed:
+                raise StoreError(f"the MLflow store at {self.uri} is no longer waited for")
             try:
                 return method(*arguments, **options)
             except Exception as error:
                 raise StoreError(sentence(self.uri, error)) from (error if HIDDEN not in self.uri else None)
 
         return call
+
+    def close(self) -> None:
+        """Ends every use of this client, also by another thread."""
+        self._closed = True
+
+
+def _reopen(uri: str) -> None:
+    """Forgets MLflow's open connections to a database that has been replaced since: they write into the old file."""
+    file = database(uri)
+    if file is None or not file.exists():
+        return
+    now = file.stat().st_dev, file.stat().st_ino
+    if _opened.setdefault(file, now) != now:
+        from mlflow.tracking._tracking_service.utils import _get_store
+
+        _get_store(uri).engine.dispose()
+        _opened[file] = now
 
 
 def connect(uri: str, *, create: bool = False) -> Client:
@@ -318,6 +343,8 @@ def sentence(uri: str, error: BaseException) -> str:
         return str(error)
     lines = str(error).strip().splitlines() or [type(error).__name__]
     why = hide(re.sub(r"^(\([\w.]+\) )+", "", lines[0]))
+    if re.search(r"HTTPS?ConnectionPool|Connection (refused|aborted|reset)|timed out", why):
+        return f"no MLflow server answers at {uri}"
     if re.search(r"malformed|not a database|no such table|no such column|readonly database|disk I/O", why):
         why = f"{why} (deleted, replaced or damaged?); rebuild it with: {MEND}"
     elif "locked" in why:
@@ -379,28 +406,6 @@ def set_aside(file: Path, why: str) -> Path:
             file.with_name(file.name + end).replace(kept.with_name(kept.name + end))
     file.replace(kept)
     return kept
-
-
-def relocate(file: Path, experiment: str, place: str) -> None:
-    """Notes where the artifacts of an experiment lie, after they were moved or copied together with the database.
-
-    MLflow notes absolute places and has no command that changes them: a copy would write into the original's folder.
-
-    Args:
-        file: Of the database.
-        experiment: Its id.
-        place: Of its artifacts, as a file:// address.
-    """
-    with closing(sqlite3.connect(file, timeout=PATIENCE)) as connection, connection:
-        (before,) = connection.execute(
-            "SELECT artifact_location FROM experiments WHERE experiment_id = ?", (experiment,)
-        ).fetchone()
-        connection.execute(
-            "UPDATE runs SET artifact_uri = ? || substr(artifact_uri, ?) WHERE experiment_id = ? AND "
-            "substr(artifact_uri, 1, ?) = ?",
-            (place, len(before) + 1, experiment, len(before), before),
-        )
-        connection.execute("UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?", (place, experiment))
 
 
 def make(file: Path, build: Callable[[Path], None] | None = None) -> None:

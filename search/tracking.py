@@ -266,7 +266,7 @@ class _Wanted:
 
     def begun(self, run: Any) -> bool:
         """Whether a run was created for this content: it can be completed, where its writer was cut off."""
-        return bool(run.data.tags.get("digest") == self.digest)
+        return run.data.tags.get("digest") == self.digest and self.start in (0, run.info.start_time)
 
 
 @dataclass
@@ -421,15 +421,11 @@ class Tracker:
         if self._problem is not None:
             raise self._problem
         try:
+            if not resume:
+                self._begin(params)  # known before anything is written: a kill from here on can be mended
             if self.uri != NOWHERE:
                 self._open(resume)
-            first = self._kept.params or (dict(self._own.data.params) if self._own is not None else {})
-            changed = {name: value for name, value in params.items() if first.get(name, value) != value}
-            self._kept.params = params | first
-            self._kept.changed = changed or self._kept.changed
-            if not self._thorough:
-                self._kept.status = "RUNNING"
-                self._kept.save(self._folder)
+            self._begin(params)
             if self.uri != NOWHERE:
                 self._write_search()
         except StoreError as error:
@@ -437,6 +433,16 @@ class Tracker:
         self._thread = threading.Thread(target=self._work, name="mlflow-writer", daemon=True)
         self._thread.start()
         return self.run_id
+
+    def _begin(self, params: dict[str, str]) -> None:
+        kept = self._kept
+        first = kept.params or (dict(self._own.data.params) if self._own is not None else {})
+        changed = {name: value for name, value in params.items() if first.get(name, value) != value}
+        kept.params = params | first
+        kept.changed = changed or kept.changed
+        if not self._thorough:
+            kept.status = "RUNNING"
+            kept.save(self._folder)
 
     def _open(self, resume: bool) -> None:
         self._client = mlflow_store.Client(self.uri)
@@ -501,9 +507,6 @@ class Tracker:
                 f"(`{command(f'{mlflow_store.VARIABLE}={self.uri}')} {restore}`) or choose another store with "
                 "--tracking-uri"
             )
-        noted = str(experiment.artifact_location)
-        if file is not None and place != noted and noted.endswith(f"/mlruns/{name.replace('/', '-')}"):
-            mlflow_store.relocate(file, experiment.experiment_id, str(place))
         return str(experiment.experiment_id)
 
     def log(self, record: Record) -> None:
@@ -608,6 +611,8 @@ class Tracker:
         self._closed = True
         jobs = list(self._failed)
         if self._thread.is_alive():
+            if self._client is not None:
+                self._client.close()  # nothing is written behind the back of whoever syncs from now on
             jobs += [job for job in (self._current, *self._queue.queue) if job is not None]
         self.errors = list(dict.fromkeys(job.what for job in jobs if job.what))
         return self.errors
@@ -866,7 +871,7 @@ class Tracker:
         metrics = [(name, value, step, wanted.start) for name, value, step in wanted.metrics]
         self._batch(run_id, metrics=metrics, params=wanted.params)
         for name, text in wanted.texts.items():
-            self._text(kept, name, text)
+            self._artifact(kept, name, text)
         # Last, because a run that is not RUNNING counts as completely written.
         self._client.set_terminated(run_id, wanted.status, end_time=wanted.end)
         self.written["written"] += 1
@@ -914,10 +919,7 @@ class Tracker:
                 if name.startswith(anew) and name not in kept.findings:
                     self._client.delete_tag(self.run_id, name)
         for name, content in artifacts.items():
-            with tempfile.TemporaryDirectory() as folder:
-                file = Path(folder) / name
-                file.write_bytes(content.encode() if isinstance(content, str) else content)
-                self._client.log_artifact(self.run_id, str(file))
+            self._artifact(self._own, name, content)
 
     def _write_marks(self) -> None:
         pairs = [(frozenset((a, b)), key(pair_name(a, b)), verdict) for a, b, verdict in self._kept.pairs
@@ -936,14 +938,17 @@ class Tracker:
     def _end(self, status: str) -> None:
         self._client.set_terminated(self.run_id, status)
 
-    def _text(self, run: Any, name: str, text: str) -> None:
+    def _artifact(self, run: Any, name: str, content: str | bytes) -> None:
         """An artifact; into a local folder without MLflow's way over a query and a temporary file (5 ms each)."""
         folder = load.local_folder(self.uri, str(run.info.artifact_uri))
-        if folder is None:
-            self._client.log_text(run.info.run_id, text, name)
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            files.write(folder / name, content)
             return
-        folder.mkdir(parents=True, exist_ok=True)
-        files.write(folder / name, text)
+        with tempfile.TemporaryDirectory() as scratch:
+            file = Path(scratch) / name
+            file.write_bytes(content.encode() if isinstance(content, str) else content)
+            self._client.log_artifact(run.info.run_id, str(file))
 
     def _has(self, run: Any, name: str) -> bool:
         """Whether an artifact is there; of a store elsewhere only asked where everything is looked at."""
