@@ -81,7 +81,7 @@ def address(given: str | None = None) -> str:
     if hidden != uri:
         _real[hidden] = uri
     file = database(hidden)
-    return hidden if file is None else f"sqlite:///{file}"
+    return hidden if file is None or file == Path.cwd() else f"sqlite:///{file}"
 
 
 def source(given: str | None = None) -> str:
@@ -325,16 +325,19 @@ def _answers(uri: str) -> None:
 
 def _listens(uri: str) -> None:
     """Ask a database server once: MLflow would try to connect for minutes."""
-    with suppress(ValueError):
-        parts = urlsplit(_with_password(uri))
+    parts = urlsplit(_with_password(uri))
+    try:
         port = parts.port or _PORTS.get(parts.scheme.partition("+")[0])
-        if parts.hostname and port:
-            try:
-                socket.create_connection((parts.hostname, port), timeout=10).close()
-            except OSError as error:
-                raise StoreError(
-                    f"no database answers at {uri} ({error.strerror or error}); start it or change --tracking-uri"
-                ) from error
+    except ValueError as error:
+        raise StoreError(f"tracking URI {uri}: {error}") from None
+    if parts.hostname is None or port is None:
+        return
+    try:
+        socket.create_connection((parts.hostname, port), timeout=10).close()
+    except OSError as error:
+        raise StoreError(
+            f"no database answers at {uri} ({error.strerror or error}); start it or change --tracking-uri"
+        ) from error
 
 
 def sentence(uri: str, error: BaseException) -> str:
