@@ -238,6 +238,7 @@ def context_of(trials: pd.DataFrame) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print what the searches of a store say together; 2 where that cannot be done."""
     from analysis import load
+    from analysis.mlflow_store import address
 
     lenient_output()
     parser = argparse.ArgumentParser(
@@ -246,7 +247,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--tracking-uri", metavar="URI", help="the MLflow store (default: mlflow.db in this directory)")
     parser.add_argument("--out", metavar="FILE", help="CSV file to write the table to (default: none)")
     options = parser.parse_args(arguments)
-    uri = options.tracking_uri or load.default_uri()
+    uri = address(options.tracking_uri)
     try:
         tables, skipped = from_store(uri)
         table = across(tables)

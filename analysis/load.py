@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import logging
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +21,8 @@ from urllib.request import url2pathname
 
 import pandas as pd
 
+from analysis.mlflow_store import StoreError, address, connect, database, name_of
 from analysis.record import ARMS, BASELINE, OUTCOMES, SCHEMA, Record, RecordError, choosable, interval
-from analysis.relocation import relocate
 
 EXPERIMENTS = "longtail/"
 """What the names of our MLflow experiments begin with; the data set's name follows."""
@@ -48,83 +46,11 @@ ESTIMATES = ("confirm", "race", "design", "adaptive")
 arm happened to draw. A recipe is judged by the best arm it has, never by a mixture."""
 
 
-class LoadError(ValueError):
-    """A store, or a search in it, that cannot be read."""
+LoadError = StoreError
+"""A store, or a search in it, that cannot be read."""
 
 
 # ---------------------------------------------------------------------------------------------- the store
-
-
-def default_uri() -> str:
-    """The store that a bare `mlflow ui` opens in this directory."""
-    return f"sqlite:///{Path.cwd() / 'mlflow.db'}"
-
-
-def database(uri: str) -> Path | None:
-    """The file behind a `sqlite:///` address, None for any other kind of store.
-
-    >>> str(database("sqlite:////data/mlflow.db"))
-    '/data/mlflow.db'
-    >>> database("http://tracking.example:5000") is None
-    True
-    """
-    return Path(uri.removeprefix("sqlite:///")).absolute() if uri.startswith("sqlite:///") else None
-
-
-def connect(uri: str, *, create: bool = False) -> Any:
-    """A client of the store at `uri`.
-
-    Args:
-        uri: Address of a tracking store: sqlite:///FILE, another database, or a server's http address.
-        create: Whether a database that does not exist yet is made, which takes seconds; reading never should.
-
-    Raises:
-        LoadError: There is no store at `uri`, or it is not one that MLflow can open.
-    """
-    if "://" not in uri or uri.startswith("file:"):
-        raise LoadError(
-            f"tracking URI {uri!r}: MLflow no longer opens folders or bare paths; give a database such as "
-            f"--tracking-uri sqlite:///{Path(uri.removeprefix('file:')).absolute() / 'mlflow.db'} or a server's address"
-        )
-    file = database(uri)
-    if file is not None and not create and not file.is_file():
-        raise LoadError(
-            f"there is no MLflow store at {file}; run a search in this directory first, or say where the store is "
-            "with --tracking-uri"
-        )
-    if uri.startswith(("http://", "https://")):
-        _answers(uri)
-    # Usage reports to MLflow's makers are off unless the user has said otherwise.
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    if file is not None:
-        relocate(file)
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    from mlflow import MlflowClient
-
-    try:
-        client = MlflowClient(tracking_uri=uri)
-        client.search_experiments(max_results=1)
-    except Exception as error:
-        what = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise LoadError(f"the MLflow store at {uri} cannot be opened: {what}") from error
-    return client
-
-
-def _answers(uri: str) -> None:
-    """Ask a server once: MLflow's own client would try for minutes."""
-    import urllib.error
-    import urllib.request
-
-    try:
-        with urllib.request.urlopen(uri.rstrip("/") + "/health", timeout=10):
-            return
-    except urllib.error.HTTPError:
-        return  # It is there; what it refuses, it says better itself.
-    except OSError as error:
-        raise LoadError(
-            f"no MLflow server answers at {uri} ({getattr(error, 'reason', error)}); start it or change --tracking-uri"
-        ) from error
 
 
 def pages(client: Any, experiments: Sequence[str], query: str) -> list[Any]:
@@ -168,6 +94,7 @@ class Search:
         trials: Trials logged so far, of every arm.
         finished: Those of them that reached their end.
         best_accuracy: Mean accuracy on val of the leading recipe; NaN before the first one.
+        best_arm: The arm that the mean is from.
         status: MLflow's: RUNNING, FINISHED, KILLED or FAILED.
         run_id: Its MLflow run.
         experiment_id: Its MLflow experiment.
@@ -181,6 +108,7 @@ class Search:
     trials: int
     finished: int
     best_accuracy: float
+    best_arm: str
     status: str
     run_id: str
     experiment_id: str
@@ -198,7 +126,8 @@ def _searches(client: Any) -> list[Search]:
             started=run.info.start_time / 1000,
             trials=int(run.data.metrics.get("trials", 0)),
             finished=int(run.data.metrics.get("trials_finished", 0)),
-            best_accuracy=run.data.metrics.get("best/accuracy", float("nan")),
+            best_accuracy=float(run.data.tags.get("best_accuracy", "nan")),
+            best_arm=run.data.tags.get("best_arm", ""),
             status=run.info.status,
             run_id=run.info.run_id,
             experiment_id=run.info.experiment_id,
@@ -214,14 +143,16 @@ def searches(uri: str) -> pd.DataFrame:
     """Every search in the store, newest first.
 
     Returns:
-        One row per search: name, data, started (UTC), trials, finished, best_accuracy, status, run_id.
+        One row per search: name, data, started (UTC), trials, finished, best_accuracy, best_arm, status, run_id and
+        output, the folder of results that it was started with.
 
     Raises:
         LoadError: There is no store at `uri`.
     """
-    columns = ["name", "data", "started", "trials", "finished", "best_accuracy", "status", "run_id"]
-    rows = [[getattr(search, column) for column in columns] for search in _searches(connect(uri))]
-    table = pd.DataFrame(rows, columns=columns)
+    columns = ["name", "data", "started", "trials", "finished", "best_accuracy", "best_arm", "status", "run_id"]
+    found = _searches(connect(uri))
+    rows = [[*(getattr(search, column) for column in columns), search.params.get("output", "")] for search in found]
+    table = pd.DataFrame(rows, columns=[*columns, "output"])
     table["started"] = pd.to_datetime(table["started"], unit="s", utc=True)
     return table
 
@@ -232,7 +163,7 @@ def find(uri: str, search: str | None = None) -> Search:
     Raises:
         LoadError: There is no such search; the nearest name is offered.
     """
-    return _find(connect(uri), uri, search)
+    return _find(connect(uri), address(uri), search)
 
 
 def _find(client: Any, uri: str, search: str | None) -> Search:
@@ -256,7 +187,7 @@ def settings(uri: str, search: str | None = None) -> dict[str, Any]:
     Raises:
         LoadError: There is no such store or search.
     """
-    return {name: parsed(text) for name, text in find(uri, search).params.items()}
+    return {name_of(key): parsed(text) for key, text in find(uri, search).params.items()}
 
 
 def looks(uri: str, search: str | None = None) -> list[int]:
@@ -274,6 +205,7 @@ def plan(uri: str, search: str | None, recipe: str) -> dict[str, Any]:
     Raises:
         LoadError: There is no such store, search or recipe, or the files beside the store are gone.
     """
+    uri = address(uri)
     client = connect(uri)
     found = _find(client, uri, search)
     query = f"tags.search = '{found.name}' and tags.level = 'recipe'"
@@ -287,16 +219,33 @@ def _artifact(client: Any, run: Any, name: str) -> str:
     """Text of a run's artifact; of a local one without MLflow's copy to a temporary folder."""
     folder = str(run.info.artifact_uri)
     try:
-        if folder.startswith(("file://", "/")):
-            path = Path(url2pathname(urlparse(folder).path)) / name
-        else:
-            path = Path(client.download_artifacts(run.info.run_id, name))
+        place = local_folder(client.uri, folder)
+        path = Path(client.download_artifacts(run.info.run_id, name)) if place is None else place / name
         return path.read_text(encoding="utf-8")
     except Exception as error:
         raise LoadError(
-            f"{name} of run {run.info.run_id} cannot be read from {folder}: {error}; the folder of "
-            "artifacts must be where it was when the search ran, or beside a database that was moved"
+            f"{name} of run {run.info.run_id} cannot be read from {folder} ({error}); write the artifacts again with: "
+            f"python -m search.sync {run.data.tags.get('search', '--all')}"
         ) from error
+
+
+def local_folder(uri: str, artifacts: str) -> Path | None:
+    """The folder of a run's artifacts on this machine; None where they are elsewhere.
+
+    MLflow notes absolute places. Ours lie beside the database, also after both were moved or copied.
+
+    Args:
+        uri: Address of the store.
+        artifacts: As MLflow has noted it.
+    """
+    if not artifacts.startswith(("file://", "/")):
+        return None
+    noted = Path(url2pathname(urlparse(artifacts).path))
+    file = database(uri)
+    if file is not None and noted.parts[-4:-3] == ("mlruns",):
+        # mlruns/<experiment>/<run>/artifacts
+        return file.parent.joinpath(*noted.parts[-4:])
+    return noted
 
 
 # ---------------------------------------------------------------------------------------------- trials
@@ -308,8 +257,9 @@ def frame(records: Iterable[Record]) -> pd.DataFrame:
     for record in records:
         row = {name: getattr(record, name) for name in COLUMNS if name != "run_id"}
         row["run_id"] = ""
-        for name in ("choices", "stop", "families"):
+        for name in ("stop", "families"):
             row[name] = dict(row[name])
+        row["choices"] = _made(record.choices)
         row |= record.metrics
         row |= {f"recall/{index}": value for index, value in enumerate(record.recalls)}
         rows.append(row)
@@ -329,6 +279,7 @@ def records(uri: str, search: str | None = None) -> tuple[str, pd.DataFrame]:
     Raises:
         LoadError: There is no such store or search, or its runs are not the ones that a search writes.
     """
+    uri = address(uri)
     client = connect(uri)
     found = _find(client, uri, search)
     query = f"tags.search = '{found.name}' and tags.level = 'trial' and attributes.status != 'RUNNING'"
@@ -386,12 +337,17 @@ def _row(client: Any, run: Any) -> dict[str, Any]:
     except (KeyError, ValueError) as error:
         what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise LoadError(
-            f"run {run.info.run_id} carries a search's tags but is not a trial of longtail-tune: {what}; delete the "
-            "run in MLflow or restore it"
+            f"run {run.info.run_id} carries a search's tags but is not a trial of longtail-tune: {what}; mend that "
+            f"with: python -m search.sync {tags.get('search', '--all')}"
         ) from error
-    row["choices"] = {k: parsed(v) for k, v in params.items() if k not in ("epochs", "seed")}
+    row["choices"] = _made({name_of(k): parsed(v) for k, v in params.items() if k not in ("epochs", "seed")})
     row |= {k: v for k, v in metrics.items() if k.startswith(("final/", "test/", "recall/"))}
     return row
+
+
+def _made(choices: Mapping[str, Any]) -> dict[str, Any]:
+    """The choices that were made: in MLflow, every choice of the space that a recipe does without is "none"."""
+    return {name: value for name, value in choices.items() if value is not None}
 
 
 def parsed(text: str) -> Any:
@@ -427,7 +383,8 @@ def _checked(search: str, trials: pd.DataFrame) -> pd.DataFrame:
     twice = trials["trial"][trials["trial"].duplicated()]
     if len(twice):
         raise LoadError(
-            f"search {search!r}: trial {twice.iloc[0]!r} is in the store twice; delete one of its runs in MLflow"
+            f"search {search!r}: trial {twice.iloc[0]!r} is in the store twice; mend that with: "
+            f"python -m search.sync {search}"
         )
     return trials
 
@@ -459,12 +416,10 @@ def curves(uri: str, trials: pd.DataFrame | str, metrics: Sequence[str] = ("accu
 
 
 def _exists(client: Any, uri: str, run_id: str) -> None:
-    from mlflow import MlflowException
-
     try:
         client.get_run(run_id)
-    except MlflowException as error:
-        raise LoadError(f"no run {run_id!r} in the MLflow store at {uri}") from error
+    except LoadError as error:
+        raise LoadError(f"no run {run_id!r} in the MLflow store at {address(uri)}") from error
 
 
 def curve_frame(records: Iterable[Record], metrics: Sequence[str] = ("accuracy",)) -> pd.DataFrame:

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from analysis import load, page, sections
+from analysis.mlflow_store import address
 from analysis.record import RecordError, interval
 from analysis.text import echo, lenient_output, sentence
 from analysis.words import labels_of, percent, points, seeds, short, span
@@ -291,7 +292,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--tracking-uri", metavar="URI", help="the MLflow store (default: mlflow.db in this directory)")
     parser.add_argument("--out", metavar="FILE", default="report.html", help="the page (default: %(default)s)")
     options = parser.parse_args(arguments)
-    uri = options.tracking_uri or load.default_uri()
+    uri = address(options.tracking_uri)
     try:
         name, found = from_store(uri, options.search)
         Path(options.out).write_text(render(found), encoding="utf-8")

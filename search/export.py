@@ -233,7 +233,7 @@ def check_identity(uri: str, name: str, trials: pd.DataFrame, settings: Mapping[
     Raises:
         ExportError: The trials of the search do not stand on the same data.
     """
-    from analysis import load
+    from analysis import mlflow_store
 
     marks = trials.groupby("split_seed")["fingerprint"].nunique()
     blocks = [str(seed) for seed in marks[marks > 1].index]
@@ -245,7 +245,7 @@ def check_identity(uri: str, name: str, trials: pd.DataFrame, settings: Mapping[
             "changed while it ran; start a new search"
         )
     output = str(settings.get("output", ""))
-    database = load.database(uri)
+    database = mlflow_store.database(uri)
     places = [Path(output), *([database.parent / output] if database is not None else [])] if output else []
     folder = next((place / name for place in places if (place / name / "search.json").is_file()), None)
     if folder is None:
@@ -342,9 +342,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
 
     from analysis import load
+    from analysis.mlflow_store import address
     from search.judge import judge, with_checks
 
-    uri = options.tracking_uri or load.default_uri()
+    uri = address(options.tracking_uri)
     try:
         name, trials = load.records(uri, options.search)
         settings = load.settings(uri, name)

@@ -6,24 +6,56 @@ import argparse
 import math
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
-from analysis import load
+from analysis import load, mlflow_store
 from analysis.text import echo, lenient_output, printable, sentence
 
+LOCK = "search.lock"
+"""File in a search's folder that its driver holds locked."""
 
-def table(uri: str) -> str:
+
+ELSEWHERE = "running?"
+"""Status of a search whose folder is not on this machine: whether its driver is alive cannot be told."""
+
+
+def running(folder: Path) -> bool | None:
+    """Whether the driver of a search is alive on this machine; `None` where its folder is not here."""
+    from filelock import FileLock, Timeout
+
+    if not folder.is_dir():
+        return None
+    lock = folder / LOCK
+    if not lock.exists():
+        return False
+    try:
+        with FileLock(lock, timeout=0):
+            return False
+    except Timeout:
+        return True
+    except (OSError, NotImplementedError):
+        return None
+
+
+def table(uri: str, output: str | None = None) -> str:
     """The searches of a store as lines of text.
+
+    Args:
+        uri: Address of the store.
+        output: Folder of results, where the locks of running searches lie (default: the searches' own).
 
     Raises:
         LoadError: There is no store at `uri`.
     """
     rows = [("search", "data", "started (UTC)", "trials", "finished", "best", "status")]
     for row in load.searches(uri).to_dict("records"):
-        best = "unknown" if math.isnan(row["best_accuracy"]) else f"{100 * row['best_accuracy']:.1f} %"
+        accuracy = row["best_accuracy"]
+        best = "unknown" if math.isnan(accuracy) else f"{100 * accuracy:.1f} % ({row['best_arm']})"
         started = f"{row['started']:%Y-%m-%d %H:%M}"
         counts = str(row["trials"]), str(row["finished"])
         name, data = (printable(row[key], keep="") for key in ("name", "data"))
-        rows.append((name, data, started, *counts, best, row["status"].lower()))
+        rows.append((name, data, started, *counts, best, _status(uri, row, output)))
     if len(rows) == 1:
         return "no search yet"
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -32,19 +64,41 @@ def table(uri: str) -> str:
     )
 
 
+def _status(uri: str, row: dict[str, Any], output: str | None) -> str:
+    """A search that was killed could not say so: it runs while its driver holds its lock."""
+    if row["status"] != "RUNNING":
+        return {"KILLED": "interrupted"}.get(row["status"], str(row["status"]).lower())
+    file = mlflow_store.database(uri)
+    places = [Path(output)] if output is not None else [Path(row["output"] or "results")]
+    if file is not None and output is None:
+        places.append(file.parent / places[0])
+    alive = [found for place in places if (found := running(place / row["name"])) is not None]
+    if not alive:
+        return ELSEWHERE
+    return "running" if any(alive) else "interrupted"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table; 2 where the store cannot be read."""
     lenient_output()
     parser = argparse.ArgumentParser(prog="python -m search.list", description="List the searches in an MLflow store.")
     parser.add_argument("--tracking-uri", metavar="URI", help="the store (default: mlflow.db in this directory)")
+    parser.add_argument("--output", metavar="DIR", help="folder of results (default: where each search was started)")
     options = parser.parse_args(arguments)
-    uri = options.tracking_uri or load.default_uri()
+    lenient_output()
+    uri = mlflow_store.address(options.tracking_uri)
     try:
-        text = table(uri)
+        text = table(uri, options.output)
     except load.LoadError as error:
         echo(f"error: {sentence(error)}", file=sys.stderr)
         return 2
-    echo(f"searches in {sentence(uri)}", text, "best: mean accuracy on val of the leading recipe")
+    echo(
+        sentence(f"searches in {uri}{mlflow_store.source(options.tracking_uri)}"),
+        text,
+        "best: mean accuracy on val of the leading recipe, in the arm that speaks for it",
+    )
+    if ELSEWHERE in text:
+        echo(f"{ELSEWHERE}: the search's folder is not here (say where with --output), so it may have been interrupted")
     return 0
 
 

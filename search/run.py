@@ -321,9 +321,10 @@ class Search:
     def _run(self) -> SearchResult:
         from search import summary, tracking
 
-        uri = self.settings.tracking_uri or tracking.default_uri()
-        tracking.check(uri)
-        # a search that goes on from another directory still writes where it did
+        uri, said = tracking.choose(self.settings.tracking_uri)
+        if said:
+            self.console.print(styled(sentence(f"MLflow: {uri}{said}")), soft_wrap=True)
+        # a search that goes on from another directory still writes where it did; the password is kept nowhere
         settings = self.settings = dataclasses.replace(self.settings, tracking_uri=uri)
         resources.check(settings)
         self.deployment = self._deployment()
@@ -337,7 +338,7 @@ class Search:
         tracker = None
         try:
             # MLflow makes its database in seconds that Ray needs as well
-            tracker = tracking.Tracker(uri, settings.name, settings.data)
+            tracker = tracking.Tracker(uri, settings.name, settings.data, settings.folder)
             agenda, display, complete = self._search(tracker)
             return self._conclude(agenda, display, tracker, uri, complete)
         except BaseException as error:
@@ -350,8 +351,8 @@ class Search:
         budget = self.settings.time_budget or stored.time_budget
         settings = workspace.successor(dataclasses.replace(self.settings, time_budget=budget), changed)
         said = (
-            f"{'; '.join(changed)}. {self.settings.name} stays as it is; {settings.name} starts with the same settings on "
-            "fresh seed blocks."
+            f"{'; '.join(changed)}. {self.settings.name} stays as it is; {settings.name} starts with the same settings "
+            "on fresh seed blocks."
         )
         self.console.print(styled(sentence(said), "bold yellow"), soft_wrap=True)
         search = Search(self.space, settings, self._file, self.console)
@@ -360,6 +361,12 @@ class Search:
             return search.run()
         finally:
             self.interrupted = search.interrupted
+
+    def _close(self, tracker: Any, status: str) -> None:
+        """Waits for MLflow, for a bounded time, and says what it lacks."""
+        tracker.close(status, tell=lambda text: self.console.print(styled(sentence(text))))
+        if tracker.missing:
+            self.console.print(styled(sentence(tracker.missing), "yellow"), soft_wrap=True)
 
     def _check_model(self) -> None:
         """Refuses weights of another architecture, and an own network that cannot be run, before there is a folder."""
@@ -429,12 +436,10 @@ class Search:
         scheduler = StageScheduler(agenda, self.halving, shares)
         # by what was recorded: phases that come after this one have not planned their tasks again yet
         self.halving.remember(agenda.records.values())
-        tracker.start(self._params(), {"space": settings.space}, resume=self.resume)
+        self._track(tracker, agenda)
         if self.resume:
             # not before everything stands: asked again after a refusal, `--trials +50` must not add twice
             settings.keep_changes()
-        for record in agenda.records.values():
-            tracker.log(record)
         recorder = Recorder(agenda, scheduler, settings.name, settings.data, self.model, [tracker.log], shares)
         if not own:
             recorder.interrupt_with = Interrupted
@@ -501,12 +506,21 @@ class Search:
 
         why = agenda.not_settled() if self.settle is not None else None
         self.console.print(styled(summary.finished(self.settings, why)), soft_wrap=True)
-        tracker.start(self._params(), {"space": self.settings.space}, resume=True)
+        self._track(tracker, agenda)
         self.settings.keep_changes()
-        for record in agenda.records.values():
-            tracker.log(record)
         self._keep_study(agenda)
         return agenda, Display(self.console, agenda, {}, 1), self._was_whole(tracker)
+
+    def _track(self, tracker: Any, agenda: Agenda) -> None:
+        """Opens the search in MLflow, with everything that its journal has."""
+        from search.sync import recorded
+        from trainables.plan import choices_of
+
+        choices = set(choices_of(self.space))
+        if self.settings.start_points:
+            choices |= {name for recipe in self.ground.published for name in recipe.choices}
+        tracker.start(self._params(), {"space": self.settings.space}, choices=choices, resume=self.resume)
+        tracker.replay(recorded(agenda.journal))
 
     def _was_whole(self, tracker: Any) -> bool:
         """Settling runs further blocks and nothing else: a search that was cut before is not at its end after it."""
@@ -723,7 +737,10 @@ class Search:
     # --- afterwards ---------------------------------------------------------------------------------------
 
     def _params(self) -> dict[str, Any]:
+        from analysis import mlflow_store
+
         fields = dataclasses.asdict(self.settings) | {"model": self.model, "margin": self.standard.margin}
+        fields["tracking_uri"] = mlflow_store.portable(self.settings.tracking_uri or "")
         fields["imbalance"] = self.settings.imbalance or self.standard.imbalance
         fields |= {"design": self.design.kind, "primary": ",".join(self.settings.primary)}
         fields["val_images_per_class"] = self._val_images
@@ -756,43 +773,43 @@ class Search:
         except (export.ExportError, RecordError) as error:
             self.console.print(styled(sentence(error), "yellow"), soft_wrap=True)
         try:
-            summary.write_report(folder / "report.html", records, trials, conflicts, self._params())
+            summary.write_report(folder / "report.html", records, trials, conflicts, self._params(), uri)
         except Exception as error:
             # what was found out must reach the screen and MLflow all the same
             log.exception("the report could not be written")
             said = f"report.html could not be written: {sentence(error)}"
             self.console.print(styled(said, "yellow"), soft_wrap=True)
+        seconds = pace.of_records(records)
+        if seconds is not None:
+            pace.keep(self.settings, self.model, pace.Pace(seconds, f"median of search {self.settings.name}"))
+        result = SearchResult(
+            self.settings.name, folder, complete, trials, conflicts, best, display.phase_seconds, display.saved, extras
+        )
+        settling = self.settle is not None and agenda.phase != "done"
+        # before MLflow is waited for: a server that does not answer must not keep the results back
+        summary.show(self.console, result, uri, self.settings, settling, agenda.used_up, self._notes)
+        metrics = {
+            "reuse/epochs_saved": sum(record.epochs - record.epochs_trained for record in records),
+            "reuse/seconds_saved": sum(record.seconds_saved for record in records),
+        }
         # by which analysis.report judges each look at its own share
-        told = extras.tags | {"looks": str(list(agenda.known.further))}
-        tracker.summary({}, told, anew=("nominated/", "removal/"))
+        tags = extras.tags | {"looks": str(list(agenda.known.further))}
+        # MLflow shows the note as the run's description
+        tags["mlflow.note.content"] = summary.answer(trials, conflicts, self.standard.margin)
         # what fresh seeds have shown of a nominated pair is found by the same query as what the design has shown
-        for table in (conflicts, extras.nominated):
-            if table is not None and len(table):
-                metrics, tags = tracking.conflict_summary(table)
-                tracker.summary(metrics, tags)
-                tracker.mark(table)
+        tables = [table for table in (conflicts, extras.nominated) if table is not None and len(table)]
+        for table in tables:
+            harms, verdicts = tracking.conflict_summary(table)
+            metrics |= harms
+            tags |= verdicts
         artifacts = {
             file.name: file.read_bytes() if file.suffix == ".png" else file.read_text(encoding="utf-8")
             for file in sorted(folder.iterdir())
             if file.name in ("best.yaml", "conflicts.csv", "conflicts.png", "report.html", "space.py", "search.json")
             or file.name in ("nominated.csv", "removals.csv", "path.csv", workspace.IDENTITY)
         }
-        seconds = pace.of_records(records)
-        if seconds is not None:
-            pace.keep(self.settings, self.model, pace.Pace(seconds, f"median of search {self.settings.name}"))
-        saved = {
-            "reuse/epochs_saved": sum(record.epochs - record.epochs_trained for record in records),
-            "reuse/seconds_saved": sum(record.seconds_saved for record in records),
-        }
-        # MLflow shows the note as the run's description
-        tracker.summary(
-            saved, {"mlflow.note.content": summary.answer(trials, conflicts, self.standard.margin)}, artifacts
-        )
-        for problem in tracker.close("FINISHED" if complete else "KILLED"):
-            self.console.print(styled(f"MLflow: {sentence(problem)}", "yellow"), soft_wrap=True)
-        result = SearchResult(
-            self.settings.name, folder, complete, trials, conflicts, best, display.phase_seconds, display.saved, extras
-        )
-        settling = self.settle is not None and agenda.phase != "done"
-        summary.show(self.console, result, uri, self.settings, settling, agenda.used_up, self._notes)
+        tracker.summary(metrics, tags, artifacts, anew=tracking.FINDINGS)
+        for table in tables:
+            tracker.mark(table)
+        self._close(tracker, "FINISHED" if complete else "KILLED")
         return result

@@ -167,19 +167,21 @@ def show(
 
 def _places(result: SearchResult, uri: str) -> Iterator[tuple[str, str]]:
     """What to open or to run next; a file that was not written is not named."""
-    from analysis import load
+    from analysis import mlflow_store
     from search import tracking
 
     report, best = result.folder / "report.html", result.folder / "best.yaml"
     if report.is_file():
         yield "report", sentence(report)
-    yield "every trial", tracking.where_to_look(uri)
+    yield "every trial", tracking.where_to_look(uri, result.name)
     if best.is_file():
         yield "best recipe", sentence(best)
         yield "train it", command("python", "-m", "trainables.train", best)
         yield "check it", command("python", "-m", "trainables.train", best, "--as-searched")
+    if uri == mlflow_store.NOWHERE:
+        return
     if len(result.trials) and result.trials.loc[result.trials["outcome"] == "finished", "recipe"].nunique() > 1:
-        store = [] if uri == load.default_uri() else option("--tracking-uri", uri)
+        store = [] if uri == mlflow_store.default_uri() else option("--tracking-uri", uri)
         search = option("--search", result.name)
         second = ["--rank", "2", "--out", "second.yaml"]
         yield "another one", command("python", "-m", "search.export", *search, *second, *store)
@@ -191,6 +193,7 @@ def write_report(
     trials: pd.DataFrame,
     conflicts: pd.DataFrame | None,
     about: Mapping[str, Any],
+    uri: str,
 ) -> None:
     """Writes the HTML page, if there is a trial to show, and the heat map of the pairs as a picture beside it."""
     from analysis import load, report
@@ -203,8 +206,8 @@ def write_report(
         path.with_name("conflicts.png").write_bytes(picture)
     if len(trials):
         try:
-            elsewhere = report.over_searches(str(about["tracking_uri"]), str(about["name"]), trials, conflicts)
-        except (KeyError, load.LoadError):
+            elsewhere = report.over_searches(uri, str(about["name"]), trials, conflicts)
+        except load.LoadError:
             elsewhere = None  # other searches are a further look, and must not cost this one its page
         report.write(
             path,

@@ -4,7 +4,7 @@ import logging
 import os
 import runpy
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -37,6 +37,14 @@ def no_tricks_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     registry.discover()
     monkeypatch.setattr(registry, "_ENTRIES", dict(registry._ENTRIES))
     monkeypatch.setattr(registry, "_DISCOVERED", set(registry._DISCOVERED))
+
+
+@pytest.fixture(autouse=True)
+def no_store_of_the_environment() -> Iterator[None]:
+    """Neither the developer's nor one that `mlflow.set_tracking_uri` has left there."""
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
+    yield
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,7 @@ MAY_IMPORT = {
         "spaces.domain",
         "analysis.console",
         "analysis.files",
+        "analysis.mlflow_store",
         "analysis.relocation",
         "analysis.text",
     },  # fmt: skip

@@ -146,6 +146,10 @@ class Plan:
         return "\n".join(_describe(stage) for stage in self.stages)
 
 
+_STAGE_NUMBERS = ("epochs", "lr", "weight_decay", "batch_size", "members")
+"""Numbers of a stage that are among a recipe's choices."""
+
+
 @dataclass(frozen=True)
 class Recipe:
     """A plan, with what was chosen to get there.
@@ -176,7 +180,7 @@ class Recipe:
         """Readable choices by stage and seam: {"classifier/draw": "class_balanced", "classifier/lr": 0.1}."""
         readable: dict[str, Any] = {"stages": " > ".join(stage.name for stage in self.plan.stages)}
         for stage in self.plan.stages:
-            for key in ("epochs", "lr", "weight_decay", "batch_size", "members"):
+            for key in _STAGE_NUMBERS:
                 readable[f"{stage.name}/{key}"] = getattr(stage, key)
             for seam in SEAMS:
                 names = [trick.name for trick in stage.on(seam)]
@@ -186,6 +190,29 @@ class Recipe:
                 for key, value in trick.numbers.items():
                     readable[f"{stage.name}/{trick.name}.{key}"] = value
         return readable
+
+
+def choices_of(space: Space) -> list[str]:
+    """The names of all `choices` that recipes of a space may have."""
+    names = {"stages"}
+    before: set[str] = set()
+    for slot in space.stages:
+        here: set[str] = set()
+        for stage in slot.options if isinstance(slot, OneOf) else (slot,):
+            if stage is None:
+                continue
+            own = {key for trick in tricks_of(stage) for key in _keys_of(trick)}
+            # what an earlier stage keeps on stands in this one as well
+            keys = own | before if stage.keep else own
+            here |= keys
+            names |= {f"{stage.name}/{key}" for key in (*_STAGE_NUMBERS, *keys)}
+        before |= here
+    return sorted(names)
+
+
+def _keys_of(trick: Trick) -> list[str]:
+    known = entry(trick.name)
+    return [known.seam, *(f"{trick.name}.{number}" for number in known.numbers)]
 
 
 def build(space: Space, pick: Pick, standard: Standard, epochs_scale: float = 1.0) -> Recipe:

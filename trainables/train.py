@@ -20,6 +20,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from analysis.mlflow_store import shown
 from analysis.text import command, echo, lenient_output, sentence
 from trainables.data.catalogue import DataError
 from trainables.deployment import DeploymentError, read
@@ -134,7 +135,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # what goes on must be asked for the same again
-    options.again = command("python", "-m", "trainables.train", *given, *([] if options.resume else ["--resume"]))
+    told = [shown(word) for word in given]
+    options.again = command("python", "-m", "trainables.train", *told, *([] if options.resume else ["--resume"]))
     try:
         return _main(options)
     except (TrainError, PlanError, DataError, DeploymentError, ModelError, Diverged, OSError, StoreFull) as error:
@@ -285,7 +287,7 @@ def _train(
     else:
         folder.start(settings)
     run = tracking.Run(
-        options.tracking_uri or f"sqlite:///{Path.cwd() / 'mlflow.db'}",
+        options.tracking_uri,
         recipe["data"]["name"],
         f"final {recipe['title']}"[:200],
         {"level": "final", "recipe": recipe["recipe"], "source_search": str(recipe["provenance"].get("search", ""))},

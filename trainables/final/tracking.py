@@ -4,29 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from analysis.relocation import relocate
+from analysis import mlflow_store
+from analysis.mlflow_store import NOWHERE
 from trainables.final.errors import TrainError
 
 _logger = logging.getLogger(__name__)
 
-NOWHERE = "none"
-"""A tracking URI that records nothing."""
-
 WRITE_SECONDS = 2.0
 """Numbers are written at most this often: each time costs a database some milliseconds."""
+
+AWAY_SECONDS = 30.0
+"""For so long a store that did not answer is not asked again while training goes on."""
 
 
 class Run:
     """One run, written as training goes on. What goes wrong after its start is told and never ends a training.
 
     Args:
-        uri: Address of the store; `NOWHERE` records nothing.
+        uri: Address of the store (default: the environment's, else the one in this directory); `NOWHERE` records
+            nothing.
         data: Name of the data set; the experiment is `longtail/<data>`.
         name: Of the run.
         tags: Of the run.
@@ -39,7 +40,7 @@ class Run:
 
     def __init__(
         self,
-        uri: str,
+        uri: str | None,
         data: str,
         name: str,
         tags: Mapping[str, str],
@@ -50,29 +51,25 @@ class Run:
         self._client: Any = None
         self._waiting: list[tuple[str, float, int, int]] = []
         self._written = 0.0
+        self._away_until = 0.0
+        self._told: set[str] = set()
+        mlflow_store.quiet()  # MLflow is imported for the model that is served, too
         if uri == NOWHERE:
             return
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        for noisy in ("mlflow.store.db.utils", "alembic"):
-            logging.getLogger(noisy).setLevel(logging.WARNING)
-        from mlflow import MlflowClient
-
+        place = mlflow_store.address(uri)
         try:
-            if uri.startswith("sqlite:///"):
-                relocate(Path(uri.removeprefix("sqlite:///")))
-            self._client = client = MlflowClient(tracking_uri=uri)
+            self._client = client = mlflow_store.connect(place, create=True)
             if run_id is not None:
                 client.update_run(run_id, status="RUNNING")
                 return
-            experiment = _experiment(client, uri, f"longtail/{data}")
+            experiment = _experiment(client, place, f"longtail/{data}")
             self.run_id = client.create_run(experiment, tags={**tags, "mlflow.runName": name}).info.run_id
             for key, value in params.items():
-                client.log_param(self.run_id, key, value)
-        except Exception as error:
-            why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                client.log_param(self.run_id, mlflow_store.key(key), value)
+        except mlflow_store.StoreError as error:
             raise TrainError(
-                f"the MLflow store {uri} cannot be written: {why}; choose another with --tracking-uri, or "
-                f"--tracking-uri {NOWHERE}"
+                f"{error}{mlflow_store.source(uri)}; or choose another store with --tracking-uri, or --tracking-uri "
+                f"{NOWHERE}"
             ) from error
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
@@ -85,12 +82,15 @@ class Run:
 
     def _write(self) -> None:
         self._written = time.monotonic()
-        waiting, self._waiting = self._waiting, []
+        if self._written < self._away_until:
+            return
         with self._forgiving() as client:
             from mlflow.entities import Metric
 
-            for first in range(0, len(waiting), 1000):  # as many as a server takes at once
-                client.log_batch(self.run_id, metrics=[Metric(*one) for one in waiting[first : first + 1000]])
+            while self._waiting:  # no more than a server takes at once; what it did not take is kept
+                batch = [Metric(mlflow_store.key(key), *numbers) for key, *numbers in self._waiting[:1000]]
+                client.log_batch(self.run_id, metrics=batch)
+                del self._waiting[:1000]
 
     def files(self, out: Path, names: Sequence[str]) -> None:
         """Copies files and folders of `out` into the run."""
@@ -107,6 +107,7 @@ class Run:
         """Ends the run: FINISHED, KILLED or FAILED."""
         if self._client is None:
             return
+        self._away_until = 0.0
         self._write()
         with self._forgiving() as client:
             client.set_terminated(self.run_id, status)
@@ -116,16 +117,18 @@ class Run:
         try:
             yield self._client
         except Exception as error:
-            _logger.warning("MLflow: %s", (str(error).strip().splitlines() or [type(error).__name__])[0])
+            self._away_until = time.monotonic() + AWAY_SECONDS
+            why = mlflow_store.hide((str(error).strip().splitlines() or [type(error).__name__])[0])
+            if why not in self._told:
+                self._told.add(why)
+                _logger.warning("MLflow does not take numbers of this training: %s", why)
 
 
 def _experiment(client: Any, uri: str, name: str) -> str:
     found = client.get_experiment_by_name(name)
     if found is not None:
         return str(found.experiment_id)
-    place = None
-    if uri.startswith("sqlite:///"):
-        # beside the database and not in whatever directory the command was started from
-        beside = Path(uri.removeprefix("sqlite:///")).absolute().parent
-        place = (beside / "mlruns" / name.replace("/", "-")).as_uri()
+    file = mlflow_store.database(uri)
+    # beside the database and not in whatever directory the command was started from
+    place = None if file is None else (file.parent / "mlruns" / name.replace("/", "-")).as_uri()
     return str(client.create_experiment(name, artifact_location=place))

@@ -1,0 +1,146 @@
+"""`python -m search.sync NAME`: writes a search into MLflow again, from its journal.
+
+The journal in the search's folder is the truth, and MLflow an index of it. Whatever happened to the index (runs were
+deleted, doubled or cut off; the database was deleted or damaged; a server was away), it holds afterwards what the
+journal says. No data and no Ray are needed, and nothing is trained. A database that is damaged is kept under another
+name; runs that no record speaks of go to MLflow's deleted runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from analysis import mlflow_store
+from analysis.record import Record, RecordError
+from analysis.text import command, lenient_output, printable
+from search.list import running
+from search.settings import Settings, SettingsError
+from search.tasks import Journal
+from search.tracking import INDEX, SearchRun, Tracker, TrackingError, choose
+
+
+def recorded(journal: Journal) -> list[Record]:
+    """Every record of a journal, in order: also those of attempts that failed and were repeated."""
+    return [Record.from_dict(event["record"]) for event in journal.events() if event["event"] == "record"]
+
+
+def sync(name: str, output: str = "results", tracking_uri: str | None = None) -> str:
+    """Makes MLflow hold of a search what its journal says.
+
+    Args:
+        name: Of the search.
+        output: Folder of results.
+        tracking_uri: The store (default: the search's own).
+
+    Returns:
+        What was done, in a sentence.
+
+    Raises:
+        ValueError: There is no such search, it is running, or the store cannot be written.
+    """
+    settings = Settings.stored(output, name)
+    folder = settings.folder
+    if running(folder):
+        raise TrackingError(f"{name}: the search is running, and writes to MLflow itself; sync it when it has ended")
+    uri, words = choose(tracking_uri or settings.tracking_uri)
+    if uri == mlflow_store.NOWHERE:
+        raise TrackingError(f"{name}: the search was not tracked; say with --tracking-uri where it is to be written")
+    records = recorded(Journal(folder / "journal.jsonl"))
+    data = _index(folder, settings, records)
+    aside = _whole(uri)
+    tracker = Tracker(uri, name, data, folder)
+    tracker.restore()
+    tracker.replay(records)
+    tracker.write_kept()
+    kept = SearchRun.read(folder)
+    status = "FINISHED" if kept is not None and kept.status == "FINISHED" else "KILLED"
+    tracker.close(status, tell=lambda text: print(text, flush=True))
+    if tracker.missing:
+        raise TrackingError(tracker.missing)
+    trials = len({record.trial for record in records})
+    recipes = len({record.recipe for record in records})
+    written, removed = tracker.written["written"], tracker.written["removed"]
+    return (
+        f"{aside}{name}: {_many(trials, 'trial')} of {_many(recipes, 'recipe')} are in {uri}{words} as the journal has "
+        f"them ({_many(written, 'run')} written, {_many(removed, 'run')} moved to MLflow's deleted runs)"
+    )
+
+
+def _index(folder: Path, settings: Settings, records: Sequence[Record]) -> str:
+    """Sees to it that something is known of the search's own run; gives the name of its data."""
+    kept = SearchRun.read(folder)
+    if kept is None:
+        # it ended before its run was created, or the file is gone
+        fields = {key: value for key, value in vars(settings).items() if value not in (None, (), "")}
+        fields["tracking_uri"] = mlflow_store.portable(settings.tracking_uri or "")
+        started = min((record.started for record in records), default=(folder / "search.json").stat().st_mtime)
+        kept = SearchRun(settings.data, round(1000 * started), tags={"space": settings.space}, status="KILLED")
+        kept.params = {mlflow_store.key(key): _text(value) for key, value in fields.items()}
+        kept.choices = sorted({name for record in records for name in record.choices})
+        kept.save(folder)
+        print(
+            f"{printable(settings.name)}: {INDEX} was missing; {command('python', 'run_search.py', '--resume')} "
+            f"{command(settings.name)} works out what was found, if that is missing in MLflow",
+            file=sys.stderr,
+        )
+    return kept.data
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _whole(uri: str) -> str:
+    """Keeps a database that is damaged or half made under another name; says so."""
+    file = mlflow_store.database(uri)
+    if file is None:
+        return ""
+    state = mlflow_store.condition(file, thorough=True)
+    if state in ("", "missing", "locked"):
+        return ""
+    kept = mlflow_store.set_aside(file, "half-made" if state == "half-made" else "damaged")
+    others = "" if state == "half-made" else f"; the other searches in it come back with: {mlflow_store.MEND}"
+    return (
+        f"{file} was {'half made' if state == 'half-made' else f'unusable ({state})'} and is kept as {kept}{others}\n"
+    )
+
+
+def _many(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Syncs; 2 where a search cannot be."""
+    parser = argparse.ArgumentParser(
+        prog="python -m search.sync", description="Write searches into MLflow again, from their journals."
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="the searches")
+    parser.add_argument("--all", action="store_true", help="every search in the folder of results")
+    parser.add_argument("--output", metavar="DIR", default="results", help="folder of results (default: %(default)s)")
+    parser.add_argument("--tracking-uri", metavar="URI", help="the MLflow store (default: each search's own)")
+    options = parser.parse_args(arguments)
+    lenient_output()
+    names = list(options.names)
+    if options.all:
+        names = sorted(path.parent.name for path in Path(options.output).glob("*/search.json"))
+    if not names:
+        what = f"there is no search in {options.output}" if options.all else "give the name of a search, or --all"
+        print(f"search.sync: {printable(what)}", file=sys.stderr)
+        return 2
+    code = 0
+    for name in names:
+        try:
+            print(printable(sync(name, options.output, options.tracking_uri)))
+        except (SettingsError, TrackingError, RecordError, mlflow_store.StoreError, OSError) as error:
+            print(f"search.sync: {printable(str(error).replace('--resume ', '', 1))}", file=sys.stderr)
+            code = 2
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
