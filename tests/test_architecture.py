@@ -21,7 +21,7 @@ MAY_IMPORT = {
         "analysis.mlflow_store",
         "analysis.relocation",
         "analysis.text",
-    },  # fmt: skip
+    },
     "search": {"search", "spaces", "trainables", "analysis"},
     "run_search.py": {"search", "analysis.console", "analysis.text"},
 }
