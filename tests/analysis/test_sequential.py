@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import stats
-
 from analysis.sequential import SHARES, level_at, needs
+from scipy import stats
 
 
 def benchmark():
