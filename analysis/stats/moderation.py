@@ -65,7 +65,7 @@ def fit_prior(variance: Floats, df: Floats) -> Prior:
     e = np.log(variance) - special.psi(df / 2) + np.log(df / 2)
     excess = float(e.var(ddof=1) - special.polygamma(1, df / 2).mean())
     if excess <= 0:
-        return Prior(float(np.exp(e.mean())), math.inf)
+        return Prior(float(variance.mean()), math.inf)
     half = trigamma_inverse(excess)
     return Prior(float(np.exp(e.mean() + special.psi(half) - np.log(half))), 2 * half)
 

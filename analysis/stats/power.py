@@ -68,7 +68,7 @@ def detectable(
 
     >>> found = detectable(n_pairs=15, blocks=5, sd=0.005)
     >>> print(" ".join(f"{100 * value:.2f}" for value in found))
-    1.46 1.90 0.91
+    1.46 1.88 0.94
     """
     _check(n_pairs, blocks, sd, level, power, q)
     alpha, rate = share_at(look, primary) * (1 - level), share_at(look, primary) * q

@@ -20,7 +20,9 @@ Printed for every world, over the simulated searches:
 * beside it the same false conflicts and coverage by other estimators under the same rules: a paired t test for each
   contrast, least squares with block effects and one variance, and limma's moderation (towards the prior's own scale,
   prior degrees of freedom without a bound);
-* planted conflicts: the share found.
+* planted conflicts: the share found;
+* looks: false conflicts at some look, where blocks are added twice;
+* survivors: what a naive table of the trials that TPE and successive halving let live calls an interaction.
 
     OMP_NUM_THREADS=1 python tests/benchmarks/conflict_truth.py --searches 1000
 """
@@ -35,14 +37,16 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
+import optuna
 import pandas as pd
-from scipy import special
+from scipy import special, stats
 
 from analysis.conflicts import at_looks, pairwise
 from analysis.conflicts.contrasts import CONTRASTS, LOG_ODDS
 from analysis.conflicts.verdicts import DIRECTIONS, HELPS, HURTS, NO_LOSS, Pair, adjust, rule_for
 from analysis.stats.intervals import Estimate, log_odds
 from analysis.stats.moderation import fit_prior
+from analysis.stats.multiplicity import benjamini_hochberg
 
 TRICKS = tuple("abcdef")
 PAIRS = tuple(combinations(TRICKS, 2))
@@ -112,7 +116,9 @@ WORLDS = (
     World("helpful in log-odds, near 90 %", (0.4,) * 6, base=0.90, in_log_odds=True),
     World("mixed, fixed val", MIXED, fixed_val=True),
 )
-INTERACTIONS = {("a", "b"): 0.02, ("b", "c"): -0.02, ("e", "f"): 0.03, ("a", "f"): 0.015}
+SURVIVOR_EFFECTS = (0.02, 0.015, 0.01, -0.01, 0.015, -0.005)
+SURVIVOR_EARLY = (1.0, -1.0, 1.5, 2.0, -1.0, -2.0)
+"""Share of a trick's effect at half the length."""
 
 
 def simulate(world: World, blocks: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray | None]:
@@ -326,8 +332,9 @@ def _true(truth: np.ndarray, row: dict[str, Any], name: str) -> float:
 
 
 HEAD = (
-    f"{'world':34} {'blocks':>6} | {'conflict':>11} | {'any claim':>11} | {'lost':>5} | {'coverage':>11} | settled of 30, 15\n"
-    f"{'':34} {'':>6} | {'decl.':>5} {'matr.':>5} | {'decl.':>5} {'matr.':>5} | {'':>5} | {'low':>5} {'mean':>5} |"
+    f"{'':34} {'':6} | {'conflict':11} | {'any claim':11} | {'':5} | {'coverage':11} | settled\n"
+    f"{'world':34} blocks | {'decl.':5} {'matr.':5} | {'decl.':5} {'matr.':5} | {'loss':5} | {'low':5} {'mean':5} | "
+    "directions of 30, pairs of 15"
 )
 
 
@@ -369,7 +376,7 @@ def planted(searches: int, blocks: Sequence[int]) -> None:
     for noise, name in (((1.0,) * 6, "even"), ((1, 3, 1, 1, 1, 1), "b 3 x")):
         for size in blocks:
             for harm in (0.02, 0.03, 0.04, 0.06):
-                conflicts = {pair: -0.02 - harm for pair in (("a", "b"), ("b", "e"), ("c", "d"))}
+                conflicts = dict.fromkeys((("a", "b"), ("b", "e"), ("c", "d")), -0.02 - harm)
                 world = World("planted", (0.02,) * 6, conflicts, noise=noise)
                 rng = np.random.default_rng([searches, size, round(1000 * harm)])
                 shown: dict[bool, list[bool]] = {True: [], False: []}
@@ -410,18 +417,96 @@ def looks(searches: int) -> None:
             print(f"{name:40} {100 * wrong[True] / searches:5.1f} | {100 * wrong[False] / searches:5.1f}", flush=True)
 
 
+# ------------------------------------------------------------------------------------------------- survivors
+
+
+def survivor_trials(rng: np.random.Generator, trials: int = 300) -> pd.DataFrame:
+    """An adaptive arm on an additive world: TPE proposes, successive halving stops; columns tricks, outcome, value.
+
+    Tricks act at different times: what ends well may look bad at half the length, so that a trial with such a trick
+    goes on only beside one that is early, or with a lucky seed.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    effect = dict(zip(TRICKS, SURVIVOR_EFFECTS, strict=True))
+    early = dict(zip(TRICKS, SURVIVOR_EARLY, strict=True))  # share of the effect at half the length
+    sampler = optuna.samplers.TPESampler(seed=int(rng.integers(2**31)), n_startup_trials=trials // 3)
+    pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=2)
+    study = optuna.create_study(direction="maximize", sampler=sampler, pruner=pruner)
+    rows = []
+    for _ in range(trials):
+        trial = study.ask()
+        on = tuple(t for t in TRICKS if trial.suggest_categorical(t, [False, True]))
+        noise, outcome, value = rng.normal(0, 0.01), "finished", 0.0
+        for step, share in ((1, 0.4), (2, 0.5), (4, 1.0)):
+            here = {t: early[t] + (1 - early[t]) * max(0.0, 2 * share - 1) for t in on}
+            value = World.base * (0.7 + 0.3 * share) + sum(effect[t] * here[t] for t in on) + noise
+            trial.report(value, step)
+            if share < 1 and trial.should_prune():
+                outcome = "stopped"
+                break
+        study.tell(trial, None if outcome == "stopped" else value, state=(
+            optuna.trial.TrialState.PRUNED if outcome == "stopped" else optuna.trial.TrialState.COMPLETE
+        ))  # fmt: skip
+        rows.append({"tricks": on, "outcome": outcome, "final/accuracy": value})
+    table = pd.DataFrame(rows)
+    return table.assign(
+        arm="adaptive", seed=range(10_000, 10_000 + trials), first_stage=[f"t{i}" for i in range(trials)]
+    )
+
+
+def naive_p_values(trials: pd.DataFrame) -> np.ndarray:
+    """What a table of the completed trials says: p of every pair's interaction beside all main effects, by OLS."""
+    done = trials[trials.outcome == "finished"]
+    main = np.array([[1.0, *(t in cell for t in TRICKS)] for cell in done.tricks])
+    y, found = done["final/accuracy"].to_numpy(), []
+    for a, b in PAIRS:
+        x = np.column_stack([main, main[:, 1 + TRICKS.index(a)] * main[:, 1 + TRICKS.index(b)]])
+        df = len(y) - np.linalg.matrix_rank(x)
+        if df < 1 or np.linalg.matrix_rank(x) < x.shape[1]:
+            continue
+        inverse = np.linalg.inv(x.T @ x)
+        beta = inverse @ x.T @ y
+        error = np.sqrt(((y - x @ beta) ** 2).sum() / df * inverse[-1, -1])
+        found.append(2 * stats.t.sf(abs(beta[-1] / error), df))
+    return np.array(found)
+
+
+def survivors(searches: int) -> None:
+    """What a naive table makes of the trials that an adaptive search lets live, and what this one does."""
+    rng = np.random.default_rng([searches, 99])
+    world = World("additive", SURVIVOR_EFFECTS)
+    count = max(searches // 10, 1)  # TPE is slow
+    p_values, discovered, conflicts = [], 0, 0
+    for _ in range(count):
+        adaptive = survivor_trials(rng)
+        p = naive_p_values(adaptive)
+        p_values.append(p)
+        discovered += bool((benjamini_hochberg(p) <= 0.05).any())
+        trials = pd.concat([frame(world, simulate(world, 5, rng)[0]), adaptive], ignore_index=True)
+        conflicts += bool((pairwise(trials, margin=0.01).verdict == "conflict").any())
+    print(f"{count} searches of 300 adaptive trials, additive truth")
+    print(
+        f"naive, completed trials: pairs with p <= 0.05: {100 * float(np.mean(np.concatenate(p_values) <= 0.05)):.1f}"
+    )
+    print(f"naive: searches with a Benjamini-Hochberg 5 % discovery: {100 * discovered / count:.1f}")
+    print(f"the conflict table on both arms: searches with a conflict: {100 * conflicts / count:.1f}", flush=True)
+
+
 def main() -> None:
     """Prints the sections asked for."""
     parser = argparse.ArgumentParser(description="How often the conflict table is wrong, over simulated searches.")
     parser.add_argument("--searches", type=int, default=1000, help="simulated searches a line (default: 1000)")
     parser.add_argument("--blocks", type=int, nargs="+", default=[3, 5, 10], help="seed blocks (default: 3 5 10)")
-    parser.add_argument("--only", choices=["worlds", "others", "planted", "looks"], help="one section (default: all)")
+    parser.add_argument(
+        "--only", choices=["worlds", "others", "planted", "looks", "survivors"], help="one section (default: all)"
+    )
     options = parser.parse_args()
     sections: dict[str, Callable[[], object]] = {
         "worlds": lambda: worlds(options.searches, options.blocks),
         "others": lambda: others(options.searches, options.blocks),
         "planted": lambda: planted(options.searches, options.blocks),
         "looks": lambda: looks(options.searches),
+        "survivors": lambda: survivors(options.searches),
     }
     for name, section in sections.items():
         if options.only in (None, name):
