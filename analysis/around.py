@@ -8,15 +8,12 @@ block s and W all tricks:
     dependency of t and u   D(t, u) = mean over s of  y(W, s) − y(W − t, s) − y(W − u, s) + y(W − t − u, s)
 
 D above 0: the two are worth more beside each other; below 0: one stands in for the other. Three to five blocks say
-little about a variance, so the contrasts of one kind lend each other theirs: s̃² = (d₀ s₀² + d s²) / (d₀ + d), with
-s₀² and d₀ (at most 8) estimated from the spread of the variances; t with d₀ + d degrees of freedom. As all of them
-hold the winner's own noise they know a little less than that: on three blocks 95 % intervals hold 92 to 94 %.
+little about a variance, so the contrasts of one kind lend each other theirs (`analysis.stats.moderation`). As all of
+them hold the winner's own noise they know a little less than that: on three blocks 95 % intervals hold 92 to 94 %.
 
 The path goes down greedily from the winner, at each step to the best of the cells that were run one trick below, and
 is read from the baseline up. Its steps were chosen on the blocks that measure them: what a step adds may look a
 little smaller than it is.
-
-Source: Smyth 2004 (doi 10.2202/1544-6115.1027), section 6.2, for s₀² and d₀; Holm 1979 (Scand. J. Statist. 6).
 """
 
 from __future__ import annotations
@@ -24,21 +21,35 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from itertools import combinations, pairwise
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
-from scipy import optimize, special, stats
 
+from analysis.conflicts.contrasts import DEVIATION_FLOOR, Sample, estimates
 from analysis.record import NUMBERS, choosable
+from analysis.stats.fixed_val import images_variance
+from analysis.stats.multiplicity import holm
 
 Cell: TypeAlias = frozenset[str]
-Values: TypeAlias = Mapping[Cell, Mapping[int, float]]
+
+
+class Run(NamedTuple):
+    """One trial around the winner.
+
+    Args:
+        score: The metric, a fraction.
+        correct: Whether each val image was classified correctly, (images,), where val is the same in every block.
+    """
+
+    score: float
+    correct: Any = None
+
+
+Values: TypeAlias = Mapping[Cell, Mapping[int, Run]]
+Scores: TypeAlias = Mapping[Cell, Mapping[int, float]]
 
 ARM = "around"
-PRIOR_DF_MAX = 8.0  # as in analysis.conflicts
-DEVIATION_FLOOR = 1e-3  # a tenth of a point: identical cells are no evidence
 
 NEEDED, REMOVABLE, UNKNOWN = "needed", "may be removed", "unknown"
 
@@ -71,7 +82,7 @@ def removals(
 
     Returns:
         One row per removal, single tricks first, then pairs; within these the smallest loss first. `removed` is a
-        tuple of labels. `adjusted_p` is Holm's over the rows of its kind, of the one-sided test that there is a loss.
+        tuple of labels. `adjusted_p` is Holm's over the rows of its kind, of the two-sided test that there is a loss.
         `word`: "needed" (a loss is shown), "may be removed" (a loss as large as the margin is excluded, one-sided),
         "unknown". Of pairs also the dependency, and `depends`: "worth more together", "one stands in for the other"
         or "". Fractions. Empty where nothing was run around a winner.
@@ -131,11 +142,12 @@ def path(
     values, recipes = _read(trials, metric, winner)
     if not values:
         return pd.DataFrame(columns=list(PATH_COLUMNS))
+    scores = _scores(values)
     here: Cell | None = max(values, key=len)
     down = []
     while here is not None:
         down.append(here)
-        here = best_step(values, here)
+        here = best_step(scores, here)
     if down[-1]:
         return pd.DataFrame(columns=list(PATH_COLUMNS))
     up = down[::-1]
@@ -143,7 +155,7 @@ def path(
     totals = _contrasts([{after: 1, up[0]: -1} for after in up[1:]], values, level)
     rows = []
     for step, cell in enumerate(up):
-        mean, low, high = _interval(list(values[cell].values()), level)
+        mean, low, high = _interval(list(scores[cell].values()), level)
         row: dict[str, Any] = {
             "step": step,
             "added": tuple(sorted(cell - up[step - 1])) if step else (),
@@ -172,71 +184,53 @@ def is_step(upper: Cell, lower: Cell) -> bool:
     return all(unit == root or unit.startswith(f"{root}/") for unit in gone)
 
 
-def best_step(values: Values, here: Cell) -> Cell | None:
+def best_step(scores: Scores, here: Cell) -> Cell | None:
     """The best of the cells that were run one step below; `None` where there is none."""
-    below = [cell for cell in values if is_step(here, cell)]
-    return max(below, key=lambda cell: (_mean(values[cell]), sorted(cell)), default=None)
+    below = [cell for cell in scores if is_step(here, cell)]
+    return max(below, key=lambda cell: (_mean(scores[cell]), sorted(cell)), default=None)
 
 
-def missed_least(values: Values, whole: Cell) -> dict[Cell, int]:
+def missed_least(scores: Scores, whole: Cell) -> dict[Cell, int]:
     """Places of the cells one step below the whole recipe: 0 for the one that is missed least."""
-    below = [cell for cell in values if is_step(whole, cell)]
-    ranked = sorted(below, key=lambda cell: (-_mean(values[cell]), sorted(cell)))
+    below = [cell for cell in scores if is_step(whole, cell)]
+    ranked = sorted(below, key=lambda cell: (-_mean(scores[cell]), sorted(cell)))
     return {cell: place for place, cell in enumerate(ranked)}
-
-
-def moderated(samples: Sequence[Sequence[float]]) -> list[tuple[float, float, float]]:
-    """(mean, standard error, degrees of freedom) of several samples that lend each other their variances.
-
-    Samples of fewer than two values have an error of NaN. With fewer than three samples nothing is lent.
-    """
-    arrays = [np.asarray(sample, dtype=float) for sample in samples]
-    kept = [array for array in arrays if array.size > 1]
-    df = np.array([array.size - 1.0 for array in kept])
-    variance = np.array([max(float(array.var(ddof=1)), DEVIATION_FLOOR**2) for array in kept])
-    prior, prior_df = _prior(variance, df) if len(kept) > 2 else (0.0, 0.0)
-    found: list[tuple[float, float, float]] = []
-    at = 0
-    for array in arrays:
-        if array.size < 2:
-            found.append((float(array.mean()) if array.size else math.nan, math.nan, math.nan))
-            continue
-        total = prior_df + df[at]
-        lent = (prior_df * prior + df[at] * variance[at]) / total
-        found.append((float(array.mean()), math.sqrt(lent / array.size), float(total)))
-        at += 1
-    return found
 
 
 # ------------------------------------------------------------------------------------------------------ helpers
 
 
-def _read(
-    trials: pd.DataFrame, metric: str, winner: str | None
-) -> tuple[dict[Cell, dict[int, float]], dict[Cell, str]]:
+def _read(trials: pd.DataFrame, metric: str, winner: str | None) -> tuple[dict[Cell, dict[int, Run]], dict[Cell, str]]:
     choosable(metric)
     rows = trials[(trials["arm"] == ARM) & (trials["outcome"] == "finished")]
     if rows.empty:
         return {}, {}
     context = f"{ARM}:{winner}" if winner is not None else str(rows.sort_values("started")["context"].iloc[-1])
-    values: dict[Cell, dict[int, float]] = {}
+    values: dict[Cell, dict[int, Run]] = {}
     recipes: dict[Cell, str] = {}
     for row in rows[rows["context"] == context].to_dict("records"):
         cell = frozenset(row["tricks"])
-        values.setdefault(cell, {})[row["seed"]] = float(row[metric])
+        correct = row.get("correct")
+        known = correct is not None and not isinstance(correct, float) and len(correct) > 0
+        images = np.asarray(correct, dtype=float) if known else None
+        values.setdefault(cell, {})[row["seed"]] = Run(float(row[metric]), images)
         recipes[cell] = str(row["recipe"])
     return values, recipes
 
 
-def _mean(values: Mapping[int, float]) -> float:
-    return sum(values.values()) / len(values)
+def _mean(scores: Mapping[int, float]) -> float:
+    return sum(scores.values()) / len(scores)
+
+
+def _scores(values: Values) -> dict[Cell, dict[int, float]]:
+    return {cell: {seed: run.score for seed, run in runs.items()} for cell, runs in values.items()}
 
 
 def _rows(
     contrasts: Mapping[tuple[str, ...], Mapping[Cell, int]], values: Values, margin: float, level: float
 ) -> list[dict[str, Any]]:
-    found = _contrasts(list(contrasts.values()), values, level)
-    adjusted = _holm([p for *_, p, _, _ in found])
+    found, scores = _contrasts(list(contrasts.values()), values, level), _scores(values)
+    adjusted = holm(np.array([p for *_, p, _, _ in found]))
     rows = []
     for (removed, weights), (mean, low, high, p, upper, seeds), after in zip(
         contrasts.items(), found, adjusted, strict=True
@@ -245,7 +239,7 @@ def _rows(
         word = NEEDED if after <= 1 - level else REMOVABLE if upper < margin else UNKNOWN
         rows.append(
             {
-                "removed": removed, "n_seeds": seeds, "mean": _mean(values[cell]), "loss": mean, "loss_low": low,
+                "removed": removed, "n_seeds": seeds, "mean": _mean(scores[cell]), "loss": mean, "loss_low": low,
                 "loss_high": high, "p_value": p, "adjusted_p": after, "word": word, "dependency": math.nan,
                 "dependency_low": math.nan, "dependency_high": math.nan, "depends": "",
             }
@@ -257,42 +251,28 @@ def _contrasts(
     contrasts: Sequence[Mapping[Cell, int]], values: Values, level: float
 ) -> list[tuple[float, float, float, float, float, int]]:
     """(mean, low, high, one-sided p that it is above 0, one-sided upper limit, seeds) of each."""
-    samples = []
-    for weights in contrasts:
-        seeds = sorted(set.intersection(*(set(values[cell]) for cell in weights)))
-        samples.append([sum(weight * values[cell][seed] for cell, weight in weights.items()) for seed in seeds])
+    samples = [
+        _sample(weights, values, sorted(set.intersection(*(set(values[cell]) for cell in weights))))
+        for weights in contrasts
+    ]
     rows = []
-    for sample, (mean, error, df) in zip(samples, moderated(samples), strict=True):
-        if not math.isfinite(error):
-            rows.append((mean, math.nan, math.nan, math.nan, math.nan, len(sample)))
-            continue
-        half = float(stats.t.ppf(0.5 + level / 2, df)) * error
-        p, upper = float(stats.t.sf(mean / error, df)), mean + float(stats.t.ppf(level, df)) * error
-        rows.append((mean, mean - half, mean + half, p, upper, len(sample)))
+    for sample, found in zip(samples, estimates(samples), strict=True):
+        # an upper limit of the loss is a lower one of the gain
+        upper = -found._replace(value=-found.value).lower(level)
+        rows.append((found.value, *found.interval(level), min(1.0, 2 * found.above()), upper, sample.blocks))
     return rows
 
 
-def _prior(variance: NDArray[np.float64], df: NDArray[np.float64]) -> tuple[float, float]:
-    """(s₀², d₀) of a scaled inverse chi-squared prior, by the moments of log s²."""
-    e = np.log(variance) - special.digamma(df / 2) + np.log(df / 2)
-    excess = float(e.var(ddof=1) - special.polygamma(1, df / 2).mean())
-    most = PRIOR_DF_MAX
-    if excess <= special.polygamma(1, most / 2):
-        d0 = most
-    else:
-        d0 = 2 * float(optimize.brentq(lambda x: special.polygamma(1, x) - excess, 1e-3, most / 2))
-    return float(np.average(variance, weights=df)), d0
-
-
-def _holm(p: Sequence[float]) -> list[float]:
-    """Holm's adjusted p-values; NaN stays NaN and is in no family."""
-    known = sorted((value, at) for at, value in enumerate(p) if math.isfinite(value))
-    adjusted = [math.nan] * len(p)
-    worst = 0.0
-    for place, (value, at) in enumerate(known):
-        worst = max(worst, min(1.0, (len(known) - place) * value))
-        adjusted[at] = worst
-    return adjusted
+def _sample(weights: Mapping[Cell, int], values: Values, seeds: Sequence[int]) -> Sample:
+    runs = [[values[cell][seed] for seed in seeds] for cell in weights]
+    signs = np.array(list(weights.values()), dtype=float)
+    scores = signs @ np.array([[run.score for run in cell] for cell in runs]).reshape(len(signs), len(seeds))
+    images, n_images = 0.0, 0
+    if seeds and all(run.correct is not None for cell in runs for run in cell):
+        contrast = np.einsum("c,csi->si", signs, np.array([[run.correct for run in cell] for cell in runs]))
+        images, n_images = images_variance(contrast), contrast.shape[1]
+    identity = tuple(sorted((tuple(sorted(cell)), weight) for cell, weight in weights.items()))
+    return Sample((len(signs),), identity, scores, len(seeds), len(seeds), images, n_images, DEVIATION_FLOOR, "")
 
 
 def _interval(values: list[float], level: float) -> tuple[float, float, float]:

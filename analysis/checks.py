@@ -1,9 +1,9 @@
 """Does a verdict hold at other learning rates and at the final length? From the rows of the check arm.
 
-A pair's cells are run again with every learning rate at a third and at three times its value, over the design's blocks,
-and, where the search was shortened, at full length (`Record.setting`). A verdict is **final** where it is shown in the
-design and in every one of these settings: a conjunction, so that no correction is needed and the error of "final" is
-at most that of one test. Everything else reads "at these settings".
+A pair's cells are run again with every learning rate at a third and at three times its value and, where the search was
+shortened, at full length (`Record.setting`). A verdict is **robust** where it is shown in the design and in every one
+of these settings: a conjunction, which needs no correction. These runs share the design's blocks, so this checks the
+settings and is no replication with new seeds. Everything else reads "at these settings".
 
 Source: Berger 1982 (Technometrics 24, intersection-union tests).
 """
@@ -17,8 +17,8 @@ import pandas as pd
 from analysis.conflicts import pairwise
 
 RATES = ("lr/3", "lr*3")
-CHECKED = ("conflict", "harmful", "synergy")
-FINAL, HERE = "final", "at these settings"
+CHECKED = ("conflict", "harmful", "synergy", "better together")
+ROBUST, HERE = "robust", "at these settings"
 UNJUDGED = "not judged: "
 
 
@@ -41,15 +41,16 @@ def settings_agree(
 
     Returns:
         One row per conflict, harmful pair or synergy of the table: a, b, context, verdict, one column per setting
-        ("lr/3", "lr*3", "full length") with the verdict there ("" where it was not run), word ("final" or "at these
-        settings") and why. A row is "final" only if both learning rates were run and every setting that was run shows
+        ("lr/3", "lr*3", "full length") with the verdict there ("" where it was not run), word ("robust" or "at these
+        settings") and why. A row is "robust" only if both learning rates were run and every setting that was run shows
         the same verdict.
     """
-    rows = checks[checks["arm"] == "check"] if "arm" in checks.columns else checks
+    rows = checks[checks["arm"] == "check"]
+    design = checks[checks["arm"] == "design"]
     names = list(RATES) + sorted(set(rows["setting"]) - set(RATES) if len(rows) else ())
     found = []
     for pair in table[table["verdict"].isin(CHECKED)].to_dict("records"):
-        own = {name: _verdict(rows[rows["setting"] == name], pair, metric, margin, level) for name in names}
+        own = {name: _verdict(rows[rows["setting"] == name], design, pair, metric, margin, level) for name in names}
         word, why = _word(pair["verdict"], own)
         found.append(
             {**{name: pair[name] for name in ("a", "b", "context", "verdict")}, **own, "word": word, "why": why}
@@ -57,7 +58,9 @@ def settings_agree(
     return pd.DataFrame(found, columns=["a", "b", "context", "verdict", *names, "word", "why"])
 
 
-def _verdict(rows: pd.DataFrame, pair: dict[str, Any], metric: str, margin: float, level: float) -> str:
+def _verdict(
+    rows: pd.DataFrame, design: pd.DataFrame, pair: dict[str, Any], metric: str, margin: float, level: float
+) -> str:
     """The pair's verdict in one setting, tested alone; "" where its cells were not run."""
     same = rows["context"].fillna("") == pair["context"] if "context" in rows.columns else pd.Series(True, rows.index)
     here = rows[same] if same.any() else rows  # a factorial's pairs are checked in a context of their own
@@ -65,7 +68,8 @@ def _verdict(rows: pd.DataFrame, pair: dict[str, Any], metric: str, margin: floa
     if not {pair["a"], pair["b"]} <= labels:
         return ""
     try:
-        judged = pairwise(here, metric, margin, primary=[(pair["a"], pair["b"])], level=level, arm="check")
+        declared = [(pair["a"], pair["b"])]
+        judged = pairwise(here, metric, margin, primary=declared, level=level, arm="check", beside=design)
     except ValueError as error:
         return f"{UNJUDGED}{error}"
     row = judged[(judged["a"] == pair["a"]) & (judged["b"] == pair["b"])].iloc[0]
@@ -85,4 +89,4 @@ def _word(verdict: str, own: dict[str, str]) -> tuple[str, str]:
         return HERE, f"not run far enough elsewhere: {next(iter(cut.values()))}"
     if missing:
         return HERE, f"not run at {' and '.join(missing)}"
-    return FINAL, f"shown at {', '.join(name for name, found in own.items() if found)} too"
+    return ROBUST, f"shown at {', '.join(name for name, found in own.items() if found)} too"

@@ -19,6 +19,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
+from analysis.conflicts import pairwise
 from analysis.record import choosable
 
 FEWEST = 3  # trials in each of the four cells
@@ -87,17 +88,15 @@ def judged(trials: pd.DataFrame, metric: str = "final/accuracy", margin: float =
     """The table of the nominated pairs on their fresh seeds, adjusted over all of them (Benjamini-Hochberg).
 
     Args:
-        trials: Table of trials; those of the arm "nominated" are read.
+        trials: Table of trials; those of the arm "nominated" are read. Those of the arm "design" lend their variances.
         metric: Column of the val split, a fraction.
         margin: The harm that would not matter, a fraction.
 
     Returns:
         As of `analysis.conflicts.pairwise`; empty where nothing was nominated, or no pair has two blocks.
     """
-    from analysis.conflicts import pairwise
-
     try:
-        table = pairwise(trials, metric, margin, arm="nominated")
+        table = pairwise(trials, metric, margin, arm="nominated", beside=trials)
     except ValueError:
         return pd.DataFrame()
     # tricks of two nominated pairs were not crossed with each other, and nobody asked

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from analysis.record import Point, Record
-from analysis.sequential import LOOKS
+from analysis.stats.alpha_spending import LOOKS
 from search import phases
 from search.adaptive import Adaptive
 from search.ground import Ground

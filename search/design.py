@@ -5,12 +5,11 @@ are fixed beforehand, run over the same seed blocks, never stopped early and nev
 
 Three kinds of design:
 
-- **pairs**: the baseline, every screened label alone, every pair of them;
+- **pairs**, the default: the baseline, every screened label alone, every pair of them;
 - **factorial**: a fraction of all combinations of the labels that can be freely crossed, in which no effect and no
-  pair is aliased with another effect or pair (`search.fractions`); every run serves every pair. Beside it run the
-  labels alone and the pairs that it lacks: they tell whether interactions of three are as small as it takes them to
-  be, and stand in for it where they are not. Labels that cannot be crossed with all the others keep the cells of
-  their pairs. The default from five such labels on;
+  pair is aliased with another effect or pair (`search.fractions`); every run serves every pair. It is exploratory: it
+  takes interactions of three tricks to be nothing, and where they are not, verdicts are wrong more often than promised.
+  Labels that cannot be crossed with all the others keep the cells of their pairs;
 - **list:FILE**: cells written by hand.
 
 What a label's 0 level is depends on where it sits:
@@ -23,19 +22,12 @@ What a label's 0 level is depends on where it sits:
 So cells carry a **context**: the optional stages that are present (or made up for) in all cells of a pair; in a
 factorial and in a list those of all its labels. Cells are compared within one context only, hence a factorial's
 begins with the word "factorial": cells of other pairs beside it would unbalance the fraction.
-
-**Blocks.** A pair's interaction has the variance σ²(1/r + 3/s), each of its two harms σ²(1/r + 1/s), with r blocks of
-the pair's own cell and s of the baseline and of tricks alone. P pair cells and M others of a context cost P·r + M·s
-trials, and the sum of the three variances, 3/r + 5/s, is least for s/r = √(5P / 3M): the baseline and the tricks alone,
-which enter many pairs, get that many blocks more, and primary pairs get them too.
 """
 
 from __future__ import annotations
 
 import difflib
-import math
 import re
-from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, product
@@ -49,9 +41,6 @@ from trainables.registry import PlanError, did_you_mean
 
 FACTORIAL = "factorial"
 """First word of the context of a factorial's cells."""
-
-FACTORIAL_FROM = 5
-"""Freely crossable labels from which on a factorial is the default: below, no fraction of resolution V saves runs."""
 
 PAIR = re.compile(r"\s*×\s*|\s+x\s+")
 """Between the two labels of a pair."""
@@ -154,39 +143,12 @@ class Design:
     def runs(self, seeds: int) -> list[tuple[int, Cell]]:
         """(block, cell) of every trial in the order in which they should run.
 
-        Block by block: a search that is cut has fewer blocks, not missing cells. The blocks that the baseline and
-        tricks alone get on top come last. What `runs(n)` asks for is among what any larger number asks for.
+        Block by block: a search that is cut has fewer blocks, not missing cells.
 
         Args:
             seeds: Blocks of every cell, at least 0.
         """
-        extra = self.extra_blocks(seeds)
-        return [
-            (block, cell)
-            for block in range(seeds + max(extra.values(), default=0))
-            for cell in self.cells
-            if block < seeds or (block < seeds + extra[cell.context] and self._often(cell))
-        ]
-
-    def extra_blocks(self, seeds: int) -> dict[str, int]:
-        """Blocks by context that the baseline and tricks alone get on top, see the module's text.
-
-        Args:
-            seeds: Blocks of every cell.
-        """
-        if self.kind == "list":
-            return dict.fromkeys((cell.context for cell in self.cells), 0)
-        both = Counter(cell.context for cell in self.cells if len(cell.tricks) > 1)
-        others = Counter(cell.context for cell in self.cells if len(cell.tricks) < 2)
-        extra = {}
-        for context in both | others:
-            whole = context.split("+")[0] == FACTORIAL
-            ratio = 1.0 if whole else math.sqrt(5 * both[context] / (3 * others[context]))
-            extra[context] = max(0, math.floor(seeds * ratio + 0.5) - seeds)
-        return extra
-
-    def _often(self, cell: Cell) -> bool:
-        return len(cell.tricks) < 2 or cell.tricks in self.primary
+        return [(block, cell) for block in range(seeds) for cell in self.cells]
 
 
 def make_design(
@@ -203,8 +165,7 @@ def make_design(
         space: The space; its `screen=` names the labels.
         standard: Of the data set.
         epochs_scale: Multiplies every stage's epochs.
-        kind: "pairs", "factorial" or "list:FILE"; `None` is a factorial where five labels or more can be freely
-            crossed, else pairs.
+        kind: "pairs", "factorial" or "list:FILE" (default: pairs).
         primary: Pairs declared beforehand, "a×b" or "a x b"; the others are explored.
 
     Raises:
@@ -223,8 +184,7 @@ def make_design(
         made = _listed(builder, Path(file), check_space(space, standard))
     else:
         homes = [home(space, label) for label in space.screen]
-        least = {"": FACTORIAL_FROM, FACTORIAL: 2, "pairs": math.inf}[name]
-        crossed = _crossed(builder, homes, least, declared)
+        crossed = _crossed(builder, homes, declared) if name == FACTORIAL else ()
         if name == FACTORIAL and not crossed:
             raise DesignError(
                 f"--design {FACTORIAL}: no two of the {len(homes)} labels of screen= can be freely crossed; "
@@ -293,9 +253,7 @@ def _paired(builder: _Builder, homes: Sequence[Home], crossed: Sequence[Home]) -
     fractional = []
     if made is not None:
         by_label = {h.label: h for h in crossed}
-        # what the fraction lacks of the baseline, tricks alone and pairs tells whether its model holds
-        plain = [run for size in (1, 2) for run in combinations(made.labels, size) if run not in set(made.runs)]
-        fractional = [builder.cell(crossed, [by_label[label] for label in run]) for run in (*made.runs, *plain)]
+        fractional = [builder.cell(crossed, [by_label[label] for label in run]) for run in made.runs]
     baseline = cells.pop(("", ()), None) or builder.cell((), ())
     # where nothing else is compared with the plain baseline, the fraction's own is it
     alone = not any(cell.context == "" for cell in cells.values())
@@ -316,17 +274,13 @@ def _paired(builder: _Builder, homes: Sequence[Home], crossed: Sequence[Home]) -
     )
 
 
-def _crossed(
-    builder: _Builder, homes: Sequence[Home], least: float, primary: Collection[tuple[str, str]]
-) -> tuple[Home, ...]:
-    """The largest set of at least so many labels all of whose combinations can be trained; empty for none.
+def _crossed(builder: _Builder, homes: Sequence[Home], primary: Collection[tuple[str, str]]) -> tuple[Home, ...]:
+    """The largest set of labels all of whose combinations can be trained; empty for none.
 
     Of several, the one with most primary pairs, then the fewest optional stages, then the first in written order.
     """
     bad: list[frozenset[str]] = []
     for size in range(min(len(homes), MOST), 1, -1):
-        if size < least:
-            break
 
         def order(some: tuple[Home, ...]) -> tuple[int, int]:
             labels = {h.label for h in some}

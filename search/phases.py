@@ -621,21 +621,21 @@ class Settle(Phase):
 def further(known: Known, budget: int) -> dict[str, Any] | None:
     """Which cells of the design get further blocks, and how many; `None` where no primary pair gets any.
 
-    A pair asks for the blocks that would settle it with 80 % probability (`analysis.sequential.needs`). Its four cells
-    get them; of a factorial, in which every run serves every pair, all cells do.
+    A pair asks for the blocks that would settle it with 80 % probability (`analysis.conflicts.further_blocks`). Its
+    four cells get them; of a factorial, in which every run serves every pair, all cells do.
 
     Args:
         known: What has been run.
         budget: Blocks that may be granted, over all pairs.
     """
-    from analysis.sequential import needs
+    from analysis.conflicts import further_blocks
 
     table = known.conflicts()
     if table is None:
         return None
     cells = known.ground.cells
     chosen: dict[int, int] = {}
-    granted = needs(table, budget)
+    granted = further_blocks(table, budget)
     granted = granted[granted["blocks"] > 0]
     for row in granted.to_dict("records"):
         here = [place for place, cell in enumerate(cells) if cell.context == row["context"]]
@@ -658,12 +658,12 @@ def left_open(known: Known, budget: int | None) -> list[str]:
         known: What has been run.
         budget: As in `further`.
     """
-    from analysis.sequential import needs
+    from analysis.conflicts import further_blocks
 
     table = known.conflicts()
     if table is None:
         return ["the design arm cannot be judged"]
-    rows = needs(table, budget)
+    rows = further_blocks(table, budget)
     open_ones = rows[rows["blocks"] == 0].to_dict("records")
     return [f"{row['a']} × {row['b']} {row['why']}" for row in open_ones] or ["none of them is unresolved"]
 

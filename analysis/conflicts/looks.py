@@ -1,0 +1,92 @@
+"""A table that is looked at more than once: what each look may claim, and which pairs get further blocks.
+
+Blocks are added where a person asks for them (`--seeds +N`), or for declared pairs that are unresolved (`--settle`).
+Each time counts as a look, with its share of the error rate (`analysis.stats.alpha_spending`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import pandas as pd
+
+from analysis.conflicts.table import pairwise
+
+
+def at_looks(
+    trials: pd.DataFrame,
+    metric: str = "final/accuracy",
+    margin: float = 0.005,
+    *,
+    primary: Iterable[Sequence[str] | str] = (),
+    firsts: Sequence[int] = (),
+    level: float = 0.95,
+    q: float = 0.10,
+) -> pd.DataFrame:
+    """The table where blocks were added after looking, or may be: each look judges what it had.
+
+    Args:
+        trials: As for `pairwise`.
+        metric: As there.
+        margin: As there.
+        primary: As there; where there are any, the first look leaves a part of their error rate to the next ones.
+        firsts: Of each further look, in order, the first seed block that it added; blocks of one look have seeds from
+            there on, below the next look's.
+        level: As for `pairwise`.
+        q: As for `pairwise`.
+
+    Raises:
+        ValueError: As `pairwise`.
+    """
+    primary = list(primary)
+    if not primary and not firsts:
+        return pairwise(trials, metric, margin, level=level, q=q)
+    table = None
+    for look, end in enumerate([*firsts, None], start=1):
+        rows = trials if end is None else trials[(trials["arm"] != "design") | (trials["seed"] < end)]
+        table = pairwise(rows, metric, margin, primary=primary, level=level, q=q, look=look, earlier=table)
+    assert table is not None
+    return table
+
+
+def further_blocks(table: pd.DataFrame, budget: int | None = None, most: int = 20) -> pd.DataFrame:
+    """Which unresolved primary pairs get how many further blocks.
+
+    Pairs that need the fewest come first. A pair that the rest of the budget cannot settle gets none, because half of
+    what it takes would settle nothing.
+
+    Args:
+        table: Of `analysis.conflicts.pairwise` at this look.
+        budget: Further blocks in all, each of the four cells of one pair; `None`: no bound.
+        most: A pair that needs more gets none.
+
+    Returns:
+        One row per unresolved primary pair: a, b, context, asks (missing: cannot be said), blocks (granted), why.
+
+    >>> table = pd.DataFrame({"a": ["p", "p"], "b": ["q", "r"], "context": ["", ""], "primary": [True, True],
+    ...     "verdict": ["unresolved"] * 2, "more_seeds": [7, 4], "reason": [""] * 2})
+    >>> print(further_blocks(table, budget=8)[["a", "b", "asks", "blocks"]].to_string(index=False))
+    a b  asks  blocks
+    p r     4       4
+    p q     7       0
+    """
+    rows = table[table["primary"] & (table["verdict"] == "unresolved")]
+    rows = rows.sort_values(["more_seeds", "a", "b"], na_position="last")
+    left = math.inf if budget is None else budget
+    found = []
+    for row in rows.to_dict("records"):
+        ask, granted = row["more_seeds"], 0
+        if pd.isna(ask):
+            why = f"cannot be judged: {row['reason']}"
+        elif ask > most:
+            why = f"would take {'at least ' * (ask >= 100)}{ask} further blocks, more than {most}"
+        elif ask > left:
+            why = f"would take {ask} further blocks, and {left:g} of the budget are left"
+        else:
+            granted, why = int(ask), f"about {ask} further blocks would settle it"
+            left -= ask
+        pair = {name: row[name] for name in ("a", "b", "context")}
+        found.append({**pair, "asks": ask, "blocks": granted, "why": why})
+    columns = ["a", "b", "context", "asks", "blocks", "why"]
+    return pd.DataFrame(found, columns=columns).astype({"asks": "Int64", "blocks": "int64"})

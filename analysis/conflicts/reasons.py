@@ -1,0 +1,158 @@
+"""A verdict in words: each direction first, then the pair, then what the reader must know beside it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from analysis.conflicts.contrasts import FEWEST_FIRST_STAGES, LOG_ODDS, counted
+from analysis.conflicts.verdicts import ALONE, DIRECTIONS, HELPS, HURTS, MOST_FURTHER_SEEDS, NO_LOSS, Pair, Rule
+from analysis.stats.intervals import Estimate, wilson_interval
+
+NAMES = {
+    "conflict": "conflict",
+    "harmful": "one of them hurts",
+    "synergy": "better together",
+    "better together": "better together",
+    "redundant": "one is enough",
+    "compatible": "safe to combine",
+    "unresolved": "not known yet",
+    "not applicable": "cannot be combined",
+}
+"""Verdict -> what people read."""
+
+
+def action(pair: Pair, verdict: str, rule: Rule) -> str:
+    """What to do about a pair."""
+    if verdict == "conflict":
+        return "avoid together"
+    if verdict == "harmful":
+        hurt = [name for name in DIRECTIONS if pair.direction(name, rule) == HURTS] or [_clearest(pair)]
+        return " and ".join(f"do not add {pair.added(name)} to {pair.base(name)}" for name in hurt)
+    if verdict in ("synergy", "better together"):
+        return "use together"
+    if verdict == "redundant":
+        gains = [pair.added(name) for name in DIRECTIONS if pair.direction(name, rule) == HELPS]
+        return f"one is enough: {gains[0]}" if len(gains) == 1 else "one is enough"
+    return {"compatible": "safe to combine", "unresolved": "not known yet"}.get(verdict, "cannot be combined")
+
+
+def reason(pair: Pair, verdict: str, rule: Rule, more_seeds: Any) -> str:
+    """Why: the directions, then what is shown of the pair."""
+    if pair.problem:
+        return pair.problem
+    said = [direction(pair, name, rule) for name in DIRECTIONS]
+    overlap = f"interaction {span(pair.estimate('interaction'), rule.level)}"
+    if verdict == "conflict":
+        said.append(f"their gains overlap, in accuracy and in log-odds: {overlap}")
+    elif verdict == "harmful":
+        hurt = [name for name in DIRECTIONS if pair.direction(name, rule) == HURTS] or [_clearest(pair)]
+        said += [
+            f"{pair.added(name)} alone: {span(pair.estimate(ALONE[name]), rule.level)}, so it is not shown that the "
+            f"pair is to blame ({overlap})"
+            for name in hurt
+        ]
+    elif verdict == "synergy":
+        said.append(f"together they gain more than the sum of both: {overlap}")
+    elif verdict == "better together":
+        said.append(f"together they beat each of them alone, and neither of them; {overlap}")
+    elif verdict == "redundant":
+        said.append(f"their gains overlap, in accuracy and in log-odds, and no loss is shown: {overlap}")
+    elif verdict == "unresolved":
+        said.append(_further(more_seeds))
+    return "; ".join(said)
+
+
+def direction(pair: Pair, name: str, rule: Rule) -> str:
+    """What adding one trick to the other does."""
+    added, base, found = pair.added(name), pair.base(name), pair.estimate(name)
+    word = pair.direction(name, rule)
+    low, high = found.interval(rule.level)
+    if word in (HELPS, HURTS):
+        return f"adding {added} to {base} {word}: {span(found, rule.level)}"
+    if word == NO_LOSS:
+        return f"adding {added} to {base}: no loss of {points(rule.margin)} points or more, {span(found, rule.level)}"
+    return f"adding {added} to {base}: not known yet, anything from {signed(low)} to {signed(high)} points"
+
+
+def caveats(pair: Pair, verdict: str, rule: Rule, facts: dict[str, Any]) -> str:
+    """What the reader must know beside the verdict.
+
+    Args:
+        pair: The pair.
+        verdict: Its verdict.
+        rule: What it was judged by.
+        facts: `lost` (runs of the four cells that diverged), `diverged` and `runs` (of both together),
+            `first_stages`, `blocks`, `fitted`, `longer` (epochs with a over those without, the same of b), `fixed_val`.
+    """
+    words = []
+    if pair.earlier.get("verdict") == verdict:
+        words.append(f"shown at look {pair.earlier['look']}")
+    elif rule.look is not None and rule.look > 1 and not pair.impossible:
+        words.append(f"look {rule.look}: new claims are tested at {rule.alpha:.1%}")
+    if facts["diverged"]:
+        low, high = wilson_interval(facts["diverged"], facts["runs"], rule.level)
+        words.append(
+            f"together they diverged in {facts['diverged']} of {facts['runs']} trials ({low:.0%} to {high:.0%})"
+        )
+    if facts["lost"] and not pair.problem:
+        words.append(
+            f"{counted(facts['lost'], 'trial')} of these cells diverged: claims also hold with them at the worst value "
+            "of their cell"
+        )
+    if not pair.problem and not pair.impossible:
+        if facts["first_stages"] < FEWEST_FIRST_STAGES:
+            words.append(f"measured on {counted(facts['first_stages'], 'first stage')} and true of no others")
+        if facts["fitted"]:
+            words.append(
+                "exploratory: fitted to a factorial with the other tricks off, assuming no interactions of three tricks"
+            )
+    for label, ratio in zip((pair.a, pair.b), facts["longer"], strict=True):
+        if ratio > 1.05 or ratio < 0.95:
+            words.append(f"trials with {label} were trained {ratio:.1f} times as long as those without")
+    if not pair.problem and facts["fixed_val"]:
+        words.append(facts["fixed_val"])
+    return "".join(f"; {word}" for word in words)
+
+
+def points(fraction: float) -> str:
+    """A fraction in percentage points.
+
+    >>> points(0.0149), points(-0.0001)
+    ('1.5', '0.0')
+    """
+    text = f"{100 * fraction:.1f}"
+    return "0.0" if text == "-0.0" else text
+
+
+def signed(fraction: float) -> str:
+    """A difference in percentage points with its sign.
+
+    >>> signed(0.012), signed(-0.3), signed(0.0)
+    ('+1.2', '-30.0', '0.0')
+    """
+    text = points(fraction)
+    return text if text == "0.0" or text.startswith("-") else f"+{text}"
+
+
+def span(estimate: Estimate, level: float) -> str:
+    """A contrast in points with its limits."""
+    low, high = estimate.interval(level)
+    return f"{signed(estimate.value)} points ({signed(low)} to {signed(high)})"
+
+
+def overlap_in_log_odds(pair: Pair, level: float) -> tuple[float, float, float]:
+    """The interaction in log-odds with its limits."""
+    found = pair.estimate(LOG_ODDS)
+    return (found.value, *found.interval(level))
+
+
+def _clearest(pair: Pair) -> str:
+    return min(DIRECTIONS, key=lambda name: pair.p_of(name, -1))
+
+
+def _further(more_seeds: Any) -> str:
+    if more_seeds is pd.NA or more_seeds >= MOST_FURTHER_SEEDS:
+        return f"even {MOST_FURTHER_SEEDS} further seeds would hardly settle the pair"
+    return f"about {counted(more_seeds, 'further seed')} would settle the pair"

@@ -1,0 +1,1 @@
+"""Intervals, corrections for many tests and moderated variances: numbers in, numbers out; no torch, nothing of ours."""
