@@ -109,7 +109,7 @@ def _verdict_looks() -> dict[str, tuple[str, str, str]]:
     shapes = ("x", "triangle-down", "cross", "square", "circle", "circle-open")
     colours = {name: look.colour for name, look in VERDICTS.items()} | {"unresolved": FAINT, "compatible": "#009E73"}
     return {
-        name: (colours[name], shape, f"{VERDICTS[name].sign} {name}")
+        name: (colours[name], shape, f"{VERDICTS[name].sign} {VERDICTS[name].name}")
         for name, shape in zip(VERDICTS, shapes, strict=False)
     }
 

@@ -7,9 +7,7 @@ the records alone; what it finds is shown on the screen, in the report, in MLflo
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
 
 from analysis.around import path
@@ -58,8 +56,8 @@ def no_effect(effects: pd.DataFrame | None) -> str:
         return ""
     tricks = effects["trick"].nunique()
     return (
-        f"No trick alone is shown to change anything ({tricks} tricks, 95 % intervals): differences between recipes may "
-        "be noise. Add seed blocks (--seeds +N) or train longer (--epochs-scale)."
+        f"No trick alone is shown to change anything ({tricks} tricks, 95 % intervals): differences between recipes "
+        "may be noise. Add seed blocks (--seeds +N) or train longer (--epochs-scale)."
     )
 
 
@@ -81,8 +79,8 @@ def small_val(trials: pd.DataFrame, margin: float, metric: str = "final/accuracy
     over = f" a block over {blocks} blocks" if fresh else ", the same in every block,"
     return (
         f"Val is small for a margin of {100 * margin:.1f} points: its {images} images{over} leave a difference of two "
-        f"recipes uncertain by up to ±{100 * 1.96 * error:.1f} points, were all their errors independent. More val images "
-        "per class, more seed blocks or a larger margin would help."
+        f"recipes uncertain by up to ±{100 * 1.96 * error:.1f} points, were all their errors independent. More val "
+        "images per class, more seed blocks or a larger margin would help."
     )
 
 
@@ -106,8 +104,8 @@ def published_below_baseline(trials: pd.DataFrame, metric: str = "final/accuracy
     if len(gains) < 2 or 2 * below <= len(gains):
         return ""
     return (
-        f"{below} of {len(gains)} published recipes are below plain training here: the schedule may be too short for tricks "
-        "that need a trained network. Compare at a longer one (--epochs-scale 2) before believing what hurts."
+        f"{below} of {len(gains)} published recipes are below plain training here: the schedule may be too short for "
+        "tricks that need a trained network. Compare at a longer one (--epochs-scale 2) before believing what hurts."
     )
 
 
@@ -133,19 +131,7 @@ def lost_trials(trials: pd.DataFrame) -> str:
         return ""
     low, high = wilson_interval(lost, len(design))
     return (
-        f"{lost} of the {len(design)} designed trials diverged or failed ({low:.0%} to {high:.0%} of such trials would): "
-        "what is said of a pair must hold with them at the worst value of their cell, so that fewer pairs have an answer. "
-        "A lower learning rate may help."
-    )
-
-
-def classes_without_val(counts: Sequence[int], names: Sequence[str]) -> str:
-    """Whether some classes have no val image, so that the accuracy is a mean over the others."""
-    absent = [name for name, count in zip(names, counts, strict=True) if not count]
-    if not absent:
-        return ""
-    shown = ", ".join(absent[:5]) + (f" and {len(absent) - 5} more" if len(absent) > 5 else "")
-    return (
-        f"{len(absent)} of {len(counts)} classes have no val image ({shown}): accuracy is the mean over the other "
-        f"{int(np.count_nonzero(counts))}, and nothing is known about these."
+        f"{lost} of the {len(design)} designed trials diverged or failed (95 % interval of the rate: {low:.0%} to "
+        f"{high:.0%}): what is said of a pair must hold with them at the worst value of their cell, so that fewer "
+        "pairs have an answer. A lower learning rate may help."
     )

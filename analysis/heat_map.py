@@ -69,7 +69,7 @@ def _pair_hover(pair: Mapping[str, Any], names: Mapping[str, str]) -> str:
     a, b = safe(names[pair["a"]]), safe(names[pair["b"]])
     look = VERDICTS[pair["verdict"]]
     lines = [f"<b>{safe(pair['a'])}</b> × <b>{safe(pair['b'])}</b>"]
-    lines.append(f"{look.sign} {pair['verdict']}: {safe(str(pair['action']))}".strip())
+    lines.append(f"{look.sign} {look.name}: {safe(str(pair['action']))}".strip())
     if pair["verdict"] != "not applicable":
         lines.append(f"adding {b} to {a}: {_pair_span(pair, 'b_given_a')}")
         lines.append(f"adding {a} to {b}: {_pair_span(pair, 'a_given_b')}")
@@ -184,7 +184,9 @@ def heat_map_png(table: pd.DataFrame, effects: pd.DataFrame | None = None, title
     axes.set_title(printable(title), fontsize=9, loc="left", parse_math=False)
     present = [name for name in VERDICTS if any(cell.verdict == name for cell in info.cells)]
     handles = [
-        Patch(facecolor=VERDICTS[name].colour, edgecolor="#7b8592", label=f"{VERDICTS[name].sign} {name}")
+        Patch(
+            facecolor=VERDICTS[name].colour, edgecolor="#7b8592", label=f"{VERDICTS[name].sign} {VERDICTS[name].name}"
+        )
         for name in present
     ]
     if handles:

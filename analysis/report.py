@@ -18,10 +18,11 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from analysis import load, page, sections
+from analysis.health import warnings
 from analysis.mlflow_store import address
 from analysis.record import RecordError, interval
 from analysis.text import echo, lenient_output, sentence
-from analysis.words import labels_of, percent, points, seeds, short, span
+from analysis.words import DIRECTIONS, labels_of, percent, points, seeds, settled, short, span
 
 MARGIN = 0.01
 """Harm that would not matter, where a search did not say."""
@@ -61,6 +62,7 @@ class Found:
         held: Pair to whether its verdict held at other settings, in words.
         elsewhere: The same pairs in several searches of a store.
         notes: Metric to what a reader of its table must know.
+        health: Reasons not to believe the search (`analysis.health`).
     """
 
     trials: pd.DataFrame
@@ -80,6 +82,7 @@ class Found:
     held: dict[tuple[str, str], str] = field(default_factory=dict)
     elsewhere: Elsewhere | None = None
     notes: dict[str, str] = field(default_factory=dict)
+    health: tuple[str, ...] = ()
 
 
 # --------------------------------------------------------------------------------------------- entrances
@@ -167,6 +170,7 @@ def gather(
     found = Found(
         trials, ranking, leader, load.baseline(trials), metric, _filled(conflicts), _filled(effects), _filled(curves),
         margin, missing, dict(about or {}), nominated=_filled(judged(trials, metric, margin)), elsewhere=elsewhere,
+        health=tuple(warnings(trials, effects, margin, metric=metric, winner=leader or None)),
     )  # fmt: skip
     if found.conflicts is None or missing:
         return found
@@ -318,36 +322,35 @@ def cards(found: Found) -> list[page.Card]:
     rows = [row for row in table.to_dict("records") if row["verdict"] != "not applicable"]
     names = short(labels_of(table))
 
-    def listed(heading: str, verdict: str, tally: str, words: str, none: str = "") -> page.Card:
-        mine = sorted((row for row in rows if row["verdict"] == verdict), key=sections.least)
+    def listed(heading: str, verdicts: Sequence[str], tally: str, words: str, none: str = "") -> page.Card:
+        mine = sorted((row for row in rows if row["verdict"] in verdicts), key=sections.least)
         items = tuple((f"{names[row['a']]} × {names[row['b']]}", _numbers(row, names, found)) for row in mine)
         text = f"{len(mine)} of {len(rows)} pairs. {words}" if mine else none
-        return page.Card(heading, verdict, text, items, tally)
+        return page.Card(heading, verdicts[0], text, items, tally)
 
-    small = f"less than {points(found.margin).lstrip('+')} points"
-    avoid = listed(
-        "Avoid together", "conflict", "to avoid together",
-        "One costs accuracy beside the other, and their gains work against each other: both shown.",
-        "No pair is shown to be in conflict.",
-    )  # fmt: skip
-    harmful = listed(
-        "Leave one out", "harmful", "with one to leave out",
-        "Adding one trick is shown to cost accuracy. Whether the pair or that trick alone is the cause is open.",
-    )  # fmt: skip
-    free = listed(
-        "Free to combine", "compatible", "free to combine", f"Any harm is shown to be {small}, both ways.",
-        f"No pair is shown to cost {small} both ways.",
-    )  # fmt: skip
-    unknown = listed(
-        "Not known yet", "unresolved", "not known yet",
-        "The seeds so far did not settle them; unknown is not harmless.", "None.",
-    )  # fmt: skip
-    more = [
-        listed("Use together", "synergy", "better together", "Both beat each alone, by more than the two gains."),
-        listed("One is enough", "redundant", "of which one is enough", "The gains overlap; no harm is shown."),
-    ]
-    filled = [card for card in more if card.items]
-    return [avoid, *[harmful][: len(harmful.items)], free, unknown, *filled]
+    small = f"{points(found.margin).lstrip('+')} points or more"
+    return [
+        listed(
+            "Use together", ("better together", "synergy"), "better together",
+            "Adding each to the other helps, and both beat neither.", "No pair is shown to be better than each alone.",
+        ),
+        listed(
+            "Avoid together", ("conflict",), "to avoid together",
+            "Adding one to the other hurts, and their effects overlap: both are shown.",
+            "No pair is shown to be in conflict.",
+        ),
+        listed(
+            "One of them hurts", ("harmful",), "of which one hurts",
+            "Adding one trick hurts; whether the pair or that trick alone is to blame is open.",
+            "No further trick is shown to hurt beside another.",
+        ),
+        listed(
+            "Safe, or one is enough", ("compatible", "redundant"), "safe to combine",
+            f"A loss of {small} is ruled out, or the effects overlap without a loss.",
+            f"For no pair a loss of {small} is ruled out both ways.",
+        ),
+        listed("Not known yet", ("unresolved",), "not known yet", settled(table), "Every pair has an answer."),
+    ]  # fmt: skip
 
 
 def _numbers(row: Mapping[str, Any], names: Mapping[str, str], found: Found) -> str:
@@ -355,26 +358,27 @@ def _numbers(row: Mapping[str, Any], names: Mapping[str, str], found: Found) -> 
     verdict = row["verdict"]
     worse = min(("b_given_a", "a_given_b"), key=lambda name: row[name])
     added, base = (row["b"], row["a"]) if worse == "b_given_a" else (row["a"], row["b"])
-    excluded = row["excluded_harm"]
-    harm = f"a harm above {points(excluded).lstrip('+')} points is excluded" if math.isfinite(excluded) else ""
+    effect = f"{points(row[worse])} points ({points(row[f'{worse}_low'])} to {points(row[f'{worse}_high'])})"
+    excluded = f"a loss above {points(row['excluded_harm']).lstrip('+')} points is ruled out"
     if verdict in ("conflict", "harmful"):
-        cost = f"{points(row[worse])} points ({points(row[f'{worse}_low'])} to {points(row[f'{worse}_high'])})"
-        words = f"{names[added]} added to {names[base]}: {cost}"
-        if verdict == "harmful":
-            words = f"leave out {names[added]}: {cost} beside {names[base]}"
-            if row["action"].endswith(f" and {row['a']}") or row["action"].endswith(f" and {row['b']}"):
-                words = f"leave out one of them: each harms the other, {cost} at worst"
-        flip = "; helps alone, hurts here" if row["sign_flip"] else ""
-        return words + flip + _held_words(row, found)
-    if verdict == "synergy":
-        gain = f"{points(row[worse])} ({points(row[f'{worse}_low'])} to {points(row[f'{worse}_high'])})"
-        return f"at least {gain} points over either alone" + _held_words(row, found)
+        flip = "; it helps alone" if row["sign_flip"] else ""
+        return f"{names[added]} added to {names[base]}: {effect}{flip}{_held_words(row, found)}"
+    if verdict in ("synergy", "better together"):
+        return f"at least {effect} over either alone{_held_words(row, found)}"
+    if verdict == "redundant":
+        kept = str(row["action"]).partition(": ")[2]
+        return f"{names[kept]} is enough" if kept in names else "one is enough"
     if verdict == "unresolved":
+        told = []
+        for name in ("b_given_a", "a_given_b"):
+            added, base = (row["b"], row["a"]) if name == "b_given_a" else (row["a"], row["b"])
+            if row[f"{name}_verdict"] != "unknown":
+                told.append(f"{names[added]} added to {names[base]}: {DIRECTIONS[row[f'{name}_verdict']]}")
         more = row["more_seeds"]
         known = more is not None and not pd.isna(more) and 0 < int(more) < 100
-        after = f"about {seeds(int(more))} more would settle it" if known else ""
-        return "; ".join(part for part in (harm, after) if part) or str(row["reason"])
-    return harm
+        told += [f"about {seeds(int(more))} more would settle it"] if known else []
+        return "; ".join(told) or (excluded if math.isfinite(row["excluded_harm"]) else str(row["reason"]))
+    return excluded
 
 
 def _held_words(row: Mapping[str, Any], found: Found) -> str:
@@ -393,6 +397,8 @@ def answer(found: Found) -> list[tuple[str, str]]:
         named = [f"{pair} ({words})" if words else pair for pair, words in card.items[:MOST_NAMED]]
         more = f"; and {len(card.items) - MOST_NAMED} more in the table" if len(card.items) > MOST_NAMED else ""
         parts.append((card.heading, card.words + (f" {'; '.join(named)}{more}." if named else "")))
+    if found.health:
+        parts.insert(0, ("Before you believe it", " ".join(found.health)))
     return [*parts, ("Best recipe", _best_words(found))]
 
 
@@ -432,7 +438,9 @@ def _test_words(found: Found) -> str:
             mean, low, high = interval(values)
             bounds = f"{percent(low)} to {percent(high)}, " if math.isfinite(low) else ""
             words.append(f"{name} has {percent(mean)} ({bounds}{seeds(len(values))})")
-    return f" On the test split, read once, {' and '.join(words)}." if words else ""
+    winners = read["recipe"].nunique() - 1  # each confirmed winner is measured beside the baseline
+    often = "read once" if winners < 2 else f"read for {winners} winners, one after the other"
+    return f" On the test split, {often}, {' and '.join(words)}." if words else ""
 
 
 def _bounds(row: Mapping[str, Any]) -> str:

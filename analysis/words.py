@@ -28,50 +28,74 @@ class Look:
         sign: One character, so that colour is never needed.
         colour: Of the cell.
         ink: Of the text on it.
-        action: What to do.
-        words: When it is given, for people who have not read the design.
+        name: What people read in place of the key.
+        words: When the verdict is given, for people who have not read the method.
     """
 
     sign: str
     colour: str
     ink: str
-    action: str
+    name: str
     words: str
 
 
 VERDICTS = {
     "conflict": Look(
-        "✕", "#C24E00", "#ffffff", "avoid together",
-        "Adding one to the other costs accuracy, and more than the two differ by themselves: both the harm and the "
-        "interaction are shown to be below zero.",
+        "✕", "#C24E00", "#ffffff", "conflict",
+        "Adding one trick to the other hurts, and their effects overlap: the interaction is below zero in accuracy and "
+        "in log-odds. Avoid the two together.",
     ),
     "harmful": Look(
-        "!", "#E69F00", INK, "avoid the one that harms",
-        "Adding one to the other costs accuracy. Whether the pair or that trick alone is the cause is open: the "
-        "interaction is not shown.",
+        "!", "#E69F00", INK, "one of them hurts",
+        "Adding one trick to the other hurts, but it is not shown that the pair is to blame: that trick may hurt by "
+        "itself. Its effect alone stands beside it.",
     ),
     "synergy": Look(
-        "+", "#0072B2", "#ffffff", "use together",
-        "Both together are shown to be better than either alone and than neither, and by more than their two gains add "
-        "up to.",
+        "+", "#0072B2", "#ffffff", "synergy",
+        "Adding each trick to the other helps, and both together gain more than the sum of their effects, in accuracy "
+        "and in log-odds.",
+    ),
+    "better together": Look(
+        "+", "#56B4E9", INK, "better together", "Adding each trick to the other helps, and both together beat neither."
     ),
     "redundant": Look(
         "=", "#CC79A7", INK, "one is enough",
-        "Together they gain less than the sum of both, on two scales, but no harm is shown: it costs compute, not "
+        "Their effects overlap, in accuracy and in log-odds, and no loss is shown: the second one costs compute, not "
         "accuracy.",
     ),
     "compatible": Look(
-        "✓", "#7DD3B5", INK, "free", "Any harm, in either direction, is shown to be smaller than the margin."
+        "✓", "#7DD3B5", INK, "safe to combine",
+        "A loss as large as the margin is ruled out in both directions (at 5 % a pair).",
     ),
     "unresolved": Look(
-        "?", "#eceff2", INK, "unknown",
-        "The seeds so far show none of the above. It does not mean that the pair is harmless: the reason says how much "
-        "harm is excluded, and how many more seeds would settle it.",
+        "?", "#eceff2", INK, "not known yet",
+        "The seeds so far show none of the above. It does not mean that the pair is harmless: the reason says what each "
+        "direction could still be, and how many more seeds would settle the pair.",
     ),
     "not applicable": Look(
-        "", "#ffffff", FAINT, "", "The two exclude each other, or one of the four combinations was not run."
+        "", "#ffffff", FAINT, "cannot be combined",
+        "The two exclude each other, or one of the four combinations was not run.",
     ),
 }  # fmt: skip
+
+DIRECTIONS = {"helps": "helps", "hurts": "hurts", "no loss": "no loss", "unknown": "not known yet"}
+"""What adding one trick to another does: key -> what people read."""
+
+
+def settled(table: pd.DataFrame) -> str:
+    """How much of a table of pairs has an answer, in a sentence; "" without any pair."""
+    rows = table[table["verdict"] != "not applicable"]
+    if rows.empty:
+        return ""
+    directions = sum(int((rows[f"{name}_verdict"] != "unknown").sum()) for name in ("b_given_a", "a_given_b"))
+    known = int((rows["verdict"] != "unresolved").sum())
+    text = f"{directions} of {2 * len(rows)} directions and {known} of {len(rows)} pairs have an answer."
+    more = [int(value) for value in rows["more_seeds"].dropna() if 0 < int(value) < 100]
+    if more:
+        text += (
+            f" Another {sorted(more)[len(more) // 2]} seed blocks would settle half of the others that can be settled."
+        )
+    return text
 
 
 def points(value: float, digits: int = 1) -> str:

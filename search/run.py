@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis import files
+from analysis import files, findings
 from analysis.console import Console, styled
 from analysis.text import csv_text, sentence
 from search import resources, workspace
@@ -68,6 +68,7 @@ class SearchResult:
         phase_seconds: Wall time of each phase.
         saved: Epochs and seconds of training that re-use saved.
         extras: Nominated pairs, and what surrounds the winner.
+        health: Reasons not to believe the search, whole sentences; empty where there are none.
     """
 
     name: str
@@ -79,6 +80,7 @@ class SearchResult:
     phase_seconds: dict[str, float]
     saved: tuple[float, float]
     extras: Extras
+    health: tuple[str, ...] = ()
 
 
 def run(
@@ -772,6 +774,12 @@ class Search:
             export.write(best, folder / "best.yaml")
         except (export.ExportError, RecordError) as error:
             self.console.print(styled(sentence(error), "yellow"), soft_wrap=True)
+        health = summary.health(trials, self.standard.margin, None if winner is None else winner.plan.id)
+        found = findings.document(
+            trials, conflicts, best, health=health, complete=complete, margin=self.standard.margin,
+            provenance=self._params(),
+        )  # fmt: skip
+        files.write(folder / "findings.json", files.to_json(found, indent=2) + "\n")
         try:
             summary.write_report(folder / "report.html", records, trials, conflicts, self._params(), uri)
         except Exception as error:
@@ -783,8 +791,9 @@ class Search:
         if seconds is not None:
             pace.keep(self.settings, self.model, pace.Pace(seconds, f"median of search {self.settings.name}"))
         result = SearchResult(
-            self.settings.name, folder, complete, trials, conflicts, best, display.phase_seconds, display.saved, extras
-        )
+            self.settings.name, folder, complete, trials, conflicts, best, display.phase_seconds, display.saved, extras,
+            health,
+        )  # fmt: skip
         settling = self.settle is not None and agenda.phase != "done"
         # before MLflow is waited for: a server that does not answer must not keep the results back
         summary.show(self.console, result, uri, self.settings, settling, agenda.used_up, self._notes)
@@ -793,7 +802,7 @@ class Search:
             "reuse/seconds_saved": sum(record.seconds_saved for record in records),
         }
         # by which analysis.report judges each look at its own share
-        tags = extras.tags | {"looks": str(list(agenda.known.further))}
+        tags = extras.tags | {"looks": str(list(agenda.known.further)), "health": " ".join(health) or "no warnings"}
         # MLflow shows the note as the run's description
         tags["mlflow.note.content"] = summary.answer(trials, conflicts, self.standard.margin)
         # what fresh seeds have shown of a nominated pair is found by the same query as what the design has shown
@@ -806,7 +815,7 @@ class Search:
             file.name: file.read_bytes() if file.suffix == ".png" else file.read_text(encoding="utf-8")
             for file in sorted(folder.iterdir())
             if file.name in ("best.yaml", "conflicts.csv", "conflicts.png", "report.html", "space.py", "search.json")
-            or file.name in ("nominated.csv", "removals.csv", "path.csv", workspace.IDENTITY)
+            or file.name in ("findings.json", "nominated.csv", "removals.csv", "path.csv", workspace.IDENTITY)
         }
         tracker.summary(metrics, tags, artifacts, anew=tracking.FINDINGS)
         for table in tables:

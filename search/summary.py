@@ -12,6 +12,7 @@ from analysis import files
 from analysis.console import styled
 from analysis.record import BASELINE, NUMBERS, NUMBERS_IN_WORDS
 from analysis.text import command, csv_text, markdown_cell, option, sentence
+from analysis.words import DIRECTIONS, VERDICTS, labels_of, points, settled, short
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,6 +28,7 @@ STYLE = {
     "conflict": "bold red",
     "harmful": "red",
     "synergy": "bold green",
+    "better together": "bold green",
     "redundant": "yellow",
     "compatible": "green",
     "unresolved": "dim",
@@ -92,6 +94,24 @@ def extras(trials: pd.DataFrame, margin: float, winner: str | None) -> Extras:
     return Extras(judged(trials, margin=margin), gone, path(trials, winner=winner))
 
 
+def health(trials: pd.DataFrame, margin: float, winner: str | None) -> tuple[str, ...]:
+    """Reasons not to believe the search, whole sentences.
+
+    Args:
+        trials: Table of trials.
+        margin: Difference in accuracy that matters.
+        winner: Id of the recipe that the race confirmed.
+    """
+    from analysis.conflicts import effects
+    from analysis.health import warnings
+
+    try:
+        alone = effects(trials)
+    except ValueError:
+        alone = None  # there is no design arm to judge, which is said where the table would stand
+    return tuple(warnings(trials, alone, margin, winner=winner)) if len(trials) else ()
+
+
 def conflict_table(
     console: Console, trials: pd.DataFrame, margin: float, primary: Sequence[str] = (), further: Sequence[int] = ()
 ) -> pd.DataFrame | None:
@@ -136,6 +156,8 @@ def show(
     console.print()
     if result.best is not None:
         console.print(_best(result.best))
+    for warning in result.health:
+        console.print(styled(sentence(f"Before you believe it: {warning}"), "yellow"), soft_wrap=True)
     if result.conflicts is not None and len(result.conflicts):
         console.print(_conflicts(result.conflicts, result.trials, console.width))
         written = [name for name in ("conflicts.csv", "report.html") if (result.folder / name).is_file()]
@@ -145,6 +167,7 @@ def show(
             f"holds at this length of training, for this data and network.{_marks(result.conflicts)}{have}",
             style="dim", highlight=False,
         )  # fmt: skip
+        console.print(styled(settled(result.conflicts)), soft_wrap=True)
         for line in further_steps(result.conflicts, settings, settling, result.complete):
             console.print(styled(line), soft_wrap=True)
     elif result.conflicts is not None:
@@ -309,7 +332,9 @@ def _best(best: Mapping[str, Any]) -> Text:
         )
     for verdict in best["conflicts"]:
         if verdict["verdict"] in ("conflict", "harmful", "redundant"):
-            said = f"  note: it has {verdict['pair']}, {verdict['verdict']}: {sentence(verdict['reason'])}"
+            said = (
+                f"  note: it has {verdict['pair']}, {VERDICTS[verdict['verdict']].name}: {sentence(verdict['reason'])}"
+            )
             lines.append(styled(said, "yellow"))
     return type(lines[0])("\n").join(lines)
 
@@ -317,8 +342,6 @@ def _best(best: Mapping[str, Any]) -> Text:
 def _conflicts(conflicts: pd.DataFrame, trials: pd.DataFrame, width: int) -> Table:
     from rich import box
     from rich.table import Table
-
-    from analysis.words import labels_of, short
 
     first = trials[trials["arm"] == "design"].iloc[0]
     title = f"Which tricks conflict: {first['data']}, imbalance {first['imbalance']:g}, {first['model']}"
@@ -340,10 +363,10 @@ def _conflicts(conflicts: pd.DataFrame, trials: pd.DataFrame, width: int) -> Tab
         said = f"\n{', '.join(marks)}" if marks else ""
         said += f"\n{row['holds']}" if row.get("holds") else ""
         cells = [
-            styled(row["verdict"], STYLE[row["verdict"]]).append(said, "not bold dim"),
+            styled(VERDICTS[row["verdict"]].name, STYLE[row["verdict"]]).append(said, "not bold dim"),
             styled(f"{names[row['a']]}\n{names[row['b']]}"),
-            _interval(row, "b_given_a"),
-            _interval(row, "a_given_b"),
+            _direction(row, "b_given_a"),
+            _direction(row, "a_given_b"),
         ]
         if wide:
             cells += [_interval(row, "interaction"), _p(row["adjusted_p"]), str(row["n_seeds"]), styled(_action(row))]
@@ -356,8 +379,8 @@ def _marks(conflicts: pd.DataFrame) -> str:
     words = []
     if (conflicts["holds"] != "").any():
         words.append(
-            " A final verdict was also shown at a third and at three times the learning rate; others hold at these "
-            "settings."
+            " A robust verdict was also shown at a third and at three times the learning rate, on the same seed blocks; "
+            "others hold at these settings."
         )
     if conflicts["sign_flip"].any():
         words.append(" Sign flip: the trick helps alone and hurts here.")
@@ -367,12 +390,10 @@ def _marks(conflicts: pd.DataFrame) -> str:
 
 
 def _extras(extras: Extras) -> Iterator[str]:
-    from analysis.words import points
-
     for row in extras.nominated.to_dict("records"):
         yield (
             f"Nominated by the adaptive arm, run on {row['n_seeds']} fresh seeds: {row['a']} × {row['b']}: "
-            f"{row['verdict']}, {row['reason']}"
+            f"{VERDICTS[row['verdict']].name}, {row['reason']}"
         )
     singles = [row for row in extras.removals.to_dict("records") if len(row["removed"]) == 1]
     if singles:
@@ -408,8 +429,14 @@ def _action(row: Mapping[str, Any]) -> str:
     if row["verdict"] == "not applicable":
         return "–"
     if row["verdict"] == "unresolved" and isinstance(more, int) and more > 0:
-        return f"unknown; {more} more seeds would settle it"
+        return f"not known yet; {more} more seeds would settle it"
     return str(row["action"])
+
+
+def _direction(row: Mapping[str, Any], name: str) -> str:
+    """What adding one trick to the other does: a word above the number."""
+    number = _interval(row, name)
+    return number if row["verdict"] == "not applicable" else f"{DIRECTIONS[row[f'{name}_verdict']]}\n{number}"
 
 
 def _interval(row: Mapping[str, Any], name: str) -> str:

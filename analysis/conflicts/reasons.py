@@ -10,18 +10,6 @@ from analysis.conflicts.contrasts import FEWEST_FIRST_STAGES, LOG_ODDS, counted
 from analysis.conflicts.verdicts import ALONE, DIRECTIONS, HELPS, HURTS, MOST_FURTHER_SEEDS, NO_LOSS, Pair, Rule
 from analysis.stats.intervals import Estimate, wilson_interval
 
-NAMES = {
-    "conflict": "conflict",
-    "harmful": "one of them hurts",
-    "synergy": "better together",
-    "better together": "better together",
-    "redundant": "one is enough",
-    "compatible": "safe to combine",
-    "unresolved": "not known yet",
-    "not applicable": "cannot be combined",
-}
-"""Verdict -> what people read."""
-
 
 def action(pair: Pair, verdict: str, rule: Rule) -> str:
     """What to do about a pair."""

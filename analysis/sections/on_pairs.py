@@ -11,7 +11,7 @@ import pandas as pd
 from analysis import forests
 from analysis.heat_map import heat_map
 from analysis.page import csv, effect, figure, note, number, p_value, safe, sign, table, wrap
-from analysis.words import VERDICTS, labels_of, letter, metric_name, percent, points
+from analysis.words import DIRECTIONS, VERDICTS, labels_of, letter, metric_name, percent, points
 
 if TYPE_CHECKING:
     from analysis.report import Found
@@ -53,9 +53,7 @@ def _judged(found: Found, metric: str, judged: pd.DataFrame) -> str:
     suffix = "" if decides else "-" + metric.rpartition("/")[2]
     counts = judged["verdict"].value_counts()
     legend = "".join(
-        f"<li>{sign(name)} {name} ({counts[name]}){': ' + look.action if look.action else ''}</li>"
-        for name, look in VERDICTS.items()
-        if counts.get(name, 0)
+        f"<li>{sign(name)} {look.name} ({counts[name]})</li>" for name, look in VERDICTS.items() if counts.get(name, 0)
     )
     heads = [
         "pair", "verdict", "adding the second to the first, points", "adding the first to the second, points",
@@ -71,15 +69,16 @@ def _judged(found: Found, metric: str, judged: pd.DataFrame) -> str:
         held = f"<small>{safe(found.held[row['a'], row['b']])}</small>" if (row["a"], row["b"]) in found.held else ""
         cells = [
             f'<td class="name">{wrap(row["a"])} × {wrap(row["b"])}{primary}</td>',
-            f'<td class="verdict" data-value="{order[row["verdict"]]}">{sign(row["verdict"])} <b>{row["verdict"]}</b>'
+            f'<td class="verdict" data-value="{order[row["verdict"]]}">{_named(row["verdict"])}'
             f"<br>{'' if na else wrap(str(row['action']))}{flip}{held if decides else ''}</td>",
         ]
         for column in ("b_given_a", "a_given_b", "interaction"):
             text = "–" if na else effect(row[column], row[f"{column}_low"], row[f"{column}_high"])
-            cells.append(number(text, row[column]))
+            word = DIRECTIONS.get(str(row.get(f"{column}_verdict", "")), "")
+            cells.append(number(f"<b>{word}</b><br>{text}" if word and not na else text, row[column]))
         cells.append(p_value(row["adjusted_p"]))
         cells.append(number(str(int(row["n_seeds"])), row["n_seeds"]))
-        cells.append(f'<td class="long">{wrap(str(row["reason"]))}</td>')
+        cells.append(f'<td class="long">{_folded(str(row["reason"]))}</td>')
         body.append(f"<tr>{''.join(cells)}</tr>")
     known = found.notes.get(metric, "")
     what = "" if decides else f" Judged by {metric_name(metric)}, which decides nothing here: it is a second look."
@@ -105,6 +104,21 @@ def _judged(found: Found, metric: str, judged: pd.DataFrame) -> str:
             "narrow",
         )
     )
+
+
+def _named(verdict: str) -> str:
+    """A verdict's sign and name."""
+    return f"{sign(verdict)} <b>{VERDICTS[verdict].name}</b>"
+
+
+def _folded(reason: str) -> str:
+    """A reason of which the part about the pair is shown, and the rest on demand."""
+    parts = reason.split("; ")
+    if len(parts) < 2:
+        return wrap(reason)
+    first = parts[2] if len(parts) > 2 and parts[0].startswith("adding ") else parts[0]
+    items = "".join(f"<li>{wrap(part)}</li>" for part in parts)
+    return f"<details><summary>{wrap(first)}</summary><ul>{items}</ul></details>"
 
 
 def _key(judged: pd.DataFrame) -> str:
@@ -159,7 +173,7 @@ def nominated(found: Found) -> str:
     for row in found.nominated.to_dict("records"):
         cells = [
             f'<td class="name">{wrap(row["a"])} × {wrap(row["b"])}</td>',
-            f'<td class="verdict">{sign(row["verdict"])} <b>{row["verdict"]}</b><br>{wrap(str(row["action"]))}</td>',
+            f'<td class="verdict">{_named(row["verdict"])}<br>{wrap(str(row["action"]))}</td>',
         ]
         for column in ("b_given_a", "a_given_b", "interaction"):
             cells.append(number(effect(row[column], row[f"{column}_low"], row[f"{column}_high"]), row[column]))
@@ -234,7 +248,7 @@ def _searches(each: pd.DataFrame) -> str:
     for row in each.to_dict("records"):
         cells = [f'<td class="name">{wrap(row["a"])} × {wrap(row["b"])}</td>',
                  f'<td class="long">{wrap(row["search"])}</td>',
-                 f'<td class="verdict">{sign(row["verdict"])} {row["verdict"]}</td>']  # fmt: skip
+                 f'<td class="verdict">{sign(row["verdict"])} {VERDICTS[row["verdict"]].name}</td>']  # fmt: skip
         for name in ("b_given_a", "a_given_b", "interaction"):
             cells.append(number(effect(row[name], row[f"{name}_low"], row[f"{name}_high"]), row[name]))
         cells.append(number(str(int(row["n_seeds"])), row["n_seeds"]))

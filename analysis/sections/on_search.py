@@ -40,8 +40,9 @@ def context(found: Found) -> str:
 
 
 def notices(found: Found) -> str:
-    """What the data left out or assumed: the numbers on the page are about the rest."""
-    return page_notices("Data", str(found.about.get("data_notes") or "").splitlines())
+    """What speaks against believing the search, and what the data left out or assumed."""
+    data = str(found.about.get("data_notes") or "").splitlines()
+    return page_notices("Before you believe it", found.health) + page_notices("Data", data)
 
 
 def units(found: Found) -> str:
@@ -67,14 +68,9 @@ def _others(found: Found) -> str:
     ]
     made_up = sorted({part for text in design["context"] if text for part in str(text).split("+")} - {"factorial"})
     words = "no other trick on" + (f" ({', '.join(told)} in the first stage)" if told else "")
-    averaged = found.conflicts is not None and "averaged_over" in found.conflicts
-    if averaged and found.conflicts is not None and (found.conflicts["averaged_over"].map(_is_several)).any():
-        words = words.replace("no other trick on", "other tricks of the factorial on and off in equal parts")
+    if found.conflicts is not None and found.conflicts["exploratory"].any():
+        words = words.replace("no other trick on", "other tricks off as fitted to the factorial")
     return words + (f"; pairs with {', '.join(made_up)} at equal length" if made_up else "")
-
-
-def _is_several(value: Any) -> bool:
-    return isinstance(value, int | float) and value > 1
 
 
 def progress(found: Found) -> str:
@@ -172,18 +168,18 @@ def _cost_table(trials: pd.DataFrame) -> pd.DataFrame:
 def verdicts(found: Found) -> str:
     """What the verdicts mean."""
     rows = "".join(
-        f'<tr><td class="name">{sign(name)} {safe(name)}</td><td class="long">{safe(look.words)}</td>'
-        f"<td>{safe(look.action) or '–'}</td></tr>"
-        for name, look in VERDICTS.items()
+        f'<tr><td class="name">{sign(key)} {safe(look.name)}</td><td class="long">{safe(look.words)}</td></tr>'
+        for key, look in VERDICTS.items()
     )
     return (
         "<p>For two tricks there are four recipes: with neither, with one, with the other, with both, everything else "
-        "equal. All four are trained on the same seeds, so differences are taken within a seed. <b>Harm</b> is what "
-        "adding one trick to the other does; <b>interaction</b> is how far both together are from the sum of their "
-        f"effects. The first verdict that holds is given; the margin is {points(found.margin).lstrip('+')} points. "
-        "Only the design arm, which is never stopped early, is judged: what an adaptive search kept is too lucky to "
-        "compare.</p>"
-        '<div class="scroll"><table><thead><tr><th>verdict</th><th>when</th><th>what to do</th></tr></thead>'
+        "equal. All four are trained on the same seeds, so differences are taken within a seed. Each <b>direction</b> "
+        "is what adding one trick to the other does: it helps or hurts where the interval excludes 0 after the "
+        "correction for the number of tests; a loss as large as the margin is ruled out; or it is not known yet. The "
+        "<b>interaction</b> is how far both together are from the sum of their effects. The first verdict that holds is "
+        f"given; the margin is {points(found.margin).lstrip('+')} points. Only the design arm, which is never stopped "
+        "early, is judged: what an adaptive search kept is too lucky to compare.</p>"
+        '<div class="scroll"><table><thead><tr><th>verdict</th><th>when</th></tr></thead>'
         f"<tbody>{rows}</tbody></table></div>"
     )
 
