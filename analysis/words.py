@@ -69,8 +69,8 @@ VERDICTS = {
     ),
     "unresolved": Look(
         "?", "#eceff2", INK, "not known yet",
-        "The seeds so far show none of the above. It does not mean that the pair is harmless: the reason says what each "
-        "direction could still be, and how many more seeds would settle the pair.",
+        "The seeds so far show none of the above. It does not mean that the pair is harmless: the reason says what "
+        "each direction could still be, and how many more seeds would settle the pair.",
     ),
     "not applicable": Look(
         "", "#ffffff", FAINT, "cannot be combined",

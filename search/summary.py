@@ -379,8 +379,8 @@ def _marks(conflicts: pd.DataFrame) -> str:
     words = []
     if (conflicts["holds"] != "").any():
         words.append(
-            " A robust verdict was also shown at a third and at three times the learning rate, on the same seed blocks; "
-            "others hold at these settings."
+            " A robust verdict was also shown at a third and at three times the learning rate, on the same seed "
+            "blocks; others hold at these settings."
         )
     if conflicts["sign_flip"].any():
         words.append(" Sign flip: the trick helps alone and hurts here.")
