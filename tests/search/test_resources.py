@@ -278,7 +278,7 @@ def test_a_home_folder_that_cannot_be_written(tmp_path):
     script = (
         "import os, ray\nfrom search import resources\nfrom search.settings import Settings\n"
         "resources.join(Settings(name='x', space='s', data='digits-lt'))\n"
-        "print(ray.get(ray.remote(num_cpus=0)(os.environ.get).remote('RAY_AUTH_TOKEN')) is not None)\n"
+        "print(ray.get(ray.remote(num_cpus=0)(os.getenv).remote('RAY_AUTH_TOKEN')) is not None)\n"
         "ray.shutdown()\n"
     )
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
