@@ -256,7 +256,7 @@ def test_what_took_long_is_kept_and_forgotten_when_a_file_changes(photos, tmp_pa
         return load(name).fingerprint
 
     before, kept = mark(), sorted((tmp_path / "cache" / "data").iterdir())
-    assert len(kept) == 2  # what decoding has shown, and the moments
+    assert len(kept) == 3  # the headers, what decoding has shown, and the moments
     calls = []
     monkeypatch.setattr("trainables.data.images.digest", lambda pixels: calls.append(1) or "0" * 32)
     assert mark() == before and not calls

@@ -1,5 +1,6 @@
 """Stand-ins, each time in a process that has not imported torch."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -75,6 +76,57 @@ print(sorted(kept & {"torch", "torchvision", "trainables", "spaces", "ray"}))
     assert said.splitlines() == ["head 4 0.5", used, "[]"]
 
 
+def test_no_code_takes_a_stand_in_for_its_own_error():
+    said = run(
+        """
+from trainables.stand_ins import StandInUsed, only_looking
+try:
+    with only_looking():
+        import torch
+        try:
+            torch.from_numpy(1).shape
+        except Exception:
+            print("swallowed")
+except StandInUsed as error:
+    print(error)
+"""
+    )
+    assert said == "torch.from_numpy().shape was used; nothing runs here\n"
+
+
+def test_a_dry_run_whose_objective_needs_own_data(tmp_path):
+    """It looks at labels, which are read without torch, and then needs torch; what is wrong with the data is said."""
+    import numpy as np
+    from PIL import Image
+
+    for split, count in (("train", 20), ("val", 50), ("test", 5)):
+        for name in ("ant", "bee"):
+            (tmp_path / "photos" / split / name).mkdir(parents=True)
+            for number in range(count):
+                Image.fromarray(np.full((4, 4, 3), number, np.uint8)).save(
+                    tmp_path / "photos" / split / name / f"{number}.png"
+                )
+    (tmp_path / "space.py").write_text(
+        "from spaces.domain import Space, Stage, one_of\n"
+        "SPACE = Space(stages=[Stage('a', length=1, choose=[one_of(None, 'cost_sensitive')])])\n"
+    )
+    words = [sys.executable, ROOT / "run_search.py", "--space", "space.py", "--data", "folder:photos", "--dry-run"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+
+    def dry_run():
+        return subprocess.run(
+            [*words, "--objective", "harmonic_mean"], cwd=tmp_path, env=environment, capture_output=True, text=True,
+            timeout=120,
+        )  # fmt: skip
+
+    done = dry_run()
+    assert done.returncode == 0 and "What would run" in done.stdout, done.stderr
+    for file in (tmp_path / "photos" / "train" / "bee").iterdir():
+        file.write_bytes(b"")
+    done = dry_run()
+    assert done.returncode == 2 and "no training image can be read of 1 class: bee (20)" in done.stderr, done.stderr
+
+
 def test_real_libraries_stay_where_they_are():
     import torch
 
@@ -104,6 +156,25 @@ class Ours(ValueError):
 
 
 Ours.__module__ = "search.settings"
+
+
+def hiding(error, context):
+    """An error as `raise … from None` leaves it."""
+    error.__context__, error.__suppress_context__ = context, True
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "genuine"),
+    [
+        (hiding(Ours("--tricks: cannot be used"), TypeError("unsupported operand")), False),
+        (hiding(Ours("--tricks: cannot be used"), AttributeError("shape")), False),
+        (hiding(Ours("no such trick"), KeyError("mine")), True),
+        (hiding(Ours("no whole number"), ValueError("x")), True),
+    ],
+)
+def test_whose_error_is_hidden(error, genuine):
+    assert is_genuine(error) is genuine
 
 
 @pytest.mark.parametrize(

@@ -268,7 +268,7 @@ def reading(source: Source, whole: bool = False) -> Iterator[ImageFile.ImageFile
         try:
             file = _open(source, whole, stack)
             try:
-                image = stack.enter_context(Image.open(file, formats=_formats()))
+                image = stack.enter_context(Image.open(file, formats=formats()))
             except UnidentifiedImageError as error:
                 file.seek(0)
                 raise UnreadableImage(no_image(file.read(512))) from error
@@ -325,7 +325,7 @@ def no_image(head: bytes) -> str:
 
 
 @functools.cache
-def _formats() -> tuple[str, ...]:
+def formats() -> tuple[str, ...]:
     """Those of `FORMATS` that this Pillow and the packages installed beside it read."""
     from PIL import Image
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainables.data.catalogue import DataError, Name
-from trainables.data.decoding import Header, Preprocessing, UnreadableImage, header
+from trainables.data.decoding import Header, Preprocessing, UnreadableImage, formats, header
 from trainables.data.progress import remembered, side_by_side
 
 if TYPE_CHECKING:
@@ -82,11 +82,18 @@ def headers_of(name: str, files: Sequence[Path], background: str, orientation: s
     Raises:
         DataError: The machine cannot read files at the moment.
     """
-    found = side_by_side(
-        lambda file: _asked(name, file, lambda: header(file, background, orientation)), files,
-        doing="reading the headers of images",
-    )  # fmt: skip
-    return Headers(tuple(found), {number: one.problem for number, one in enumerate(found) if one.problem})
+
+    def make() -> dict[str, Any]:
+        found = side_by_side(
+            lambda file: _asked(name, file, lambda: header(file, background, orientation)),
+            files,
+            doing="reading the headers of images",
+        )
+        return {"headers": [(one.size, one.grey, one.problem) for one in found]}
+
+    kept = remembered(("headers", _rules(), background, orientation, stamp(files)), make)
+    found = tuple(Header((size[0], size[1]), grey, problem) for size, grey, problem in kept["headers"])
+    return Headers(found, {number: one.problem for number, one in enumerate(found) if one.problem})
 
 
 @dataclass(frozen=True)
@@ -145,9 +152,7 @@ def examined(
             "digests": [digits for _, _, digits in results],
         }
 
-    import PIL  # see `trainables.data.decoding`
-
-    key = (FOR_KEEPS, PIL.__version__, asdict(plain), side, sorted(known.items()), stamp(files))
+    key = ("examined", _rules(), asdict(plain), side, sorted(known.items()), stamp(files))
     found = remembered(key, make)
     return Examined(
         {int(number): problem for number, problem in found["broken"].items()},
@@ -276,6 +281,13 @@ def stamp(files: Sequence[Path]) -> list[tuple[Any, ...]]:
         return str(file), found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
     return side_by_side(one, files)
+
+
+def _rules() -> tuple[Any, ...]:
+    """What a kept result depends on besides files and options: the rules, and which files can be read here."""
+    import PIL  # see `trainables.data.decoding`
+
+    return FOR_KEEPS, PIL.__version__, formats()
 
 
 def _asked(name: str, file: Path, read: Any) -> Any:
