@@ -352,9 +352,7 @@ def _told_of_data(
             f"the data are not those of the search: {changed}; take the old data again, or export the "
             "recipe as it is with --new-data"
         )
-    return [
-        f"the data are not those of the search: {changed}; final training will ask for --new-data, too"
-    ]
+    return [f"the data are not those of the search: {changed}; final training will ask for --new-data, too"]
 
 
 if __name__ == "__main__":
