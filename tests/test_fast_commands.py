@@ -103,7 +103,7 @@ from search import export, list
 assert list.main([]) == 0
 assert report.main(["--out", "report.html"]) == 0
 BARRED -= {"torch", "torchvision"}  # by which the data are compared with those of the search
-assert export.main(["--out", "best.yaml", "--new-data"]) == 0
+assert export.main(["--out", "best.yaml"]) == 0
 """
 )
 
