@@ -92,9 +92,7 @@ def settled(table: pd.DataFrame) -> str:
     text = f"{directions} of {2 * len(rows)} directions and {known} of {len(rows)} pairs have an answer."
     more = [int(value) for value in rows["more_seeds"].dropna() if 0 < int(value) < 100]
     if more:
-        text += (
-            f" Another {sorted(more)[len(more) // 2]} seed blocks would settle half of the others that can be settled."
-        )
+        text += f" Another {sorted(more)[len(more) // 2]} seed blocks would settle about half of the others."
     return text
 
 

@@ -151,14 +151,17 @@ def _data(first: pd.Series, settings: Mapping[str, Any]) -> dict[str, Any]:
 
     Data that were taken with their own tail have no imbalance: it would cut away images that are added later.
     """
+    from trainables.data import load
     from trainables.final.data_identity import identity
 
     name = str(first["data"])
     found: dict[str, Any] = {"name": name, "imbalance": _imbalance(first, settings)}
+    root, seed = settings.get("data_root"), int(first["split_seed"])
     # where they cannot be read, final training compares the fingerprints of the trials and says what is wrong
     with contextlib.suppress(DataError, OSError):
-        if not data_change(first, settings):
-            found |= identity(name, settings.get("data_root"), found["imbalance"])
+        there = load(name, root=root, split_seed=seed, imbalance=found["imbalance"])
+        if there.fingerprint == first["fingerprint"]:
+            found |= identity(name, root, found["imbalance"])
     return found
 
 
@@ -168,33 +171,6 @@ def _imbalance(first: pd.Series, settings: Mapping[str, Any]) -> float | None:
 
     whole = bool(settings) and settings.get("imbalance") is None and has_own_tail(str(first["data"]))
     return None if whole else float(first["imbalance"])
-
-
-def data_change(first: pd.Series, settings: Mapping[str, Any]) -> str:
-    """How the data differ from those of a trial, in words; "" where they are the same.
-
-    Args:
-        first: A row of the table of trials.
-        settings: Of the search.
-
-    Raises:
-        DataError: They cannot be read.
-    """
-    from trainables.data import load
-    from trainables.final.data_identity import change
-
-    name, root, seed = str(first["data"]), settings.get("data_root"), int(first["split_seed"])
-    data = load(name, root=root, split_seed=seed, imbalance=_imbalance(first, settings))
-    now = (data.counts.cpu() + data.val_labels.cpu().bincount(minlength=data.classes)).tolist()
-    before = [train + val for train, val in zip(first["counts"], first["val_counts"], strict=True)]
-    if len(before) != len(now):
-        return f"{len(before)} classes in the search, and {len(now)} now"
-    names = list(data.class_names)
-    found = change(
-        {"fingerprint": str(first["fingerprint"]), "classes": names, "counts": before},
-        {"fingerprint": data.fingerprint, "classes": names, "counts": now},
-    )
-    return "" if found is None else found.text
 
 
 def _code(plan: Mapping[str, Any], model: str, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -371,7 +347,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             conflicts=conflicts,
             settings=settings,
         )
-        told = _told_of_data(trials, content, settings, options.accept_changes)
         if changed:
             content["provenance"] |= {"changed_since": changed}
         write(content, options.out)
@@ -392,34 +367,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"{kind} {content['recipe']}: {sentence(content['title'])}, accuracy on val {100 * measured['mean']:.1f} "
         f"%{spread} over {len(measured['seeds'])} {'seed' if len(measured['seeds']) == 1 else 'seeds'} "
         f"({measured['arm']})",
-        *(map(sentence, told) if not changed else ()),
         f"written to {sentence(options.out)}; train it with: "
         f"{command('python', '-m', 'trainables.train', options.out)}",
     )
     return 0
-
-
-def _told_of_data(
-    trials: pd.DataFrame, content: Mapping[str, Any], settings: Mapping[str, Any], accepted: bool
-) -> list[str]:
-    """What is to be told of the data of an exported recipe.
-
-    Raises:
-        ExportError: They are not those of the search, and nobody has said that this is meant.
-    """
-    if "fingerprint" in content["data"]:
-        return []
-    own = trials[(trials["recipe"] == content["recipe"]) & (trials["arm"] == content["measured"]["arm"])]
-    try:
-        changed = data_change(own[own["outcome"] == "finished"].iloc[0], settings)
-    except (DataError, OSError) as error:
-        return [f"the data cannot be compared with those of the search ({error}); final training will compare them"]
-    if not accepted:
-        raise ExportError(
-            f"the data are not those of the search: {changed}; take the old data again, or export the "
-            "recipe as it is with --accept-changes"
-        )
-    return [f"the data are not those of the search: {changed}; final training will ask for --new-data"]
 
 
 if __name__ == "__main__":

@@ -177,8 +177,8 @@ def verdicts(found: Found) -> str:
         "is what adding one trick to the other does: it helps or hurts where the interval excludes 0 after the "
         "correction for the number of tests; a loss as large as the margin is ruled out; or it is not known yet. The "
         "<b>interaction</b> is how far both together are from the sum of their effects. The first verdict that holds "
-        f"is given; the margin is {points(found.margin).lstrip('+')} points. Only the design arm, which is never stopped "
-        "early, is judged: what an adaptive search kept is too lucky to compare.</p>"
+        f"is given; the margin is {points(found.margin).lstrip('+')} points. Only the design arm, which is never "
+        "stopped early, is judged: what an adaptive search kept is too lucky to compare.</p>"
         '<div class="scroll"><table><thead><tr><th>verdict</th><th>when</th></tr></thead>'
         f"<tbody>{rows}</tbody></table></div>"
     )

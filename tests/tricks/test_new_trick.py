@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from search import export
+
 ROOT = Path(__file__).resolve().parents[2]
 TRICK = '''
 """Rare classes weigh more."""
@@ -67,7 +69,9 @@ def command(tmp_path, tricks_folder, empty_store):
     return run
 
 
-def test_a_new_file_is_searched_over(command, tmp_path, tricks_folder):
+def test_a_new_file_is_searched_over(command, tmp_path, tricks_folder, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    store = tmp_path / "mlflow.db"
     done = command("--tricks", str(tricks_folder))
     assert done.returncode == 0, done.stderr[-2000:]
     results = tmp_path / "results" / "small"
@@ -76,8 +80,15 @@ def test_a_new_file_is_searched_over(command, tmp_path, tricks_folder):
     assert {pair["a"], pair["b"]} == {"train/rare_weights", "train/class_balanced"}
     assert int(pair["n_seeds"]) == 2
     assert "rare_weights" in done.stdout
-    best = yaml.safe_load((results / "best.yaml").read_text(encoding="utf-8"))
-    assert best["provenance"]["tricks"] == [str(tricks_folder)]
+    # a recipe that needs the trick says where it is and what it was; one that does not, says nothing of it
+    needs = {}
+    for rank in (1, 2, 3):
+        assert export.main(["--rank", str(rank), "--out", "one.yaml", "--tracking-uri", f"sqlite:///{store}"]) == 0
+        one = yaml.safe_load((tmp_path / "one.yaml").read_text(encoding="utf-8"))
+        used = {trick["name"] for stage in one["plan"]["stages"] for trick in stage["tricks"]}
+        needs["rare_weights" in used] = one["provenance"]
+    assert (needs[True]["tricks"], list(needs[True]["code"])) == (["tricks"], ["rare_weights"])
+    assert (needs[False]["tricks"], needs[False]["code"]) == ([], {})
     # nothing of it is written into the package
     assert not (ROOT / "trainables" / "tricks" / "rare_weights.py").exists()
 
