@@ -99,6 +99,7 @@ def describe(
     labels = {split: getattr(data, f"{split}_labels").tolist() for split in SPLITS}
     names = {split: [f"{split} image {number}" for number in range(len(found))] for split, found in labels.items()}
     channels, high, wide = data.train_images.shape[1:]
+    own = set(data.problems)
     return Description(
         name=name,
         class_names=data.class_names,
@@ -107,8 +108,8 @@ def describe(
         imbalance=data.imbalance,
         split_seed=split_seed,
         fingerprint=data.fingerprint,
-        notes=data.notes,
-        problems=tuple(duplicates(hashes, labels, names)),
+        notes=tuple(note for note in data.notes if note not in own),
+        problems=(*data.problems, *duplicates(hashes, labels, names)),
     )
 
 
@@ -123,7 +124,7 @@ def _files(
     fold_val: bool,
 ) -> Description:
     """Of image files, each of which is decoded."""
-    problems: list[str] = []
+    problems: list[str] = [*source.problems]
     hashes: dict[str, list[str]] = {}
     broken: dict[str, set[int]] = {}
     sizes: Counter[tuple[int, int]] = Counter()
@@ -150,6 +151,7 @@ def _files(
         name, source.labels, source.class_names,
         imbalance=imbalance, split_seed=split_seed, fold_val=fold_val, val=options.val, test=options.test,
     )  # fmt: skip
+    problems += division.problems
     parts = {split: (given, index.tolist()) for split, (given, index) in division.index.items()}
     labels = {split: [int(source.labels[given][row]) for row in rows] for split, (given, rows) in parts.items()}
     problems += duplicates(
@@ -258,7 +260,7 @@ def show(found: Description, console: Console) -> None:
     train = found.counts["train"]
     table = Table(box=None, show_header=False, pad_edge=False)
     size = "several sizes" if found.size is None else "×".join(map(str, found.size))
-    table.add_row("data", f"{found.name}: {len(train)} classes, images {size}")
+    table.add_row("data", Text(f"{found.name}: {len(train)} classes, images {size}"))
     for split in SPLITS:
         counts = found.counts[split]
         if not sum(counts):

@@ -93,6 +93,8 @@ class LongTailed:
             on them, and an interval for new images needs their own share of the variance. Not part of the fingerprint.
         notes: Sentences for people: what was held out or left out, and which classes starve. Not part of the
             fingerprint.
+        problems: Those of the notes that say what is left out, assumed, or cannot be judged. Not part of the
+            fingerprint.
 
     Raises:
         ValueError: Images and labels of a split that do not belong together.
@@ -117,6 +119,7 @@ class LongTailed:
     fingerprint: str = ""
     notes: tuple[str, ...] = ()
     val_given: bool = False
+    problems: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for split in ("train", "val", "test"):

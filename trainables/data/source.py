@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -36,6 +37,7 @@ class Source:
         array_shape: (c, H, W) of the arrays.
         stamp: What changes when the arrays' file does.
         notes: Sentences for people.
+        problems: Likewise, on what is left out or assumed: what should be mended, or at least known.
     """
 
     where: str
@@ -46,6 +48,7 @@ class Source:
     array_shape: tuple[int, int, int] = (0, 0, 0)
     stamp: tuple[object, ...] = ()
     notes: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
 
     def without(self, broken: Mapping[str, set[int]]) -> Source:
         """The same without some files of each split; classes must keep a training image."""
@@ -72,7 +75,8 @@ def check_classes(where: str, labels: Mapping[str, NDArray[np.int64]], class_nam
     classes = len(class_names)
     for split, found in labels.items():
         if not len(found):
-            raise DataError(f"{where}: {split} has no images")
+            instead = "" if split == "train" else f", or take {split} out, and it is cut from the training images"
+            raise DataError(f"{where}: {split} has no images; add some{instead}")
         if found.min() < 0 or found.max() >= classes:
             raise DataError(
                 f"{where}: labels must be whole numbers from 0 to {classes - 1}, got {found.min()} to {found.max()} "
@@ -223,7 +227,8 @@ def long_tailed(
         pad=max(1, min(height, width) // 8) if options.pad is None else options.pad,
         flip=bool(channels == 3) if options.flip is None else options.flip,
         crop=options.crop,
-        notes=(*source.notes, *division.notes),
+        notes=(*source.notes, *division.notes, *source.problems, *division.problems),
+        problems=(*source.problems, *division.problems),
         val_given=division.index["val"][0] == "val",
     )
 
@@ -231,7 +236,7 @@ def long_tailed(
 def _held(name: str, source: Source, options: Options) -> _Held:
     files = [file for split in SPLITS if split in source.labels for file in source.files.get(split, ())]
     labels = [(split, source.labels[split].tobytes()) for split in source.labels]
-    told = (source.where, source.class_names, source.notes, source.stamp, labels, stamp(files))
+    told = (source.where, source.class_names, source.notes, source.problems, source.stamp, labels, stamp(files))
     how = (options.size, options.skip_broken, options.resident_limit, options.feed, options.workers)
     key = hashlib.sha256(repr((told, how)).encode()).hexdigest()
     if key in _LAST:
@@ -240,13 +245,14 @@ def _held(name: str, source: Source, options: Options) -> _Held:
     if source.arrays is not None:
         if options.feed == "streamed":
             raise DataError(f"{name}: arrays are held in memory; only image files can be streamed: leave the feed out")
-        arrays = images = source.arrays()
-        gigabytes = sum(array.nbytes for array in arrays.values()) / 1e9
+        # before they are read
+        gigabytes = sum(map(len, source.labels.values())) * math.prod(source.array_shape) / 1e9
         if gigabytes > options.resident_limit:
             raise DataError(
                 f"{name}: the images are {gigabytes:.1f} GB in memory, above the limit of {options.resident_limit} GB; "
                 f"raise it with ?resident_limit={int(gigabytes) + 1} where the memory is there"
             )
+        arrays = images = source.arrays()
         mean, std = moments(arrays["train"])
     else:
         seen = looked_at(name, files, size=options.size, skip_broken=options.skip_broken)
