@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 SEPARATORS = (",", ";", "\t")
@@ -15,7 +17,7 @@ class TableError(ValueError):
     """A table that cannot be read; the message does not name the file."""
 
 
-def read_rows(file: Path) -> list[tuple[int, list[str]]]:
+def read_rows(file: Path, comment: str = "") -> list[tuple[int, list[str]]]:
     """Every line that is not empty: its number, and its cells without the spaces around them.
 
     The separator is the first of comma, semicolon and tab by which every line has the same number of cells, two at
@@ -23,6 +25,7 @@ def read_rows(file: Path) -> list[tuple[int, list[str]]]:
 
     Args:
         file: Text in UTF-8, with or without a byte-order mark, any line ends; a cell may stand in double quotes.
+        comment: What a line begins with that is left out; "" leaves no line out.
 
     Returns:
         (line, cells) of each line; a line of empty cells counts as empty.
@@ -45,6 +48,8 @@ def read_rows(file: Path) -> list[tuple[int, list[str]]]:
         raise TableError(f"{what}; save it as CSV in UTF-8") from error
     if "\0" in text:
         raise TableError("it holds zero bytes, so it is no text; save it as CSV in UTF-8")
+    if comment:
+        text = re.sub(rf"^{re.escape(comment)}.*$", "", text, flags=re.MULTILINE)
     several: list[list[tuple[int, list[str]]]] = []
     problem: TableError | None = None
     for separator in SEPARATORS:
@@ -64,7 +69,7 @@ def read_rows(file: Path) -> list[tuple[int, list[str]]]:
 
 
 def _split(text: str, separator: str) -> list[tuple[int, list[str]]]:
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True)
     rows = []
     try:
         for row in reader:
@@ -76,7 +81,7 @@ def _split(text: str, separator: str) -> list[tuple[int, list[str]]]:
     return rows
 
 
-def some(names: list[str] | tuple[str, ...], shown: int = 5) -> str:
+def some(names: Sequence[str], shown: int = 5) -> str:
     """A few names of many.
 
     >>> some(["a", "b", "c"], shown=2)
@@ -85,7 +90,7 @@ def some(names: list[str] | tuple[str, ...], shown: int = 5) -> str:
     return ", ".join(names[:shown]) + (", …" if len(names) > shown else "")
 
 
-def repeated(names: list[str] | tuple[str, ...]) -> list[str]:
+def repeated(names: Sequence[str]) -> list[str]:
     """Names that stand more than once, in their order.
 
     >>> repeated(["a", "b", "a"])
