@@ -296,6 +296,6 @@ def _holm(p: Sequence[float]) -> list[float]:
 
 
 def _interval(values: list[float], level: float) -> tuple[float, float, float]:
-    from analysis.record import interval
+    from analysis.record import bounded_interval
 
-    return interval(values, level)
+    return bounded_interval(values, level)

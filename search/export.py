@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.pareto import HARMONIC_MEAN, PICKS
-from analysis.record import BASELINE, RecordError, interval, prediction_interval
+from analysis.record import BASELINE, RecordError, bounded_interval, difference_interval, prediction_interval
+from analysis.words import coverage
 from trainables.numerics import Numerics
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ def document(
     first = own.iloc[0]
     values = [float(value) for value in own.sort_values("seed")["final/accuracy"]]
     low, high = prediction_interval(values)
+    part = coverage(first["val_counts"], first["class_names"])
     return {
         "format": FORMAT,
         "recipe": str(row["recipe"]),
@@ -85,13 +87,13 @@ def document(
         "numerics": _numerics(settings or {}),
         "plan": dict(plan_of(str(row["recipe"]))),
         "measured": {
-            "metric": "accuracy on val (fractions), at the last epoch",
+            "metric": "accuracy on val (fractions), at the last epoch" + (f"; {part}" if part else ""),
             "arm": str(row["arm"]),
             "epochs_scale": float((settings or {}).get("epochs_scale", 1.0)),
             **_length(settings or {}),
             "seeds": [int(seed) for seed in own.sort_values("seed")["seed"]],
             "values": values,
-            **_named(interval(values), ("mean", "low", "high")),
+            **_named(load.mean_interval(own, "final/accuracy"), ("mean", "low", "high")),
             "prediction": _named((low, high), ("low", "high")),
             **_worst_classes(own),
             "gain_over_baseline": _gain(trials, row, load.baseline(trials)),
@@ -146,7 +148,7 @@ def _worst_classes(own: pd.DataFrame) -> dict[str, Any]:
     """The smoothed harmonic mean over the same seeds, where it was recorded."""
     if HARMONIC_MEAN not in own or own[HARMONIC_MEAN].isna().any():
         return {}
-    found = interval([float(value) for value in own[HARMONIC_MEAN]])
+    found = bounded_interval([float(value) for value in own[HARMONIC_MEAN]])
     return {HARMONIC_MEAN.removeprefix("final/"): _named(found, ("mean", "low", "high"))}
 
 
@@ -156,7 +158,7 @@ def _gain(trials: pd.DataFrame, row: pd.Series, baseline: str) -> dict[str, Any]
     reference = done[done["recipe"] == baseline].set_index("seed")["final/accuracy"].to_dict()
     own = done[done["recipe"] == row["recipe"]].set_index("seed")["final/accuracy"].to_dict()
     gains = [own[seed] - reference[seed] for seed in own if seed in reference]
-    return _named(interval(gains), ("mean", "low", "high")) | {"seeds": len(gains)}
+    return _named(difference_interval(gains), ("mean", "low", "high")) | {"seeds": len(gains)}
 
 
 def _numerics(settings: Mapping[str, Any]) -> dict[str, str]:

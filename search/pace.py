@@ -7,7 +7,6 @@ and machine.
 from __future__ import annotations
 
 import json
-import os
 import platform
 import statistics
 from collections.abc import Iterable
@@ -15,6 +14,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from analysis import files
 
 if TYPE_CHECKING:
     from analysis.record import Record
@@ -42,18 +43,16 @@ def file_of(settings: Settings) -> Path:
 def known(settings: Settings, model: str) -> Pace | None:
     """What is known of such trials on this machine; `None` if nothing is."""
     found = _read(file_of(settings)).get(_key(settings, model))
-    return None if found is None else Pace(float(found["seconds"]), str(found["source"]))
+    return None if found is None else Pace(found["seconds"], found["source"])
 
 
 def keep(settings: Settings, model: str, pace: Pace) -> None:
     """Keeps a pace for later previews. One that cannot be written is lost, and nothing else is."""
     file = file_of(settings)
     paces = _read(file) | {_key(settings, model): {"seconds": pace.seconds, "source": pace.source}}
-    new = file.with_name(f".{file.name}.{os.getpid()}")
     with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        new.write_text(json.dumps(paces, indent=2) + "\n", encoding="utf-8")
-        new.replace(file)
+        files.write(file, files.to_json(paces, indent=2) + "\n")
 
 
 def of_records(records: Iterable[Record]) -> float | None:
@@ -73,8 +72,16 @@ def _key(settings: Settings, model: str) -> str:
 
 
 def _read(file: Path) -> dict[str, dict[str, Any]]:
+    """The paces of a file; what is none, after a change by hand or of another version, is not known."""
     try:
         paces = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
-    return paces if isinstance(paces, dict) else {}
+    return {key: pace for key, pace in paces.items() if _is_pace(pace)} if isinstance(paces, dict) else {}
+
+
+def _is_pace(value: Any) -> bool:
+    if not isinstance(value, dict) or not isinstance(value.get("source"), str):
+        return False
+    seconds = value.get("seconds")
+    return isinstance(seconds, int | float) and not isinstance(seconds, bool) and 0 < seconds < 1e9

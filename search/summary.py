@@ -115,12 +115,15 @@ def show(
         used_up: Options that give as much again of the budgets that are used up.
     """
     from analysis import load
+    from analysis.sections import judged
     from search import tracking
 
     piped = not console.is_terminal  # a file keeps whole lines, a terminal would break them within words
     console.print()
     if result.best is not None:
         console.print(_best(result.best), highlight=False, soft_wrap=piped)
+    if part := judged(result.trials):
+        console.print(f"  {part}.", style="yellow", highlight=False, markup=False, soft_wrap=piped)
     if result.conflicts is not None and len(result.conflicts):
         console.print(_conflicts(result.conflicts, result.trials, console.width))
         console.print(

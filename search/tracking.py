@@ -27,7 +27,8 @@ from urllib.parse import urlparse
 from urllib.request import url2pathname
 
 from analysis import load
-from analysis.record import BASELINE, Record, interval
+from analysis.files import to_json
+from analysis.record import BASELINE, Record, bounded_interval
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -157,9 +158,8 @@ class Tracker:
     """
 
     def __init__(self, uri: str, search: str, data: str) -> None:
-        for what, name in (("search", search), ("data set", data)):
-            if not name or _BARRED.search(name):
-                raise TrackingError(f"name of the {what}: no slash, quote, percent sign or line end, got {name!r}")
+        if not search or _BARRED.search(search):
+            raise TrackingError(f"name of the search: no slash, quote, percent sign or line end, got {search!r}")
         check(uri)
         self.uri = uri
         self.search = search
@@ -250,7 +250,8 @@ class Tracker:
         return self.run_id
 
     def _find_experiment(self) -> str:
-        name = load.EXPERIMENTS + self.data
+        # a folder may be called anything, an experiment not
+        name = load.EXPERIMENTS + _BARRED.sub("_", self.data)
         experiment = self._client.get_experiment_by_name(name)
         if experiment is None:
             # Beside the database and not in whatever directory the search was started from.
@@ -429,7 +430,7 @@ class Tracker:
             tags = {}
         params = _recipe_params(record) | {"seed": str(record.seed)}
         self._batch(run_id, metrics=_trial_metrics(record), params=params, tags=tags, timestamp=begun)
-        self._text(run_id, folder, "record.json", json.dumps(record.to_dict()))
+        self._text(run_id, folder, "record.json", to_json(record.to_dict()))
         # Last, because a run that is not RUNNING counts as completely written.
         self._client.set_terminated(run_id, STATUS[record.outcome], end_time=begun + round(record.seconds * 1000))
         self._count(record.recipe, record.arm, record.seed, record.outcome, record.metrics)
@@ -484,7 +485,7 @@ class Tracker:
         metrics: dict[str, float] = {"seeds": float(len(values))}
         for prefix, numbers in (("final", values), ("test", recipe.test)):
             if numbers:
-                mean, low, high = interval(list(numbers.values()))
+                mean, low, high = bounded_interval(list(numbers.values()))
                 found = {"accuracy": mean, "accuracy_low": low, "accuracy_high": high}
                 metrics |= {f"{prefix}/{key}": value for key, value in found.items() if not math.isnan(value)}
         tags = {"arm": ",".join(sorted(recipe.arms)), "arm_counted": arm}
@@ -598,13 +599,12 @@ def _trial_tags(record: Record) -> dict[str, str]:
         "setting": record.setting,
         "correct": str(len(record.correct) or ""),
     }
-    for name, value in (("val_counts", list(record.val_counts)), ("families", dict(record.families))):
-        text = json.dumps(value)
-        if len(text) < 5000:
-            tags[name] = text
-    counts = json.dumps(list(record.counts))
-    if len(counts) < 5000:
-        tags["counts"] = counts
+    for name in ("counts", "val_counts", "class_names"):
+        text = json.dumps(getattr(record, name))
+        tags[name] = text if len(text) < 5000 else load.ELSEWHERE
+    families = json.dumps(dict(record.families))
+    if len(families) < 5000:
+        tags["families"] = families
     tags |= {f"stop/{name}": _text(value) for name, value in record.stop.items()}
     if record.reason:
         # MLflow shows the note as the run's description
