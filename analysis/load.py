@@ -554,6 +554,13 @@ def baseline(trials: pd.DataFrame) -> str:
     return str(seeds.idxmax())
 
 
+def image_error(rows: pd.DataFrame, metric: str) -> float:
+    """Standard error of a trial's metric by the number of images that it was measured on; NaN where unknown."""
+    if f"{metric}_error" not in rows:
+        return float("nan")
+    return float((rows[f"{metric}_error"].astype(float) ** 2).mean() ** 0.5)
+
+
 def mean_interval(rows: pd.DataFrame, metric: str, level: float = 0.95) -> tuple[float, float, float]:
     """Mean of a fraction over trials, with an interval in [0, 1]; see `analysis.record.bounded_interval`.
 
@@ -564,10 +571,7 @@ def mean_interval(rows: pd.DataFrame, metric: str, level: float = 0.95) -> tuple
     """
     known = rows[rows[metric].notna()]
     values = known[metric].tolist()
-    images = 0.0
-    if f"{metric}_error" in known and values:
-        errors = known[f"{metric}_error"].to_numpy(dtype=float)
-        images = effective_images(sum(values) / len(values), float((errors**2).mean() ** 0.5))
+    images = effective_images(sum(values) / len(values), image_error(known, metric)) if values else 0.0
     same = metric.startswith("test/") or ("correct" in known and bool(known["correct"].map(len).any()))
     return bounded_interval(values, level, images=images, same_images=same)
 

@@ -313,10 +313,13 @@ def difference_interval(values: Sequence[float], level: float = 0.95) -> tuple[f
     return mean, -1.0 if low < -1 else low, 1.0 if high > 1 else high
 
 
-def prediction_interval(values: Sequence[float], further: int = 1, level: float = 0.95) -> tuple[float, float]:
+def prediction_interval(
+    values: Sequence[float], further: int = 1, level: float = 0.95, error: float = 0.0
+) -> tuple[float, float]:
     """Where the mean of `further` fresh runs should fall, given the fractions of earlier runs.
 
-    mean ± t(n − 1) · s · √(1/n + 1/further), cut to [0, 1], where fractions lie.
+    mean ± t(n − 1) · s · √(1/n + 1/further), cut to [0, 1], where fractions lie. With the standard error of one value
+    by the number of its images, at least what that alone allows: values that agree by chance do not promise the next.
 
     >>> [round(x, 4) for x in prediction_interval([0.60, 0.62, 0.64])]
     [0.5206, 0.7194]
@@ -327,6 +330,7 @@ def prediction_interval(values: Sequence[float], further: int = 1, level: float 
     array = np.asarray(values, dtype=float)
     if array.size < 2:
         return float("nan"), float("nan")
-    spread = float(array.std(ddof=1)) * float(np.sqrt(1 / array.size + 1 / further))
-    half = float(stats.t.ppf(0.5 + level / 2, array.size - 1)) * spread
+    scatter = float(stats.t.ppf(0.5 + level / 2, array.size - 1)) * float(array.std(ddof=1))
+    of_images = float(stats.norm.ppf(0.5 + level / 2)) * (error if error > 0 else 0.0)
+    half = max(scatter, of_images) * float(np.sqrt(1 / array.size + 1 / further))
     return max(0.0, float(array.mean()) - half), min(1.0, float(array.mean()) + half)

@@ -76,7 +76,7 @@ def document(
     ]
     first = own.iloc[0]
     values = [float(value) for value in own.sort_values("seed")["final/accuracy"]]
-    low, high = prediction_interval(values)
+    low, high = prediction_interval(values, error=load.image_error(own, "final/accuracy"))
     part = coverage(first["val_counts"], first["class_names"])
     return {
         "format": FORMAT,

@@ -70,8 +70,8 @@ def units(found: Found) -> str:
     if "final/classes_in_worst" in found.trials and found.trials["final/classes_in_worst"].notna().any():
         number = int(found.trials["final/classes_in_worst"].max())
         left_out = (
-            f" The harmonic mean and the lowest recall are over the {number} classes that have enough val images for a "
-            "recall of their own."
+            f" The harmonic mean and the lowest recall are over {number} of {len(counts) or 'the'} classes, those with "
+            "enough val images for a recall of their own."
         )
     return safe(
         f"Accuracy is the mean of the classes' recalls on {val}; points are percentage points; intervals are 95 % over "

@@ -90,6 +90,13 @@ def test_the_interval_holds_the_truth(truth: float) -> None:
     assert 0.94 <= held / 2000 <= 0.995
 
 
+def test_a_prediction_knows_how_few_images_there_are() -> None:
+    assert prediction_interval([0.9, 0.9]) == (0.9, 0.9)
+    low, high = prediction_interval([0.9, 0.9], error=0.02)
+    assert low == pytest.approx(0.9 - 1.959964 * 0.02 * math.sqrt(1.5)) and high == pytest.approx(1.8 - low)
+    assert prediction_interval([0.6, 0.9], error=0.02) == prediction_interval([0.6, 0.9], error=math.nan)
+
+
 def test_a_table_of_trials_gives_the_interval_by_its_errors() -> None:
     rows = frame(dataclasses.replace(WHOLE, trial=f"t{seed}", seed=seed) for seed in range(2))
     images = effective_images(1.0, 0.1)

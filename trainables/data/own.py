@@ -40,6 +40,7 @@ import math
 import os
 import re
 import stat
+import textwrap
 import unicodedata
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -570,7 +571,7 @@ def _told(file: Path, what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = str(error) or type(error).__name__
+        reason = textwrap.shorten(str(error), 200, placeholder=" …") or type(error).__name__
         if isinstance(error, MemoryError):
             reason = "it does not fit into memory"
         raise DataError(f"{file}: {what} ({reason})") from error
