@@ -276,6 +276,6 @@ def _sample(weights: Mapping[Cell, int], values: Values, seeds: Sequence[int]) -
 
 
 def _interval(values: list[float], level: float) -> tuple[float, float, float]:
-    from analysis.record import interval
+    from analysis.record import bounded_interval
 
-    return interval(values, level)
+    return bounded_interval(values, level)

@@ -22,7 +22,18 @@ from urllib.request import url2pathname
 import pandas as pd
 
 from analysis.mlflow_store import StoreError, address, connect, database, name_of
-from analysis.record import ARMS, BASELINE, OUTCOMES, SCHEMA, Record, RecordError, choosable, interval
+from analysis.record import (
+    ARMS,
+    BASELINE,
+    OUTCOMES,
+    SCHEMA,
+    Record,
+    RecordError,
+    bounded_interval,
+    choosable,
+    difference_interval,
+    effective_images,
+)
 
 EXPERIMENTS = "longtail/"
 """What the names of our MLflow experiments begin with; the data set's name follows."""
@@ -34,9 +45,12 @@ COLUMNS = (
     "search", "trial", "arm", "recipe", "title", "seed", "split_seed", "first_stage", "tricks", "context", "outcome",
     "choices", "data", "model", "imbalance", "fingerprint", "counts", "epochs", "epochs_trained", "images", "steps",
     "seconds", "seconds_saved", "reused", "reason", "started", "schema", "run_id",
-    "setting", "stop", "families", "val_counts", "correct", "gpus", "memory",
+    "setting", "stop", "families", "val_counts", "class_names", "correct", "gpus", "memory",
 )  # fmt: skip
 """Columns of a table of trials, before the metrics. `run_id` is empty for records in memory."""
+
+ELSEWHERE = "in record.json"
+"""Tag of what is too long for one."""
 
 COSTS = ("epochs", "epochs_trained", "images", "steps", "seconds", "seconds_saved")
 """Fields of a record that MLflow keeps as metrics "cost/<name>"."""
@@ -122,7 +136,7 @@ def _searches(client: Any) -> list[Search]:
     found = [
         Search(
             name=run.data.tags["search"],
-            data=experiments[run.info.experiment_id],
+            data=run.data.tags.get("data", experiments[run.info.experiment_id]),
             started=run.info.start_time / 1000,
             trials=int(run.data.metrics.get("trials", 0)),
             finished=int(run.data.metrics.get("trials_finished", 0)),
@@ -312,7 +326,7 @@ def _row(client: Any, run: Any) -> dict[str, Any]:
             "model": params.pop("model"),
             "imbalance": float(params.pop("imbalance")),
             "fingerprint": tags.get("fingerprint", ""),
-            "counts": tuple(json.loads(tags.get("counts", "[]"))),
+            "counts": _listed(tags, "counts"),
             "reused": tuple(json.loads(tags.get("reused", "[]"))),
             "reason": tags.get("reason", ""),
             "started": run.info.start_time / 1000,
@@ -321,14 +335,17 @@ def _row(client: Any, run: Any) -> dict[str, Any]:
             "setting": tags.get("setting", ""),
             "stop": {key.removeprefix("stop/"): parsed(text) for key, text in tags.items() if key.startswith("stop/")},
             "families": json.loads(tags.get("families", "{}")),
-            "val_counts": tuple(json.loads(tags.get("val_counts", "[]"))),
+            "val_counts": _listed(tags, "val_counts"),
+            "class_names": _listed(tags, "class_names"),
             "correct": (),
             "gpus": metrics.get("cost/gpus", 0.0),
             "memory": metrics.get("cost/memory", 0.0),
         }
-        if tags.get("correct"):
-            # thousands of images are too many for a tag
-            row["correct"] = tuple(json.loads(_artifact(client, run, "record.json"))["correct"])
+        # thousands of images or classes are too many for a tag
+        large = [name for name in ("counts", "val_counts", "class_names") if tags.get(name) == ELSEWHERE]
+        if large or tags.get("correct"):
+            whole = json.loads(_artifact(client, run, "record.json"))
+            row |= {name: tuple(whole[name]) for name in [*large, "correct"]}
         for name in COSTS:
             value = metrics[f"cost/{name}"]
             row[name] = int(value) if name in ("images", "steps") else value
@@ -348,6 +365,12 @@ def _row(client: Any, run: Any) -> dict[str, Any]:
 def _made(choices: Mapping[str, Any]) -> dict[str, Any]:
     """The choices that were made: in MLflow, every choice of the space that a recipe does without is "none"."""
     return {name: value for name, value in choices.items() if value is not None}
+
+
+def _listed(tags: Mapping[str, str], name: str) -> tuple[Any, ...]:
+    """A tag that is a list; empty where it stands elsewhere or nowhere."""
+    text = tags.get(name, "[]")
+    return () if text == ELSEWHERE else tuple(json.loads(text))
 
 
 def parsed(text: str) -> Any:
@@ -489,6 +512,28 @@ def baseline(trials: pd.DataFrame) -> str:
     return str(seeds.idxmax())
 
 
+def image_error(rows: pd.DataFrame, metric: str) -> float:
+    """Standard error of a trial's metric by the number of images that it was measured on; NaN where unknown."""
+    if f"{metric}_error" not in rows:
+        return float("nan")
+    return float((rows[f"{metric}_error"].astype(float) ** 2).mean() ** 0.5)
+
+
+def mean_interval(rows: pd.DataFrame, metric: str, level: float = 0.95) -> tuple[float, float, float]:
+    """Mean of a fraction over trials, with an interval in [0, 1]; see `analysis.record.bounded_interval`.
+
+    Args:
+        rows: Trials of one recipe, one for each seed; those without the metric are left out.
+        metric: A column that is a fraction.
+        level: Of the interval.
+    """
+    known = rows[rows[metric].notna()]
+    values = known[metric].tolist()
+    images = effective_images(sum(values) / len(values), image_error(known, metric)) if values else 0.0
+    same = metric.startswith("test/") or ("correct" in known and bool(known["correct"].map(len).any()))
+    return bounded_interval(values, level, images=images, same_images=same)
+
+
 def ranking(trials: pd.DataFrame, metric: str = "final/accuracy", level: float = 0.95) -> pd.DataFrame:
     """Recipes, best first.
 
@@ -532,11 +577,12 @@ def ranking(trials: pd.DataFrame, metric: str = "final/accuracy", level: float =
         arm, seeds = estimate(values[recipe])
         if not arm:
             continue
-        mean, low, high = interval(list(seeds.values()), level)
+        own = done[(done["recipe"] == recipe) & (done["arm"] == arm)].drop_duplicates("seed", keep="last")
+        mean, low, high = mean_interval(own, metric, level)
         gains = [value - reference[seed] for seed, value in seeds.items() if seed in reference]
         if recipe == plain:
             gains = []
-        gain, gain_low, gain_high = interval(gains, level)
+        gain, gain_low, gain_high = difference_interval(gains, level)
         places[recipe] = place(values[recipe], plain=recipe == plain)
         table.append(
             {

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pandas as pd
 
 from analysis.drawing import BEST, PLAIN, safe, style
-from analysis.record import ARMS, interval
+from analysis.record import ARMS, bounded_interval
 from analysis.words import FAINT, INK, percent, seeds
 
 if TYPE_CHECKING:
@@ -95,14 +95,14 @@ def front(table: pd.DataFrame) -> go.Figure:
 
 
 def _reach(numbers: tuple[float, float, float], end: int) -> float:
-    """Length of an error bar in percent, within [0, 100]; 0 where there is no interval."""
+    """Length of an error bar in percent; 0 where there is no interval."""
     bound = numbers[end]
-    return 100 * abs(min(max(bound, 0.0), 1.0) - numbers[0]) if math.isfinite(bound) else 0.0
+    return 100 * abs(bound - numbers[0]) if math.isfinite(bound) else 0.0
 
 
 def _span(numbers: tuple[float, float, float]) -> str:
     mean, low, high = numbers
-    bounds = f" ({percent(max(low, 0.0))} to {percent(min(high, 1.0))})" if math.isfinite(low) else ""
+    bounds = f" ({percent(low)} to {percent(high)})" if math.isfinite(low) else ""
     return percent(mean) + bounds
 
 
@@ -167,12 +167,18 @@ def learning_curves(info: Sequence[Curve]) -> go.Figure:
     return figure
 
 
+SHOWN = 14
+"""Letters of a class's name at the axis."""
+
+
 class Recall(NamedTuple):
-    """Recall of every class of one recipe, the most frequent class first; fractions."""
+    """Recall of every class of one recipe, the most frequent class first; fractions, NaN where it is not known."""
 
     name: str
     classes: list[int]
+    names: list[str]
     counts: list[int]
+    val_counts: list[int]
     mean: list[float]
     low: list[float]
     high: list[float]
@@ -180,7 +186,7 @@ class Recall(NamedTuple):
 
 
 def recalls_info(trials: pd.DataFrame, recipes: Mapping[str, str]) -> list[Recall]:
-    """Per-class recall, mean and 95 % t interval over the seeds of one recipe.
+    """Per-class recall, mean and 95 % interval over the seeds of one recipe.
 
     Args:
         trials: Rows that speak for the recipes.
@@ -189,17 +195,41 @@ def recalls_info(trials: pd.DataFrame, recipes: Mapping[str, str]) -> list[Recal
     found = []
     columns = [name for name in trials.columns if name.startswith("recall/")]
     for recipe, name in recipes.items():
-        mine = trials[trials["recipe"] == recipe].dropna(subset=columns)
+        mine = trials[trials["recipe"] == recipe].dropna(subset=columns, how="all")
         if mine.empty or not columns:
             continue
-        counts = mine["counts"].iloc[0]
+        first, size = mine.iloc[0], len(columns)
+        # what records do not say of every class, they do not say
+        counts, val_counts, names = (
+            list(first[field]) if field in first and len(first[field]) == size else []
+            for field in ("counts", "val_counts", "class_names")
+        )
         order = [int(column.split("/")[1]) for column in columns]
-        if len(counts) == len(columns):
+        if counts:
             order.sort(key=lambda index: (-counts[index], index))
-        stats = [interval(mine[f"recall/{index}"].tolist()) for index in order]
-        sizes = [int(counts[index]) for index in order] if len(counts) == len(columns) else []
+        same = "correct" in mine and bool(mine["correct"].map(len).any())
+        stats = [
+            bounded_interval(
+                mine[f"recall/{index}"].dropna().tolist(),
+                images=val_counts[index] if val_counts else 0,
+                same_images=same,
+            )
+            for index in order
+        ]
         mean, low, high = ([row[part] for row in stats] for part in range(3))
-        found.append(Recall(name, order, sizes, mean, low, high, len(mine)))
+        found.append(
+            Recall(
+                name,
+                order,
+                [names[index] if names else f"class {index}" for index in order],
+                [int(counts[index]) for index in order if counts],
+                [int(val_counts[index]) for index in order if val_counts],
+                mean,
+                low,
+                high,
+                len(mine),
+            )
+        )
     return found
 
 
@@ -214,7 +244,8 @@ def recalls(info: Sequence[Recall]) -> go.Figure:
         zip(info, ((BEST, "circle"), (PLAIN, "diamond-open")), strict=False)
     ):
         x = [place + (shift if index else -shift) * few for place in range(len(recall.classes))]
-        known = few and all(math.isfinite(low) for low in recall.low)
+        each = list(zip(recall.mean, recall.low, recall.high, strict=True))
+        known = few and any(math.isfinite(low) for low in recall.low)
         sizes: Sequence[int | str] = recall.counts or ["?"] * len(recall.classes)
         figure.add_trace(
             go.Scatter(
@@ -224,13 +255,12 @@ def recalls(info: Sequence[Recall]) -> go.Figure:
                 marker={"symbol": symbol, "size": 9},
                 error_y={
                     "type": "data", "symmetric": False, "thickness": 1.5, "width": 3, "color": colour,
-                    "array": [100 * (min(h, 1) - m) for m, h in zip(recall.mean, recall.high, strict=True)],
-                    "arrayminus": [100 * (m - max(lo, 0)) for m, lo in zip(recall.mean, recall.low, strict=True)],
+                    "array": [_reach(numbers, 2) for numbers in each],
+                    "arrayminus": [_reach(numbers, 1) for numbers in each],
                 } if known else None,
                 customdata=[
-                    f"class {c}, {n} training images: {percent(m)}"
-                    + (f" ({percent(max(lo, 0))} to {percent(min(h, 1))})" if math.isfinite(lo) else "")
-                    for c, n, m, lo, h in zip(recall.classes, sizes, recall.mean, recall.low, recall.high, strict=True)
+                    f"{safe(class_name)}, {count} training images: {_span(numbers)}"
+                    for class_name, count, numbers in zip(recall.names, sizes, each, strict=True)
                 ],
                 hovertemplate=f"%{{customdata}}, {seeds(recall.seeds)}<extra></extra>",
             )
@@ -240,7 +270,11 @@ def recalls(info: Sequence[Recall]) -> go.Figure:
         first = info[0]
         step = max(1, math.ceil(len(first.classes) / 12))
         places = list(range(0, len(first.classes), step))
-        ticks = [f"<b>{first.classes[p]}</b>" + (f"<br>{first.counts[p]}" if first.counts else "") for p in places]
+        named = [name if len(name) <= SHOWN else f"{name[: SHOWN - 1]}…" for name in (first.names[p] for p in places)]
+        ticks = [
+            f"<b>{safe(name)}</b>" + (f"<br>{first.counts[p]}" if first.counts else "")
+            for name, p in zip(named, places, strict=True)
+        ]
         figure.update_xaxes(tickvals=places, ticktext=ticks, tickangle=0)
     figure.update_xaxes(title="class, and its training images below", showgrid=False, fixedrange=True)
     figure.update_yaxes(title="recall on val, %", range=[-2, 102], fixedrange=True)

@@ -7,6 +7,8 @@ its name says otherwise. `schema` grows when a field changes its meaning.
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -97,6 +99,7 @@ class Record:
         fingerprint: Of the data and the split.
         counts: Training images per class.
         val_counts: Held-out images per class.
+        class_names: Of every class, in the order of the counts.
         epochs: Epochs of the plan, members multiplied.
         epochs_trained: Of these, trained by this trial and not re-used; with what it trained for other trials.
         images: Images seen in training, the cost at which recipes are compared.
@@ -156,6 +159,7 @@ class Record:
     gpus: float = 0.0
     memory: float = 0.0
     families: dict[str, str] = field(default_factory=dict)
+    class_names: tuple[str, ...] = ()
     started: float = 0.0
     schema: int = field(default=SCHEMA)
 
@@ -185,13 +189,28 @@ class Record:
                 "use the version of longtail-tune that wrote it"
             )
         values = dict(fields)
-        for name in ("tricks", "counts", "val_counts", "reused", "recalls", "correct"):
+        for name in ("tricks", "counts", "val_counts", "class_names", "reused", "recalls", "correct"):
             values[name] = tuple(values.get(name) or ())
-        values["curve"] = tuple(Point(**point) for point in values.get("curve") or ())
+        # JSON has no NaN: what is unknown is null there
+        values["recalls"] = tuple(math.nan if recall is None else recall for recall in values["recalls"])
+        for name in ("metrics", "per_class"):
+            values[name] = _known(values.get(name) or {})
+        if values.get("imbalance") is None:
+            values["imbalance"] = math.nan
+        values["curve"] = tuple(
+            Point(**{**point, "metrics": _known(point["metrics"])}) for point in values.get("curve") or ()
+        )
         return Record(**values)
 
 
-def interval(values: list[float] | tuple[float, ...], level: float = 0.95) -> tuple[float, float, float]:
+def _known(value: Any) -> Any:
+    """Numbers as they are, NaN for null."""
+    if isinstance(value, dict):
+        return {key: _known(one) for key, one in value.items()}
+    return [_known(one) for one in value] if isinstance(value, list) else math.nan if value is None else value
+
+
+def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:
     """Mean and two-sided t interval of a few values; the bounds are NaN for fewer than two.
 
     >>> [round(x, 4) for x in interval([0.60, 0.62, 0.64])]
@@ -210,37 +229,97 @@ def interval(values: list[float] | tuple[float, ...], level: float = 0.95) -> tu
     return mean, mean - half, mean + half
 
 
-def bounded_interval(values: list[float] | tuple[float, ...], level: float = 0.95) -> tuple[float, float, float]:
-    """Mean and two-sided interval of a few fractions, with limits inside (0, 1).
+def bounded_interval(
+    values: Sequence[float], level: float = 0.95, *, images: float = 0.0, same_images: bool = False
+) -> tuple[float, float, float]:
+    """Mean and two-sided interval of a few fractions, with limits in [0, 1].
 
-    The t interval of the mean m on the log-odds scale, where its error is s / (√n · m(1 − m)):
-    logit m ± t(n − 1) · that, back as fractions. For numbers near an end of their range, such as harmonic means and
-    recalls of rare classes, whose plain interval would leave it. For little scatter it equals `interval`. A mean of 0
-    or 1 counts as 1e-3 from the end.
+    Wilson's interval with an effective number of images: n_eff / q² = m(1 − m) / h², where h is the half width of the
+    t interval of the mean m, or of what the number of images alone allows where that says less. So seeds that agree by
+    chance, or because they judge the same few images right, give no interval of width 0. For little scatter it equals
+    `interval`.
+
+    Args:
+        values: One fraction of each seed.
+        level: Of the interval.
+        images: Images that each value was measured on, see `effective_images`; 0 where unknown.
+        same_images: Whether every seed was measured on the same ones, so that more seeds do not make them more.
+
+    Returns:
+        Mean, lower and upper limit. The limits are NaN for fewer than two values, and for equal ones of unknown images.
+
+    Source: Wilson 1927, doi:10.1080/01621459.1927.10502953; effective size: Korn and Graubard 1998, Survey Methodology
+        24, 193-201.
+    Differs: the effective size is the smaller of two, not an estimate of the design effect.
 
     >>> [round(x, 3) for x in bounded_interval([0.02, 0.12, 0.03])]
-    [0.057, 0.005, 0.437]
+    [0.057, 0.007, 0.336]
     >>> [round(x, 3) for x in interval([0.02, 0.12, 0.03])]
     [0.057, -0.08, 0.193]
+    >>> [round(x, 3) for x in bounded_interval([1.0, 1.0], images=7)]
+    [1.0, 0.785, 1.0]
     """
-    import math
+    import numpy as np
+    from scipy import stats
 
     mean, low, high = interval(values, level)
     if math.isnan(low):
         return mean, low, high
-    inside = min(max(mean, 1e-3), 1 - 1e-3)
-    reach = (high - mean) / (inside * (1 - inside))
-    odds = math.log(inside / (1 - inside))
-    ends = [1 / (1 + math.exp(-min(max(end, -700.0), 700.0))) for end in (odds - reach, odds + reach)]
-    return mean, min(ends[0], mean), max(ends[1], mean)
+    half = (high - low) / 2
+    # q² / n_eff; fractions that scatter have a mean inside (0, 1)
+    share = half**2 / (mean * (1 - mean)) if 0 < mean < 1 else 0.0
+    if images:
+        of_images = float(stats.norm.ppf(0.5 + level / 2)) ** 2 / (images * (1 if same_images else len(values)))
+        share = share + of_images if same_images else max(share, of_images)
+    if not share:
+        return mean, math.nan, math.nan
+    centre, reach = (mean + share / 2) / (1 + share), np.sqrt(mean * (1 - mean) * share + share**2 / 4) / (1 + share)
+    return mean, float(max(0.0, min(centre - reach, mean))), float(min(1.0, max(centre + reach, mean)))
+
+
+def effective_images(value: float, error: float) -> float:
+    """How many images measure a fraction with this standard error, 0 where the error is unknown.
+
+    The N at which √(p(1 − p) / N) is the error, with p = (N · value + ½) / (N + 1), as the error is taken from smoothed
+    recalls: a fraction of 1 does not mean that it is known exactly.
+
+    >>> round(effective_images(0.8, 0.04)), round(effective_images(1.0, 0.1)), effective_images(0.8, float("nan"))
+    (101, 6, 0.0)
+    """
+    from scipy.optimize import brentq
+
+    if not error > 0 or not math.isfinite(value):
+        return 0.0
+
+    def lacking(log_images: float) -> float:
+        images = math.exp(log_images)
+        p = (images * value + 0.5) / (images + 1)
+        return math.sqrt(p * (1 - p) / images) - error
+
+    lowest, highest = math.log(1e-3), math.log(1e12)
+    if lacking(lowest) < 0 or lacking(highest) > 0:
+        return 0.0
+    return math.exp(brentq(lacking, lowest, highest))
+
+
+def difference_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:
+    """Mean and two-sided t interval of a few differences of fractions, cut to [−1, 1], where differences lie.
+
+    >>> difference_interval([0.1, 0.9])[1:]
+    (-1.0, 1.0)
+    """
+    mean, low, high = interval(values, level)
+    # NaN stays, as no comparison with it holds
+    return mean, -1.0 if low < -1 else low, 1.0 if high > 1 else high
 
 
 def prediction_interval(
-    values: list[float] | tuple[float, ...], further: int = 1, level: float = 0.95
+    values: Sequence[float], further: int = 1, level: float = 0.95, error: float = 0.0
 ) -> tuple[float, float]:
-    """Where the mean of `further` fresh runs should fall, given the values of earlier runs.
+    """Where the mean of `further` fresh runs should fall, given the fractions of earlier runs.
 
-    mean ± t(n − 1) · s · √(1/n + 1/further)
+    mean ± t(n − 1) · s · √(1/n + 1/further), cut to [0, 1], where fractions lie. With the standard error of one value
+    by the number of its images, at least what that alone allows: values that agree by chance do not promise the next.
 
     >>> [round(x, 4) for x in prediction_interval([0.60, 0.62, 0.64])]
     [0.5206, 0.7194]
@@ -251,6 +330,7 @@ def prediction_interval(
     array = np.asarray(values, dtype=float)
     if array.size < 2:
         return float("nan"), float("nan")
-    spread = float(array.std(ddof=1)) * float(np.sqrt(1 / array.size + 1 / further))
-    half = float(stats.t.ppf(0.5 + level / 2, array.size - 1)) * spread
-    return float(array.mean()) - half, float(array.mean()) + half
+    scatter = float(stats.t.ppf(0.5 + level / 2, array.size - 1)) * float(array.std(ddof=1))
+    of_images = float(stats.norm.ppf(0.5 + level / 2)) * (error if error > 0 else 0.0)
+    half = max(scatter, of_images) * float(np.sqrt(1 / array.size + 1 / further))
+    return max(0.0, float(array.mean()) - half), min(1.0, float(array.mean()) + half)

@@ -20,7 +20,7 @@ import pandas as pd
 from analysis import load, page, sections
 from analysis.health import warnings
 from analysis.mlflow_store import address
-from analysis.record import RecordError, interval
+from analysis.record import RecordError
 from analysis.text import echo, lenient_output, sentence
 from analysis.words import DIRECTIONS, labels_of, percent, points, seeds, settled, short, span
 
@@ -408,8 +408,9 @@ def _best_words(found: Found) -> str:
     row = _row(found.ranking, found.best)
     title = "the baseline" if found.best == found.baseline else row["title"]
     seen = f"{percent(row['mean'])} accuracy on val ({_bounds(row)}{seeds(row['seeds'])}, {_ARM_WORDS[row['arm']]})"
+    part = f" {judged}." if (judged := sections.judged(found.trials)) else ""
     if found.best == found.baseline:
-        return f"No recipe is ahead of the baseline, which has {seen}."
+        return f"No recipe is ahead of the baseline, which has {seen}.{part}"
     words = f"{title}, {seen}. "
     if not row["gain_seeds"]:
         words += "What it gains over the baseline is unknown: they share no seed."
@@ -424,7 +425,7 @@ def _best_words(found: Found) -> str:
             words += f" It trains on {ratio:.1f} times the images that the baseline sees."
     if row["diverged"]:
         words += f" {row['diverged']} of its trials diverged."
-    return words + _test_words(found)
+    return words + part + _test_words(found)
 
 
 def _test_words(found: Found) -> str:
@@ -433,14 +434,17 @@ def _test_words(found: Found) -> str:
     read = found.trials[found.trials["outcome"] == "finished"].dropna(subset=["test/accuracy"])
     words = []
     for recipe, name in ((found.best, "it"), (found.baseline, "the baseline")):
-        values = read[read["recipe"] == recipe]["test/accuracy"].tolist()
-        if values:
-            mean, low, high = interval(values)
+        own = read[read["recipe"] == recipe]
+        if len(own):
+            mean, low, high = load.mean_interval(own, "test/accuracy")
             bounds = f"{percent(low)} to {percent(high)}, " if math.isfinite(low) else ""
-            words.append(f"{name} has {percent(mean)} ({bounds}{seeds(len(values))})")
+            words.append(f"{name} has {percent(mean)} ({bounds}{seeds(len(own))})")
     winners = read["recipe"].nunique() - 1  # each confirmed winner is measured beside the baseline
     often = "read once" if winners < 2 else f"read for {winners} winners, one after the other"
-    return f" On the test split, {often}, {' and '.join(words)}." if words else ""
+    part = ""
+    if "test/classes_judged" in read and (number := read["test/classes_judged"].dropna()).size:
+        part = f", over the {int(number.iloc[0])} classes that have test images"
+    return f" On the test split, {often}{part}, {' and '.join(words)}." if words else ""
 
 
 def _bounds(row: Mapping[str, Any]) -> str:

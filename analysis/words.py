@@ -8,9 +8,11 @@ apart (checked by `tests/analysis/test_page.py`), and no colour stands without a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from analysis.text import printable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -127,6 +129,31 @@ def span(value: float, low: float, high: float) -> str:
         return "unknown"
     bounds = f"{points(low)} to {points(high)}" if math.isfinite(low) and math.isfinite(high) else "no interval"
     return f"{points(value)} ({bounds})"
+
+
+def coverage(counts: Sequence[int], class_names: Sequence[str] = (), split: str = "val", shown: int = 8) -> str:
+    """Which classes an accuracy is not about, in a sentence; "" where it is about all of them.
+
+    Args:
+        counts: Images of each class in the split; empty where unknown.
+        class_names: Of each class; their numbers stand in where absent.
+        split: "val" or "test".
+        shown: Names at most.
+
+    >>> coverage([6, 3, 0, 0], ["ant", "bee", "cat", "dog"])
+    '2 of 4 classes have no val image: cat, dog. Accuracy on val is the mean recall of the other 2'
+    >>> coverage([6, 3])
+    ''
+    """
+    absent = [label for label, count in enumerate(counts) if not count]
+    if not absent:
+        return ""
+    names = class_names if len(class_names) == len(counts) else [f"class {label}" for label in range(len(counts))]
+    named = ", ".join(printable(names[label], keep="") for label in absent[:shown]) + (", …" if absent[shown:] else "")
+    return (
+        f"{len(absent)} of {len(counts)} classes {'has' if len(absent) == 1 else 'have'} no {split} image: {named}. "
+        f"Accuracy on {split} is the mean recall of the other {len(counts) - len(absent)}"
+    )
 
 
 def short(labels: Iterable[str]) -> dict[str, str]:

@@ -244,6 +244,7 @@ class Recorder(_DriverOnly, Callback):  # type: ignore[misc]
             fingerprint=payload.get("fingerprint", ""),
             counts=tuple(payload.get("counts", ())),
             val_counts=tuple(payload.get("val_counts", ())),
+            class_names=tuple(payload.get("class_names", ())),
             epochs=payload.get("epochs", 0),
             epochs_trained=payload.get("epochs_trained", 0),
             images=payload.get("images", 0),

@@ -123,8 +123,10 @@ class Display:
     def _best_text(self) -> str:
         if self._best is None:
             return "none yet"
-        accuracy = self._best.metrics["final/accuracy"]
-        return f"{accuracy:.1%} in a single trial: {self._best.title}"
+        accuracy, counts = self._best.metrics["final/accuracy"], self._best.val_counts
+        known = sum(count > 0 for count in counts)
+        part = f" (mean over the {known} of {len(counts)} classes that have val images)" if known < len(counts) else ""
+        return f"{accuracy:.1%}{part} in a single trial: {self._best.title}"
 
     def _line(self) -> str:
         done, planned, left = self._counts()

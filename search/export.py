@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from analysis import files
 from analysis.pareto import HARMONIC_MEAN, PICKS
-from analysis.record import BASELINE, RecordError, interval, prediction_interval
+from analysis.record import BASELINE, RecordError, bounded_interval, difference_interval, prediction_interval
 from analysis.text import command, echo, lenient_output, sentence
+from analysis.words import coverage
 from trainables.data.catalogue import DataError
 from trainables.numerics import Numerics
 
@@ -80,6 +81,8 @@ def document(
     first = own.iloc[0]
     values = [float(value) for value in own.sort_values("seed")["final/accuracy"]]
     plan = dict(plan_of(str(row["recipe"])))
+    low, high = prediction_interval(values, error=load.image_error(own, "final/accuracy"))
+    part = coverage(first["val_counts"], first["class_names"])
     return {
         "format": FORMAT,
         "recipe": str(row["recipe"]),
@@ -89,14 +92,14 @@ def document(
         "numerics": _numerics(settings or {}),
         "plan": plan,
         "measured": {
-            "metric": "accuracy on val (fractions), at the last epoch",
+            "metric": "accuracy on val (fractions), at the last epoch" + (f"; {part}" if part else ""),
             "arm": str(row["arm"]),
             "epochs_scale": float((settings or {}).get("epochs_scale", 1.0)),
             **_length(settings or {}),
             "seeds": [int(seed) for seed in own.sort_values("seed")["seed"]],
             "values": values,
-            **_named(_shares(interval(values)), ("mean", "low", "high")),
-            "prediction": _named(_shares(prediction_interval(values)), ("low", "high")),
+            **_named(load.mean_interval(own, "final/accuracy"), ("mean", "low", "high")),
+            "prediction": _named((low, high), ("low", "high")),
             **_worst_classes(own),
             "gain_over_baseline": _gain(trials, row, load.baseline(trials)),
             "images_seen": {"recipe": float(own["images"].mean()), "baseline": _images(trials, load.baseline(trials))},
@@ -189,11 +192,6 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def _shares(values: Sequence[float]) -> list[float]:
-    """Mean or ends of an interval of an accuracy, which lies in [0, 1]; NaN stays."""
-    return [min(1.0, max(0.0, value)) if math.isfinite(value) else value for value in values]
-
-
 def check_identity(uri: str, name: str, trials: pd.DataFrame, settings: Mapping[str, Any]) -> tuple[list[str], str]:
     """Whether a recipe may be told from these trials: all on the same data, which are what they were, as is the code.
 
@@ -238,7 +236,7 @@ def _worst_classes(own: pd.DataFrame) -> dict[str, Any]:
     """The smoothed harmonic mean over the same seeds, where it was recorded."""
     if HARMONIC_MEAN not in own or own[HARMONIC_MEAN].isna().any():
         return {}
-    found = interval([float(value) for value in own[HARMONIC_MEAN]])
+    found = bounded_interval([float(value) for value in own[HARMONIC_MEAN]])
     return {HARMONIC_MEAN.removeprefix("final/"): _named(found, ("mean", "low", "high"))}
 
 
@@ -248,7 +246,7 @@ def _gain(trials: pd.DataFrame, row: pd.Series, baseline: str) -> dict[str, Any]
     reference = done[done["recipe"] == baseline].set_index("seed")["final/accuracy"].to_dict()
     own = done[done["recipe"] == row["recipe"]].set_index("seed")["final/accuracy"].to_dict()
     gains = [own[seed] - reference[seed] for seed in own if seed in reference]
-    return _named(interval(gains), ("mean", "low", "high")) | {"seeds": len(gains)}
+    return _named(difference_interval(gains), ("mean", "low", "high")) | {"seeds": len(gains)}
 
 
 def _numerics(settings: Mapping[str, Any]) -> dict[str, str]:

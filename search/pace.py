@@ -75,8 +75,16 @@ def _key(settings: Settings, model: str) -> str:
 
 
 def _read(file: Path) -> dict[str, dict[str, Any]]:
+    """The paces of a file; what is none, after a change by hand or of another version, is not known."""
     try:
         paces = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
-    return paces if isinstance(paces, dict) else {}
+    return {key: pace for key, pace in paces.items() if _is_pace(pace)} if isinstance(paces, dict) else {}
+
+
+def _is_pace(value: Any) -> bool:
+    if not isinstance(value, dict) or not isinstance(value.get("source"), str):
+        return False
+    seconds = value.get("seconds")
+    return isinstance(seconds, int | float) and not isinstance(seconds, bool) and 0 < seconds < 1e9

@@ -153,9 +153,13 @@ def show(
         used_up: Options that grant again the budgets that are used up.
         notes: What the data left out or assumed.
     """
+    from analysis.sections import judged
+
     console.print()
     if result.best is not None:
         console.print(_best(result.best))
+    if part := judged(result.trials):
+        console.print(styled(sentence(f"  {part}."), "yellow"), soft_wrap=True)
     for warning in result.health:
         console.print(styled(sentence(f"Before you believe it: {warning}"), "yellow"), soft_wrap=True)
     if result.conflicts is not None and len(result.conflicts):

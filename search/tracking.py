@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysis import files, load, mlflow_store
 from analysis.mlflow_store import NOWHERE, StoreError, key, pair_name
-from analysis.record import BASELINE, Record, interval
+from analysis.record import BASELINE, Record, bounded_interval
 from analysis.text import command
 
 if TYPE_CHECKING:
@@ -316,9 +316,8 @@ class Tracker:
     """
 
     def __init__(self, uri: str, search: str, data: str, folder: Path | None = None) -> None:
-        for what, name in (("search", search), ("data set", data)):
-            if not name or _BARRED.search(name):
-                raise TrackingError(f"name of the {what}: no slash, quote, percent sign or line end, got {name!r}")
+        if not search or _BARRED.search(search):
+            raise TrackingError(f"name of the search: no slash, quote, percent sign or line end, got {search!r}")
         self.uri = uri if uri == NOWHERE else mlflow_store.address(uri)
         check(self.uri)
         self.search = search
@@ -487,7 +486,8 @@ class Tracker:
         self._batch(self.run_id, params=params, tags=_differing(tags, there.tags))
 
     def _find_experiment(self) -> str:
-        name = load.EXPERIMENTS + self.data
+        # a folder may be called anything, an experiment not
+        name = load.EXPERIMENTS + _BARRED.sub("_", self.data)
         file = mlflow_store.database(self.uri)
         # Beside the database and not in whatever directory the search was started from.
         place = None if file is None else (file.parent / "mlruns" / name.replace("/", "-")).as_uri()
@@ -1035,13 +1035,12 @@ def _trial_tags(record: Record) -> dict[str, str]:
         "setting": record.setting,
         "correct": str(len(record.correct) or ""),
     }
-    for name, value in (("val_counts", list(record.val_counts)), ("families", dict(record.families))):
-        text = json.dumps(value)
-        if len(text) < 5000:
-            tags[name] = text
-    counts = json.dumps(list(record.counts))
-    if len(counts) < 5000:
-        tags["counts"] = counts
+    for name in ("counts", "val_counts", "class_names"):
+        text = json.dumps(getattr(record, name))
+        tags[name] = text if len(text) < 5000 else load.ELSEWHERE
+    families = json.dumps(dict(record.families))
+    if len(families) < 5000:
+        tags["families"] = families
     tags |= {f"stop/{name}": _text(value) for name, value in record.stop.items()}
     if record.reason:
         # MLflow shows the note as the run's description
@@ -1073,7 +1072,7 @@ def _means(recipe: _Recipe) -> dict[str, float]:
     means: dict[str, float] = dict.fromkeys(recipe.metrics, math.nan) | {"seeds": float(len(values))}
     for prefix, numbers in (("final", values), ("test", recipe.test)):
         if numbers:
-            mean, low, high = interval(list(numbers.values()))
+            mean, low, high = bounded_interval(list(numbers.values()))
             found = {"accuracy": mean, "accuracy_low": low, "accuracy_high": high}
             means |= {f"{prefix}/{name}": value for name, value in found.items() if not math.isnan(value)}
     return means

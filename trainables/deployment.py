@@ -6,18 +6,26 @@ command can refuse a file before anything heavy is imported.
 
 from __future__ import annotations
 
-import csv
+import difflib
 import math
+import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from trainables.tables import TableError, read_rows, repeated, some
 
 PRIORS = ("uniform", "train")
 """Priors by name: every class alike; as the training images."""
 
 MOST_COSTS = 1_000
 """Classes up to which a cost matrix is taken: it travels with every trial."""
+
+
+LARGEST = 1e100
+"""Of a weight and of a cost, so that sums of them stay numbers."""
 
 
 class DeploymentError(ValueError):
@@ -46,14 +54,32 @@ class Deployment:
 
     @staticmethod
     def from_dict(fields: Mapping[str, Any] | None) -> Deployment:
-        """The inverse of `to_dict`, also after a passage through JSON; `None` weighs nothing."""
+        """The inverse of `to_dict`, also after a passage through JSON; `None` weighs nothing.
+
+        Raises:
+            DeploymentError: The fields are not those that `to_dict` gives.
+        """
         if not fields:
             return Deployment()
+        what = "a deployment"
+        if not isinstance(fields, Mapping) or set(fields) != {"prior", "cost"}:
+            raise DeploymentError(f"{what} has the fields prior and cost, got {_shortened(fields)}")
         prior, cost = fields["prior"], fields["cost"]
-        return Deployment(
-            prior if prior is None or isinstance(prior, str) else tuple(prior),
-            None if cost is None else tuple(tuple(row) for row in cost),
-        )
+        if prior is not None and prior not in PRIORS:
+            if not _are_numbers(prior) or min(prior, default=-1) < 0 or not sum(prior):
+                raise DeploymentError(
+                    f"prior of {what} must be null, one of {', '.join(PRIORS)}, or a weight of at least 0 for each "
+                    f"class, got {_shortened(prior)}"
+                )
+            prior = tuple(map(float, prior))
+        if cost is not None:
+            rows = list(cost) if isinstance(cost, list | tuple) else []
+            if not rows or not all(_are_numbers(row) and len(row) == len(rows) for row in rows):
+                raise DeploymentError(
+                    f"cost of {what} must be null, or a row of numbers for each class, got {_shortened(cost)}"
+                )
+            cost = tuple(tuple(map(float, row)) for row in rows)
+        return Deployment(prior, cost)
 
     def weights(self, counts: Sequence[int], known: Sequence[bool]) -> tuple[float, ...]:
         """The prior over the classes that were measured: (C,), sum 1, 0 where nothing was.
@@ -120,15 +146,20 @@ def read(prior: str | None, cost: str | None, class_names: Sequence[str]) -> Dep
     """A prior and a cost matrix as the command gives them.
 
     Args:
-        prior: "uniform", "train", or a CSV file with a class and its weight in each line (or a weight alone, in the
-            order of the classes).
-        cost: A CSV file with the costs of a true class in each line, in the order of the classes; a first line and a
-            first column of class names may be there.
-        class_names: C names.
+        prior: "uniform", "train", or a CSV file with a class and its weight in each line, or with weights alone in the
+            order of the classes; a first line may name the columns.
+        cost: A CSV file with the costs of a true class in each line. A first line names the classes that are said, a
+            first column the true ones, in any order; what has no names is in the order of the classes.
+        class_names: C different names.
+
+    A line that begins with # is a comment. Names are needed where the order of the classes is not the one that people
+    expect, as in 1, 10, 2, or where the lines have names and the columns, in another order, have none, or vice versa.
 
     Raises:
         DeploymentError: A file cannot be read, or is not about these classes.
     """
+    stripped = [name.strip() for name in class_names]  # as the cells of a table are
+    class_names = class_names if repeated(stripped) else stripped
     weights: str | tuple[float, ...] | None = prior
     if prior is not None and prior not in PRIORS:
         weights = _prior(Path(prior), class_names)
@@ -136,21 +167,25 @@ def read(prior: str | None, cost: str | None, class_names: Sequence[str]) -> Dep
 
 
 def _prior(file: Path, class_names: Sequence[str]) -> tuple[float, ...]:
-    rows = _rows("--prior", file, f" (or one of {', '.join(PRIORS)})")
+    what = f"--prior {file}"
+    rows = _rows(what, file, f" (or one of {', '.join(PRIORS)})")
+    header = rows[0][1]
+    if not _is_number(header[-1]) and header[0] not in class_names and len(rows) > 1:
+        rows = rows[1:]
     if all(len(row) == 1 for _, row in rows):
         if len(rows) != len(class_names):
             raise DeploymentError(
-                f"--prior {file}: has {len(rows)} weights, and the data {len(class_names)} classes; give one a class"
+                f"{what}: has {len(rows)} weights, and the data {len(class_names)} classes; give one a class"
             )
+        _check_order(what, class_names)
         rows = [(line, [name, row[0]]) for name, (line, row) in zip(class_names, rows, strict=True)]
     found: dict[str, float] = {}
     for line, row in rows:
-        where = f"--prior {file}, line {line}"
+        where = f"{what}, line {line}"
         if len(row) != 2:
             raise DeploymentError(f"{where}: expected a class and its weight, got {','.join(row)!r}")
         name, weight = row[0], _number(where, row[1])
-        if name not in class_names:
-            raise DeploymentError(f"{where}: no class {name!r} in the data; classes are {_some(class_names)}")
+        _check_known(where, name, class_names)
         if name in found:
             raise DeploymentError(f"{where}: class {name!r} stands twice")
         if weight < 0:
@@ -158,64 +193,110 @@ def _prior(file: Path, class_names: Sequence[str]) -> tuple[float, ...]:
         found[name] = weight
     absent = [name for name in class_names if name not in found]
     if absent:
-        raise DeploymentError(f"--prior {file}: no weight for {len(absent)} classes: {_some(absent)}; give each one")
+        quoted = "; put a name that begins with # in quotes" if any(name.startswith("#") for name in absent) else ""
+        raise DeploymentError(f"{what}: no weight for {len(absent)} classes: {some(absent)}; give each one{quoted}")
     if not sum(found.values()):
-        raise DeploymentError(f"--prior {file}: all weights are 0; at least one class must occur")
+        raise DeploymentError(f"{what}: all weights are 0; at least one class must occur")
     return tuple(found[name] for name in class_names)
 
 
 def _cost(file: Path, class_names: Sequence[str]) -> tuple[tuple[float, ...], ...]:
-    classes = len(class_names)
+    classes, what = len(class_names), f"--cost {file}"
     if classes > MOST_COSTS:
-        raise DeploymentError(f"--cost {file}: the data have {classes} classes; a matrix is taken up to {MOST_COSTS}")
-    rows = _rows("--cost", file, "")
-    header = rows[0][1]
-    # where classes are numbered, costs may look like names
-    named = set(class_names) <= set(header) and (len(rows) > classes or not all(map(_is_number, header)))
-    if named:
-        columns = [header.index(name) for name in class_names]
-        by_name = {row[0]: (line, row) for line, row in rows[1:]}
-        if columns[0] and set(by_name) >= set(class_names):
-            rows = [(by_name[name][0], [by_name[name][1][c] for c in columns if c < len(by_name[name][1])])
-                    for name in class_names]  # fmt: skip
-        else:
-            rows = [(line, [row[c] for c in columns if c < len(row)]) for line, row in rows[1:]]
-    if len(rows) != classes:
-        raise DeploymentError(f"--cost {file}: has {len(rows)} rows of costs, and the data {classes} classes")
-    matrix = []
+        raise DeploymentError(f"{what}: the data have {classes} classes; a matrix is taken up to {MOST_COSTS}")
+    rows = _rows(what, file, "")
+    # by the table's size and not by its cells: where classes are numbered, costs look like names
+    header = rows.pop(0) if len(rows) == classes + 1 else None
+    heads = header is None and not any(map(_is_number, rows[0][1]))
+    if len(rows) != classes or heads:
+        raise DeploymentError(f"{what}: has {len(rows) - heads} rows of costs, and the data {classes} classes")
+    named = len(rows[0][1]) == classes + 1
     for line, row in rows:
-        where = f"--cost {file}, line {line}"
-        if len(row) != classes:
-            raise DeploymentError(f"{where}: has {len(row)} costs, and the data {classes} classes")
-        matrix.append(tuple(_number(where, text) for text in row))
-    return tuple(matrix)
+        if len(row) != classes + named:
+            raise DeploymentError(f"{what}, line {line}: has {len(row) - named} costs, and the data {classes} classes")
+    said = true = list(class_names)
+    if header is not None:
+        line, cells = header
+        said = cells[1:] if named and len(cells) == classes + 1 else cells
+        _check_names(f"{what}, line {line}", said, class_names)
+    if named:
+        true = [row[0] for _, row in rows]
+        _check_names(f"{what}, first column", true, class_names)
+    if header is None and not named:
+        _check_order(what, class_names)
+    if (header is None or not named) and (said != list(class_names) or true != list(class_names)):
+        raise DeploymentError(
+            f"{what}: its {'rows' if named else 'columns'} are named in another order than that of the data's classes, "
+            f"{some(class_names)}, and its {'columns' if named else 'rows'} are not named; "
+            + ("put a first line with their names above" if named else "begin each row of costs with its class")
+        )
+    costs = {
+        name: {other: _number(f"{what}, line {line}", text) for other, text in zip(said, row[named:], strict=True)}
+        for name, (line, row) in zip(true, rows, strict=True)
+    }
+    return tuple(tuple(costs[name][other] for other in class_names) for name in class_names)
 
 
-def _rows(option: str, file: Path, instead: str) -> list[tuple[int, list[str]]]:
+def _rows(what: str, file: Path, instead: str) -> list[tuple[int, list[str]]]:
     try:
-        with file.open(encoding="utf-8-sig", newline="") as stream:
-            lines = [(number, [cell.strip() for cell in row]) for number, row in enumerate(csv.reader(stream), start=1)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is not CSV text in UTF-8"
-        raise DeploymentError(f"{option} {file}: cannot read the file ({why}){instead}") from error
-    rows = [(number, row) for number, row in lines if any(row) and not row[0].startswith("#")]
+        rows = read_rows(file, comment="#")
+    except TableError as error:
+        raise DeploymentError(f"{what}: cannot read the file ({error}){instead}") from error
     if not rows:
-        raise DeploymentError(f"{option} {file}: the file is empty")
+        raise DeploymentError(f"{what}: the file is empty")
     return rows
+
+
+def _check_names(where: str, names: Sequence[str], class_names: Sequence[str]) -> None:
+    """Refuses names that are not those of the classes, each once."""
+    for name in names:
+        _check_known(where, name, class_names)
+    if twice := repeated(names):
+        raise DeploymentError(f"{where}: class {twice[0]!r} stands twice")
+    if lacking := [name for name in class_names if name not in set(names)]:
+        raise DeploymentError(f"{where}: lacks {len(lacking)} classes: {some(lacking)}")
+
+
+def _check_known(where: str, name: str, class_names: Sequence[str]) -> None:
+    if name not in class_names:
+        near = difflib.get_close_matches(name, class_names, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else f"; classes are {some(class_names)}"
+        raise DeploymentError(f"{where}: no class {name!r} in the data{hint}")
+
+
+def _check_order(what: str, class_names: Sequence[str]) -> None:
+    """Refuses a table without names where people count otherwise than the classes are sorted: 1, 10, 2."""
+    counted = sorted(class_names, key=lambda name: [(part.isdigit(), int(part) if part.isdigit() else 0, part)
+                                                    for part in re.split(r"([0-9]{1,18})", name)])  # fmt: skip
+    if list(class_names) == sorted(class_names) != counted:
+        raise DeploymentError(
+            f"{what}: has no names, and the data's classes are in the order {some(class_names)}; so that none is taken "
+            "for another, name the classes in the file"
+        )
 
 
 def _is_number(text: str) -> bool:
     try:
-        return math.isfinite(float(text))
+        return abs(float(text)) <= LARGEST
     except ValueError:
         return False
 
 
 def _number(where: str, text: str) -> float:
     if not _is_number(text):
-        raise DeploymentError(f"{where}: expected a number, got {text!r}")
+        hint = "; write decimals with a point" if re.fullmatch(r"[+-]?[0-9]*,[0-9]+", text) else ""
+        if re.fullmatch(r"[+-]?[0-9.]+(e[0-9]+)?", text):
+            hint = f"; at most {LARGEST:g} is taken"
+        raise DeploymentError(f"{where}: expected a number, got {_shortened(text)}{hint}")
     return float(text)
 
 
-def _some(names: Sequence[str], shown: int = 5) -> str:
-    return ", ".join(names[:shown]) + (", …" if len(names) > shown else "")
+def _are_numbers(values: Any) -> bool:
+    """Whether it is a list of numbers, none of them too large."""
+    return isinstance(values, list | tuple) and all(
+        isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST for value in values
+    )
+
+
+def _shortened(value: Any) -> str:
+    return textwrap.shorten(repr(value)[:200], 60, placeholder=" …") if len(repr(value)) > 60 else repr(value)

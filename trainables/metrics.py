@@ -120,7 +120,9 @@ def summarise(recalls: Numbers, counts: Numbers, totals: Numbers | None = None) 
         lowest_recall; these three leave out classes with fewer than 5 evaluation images, unless there are no others:
         one image would decide them, while in a mean of recalls it counts as one of many;
         many (n > 100), medium (20 ≤ n ≤ 100), few (n < 20): the mean recall of each group, by training
-        counts. A group without classes is absent.
+        counts. A group without classes is absent;
+        classes_judged: how many classes accuracy is over, where that is not all of them; classes_in_worst: likewise
+        of the harmonic and geometric mean and the lowest recall.
 
     Raises:
         ValueError: Lengths that differ, recalls outside [0, 1], or no recall at all.
@@ -152,6 +154,8 @@ def summarise(recalls: Numbers, counts: Numbers, totals: Numbers | None = None) 
         "geometric_mean": float(positive.log().mean().exp()),
         "lowest_recall": float(own.min()),
     }
+    for name, number in (("classes_judged", len(r)), ("classes_in_worst", len(own))):
+        summary |= {name: float(number)} if number < len(known) else {}
     groups = {"many": n > MANY_ABOVE, "medium": (n >= FEW_BELOW) & (n <= MANY_ABOVE), "few": n < FEW_BELOW}
     return summary | {name: float(r[members].mean()) for name, members in groups.items() if bool(members.any())}
 

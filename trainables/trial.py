@@ -345,6 +345,7 @@ class Trial(Trainable):  # type: ignore[misc]
         }
         if outcome == "finished":
             payload["metrics"], payload["recalls"], correct = pipeline.result()
+            payload["class_names"] = list(data.class_names)
             # image by image, and only where every seed block has the same ones
             payload["correct"] = correct if data.val_given else []
             payload["per_class"] = pipeline.per_class()

@@ -5,9 +5,9 @@ Numbers are fractions in the tables and in CSV; people read percent and points.
 
 from analysis.sections.on_pairs import elsewhere, least, no_table, nominated, pairs
 from analysis.sections.on_recipes import alone, around, classes, curves, front, importance, recipes
-from analysis.sections.on_search import context, cost, notices, progress, provenance, units, verdicts
+from analysis.sections.on_search import context, cost, judged, notices, progress, provenance, units, verdicts
 
 __all__ = [
-    "alone", "around", "classes", "context", "cost", "curves", "elsewhere", "front", "importance", "least", "no_table",
-    "nominated", "notices", "pairs", "progress", "provenance", "recipes", "units", "verdicts",
+    "alone", "around", "classes", "context", "cost", "curves", "elsewhere", "front", "importance", "judged", "least",
+    "no_table", "nominated", "notices", "pairs", "progress", "provenance", "recipes", "units", "verdicts",
 ]  # fmt: skip

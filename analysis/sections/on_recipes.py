@@ -10,13 +10,15 @@ import pandas as pd
 
 from analysis import forests, load, plots
 from analysis.page import csv, effect, figure, note, number, p_value, percent_span, safe, table, wrap
-from analysis.record import BASELINE, NUMBERS, NUMBERS_IN_WORDS, bounded_interval
-from analysis.words import seeds
+from analysis.record import BASELINE, NUMBERS, NUMBERS_IN_WORDS
+from analysis.words import coverage, seeds
 
 if TYPE_CHECKING:
     from analysis.report import Found
 
 MOST_RECIPES = 12
+MOST_CLASSES = 200
+"""Rows of a table on the page."""
 
 SECONDARY = {"final/harmonic_mean": "harmonic mean", "final/few": "few-shot classes"}
 _SEED_WORDS = {
@@ -47,11 +49,11 @@ def recipes(found: Found) -> str:
         cells = [
             number(str(ranks[row["recipe"]]), ranks[row["recipe"]]),
             f'<td class="name">{wrap(name)}<small>{safe(row["recipe"])}</small></td>',
-            number(percent_span(row["mean"], max(row["low"], 0.0), min(row["high"], 1.0)), row["mean"]),
+            number(percent_span(row["mean"], row["low"], row["high"]), row["mean"]),
             number(gain or "–", row["gain"]),
         ]
         for column in secondary:
-            mean, low, high = bounded_interval(own[column].dropna().tolist())
+            mean, low, high = load.mean_interval(own, column)
             cells.append(number(percent_span(mean, low, high), mean))
         lost = f", {row['diverged']} diverged" if row["diverged"] else ""
         arm = _SEED_WORDS.get(row["arm"], row["arm"])
@@ -98,7 +100,7 @@ def _path(steps: pd.DataFrame) -> str:
         "<tr>"
         + number(str(row["step"]), row["step"])
         + f'<td class="name">{wrap(" + ".join(_spelled(row["added"]))) or BASELINE}</td>'
-        + number(percent_span(row["mean"], max(row["low"], 0.0), min(row["high"], 1.0)), row["mean"])
+        + number(percent_span(row["mean"], row["low"], row["high"]), row["mean"])
         + number(effect(row["gain"], row["gain_low"], row["gain_high"]) if row["step"] else "–", row["gain"])
         + number(effect(row["total"], row["total_low"], row["total_high"]) if row["step"] else "–", row["total"])
         + number(str(row["n_seeds"]), row["n_seeds"])
@@ -169,7 +171,7 @@ def front(found: Found) -> str:
         f'<tr><td class="name">{wrap(row["title"])}{"<small>the knee</small>" if row["knee"] else ""}'
         f"<small>{safe(row['recipe'])}</small></td>"
         + "".join(
-            number(percent_span(row[name], max(row[f"{name}_low"], 0.0), min(row[f"{name}_high"], 1.0)), row[name])
+            number(percent_span(row[name], row[f"{name}_low"], row[f"{name}_high"]), row[name])
             for name in ("accuracy", "harmonic_mean")
         )
         + number(
@@ -306,4 +308,33 @@ def classes(found: Found) -> str:
         )
     counts = ", ".join(f"{recall.name}: {seeds(recall.seeds)}" for recall in info)
     caption = f"From the most to the least frequent class; mean, and 95 % interval over several seeds ({counts})."
-    return figure(plots.recalls(info), "recalls", caption) + _absent(info, names, "recall")
+    part = coverage(info[0].val_counts, info[0].names)
+    return (
+        (note(f"{part}. Classes without a recall have no mark below.") if part else "")
+        + figure(plots.recalls(info), "recalls", caption)
+        + _class_table(info)
+        + _absent(info, names, "recall")
+    )
+
+
+def _class_table(info: Sequence[plots.Recall]) -> str:
+    """The recalls by the classes' names."""
+    first = info[0]
+    rows = []
+    body = []
+    for place, name in enumerate(first.names):
+        row: dict[str, Any] = {"label": first.classes[place], "class": name}
+        cells = [f'<td class="name">{wrap(name)}</td>']
+        for what, numbers in (("training images", first.counts), ("val images", first.val_counts)):
+            row[what] = numbers[place] if numbers else None
+            cells.append(number(f"{numbers[place]:,}" if numbers else "–", numbers[place] if numbers else math.nan))
+        for recall in info:
+            mean, low, high = recall.mean[place], recall.low[place], recall.high[place]
+            row |= {f"{recall.name}, recall": mean, f"{recall.name}, low": low, f"{recall.name}, high": high}
+            cells.append(number(percent_span(mean, low, high), mean))
+        rows.append(row)
+        if place < MOST_CLASSES:
+            body.append(f"<tr>{''.join(cells)}</tr>")
+    heads = ["class", "training images", "val images", *(f"recall of the {recall.name}, %" for recall in info)]
+    more = note(f"The first {MOST_CLASSES} of {len(rows)} classes; the CSV has all.") if rows[MOST_CLASSES:] else ""
+    return more + table(heads, body, "classes", csv(pd.DataFrame(rows)), "classes.csv")

@@ -12,7 +12,7 @@ import pandas as pd
 from analysis import plots
 from analysis.page import csv, figure, note, number, safe, sign, table, wrap
 from analysis.page import notices as page_notices
-from analysis.words import VERDICTS, duration, percent, points
+from analysis.words import VERDICTS, coverage, duration, percent, points
 
 if TYPE_CHECKING:
     from analysis.report import Found
@@ -45,12 +45,45 @@ def notices(found: Found) -> str:
     return page_notices("Before you believe it", found.health) + page_notices("Data", data)
 
 
+def judged(trials: pd.DataFrame) -> str:
+    """Which classes an accuracy on val is not about; "" where it is about all of them."""
+    return coverage(*val_of(trials))
+
+
+def val_of(trials: pd.DataFrame) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Val images of each class, and the names of the classes; empty where the trials do not say."""
+    found: list[tuple[int, ...]] = []
+    for row in trials.to_dict("records"):
+        counts, names = row.get("val_counts", ()), row.get("class_names", ())
+        if len(counts) and len(names) == len(counts):
+            return tuple(counts), tuple(names)
+        found += [tuple(counts)] * bool(len(counts))
+    return (found[0], ()) if found else ((), ())
+
+
 def units(found: Found) -> str:
     """What accuracy, points and intervals are."""
-    val = "val images" if "val=realistic" in str(found.trials["data"].max()) else "balanced val images"
+    counts, _ = val_of(found.trials)
+    val = "val images"
+    if counts:
+        even = min(counts) == max(counts)
+        val = (
+            f"{counts[0]:,} val images of each class"
+            if even
+            else f"{min(counts):,} to {max(counts):,} val images a class"
+        )
+    part = judged(found.trials)
+    left_out = ""
+    if "final/classes_in_worst" in found.trials and found.trials["final/classes_in_worst"].notna().any():
+        number = int(found.trials["final/classes_in_worst"].max())
+        left_out = (
+            f" The harmonic mean and the lowest recall are over {number} of {len(counts) or 'the'} classes, those with "
+            "enough val images for a recall of their own."
+        )
     return safe(
         f"Accuracy is the mean of the classes' recalls on {val}; points are percentage points; intervals are 95 % over "
-        "seeds."
+        "seeds, those of accuracies by Wilson's method, which keeps them within 0 and 100 % and knows how few images "
+        f"there are.{f' {part}.' if part else ''}{left_out}"
     )
 
 

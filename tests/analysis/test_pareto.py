@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from analysis.pareto import ACCURACY, HARMONIC_MEAN, front, knee, non_dominated, too_few
-from analysis.record import RecordError, interval
+from analysis.record import RecordError, bounded_interval
 
 
 def trials(rows: list[tuple[str, str, int, float, float]]) -> pd.DataFrame:
@@ -35,7 +35,7 @@ def test_what_another_one_beats_is_not_on_the_front():
 def test_means_and_intervals_are_over_seeds():
     rows = [("a", "race", seed, 0.6 + 0.1 * seed, 0.3 + 0.05 * seed) for seed in range(3)]
     row = front(trials(rows)).iloc[0]
-    low, high = interval([0.6, 0.7, 0.8])[1:]
+    low, high = bounded_interval([0.6, 0.7, 0.8])[1:]
     assert (row["accuracy"], row["accuracy_low"], row["accuracy_high"]) == pytest.approx((0.7, low, high))
     assert (row["harmonic_mean"], row["seeds"], row["title"]) == (pytest.approx(0.35), 3, "title of a")
     single = front(trials([("a", "race", 0, 0.5, 0.5)])).iloc[0]

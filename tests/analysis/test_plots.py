@@ -59,12 +59,12 @@ def test_the_path_starts_at_the_baseline():
     assert list(figure.data[0].x) == [60, 70, 72] and list(figure.data[0].y) == [2, 1, 0]
 
 
-def test_the_front_marks_its_knee_and_bars_stay_within_a_hundred():
+def test_the_front_marks_its_knee_and_its_bars_are_the_intervals():
     table = pd.DataFrame(
         {
             "title": ["x", "y", "z"], "accuracy": [0.9, 0.8, 0.7], "accuracy_low": [0.8, 0.7, math.nan],
-            "accuracy_high": [1.1, 0.9, math.nan], "harmonic_mean": [0.5, 0.7, 0.4],
-            "harmonic_mean_low": [-0.1, 0.6, math.nan], "harmonic_mean_high": [0.9, 0.8, math.nan],
+            "accuracy_high": [1.0, 0.9, math.nan], "harmonic_mean": [0.5, 0.7, 0.4],
+            "harmonic_mean_low": [0.0, 0.6, math.nan], "harmonic_mean_high": [0.9, 0.8, math.nan],
             "on_front": [True, True, False], "knee": [False, True, False],
         }
     )  # fmt: skip

@@ -6,6 +6,7 @@ import io
 import itertools
 import math
 import re
+from html import escape, unescape
 from html.parser import HTMLParser
 
 import numpy as np
@@ -160,6 +161,7 @@ def test_recalls_are_sorted_by_the_training_images(trials):
     assert (recall.classes, recall.counts, recall.seeds) == ([1, 2, 0], [100, 30, 2], 2)
     accuracy = trials[(trials["recipe"] == "id-none") & (trials["seed"] < 2)]["final/accuracy"].mean()
     assert recall.mean == pytest.approx([accuracy + 0.1, accuracy + 0.1, accuracy - 0.2])
+    assert recall.names == ["class 1", "class 2", "class 0"] and recall.val_counts == [30, 30, 30]
     assert plots.recalls_info(trials.drop(columns=["recall/0", "recall/1", "recall/2"]), {"id-none": "x"}) == []
 
 
@@ -183,9 +185,10 @@ def test_progress_counts_in_the_order_of_the_end():
 def test_the_answer_names_the_best_the_conflict_and_what_is_free(trials):
     answer = dict(report.answer(report.gather(trials, margin=0.02)))
     best = answer["Best recipe"]
-    # By hand: race means 0.85 and 0.65, gains all 0.20.
+    # By hand: race means 0.85 and 0.65, gains all 0.20; half width of the t interval h = 4.3027 × 0.01 / √3 = 0.02484,
+    # w = h² / (0.85 × 0.15) = 0.00484, (0.85 + w / 2) / (1 + w) ± √(0.1275 w + w² / 4) / (1 + w).
     assert best.startswith(
-        "train/class_balanced + later/mixup, 85.0 % accuracy on val (95 % interval 82.5 to 87.5, 3 seeds"
+        "train/class_balanced + later/mixup, 85.0 % accuracy on val (95 % interval 82.3 to 87.3, 3 seeds"
     )
     assert "Over the baseline: +20.0 points (+20.0 to +20.0); paired over 3 seeds." in best
     avoid = answer["Avoid together"]
@@ -370,6 +373,55 @@ def test_an_empty_search_says_what_is_missing(trials, tmp_path):
 def test_without_a_race_the_page_says_so(trials, tmp_path):
     text = words(report.write(tmp_path / "r.html", trials[trials["arm"] == "design"]).read_text(encoding="utf-8"))
     assert "No race on fresh seeds has been run" in text
+
+
+def in_part(records: list[Record]) -> pd.DataFrame:
+    """Of three classes, one has no val image."""
+    evil = "</script><b>dog"
+    return load.frame(
+        dataclasses.replace(
+            one, val_counts=(0, 9, 2), class_names=(evil, "ant", "bee"), recalls=(math.nan, *one.recalls[1:]),
+            metrics=one.metrics | {"final/classes_judged": 2.0, "final/classes_in_worst": 1.0},
+        )
+        for one in records
+    )  # fmt: skip
+
+
+def test_classes_without_val_images_are_named_where_the_accuracy_stands(records, tmp_path):
+    trials = in_part(records)
+    html = report.write(tmp_path / "r.html", trials, margin=0.02).read_text(encoding="utf-8")
+    assert structure(html).open == [] and "<b>dog" not in html
+    text = words(html)
+    part = "1 of 3 classes has no val image: </script><b>dog. Accuracy on val is the mean recall of the other 2"
+    said, part = part, escape(part)
+    best = text[text.index("Best recipe") :]
+    assert part in best[: best.index("Which tricks conflict")]
+    assert "recalls on 0 to 9 val images a class; points are" in text and "balanced val" not in text
+    assert text.count(part) >= 3  # the answer, the units, the classes
+    assert "The harmonic mean and the lowest recall are over 1 of 3 classes, those with enough val images" in text
+    answer = dict(report.answer(report.gather(trials, margin=0.02)))
+    assert said in answer["Best recipe"]
+    even = words(report.write(tmp_path / "r.html", load.frame(records), margin=0.02).read_text(encoding="utf-8"))
+    assert "no val image" not in even and "recalls on 30 val images of each class" in even
+
+
+def test_classes_are_shown_by_name(records, tmp_path):
+    trials = in_part(records)
+    best, baseline = plots.recalls_info(
+        trials[trials["seed"] >= 100], {"id-ced-xup": "best recipe", "id-none": "baseline"}
+    )
+    assert best.names == baseline.names == ["ant", "bee", "</script><b>dog"]
+    assert math.isnan(best.mean[2]) and best.seeds == 3 and best.low[0] < best.mean[0] < best.high[0] <= 1
+    figure = plots.recalls([best, baseline])
+    assert figure.data[0].customdata[0].startswith("ant, 100 training images: 9")
+    assert figure.layout.xaxis.ticktext[2] == "<b>&lt;/script&gt;&lt;b&gt;d…</b><br>2"
+    assert figure.data[0].error_y.array[2] == 0
+    html = report.write(tmp_path / "r.html", trials, margin=0.02).read_text(encoding="utf-8")
+    source = re.search(r'<textarea id="csv-classes"[^>]*>(.*?)</textarea>', html, re.DOTALL).group(1)
+    rows = list(csv.DictReader(io.StringIO(unescape(source))))
+    assert [row["class"] for row in rows] == ["ant", "bee", "</script><b>dog"]
+    assert [row["val images"] for row in rows] == ["9", "2", "0"] and rows[2]["best recipe, recall"] == ""
+    assert float(rows[0]["best recipe, recall"]) == pytest.approx(0.95)
 
 
 def test_text_of_others_is_escaped(tmp_path):

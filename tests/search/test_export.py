@@ -68,11 +68,12 @@ def test_the_best_recipe_with_its_numbers_by_hand():
     assert (measured["arm"], measured["seeds"], measured["values"]) == ("confirm", [3000, 3001], [0.69, 0.75])
     # two values: mean 0.72, t(1) = 12.7062, s = 0.042426, half width 12.7062 · 0.042426 / √2 = 0.381186
     assert measured["mean"] == pytest.approx(0.72)
-    assert measured["low"] == pytest.approx(0.72 - 0.381186, abs=1e-5)
-    # prediction of one more: 12.7062 · 0.042426 · √1.5 = 0.660233
-    assert measured["prediction"]["low"] == pytest.approx(0.72 - 0.660233, abs=1e-5)
-    # 0.72 + 0.66 is no accuracy
-    assert measured["prediction"]["high"] == measured["high"] == 1.0
+    # by Wilson's method, w = 0.381186² / (0.72 · 0.28) = 0.72074: (0.72 + w / 2) / (1 + w) = 0.62785 and
+    # √(0.2016 w + w² / 4) / (1 + w) = 0.30485
+    assert measured["low"] == pytest.approx(0.62785 - 0.30485, abs=1e-5)
+    assert measured["high"] == pytest.approx(0.62785 + 0.30485, abs=1e-5)
+    # prediction of one more: 12.7062 · 0.042426 · √1.5 = 0.660233, and no accuracy is above 1
+    assert measured["prediction"] == {"low": pytest.approx(0.72 - 0.660233, abs=1e-5), "high": 1.0}
     # paired with the baseline of the same arm: 0.08 and 0.10
     gain = measured["gain_over_baseline"]
     assert (gain["mean"], gain["seeds"]) == (pytest.approx(0.09), 2)

@@ -1,6 +1,7 @@
 """How long an epoch takes: kept, found again, and never in the way."""
 
 import dataclasses
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -28,7 +29,10 @@ def test_what_is_kept_is_known_for_the_same_trials_alone(settings):
 
 def test_a_damaged_file_is_as_none(settings):
     pace.keep(settings, "resnet8", Pace(0.25, "search x"))
-    for text in ("{", "[1]", ""):
+    key = next(iter(json.loads(pace.file_of(settings).read_text())))
+    odd = ['{"source": "x"}', '{"source": 1, "seconds": 1}', '{"source": "x", "seconds": "fast"}', "3", "null"]
+    odd += [f'{{"source": "x", "seconds": {seconds}}}' for seconds in ("NaN", "-1", "true", "1e999", "1" + "0" * 400)]
+    for text in ("{", "[1]", "", "[" * 100_000, *(f"{{{json.dumps(key)}: {value}}}" for value in odd)):
         pace.file_of(settings).write_text(text)
         assert pace.known(settings, "resnet8") is None
     pace.keep(settings, "resnet8", Pace(0.5, "search y"))

@@ -78,10 +78,11 @@ def test_three_levels_of_runs_with_their_tags(uri):
 def test_the_recipe_run_carries_the_mean_and_its_interval(uri):
     write(uri, *(trial(f"t{seed}", accuracy, seed=seed) for seed, accuracy in enumerate((0.60, 0.62, 0.64))))
     (recipe,) = runs(uri, "recipe").values()
-    # By hand: sd 0.02, t(2 df, 97.5 %) = 4.3027, half-width 4.3027 × 0.02 / √3 = 0.04968.
+    # By hand: sd 0.02, t(2 df, 97.5 %) = 4.3027, half-width h = 4.3027 × 0.02 / √3 = 0.04968; by Wilson's method with
+    # w = h² / (0.62 × 0.38) = 0.010477, (0.62 + w / 2) / (1 + w) ± √(0.2356 w + w² / 4) / (1 + w).
     assert recipe.data.metrics["final/accuracy"] == pytest.approx(0.62)
-    assert recipe.data.metrics["final/accuracy_low"] == pytest.approx(0.57032, abs=1e-5)
-    assert recipe.data.metrics["final/accuracy_high"] == pytest.approx(0.66968, abs=1e-5)
+    assert recipe.data.metrics["final/accuracy_low"] == pytest.approx(0.56930, abs=2e-5)
+    assert recipe.data.metrics["final/accuracy_high"] == pytest.approx(0.66818, abs=2e-5)
     assert recipe.data.metrics["seeds"] == 3
 
 
@@ -205,10 +206,36 @@ def test_a_taken_name_is_refused_unless_it_is_continued(uri):
 
 def test_many_classes_stay_within_the_limits(uri):
     recalls = tuple(0.5 for _ in range(3000))
-    write(uri, trial("t0", recalls=recalls, counts=(5,) * 3000), trial("t1", seed=1, recalls=recalls[:200]))
+    names, whole = tuple(f"class {index}" for index in range(3000)), (5,) * 3000
+    large = {"recalls": (*recalls[1:], math.nan), "counts": whole, "val_counts": whole, "class_names": names}
+    write(uri, trial("t0", **large), trial("t1", seed=1, recalls=recalls[:200], class_names=("ant", "bee")))
     metrics = {name: run.data.metrics for name, run in runs(uri, "trial").items()}
     assert "recall/0" not in metrics["t0"] and "recall/199" in metrics["t1"]
-    assert "counts" not in runs(uri, "trial")["t0"].data.tags
+    assert runs(uri, "trial")["t0"].data.tags["counts"] == load.ELSEWHERE
+    found = load.records(uri)[1].set_index("trial")
+    assert (found["counts"]["t0"], found["val_counts"]["t0"], found["class_names"]["t0"]) == (whole, whole, names)
+    assert found["class_names"]["t1"] == ("ant", "bee")
+
+
+def test_a_record_that_has_unknown_numbers_is_json_that_every_reader_accepts(uri):
+    write(uri, trial("t0", recalls=(0.9, math.nan)))
+    run = runs(uri, "trial")["t0"]
+    text = load._artifact(load.connect(uri), run, "record.json")
+
+    def refuse(name: str) -> None:
+        raise ValueError(name)
+
+    record = Record.from_dict(json.loads(text, parse_constant=refuse))
+    assert record.recalls[0] == 0.9 and math.isnan(record.recalls[1])
+    assert math.isnan(load.records(uri)[1]["recall/1"].item())
+
+
+def test_data_may_be_called_anything(uri):
+    tracker = Tracker(uri, "demo", "folder:Bob's 100 % \\photos")
+    tracker.start({}, {})
+    tracker.log(trial("t0", data=tracker.data))
+    assert tracker.close() == []
+    assert load.records(uri)[1]["data"].item() == load.searches(uri)["data"].item() == tracker.data
 
 
 def test_long_plans_are_logged_in_several_batches(uri):
@@ -369,8 +396,6 @@ def test_log_before_start_and_after_close_is_refused(uri):
 def test_names_are_checked(uri):
     with pytest.raises(TrackingError, match=r"name of the search: no slash, quote, .* got \"it's\""):
         Tracker(uri, "it's", "digits-lt")
-    with pytest.raises(TrackingError, match="name of the data set"):
-        Tracker(uri, "demo", "")
 
 
 def test_default_uri_is_the_store_of_a_bare_mlflow_ui(tmp_path, monkeypatch):

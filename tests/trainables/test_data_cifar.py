@@ -3,6 +3,7 @@
 import hashlib
 import os
 import pickle
+import shutil
 import tarfile
 from pathlib import Path
 from urllib.error import URLError
@@ -232,6 +233,20 @@ def test_wrong_checksums(small: Path) -> None:
     with pytest.raises(DataError, match=r"cifar-10-python.tar.gz has the wrong checksum"):
         load("cifar10-lt", root=str(small))
     assert archive.read_bytes() == b"not an archive"  # never overwritten by a download
+
+
+def test_an_archive_that_cannot_be_unpacked_is_not_called_a_download(
+    small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    shutil.rmtree(small / "cifar-10-batches-py")
+    monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", full)
+    with pytest.raises(
+        DataError, match=r"cifar-10-python.tar.gz cannot be unpacked into .* \(.*No space left on device\)"
+    ):
+        load("cifar10-lt", root=str(small), imbalance=2)
 
 
 def test_realistic_val_is_a_part_of_the_balanced_one(small: Path) -> None:

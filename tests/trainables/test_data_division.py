@@ -32,9 +32,10 @@ def test_val_takes_a_fifth_at_most() -> None:
     assert division.notes == (
         "val is cut from the training images: 21, 0 to 10 of a class, drawn by the split seed",
         "too few images for a balanced val of 10 per class in 4 classes: b (8), c (2), d (1), e (0)",
-        "fewer than 5 val images, so that their own recall says next to nothing, in 3 classes: c (2), d (1), e (0)",
+        "fewer than 5 val images, so that their own recall says next to nothing, in 2 classes: c (2), d (1)",
         "imbalance of the training images: 30 instead of 33.3333",
     )
+    assert division.problems == ("no val image in 1 class: e; accuracy on val is the mean recall of the other 4",)
     assert division.index["test"][0] == "test" and division.index["test"][1].tolist() == list(range(25))
 
 
@@ -54,7 +55,7 @@ def test_five_split_seeds_are_folds_and_the_sixth_shuffles_anew() -> None:
 def test_final_training_has_everything() -> None:
     division = cut(fold_val=True, split_seed=4)
     assert counts(division, "train") == SIZES and len(division.index["val"][1]) == 0
-    assert division.notes == ()
+    assert division.notes == division.problems == ()
 
 
 def test_a_val_that_is_given_stays_apart() -> None:
@@ -69,10 +70,28 @@ def test_a_val_that_is_given_stays_apart() -> None:
 def test_classes_that_starve_in_a_given_split_are_named() -> None:
     labels = {"val": np.repeat([0, 1, 3, 4], [5, 6, 4, 5]), "test": np.repeat(np.arange(4), 5)}
     assert cut(labels=labels).notes == (
-        "fewer than 5 test images, so that their own recall says next to nothing, in 1 class: e (0)",
-        "fewer than 5 val images, so that their own recall says next to nothing, in 2 classes: c (0), d (4)",
+        "fewer than 5 val images, so that their own recall says next to nothing, in 1 class: d (4)",
     )
-    assert not any("val images" in note for note in cut(labels=labels, fold_val=True).notes)
+    assert cut(labels=labels).problems == (
+        "no test image in 1 class: e; accuracy on test is the mean recall of the other 4",
+        "no val image in 1 class: c; accuracy on val is the mean recall of the other 4",
+    )
+    assert not any("val" in text for text in cut(labels=labels, fold_val=True).problems)
+
+
+def test_one_class_judges_nothing() -> None:
+    alone = (
+        r"mine: val has images of {} alone{}, and by one class nothing can be judged; give a val with images of every"
+    )
+    with pytest.raises(DataError, match=alone.format("c", "")):
+        cut(labels={"val": np.array([2] * 9)})
+    few = {"train": np.repeat(np.arange(5), [30, 4, 4, 4, 4])}
+    why = ", because no other class has the 5 images that giving one up takes"
+    with pytest.raises(DataError, match=alone.format("a", why)):
+        cut(labels=few)
+    assert len(cut(labels=few, fold_val=True).index["train"][1]) == 46  # nothing is chosen by val there
+    given = cut(labels=few | {"val": np.repeat(np.arange(5), 3)})  # as the message asks for
+    assert len(given.index["train"][1]) == 46 and not given.problems
 
 
 def test_test_is_cut_once_for_all_seeds() -> None:

@@ -135,6 +135,9 @@ def test_absent_files(small: Path) -> None:
         ("train/a.png", "line 2: must be a path, a space and a whole number, got 'train/a.png'"),
         ("train/a.png 1.0", "line 2: must be a path, a space and a whole number"),
         ("7", "line 2: must be a path, a space and a whole number, got '7'"),
+        (f"train/a.png {'9' * 5000}", "line 2: labels must lie between 0 and 3, got one of 5000 digits"),
+        ("train/a.png ²", "line 2: must be a path, a space and a whole number"),
+        ("train/b c.png\t1", "line 2: train/b c.png stands in line 1 already; the published list has each image once"),
     ],
 )
 def test_bad_lines(line: str, message: str, tmp_path: Path) -> None:
@@ -147,7 +150,8 @@ def test_labels_not_from_0_and_empty_classes(small: Path) -> None:
     file = small / "lists" / "ImageNet_LT_train.txt"
     lines = file.read_text().splitlines()
     file.write_text("\n".join(line for line in lines if not line.endswith((" 1", " 3"))))
-    with pytest.raises(DataError, match=r"no training image in 2 classes: 1 \(5\), 3 \(5\)"):
+    message = r"ImageNet_LT_train.txt has no image of 2 classes: 1, 3; the published list has images of all 4: get it"
+    with pytest.raises(DataError, match=message):
         load("imagenet-lt?size=16", root=str(small))
 
 

@@ -14,6 +14,8 @@ from PIL import Image
 from trainables.data import DataError, load, rooted, standard
 from trainables.data.catalogue import Name
 from trainables.data.decoding import Preprocessing
+from trainables.data.long_tail import LongTailed
+from trainables.data.source import Options, Source, long_tailed
 
 SIZES = {"ant": 30, "bee": 10, "cat": 5}
 
@@ -322,14 +324,23 @@ def test_csv_with_and_without_header(tmp_path: Path) -> None:
         ([], "has no lines"),
         (["a.png"], "line 1: has 1 columns; path,label or path,label,split are needed"),
         (["ant/0.png,0", "ant/1.png"], r"line 2: needs 2 filled columns like the first line, got \['ant/1.png'\]"),
-        (["ant/0.png,0,train", "ant/1.png,0,training"], "line 2: split must be train, val or test, got 'training'"),
+        (["ant/0.png,0,train", "ant/1.png,0,trian"], "line 2: split must be train, val or test, got 'trian'"),
         (["ant/0.png,0,val"], "no line is of the split train"),
         (["ant/0.png,0", "ant/98.png,1", "b.png,1"], "2 of the 3 files that it names are absent .*: ant/98.png, b"),
-        (["ant/0.png,0", "ant/1.png,2"], r"no training image in 1 class: 1 \(0\)"),
-        (["ant/0.png,1", "ant/1.png,2"], "labels start at 1; they must be whole numbers from 0"),
-        (["ant/0.png,0", f"ant/1.png,{10**15}"], "got 2 different ones from 0 to 1000000000000000"),
-        (["ant/0.png,0", f"ant/1.png,{'9' * 5000}"], "labels must be whole numbers from 0 .*Exceeds the limit"),
-        (["ant/0.png,-1", "ant/1.png,0"], "labels must be whole numbers from 0 to 0, got -1 to 0 in train"),
+        (["ant/0.png,0", f"ant/1.png,{'9' * 5000}"], "labels .* of at most 18 digits, got one of 5000"),
+        (["ant/0.png,-1", "ant/1.png,0"], "whole numbers from 0, got -1; take out the images that have no label"),
+        (["ant/0.png,1", "ant/1.png,1.0"], "labels '1' and '1.0' are the same number; write it in one way"),
+        (["ant/0.png,1", "ant/1.png,nan", "ant/2.png,2"], "labels must be .* or all of them names, got 'nan'"),
+        (["ant/0.png,", "ant/1.png,1"], r"line 1: needs 2 filled columns like the first line, got \['ant/0.png', ''\]"),
+        (["ant/0.png,0", "ant/1.png,1", "./ant/0.png,1"], "line 3: ./ant/0.png has the label '1', and '0' in line 1"),
+        (["ant/0.png,0,train", "ant/0.png,0,dev"], "line 2: ant/0.png has the split 'val', and 'train' in line 1"),
+        (["file,species", "ant/0.png,0"], "line 1: the header has no column label, got file, species; name one so"),
+        (["file,image,label", "a,b,0"], "line 1: several columns may be the path, file, image; name one of them path"),
+        (["path,label"], "has no lines below its header"),
+        (["Bild,Klasse", "ant/0.png,a", "ant/1.png,b"], "absent .*: Bild; where line 1 is a header, name its columns"),
+        (["ant,0", "ant/1.png,1"], r"1 of the 2 files .* are absent or cannot be read under .*: ant \(no file\)"),
+        (["ant/0\x00.png,0"], "it holds zero bytes, so it is no text"),
+        (["a" * 300 + ".png,0", "ant/1.png,1"], "File name too long"),
         (["ant/0.png,0", "ant/1.png,1", "ant/2.png,x"], "labels must be whole numbers .* all of them names, got 'x'"),
         (['ant/0.png,"0', "ant/1.png,1"], "cannot be read as CSV"),
     ],
@@ -344,8 +355,88 @@ def test_bad_csv(lines: list[str], message: str, tmp_path: Path) -> None:
 
 
 def test_csv_in_another_encoding(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"list.csv: cannot be read as CSV in UTF-8"):
-        load(table(tmp_path, "Käfer.png,0", encoding="latin-1"))
+    message = r"list.csv: cannot be read as CSV in UTF-8 \({}; save it as CSV in UTF-8\)"
+    with pytest.raises(DataError, match=message.format("it is not text in UTF-8, see line 2")):
+        load(table(tmp_path, "path,label", "Käfer.png,0", encoding="latin-1"))
+    with pytest.raises(DataError, match=message.format("it is text in UTF-16")):
+        load(table(tmp_path, "Käfer.png,0", encoding="utf-16"))
+    (tmp_path / "list.csv").write_bytes(b"PK\x03\x04\xff")
+    with pytest.raises(DataError, match=message.format("it is a spreadsheet or another packed file")):
+        load(f"csv:{tmp_path / 'list.csv'}")
+
+
+def test_tables_as_people_have_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = folder(tmp_path / "my photos; all")
+    files = [(str(file.relative_to(tmp_path)), file.parent.name) for file in sorted(place.rglob("*.png"))]
+    plain = load(f"folder:{place}").fingerprint
+
+    def same(text: str, *problems: str) -> None:
+        (tmp_path / "list.csv").write_bytes(text.encode())
+        data = load(f"csv:{tmp_path / 'list.csv'}")
+        assert data.fingerprint == plain and data.class_names == ("ant", "bee", "cat")
+        told = [problem for problem in data.problems if "no val image" not in problem]
+        assert [problem.removeprefix(f"{tmp_path / 'list.csv'}: ") for problem in told] == list(problems)
+
+    same("\ufeffLABEL,Path\r\n" + "".join(f'{label} , "{path}"\r\n'.replace(', "', ',"') for path, label in files))
+    same("filename\tclass\n" + "".join(f"{path}\t{label}\n" for path, label in files) + "\n\n\t\n")
+    same("".join(f'"{path}";{label}\n' for path, label in files))
+    same("".join(f"{path.replace('/', chr(92))},{label}\n" for path, label in files))  # from Windows
+    same("".join(f"{tmp_path / path},{label}\n" for path, label in files))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    same("".join(f"~/{path},{label}\n" for path, label in files))
+    same(
+        ",path,wide,label\n" + "".join(f"{n},{path},,{label}\n" for n, (path, label) in enumerate(files)),
+        "columns that are not used: (no name), wide",
+    )
+    given = tmp_path / "list.csv"
+    lines = [f"{path},{label},{'VALIDATION' if n % 5 == 0 else 'Train'}" for n, (path, label) in enumerate(files)]
+    given.write_text("path,label,Split\n" + "\n".join(lines))
+    assert len(load(f"csv:{given}").val_labels) == 9 and load(f"csv:{given}").val_given
+
+
+def test_labels_that_are_numbers_name_their_classes(tmp_path: Path) -> None:
+    place = folder(tmp_path / "photos")
+    files = [(file.relative_to(tmp_path), file.parent.name) for file in sorted(place.rglob("*.png"))]
+    plain = load(f"folder:{place}")
+
+    def numbered(ant: str, bee: str, cat: str) -> LongTailed:
+        written = {"ant": ant, "bee": bee, "cat": cat}
+        data = load(table(tmp_path, *(f"{file},{written[label]}" for file, label in files)))
+        assert data.counts.tolist() == plain.counts.tolist()
+        return data
+
+    assert numbered("0.0", "1.0", "2.0").class_names == ("0", "1", "2")
+    assert not any("labels" in problem for problem in numbered(" 0", "1", "2").problems)
+    assert numbered("9", "10", "030").class_names == ("9", "10", "030")  # by number, not by letter
+    message = "the labels are not 0 to 2, so the 3 classes are named by them: 10, 20, 30"
+    assert any(message in problem for problem in numbered("10", "20", "30").problems)
+    assert numbered("1", "2", "3").class_names == ("1", "2", "3")
+
+
+def test_what_a_table_says_twice_or_nearly_so_is_told(tmp_path: Path) -> None:
+    place = folder(tmp_path / "photos")
+    files = [(file.relative_to(tmp_path), file.parent.name) for file in sorted(place.rglob("*.png"))]
+    lines = [f"{file},{label.upper() if n == 0 else label}" for n, (file, label) in enumerate(files)]
+    data = load(table(tmp_path, *lines, "photos/ant/4.png,ant"), fold_val=True)
+    assert data.class_names == ("ANT", "ant", "bee", "cat")
+    repeat, case = (problem.removeprefix(f"{tmp_path / 'list.csv'}: ") for problem in data.problems[:2])
+    assert repeat == ("1 lines repeat an image of a line above, which then counts twice: photos/ant/4.png (line 46)")
+    assert case == "class names that differ in case or spaces alone are different classes: 'ANT' = 'ant'"
+    assert set(data.problems) <= set(data.notes)
+
+
+def test_a_class_that_is_taken_out_is_gone(tmp_path: Path) -> None:
+    """What the message proposes helps, also for a class in the middle."""
+    place = folder(tmp_path / "photos", {"ant": 10, "bee": 2, "cat": 10})
+    files = [(file.relative_to(tmp_path), file.parent.name) for file in sorted(place.rglob("*.png"))]
+    number = {"ant": 0, "bee": 1, "cat": 2}
+    lines = [f"{file},{number[label]},{'test' if label == 'bee' else 'train'}" for file, label in files]
+    lines += [f"{file},{number[label]},test" for file, label in files[:2]]
+    lines = list({line.split(",")[0]: line for line in lines}.values())
+    with pytest.raises(DataError, match=r"no training image in 1 class: 1 \(2\), .*; add some, or take the class out"):
+        load(table(tmp_path, *lines))
+    data = load(table(tmp_path, *(line for line in lines if ",1," not in line)), fold_val=True)
+    assert data.class_names == ("0", "2")
 
 
 # --- arrays -----------------------------------------------------------------------------------------------
@@ -381,23 +472,67 @@ def test_npz_without_splits(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ({"x_train": images(4, 8, 8)}, "has no y_train; it needs x_train and y_train"),
-        ({"images": images(4, 8, 8)}, "has no x_train, y_train; .*got images"),
-        ({"x": images(4, 8, 8).astype(np.float32), "y": np.arange(4)}, "x must be uint8 in 0 … 255, got float32"),
+        ({"pictures": images(4, 8, 8)}, "has no x_train, y_train; .*got pictures"),
+        ({"x": images(4, 8, 8).astype(np.float32), "y": np.arange(4)}, "x must be uint8 in 0 … 255, got float32; save"),
+        ({"x": images(4, 8, 8).astype(np.int64), "y": np.arange(4)}, "got int64; save x.astype.'uint8'. where all its"),
+        ({"x": images(4, 8, 8) > 9, "y": np.arange(4)}, r"got bool; save x.astype\('uint8'\) \* 255"),
+        ({"x": images(4, 8, 8, 4), "y": np.arange(4)}, r"got \(4, 8, 8, 4\); where the fourth .*save x\[..., :3\]"),
+        ({"x": images(4, 4, 8, 8), "y": np.arange(4)}, r"got \(4, 4, 8, 8\); where the fourth .*save x\[:, :3\]"),
         ({"x": np.zeros((4, 0, 8), np.uint8), "y": np.arange(4)}, r"x has images without pixels, got \(4, 0, 8\)"),
         ({"x": images(4, 8, 8, 5), "y": np.arange(4)}, r"x must be \(N, H, W, c\).*got \(4, 8, 8, 5\)"),
-        ({"x": images(4, 8, 8), "y": np.arange(3)}, r"y must hold 4 whole numbers.*got int64 \(3,\)"),
-        ({"x": images(4, 8, 8), "y": np.arange(4) / 2}, "y must hold 4 whole numbers.*got float64"),
+        ({"x": images(4, 8, 8), "y": np.arange(3)}, r"y must hold 4 whole numbers or names.*got int64 \(3,\)"),
+        ({"x": images(4, 8, 8), "y": np.arange(4) / 2}, "y must hold 4 whole numbers.*got float64 .4,. with 0.5"),
+        ({"x": images(4, 8, 8), "y": np.array([0, 1, np.nan, 1])}, "got float64 .4,. with nan; save whole numbers"),
+        ({"x": images(4, 8, 8), "y": np.arange(4) > 1}, r"got bool \(4,\); save y.astype\(int\)"),
+        ({"x": images(4, 8, 8), "y": np.eye(4)}, r"got float64 \(4, 4\); where each row .*save y.argmax\(axis=1\)"),
+        ({"x": images(4, 8, 8), "y": np.array(list("abcd"), dtype=object)}, "Python objects are not read; save y.as"),
+        ({"x": images(4, 8, 8), "y": np.arange(4) - 1}, "whole numbers from 0, got -1 to 2; take out the images"),
+        ({"x": images(4, 8, 8), "y": np.array([0, 1, 2, 2**64 - 1], np.uint64)}, "got 0 to 1.84467e.19"),
         (
-            {"x": images(4, 8, 8), "y": np.array(list("abcd"), dtype=object)},
-            "y cannot be read .it holds Python objects",
+            {"x": images(4, 8, 8), "y": np.array(["a", "", "b", "c"])},
+            "y has no label for image 1; label it, or take it",
+        ),
+        ({"x": images(4, 8, 8), "y": np.arange(4), "x_val": images(2, 8, 8)}, "has no y_val; it needs x_train"),
+        ({"x": images(4, 8, 8), "y": np.arange(4), "X_tset": images(2, 8, 8)}, "what X_tset is .did you mean x_test"),
+        ({"x": images(4, 8, 8), "y": np.arange(4), "y_held_out": np.arange(2)}, "is not clear what y_held_out is"),
+        ({"x": images(4, 8, 8), "y": np.arange(4), "x_train": images(4, 8, 8)}, "x and x_train are both the images tr"),
+        (
+            {"x": images(4, 8, 8), "y": np.arange(4), "x_val": images(0, 8, 8), "y_val": np.array([])},
+            "x_val has no images; add some, or take x_val and y_val out",
         ),
         (
-            {"x": images(4, 8, 8), "y": np.arange(4) - 1},
-            "labels must be whole numbers from 0 to 2, got -1 to 2 in train",
+            {"x": images(9, 8, 8), "y": np.arange(9) % 3, "x_val": images(2, 8, 8), "y_val": np.array(["a", "b"])},
+            "the labels of one split are names, those of another numbers; save them alike",
         ),
-        ({"x": images(4, 8, 8), "y": np.arange(4) + 1}, "labels start at 1"),
-        ({"x": images(4, 8, 8), "y": np.arange(4) * 10**12}, "got 4 different ones from 0 to 3000000000000"),
-        ({"x": images(4, 8, 8), "y": np.arange(4), "classes": np.array(["a"])}, "classes has 1 names, .*go up to 3"),
+        (
+            {"x": images(4, 8, 8), "y": np.arange(4), "classes": np.array(["a"])},
+            "classes has 1 names, .*go up to 3; the first",
+        ),
+        ({"x": images(4, 8, 8), "y": np.arange(4), "classes": np.array("ant")}, "classes must be one text for each cl"),
+        (
+            {"x": images(4, 8, 8), "y": np.arange(4), "classes": np.arange(4)},
+            r"one text for each class.*got int64 \(4,\)",
+        ),
+        (
+            {"x": images(4, 8, 8), "y": np.arange(4), "classes": np.array(list("abca"))},
+            "classes names 'a' more than once",
+        ),
+        (
+            {"x": images(4, 8, 8), "y": np.arange(4), "classes": np.array(["a", "", "c", "d"])},
+            "has no name for label 1",
+        ),
+        (
+            {"x": images(4, 8, 8), "y": np.arange(4), "classes": np.array([b"a", b"\xff", b"c", b"d"])},
+            "classes cannot be read as names in UTF-8",
+        ),
+        (
+            {"x": images(4, 8, 8), "y": np.arange(4), "classes": np.array(list("abcd"), dtype=object)},
+            r"classes holds Python objects, which are not read; save classes.astype\(str\)",
+        ),
+        (
+            {"x": images(3, 8, 8), "y": np.array(["a", "b", "z"]), "classes": np.array(["a", "b"])},
+            "classes has no name for the labels z; add them, or take it out",
+        ),
         (
             {
                 "x_train": images(4, 8, 8),
@@ -421,6 +556,124 @@ def test_npz_without_splits(tmp_path: Path) -> None:
 def test_bad_npz(content: dict, message: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=message):
         load(arrays(tmp_path / "own.npz", **content))
+
+
+def test_npz_in_other_words(tmp_path: Path) -> None:
+    """Arrays as public packs name them, labels as (N, 1), floats or texts, names as bytes."""
+    x, y, more = images(60, 8, 8), np.arange(60) % 3, images(12, 8, 8)
+    plain = load(arrays(tmp_path / "a.npz", x_train=x, y_train=y, x_val=more, y_val=y[:12], x_test=more, y_test=y[:12]))
+    names = np.array(["ant", "bee", "cat"])
+    medical = load(
+        arrays(
+            tmp_path / "b.npz", train_images=x, train_labels=y[:, None], val_images=more, val_labels=y[:12, None],
+            test_images=more, test_labels=y[:12, None], classes=names.astype("S"),
+        )
+    )  # fmt: skip
+    assert medical.class_names == ("ant", "bee", "cat") and medical.fingerprint == plain.fingerprint
+    other = load(
+        arrays(
+            tmp_path / "c.npz", X=x, Y=y.astype(float), xValid=more, yValid=y[:12],
+            X_test=more, Y_test=y[:12].astype(np.uint8), ids=np.arange(60), label_names=names,
+        )
+    )  # fmt: skip
+    assert other.class_names == ("ant", "bee", "cat") and other.fingerprint == plain.fingerprint
+    assert other.problems == (f"{tmp_path / 'c.npz'}: arrays that are not used: ids",)
+    text = load(
+        arrays(
+            tmp_path / "d.npz", x=x, y=names[y], x_dev=more, y_dev=names[y[:12]].astype("S"), x_test=more,
+            y_test=names[y[:12]],
+        )
+    )  # fmt: skip
+    assert text.class_names == ("ant", "bee", "cat") and text.fingerprint == plain.fingerprint
+    gaps = load(arrays(tmp_path / "e.npz", x=x, y=10 * y + 10), fold_val=True)
+    assert gaps.class_names == ("10", "20", "30") and "named by them: 10, 20, 30" in gaps.problems[0]
+    lacking = load(arrays(tmp_path / "f.npz", x=x, y=y % 2 * 2, classes=names), fold_val=True)
+    assert lacking.class_names == ("ant", "cat")
+    assert "classes names classes without any image, which are left out: bee" in lacking.problems[0]
+
+
+def test_what_a_message_proposes_is_taken(tmp_path: Path) -> None:
+    """Each array is refused, and taken after what the refusal says."""
+    x, y = images(60, 8, 8), np.arange(60) % 3
+    proposals = [
+        ({"x": x / 255, "y": y}, {"x": (255 * (x / 255)).round().astype("uint8")}),
+        ({"x": x.astype(np.float32), "y": y}, {"x": x.astype(np.float32).round().astype("uint8")}),
+        ({"x": x.astype(int), "y": y}, {"x": x.astype(int).astype("uint8")}),
+        ({"x": x > 128, "y": y}, {"x": (x > 128).astype("uint8") * 255}),
+        ({"x": images(60, 8, 8, 4), "y": y}, {"x": images(60, 8, 8, 4)[..., :3]}),
+        ({"x": x, "y": y > 0}, {"y": (y > 0).astype(int)}),
+        ({"x": x, "y": np.eye(3)[y]}, {"y": np.eye(3)[y].argmax(axis=1)}),
+        ({"x": x, "y": y.astype(object)}, {"y": y.astype(object).astype(int)}),
+        ({"x": x, "y": np.array(["a", "b", "c"], object)[y]}, {"y": np.array(["a", "b", "c"], object)[y].astype(str)}),
+        ({"x": x, "y": y, "classes": np.arange(3)}, {"classes": np.array(["ant", "bee", "cat"])}),
+        ({"x": x, "y": y, "classes": np.array(["a"])}, {"classes": None}),
+        ({"x": x, "y": y, "x_val": x[:0], "y_val": y[:0]}, {"x_val": None, "y_val": None}),
+        ({"x": x, "y": y, "x_held_out": x}, {"x_held_out": None}),
+    ]
+    for number, (content, mended) in enumerate(proposals):
+        with pytest.raises(DataError):
+            load(arrays(tmp_path / "own.npz", **content))
+        kept = {name: array for name, array in (content | mended).items() if array is not None}
+        assert load(arrays(tmp_path / "own.npz", **kept)).classes == (2 if "bool" in str(content["y"].dtype) else 3), (
+            number
+        )
+
+
+def test_arrays_that_unpack_to_far_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refused by what the file says of itself, before anything is allocated."""
+    x, y = np.zeros((4_000, 200, 200), np.uint8), np.arange(4_000) % 2
+    np.savez_compressed(tmp_path / "packed.npz", x=x, y=y)
+    monkeypatch.setattr(np, "load", None)  # nothing is read
+    with pytest.raises(DataError, match=r"x unpacks to 0.2 GB from 0.\d MB, .* by numpy.savez"):
+        load(f"npz:{tmp_path / 'packed.npz'}")
+    monkeypatch.undo()
+    name = arrays(tmp_path / "stored.npz", x=x[:, :20, :20], y=y)  # as it says
+    assert load(name).classes == 2
+    with zipfile.ZipFile(tmp_path / "lying.npz", "w") as pack:
+        for array, said in (("x", "(1000000, 200, 200)"), ("y", "(1000000,)")):
+            head = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {said}, }}".ljust(117) + "\n"
+            pack.writestr(
+                f"{array}.npy", b"\x93NUMPY\x01\x00" + len(head).to_bytes(2, "little") + head.encode() + b"abc"
+            )
+    message = r"x cannot be read \(it says that it has 40,000,000,000 bytes, and 3 follow\)"
+    with pytest.raises(DataError, match=message):
+        load(f"npz:{tmp_path / 'lying.npz'}")
+
+
+def test_arrays_above_the_limit_are_not_read() -> None:
+    def read() -> dict:
+        raise AssertionError("read")
+
+    large = Source(
+        "own.npz", ("a", "b"), {"train": np.arange(2000) % 2}, arrays=read, array_shape=(1, 1000, 1000)
+    )  # fmt: skip
+    limit = Options.of(Name.parse("npz:own.npz?resident_limit=1"))
+    message = r"the images are 2.0 GB in memory, above the limit of 1 GB; raise it with \?resident_limit=3"
+    with pytest.raises(DataError, match=message):
+        long_tailed("npz:own.npz", large, limit, imbalance=None, split_seed=0, fold_val=False)
+    proposed = Options.of(Name.parse("npz:own.npz?resident_limit=3"))
+    with pytest.raises(AssertionError, match="read"):
+        long_tailed("npz:own.npz", large, proposed, imbalance=None, split_seed=0, fold_val=False)
+
+
+def test_damaged_npz(tmp_path: Path) -> None:
+    x, y = images(60, 8, 8), np.arange(60) % 3
+    np.savez_compressed(tmp_path / "own.npz", x=x, y=y)
+    whole = (tmp_path / "own.npz").read_bytes()
+    (tmp_path / "own.npz").write_bytes(whole[:300] + bytes(200) + whole[500:])
+    with pytest.raises(DataError, match=r"own.npz: x cannot be read \(.+\)"):
+        load(f"npz:{tmp_path / 'own.npz'}")
+    (tmp_path / "own.npz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=r"own.npz: cannot be read as npz \(File is not a zip file\)"):
+        load(f"npz:{tmp_path / 'own.npz'}")
+    arrays(tmp_path / "own.npz", x=x, y=y)
+    with zipfile.ZipFile(tmp_path / "own.npz", "a") as pack:
+        pack.writestr("x", b"raw")  # what NumPy would give instead of the array
+    assert load(f"npz:{tmp_path / 'own.npz'}").problems == (f"{tmp_path / 'own.npz'}: arrays that are not used: x",)
+    with zipfile.ZipFile(tmp_path / "own.npz", "a") as pack, pytest.warns(UserWarning, match="Duplicate name"):
+        pack.writestr("x.npy", b"raw")
+    with pytest.raises(DataError, match="holds x twice; save the arrays into a new file"):
+        load(f"npz:{tmp_path / 'own.npz'}")
 
 
 def test_npz_that_is_none(tmp_path: Path) -> None:

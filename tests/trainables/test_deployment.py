@@ -73,6 +73,82 @@ def test_costs_are_read_with_and_without_names(tmp_path: Path) -> None:
         assert read(None, write(tmp_path / "d.csv", *lines), ("0", "1")).cost == ((0.0, 1.0), (1.0, 0.0)), lines
 
 
+NUMBERED = tuple(sorted(map(str, range(12))))
+"""As folders are sorted: 0, 1, 10, 11, 2, …"""
+
+
+def test_costs_are_read_by_name_whatever_their_order(tmp_path: Path) -> None:
+    """cost[c][j] is 100 c + j of the names, in every order of rows and columns."""
+    expected = tuple(tuple(float(100 * int(c) + int(j)) for j in NUMBERED) for c in NUMBERED)
+    counted, back = [str(c) for c in range(12)], list(reversed(NUMBERED))
+    for rows in (counted, back, list(NUMBERED)):
+        for columns in (counted, back, list(NUMBERED)):
+            cells = [",".join(str(100 * int(c) + int(j)) for j in columns) for c in rows]
+            for corner in (["", *columns], columns, ["true \\ said", *columns]):
+                lines = [",".join(corner), *(f"{c},{row}" for c, row in zip(rows, cells, strict=True))]
+                assert read(None, write(tmp_path / "cost.csv", *lines), NUMBERED).cost == expected
+            lines = [",".join(columns), *cells]
+            if rows == columns == list(NUMBERED):
+                assert read(None, write(tmp_path / "cost.csv", *lines), NUMBERED).cost == expected
+            elif columns != list(NUMBERED):
+                # whose costs a row has is not said: in the header's order, or in that of the classes?
+                with pytest.raises(
+                    DeploymentError, match=r"0, 1, 10, 11, 2, ….*begin each row of costs with its class"
+                ):
+                    read(None, write(tmp_path / "cost.csv", *lines), NUMBERED)
+            if rows != list(NUMBERED):
+                lines = [f"{c},{row}" for c, row in zip(rows, cells, strict=True)]
+                with pytest.raises(DeploymentError, match="put a first line with their names above"):
+                    read(None, write(tmp_path / "cost.csv", *lines), NUMBERED)
+
+
+def test_what_has_no_names_is_not_guessed(tmp_path: Path) -> None:
+    plain = write(tmp_path / "prior.csv", *map(str, range(1, 13)))
+    with pytest.raises(DeploymentError, match="the data's classes are in the order 0, 1, 10, 11, 2, …"):
+        read(plain, None, NUMBERED)
+    with pytest.raises(DeploymentError, match="name the classes in the file"):
+        read(None, write(tmp_path / "cost.csv", *[",".join("0" * 12)] * 12), NUMBERED)
+    named = write(tmp_path / "prior.csv", "class;weight", *(f"{c};{c + 1}" for c in range(12)))
+    assert read(named, None, NUMBERED).prior == tuple(float(int(c) + 1) for c in NUMBERED)
+    assert read(plain, None, tuple(map(str, range(12)))).prior == tuple(map(float, range(1, 13)))
+    assert read(plain, None, tuple(reversed(NUMBERED))).prior is not None  # an order of the data's own
+
+
+def test_tables_of_other_programs(tmp_path: Path) -> None:
+    file = tmp_path / "prior.csv"
+    for text in (
+        "\ufeffant;6\r\nbee;3\r\ncat;1\r\n",
+        "# a, b\nant\t6\nbee\t3\n\ncat\t1\n\t\n",
+        '"ant", 6\n "bee","3"\ncat,1',
+    ):
+        file.write_bytes(text.encode())
+        assert read(str(file), None, NAMES) == Deployment((6.0, 3.0, 1.0)), text
+    hashed = ("#1", "#2")
+    with pytest.raises(
+        DeploymentError, match="no weight for 1 classes: #1; give each one; put a name that begins with #"
+    ):
+        read(write(file, "#1,3", '"#2",4'), None, hashed)
+    assert read(write(file, '"#1",3', '"#2",4'), None, hashed).prior == (3.0, 4.0)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        [], "train", {"prior": "train"}, {"prior": 3, "cost": None}, {"prior": [1, None], "cost": None},
+        {"prior": [0, 0], "cost": None}, {"prior": [1, -1], "cost": None}, {"prior": [1, nan], "cost": None},
+        {"prior": [10**400, 1], "cost": None}, {"prior": "trian", "cost": None}, {"prior": None, "cost": [[1, 2]]},
+        {"prior": None, "cost": [[True]]}, {"prior": None, "cost": [["1"]]}, {"prior": {}, "cost": None},
+        {"prior": None, "cost": "1"}, {"prior": None, "cost": None, "more": 1},
+    ],
+)  # fmt: skip
+def test_a_deployment_that_was_changed_by_hand(fields) -> None:
+    if fields == []:
+        assert Deployment.from_dict(fields) == Deployment()
+        return
+    with pytest.raises(DeploymentError, match="a deployment"):
+        Deployment.from_dict(fields)
+
+
 @pytest.mark.parametrize(
     "lines, message",
     [
@@ -100,6 +176,14 @@ def test_bad_priors(tmp_path: Path, lines: list[str], message: str) -> None:
         (["0,1,1", "1,0", "1,1,0"], "line 2: has 2 costs, and the data 3 classes"),
         (["0,1,1", "1,0,nan", "1,1,0"], "line 2: expected a number, got 'nan'"),
         (["ant,bee,cat", "0,1,1", "1,0,1"], "has 2 rows of costs"),
+        (["ant,bee,cta", "0,1,1", "1,0,1", "1,1,0"], "line 1: no class 'cta' in the data; did you mean 'cat'?"),
+        (["ant,bee,bee", "0,1,1", "1,0,1", "1,1,0"], "line 1: class 'bee' stands twice"),
+        (["ant,bee", "0,1,1", "1,0,1", "1,1,0"], "line 1: lacks 1 classes: cat"),
+        (["ant,0,1,1", "ant,1,0,1", "cat,1,1,0"], "first column: class 'ant' stands twice"),
+        (["0,1,1", "1,0,1e400", "1,1,0"], "line 2: expected a number, got '1e400'; at most 1e+100 is taken"),
+        (["0,1,1", f"1,0,1{'0' * 400}", "1,1,0"], "…; at most 1e+100 is taken"),
+        (["0;1;1", "1;0;0,5", "1;1;0"], "line 2: expected a number, got '0,5'; write decimals with a point"),
+        (['"0,1,1', "1,0,1", "1,1,0"], "cannot read the file (line 3: unexpected end of data)"),
     ],
 )
 def test_bad_costs(tmp_path: Path, lines: list[str], message: str) -> None:
@@ -112,7 +196,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(DeploymentError, match=r"cannot read the file \(No such file.* \(or one of uniform, train\)"):
         read("trian", None, NAMES)
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(DeploymentError, match="it is not CSV text in UTF-8"):
+    with pytest.raises(DeploymentError, match="it is text in UTF-16; save it as CSV in UTF-8"):
         read(None, str(tmp_path / "binary"), NAMES)
     with pytest.raises(DeploymentError, match="a matrix is taken up to 1000"):
         read(None, write(tmp_path / "c.csv", "0"), [str(label) for label in range(1001)])

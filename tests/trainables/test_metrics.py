@@ -117,7 +117,10 @@ def test_empty_groups_are_absent() -> None:
 
 def test_unknown_recalls_are_left_out() -> None:
     got = summarise([0.5, math.nan, 1.0], [500, 50, 500])
-    assert got == summarise([0.5, 1.0], [500, 500])
+    assert got == summarise([0.5, 1.0], [500, 500]) | {"classes_judged": 2.0, "classes_in_worst": 2.0}
+    few = summarise([0.5, 0.0, 1.0], [500, 50, 500], totals=[9, 4, 9])
+    assert few["accuracy"] == 0.5 and few["lowest_recall"] == 0.5
+    assert few["classes_in_worst"] == 2.0 and "classes_judged" not in few
     assert "medium" not in got
 
 

@@ -23,8 +23,11 @@ from __future__ import annotations
 
 import functools
 import math
+import tarfile
 import warnings
+import zlib
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -269,18 +272,22 @@ def _folder(which: _Set, name: str, root: str | None) -> Path:
         return place
     files = [*dataset.train_list, *dataset.test_list, (dataset.meta["filename"], dataset.meta["md5"])]
     present = [(unpacked / file, md5) for file, md5 in files if (unpacked / file).is_file()]
-    for file, md5 in present:
-        if not check_integrity(str(file), md5):
+    lacking = len(present) < len(files)
+    known = present + ([(archive, dataset.tgz_md5)] if lacking and archive.is_file() else [])
+    for file, md5 in known:
+        try:
+            intact = check_integrity(str(file), md5)
+        except OSError as error:
+            raise DataError(f"{name}: {file} cannot be read ({error.strerror or error})") from error
+        if not intact:
             raise DataError(f"{name}: {file} has the wrong checksum (expected md5 {md5}): remove it and get it again")
-    if len(present) < len(files):
-        if archive.is_file() and not check_integrity(str(archive), dataset.tgz_md5):
-            raise DataError(
-                f"{name}: {archive} has the wrong checksum (expected md5 {dataset.tgz_md5}): remove it and get it again"
-            )
+    if lacking:
         try:
             dataset(str(place), download=True)
-        except (OSError, RuntimeError, EOFError) as error:
+        except (OSError, RuntimeError, EOFError, HTTPException, tarfile.TarError, zlib.error) as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            if (archive, dataset.tgz_md5) in known:
+                raise DataError(f"{name}: {archive} cannot be unpacked into {place} ({reason})") from error
             raise DataError(
                 f"{name}: {which.title} is not in {place} and could not be downloaded ({reason}): put "
                 f"{dataset.filename} from {which.page} there, or give the folder that has {dataset.base_folder}/ as "

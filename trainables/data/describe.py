@@ -155,6 +155,7 @@ def _files(
         name, source.labels, source.class_names,
         imbalance=imbalance, split_seed=split_seed, fold_val=fold_val, val=options.val, test=options.test,
     )  # fmt: skip
+    problems += division.problems
     parts = {split: (given, index.tolist()) for split, (given, index) in division.index.items()}
     labels = {split: [int(source.labels[given][row]) for row in rows] for split, (given, rows) in parts.items()}
     problems += duplicates(

@@ -33,11 +33,13 @@ class Division:
         index: For train, val and test: the given split that its images come from, and their indices there.
         imbalance: The factor asked for; of data taken as they are, that of all the images that may be trained on.
         notes: Sentences for people.
+        problems: Likewise, on classes that val or test cannot judge.
     """
 
     index: Mapping[str, tuple[str, NDArray[np.int64]]]
     imbalance: float
     notes: tuple[str, ...]
+    problems: tuple[str, ...] = ()
 
 
 def divide(
@@ -75,11 +77,12 @@ def divide(
         Indices in rising order.
 
     Raises:
-        DataError: The imbalance cannot be cut from the data, or no class can spare an image for val or test.
+        DataError: The imbalance cannot be cut from the data, no class can spare an image for test, or val would have
+            images of fewer than two classes, so that nothing could be judged by it.
     """
     import numpy as np
 
-    classes, notes = len(class_names), []
+    classes, notes, problems = len(class_names), [], []
     pool = [np.flatnonzero(labels["train"] == label) for label in range(classes)]
     held_test: list[NDArray[np.int64]] = []
     if "test" not in labels:
@@ -89,7 +92,9 @@ def divide(
         pool = [np.sort(index[count:]) for index, count in zip(drawn, taken, strict=True)]
         notes += _cut_notes(name, "test", taken, test, class_names, "the same for every split seed")
     else:
-        notes += _starving("test", np.bincount(labels["test"], minlength=classes).tolist(), class_names)
+        taken = np.bincount(labels["test"], minlength=classes).tolist()
+        notes += _starving("test", taken, class_names)
+    problems += _not_judged("test", taken, class_names)
     sizes = [len(index) for index in pool]
     own = max(sizes) / min(sizes)
     as_they_are = imbalance is None or math.isclose(imbalance, own, rel_tol=1e-3)
@@ -115,7 +120,17 @@ def divide(
     elif fold_val:
         notes.append("the val that was given is left out: it never belonged to the training images")
     else:
-        notes += _starving("val", np.bincount(labels["val"], minlength=classes).tolist(), class_names)
+        taken = np.bincount(labels["val"], minlength=classes).tolist()
+        notes += _starving("val", taken, class_names)
+    if not fold_val:
+        judged = [class_name for class_name, count in zip(class_names, taken, strict=True) if count]
+        if len(judged) < 2:
+            why = "" if "val" in labels else f", because no other class has the {FOLDS} images that giving one up takes"
+            raise DataError(
+                f"{name}: val has images of {judged[0]} alone{why}, and by one class nothing can be judged; give a val "
+                "with images of every class"
+            )
+        problems += _not_judged("val", taken, class_names)
 
     left = [len(index) for index in drawn]
     if as_they_are:
@@ -147,7 +162,7 @@ def divide(
     index = {"train": ("train", joined(train)), "val": given("val", held_val), "test": given("test", held_test)}
     if fold_val:
         index["val"] = ("train", joined([]))
-    return Division(index, float(nominal), tuple(notes))
+    return Division(index, float(nominal), tuple(notes), tuple(problems))
 
 
 def _cut_notes(
@@ -169,7 +184,7 @@ def _cut_notes(
 
 def _starving(split: str, held: Sequence[int], class_names: Sequence[str]) -> list[str]:
     """Which classes a split has next to nothing of, whether it was given or cut."""
-    starving = [label for label, count in enumerate(held) if count < STARVING]
+    starving = [label for label, count in enumerate(held) if 0 < count < STARVING]
     if not starving:
         return []
     return [
@@ -178,13 +193,25 @@ def _starving(split: str, held: Sequence[int], class_names: Sequence[str]) -> li
     ]
 
 
-def some(labels: Sequence[int], class_names: Sequence[str], counts: Sequence[int], shown: int = 5) -> str:
-    """Classes in a sentence, with a number each.
+def _not_judged(split: str, held: Sequence[int], class_names: Sequence[str]) -> list[str]:
+    """Which classes a split has nothing of, so that a mean over classes leaves them out."""
+    absent = [label for label, count in enumerate(held) if not count]
+    if not absent:
+        return []
+    return [
+        f"no {split} image in {some(absent, class_names)}; accuracy on {split} is the mean recall of the other "
+        f"{len(held) - len(absent)}"
+    ]
+
+
+def some(labels: Sequence[int], class_names: Sequence[str], counts: Sequence[int] | None = None, shown: int = 5) -> str:
+    """Classes in a sentence, with a number each where there are numbers.
 
     >>> some([0, 2], ["cat", "dog", "emu"], [7, 8, 9])
     '2 classes: cat (7), emu (9)'
     """
-    named = ", ".join(f"{class_names[label]} ({counts[label]})" for label in labels[:shown])
+    numbers = ["" if counts is None else f" ({counts[label]})" for label in labels[:shown]]
+    named = ", ".join(class_names[label] + number for label, number in zip(labels[:shown], numbers, strict=True))
     more = ", …" if len(labels) > shown else ""
     return f"{len(labels)} {'class' if len(labels) == 1 else 'classes'}: {named}{more}"
 

@@ -18,12 +18,14 @@ images have their shorter side resized and the centre cut out. The other options
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainables.data import source as given
 from trainables.data.catalogue import DataError, Name, Standard
+from trainables.data.division import some
 from trainables.data.own import check_files
 from trainables.data.source import SPLITS, Options, Source, check_classes, long_tailed
 
@@ -144,19 +146,27 @@ def index(name: str, root: str | None = None) -> Source:
                 "where they are with ?lists=DIR in the name"
             )
         lists[split] = found[0]
+    import numpy as np
+
     labels: dict[str, NDArray[np.int64]] = {}
     files: dict[str, list[Path]] = {}
-    problems: list[str] = []
+    odd: list[str] = []
     class_names = tuple(map(str, range(what.classes)))
     for split, file in lists.items():
         paths, labels[split] = parse_list(file, what.classes)
         files[split] = [place / path for path in paths]
         if len(paths) != what.sizes[split]:
-            problems.append(f"{file.name} has {len(paths)} lines, the published one {what.sizes[split]}")
+            odd.append(f"{file.name} has {len(paths)} lines, the published one {what.sizes[split]}")
+    absent = np.flatnonzero(np.bincount(labels["train"], minlength=what.classes) == 0).tolist()
+    if absent:
+        raise DataError(
+            f"{name}: {lists['train']} has no image of {some(absent, class_names)}; the published list has images of "
+            f"all {what.classes}: get it again"
+        )
     check_classes(name, labels, class_names)
     for split, file in lists.items():
         check_files(str(file), place, files[split])
-    return Source(str(place), class_names, labels, files, problems=tuple(problems))
+    return Source(str(place), class_names, labels, files, problems=tuple(odd))
 
 
 def parse_list(file: Path, classes: int) -> tuple[list[str], NDArray[np.int64]]:
@@ -167,23 +177,28 @@ def parse_list(file: Path, classes: int) -> tuple[list[str], NDArray[np.int64]]:
         classes: C; labels lie in [0, C).
 
     Raises:
-        DataError: A line that is none, or a label out of its range.
+        DataError: A line that is none, a label out of its range, or an image that stands twice.
     """
     import numpy as np
 
-    paths, labels = [], []
+    found: dict[str, tuple[int, int]] = {}
     try:
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8-sig")
     except (UnicodeDecodeError, OSError) as error:
         raise DataError(f"{file}: cannot be read as a list in UTF-8 ({error})") from error
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
-        path, _, label = line.strip().rpartition(" ")
-        if not path.strip() or not label.removeprefix("-").isascii() or not label.removeprefix("-").isdigit():
+        path, label = line.strip().rsplit(maxsplit=1) if len(line.split()) > 1 else ("", "")
+        if not re.fullmatch(r"-?[0-9]+", label):
             raise DataError(f"{file}, line {number}: must be a path, a space and a whole number, got {line!r}")
-        if not 0 <= int(label) < classes:
-            raise DataError(f"{file}, line {number}: labels must lie between 0 and {classes - 1}, got {label}")
-        paths.append(path.strip())
-        labels.append(int(label))
-    return paths, np.array(labels, dtype=np.int64)
+        if len(label) > 9 or not 0 <= int(label) < classes:
+            shown = label if len(label) < 20 else f"one of {len(label)} digits"
+            raise DataError(f"{file}, line {number}: labels must lie between 0 and {classes - 1}, got {shown}")
+        if path in found:
+            raise DataError(
+                f"{file}, line {number}: {path} stands in line {found[path][1]} already; the published list has each "
+                "image once: get it again, or take one of the lines out"
+            )
+        found[path] = (int(label), number)
+    return list(found), np.array([label for label, _ in found.values()], dtype=np.int64)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -144,7 +145,8 @@ def check_classes(where: str, labels: Mapping[str, NDArray[np.int64]], class_nam
     classes = len(class_names)
     for split, found in labels.items():
         if not len(found):
-            raise DataError(f"{where}: {split} has no images")
+            instead = "" if split == "train" else f", or take {split} out, and it is cut from the training images"
+            raise DataError(f"{where}: {split} has no images; add some{instead}")
         if found.min() < 0 or found.max() >= classes:
             raise DataError(
                 f"{where}: labels must be whole numbers from 0 to {classes - 1}, got {found.min()} to {found.max()} "
@@ -314,8 +316,8 @@ def long_tailed(
         pad=max(1, min(height, width) // 8) if options.pad is None else options.pad,
         flip=bool(channels == 3) if options.flip is None else options.flip,
         crop=options.crop,
-        notes=(*source.notes, *division.notes, *source.problems),
-        problems=source.problems,
+        notes=(*source.notes, *division.notes, *source.problems, *division.problems),
+        problems=(*source.problems, *division.problems),
         val_given=division.index["val"][0] == "val",
         preprocessing=held.preprocessing,
     )
@@ -338,14 +340,15 @@ def _arrays(name: str, source: Source, options: Options) -> _Held:
     assert source.arrays is not None
     if options.feed == "streamed":
         raise DataError(f"{name}: arrays are held in memory; only image files can be streamed: leave the feed out")
-    arrays = source.arrays()
-    gigabytes = sum(array.nbytes for array in arrays.values()) / 1e9
+    # before they are read
+    gigabytes = sum(map(len, source.labels.values())) * math.prod(source.array_shape) / 1e9
     if gigabytes > options.resident_limit:
         advice = Name.parse(name).advice("resident_limit", int(gigabytes) + 1)
         raise DataError(
             f"{name}: the images are {gigabytes:.1f} GB in memory, above the limit of {options.resident_limit} GB; "
             f"raise it with {advice} in the name where the memory is there"
         )
+    arrays = source.arrays()
     return _Held(source, arrays, *moments(arrays["train"]))
 
 
