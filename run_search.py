@@ -75,7 +75,9 @@ def parser() -> argparse.ArgumentParser:
     keep.add_argument("--store", metavar="DIR", help="folder of finished stages [OUTPUT/stages]")
     keep.add_argument("--store-limit", type=_bytes, metavar="SIZE", help="bound of the store, e.g. 20GB [none]")
     keep.add_argument("--no-reuse", action="store_true", help="train every stage of every trial")
-    keep.add_argument("--tracking-uri", metavar="URI", help="MLflow store [mlflow.db in this directory]")
+    keep.add_argument(
+        "--tracking-uri", metavar="URI", help="MLflow store, or none [MLFLOW_TRACKING_URI, or mlflow.db here]"
+    )
     keep.add_argument("--resume", metavar="NAME", help="go on with a search that was interrupted, or add to it")
     keep.add_argument("--settle", action="store_true", help="with --resume: further seeds for unresolved primary pairs")
     keep.add_argument(

@@ -209,7 +209,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--recipe", metavar="ID", help="a recipe by its id instead")
     parser.add_argument("--pick", choices=PICKS, help="of the Pareto front of accuracy and harmonic mean instead")
     parser.add_argument("--out", type=Path, default=Path("best.yaml"), help="file to write (default: best.yaml)")
-    parser.add_argument("--tracking-uri", metavar="URI", help="MLflow store (default: mlflow.db in this directory)")
+    parser.add_argument(
+        "--tracking-uri", metavar="URI", help="MLflow store (default: MLFLOW_TRACKING_URI, or mlflow.db here)"
+    )
     options = parser.parse_args(arguments)
 
     from analysis import load

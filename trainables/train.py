@@ -64,7 +64,9 @@ def parser() -> argparse.ArgumentParser:
     keep.add_argument("--resume", action="store_true", help="go on with the unfinished training in --out")
     keep.add_argument("--save-minutes", type=float, default=1.0, metavar="X", help="between checkpoints [1]")
     keep.add_argument("--save-epochs", type=int, default=0, metavar="N", help="and also every N epochs [0: not]")
-    keep.add_argument("--tracking-uri", metavar="URI", help="MLflow store, or none [mlflow.db in this directory]")
+    keep.add_argument(
+        "--tracking-uri", metavar="URI", help="MLflow store, or none [MLFLOW_TRACKING_URI, or mlflow.db here]"
+    )
     return it
 
 

@@ -27,7 +27,7 @@ from rich.console import Console
 
 import run_search
 import search
-from search import agenda, phases
+from search import agenda, phases, sync
 from search.conductor import Recorder
 from search.run import WORKER_ENVIRONMENT, Search, _interruptible
 from search.settings import Settings
@@ -393,6 +393,30 @@ def test_a_listener_that_raises_does_not_end_the_search(place, monkeypatch, capl
     result = search.run(TINY, name="deaf", **ONCE)
     assert result.complete and len(journal(result.folder)) == 4
     assert "design-0-000 could not be shown or tracked" in caplog.text
+
+
+def test_a_store_that_goes_away_costs_no_result_and_is_written_later(place, monkeypatch, capsys, caplog):
+    taken = agenda.Agenda.take
+
+    def deleting(self, record):
+        taken(self, record)
+        if len(self.records) == 2:
+            (place / "mlflow.db").rename(place / "away.db")
+
+    monkeypatch.setattr(agenda.Agenda, "take", deleting)
+    result = search.run(TINY, name="away", **ONCE)
+    assert result.complete and result.best is not None
+    said = capsys.readouterr().out
+    assert 0 < said.index("Best recipe") < said.index("Where to look next") < said.index("MLflow lacks ")
+    assert "mlflow.db was deleted or replaced while the search ran" in said and "Traceback" not in said + caplog.text
+    assert said.rstrip().endswith("write it later with: python -m search.sync away")
+    assert sync.main(["away"]) == 0
+    tracked = runs(place, "away")
+    trials = [run for run in tracked if run.data.tags["level"] == "trial"]
+    assert {run.data.tags["trial"] for run in trials} == set(journal(result.folder))
+    assert {run.info.status for run in tracked} == {"FINISHED"}
+    (own,) = (run for run in tracked if run.data.tags["level"] == "search")
+    assert own.data.tags["looks"] == "[]" and "Best recipe" in own.data.tags["mlflow.note.content"]
 
 
 def test_an_error_in_the_driver_loses_nothing_and_says_how_to_go_on(place, monkeypatch, capsys):
