@@ -156,7 +156,11 @@ def parser() -> argparse.ArgumentParser:
         "--store-limit", metavar="SIZE", type=_bytes, help="maximum size of that folder, e.g. 20GB (default: no limit)"
     )
     keep.add_argument("--no-reuse", action="store_true", help="train every stage of every trial, re-using none")
-    keep.add_argument("--tracking-uri", metavar="URI", help="MLflow store (default: mlflow.db in this directory)")
+    keep.add_argument(
+        "--tracking-uri",
+        metavar="URI",
+        help="MLflow store, or none (default: MLFLOW_TRACKING_URI, or mlflow.db in this directory)",
+    )
     keep.add_argument("--resume", metavar="NAME", help="continue an interrupted search, or add to a finished one")
     keep.add_argument(
         "--accept-changes", action="store_true",

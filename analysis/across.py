@@ -244,7 +244,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m analysis.across", description="Does a verdict hold in other searches? One table across them."
     )
-    parser.add_argument("--tracking-uri", metavar="URI", help="the MLflow store (default: mlflow.db in this directory)")
+    parser.add_argument(
+        "--tracking-uri",
+        metavar="URI",
+        help="the MLflow store (default: MLFLOW_TRACKING_URI, or mlflow.db in this directory)",
+    )
     parser.add_argument("--out", metavar="FILE", help="CSV file to write the table to (default: none)")
     options = parser.parse_args(arguments)
     uri = address(options.tracking_uri)

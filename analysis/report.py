@@ -293,7 +293,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m analysis.report", description="Write what a search found as one HTML page."
     )
     parser.add_argument("--search", metavar="NAME", help="the search (default: the latest)")
-    parser.add_argument("--tracking-uri", metavar="URI", help="the MLflow store (default: mlflow.db in this directory)")
+    parser.add_argument(
+        "--tracking-uri",
+        metavar="URI",
+        help="the MLflow store (default: MLFLOW_TRACKING_URI, or mlflow.db in this directory)",
+    )
     parser.add_argument("--out", metavar="FILE", default="report.html", help="the page (default: %(default)s)")
     options = parser.parse_args(arguments)
     uri = address(options.tracking_uri)

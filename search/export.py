@@ -307,7 +307,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--out", metavar="FILE", type=Path, default=Path("best.yaml"), help="file to write (default: best.yaml)"
     )
-    parser.add_argument("--tracking-uri", metavar="URI", help="MLflow store (default: mlflow.db in this directory)")
+    parser.add_argument(
+        "--tracking-uri",
+        metavar="URI",
+        help="MLflow store (default: MLFLOW_TRACKING_URI, or mlflow.db in this directory)",
+    )
     parser.add_argument(
         "--accept-changes",
         action="store_true",

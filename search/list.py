@@ -82,7 +82,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table; 2 where the store cannot be read."""
     lenient_output()
     parser = argparse.ArgumentParser(prog="python -m search.list", description="List the searches in an MLflow store.")
-    parser.add_argument("--tracking-uri", metavar="URI", help="the store (default: mlflow.db in this directory)")
+    parser.add_argument(
+        "--tracking-uri", metavar="URI", help="the store (default: MLFLOW_TRACKING_URI, or mlflow.db here)"
+    )
     parser.add_argument("--output", metavar="DIR", help="folder of results (default: where each search was started)")
     options = parser.parse_args(arguments)
     lenient_output()

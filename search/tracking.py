@@ -717,9 +717,8 @@ class Tracker:
 
     def _is_out(self) -> bool:
         """Whether the store as a whole does not answer; else it is this one job that it does not take."""
-        if self._gone:
-            return True
         try:
+            self._still_there()
             self._client.search_experiments(max_results=1)
         except StoreError:
             file = mlflow_store.database(self.uri)

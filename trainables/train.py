@@ -120,7 +120,9 @@ def parser() -> argparse.ArgumentParser:
         help="also save a checkpoint every N epochs (default: 0, which saves none)",
     )  # fmt: skip
     keep.add_argument(
-        "--tracking-uri", metavar="URI", help="MLflow store, or none (default: mlflow.db in this directory)"
+        "--tracking-uri",
+        metavar="URI",
+        help="MLflow store, or none (default: MLFLOW_TRACKING_URI, or mlflow.db in this directory)",
     )
     return it
 

@@ -220,20 +220,24 @@ def test_telemetry_is_off_unless_it_is_asked_for(tmp_path, asked, expected):
     assert (found if not asked else found[0]) == expected
 
 
-def test_nothing_is_asked_of_a_network_while_tracking_is_off(tmp_path):
+@pytest.mark.parametrize("asked", [False, True])
+def test_no_network_is_asked_of_by_mlflow_itself(tmp_path, asked):
     (tmp_path / "sitecustomize.py").write_text(
         "import os, socket\n"
         "def note(*where, **_):\n"
-        "    open(os.environ['ASKED'], 'a').write(repr(where) + '\\n')\n"
+        "    open(os.environ['LOOKED_UP'], 'a').write(repr(where) + '\\n')\n"
         "    raise OSError('no network')\n"
-        "socket.getaddrinfo = socket.gethostbyname = socket.create_connection = note\n"
+        "socket.getaddrinfo = note\n"
     )
-    asked = tmp_path / "asked"
-    code = TELEMETRY + "import mlflow.pyfunc, mlflow.pytorch\n"
-    process = python(code, tmp_path, PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}", ASKED=str(asked))
+    looked_up = tmp_path / "looked up"
+    code = TELEMETRY + "import time\nmlflow.set_tracking_uri('sqlite:///x.db')\nmlflow.create_experiment('a')\n"
+    code += "for _ in range(60 if os.environ['MLFLOW_DISABLE_TELEMETRY'] == 'false' else 5):\n"
+    code += "    if os.path.exists(os.environ['LOOKED_UP']): break\n    time.sleep(0.2)\n"
+    environment = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}", "LOOKED_UP": str(looked_up)}
+    process = python(code, tmp_path, **environment, **({"MLFLOW_DISABLE_TELEMETRY": "false"} if asked else {}))
     _, error = process.communicate(timeout=120)
     assert process.returncode == 0, error
-    assert not asked.exists()
+    assert looked_up.exists() == asked, "telemetry" if asked else looked_up.read_text()
 
 
 # ------------------------------------------------------------------------------------------------------ keys

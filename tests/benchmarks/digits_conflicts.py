@@ -27,7 +27,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pandas as pd
 import torch
 
-from analysis.conflicts import pairwise, wilson_interval
+from analysis.conflicts import pairwise
+from analysis.stats.intervals import wilson_interval
 from spaces.domain import Space, Stage
 from trainables.data import load, standard
 from trainables.pipeline import Pipeline

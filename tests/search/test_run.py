@@ -28,12 +28,13 @@ from rich.console import Console
 
 import run_search
 import search
-from search import agenda, export, phases
+from search import agenda, export, phases, sync
 from search.conductor import Recorder
-from search.run import SPACE_HEAD, WORKER_ENVIRONMENT, Search
+from search.run import WORKER_ENVIRONMENT, Search
 from search.settings import Settings, SettingsError
 from search.space_file import load_space
 from search.tasks import Journal
+from search.workspace import SPACE_HEAD
 from spaces.domain import Space, Stage, log_uniform, one_of
 from trainables.data import load
 from trainables.leases import Lock
@@ -442,6 +443,30 @@ def test_a_damaged_journal_is_one_sentence_and_its_remedy_works(place, capsys):
     assert {name: record["metrics"] for name, record in after.items()} == {
         name: record["metrics"] for name, record in whole.items()
     }
+
+
+def test_a_store_that_goes_away_costs_no_result_and_is_written_later(place, monkeypatch, capsys, caplog):
+    taken = agenda.Agenda.take
+
+    def deleting(self, record):
+        taken(self, record)
+        if len(self.records) == 2:
+            (place / "mlflow.db").rename(place / "away.db")
+
+    monkeypatch.setattr(agenda.Agenda, "take", deleting)
+    result = search.run(TINY, name="away", **ONCE)
+    assert result.complete and result.best is not None
+    said = capsys.readouterr().out
+    assert 0 < said.index("Best recipe") < said.index("Where to look next") < said.index("MLflow lacks ")
+    assert "mlflow.db was deleted or replaced while the search ran" in said and "Traceback" not in said + caplog.text
+    assert said.rstrip().endswith("write it later with: python -m search.sync away")
+    assert sync.main(["away"]) == 0
+    tracked = runs(place, "away")
+    trials = [run for run in tracked if run.data.tags["level"] == "trial"]
+    assert {run.data.tags["trial"] for run in trials} == set(journal(result.folder))
+    assert {run.info.status for run in tracked} == {"FINISHED"}
+    (own,) = (run for run in tracked if run.data.tags["level"] == "search")
+    assert own.data.tags["looks"] == "[]" and "Best recipe" in own.data.tags["mlflow.note.content"]
 
 
 def test_an_error_in_the_driver_loses_nothing_and_says_how_to_go_on(place, monkeypatch, capsys):
