@@ -1,4 +1,9 @@
-"""The adaptive arm: proposals one at a time, several later stages for each new start."""
+"""The adaptive arm: proposals one at a time, several later stages for each new start.
+
+Proposal k knows the results of proposals 0 to k − lag and no others, and is compared with these alone where it may be
+stopped early. So a search depends on the numbers of its trials and not on which of them finished first: with one slot
+or with several, on a busy machine or a quiet one, the same command makes the same proposals.
+"""
 
 from __future__ import annotations
 
@@ -24,11 +29,13 @@ class _Start:
 
     Args:
         id: Number of the start.
+        founder: Place among the proposals of the one that began it.
         fixed: What its children have in common, one dict of choices for each last stage that they may have.
         left: Children still to be proposed.
     """
 
     id: int
+    founder: int
     fixed: list[dict[str, Any]]
     left: int
 
@@ -47,6 +54,8 @@ class Adaptive(phases.Adaptive):
         self._starts: list[_Start] = []
         self._asked: Counter[str] = Counter()
         self._recalled = False
+        self._results: dict[int, tuple[Task, Record]] = {}
+        self._told = 0  # proposals of which the sampler knows the result
 
     def recall(self, known: Known) -> list[Task]:
         """What was proposed and has no record yet; study and starts become what they were.
@@ -61,13 +70,13 @@ class Adaptive(phases.Adaptive):
         proposed = [task for task in known.tasks.values() if task.phase == self.name]
         self._asked = Counter(task.recipe.plan.id for task in proposed)
         waiting = []
-        for task in proposed:
+        for place, task in enumerate(proposed):
             assert task.start is not None
             while len(self._starts) <= task.start:
-                self._starts.append(self._start(known, task))
+                self._starts.append(self._start(known, task, place))
             self._starts[task.start].left -= 1
             if task.id in known.records:
-                self._tell(known, task, known.records[task.id])
+                self._results[place] = task, known.records[task.id]
             else:
                 waiting.append(task)
         for event in events:
@@ -99,19 +108,38 @@ class Adaptive(phases.Adaptive):
         """Proposals so far."""
         return self._asked.total()
 
-    def propose(self, known: Known, in_training: Callable[[int], bool]) -> Task | None:
-        """A proposal: a child of a start whose first stage is there, else a new start.
+    @classmethod
+    def place_of(cls, trial: str) -> int:
+        """Place of a proposal among them, by its id."""
+        return int(trial.rpartition("-")[2])
+
+    @staticmethod
+    def needed(known: Known, place: int) -> int:
+        """How many results, from the first proposal on, the proposal at a place knows."""
+        return max(0, place - known.limits.lag + 1)
+
+    def ready(self, known: Known) -> bool:
+        """Whether the results that the next proposal knows are there."""
+        return all(place in self._results for place in range(self._told, self.needed(known, self.asked)))
+
+    def peers(self, known: Known, trial: str) -> Callable[[str], bool]:
+        """With which trials one may be compared on the way: those whose results its proposal knew."""
+        end = self.needed(known, self.place_of(trial))
+        return lambda other: not self.is_id(other) or self.place_of(other) < end
+
+    def propose(self, known: Known) -> Task | None:
+        """A proposal: a child of a start whose first trial is known, else a new start. To be asked for when `ready`.
 
         Args:
             known: What has been run.
-            in_training: Whether what the children of a start share is being trained: they would only wait for it.
 
         Returns:
             The task; `None` where a start has nothing more to offer (another call may), or the space has not
             (`exhausted`).
         """
         asked = self.asked
-        start = next((s for s in self._starts if s.left > 0 and not in_training(s.id)), None)
+        self._tell_up_to(known, self.needed(known, asked))
+        start = next((s for s in self._starts if s.left > 0 and s.founder < self._told), None)
         try:
             proposal = self.sampler.ask(asked, None if start is None else start.fixed[start.left % len(start.fixed)])
         except SpaceExhausted as error:
@@ -139,15 +167,25 @@ class Adaptive(phases.Adaptive):
         self.sampler.keep()
         self._asked[recipe.plan.id] += 1
         if start is None:
-            start = self._start(known, task)
+            start = self._start(known, task, asked)
             self._starts.append(start)
         start.left -= 1
         return task
 
     def told(self, known: Known, task: Task, record: Record) -> None:
-        """How a proposal did."""
-        self._tell(known, task, record)
+        """How a proposal did; the sampler hears of it when a proposal is made that knows it."""
+        self._results[self.place_of(task.id)] = task, record
+
+    def close(self, known: Known, sampler: Sampler) -> None:
+        """Tells the sampler the last results, for whoever looks at the study."""
+        self._tell_up_to(known, self.asked)
         self.sampler.keep()
+
+    def _tell_up_to(self, known: Known, end: int) -> None:
+        for place in range(self._told, end):
+            if place in self._results:
+                self._tell(known, *self._results[place])
+        self._told = max(self._told, end)
 
     def _tell(self, known: Known, task: Task, record: Record) -> None:
         """Tells the sampler.
@@ -170,5 +208,5 @@ class Adaptive(phases.Adaptive):
             log.warning("the adaptive arm ends after %d of %d trials: %s", self.asked, known.limits.trials, why)
         self.exhausted = True
 
-    def _start(self, known: Known, task: Task) -> _Start:
-        return _Start(len(self._starts), self.sampler.siblings(task.recipe), known.limits.children)
+    def _start(self, known: Known, task: Task, founder: int) -> _Start:
+        return _Start(len(self._starts), founder, self.sampler.siblings(task.recipe), known.limits.children)

@@ -182,7 +182,7 @@ class Agenda:
                 return self._begin(task)
             if self.finished:
                 return None
-            if self.phase == "adaptive" and len(self._queue) < AHEAD and self._may_propose():
+            if self.phase == "adaptive" and len(self._queue) < AHEAD and self._may_propose() and self._is_ready():
                 self._propose()
                 continue
             if self._queue or self.running:
@@ -213,6 +213,10 @@ class Agenda:
         self._keep_house()
         if task.number is not None:
             self._adaptive.told(self.known, task, record)
+
+    def peers(self, name: str) -> Callable[[str], bool]:
+        """With which trials a proposal may be compared while it runs."""
+        return self._adaptive.peers(self.known, name)
 
     def started(self, name: str) -> None:
         """A task that was handed out has got its share: from here on it is paid for."""
@@ -371,8 +375,12 @@ class Agenda:
     def _may_propose(self) -> bool:
         return self._adaptive.open(self.known) and self._used() <= ADAPTIVE_SHARE
 
+    def _is_ready(self) -> bool:
+        """Whether the next proposal can be made, or nothing could still make it so."""
+        return self._adaptive.ready(self.known) or not (self._queue or self.running)
+
     def _propose(self) -> None:
-        task = self._adaptive.propose(self.known, self._in_training)
+        task = self._adaptive.propose(self.known)
         if task is not None:
             self.tasks[task.id] = task
             self._queue.append(task)
@@ -396,14 +404,6 @@ class Agenda:
         """Whether this run has decided already, or the last decision was not carried out to its end."""
         planned = list(phases.Settle().plan(self.known))
         return any(task.id in self.tasks or task.id not in self.records for task in planned)
-
-    def _in_training(self, start: int) -> bool:
-        tasks = [self.tasks[name] for name in self.running if self.tasks[name].start == start]
-        return any(self._shared_keys(task) & self._unfinished(task) for task in tasks)
-
-    def _shared_keys(self, task: Task) -> set[str]:
-        """Keys of the stages before the last."""
-        return {key for stage in self._keys_of(task)[: len(task.recipe.plan.stages) - 1] for key in stage}
 
     # --- tasks --------------------------------------------------------------------------------------------
 

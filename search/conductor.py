@@ -108,7 +108,7 @@ class StageScheduler(_DriverOnly, FIFOScheduler):  # type: ignore[misc]
             self._halving.recall(task.id, kinds, result["points"])
         if not task.may_stop or result["outcome"] != "running":
             return str(TrialScheduler.CONTINUE)
-        decision = self._halving.judge(task.id, kinds, result["points"])
+        decision = self._halving.judge(task.id, kinds, result["points"], self._agenda.peers(task.id))
         if decision is None:
             return str(TrialScheduler.CONTINUE)
         self.decisions[task.id] = decision

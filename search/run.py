@@ -43,6 +43,9 @@ log = logging.getLogger(__name__)
 BUNDLED = "digits-lt"
 """The data that come with the libraries."""
 
+LAG = 4
+"""Results of the last few proposals are not waited for, see `search.adaptive`."""
+
 DRIVER_ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the record is MLflow's
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",  # the journal is what is resumed from
@@ -427,6 +430,11 @@ class Search:
         self._join()
         settings = self.settings
         shares = resources.shares(settings)
+        if not settings.lag:
+            # on a larger machine more trials run at the same time than this one has seen the results of
+            lag: dict[str, Any] = {"lag": LAG if self.resume else max(LAG, resources.slots(settings))}
+            settings = self.settings = dataclasses.replace(settings, **lag)
+            dataclasses.replace(Settings.stored(settings.output, settings.name), **lag).save()
         agenda = self._started = self._agenda()
         if self.resume and agenda.catch_up():
             return self._nothing_left(agenda, tracker)
@@ -560,6 +568,7 @@ class Search:
             margin=self.standard.margin,
             primary=settings.primary,
             objective=settings.objective,
+            lag=settings.lag or LAG,
         )
 
     def _agenda(self) -> Agenda:

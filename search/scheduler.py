@@ -17,7 +17,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -96,19 +96,26 @@ class Halving:
         self._scores: dict[tuple[float, str], dict[str, float]] = defaultdict(dict)
         self._behind: dict[str, float] = defaultdict(float)
 
-    def judge(self, trial: str, kinds: Mapping[str, str], points: Sequence[Mapping[str, Any]]) -> Decision | None:
+    def judge(
+        self,
+        trial: str,
+        kinds: Mapping[str, str],
+        points: Sequence[Mapping[str, Any]],
+        peers: Callable[[str], bool] = lambda trial: True,
+    ) -> Decision | None:
         """Judges a trial at every rung that its new points pass.
 
         Args:
             trial: Its id.
             kinds: `stages_of(plan)`.
             points: New evaluations in order.
+            peers: Which other trials of its cohort it is compared with.
 
         Returns:
             The first rung at which it falls short, or `None` to go on.
         """
         for rung, point in self._passed(trial, points):
-            decision = self._at_rung(trial, rung, self._cohort(kinds, point), point)
+            decision = self._at_rung(trial, rung, self._cohort(kinds, point), point, peers)
             if decision is not None:
                 return decision
         return None
@@ -159,9 +166,16 @@ class Halving:
         to_come = kinds.get(point["stage"], "")
         return f"{point['stage']}, with " + (f"stages to come that carry {to_come}" if to_come else "no stage to come")
 
-    def _at_rung(self, trial: str, rung: float, cohort: str, point: Mapping[str, Any]) -> Decision | None:
-        scores = self._scores[rung, cohort]
-        value = scores[trial] = point["metrics"][self.score]
+    def _at_rung(
+        self,
+        trial: str,
+        rung: float,
+        cohort: str,
+        point: Mapping[str, Any],
+        peers: Callable[[str], bool] = lambda trial: True,
+    ) -> Decision | None:
+        value = self._scores[rung, cohort][trial] = point["metrics"][self.score]
+        scores = {name: score for name, score in self._scores[rung, cohort].items() if name == trial or peers(name)}
         if len(scores) < self.least:
             return None
         kept = max(1, math.floor(len(scores) / self.factor))

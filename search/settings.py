@@ -99,6 +99,8 @@ class Settings:
         gpu_hours: Hours times share of GPUs of all trials of the search, over all its runs; `None` for no bound.
         epochs_scale: Multiplies every stage's epochs.
         seed: Base of all seeds.
+        lag: Proposal k of the adaptive arm knows the results of proposals 0 to k − lag; 0 is 4, or the number of slots
+            where that is larger, and is replaced by it when the search begins.
         rungs: Fractions of a plan at which the adaptive arm is judged.
         reduction_factor: The best 1/η go on.
         rung_score: What is compared at a rung. This default and those of the two before: `docs/rung_scores.md`.
@@ -149,6 +151,7 @@ class Settings:
     gpu_hours: float | None = None
     epochs_scale: float = 1.0
     seed: int = 0
+    lag: int = 0
     rungs: tuple[float, ...] = (0.25,)
     reduction_factor: float = 4.0
     rung_score: str = "shortened"

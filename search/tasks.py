@@ -99,6 +99,7 @@ class Limits:
         margin: Difference in accuracy that matters.
         primary: Pairs declared before the search.
         objective: What the sampler learns and recipes are ranked by, one of `search.objective.OBJECTIVES`.
+        lag: Proposal k is made with the results of proposals 0 to k − lag, whichever others have finished.
     """
 
     seeds: int = 5
@@ -116,6 +117,7 @@ class Limits:
     margin: float = 0.005
     primary: tuple[str, ...] = ()
     objective: str = "accuracy"
+    lag: int = 4
 
 
 class JournalError(ValueError):

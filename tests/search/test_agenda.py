@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import random
 import sys
 import time
 from collections import Counter
@@ -230,13 +231,13 @@ def test_without_a_store_nothing_waits(tmp_path):
 
 
 def test_all_slots_are_busy_in_the_adaptive_arm(tmp_path):
-    """The children of a start wait for its first stage: meanwhile other starts begin."""
+    """The children of a start wait for its first trial: meanwhile other starts begin."""
     space = Space(stages=[Stage("first", length=0.5, lr=log_uniform(0.01, 0.3)), SPACE.stages[1]])
-    world = World(tmp_path, space, seeds=0, trials=12, children=3, race=False)
+    world = World(tmp_path, space, seeds=0, trials=12, children=3, race=False, lag=3)
     running = [world.agenda.next() for _ in range(3)]
     assert all(running) and len({task.start for task in running}) == 3
-    # once a first stage is there, its children come first
-    world.finish_stage(keys(running[0].recipe.plan, running[0].seed)[0][-1])
+    # once a start's first trial is known, its children come first
+    world.end(running[0])
     child = world.agenda.next()
     assert child.start == running[0].start
     assert child.recipe.plan.stages[0] == running[0].recipe.plan.stages[0]
@@ -259,7 +260,7 @@ def test_no_stage_is_trained_twice_at_a_time_whatever_the_slots(tmp_path, slots,
 
 
 def test_children_share_their_start(tmp_path):
-    handed = World(tmp_path, seeds=0, trials=7, children=3, race=False).play()
+    handed = World(tmp_path, seeds=0, trials=7, children=3, race=False, lag=1).play()
     assert [task.start for task in handed] == [0, 0, 0, 1, 1, 1, 2]
     for start in range(3):
         assert len({str(t.recipe.plan.stages[0]) for t in handed if t.start == start}) == 1
@@ -398,7 +399,9 @@ class Judged(World):
 
     def end(self, task: Task, outcome: str = "finished", value: float | None = None) -> Record:
         points = [dataclasses.asdict(point) for point in record(task).curve]
-        decision = self.halving.judge(task.id, stages_of(task.recipe.plan), points) if task.may_stop else None
+        kinds, decision = stages_of(task.recipe.plan), None
+        if task.may_stop:
+            decision = self.halving.judge(task.id, kinds, points, self.agenda.peers(task.id))
         if decision is None:
             return super().end(task, outcome, value)
         taken = dataclasses.replace(record(task, "stopped"), reason=str(decision), stop=decision.to_dict())
@@ -712,8 +715,8 @@ def test_the_final_length_is_tried_where_the_search_is_short(tmp_path, whole):
         ground.four("first/class_balanced", "first/cost_sensitive", full_length=True),
     )
     assert ground.share == 0.5 and len(short) == len(full) == 4
-    # 7.5 epochs are 8
-    assert {cell.recipe.plan.epochs for cell in full} == {30} and {c.recipe.plan.epochs for c in short} == {16}
+    # 22.5 epochs are 22
+    assert {cell.recipe.plan.epochs for cell in full} == {90} and {c.recipe.plan.epochs for c in short} == {44}
 
 
 def test_nominated_pairs_have_seeds_of_their_own(tmp_path, whole):
@@ -927,3 +930,68 @@ def test_a_task_that_is_put_back_is_the_next_one_and_nothing_is_recorded(tmp_pat
         world.end(task)
     handed = world.play()
     assert [task.seed for task in handed] == [1, 1] and len(world.agenda.records) == 4
+
+
+class Rungs:
+    """Early stopping without Ray: every proposal is judged half-way."""
+
+    def __init__(self, agenda):
+        self.agenda, self.halving = agenda, Halving((0.5,), 2, "accuracy")
+
+    def outcome(self, task: Task) -> str:
+        kinds, points = stages_of(task.recipe.plan), [dataclasses.asdict(record(task).curve[0])]
+        if not task.may_stop:
+            return "finished"
+        decision = self.halving.judge(task.id, kinds, points, self.agenda.peers(task.id))
+        return "finished" if decision is None else "stopped"
+
+
+def played(world: World, slots: int, shuffle: random.Random) -> dict[str, tuple[str, str]]:
+    """Recipe and outcome of every trial, where any of the running ones may end first."""
+    rungs, running, found = Rungs(world.agenda), [], {}
+    while True:
+        task = world.agenda.next() if len(running) < slots else None
+        if task is not None:
+            running.append(task)
+        elif running:
+            ended = running.pop(shuffle.randrange(len(running)))
+            outcome = rungs.outcome(ended)
+            found[ended.id] = (ended.recipe.plan.id, outcome)
+            world.end(ended, outcome)
+        else:
+            assert world.agenda.finished
+            return found
+
+
+def test_slots_and_delays_change_no_proposal_no_stop_and_no_winner(tmp_path, small_race):
+    found, winners, studies = [], [], []
+    for number, slots in enumerate((1, 2, 2, 5)):
+        world = World(tmp_path / str(number), seeds=2, trials=30, lag=4)
+        found.append(played(world, slots, random.Random(number)))
+        winners.append(world.agenda.winner)
+        studies.append([(t.params, t.state, t.values) for t in world.agenda.sampler.study.trials])
+    assert all(other == found[0] for other in found[1:])
+    assert all(other == studies[0] for other in studies[1:])
+    assert all(other == winners[0] for other in winners[1:])
+    outcomes = Counter(outcome for name, (_, outcome) in found[0].items() if name.startswith("adaptive"))
+    assert outcomes["stopped"] > 3 and outcomes["finished"] > 3
+
+
+def test_a_proposal_knows_what_lies_a_lag_behind_it_and_no_more(tmp_path):
+    space = Space(stages=[Stage("first", length=0.5, lr=log_uniform(0.01, 0.3)), SPACE.stages[1]])
+    world = World(tmp_path, space, seeds=1, trials=12, lag=3, race=False)
+    running = []
+    for _ in range(40):
+        task = world.agenda.next()
+        if task is None:
+            break
+        if task.phase == "adaptive":
+            running.append(task)
+        else:
+            world.end(task)
+    # three are proposed, and the fourth waits for the result of the first
+    assert [task.id for task in running] == [f"adaptive-{place:04d}" for place in range(3)]
+    world.end(running[1])
+    assert world.agenda.next() is None
+    world.end(running[0])
+    assert world.agenda.next().id == "adaptive-0003"

@@ -178,7 +178,8 @@ def test_only_the_adaptive_arm_is_judged_and_what_finishes_is_noted():
         )
         for name, arm in (("a", "adaptive"), ("b", "adaptive"), ("c", "adaptive"), ("d", "design"), ("e", "adaptive"))
     }
-    scheduler = StageScheduler(SimpleNamespace(tasks=tasks), rule((0.5,), factor=2), Shares(Share(1, 0), Share(1, 0)))
+    agenda = SimpleNamespace(tasks=tasks, peers=lambda trial: lambda other: True)
+    scheduler = StageScheduler(agenda, rule((0.5,), factor=2), Shares(Share(1, 0), Share(1, 0)))
 
     def report(name, score, outcome="running"):
         trial = SimpleNamespace(config={"task": name})
