@@ -235,3 +235,41 @@ def test_streamed_data_are_described_alike(photos: Path) -> None:
     one, other = (describe(f"folder:{photos}?broken=skip&feed={feed}&workers=0") for feed in ("resident", "streamed"))
     assert (one.counts, one.notes, one.problems, one.size) == (other.counts, other.notes, other.problems, other.size)
     assert other.fingerprint == load(f"folder:{photos}?broken=skip&feed=streamed&workers=0").fingerprint
+
+
+def test_tables_and_arrays_tell_what_they_do_not_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    x, y = np.random.RandomState(1).randint(0, 256, (60, 8, 8), dtype=np.uint8), np.arange(60) % 3
+    np.savez(tmp_path / "own [v2].npz", x=x, y=10 * y, ids=np.arange(60))
+    assert main(["describe", f"npz:{tmp_path / 'own [v2].npz'}"]) == 0
+    said = capsys.readouterr().out
+    joined = " ".join(said.split())
+    # a long path is folded, and nothing of it is cut
+    assert (
+        "own [v2].npz: 3 classes, images 1×8×8" in joined
+        and str(tmp_path) in "".join(said.split())
+        and "no problems found" not in joined
+    )
+    assert "arrays that are not used: ids" in joined and "the 3 classes are named by them: 0, 10, 20" in joined
+    for number, label in enumerate(y):
+        picture(tmp_path / f"{number}.png", number)
+        with (tmp_path / "list.csv").open("a") as file:
+            file.write(f"{number}.png;{label};by hand\n" if number else "file;class;who\n0.png;0;by hand\n")
+    assert main(["describe", f"csv:{tmp_path / 'list.csv'}"]) == 0
+    assert "columns that are not used: who" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"x": np.zeros((9, 8, 8)), "y": np.arange(9)}, "x must be uint8 in 0 … 255, got float64"),
+        ({"x": np.zeros((9, 8, 8), np.uint8), "y": np.array([None] * 9)}, "Python objects are not read"),
+        ({"x": np.zeros((9, 8, 8), np.uint8), "y": np.arange(9), "x_val": np.zeros((2, 8, 8), np.uint8)}, "no y_val"),
+    ],
+)
+def test_the_cause_is_told_and_nothing_else(
+    content: dict, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.savez(tmp_path / "own.npz", **content)
+    assert main(["describe", f"npz:{tmp_path / 'own.npz'}"]) == 2
+    said = capsys.readouterr()
+    assert message in said.err and said.err.count("\n") == 1 and not said.out

@@ -241,11 +241,11 @@ def duplicates(
 
 def show(found: Description, console: Console) -> None:
     """Prints a description and draws the profile."""
-    from rich.table import Table
+    from rich.table import Column, Table
     from rich.text import Text
 
     train = found.counts["train"]
-    table = Table(box=None, show_header=False, pad_edge=False)
+    table = Table("", Column(overflow="fold"), box=None, show_header=False, pad_edge=False)
     size = "several sizes" if found.size is None else "×".join(map(str, found.size))
     table.add_row("data", styled(f"{found.name}: {len(train)} classes, images {size}"))
     for split in SPLITS:
