@@ -213,6 +213,8 @@ class Search:
         self._interrupts = Interrupts()
         self._sent = False
         self._started: Agenda | None = None
+        self._fingerprints: dict[int, str] = {}
+        """By seed of the split, as first seen: data that change while the search runs are found out."""
 
     def _design_kind(self) -> str | None:
         """The kind of design; once a list is kept beside the results, that copy is what counts."""
@@ -325,6 +327,9 @@ class Search:
 
     def _run(self) -> SearchResult:
         from search import summary, tracking
+        from trainables.trial import forget_data
+
+        forget_data()
 
         uri, said = tracking.choose(self.settings.tracking_uri)
         if said:
@@ -690,7 +695,9 @@ class Search:
         return self._data(self.settings.seed * SEEDS_APART).notes
 
     def _fingerprint(self, split_seed: int) -> str:
-        return self._data(split_seed).fingerprint
+        if split_seed not in self._fingerprints:
+            self._fingerprints[split_seed] = self._data(split_seed).fingerprint
+        return self._fingerprints[split_seed]
 
     def _spec(self, task: Task) -> dict[str, Any]:
         from search.scheduler import SHORTENED
@@ -701,6 +708,7 @@ class Search:
             shortened=task.may_stop and self.settings.rung_score == SHORTENED,
             read_test=task.read_test,
             company=task.company,
+            fingerprint=self._fingerprint(task.seed),
         ).to_dict()
 
     def _trial(self, plan: Plan, seed: int) -> TrialSpec:

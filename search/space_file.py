@@ -78,10 +78,11 @@ def _line(error: Exception, file: Path) -> str:
 def _importing_beside(file: Path) -> Iterator[None]:
     """Within it modules beside the file can be imported, anew each time; after it nothing of them is left."""
     folder = file.resolve().parent
+    begins = tuple({f"{folder}{os.sep}", f"{os.path.dirname(os.path.abspath(file))}{os.sep}"})
 
     def is_beside(module: ModuleType) -> bool:
         place = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), None)
-        return isinstance(place, str) and Path(place).resolve().is_relative_to(folder) and is_own(Path(place))
+        return isinstance(place, str) and place.startswith(begins) and is_own(Path(place))
 
     def beside() -> dict[str, ModuleType]:
         loaded = {name: module for name, module in sys.modules.items() if isinstance(module, ModuleType)}
