@@ -15,10 +15,10 @@ SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP"
 
 
 class Interrupts:
-    """Turns the three signals into `KeyboardInterrupt`; inside `between_events` the first one into a request.
+    """Turns the three signals into `KeyboardInterrupt`, or the first one into a request, where that is asked for.
 
-    Raised wherever the driver happens to be, an interrupt may be swallowed by a native call of Ray. So `received` says
-    whether one came, whatever became of it.
+    Raised wherever the driver happens to be, an interrupt may be swallowed by a native call of Ray, or leave Ray
+    half started, waiting for itself. So `received` says whether one came, whatever became of it.
     """
 
     def __init__(self) -> None:
@@ -27,31 +27,54 @@ class Interrupts:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interrupts:
-        if threading.current_thread() is threading.main_thread():
-            for number in SIGNALS:
-                # nohup: the command is to outlive its terminal
-                if number == signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN:
-                    self._before[number] = signal.signal(number, self._hear)
+        self._arm()
         return self
 
     def __exit__(self, *error: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        self._before = {}
 
     @contextmanager
     def between_events(self, request: Callable[[], None]) -> Iterator[None]:
         """Calls `request` at the first signal instead of raising; a second one raises at once.
 
         Raises:
-            KeyboardInterrupt: A signal came before, and nobody has ended for it.
+            KeyboardInterrupt: A signal came before.
         """
-        self._request = request
+        self.check()
+        with self.noted(request):
+            yield
+
+    @contextmanager
+    def noted(self, request: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """The same for what must not be broken off: whoever calls it looks at `received`, or calls `check`, later."""
+        before, self._request = self._request, request
         try:
-            if self.received:
-                raise KeyboardInterrupt
             yield
         finally:
-            self._request = None
+            self._request = before
+            self._arm()  # Ray has handlers of its own, and installs them when it starts
+
+    def check(self) -> None:
+        """Raises what was only noted.
+
+        Raises:
+            KeyboardInterrupt: A signal came before.
+        """
+        if self.received:
+            raise KeyboardInterrupt
+
+    def _arm(self) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number in SIGNALS:
+            there = signal.getsignal(number)
+            # nohup: the command is to outlive its terminal
+            if there == self._hear or (number != signal.SIGINT and there is signal.SIG_IGN):
+                continue
+            signal.signal(number, self._hear)
+            self._before.setdefault(number, there)
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         first, self.received = not self.received, True

@@ -301,6 +301,9 @@ class Search:
                 if self.resume:
                     self._take_lock()
                 return self._run()
+            except SystemExit as error:
+                # while Ray starts, SIGTERM is heard by Ray
+                raise KeyboardInterrupt from error
             finally:
                 self.interrupted = self._interrupts.received
                 self._lock.release()
@@ -417,7 +420,8 @@ class Search:
             if self._leases is not None:
                 self._leases.close()
             if own:
-                ray.shutdown()
+                with self._interrupts.noted():
+                    ray.shutdown()
             for scratch in ("ray", "code"):
                 shutil.rmtree(self.settings.folder / scratch, ignore_errors=True)
 
@@ -432,7 +436,9 @@ class Search:
         from search.tasks import JournalError
         from trainables.trial import Trial
 
-        self._join()
+        with self._interrupts.noted():
+            self._join()
+        self._interrupts.check()
         settings = self.settings
         shares = resources.shares(settings)
         if not settings.lag:

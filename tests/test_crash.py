@@ -7,13 +7,16 @@ import json
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import optuna
 import pytest
+import yaml
 
 from search.agenda import Journal
 from trainables.stage_store import StageStore
@@ -171,3 +174,51 @@ def test_killed_at_random_moments_a_search_ends_the_same(tmp_path: Path) -> None
         if text.startswith('{"event": "record"') and text.endswith("}")
     ]
     assert len(finished) == len(set(finished)), "a finished trial was repeated"
+
+
+TIMES = {"seconds", "seconds_saved", "started", "reused", "epochs_trained", "memory"}
+"""What a record says of its time, and of what was there already."""
+
+
+def outcome_of(folder: Path) -> dict[str, object]:
+    """All that a search has decided: records, proposals, study, recipe; without times."""
+    results = folder / "results" / "crash"
+    events = [json.loads(line) for line in (results / "journal.jsonl").read_text().splitlines()]
+    records = [event["record"] for event in events if event["event"] == "record"]
+    storage = optuna.storages.RDBStorage("sqlite://", {"creator": lambda: sqlite3.connect(results / "optuna.db")})
+    trials = optuna.load_study(study_name="crash", storage=storage).trials
+    best = yaml.safe_load((results / "best.yaml").read_text())
+    return {
+        "trials": [record["trial"] for record in records],
+        "records": [{key: value for key, value in record.items() if key not in TIMES} for record in records],
+        "proposals": [(event["task"], event["drawn"]) for event in events if event["event"] == "task"],
+        "study": [(t.number, t.state, t.values, t.params, t.intermediate_values, t.user_attrs) for t in trials],
+        "best": {key: value for key, value in best.items() if key != "provenance"},
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_resumed_at_once_after_a_kill_it_decides_what_it_would_have_decided(tmp_path: Path) -> None:
+    """One slot; the driver alone is killed, and resumed while Ray's processes of the dead one may still be there."""
+    options = ["--trials", "10", "--max-concurrent", "1", "--rungs", "0.5", "--rung-score", "accuracy"]
+    options += ["--reduction-factor", "2", "--seeds", "1", "--children-per-start", "3"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    for folder in (whole, killed):
+        folder.mkdir()
+    line = [*first_of(whole), *options]
+    subprocess.run(line, cwd=whole, env=ENVIRONMENT, check=True, stdout=subprocess.DEVNULL)
+    expected = outcome_of(whole)
+    assert any(record["outcome"] == "stopped" for record in expected["records"])  # type: ignore[attr-defined]
+    journal = killed / "results" / "crash" / "journal.jsonl"
+    line = [*first_of(killed), *options]
+    for lines in (5, 14, 19, None):
+        process = subprocess.Popen(line, cwd=killed, env=ENVIRONMENT, stdout=subprocess.DEVNULL)
+        while lines is not None and (not journal.exists() or journal.read_bytes().count(b"\n") < lines):
+            assert process.poll() is None, "the search has ended before its kill"
+            time.sleep(0.02)
+        if lines is not None:
+            process.kill()
+        assert process.wait() == (0 if lines is None else -signal.SIGKILL)
+        line = command(killed, "--resume", "crash", "--max-concurrent", "1")
+    assert outcome_of(killed) == expected

@@ -44,6 +44,22 @@ def test_outside_of_events_it_is_raised_and_what_swallows_it_is_found_out(number
             pytest.fail("the events begin all the same")
 
 
+@pytest.mark.parametrize("number", SIGNALS)
+def test_what_must_not_be_broken_off_is_not_though_it_brings_handlers_of_its_own(number):
+    done = []
+    with pytest.raises(KeyboardInterrupt), Interrupts() as it:
+        with it.noted():
+            os.kill(os.getpid(), number)
+            time.sleep(0.05)
+            done.append(it.received)
+            signal.signal(number, lambda *_: done.append("Ray's"))
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), number)
+            time.sleep(1)
+        it.check()
+    assert done == [True]
+
+
 NOHUP = """
 import os, signal, sys
 from search.interrupts import Interrupts

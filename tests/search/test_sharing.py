@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -87,6 +88,21 @@ def test_two_agendas_train_every_stage_once(tmp_path: Path) -> None:
     assert trained == len(everything)
     assert waited > 0, "the other search had something to wait for"
     assert list((tmp_path / "stages" / "leases").iterdir()) == []
+
+
+def test_a_search_that_waits_for_another_says_for_whom_and_goes_on_at_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = StageStore(tmp_path / "stages")
+    assert store.shared_folder is not None
+    other = Leases(store.shared_folder / "leases")
+    one = agenda_of(tmp_path / "one", store)
+    assert other.acquire({key for task in one._queue for key in one._all_keys(task)})
+    assert [one.next() for _ in range(3)] == [None] * 3 and not one.finished
+    (said,) = [entry.getMessage() for entry in caplog.records]
+    assert said.startswith(f"waiting for a stage that another search trains: process {os.getpid()} on ")
+    other.close()
+    assert one.next() is not None
 
 
 def test_a_bounded_store_stays_bounded_and_the_search_ends(tmp_path: Path) -> None:
