@@ -722,7 +722,7 @@ class Tracker:
             self._client.search_experiments(max_results=1)
         except StoreError:
             file = mlflow_store.database(self.uri)
-            state = "" if file is None else mlflow_store.condition(file)
+            state = "" if file is None or self._gone else mlflow_store.condition(file)
             if state not in ("", "locked"):
                 self._gone = f"the MLflow store {file} is unusable ({state})"
             return True
