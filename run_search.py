@@ -112,7 +112,7 @@ GIVEN = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; 0 done, 1 nothing finished, 2 cannot be started as asked, 130 interrupted."""
+    """Runs the command; 0 done, 1 nothing finished or ended early, 2 cannot be started as asked, 130 interrupted."""
     options = parser().parse_args(arguments)
     from rich.console import Console
 
@@ -136,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     if not result.complete and search.interrupted:
         return 130
-    return 0 if result.best is not None else 1
+    return 1 if search.failed or result.best is None else 0
 
 
 def _search(options: argparse.Namespace, console: Any) -> Any:

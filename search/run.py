@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import logging
 import os
+import re
 import shutil
 import signal
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
@@ -16,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from search import resources
+from search import cluster, resources
 from search.resources import WORKER_ENVIRONMENT
 from search.settings import Settings, SettingsError, gpus
 from spaces.domain import Space
@@ -54,6 +57,34 @@ DRIVER_ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DEDUP_LOGS": "0",
 }
+
+
+LOST = "{} is gone (killed, or the machine has run out of memory), and no trial can be trained without it."
+"""Why a search ends whose Ray has lost a process."""
+
+UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE}
+"""Errors of a disk or a machine, and not of this program."""
+
+
+def cannot_write(error: BaseException | None) -> str:
+    """What keeps a search from writing its results, in a sentence; "" for any other error.
+
+    Args:
+        error: With what it was raised from.
+
+    >>> cannot_write(OSError(errno.ENOSPC, "No space left on device", "results/a/journal.jsonl"))
+    'results/a/journal.jsonl cannot be written: No space left on device. Make room, then resume the search.'
+    """
+    while error is not None:
+        what = ""
+        if isinstance(error, OSError) and error.errno in UNWRITABLE:
+            what = f"{error.filename or 'A file'} cannot be written: {error.strerror}"
+        elif isinstance(error, sqlite3.OperationalError) and re.search("full|readonly|disk I/O", str(error)):
+            what = f"A database cannot be written: {error}"
+        if what:
+            return f"{what}. Make room, then resume the search."
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 @dataclass(frozen=True)
@@ -206,6 +237,8 @@ class Search:
             space, self.standard, settings.epochs_scale, kind=self._design_kind(), primary=settings.primary
         )
         self.interrupted = False
+        self.failed = False
+        """Whether it has ended early because it could not go on."""
         self.deployment = Deployment()
         self.explain = False
         """Whether to print why a trial is stopped, as it happens."""
@@ -332,7 +365,7 @@ class Search:
             if self._leases is not None:
                 self._leases.close()
             if own:
-                ray.shutdown()
+                cluster.stop()
             for scratch in ("ray", "code"):
                 shutil.rmtree(self.settings.folder / scratch, ignore_errors=True)
 
@@ -340,7 +373,9 @@ class Search:
         for key, value in DRIVER_ENVIRONMENT.items():
             os.environ.setdefault(key, value)
         from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig, Tuner
+        from rich.text import Text
 
+        from analysis.text import printable
         from search import explain
         from search.conductor import Conductor, Interrupted, Recorder, StageScheduler
         from search.display import Display
@@ -370,6 +405,7 @@ class Search:
             recorder.interrupt_with = Interrupted
         display = Display(self.console, agenda, recorder.progress, slots)
         recorder._listeners.append(display.record)
+        recorder.note = lambda text: self.console.print(Text(printable(text), style="yellow"), soft_wrap=True)
         if self.explain:
             recorder._listeners.append(lambda record: explain.show_stop(self.console, record))
         tuner = Tuner(
@@ -396,12 +432,20 @@ class Search:
         complete = True
         with display, _interruptible(agenda, recorder):
             try:
-                tuner.fit()
+                lost = cluster.run_watched(tuner.fit, lambda: recorder.interrupted, recorder.interrupt, own)
+                if lost:
+                    agenda.stopped_because = LOST.format(lost)
+                    agenda.cut()
             except (KeyboardInterrupt, Interrupted):
                 complete, self.interrupted = False, True
                 agenda.cut()
+            except Exception as error:
+                agenda.stopped_because = cannot_write(error)
+                if not agenda.stopped_because:
+                    raise
         if agenda.stopped_because:
-            self.console.print(f"[bold red]{agenda.stopped_because}[/bold red]", soft_wrap=True)
+            complete, self.failed = False, True
+            self.console.print(Text(printable(agenda.stopped_because), style="bold red"), soft_wrap=True)
         if self.interrupted:
             self.console.print("\nInterrupted; looking at what there is.")
         return agenda, display, complete and agenda.phase == "done" and self._was_whole(tracker)
@@ -624,7 +668,9 @@ class Search:
         import ray
 
         self._sent = self.settings.address is not None and not ray.is_initialized()
-        resources.join(self.settings)
+        note = resources.join(self.settings)
+        if note:
+            self.console.print(note, soft_wrap=True, highlight=False, markup=False)
         resources.check_storage(self.settings)
         if not self.settings.gpus_auto:
             return
