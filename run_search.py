@@ -7,7 +7,6 @@ that is. Everything lies in `results/<search>/` and in MLflow afterwards.
 from __future__ import annotations
 
 import argparse
-import errno
 import sys
 import time
 from collections.abc import Sequence
@@ -208,7 +207,7 @@ GIVEN = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; 0 done, 1 nothing finished, 2 cannot be started as asked, 130 interrupted."""
+    """Runs the command; 0 done, 1 nothing finished or ended early, 2 cannot be started as asked, 130 interrupted."""
     lenient_output()
     options = parser().parse_args(arguments)
     try:
@@ -224,12 +223,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         echo("run_search.py: interrupted", file=sys.stderr)
         return 130
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:
+        from search.run import cannot_write
+
+        why = cannot_write(error)
+        if not why:
             raise
-        where = f"{sentence(error.filename)}: " if error.filename else ""
-        echo(f"run_search.py: error: {where}the disk is full; make room, then resume the search", file=sys.stderr)
-        return 2
+        echo(f"run_search.py: error: {sentence(why)}", file=sys.stderr)
+        return 1
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -246,7 +247,7 @@ def _run(options: argparse.Namespace) -> int:
     result = search.run()
     if search.interrupted:
         return 130
-    return 0 if result.best is not None else 1
+    return 1 if search.failed or result.best is None else 0
 
 
 def _search(options: argparse.Namespace, console: Any) -> Any:

@@ -11,18 +11,14 @@ import logging
 import re
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from ray import cloudpickle
 from ray.exceptions import (
     NodeDiedError,
     ObjectLostError,
     OutOfMemoryError,
     RayActorError,
-    RayError,
     RaySystemError,
     WorkerCrashedError,
 )
@@ -47,6 +43,23 @@ class _DriverOnly:
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
+
+
+class Failure(_DriverOnly):
+    """Takes the error that Ray tells a trial, as it is: Ray would pickle it into a file, and read that back.
+
+    Args:
+        trial: Ray's.
+    """
+
+    def __init__(self, trial: Any) -> None:
+        self._trial = trial
+        self.error: BaseException | None = None
+
+    def __call__(self, exc: BaseException | None = None) -> None:
+        """What Ray's trial does with an error, without the files."""
+        self.error = exc
+        self._trial.run_metadata.num_failures += 1
 
 
 class Conductor(_DriverOnly, Searcher):  # type: ignore[misc]
@@ -98,6 +111,10 @@ class StageScheduler(_DriverOnly, FIFOScheduler):  # type: ignore[misc]
         super().__init__()
         self._agenda, self._halving, self._shares = agenda, halving, shares
         self.decisions: dict[str, Decision] = {}
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        """Before anything of a trial is begun."""
+        trial.handle_error = Failure(trial)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """CONTINUE or STOP."""
@@ -162,7 +179,17 @@ class Recorder(_DriverOnly, Callback):  # type: ignore[misc]
         self.progress: dict[str, float] = {}
         self.interrupted = False
         self.interrupt_with: type[BaseException] = KeyboardInterrupt
+        self.note: Callable[[str], object] = log.warning
+        """Called with what a trial warns of, each text once."""
         self._problem: Exception | None = None
+        self._noted: set[str] = set()
+        self._alike: tuple[str, int] = "", 0
+        self._ended_otherwise = False
+
+    def interrupt(self) -> None:
+        """Ends the search at the next event."""
+        self._agenda.stop()
+        self.interrupted = True
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Between two events of the search: the place to end it, with nothing half done."""
@@ -185,6 +212,14 @@ class Recorder(_DriverOnly, Callback):  # type: ignore[misc]
     ) -> None:
         """A trial has reported."""
         task = trial.config["task"]
+        for note in result["notes"]:
+            if note not in self._noted:
+                self._noted.add(note)
+                self.note(f"{task}: {note}")
+        if result["outcome"] == "failed":
+            # its process ends by itself, and nothing else is trained in it
+            self._last.setdefault(task, {"payload": {}})["failure"] = result["failure"]
+            return
         self._points.setdefault(task, []).extend(result["points"])
         self._last[task] = {"payload": result["payload"], "outcome": result["outcome"]}
         self.progress[task] = result["progress"]
@@ -202,8 +237,11 @@ class Recorder(_DriverOnly, Callback):  # type: ignore[misc]
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial has raised, or its process is gone."""
+        if self.interrupted:
+            return  # with Ray, or for it: not its own doing, and begun again when the search is resumed
         task = trial.config["task"]
-        reason, lost = _told(trial)
+        said = self._last.get(task, {}).get("failure")
+        reason, lost = _told(trial.handle_error.error) if said is None else (said, False)
         held = self._shares.of(task)
         again = self._shares.again(task, reason, lost) if task in self._agenda.running else ""
         if again:
@@ -268,6 +306,7 @@ class Recorder(_DriverOnly, Callback):  # type: ignore[misc]
         except Exception as error:
             self._problem = error
             raise
+        self._count_failures(record)
         for listen in self._listeners:
             try:
                 listen(record)
@@ -275,31 +314,35 @@ class Recorder(_DriverOnly, Callback):  # type: ignore[misc]
                 # the record is in the journal: nobody who only looks at it may end the search
                 log.exception("%s could not be shown or tracked", record.trial)
 
+    def _count_failures(self, record: Record) -> None:
+        """Ends a search in which every trial would fail for the same reason."""
+        if record.outcome != "failed":
+            self._alike, self._ended_otherwise = ("", 0), True
+            return
+        alike = NUMBER.sub("#", record.reason)
+        self._alike = alike, self._alike[1] + 1 if alike == self._alike[0] else 1
+        count = self._alike[1]
+        if count >= (IN_A_ROW if self._ended_otherwise else FIRST) and not self._agenda.stopped_because:
+            which = f"{count} trials in a row" if self._ended_otherwise else f"The first {count} trials"
+            self._agenda.stopped_because = f"{which} failed for the same reason: {record.reason}"
+            self._agenda.stop()
 
-def _told(trial: Any) -> tuple[str, bool]:
-    """What a trial's error says, in one line, and whether its process is gone."""
-    error: Any = None
-    # Trial.get_pickled_error looks in the experiment's storage, where the file is not yet; a class may not unpickle
-    with suppress(Exception):
-        error = cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
-    if error is None:
-        return "an error that cannot be read", False
-    # an error in setup is told as the death of the process
+
+FIRST, IN_A_ROW = 3, 10
+"""After how many failures alike a search ends: where nothing has ended otherwise, and where something has."""
+
+NUMBER = re.compile(r"\d+")
+"""What may differ between reasons that are alike: sizes, positions, process ids."""
+
+
+def _told(error: Any) -> tuple[str, bool]:
+    """What an error of Ray says, in one line, and whether the trial's process is gone."""
+    # an error in the process's own start is told as its death
     if isinstance(error, LOST) and not getattr(error, "actor_init_failed", False):
         return f"{type(error).__name__}: its process is gone", True
-    cause = getattr(error, "cause", None) or error
-    lines = str(cause).strip().splitlines()
-    if not lines:
-        return type(cause).__name__, False
-    if not isinstance(cause, RayError):
-        return f"{type(cause).__name__}: {lines[0]}", False
-    # a whole traceback, which ends with the error's name and text; the text may go on for lines
-    named = [line for line in lines if ERROR_LINE.match(line)]
-    return (named or lines)[-1], False
-
-
-ERROR_LINE = re.compile(r"(?:\w+\.)*\w*(?:Error|Exception|Warning|Exit)\w*(?::|$)")
-"""How the line of a traceback begins that names the error."""
+    # what a trial raises it has told itself: what is left is a whole traceback of Ray's, which ends with the cause
+    lines = str(error).strip().splitlines()
+    return (lines[-1] if lines else type(error).__name__), False
 
 
 LOST = (RayActorError, WorkerCrashedError, NodeDiedError, RaySystemError, ObjectLostError, OutOfMemoryError)

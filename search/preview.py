@@ -288,6 +288,6 @@ def seconds_per_epoch(search: Search) -> float:
 
 
 def _cores(cpus_per_trial: float) -> int:
-    import os
+    from search.cluster import allowed_cpus
 
-    return int((os.cpu_count() or 1) / cpus_per_trial)
+    return int(allowed_cpus() / cpus_per_trial)

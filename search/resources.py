@@ -11,7 +11,6 @@ import logging
 import math
 import os
 import re
-import secrets
 import shutil
 import time
 import uuid
@@ -21,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from search import cluster
 from search.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
@@ -95,11 +95,14 @@ def _is_initialized() -> bool:
     return "ray" in sys.modules and bool(sys.modules["ray"].is_initialized())
 
 
-def join(settings: Settings) -> None:
+def join(settings: Settings) -> str:
     """Starts Ray here, or joins the cluster, which is sent this project's code. A Ray that runs already stays.
 
+    Returns:
+        What a person should know of where it lies, "" where that is nothing.
+
     Raises:
-        SettingsError: No cluster answers at the address.
+        SettingsError: Ray cannot be started, or no cluster answers at the address.
     """
     import ray
 
@@ -107,43 +110,25 @@ def join(settings: Settings) -> None:
     # a trial's error is told in one line, with its record
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     if ray.is_initialized():
-        return
+        return ""
     environment: dict[str, Any] = {"env_vars": WORKER_ENVIRONMENT}
+    options = {"log_to_driver": False, "logging_level": logging.ERROR, "runtime_env": environment}
     if settings.address is None:
-        _give_token()
-    else:
-        environment["py_modules"] = packed(settings)
+        return cluster.start(**options)
+    environment["py_modules"] = packed(settings)
     try:
-        ray.init(
-            # without one Ray would join whatever runs on the machine, to which this project's code is not sent
-            address=settings.address or "local",
-            include_dashboard=False if settings.address is None else None,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            runtime_env=environment,
-        )
+        cluster.join(address=settings.address, **options)
     except (ConnectionError, ValueError) as error:
-        if settings.address is None:
-            raise
         raise SettingsError(
             f"--address {settings.address}: no Ray cluster answers there ({str(error).splitlines()[0]}); "
             "`ray start --head` starts one and prints its address"
         ) from error
-
-
-def _give_token() -> None:
-    """Gives Ray an authentication token of this process where it cannot keep one in the home folder."""
-    if os.environ.keys() & {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}:
-        return
-    try:
-        folder = Path.home() / ".ray"
-        folder.mkdir(parents=True, exist_ok=True)
-        token = folder / "auth_token"
-        usable = os.access(token, os.R_OK) if token.exists() else os.access(folder, os.W_OK)
-    except (OSError, RuntimeError):
-        usable = False
-    if not usable:
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    except ray.exceptions.AuthenticationError as error:
+        raise SettingsError(
+            f"--address {settings.address}: the Ray cluster there asks for a token; set RAY_AUTH_MODE=token and "
+            "RAY_AUTH_TOKEN to what `ray get-auth-token` prints on its head"
+        ) from error
+    return ""
 
 
 def packed(settings: Settings) -> list[str]:
@@ -195,9 +180,17 @@ def slots(settings: Settings) -> int:
         there = f"{resources.get('CPU', 0):g} CPUs and {resources.get('GPU', 0):g} GPUs"
         raise SettingsError(
             f"a trial asks for {settings.cpus_per_trial:g} CPUs and {settings.gpus_per_trial:g} GPUs, "
-            f"but Ray has {there}: lower --cpus-per-trial or --gpus-per-trial"
+            f"but Ray has {there}{_bound(settings)}: lower --cpus-per-trial or --gpus-per-trial"
         )
     return min(min(fit), settings.max_concurrent or min(fit))
+
+
+def _bound(settings: Settings) -> str:
+    """Why Ray has fewer CPUs than the machine."""
+    allowed, whole = cluster.allowed_cpus(), os.cpu_count() or 1
+    if settings.address is not None or allowed == whole:
+        return ""
+    return f" (this process may use {allowed} of the machine's {whole} CPUs)"
 
 
 def check_storage(settings: Settings) -> None:

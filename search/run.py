@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import logging
 import os
+import re
 import shutil
+import sqlite3
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from analysis import files, findings
 from analysis.console import Console, styled
 from analysis.text import csv_text, sentence
-from search import resources, workspace
+from search import cluster, resources, workspace
 from search.interrupts import Interrupts
 from search.resources import WORKER_ENVIRONMENT
 from search.settings import UNDO, Settings, SettingsError, checked, gpus
@@ -55,6 +60,35 @@ DRIVER_ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DEDUP_LOGS": "0",
 }
+
+
+LOST = "{} is gone (killed, or the machine has run out of memory), and no trial can be trained without it."
+"""Why a search ends whose Ray has lost a process."""
+
+UNWRITABLE = {
+    errno.ENOSPC: "; make room", errno.EDQUOT: "; make room", errno.EFBIG: "; allow larger files (ulimit -f)",
+    errno.EMFILE: "; allow more open files (ulimit -n)", errno.ENFILE: "", errno.EROFS: "", errno.EIO: "",
+    errno.ESTALE: "",
+}  # fmt: skip
+"""Errors of a disk or a machine, and not of this program; with what helps."""
+
+
+def cannot_write(error: BaseException | None) -> str:
+    """What keeps a search from writing its results, in a sentence; "" for any other error.
+
+    Args:
+        error: With what it was raised from.
+
+    >>> cannot_write(OSError(errno.ENOSPC, "No space left on device", "results/a/journal.jsonl"))
+    'results/a/journal.jsonl cannot be written: No space left on device; make room'
+    """
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in UNWRITABLE:
+            return f"{error.filename or 'A file'} cannot be written: {error.strerror}{UNWRITABLE[error.errno]}"
+        if isinstance(error, sqlite3.OperationalError) and re.search("full|readonly|disk I/O", str(error)):
+            return f"A database of the search cannot be written: {error}; make room"
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 @dataclass(frozen=True)
@@ -206,6 +240,8 @@ class Search:
             space, self.standard, settings.epochs_scale, kind=self._design_kind(), primary=settings.primary
         )
         self.interrupted = False
+        self.failed = False
+        """Whether it has ended early because it could not go on."""
         self.deployment = Deployment()
         self.explain = False
         """Whether to print why a trial is stopped, as it happens."""
@@ -421,7 +457,7 @@ class Search:
                 self._leases.close()
             if own:
                 with self._interrupts.noted():
-                    ray.shutdown()
+                    cluster.stop()
             for scratch in ("ray", "code"):
                 shutil.rmtree(self.settings.folder / scratch, ignore_errors=True)
 
@@ -466,6 +502,7 @@ class Search:
             recorder.interrupt_with = Interrupted
         display = Display(self.console, agenda, recorder.progress, slots)
         recorder._listeners.append(display.record)
+        recorder.note = lambda text: self.console.print(styled(sentence(text), "yellow"), soft_wrap=True)
         if self.explain:
             recorder._listeners.append(lambda record: explain.show_stop(self.console, record))
         tuner = Tuner(
@@ -496,23 +533,30 @@ class Search:
 
         with display, self._interrupts.between_events(interrupt):
             try:
-                tuner.fit()
+                lost = cluster.run_watched(tuner.fit, lambda: recorder.interrupted, recorder.interrupt, own)
+                if lost:
+                    agenda.stopped_because = LOST.format(lost)
+                    agenda.cut()
             except (KeyboardInterrupt, Interrupted):
                 pass
-            except Exception:
-                if agenda.journal.problem is None:
+            except Exception as error:
+                if agenda.journal.problem is not None:
+                    resuming = summary.how_to_resume(settings, self.settle is not None).splitlines()[-1].strip()
+                    raise JournalError(f"{agenda.journal.problem}: {resuming}") from None
+                agenda.stopped_because = cannot_write(error)
+                if not agenda.stopped_because:
                     raise
-                go_on = summary.how_to_resume(settings, self.settle is not None).splitlines()[-1].strip()
-                raise JournalError(f"{agenda.journal.problem}: {go_on}") from None
         self.interrupted = self._interrupts.received
         if self.interrupted:
             agenda.cut()
         self._keep_study(agenda)
         if agenda.stopped_because:
-            self.console.print(styled(agenda.stopped_because, "bold red"), soft_wrap=True)
+            self.failed = True
+            why = agenda.stopped_because
+            self.console.print(styled(sentence(why[:1].upper() + why[1:]), "bold red"), soft_wrap=True)
         if self.interrupted:
             self.console.print("\nInterrupted; the results so far follow.")
-        return agenda, display, agenda.phase == "done" and self._was_whole(tracker)
+        return agenda, display, agenda.phase == "done" and not self.failed and self._was_whole(tracker)
 
     def _keep_study(self, agenda: Agenda) -> None:
         """Brings the copy of the study up to date, or says why it is not."""
@@ -745,7 +789,9 @@ class Search:
         import ray
 
         self._sent = self.settings.address is not None and not ray.is_initialized()
-        resources.join(self.settings)
+        note = resources.join(self.settings)
+        if note:
+            self.console.print(styled(sentence(note)), soft_wrap=True)
         resources.check_storage(self.settings)
         if not self.settings.gpus_auto:
             return
@@ -773,6 +819,19 @@ class Search:
         fields["final_share"] = round(self.ground.share, 4)
         return {key: value for key, value in fields.items() if value not in (None, (), "")}
 
+    @contextmanager
+    def _if_there_is_room(self, what: str) -> Iterator[None]:
+        """Says what could not be written on a full disk, and goes on: what was found out must be shown."""
+        try:
+            yield
+        except OSError as error:
+            why = cannot_write(error)
+            if not why:
+                raise
+            self.failed = True
+            said = f"{what} could not be written: {error.strerror}"
+            self.console.print(styled(sentence(said), "yellow"), soft_wrap=True)
+
     def _conclude(self, agenda: Agenda, display: Any, tracker: Any, uri: str, complete: bool) -> SearchResult:
         from analysis import load
         from analysis.record import RecordError
@@ -786,15 +845,18 @@ class Search:
         )
         winner = agenda.known.winner
         extras = summary.extras(trials, self.standard.margin, None if winner is None else winner.plan.id)
-        extras.save(folder)
+        with self._if_there_is_room("tables"):
+            extras.save(folder)
         best = None
         if conflicts is not None:
-            files.write(folder / "conflicts.csv", csv_text(conflicts))
+            with self._if_there_is_room("conflicts.csv"):
+                files.write(folder / "conflicts.csv", csv_text(conflicts))
         try:
             plans = {record.recipe: record.plan for record in records}
             pick = {"accuracy": None, "both": "knee"}.get(self.settings.objective, self.settings.objective)
             best = export.document(trials, plans.__getitem__, pick=pick, conflicts=conflicts, settings=self._params())
-            export.write(best, folder / "best.yaml")
+            with self._if_there_is_room("best.yaml"):
+                export.write(best, folder / "best.yaml")
         except (export.ExportError, RecordError) as error:
             self.console.print(styled(sentence(error), "yellow"), soft_wrap=True)
         health = summary.health(trials, self.standard.margin, None if winner is None else winner.plan.id)
@@ -802,9 +864,11 @@ class Search:
             trials, conflicts, best, health=health, complete=complete, margin=self.standard.margin,
             provenance=self._params(),
         )  # fmt: skip
-        files.write(folder / "findings.json", files.to_json(found, indent=2) + "\n")
+        with self._if_there_is_room("findings.json"):
+            files.write(folder / "findings.json", files.to_json(found, indent=2) + "\n")
         try:
-            summary.write_report(folder / "report.html", records, trials, conflicts, self._params(), uri)
+            with self._if_there_is_room("report.html"):
+                summary.write_report(folder / "report.html", records, trials, conflicts, self._params(), uri)
         except Exception as error:
             # what was found out must reach the screen and MLflow all the same
             log.exception("the report could not be written")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
+import logging
 import os
 import time
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ from trainables.pipeline import Diverged, Pipeline, Point
 from trainables.plan import Plan
 from trainables.registry import discover
 from trainables.stage_store import StageStore
+from trainables.storage import StoreFull
 
 REPORT_SECONDS = 1.0
 """A trial reports at rungs, at its end, and otherwise about this often: each report costs the driver some 50 ms."""
@@ -205,11 +207,42 @@ def shortened_to(spec: TrialSpec) -> tuple[float, ...]:
     return tuple(rung for rung in spec.rungs if spec.shortened and plan.shortened(rung).cost < plan.cost)
 
 
+class TrialFailed(Exception):
+    """Ends the process of a trial that has told its error."""
+
+
+class _Notes(logging.Handler):
+    """What the modules here warn of, for the driver: nobody reads the output of this process."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keeps a message."""
+        self._texts.append(record.getMessage())
+
+    def take(self) -> list[str]:
+        """The messages since the last call."""
+        texts, self._texts = self._texts, []
+        return texts
+
+
+def failure_of(error: BaseException) -> str:
+    """An error in one line: its kind and the first line of its text; of a full store the sentence alone."""
+    if isinstance(error, StoreFull):
+        return str(error.strerror)
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
 class Trial(Trainable):  # type: ignore[misc]
     """Trains a plan, reporting at rungs and about once a second.
 
     Every result carries `score` (the last accuracy on val, 0 before the first), `progress` in [0, 1],
-    `points` (the evaluations since the last report), `outcome` and `payload` (what the record needs).
+    `points` (the evaluations since the last report), `outcome`, `payload` (what the record needs) and `notes` (what was
+    warned of). An error is a result as well, whose outcome is "failed" and whose `failure` says why. The step after it
+    raises, so that Ray ends this process: what an error leaves of a GPU's context is not for another trial.
 
     A re-used stage has its whole history at once. It is reported like that of a trained one, no further than the next
     rung: so a trial is stopped where it would have been stopped, and later ones are judged by what it has shown there.
@@ -227,28 +260,39 @@ class Trial(Trainable):  # type: ignore[misc]
 
     def setup(self, config: dict[str, Any]) -> None:
         """Makes the pipeline."""
+        self._notes = _Notes()
+        logging.getLogger("trainables").addHandler(self._notes)
         self.reset_config(config)
 
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Makes the pipeline of the next trial; nothing of the last one stays.
+    def cleanup(self) -> None:
+        """Leaves the process as it was."""
+        logging.getLogger("trainables").removeHandler(self._notes)
 
-        One thread on a CPU: trials run side by side, one per core.
-        """
-        self._spec = spec_of(json.loads(new_config["spec"]))
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Makes the pipeline of the next trial; nothing of the last one stays."""
+        self._failure, self._failure_told = "", False
+        try:
+            self._prepare(new_config)
+        except Exception as error:
+            self._failure = failure_of(error)
+        return True
+
+    def _prepare(self, config: dict[str, Any]) -> None:
+        """Makes the pipeline. One thread on a CPU: trials run side by side, one per core."""
+        self._spec = spec_of(json.loads(config["spec"]))
         self._device = pick_device(self._spec.device)
         if self._device.type == "cpu":
             torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
         # the last trial's tensors first, or they would be counted
         self.__dict__.pop("_company", None)
         memory.forget_peak(self._device)
-        memory.cap(self._device, new_config.get("gpus", 1.0))
+        memory.cap(self._device, config.get("gpus", 1.0))
         self._shares = (*shortened_to(self._spec), 1.0)
         self._tried: list[dict[str, Any]] = []
         self._begin()
         self._outcome, self._reason = "running", ""
         self._told = 0
         self._seconds = 0.0
-        return True
 
     def _begin(self) -> None:
         """Makes the pipeline of what is being trained."""
@@ -274,7 +318,25 @@ class Trial(Trainable):  # type: ignore[misc]
         return (sum(self._shares[: len(self._tried)]) + self._share * of_plan) / sum(self._shares)
 
     def step(self) -> dict[str, Any]:
-        """Trains on to the next report, or reports further what came from the store."""
+        """Trains on to the next report, or reports further what came from the store.
+
+        Raises:
+            TrialFailed: The last report was of an error.
+        """
+        if self._failure_told:
+            raise TrialFailed(self._failure)
+        if not self._failure:
+            try:
+                return self._report() | {"notes": self._notes.take()}
+            except Exception as error:
+                self._failure = failure_of(error)
+        self._failure_told = True
+        return {
+            "score": 0.0, "progress": 0.0, "points": [], "outcome": "failed", "payload": {}, "failure": self._failure,
+            "notes": self._notes.take(),
+        }  # fmt: skip
+
+    def _report(self) -> dict[str, Any]:
         known = self._points
         while len(known) < self._told and self._outcome == "running":
             # what is trained together begins again behind its last finished stage: nothing is told twice

@@ -259,7 +259,7 @@ def test_a_damaged_entry_is_reported_removed_and_written_anew(file, damage, tmp_
     with caplog.at_level(logging.WARNING):
         assert store.get(KEY) is None
     assert f"stage {KEY} in {tmp_path} is damaged" in caplog.text
-    assert "it is trained anew" in caplog.text
+    assert "it is removed and trained again" in caplog.text
     assert not store.folder(KEY).exists()
     store.put(KEY, TENSORS, STATE)
     assert store.get(KEY).state == STATE

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+import json
 import logging
 import os
+import resource
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
+from spaces.domain import Stage
 from trainables import stage_store, storage
 from trainables.stage_store import StageStore, byte_count
-from trainables.storage import StoreFull
+from trainables.storage import LocalStorage, StoreFull
 
 KEYS = [f"{letter * 2}{number}" for number, letter in enumerate("abcdef")]
 
@@ -121,8 +128,241 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert stage_store.main(["verify", "--store", str(tmp_path)]) == 1
     assert "the checksum of state.json does not fit" in capsys.readouterr().out
     assert stage_store.main(["clean", "--store", str(tmp_path), "--store-limit", "0"]) == 0
-    assert "removed 1 damaged entries and 1 of 2 others" in capsys.readouterr().out
+    assert (
+        "removed 1 damaged entries, 0 left by processes that are gone, 0 unfinished stages, and 1 of 1 others"
+        in capsys.readouterr().out
+    )
     assert store.entries() == []
+
+
+# --- errors that pass, and errors that last -----------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage_store, "AGAIN_SECONDS", 0.01)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "PAUSES", (0.01, 0.01, 0.01))
+
+
+def failing(error: OSError, times: int):
+    """A function that raises so many times, and then does what the original does."""
+
+    def of(original):
+        left = [times]
+
+        def call(*arguments, **named):
+            if left[0] > 0:
+                left[0] -= 1
+                raise error
+            return original(*arguments, **named)
+
+        return call
+
+    return of
+
+
+@pytest.mark.usefixtures("impatient")
+def test_without_a_free_file_handle_a_good_entry_stays(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = StageStore(tmp_path)
+    put(store, "aa0")
+    store.put_partial("aa1", {"x": torch.zeros(3)}, {"epoch": 1})
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = max(int(name) for name in os.listdir("/proc/self/fd" if Path("/proc").exists() else "/dev/fd"))
+    taken = []
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (used + 1, before[1]))
+        with pytest.raises(OSError, match="Too many open files"):
+            while True:
+                taken.append(os.open(os.devnull, os.O_RDONLY))
+        assert store.get("aa0") is None and store.get_partial("aa1") is None
+        assert store.evict(0) == []
+        with pytest.raises(SystemExit, match="2"):
+            stage_store.main(["clean", "--store", str(tmp_path)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        for handle in taken:
+            os.close(handle)
+    assert "cannot be read now (Too many open files)" in caplog.text and "damaged" not in caplog.text
+    assert store.get("aa0") is not None and store.get_partial("aa1") is not None
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ESTALE, errno.EIO, errno.ETIMEDOUT])
+def test_an_error_that_passes_is_not_noticed(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    store, error = StageStore(tmp_path), OSError(number, os.strerror(number))
+    monkeypatch.setattr(storage, "_flushed", failing(error, 2)(storage._flushed))
+    put(store, "aa0")
+    monkeypatch.setattr(storage, "_flushed", failing(error, 2)(storage._flushed))
+    store.put_partial("aa1", {"x": torch.zeros(3)}, {"epoch": 1})
+    monkeypatch.setattr(Path, "read_bytes", failing(error, 2)(Path.read_bytes))
+    assert store.get("aa0") is not None
+    monkeypatch.setattr(Path, "read_bytes", failing(error, 2)(Path.read_bytes))
+    assert store.get_partial("aa1") is not None
+    assert caplog.text == "" and store.left() == {}
+
+
+@pytest.mark.usefixtures("impatient")
+def test_what_cannot_be_kept_is_a_note_and_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, make_plan, pipeline
+) -> None:
+    plan = make_plan(Stage("a", epochs=2), Stage("b", epochs=1, carry="all"))
+    alone = pipeline(plan)
+    alone.run()
+    broken = failing(OSError(errno.EIO, os.strerror(errno.EIO)), 10**6)
+    monkeypatch.setattr(storage, "_flushed", broken(storage._flushed))
+    monkeypatch.setattr(LocalStorage, "remove", broken(LocalStorage.remove))
+    other = pipeline(plan, store=StageStore(tmp_path), save_seconds=0.0)
+    other.run()
+    assert other.points == alone.points and other.result() == alone.result()
+    assert "cannot be kept" in caplog.text and "a crash would cost it" in caplog.text
+    assert StageStore(tmp_path).entries() == []
+
+
+def test_a_full_disk_costs_unfinished_stages_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = StageStore(tmp_path)
+    full = failing(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), 10**6)
+    monkeypatch.setattr(storage, "_flushed", full(storage._flushed))
+    store.put_partial("aa0", {"x": torch.zeros(3)}, {"epoch": 1})
+    assert "cannot be kept" in caplog.text and "is full" in caplog.text
+    with pytest.raises(StoreFull):
+        put(store, "aa0")
+
+
+def test_damaged_is_what_was_read_so_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = StageStore(tmp_path)
+    put(store, "aa0")
+    read, asked = LocalStorage.read, []
+
+    def half(self: LocalStorage, path: str) -> bytes:
+        asked.append(path)
+        return read(self, path)[: 100 if len(asked) == 2 else None]
+
+    monkeypatch.setattr(LocalStorage, "read", half)
+    assert store.get("aa0") is not None and len(asked) == 6
+    assert caplog.text == ""
+
+
+def test_an_entry_or_a_middle_of_another_key_is_not_taken(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = StageStore(tmp_path)
+    for key in ("aa0", "aa1"):
+        put(store, key)
+        store.put_partial(key, {"x": torch.full((3,), float(key[-1]))}, {"epoch": 1})
+    for folder in ("aa", "partial"):
+        for name, other in (("aa0", "moved"), ("aa1", "aa0"), ("moved", "aa1")):
+            (tmp_path / folder / name).rename(tmp_path / folder / other)
+    assert [store.get("aa0"), store.get_partial("aa0")] == [None, None]
+    assert "its manifest is that of aa1" in caplog.text and "it is that of aa1" in caplog.text
+    assert len(store.verify()) == 2
+    assert store.clean().damaged == 2 and store.verify() == [] and store.partials() == {}
+
+
+SHAPES = [
+    b"[]", b"null", b"3", b'"text"', b"{}", b"\xff", b"", b'{"ancestors": 3}', b'{"seconds": "x"}',
+    b'{"epochs": 1e999}', b'{"seconds": 1' + b"0" * 400 + b"}", b'{"seed": []}', b"[" * 100_000,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", SHAPES)
+@pytest.mark.parametrize("file", ["state.json", "manifest.json"])
+@pytest.mark.parametrize("summed", [False, True])
+def test_files_of_another_shape(
+    file: str, text: bytes, summed: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = StageStore(tmp_path)
+    put(store, "aa0")
+    put(store, "ab1")
+    (store.folder("aa0") / file).write_bytes(text)
+    if summed and file == "state.json":
+        manifest = json.loads((store.folder("aa0") / "manifest.json").read_text())
+        manifest["sha256"][file] = hashlib.sha256(text).hexdigest()
+        (store.folder("aa0") / "manifest.json").write_text(json.dumps(manifest))
+    place = ["--store", str(tmp_path)]
+    assert stage_store.main(["list", *place]) == 0
+    if text == b"{}" and summed and file == "state.json":
+        assert stage_store.main(["verify", *place]) == 0  # every field has a default
+        return
+    capsys.readouterr()
+    assert stage_store.main(["verify", *place]) == 1
+    assert capsys.readouterr().out.startswith("aa0: ")
+    assert stage_store.main(["clean", *place]) == 0
+    assert "removed 1 damaged" in capsys.readouterr().out
+    assert stage_store.main(["verify", *place]) == 0
+    assert [found.key for found in store.entries()] == ["ab1"]
+
+
+@pytest.mark.parametrize("sums", ["{}", '{"../../../etc/hosts": "x"}', '["tensors.safetensors", "state.json"]'])
+def test_a_manifest_names_the_files_of_an_entry_and_no_others(sums: str, tmp_path: Path) -> None:
+    store = StageStore(tmp_path)
+    put(store, "aa0")
+    (store.folder("aa0") / "manifest.json").write_text(f'{{"key": "aa0", "sha256": {sums}}}')
+    assert store.verify() == ["aa0: manifest.json has another shape"]
+    assert store.get("aa0") is None and not store.folder("aa0").exists()
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import torch
+from trainables import storage
+from trainables.stage_store import StageStore
+
+def killed(path, content):
+    path.write_bytes(content[:10])
+    os.kill(os.getpid(), signal.SIGKILL)
+
+storage._flushed = killed
+store = StageStore(sys.argv[1])
+if os.fork() == 0:
+    store.put_partial("aa1", {"x": torch.zeros(3)}, {"epoch": 1})
+os.wait()
+store.put("aa0", {"x": torch.zeros(3)}, {})
+"""
+
+
+def test_what_killed_writers_have_left_is_counted_and_cleaned(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = StageStore(tmp_path)
+    assert subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], timeout=120).returncode == -9
+    put(store, "aa2")
+    for key in ("aa2", "aa3", "aa4"):  # finished meanwhile; gone on with some day; given up
+        store.put_partial(key, {"x": torch.zeros(3)}, {"epoch": 1})
+    os.utime(tmp_path / "partial" / "aa4", (0, 0))
+    other = {"fresh": time.time(), "old": time.time() - 2 * storage.LEFT_SECONDS}
+    for name, when in other.items():  # of another machine, whose processes are not known here
+        (tmp_path / "aa" / f".aa5.elsewhere-{name}.1.0123abcd").mkdir()
+        os.utime(tmp_path / "aa" / f".aa5.elsewhere-{name}.1.0123abcd", (when, when))
+    own = storage._beside(tmp_path / "aa" / "aa6")
+    own.mkdir()  # this process is writing it
+    assert len(store.left()) == 3
+    stage_store.main(["list", "--store", str(tmp_path)])
+    printed = capsys.readouterr().out
+    assert (
+        "1 entries" in printed and "3 unfinished stages" in printed and "3 left by processes that are gone" in printed
+    )
+    stage_store.main(["clean", "--store", str(tmp_path)])
+    assert "0 damaged entries, 3 left by processes that are gone, 2 unfinished stages" in capsys.readouterr().out
+    assert store.left() == {} and list(store.partials()) == ["aa3"] and own.is_dir()
+    assert {path.name for path in (tmp_path / "aa").glob(".*")} == {own.name, ".aa5.elsewhere-fresh.1.0123abcd"}
+
+
+def test_a_bound_counts_unfinished_stages(tmp_path: Path) -> None:
+    store = StageStore(tmp_path)
+    put(store, "aa0")
+    for key in ("aa1", "aa2"):
+        store.put_partial(key, {"x": torch.zeros(1000, dtype=torch.uint8)}, {"epoch": 1})
+    assert store.evict(store.entries()[0].bytes + 1, keep={"aa2"}) != [] or list(store.partials()) == ["aa2"]
+    assert list(store.partials()) == ["aa2"]
 
 
 @pytest.mark.parametrize("text", ["", "MB", "-1", "5 apples", "nan"])
