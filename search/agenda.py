@@ -139,6 +139,8 @@ class Agenda:
             self.tasks[task.id] = task
         elif event["event"] == "look":
             self.known.looks.append(event["look"])
+        elif event["event"] == "blocks":
+            self.known.blocks.append(event["seeds"])
         elif event["event"] == "budget":
             self._seconds = event["seconds"]
         elif event["event"] == "record":
@@ -171,6 +173,10 @@ class Agenda:
         if self._anew:
             self._anew = False
             self.journal.write("budget", seconds=self._seconds, seconds_used=0.0)
+        if self.limits.settle is None and self.known.blocks[-1:] != [self.limits.seeds]:
+            # blocks that are added to a table that somebody has seen are another look at it
+            self.known.blocks.append(self.limits.seeds)
+            self.journal.write("blocks", seeds=self.limits.seeds)
         if self._used() > 1.0 and not self._stopping:
             self._stopping = True
             self.journal.write("spent", **self._time())

@@ -76,6 +76,7 @@ class Known:
         records: By id of their task, without failed ones.
         base: Added to every seed block.
         looks: Earlier decisions to run further blocks, in order: context and cells to blocks.
+        blocks: Blocks of the design that the search was asked for, each time that number changed.
     """
 
     ground: Ground
@@ -84,6 +85,7 @@ class Known:
     records: dict[str, Record]
     base: int = 0
     looks: list[dict[str, Any]] = field(default_factory=list)
+    blocks: list[int] = field(default_factory=list)
 
     def done(self, phases: Sequence[str]) -> list[tuple[Task, Record]]:
         """Tasks of some phases with their records, by seed.
@@ -149,8 +151,8 @@ class Known:
 
     @property
     def further(self) -> list[int]:
-        """First seeds of the blocks that were added after looking."""
-        return [self.base + look["first"] for look in self.looks]
+        """First seeds of the blocks that were added after looking, by `--settle` or by `--seeds +N`."""
+        return sorted({self.base + first for first in (*(look["first"] for look in self.looks), *self.blocks[:-1])})
 
     @property
     def winner(self) -> Recipe | None:

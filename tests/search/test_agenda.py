@@ -911,7 +911,7 @@ def test_a_budget_that_settles_nothing_runs_nothing(unresolved):
     unresolved.begin()
     assert unresolved.play() == [] and unresolved.agenda.known.looks == []
     (why,) = unresolved.agenda.not_settled()
-    assert f"asks for {asks} further blocks, of the budget {asks - 1} are left" in why
+    assert f"would take {asks} further blocks, and {asks - 1} of the budget are left" in why
 
 
 def test_a_task_that_is_put_back_is_the_next_one_and_nothing_is_recorded(tmp_path, small_race):
@@ -995,3 +995,19 @@ def test_a_proposal_knows_what_lies_a_lag_behind_it_and_no_more(tmp_path):
     assert world.agenda.next() is None
     world.end(running[0])
     assert world.agenda.next().id == "adaptive-0003"
+
+
+def test_blocks_that_are_added_later_are_another_look(tmp_path):
+    world = World(tmp_path, seeds=3, trials=0, race=False)
+    world.play()
+    assert world.agenda.known.further == []
+    world.begin()
+    world.play()
+    assert world.agenda.known.further == []  # taken up again, nothing added
+    for seeds, further in ((5, [3]), (6, [3, 5])):
+        world.limits = dataclasses.replace(world.limits, seeds=seeds)
+        world.begin()
+        world.play()
+        assert world.agenda.known.further == further
+    table = world.agenda.known.conflicts()
+    assert table is None or set(table.look.dropna()) <= {3}
