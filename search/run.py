@@ -209,6 +209,8 @@ class Search:
         self._leases: Leases | None = None
         self._sent = False
         self._started: Agenda | None = None
+        self._fingerprints: dict[int, str] = {}
+        """By seed of the split, as first seen: data that change while the search runs are found out."""
 
     def _design_kind(self) -> str | None:
         """The kind of design; once a list is kept beside the results, that copy is what counts."""
@@ -286,7 +288,9 @@ class Search:
     def run(self) -> SearchResult:
         """Runs to the end, the budget, or Ctrl-C; then looks at what there is."""
         from search import tracking
+        from trainables.trial import forget_data
 
+        forget_data()
         uri = self.settings.tracking_uri or tracking.default_uri()
         tracking.check(uri)
         # a search that goes on from another directory still writes where it did
@@ -604,7 +608,9 @@ class Search:
         return cached_data(settings.data, settings.data_root, settings.imbalance, split_seed)
 
     def _fingerprint(self, split_seed: int) -> str:
-        return self._data(split_seed).fingerprint
+        if split_seed not in self._fingerprints:
+            self._fingerprints[split_seed] = self._data(split_seed).fingerprint
+        return self._fingerprints[split_seed]
 
     def _spec(self, task: Task) -> dict[str, Any]:
         from search.scheduler import SHORTENED
@@ -615,6 +621,7 @@ class Search:
             shortened=task.may_stop and self.settings.rung_score == SHORTENED,
             read_test=task.read_test,
             company=task.company,
+            fingerprint=self._fingerprint(task.seed),
         ).to_dict()
 
     def _trial(self, plan: Plan, seed: int) -> TrialSpec:

@@ -25,7 +25,7 @@ from analysis.text import printable
 from search.settings import KEPT, MAY_CHANGE, UNDO, Settings, SettingsError
 from search.space_file import load_space, read_space
 from spaces.domain import OneOf, Space, SpaceError, from_dict, to_dict
-from trainables.sources import closure, code_hash, hash_of, is_own, relocated
+from trainables.sources import closure, code_hash, is_own, relocated
 
 if TYPE_CHECKING:
     from trainables.data import LongTailed
@@ -185,12 +185,12 @@ def _versions(space: Space) -> dict[str, str]:
     from trainables.registry import entry, source_file
     from trainables.stage_store import code_version
 
-    ours = [file for trick in _tricks(space) if not is_own(file := source_file(entry(trick).cls))]
+    files = {trick: source_file(entry(trick).cls) for trick in _tricks(space)}
     return {
-        "the training code of longtail-tune": code_version(),
-        "the code of longtail-tune's tricks": hash_of(ours)[:32],
         "torch": version("torch"),
         "torchvision": version("torchvision"),
+        "the code of longtail-tune's training": code_version(),
+        **{f"the code of the trick {trick}": code_version(trick) for trick, file in files.items() if not is_own(file)},
     }
 
 
@@ -210,7 +210,8 @@ def _tricks(space: Space) -> list[str]:
 def changes(before: Identity, now: Identity) -> list[str]:
     """What is not as it was when the search started, each in words; empty where everything is."""
     return [
-        *(f"{name} of search.json was {old!r}, is {now.settings.get(name)!r}"
+        *(f"{'deployment.json' if name == 'deployment' else f'{name} of search.json'} was {old!r}, "
+          f"is {now.settings.get(name)!r}"
           for name, old in before.settings.items() if old != now.settings.get(name)),
         *_space_changes(before, now),
         *_data_changes(before.data, now.data),
@@ -261,21 +262,16 @@ def _images(count: int) -> str:
 
 
 def _code_changes(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    said = []
-    for name in {**before, **now}:
-        if before.get(name) != now.get(name):
-            what = "is new" if name not in before else "is gone" if name not in now else "has changed"
-            said.append(f"{printable(name)} {what}")
-    return said
+    """A file that only one of both has is imported by one that has changed, or belongs to another space or network."""
+    return [f"{printable(name)} has changed" for name, old in before.items() if now.get(name, old) != old]
 
 
 def _version_changes(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    said = []
-    for name, old in before.items():
-        new = now.get(name, "")
-        if old != new:
-            said.append(f"{name} has changed" if name.startswith("the ") else f"{name} was {old}, is {new}")
-    return said
+    return [
+        f"{name} has changed" if name.startswith("the code of") else f"{name} was {old}, is {now[name]}"
+        for name, old in before.items()
+        if now.get(name, old) != old
+    ]
 
 
 def _listed(parts: Iterable[str]) -> str:

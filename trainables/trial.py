@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 
 from trainables import memory
 from trainables.company import Company
-from trainables.data import LongTailed, load
+from trainables.data import DataError, LongTailed, load
 from trainables.data.feeds import held_bytes
 from trainables.deployment import Deployment
 from trainables.footprint import Footprint, footprint
@@ -59,6 +59,7 @@ class TrialSpec:
         deployment: `Deployment.to_dict()`; `None` weighs nothing.
         company: Seeds that are trained in one network, its own among them, each on the split of its number; empty for a
             trial by itself.
+        fingerprint: That the data must have; "" for any.
     """
 
     plan: dict[str, Any]
@@ -78,6 +79,7 @@ class TrialSpec:
     numerics: dict[str, str] = field(default_factory=dict)
     deployment: dict[str, Any] | None = None
     company: tuple[int, ...] = ()
+    fingerprint: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able dict."""
@@ -106,6 +108,10 @@ class Splits:
             self._kept.pop(next(iter(self._kept)))
         return data
 
+    def clear(self) -> None:
+        """Keeps none."""
+        self._kept.clear()
+
 
 _SPLITS = Splits()
 
@@ -113,6 +119,11 @@ _SPLITS = Splits()
 def cached_data(name: str, root: str | None, imbalance: float | None, split_seed: int) -> LongTailed:
     """A split, loaded once per process while it fits beside others."""
     return _SPLITS.get(name, root, imbalance, split_seed)
+
+
+def forget_data() -> None:
+    """Loads data anew from now on: between two searches of one process they may have changed."""
+    _SPLITS.clear()
 
 
 def pick_device(device: str) -> torch.device:
@@ -149,12 +160,23 @@ def footprint_of(fields: dict[str, Any]) -> Footprint:
 
 
 def pipeline_of(spec: TrialSpec, share: float = 1.0) -> Pipeline:
-    """The pipeline of a trial, or of its plan shortened to a share of its epochs."""
+    """The pipeline of a trial, or of its plan shortened to a share of its epochs.
+
+    Raises:
+        DataError: The data are not those of the search any more.
+    """
     discover(*map(folder_of, spec.tricks))
     plan = Plan.from_dict(spec.plan)
+    data = cached_data(spec.data, spec.root, spec.imbalance, spec.split_seed)
+    # streamed files are known by their times of change, which copies on other machines have of their own
+    if spec.fingerprint not in ("", data.fingerprint) and isinstance(data.train_images, torch.Tensor):
+        raise DataError(
+            f"{spec.data}: images or labels have changed since the search was started, and its trials must be trained "
+            "on the same; undo that, and resume it"
+        )
     return Pipeline(
         plan if share == 1 else plan.shortened(share),
-        cached_data(spec.data, spec.root, spec.imbalance, spec.split_seed),
+        data,
         spec.model,
         spec.seed,
         pick_device(spec.device),
@@ -168,11 +190,11 @@ def pipeline_of(spec: TrialSpec, share: float = 1.0) -> Pipeline:
 def company_of(spec: TrialSpec, share: float, lead: Pipeline) -> Company:
     """A trial's pipeline with those that it is trained with."""
 
+    def alone(seed: int) -> TrialSpec:
+        return dataclasses.replace(spec, seed=seed, split_seed=seed, fingerprint="")
+
     def others() -> list[Pipeline | None]:
-        return [
-            None if seed == spec.seed else pipeline_of(dataclasses.replace(spec, seed=seed, split_seed=seed), share)
-            for seed in spec.company
-        ]
+        return [None if seed == spec.seed else pipeline_of(alone(seed), share) for seed in spec.company]
 
     return Company(lead, others)
 

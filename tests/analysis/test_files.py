@@ -16,14 +16,14 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path, monk
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left on device: '.*/best.yaml'$"):
+    with pytest.raises(OSError, match=r"No space left on device: '.*/best.yaml'$"):
         files.write(target, "new\n")
     assert target.read_text() == "old\n"
     assert os.listdir(tmp_path) == ["best.yaml"]
 
 
 def test_a_file_that_cannot_be_written_is_named_as_it_was_asked_for(tmp_path):
-    with pytest.raises(FileNotFoundError, match="No such file or directory: '.*/gone/best.yaml'$"):
+    with pytest.raises(FileNotFoundError, match=r"No such file or directory: '.*/gone/best.yaml'$"):
         files.write(tmp_path / "gone" / "best.yaml", "text")
 
 

@@ -14,6 +14,7 @@ from collections import Counter
 from pathlib import Path
 from statistics import fmean
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import optuna
@@ -29,6 +30,7 @@ import run_search
 import search
 from search import agenda, phases
 from search.conductor import Recorder
+from search.export import main as export_main
 from search.run import WORKER_ENVIRONMENT, Search, _interruptible
 from search.settings import Settings
 from search.space_file import load_space
@@ -425,6 +427,65 @@ def test_a_report_that_cannot_be_written_does_not_hide_the_results(place, monkey
     assert "report.html could not be written: division by zero" in out and "Best recipe" in out
     assert (result.folder / "best.yaml").exists()
     assert {run.info.status for run in runs(place, "mute")} == {"FINISHED"}
+
+
+def test_data_that_change_between_two_runs_are_never_mixed(place, capsys):
+    images = np.random.default_rng(0).integers(0, 255, (60, 8, 8, 1), dtype=np.uint8)
+    labels, names = np.arange(60) % 3, np.array(["ant", "bee", "cat"])
+    np.savez(place / "own.npz", x=images, y=labels, classes=names)
+    few = ONCE | {"seeds": 1, "check_seeds": 0, "start_points": False}
+    assert search.run(TINY, name="changing", data="npz:own.npz", **few).complete
+    folder = place / "results" / "changing"
+    before = (folder / "journal.jsonl").read_bytes()
+    labels[[1, 2]] = labels[[2, 1]]
+    np.savez(place / "own.npz", x=images, y=labels, classes=names)
+    capsys.readouterr()
+    for more in ([], ["--trials", "+1"], ["--seeds", "+1"]):
+        assert run_search.main(["--resume", "changing", *more]) == 2
+        said = capsys.readouterr().err
+        assert "bee has other images or labels than before (20, as before), cat has other images or labels" in said
+    assert export_main(["--search", "changing"]) == 2
+    assert "search 'changing': the data have changed: bee has other" in capsys.readouterr().err
+    assert export_main(["--search", "changing", "--accept-changes", "--out", "own.yaml"]) == 0
+    assert "bee has other" in yaml.safe_load((place / "own.yaml").read_text())["provenance"]["changed_since"][0]
+
+    result = search.run(TINY, name="changing", resume=True, accept_changes=True)
+    out = capsys.readouterr().out
+    assert result.complete and result.name == "changing-2"
+    assert "changing stays as it is; changing-2 starts with the same settings on fresh seed blocks." in out
+    assert (folder / "journal.jsonl").read_bytes() == before
+    old, new = (list(journal(place / "results" / name).values()) for name in ("changing", "changing-2"))
+    assert {record["seed"] for record in old} == {0} and {record["seed"] for record in new} == {10_000}
+    assert not {record["fingerprint"] for record in old} & {record["fingerprint"] for record in new}
+    assert "the data have changed: bee has other" in (result.folder / "report.html").read_text(encoding="utf-8")
+    client = MlflowClient(f"sqlite:///{place}/mlflow.db")
+    experiment = client.get_experiment_by_name("longtail/npz:own.npz")
+    trials = client.search_runs([experiment.experiment_id], "tags.level = 'trial'")
+    assert Counter(run.data.tags["search"] for run in trials) == {"changing": 2, "changing-2": 2}
+    # and the new one goes on as any other
+    assert run_search.main(["--resume", "changing-2"]) == 0
+    assert "changing-2 is finished" in capsys.readouterr().out
+
+
+def test_a_start_that_fails_leaves_its_name_free(place, monkeypatch, capsys):
+    few = ONCE | {"seeds": 1, "check_seeds": 0, "start_points": False}
+    tries = [
+        (TINY, {"data": "npz:it's.npz"}, "name of the data set: no slash, quote"),
+        (TINY, {"data": "npz:gone.npz"}, "there is no "),
+    ]
+    np.savez(place / "it's.npz", x=np.zeros((60, 8, 8, 1), dtype=np.uint8), y=np.arange(60) % 3)
+    for space, more, sentence in tries:
+        with pytest.raises(ValueError, match=sentence):
+            search.run(space, name="again", **few, **more)
+        assert not (place / "results" / "again").exists()
+    for error in (KeyboardInterrupt("no luck"), RuntimeError("no luck")):
+        with monkeypatch.context() as patch, pytest.raises(type(error), match="no luck"):
+            # after MLflow has the search, before anything is trained
+            patch.setattr("ray.tune.Tuner", Mock(side_effect=error))
+            search.run(TINY, name="again", **few)
+        assert not (place / "results" / "again").exists()
+        assert runs(place, "again") == []
+    assert search.run(TINY, name="again", **few).complete
 
 
 def test_a_time_budget_ends_the_search_gracefully(place, capsys):
