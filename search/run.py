@@ -341,7 +341,8 @@ class Search:
                 # while Ray starts, SIGTERM is heard by Ray
                 raise KeyboardInterrupt from error
             finally:
-                self.interrupted = self._interrupts.received
+                # a search that runs in the place of this one hears its own signals
+                self.interrupted = self.interrupted or self._interrupts.received
                 self._lock.release()
 
     def _take_lock(self) -> None:

@@ -79,15 +79,18 @@ def _importing_beside(file: Path) -> Iterator[None]:
     """Within it modules beside the file can be imported, anew each time; after it nothing of them is left."""
     folder = file.resolve().parent
     begins = tuple({f"{folder}{os.sep}", f"{os.path.dirname(os.path.abspath(file))}{os.sep}"})
+    names = {entry.name.removesuffix(".py") for entry in os.scandir(folder)}
 
-    def is_beside(module: ModuleType) -> bool:
+    def is_beside(name: str, module: ModuleType) -> bool:
+        """Whether a module is of the user's and lies there, or is called like one that does."""
         place = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), None)
-        return isinstance(place, str) and place.startswith(begins) and is_own(Path(place))
+        if name.startswith(("__main__", "longtail_space_", "longtail_tricks_")) or not isinstance(place, str):
+            return False
+        return (place.startswith(begins) or name.partition(".")[0] in names) and is_own(Path(place))
 
     def beside() -> dict[str, ModuleType]:
         loaded = {name: module for name, module in sys.modules.items() if isinstance(module, ModuleType)}
-        apart = ("__main__", "longtail_space_", "longtail_tricks_")
-        return {name: one for name, one in loaded.items() if not name.startswith(apart) and is_beside(one)}
+        return {name: module for name, module in loaded.items() if is_beside(name, module)}
 
     # what the process has imported from there before may have changed since
     before = beside()
