@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from search import resources
-from search.interrupts import Interrupts
+from search.interrupts import Interrupts, children_outlive_the_terminal
 from search.resources import WORKER_ENVIRONMENT
 from search.settings import Settings, SettingsError, gpus
 from spaces.domain import Space
@@ -292,7 +292,7 @@ class Search:
                 raise KeyboardInterrupt from error
             finally:
                 self.interrupted = self._interrupts.received
-                self._lock.release()
+                self._lock.release(remove=True)
 
     def _take_lock(self) -> None:
         """Keeps every other driver out of the search, until this one ends.
@@ -386,7 +386,7 @@ class Search:
         from search.tasks import JournalError
         from trainables.trial import Trial
 
-        with self._interrupts.noted():
+        with self._interrupts.noted(), children_outlive_the_terminal():
             self._join()
         self._interrupts.check()
         settings = self.settings
