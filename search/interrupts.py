@@ -85,6 +85,19 @@ class Interrupts:
         self._request()
 
 
+@contextmanager
+def children_outlive_the_terminal() -> Iterator[None]:
+    """Processes that are started meanwhile do not end with the terminal: whoever started them ends them in order."""
+    hangup = {signal.SIGHUP} if hasattr(signal, "SIGHUP") else set()
+    # a process inherits what is blocked; what came for this one is delivered afterwards
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, hangup) if hangup else set()
+    try:
+        yield
+    finally:
+        if hangup:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _leave_lost_terminal() -> None:
     """Sends output nowhere whose terminal is gone: writing to it would be an error in whatever is being done."""
     for stream in (1, 2):

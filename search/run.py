@@ -21,7 +21,7 @@ from analysis import files, findings
 from analysis.console import Console, styled
 from analysis.text import csv_text, sentence
 from search import cluster, resources, workspace
-from search.interrupts import Interrupts
+from search.interrupts import Interrupts, children_outlive_the_terminal
 from search.resources import WORKER_ENVIRONMENT
 from search.settings import UNDO, Settings, SettingsError, checked, gpus
 from search.workspace import SEEDS_APART, kept_list
@@ -343,7 +343,7 @@ class Search:
             finally:
                 # a search that runs in the place of this one hears its own signals
                 self.interrupted = self.interrupted or self._interrupts.received
-                self._lock.release()
+                self._lock.release(remove=True)
 
     def _take_lock(self) -> None:
         """Keeps every other driver out of the search, until this one ends.
@@ -473,7 +473,7 @@ class Search:
         from search.tasks import JournalError
         from trainables.trial import Trial
 
-        with self._interrupts.noted():
+        with self._interrupts.noted(), children_outlive_the_terminal():
             self._join()
         self._interrupts.check()
         settings = self.settings

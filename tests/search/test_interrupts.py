@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from search import interrupts
-from search.interrupts import SIGNALS, Interrupts
+from search.interrupts import SIGNALS, Interrupts, children_outlive_the_terminal
 
 ROOT = Path(interrupts.__file__).parents[1]
 
@@ -58,6 +58,21 @@ def test_what_must_not_be_broken_off_is_not_though_it_brings_handlers_of_its_own
             time.sleep(1)
         it.check()
     assert done == [True]
+
+
+def test_a_child_outlives_the_terminal_and_its_parent_hears_of_it():
+    with pytest.raises(KeyboardInterrupt), Interrupts() as it:
+        with it.noted():
+            with children_outlive_the_terminal():
+                child = subprocess.Popen(["sleep", "600"])
+                os.kill(os.getpid(), signal.SIGHUP)
+                child.send_signal(signal.SIGHUP)
+            assert it.received
+            time.sleep(0.2)
+            assert child.poll() is None
+            child.terminate()
+            assert child.wait(timeout=60) == -signal.SIGTERM
+        it.check()
 
 
 NOHUP = """
