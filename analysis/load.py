@@ -256,8 +256,9 @@ def local_folder(uri: str, artifacts: str) -> Path | None:
         return None
     noted = Path(url2pathname(urlparse(artifacts).path))
     file = database(uri)
-    if file is not None and noted.parts[-4:-3] == ("mlruns",):
-        # mlruns/<experiment>/<run>/artifacts
+    ours = EXPERIMENTS.replace("/", "-")
+    if file is not None and noted.parts[-4:-3] == ("mlruns",) and noted.parts[-3].startswith(ours):
+        # mlruns/longtail-<data>/<run>/artifacts
         return file.parent.joinpath(*noted.parts[-4:])
     return noted
 

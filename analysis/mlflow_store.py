@@ -178,7 +178,7 @@ def refuse(uri: str) -> None:
     """Refuses an address that MLflow cannot open, without importing MLflow.
 
     Raises:
-        StoreError: It is a folder, a bare path or a database without a file.
+        StoreError: It is a folder, a bare path or a database without a file, or its password is not known.
     """
     bare = "://" not in uri or uri.startswith("file:") or (uri.startswith("sqlite:") and not uri[10:])
     if bare:
@@ -188,6 +188,7 @@ def refuse(uri: str) -> None:
             f"folders or bare paths; give a database such as --tracking-uri sqlite:///{folder / 'mlflow.db'} or a "
             "server's address"
         )
+    _with_password(uri)
 
 
 # ------------------------------------------------------------------------------------------- the connection

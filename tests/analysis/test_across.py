@@ -138,8 +138,8 @@ def test_numbers_of_the_row():
 def test_one_search_is_nothing_to_compare(monkeypatch, capsys):
     for tables, said in (({}, "no search"), ({"one": table()}, "one search")):
         monkeypatch.setattr(module, "from_store", lambda uri, tables=tables: (tables, {}))
-        assert module.main(["--tracking-uri", "sqlite:///x.db"]) == 0
-        assert capsys.readouterr().out == f"nothing to compare: sqlite:///x.db has {said} with a conflict table\n"
+        assert module.main(["--tracking-uri", "sqlite:////data/x.db"]) == 0
+        assert capsys.readouterr().out == f"nothing to compare: sqlite:////data/x.db has {said} with a conflict table\n"
 
 
 def test_a_store_that_is_not_there(tmp_path, capsys):
