@@ -299,13 +299,15 @@ def _train(
 def _bars(console: Any) -> Any:
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    shown = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
+    shown = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
     return Progress(*shown, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True)
 
 
 def _shower(progress: Any, bar: Any, title: str, run: Any, seed: int, plan: Plan) -> Any:
     def show(done: float, stage: str, epoch: int, loss: float) -> None:
-        spoken = f"{title}  {stage} epoch {epoch}" + (f"  loss {loss:.3f}" if math.isfinite(loss) else "")
+        spoken = f"{title}  {printable(stage, keep='')} epoch {epoch}" + (
+            f"  loss {loss:.3f}" if math.isfinite(loss) else ""
+        )
         progress.update(bar, completed=done, description=spoken)
         if math.isfinite(loss):
             run.metrics({f"seed{seed}/train_loss": loss}, round(done * plan.epochs))
