@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -155,6 +156,8 @@ def test_the_command_leaves_a_model_that_loads(recipe, command, tmp_path, store,
     assert shown["probabilities"].shape == (2, 10) and not shown["probabilities"].requires_grad
     for name, value in shown["network"].state_dict().items():
         assert torch.equal(value, weights(out)[name])
+    with zipfile.ZipFile(out / "model.pt2") as archive:  # no place of the machine that trained
+        assert not any(b".py" in archive.read(name) for name in archive.namelist())
     program = torch.export.load(out / "model.pt2").module()
     data = load("digits-lt", imbalance=50, split_seed=5000, fold_val=True)
     probabilities = program(data.test_images)
@@ -829,7 +832,7 @@ def test_bad_arguments_end_before_anything_is_trained(recipe, write, tmp_path, c
         ([path, "--tricks", "nowhere"], "--tricks nowhere: no such folder"),
         (
             [path, "--tracking-uri", f"sqlite:///{tmp_path / 'taken' / 'm.db'}", "--out", str(tmp_path / "o")],
-            "be written",
+            "the MLflow store ",
         ),
         ([path, "--epochs-scale", "0"], "--epochs-scale must be a number above 0, got 0.0"),
         ([path, "--epochs-scale", "nan"], "--epochs-scale must be a number above 0, got nan"),

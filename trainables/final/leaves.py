@@ -237,7 +237,8 @@ def _data(recipe: Mapping[str, Any], data: Any) -> list[str]:
     if data.crop == "resized":
         shift = "crops of random size and shape"
     told = [f"Since the search: {recipe['data']['since_search']}"] if recipe["data"].get("since_search") else []
-    told += data.notes
+    root = recipe["provenance"].get("data_root")
+    told += [note.replace(f"{root}/", "") if root else note for note in data.notes]  # no place on this machine
     left_out = recipe["data"].get("left_out", 0)
     cut = f" {left_out} further images are left out by the imbalance that was asked for." if left_out else ""
     return [

@@ -125,7 +125,10 @@ def exported(module: Served, shape: Sequence[int]) -> Any:
     # two: of one image, the number one would become part of the program
     images = torch.zeros(2, *shape, dtype=torch.uint8)
     with _explained():
-        return torch.export.export(module, (images,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
+        program = torch.export.export(module, (images,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # has the places of our sources on this machine
+    return program
 
 
 @contextlib.contextmanager
