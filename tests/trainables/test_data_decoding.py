@@ -172,7 +172,7 @@ def test_sixteen_bits_that_hold_twelve_are_told() -> None:
 @pytest.mark.parametrize("kind", [np.float32, np.int32])
 def test_pixels_without_a_known_white_are_refused(kind: type) -> None:
     content = encoded(Image.fromarray(GREY.astype(kind)), "TIFF")
-    assert "for which there is no rule; convert it to 8 bits" in header(content).problem
+    assert "for which there is no rule; convert it to grey or RGB of 8 bits" in header(content).problem
     with pytest.raises(UnreadableImage, match="has pixels of mode"):
         decoded(content)
 
@@ -275,6 +275,16 @@ def test_sources(tmp_path: Path) -> None:
 def test_bad_preprocessing(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Preprocessing(**{"channels": 3, **options})
+
+
+def test_the_file_stands_alone(tmp_path: Path) -> None:
+    """A served model carries a copy of it."""
+    (tmp_path / "rules.py").write_text(Path(sys.modules[Preprocessing.__module__].__file__).read_text(encoding="utf-8"))
+    (tmp_path / "x.png").write_bytes(encoded(COLOURED))
+    code = "import sys; from rules import Preprocessing; print(Preprocessing(1, 2).decode('x.png').shape, *sys.modules)"
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.stdout.startswith("(1, 2, 2)") and "trainables" not in done.stdout.split(), done.stderr
 
 
 FULL = """

@@ -11,7 +11,8 @@
 6. With a size, the shorter side is resized to it (bilinear, smoothed where it shrinks) and the centre is cut out.
 
 Pillow alone does the work: its resizing computes in integers and hence gives the same pixels on every machine. It and
-NumPy are imported where they are used, because the standard schedules of data sets are asked for without them.
+NumPy are imported where they are used, because the standard schedules of data sets are asked for without them. Nothing
+else of this project is imported, because a served model carries a copy of this file.
 """
 
 from __future__ import annotations
@@ -275,7 +276,7 @@ def reading(source: Source, whole: bool = False) -> Iterator[ImageFile.ImageFile
             allowed = image.mode in GREY | COLOUR and (image.mode != "I" or image.format == "PPM")
             if not allowed:
                 raise UnreadableImage(
-                    f"has pixels of mode {image.mode}, for which there is no rule; convert it to 8 bits per channel"
+                    f"has pixels of mode {image.mode}, for which there is no rule; convert it to grey or RGB of 8 bits"
                 )
             if image.width * image.height > MOST_PIXELS:
                 raise UnreadableImage(_too_large(image.width * image.height))
