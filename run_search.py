@@ -116,6 +116,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     from rich.console import Console
 
+    from analysis.text import printable
+
     console = Console()
     try:
         if options.dry_run:
@@ -134,6 +136,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("run_search.py: interrupted", file=sys.stderr)
         return 130
+    except Exception as error:
+        from search.run import cannot_write
+
+        why = cannot_write(error)
+        if not why:
+            raise
+        print(f"run_search.py: error: {printable(why)}", file=sys.stderr)
+        return 1
     if not result.complete and search.interrupted:
         return 130
     return 1 if search.failed or result.best is None else 0

@@ -21,6 +21,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from analysis.text import printable
 from search.settings import SettingsError
 
@@ -43,6 +45,9 @@ SOCKET_BYTES = 103
 SESSION_BYTES = len("/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store.1")
 """What Ray appends to its folder for the name of a socket."""
 
+FOLDER, LOCK = "lt-ray-", "lock"
+"""How the name of Ray's folder begins, and the file in it that is locked while its process lives."""
+
 ROOM_BYTES = 32 * 10**6
 """What Ray's logs and sockets take at least."""
 
@@ -52,11 +57,15 @@ POLL_SECONDS = 0.5
 UNREACHABLE_SECONDS = 20.0
 """After how long a cluster that does not answer counts as gone: its head may be started again."""
 
-GRACE_SECONDS = 10.0
+GRACE_SECONDS = 8.0
 """How long Tune may take to come to the end of an event before Ray is ended under it."""
 
-STOP_SECONDS = 15.0
+STOP_SECONDS = 10.0
 """How long Ray may take to end its processes before they are killed."""
+
+
+_undo: list[Callable[[], object]] = []
+"""What ends with the Ray that was started here, last first."""
 
 
 # ------------------------------------------------------------------------------------------ what may be used
@@ -108,7 +117,7 @@ def _quotas(proc: Path, cgroups: Path) -> Iterator[float]:
 
 
 def short_folder() -> tuple[Path, str]:
-    """A new folder whose name is short enough for sockets in it.
+    """A new folder until `stop`, whose name is short enough for sockets in it.
 
     Returns:
         The folder, and a sentence where it does not lie where the environment asks for it.
@@ -136,19 +145,32 @@ def short_folder() -> tuple[Path, str]:
 
 def _new_folder(place: Path) -> Path:
     place = place.absolute()
-    if len(os.fsencode(place / "lt-01234567" / "r")) + SESSION_BYTES > SOCKET_BYTES:
+    if len(os.fsencode(place / f"{FOLDER}01234567" / "r")) + SESSION_BYTES > SOCKET_BYTES:
         raise OSError("its name is too long for a socket in it")
     if shutil.disk_usage(place).free < ROOM_BYTES:
         raise OSError("its disk is full")
+    _remove_left(place)
     # a folder that nobody else can look into, as Ray opens its own to everybody
-    return Path(tempfile.mkdtemp(prefix="lt-", dir=place))
+    folder = Path(tempfile.mkdtemp(prefix=FOLDER, dir=place))
+    lock = FileLock(folder / LOCK)
+    lock.acquire()
+
+    def undo() -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        lock.release()
+
+    _undo.append(undo)
+    return folder
+
+
+def _remove_left(place: Path) -> None:
+    """Removes the folders of processes that were killed: nobody holds their locks."""
+    for path in place.glob(f"{FOLDER}*/{LOCK}"):
+        with suppress(OSError, Timeout), FileLock(path, timeout=0):
+            shutil.rmtree(path.parent, ignore_errors=True)
 
 
 # ------------------------------------------------------------------------------------------ start and end
-
-
-_undo: list[Callable[[], object]] = []
-"""What ends with the Ray that was started here, last first."""
 
 
 def start(**options: Any) -> str:
@@ -166,7 +188,6 @@ def start(**options: Any) -> str:
     import ray
 
     folder, note = short_folder()
-    _undo.append(lambda: shutil.rmtree(folder, ignore_errors=True))
     _silence()
     # a token by environment, as the home folder, where Ray would keep one, may not be writable
     _set_environment({**OWN_ENVIRONMENT, "RAY_AUTH_TOKEN": secrets.token_hex(32)})
@@ -280,7 +301,7 @@ def stop(seconds: float = STOP_SECONDS) -> None:
         for process in processes:
             with suppress(OSError):
                 process.kill()
-        ending.join(POLL_SECONDS)
+        ending.join(GRACE_SECONDS)
     while _undo:
         _undo.pop()()
 

@@ -19,6 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.text import Text
+
+from analysis.text import printable
 from search import cluster, resources
 from search.resources import WORKER_ENVIRONMENT
 from search.settings import Settings, SettingsError, gpus
@@ -62,8 +65,12 @@ DRIVER_ENVIRONMENT = {
 LOST = "{} is gone (killed, or the machine has run out of memory), and no trial can be trained without it."
 """Why a search ends whose Ray has lost a process."""
 
-UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE}
-"""Errors of a disk or a machine, and not of this program."""
+UNWRITABLE = {
+    errno.ENOSPC: "; make room", errno.EDQUOT: "; make room", errno.EFBIG: "; allow larger files (ulimit -f)",
+    errno.EMFILE: "; allow more open files (ulimit -n)", errno.ENFILE: "", errno.EROFS: "", errno.EIO: "",
+    errno.ESTALE: "",
+}  # fmt: skip
+"""Errors of a disk or a machine, and not of this program; with what helps."""
 
 
 def cannot_write(error: BaseException | None) -> str:
@@ -73,16 +80,13 @@ def cannot_write(error: BaseException | None) -> str:
         error: With what it was raised from.
 
     >>> cannot_write(OSError(errno.ENOSPC, "No space left on device", "results/a/journal.jsonl"))
-    'results/a/journal.jsonl cannot be written: No space left on device. Make room, then resume the search.'
+    'results/a/journal.jsonl cannot be written: No space left on device; make room'
     """
     while error is not None:
-        what = ""
         if isinstance(error, OSError) and error.errno in UNWRITABLE:
-            what = f"{error.filename or 'A file'} cannot be written: {error.strerror}"
-        elif isinstance(error, sqlite3.OperationalError) and re.search("full|readonly|disk I/O", str(error)):
-            what = f"A database cannot be written: {error}"
-        if what:
-            return f"{what}. Make room, then resume the search."
+            return f"{error.filename or 'A file'} cannot be written: {error.strerror}{UNWRITABLE[error.errno]}"
+        if isinstance(error, sqlite3.OperationalError) and re.search("full|readonly|disk I/O", str(error)):
+            return f"A database of the search cannot be written: {error}; make room"
         error = error.__cause__ or error.__context__
     return ""
 
@@ -373,9 +377,7 @@ class Search:
         for key, value in DRIVER_ENVIRONMENT.items():
             os.environ.setdefault(key, value)
         from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig, Tuner
-        from rich.text import Text
 
-        from analysis.text import printable
         from search import explain
         from search.conductor import Conductor, Interrupted, Recorder, StageScheduler
         from search.display import Display
@@ -445,7 +447,8 @@ class Search:
                     raise
         if agenda.stopped_because:
             complete, self.failed = False, True
-            self.console.print(Text(printable(agenda.stopped_because), style="bold red"), soft_wrap=True)
+            why = agenda.stopped_because
+            self.console.print(Text(printable(why[:1].upper() + why[1:]), style="bold red"), soft_wrap=True)
         if self.interrupted:
             self.console.print("\nInterrupted; looking at what there is.")
         return agenda, display, complete and agenda.phase == "done" and self._was_whole(tracker)
@@ -696,6 +699,20 @@ class Search:
         fields["final_share"] = round(self.ground.share, 4)
         return {key: value for key, value in fields.items() if value not in (None, (), "")}
 
+    @contextmanager
+    def _if_there_is_room(self, what: str) -> Iterator[None]:
+        """Says what could not be written on a full disk, and goes on: what was found out must be shown."""
+        try:
+            yield
+        except OSError as error:
+            why = cannot_write(error)
+            if not why:
+                raise
+            self.failed = True
+            self.console.print(
+                Text(printable(f"Not written, {what}: {error.strerror}"), style="yellow"), soft_wrap=True
+            )
+
     def _conclude(self, agenda: Agenda, display: Any, tracker: Any, uri: str, complete: bool) -> SearchResult:
         from analysis import load
         from analysis.record import RecordError
@@ -709,19 +726,23 @@ class Search:
         )
         winner = agenda.known.winner
         extras = summary.extras(trials, self.standard.margin, None if winner is None else winner.plan.id)
-        extras.save(folder)
+        with self._if_there_is_room("tables"):
+            extras.save(folder)
         best = None
         if conflicts is not None:
-            conflicts.to_csv(folder / "conflicts.csv", index=False)
+            with self._if_there_is_room("conflicts.csv"):
+                conflicts.to_csv(folder / "conflicts.csv", index=False)
         try:
             plans = {record.recipe: record.plan for record in records}
             pick = {"accuracy": None, "both": "knee"}.get(self.settings.objective, self.settings.objective)
             best = export.document(trials, plans.__getitem__, pick=pick, conflicts=conflicts, settings=self._params())
-            export.write(best, folder / "best.yaml")
+            with self._if_there_is_room("best.yaml"):
+                export.write(best, folder / "best.yaml")
         except (export.ExportError, RecordError) as error:
             self.console.print(f"[yellow]{error}[/yellow]")
         try:
-            summary.write_report(folder / "report.html", records, trials, conflicts, self._params())
+            with self._if_there_is_room("report.html"):
+                summary.write_report(folder / "report.html", records, trials, conflicts, self._params())
         except Exception as error:
             # what was found out must reach the screen and MLflow all the same
             log.exception("the report could not be written")

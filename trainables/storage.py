@@ -21,6 +21,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ParamSpec, Protocol, TypeVar
 
+from analysis.text import command
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -334,9 +336,10 @@ def _flushed(path: Path, content: bytes) -> None:
 
 def _explained(error: OSError, place: str) -> OSError:
     if error.errno in FULL:
+        cleaning = command("python", "-m", "trainables.stage_store", "clean", "--store", place, "--store-limit", "1GB")
         return StoreFull(
             error.errno,
-            f"the disk of the stage store {place} is full; make room (python -m trainables.stage_store clean), bound "
-            "the store with --store-limit, or choose another folder with --store",
+            f"the disk of the stage store {place} is full; make room ({cleaning}), bound the store with --store-limit, "
+            "or choose another folder with --store",
         )
     return error

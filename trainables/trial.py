@@ -32,6 +32,7 @@ from trainables.pipeline import Diverged, Pipeline, Point
 from trainables.plan import Plan
 from trainables.registry import discover
 from trainables.stage_store import StageStore
+from trainables.storage import StoreFull
 
 REPORT_SECONDS = 1.0
 """A trial reports at rungs, at its end, and otherwise about this often: each report costs the driver some 50 ms."""
@@ -206,7 +207,9 @@ class _Notes(logging.Handler):
 
 
 def failure_of(error: BaseException) -> str:
-    """An error in one line: its kind and the first line of its text."""
+    """An error in one line: its kind and the first line of its text; of a full store the sentence alone."""
+    if isinstance(error, StoreFull):
+        return str(error.strerror)
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 

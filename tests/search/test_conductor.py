@@ -1,36 +1,30 @@
 """What Ray says of a trial that failed, and when no further one is handed out."""
 
+import json
 from types import SimpleNamespace
 
 import pytest
-import torch
-from ray import cloudpickle
 from ray.exceptions import ActorDiedError, NodeDiedError, OutOfMemoryError, RayTaskError, WorkerCrashedError
+from ray.tune.utils.serialization import TuneFunctionEncoder
 
-from search.conductor import Conductor, _told
+from search.conductor import Conductor, Failure, Recorder, StageScheduler, _told
 from search.resources import Share, Shares
-
-
-def in_step(error: Exception) -> RayTaskError:
-    return RayTaskError("step", "Traceback\n  in train_epoch\nValueError: it", error)
 
 
 def in_setup(error: Exception) -> ActorDiedError:
     """As Ray tells an error of a process that had not begun."""
-    lines = f"Traceback\n  in setup\ntorch.{type(error).__name__}: {error}"
+    lines = f"Traceback\n  in setup\n{type(error).__name__}: {error}"
     return ActorDiedError(RayTaskError("__init__", lines, error, actor_id="00"))
 
 
 @pytest.mark.parametrize(
     ("error", "said", "lost"),
     [
-        (in_step(torch.OutOfMemoryError("CUDA out of memory")), "OutOfMemoryError: CUDA out of memory", False),
-        (in_setup(torch.OutOfMemoryError("CUDA")), "torch.OutOfMemoryError: CUDA", False),
-        (in_step(ValueError("a mistake")), "ValueError: a mistake", False),
-        # CUDA's errors go on with advice
-        (in_step(RuntimeError("CUDA error: x\nCompile with `Y`.")), "RuntimeError: CUDA error: x", False),
-        (in_setup(RuntimeError("CUDA error: x\nCompile with `Y`.")), "torch.RuntimeError: CUDA error: x", False),
-        (in_step(AssertionError()), "AssertionError", False),
+        # what a trial raises it tells itself: these are errors of the machinery around it
+        (in_setup(ModuleNotFoundError("No module named 'x'")), "ModuleNotFoundError: No module named 'x'", False),
+        (RayTaskError("step", "Traceback\n  in train\nKeyError: 1", KeyError(1)), "KeyError: 1", False),
+        (ValueError(""), "ValueError", False),
+        (None, "None", False),
         (ActorDiedError(), "ActorDiedError: its process is gone", True),
         (NodeDiedError("node 1"), "NodeDiedError: its process is gone", True),
         (WorkerCrashedError(), "WorkerCrashedError: its process is gone", True),
@@ -38,14 +32,58 @@ def in_setup(error: Exception) -> ActorDiedError:
         (OutOfMemoryError("the node"), "OutOfMemoryError: its process is gone", True),
     ],
 )
-def test_what_an_error_says(tmp_path, error, said, lost):
-    file = tmp_path / "error.pkl"
-    file.write_bytes(cloudpickle.dumps(error))
-    assert _told(SimpleNamespace(pickled_error_file=str(file))) == (said, lost)
+def test_what_an_error_says(error, said, lost):
+    assert _told(error) == (said, lost)
 
 
-def test_an_error_that_cannot_be_read_is_not_a_lost_process():
-    assert _told(SimpleNamespace(pickled_error_file=None)) == ("an error that cannot be read", False)
+def test_an_error_stays_in_memory(tmp_path):
+    """Ray would pickle it into the results folder, and unpickle what lies there at the end."""
+    trial = SimpleNamespace(run_metadata=SimpleNamespace(num_failures=0), local_path=str(tmp_path))
+    StageScheduler(SimpleNamespace(), SimpleNamespace(), SimpleNamespace()).on_trial_add(None, trial)
+    trial.handle_error(ActorDiedError())
+    assert isinstance(trial.handle_error, Failure) and isinstance(trial.handle_error.error, ActorDiedError)
+    assert trial.run_metadata.num_failures == 1 and list(tmp_path.iterdir()) == []
+    # what Ray writes of a trial at the end of a search does not take the error along
+    written = json.loads(json.dumps(trial.handle_error, cls=TuneFunctionEncoder))
+    assert b"ActorDied" not in bytes.fromhex(written["value"])
+
+
+class Counted:
+    """An agenda that is told to stop."""
+
+    stopped_because = ""
+    stopped = False
+
+    def stop(self):
+        self.stopped = True
+
+
+def ended(*outcomes: tuple[str, str]) -> Counted:
+    driver = Counted()
+    recorder = Recorder(driver, None, "s", "d", "m", [], None)
+    for outcome, reason in outcomes:
+        recorder._count_failures(SimpleNamespace(outcome=outcome, reason=reason))
+    return driver
+
+
+FAILED, OTHER, FINISHED = ("failed", "ValueError: 7 images in /x/3.png"), ("failed", "KeyError: 'x'"), ("finished", "")
+
+
+def test_a_search_whose_trials_all_fail_alike_ends():
+    driver = ended(FAILED, ("failed", "ValueError: 9 images in /x/12.png"), FAILED)
+    assert driver.stopped
+    assert driver.stopped_because == "The first 3 trials failed for the same reason: ValueError: 7 images in /x/3.png"
+    assert ended(FINISHED, *[FAILED] * 10).stopped_because.startswith("10 trials in a row failed for the same reason")
+
+
+@pytest.mark.parametrize(
+    "outcomes",
+    [(FAILED, FAILED), (FAILED, OTHER, FAILED, OTHER), (FINISHED, FAILED, FAILED, FAILED),
+     (FAILED, FAILED, FINISHED, FAILED), (FINISHED, *[FAILED] * 9, ("stopped", ""), *[FAILED] * 9)],
+)  # fmt: skip
+def test_some_failures_end_no_search(outcomes):
+    driver = ended(*outcomes)
+    assert not driver.stopped and driver.stopped_because == ""
 
 
 class Tasks:

@@ -1,6 +1,7 @@
 """Whole searches, small ones: Ray, Optuna, MLflow, SQLite and training are the real ones."""
 
 import dataclasses
+import errno
 import json
 import logging
 import os
@@ -28,6 +29,7 @@ from rich.console import Console
 import run_search
 import search
 from search import agenda, phases
+from search.agenda import Journal
 from search.conductor import Recorder
 from search.run import WORKER_ENVIRONMENT, Search, _interruptible
 from search.settings import Settings
@@ -69,6 +71,13 @@ class Broken:
             {body}
         return loss
 '''
+
+ALIKE = """
+from spaces.domain import Space, Stage, one_of
+
+SPACE = Space(stages=[Stage("only", epochs=1, choose=["always", one_of(None, "class_balanced")])],
+              screen=["only/class_balanced"])
+"""
 
 SMALL = {
     "seeds": 2, "trials": 6, "epochs_scale": 0.1, "max_concurrent": 2, "start_points": False, "check_seeds": 0,
@@ -436,6 +445,46 @@ def test_a_time_budget_ends_the_search_gracefully(place, capsys):
     said = capsys.readouterr().err
     assert "--resume brief: what it may use is used up; with as much again it goes on: --time-budget 0.01" in said
     assert journal(result.folder) == before and runs(place, "brief")[0].info.status == "KILLED"
+
+
+def test_a_search_that_fails_alike_in_every_trial_says_why_and_ends(place, tricks_folder, capsys):
+    (tricks_folder / "always.py").write_text(
+        TRICK.format(what="Fails.", body="raise RuntimeError(f'boom {id(generator)}')")
+    )
+    (place / "alike.py").write_text(ALIKE)
+    flags = ["--seeds", "4", "--trials", "4", "--max-concurrent", "1", "--no-start-points", "--no-checks", "--no-race"]
+    arguments = ["--space", "alike.py", "--tricks", str(tricks_folder), *flags, "--name", "alike"]
+    assert run_search.main(arguments) == 1
+    said = capsys.readouterr().out
+    assert "The first 3 trials failed for the same reason: RuntimeError: boom" in said
+    assert "python run_search.py --resume alike" in said
+    records = journal(place / "results" / "alike")
+    assert [record["outcome"] for record in records.values()] == ["failed"] * 3
+    assert not list(place.rglob("error.pkl"))
+
+
+def test_a_full_disk_is_a_sentence_and_the_search_is_resumed(place, capsys, monkeypatch):
+    write, room = Journal.write, [2]
+
+    def full(self, event, **content):
+        if event == "record":
+            room[0] -= 1
+        if room[0] < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+        write(self, event, **content)
+
+    flags = ["--seeds", "2", "--trials", "0", "--epochs-scale", "0.1", "--max-concurrent", "2", "--no-start-points"]
+    flags += ["--no-checks", "--no-race", "--name", "full"]
+    monkeypatch.setattr(Journal, "write", full)
+    assert run_search.main(["--space", "small.py", *flags]) == 1
+    said = capsys.readouterr()
+    assert "journal.jsonl cannot be written: No space left on device; make room" in said.out
+    assert "Best recipe" in said.out and "--resume full" in said.out
+    assert "Traceback" not in said.out + said.err
+    monkeypatch.setattr(Journal, "write", write)
+    assert len(journal(place / "results" / "full")) == 2
+    assert run_search.main(["--resume", "full"]) == 0
+    assert len(journal(place / "results" / "full")) == 14
 
 
 def test_an_interrupt_waits_for_the_end_of_an_event(place, monkeypatch):

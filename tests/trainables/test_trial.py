@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from spaces.domain import Stage, trick
+from trainables.company import Company
 from trainables.data.feeds import held_bytes
 from trainables.deployment import Deployment
-from trainables.trial import Splits, Trial, TrialSpec, cached_data, folder_of, pick_device, pipeline_of
+from trainables.storage import StoreFull
+from trainables.trial import Splits, Trial, TrialFailed, TrialSpec, cached_data, folder_of, pick_device, pipeline_of
 
 PLANS = {
     "members": [
@@ -64,6 +66,48 @@ TIMES = ("seconds", "seconds_saved", "memory")
 
 def timeless(result: dict) -> dict:
     return result | {"payload": {name: value for name, value in result["payload"].items() if name not in TIMES}}
+
+
+# --- errors -----------------------------------------------------------------------------------------------
+
+
+def broken_spec(config, **more) -> dict:
+    return {"spec": json.dumps(json.loads(config("cosine")["spec"]) | more)}
+
+
+def test_an_error_is_a_result_and_then_ends_the_process(config, trial):
+    one = trial(broken_spec(config, data="nothing-of-that-name"))
+    told = one.step()
+    assert (told["outcome"], told["points"], told["payload"]) == ("failed", [], {})
+    assert told["failure"].startswith("ValueError: ") or "nothing-of-that-name" in told["failure"]
+    assert json.loads(json.dumps(told)) == told and not told.get("done")
+    with pytest.raises(TrialFailed, match="nothing-of-that-name"):
+        one.step()
+    # where Ray uses the process again all the same, nothing of it stays
+    assert one.reset_config(config("cosine")) and finish(one)[-1]["outcome"] == "finished"
+
+
+def test_an_error_in_training_is_told_with_its_kind(config, trial, monkeypatch):
+    def full(self, *arguments, **named):
+        raise StoreFull(28, "the disk of the stage store X is full")
+
+    one = trial(config("cosine"))
+    monkeypatch.setattr(Company, "advance", full)
+    assert one.step()["failure"] == "the disk of the stage store X is full"
+    other = trial(config("cosine"))
+    monkeypatch.setattr(Company, "advance", lambda self: torch.zeros(2)[5])
+    assert other.step()["failure"] == "IndexError: index 5 is out of bounds for dimension 0 with size 2"
+
+
+def test_what_is_warned_of_is_reported_once(config, trial, tmp_path):
+    spec = config("classifier", store=str(tmp_path))
+    finish(trial(spec))
+    for file in tmp_path.glob("*/*/tensors.safetensors"):
+        file.write_bytes(b"")
+    results = finish(trial(spec))
+    notes = [note for result in results for note in result["notes"]]
+    assert len(notes) == 2 == len(set(notes)) and all("is damaged" in note for note in notes), notes
+    assert not [note for result in finish(trial(spec)) for note in result["notes"]]
 
 
 # --- what it reports --------------------------------------------------------------------------------------
