@@ -356,9 +356,7 @@ def _bars(console: Any) -> Any:
 
 def _shower(progress: Any, bar: Any, title: str, run: Any, seed: int, plan: Plan) -> Any:
     def show(done: float, stage: str, epoch: int, loss: float) -> None:
-        spoken = f"{title}  {printable(stage, keep='')} epoch {epoch}" + (
-            f"  loss {loss:.3f}" if math.isfinite(loss) else ""
-        )
+        spoken = f"{title}  {sentence(stage)} epoch {epoch}" + (f"  loss {loss:.3f}" if math.isfinite(loss) else "")
         progress.update(bar, completed=done, description=spoken)
         if math.isfinite(loss):
             run.metrics({f"seed{seed}/train_loss": loss}, round(done * plan.epochs))
