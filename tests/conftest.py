@@ -5,6 +5,7 @@ import os
 import runpy
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -66,7 +67,8 @@ def make_plan() -> Callable[..., Plan]:
     """make_plan(Stage(…), …, on=[labels]): the plan of these stages, with the digits' standard numbers."""
 
     def made(*stages: Stage, on: tuple[str, ...] = (), **more: object) -> Plan:
-        return build(Space(stages=list(stages), **more), defaults(on), standard("digits-lt")).plan
+        short = replace(standard("digits-lt"), epochs=30, final_epochs=30, eval_every=3)
+        return build(Space(stages=list(stages), **more), defaults(on), short).plan
 
     return made
 

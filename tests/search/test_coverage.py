@@ -64,7 +64,9 @@ def test_the_screen_names_the_classes_beside_the_best_accuracy(tmp_path: Path) -
 def test_the_running_search_says_that_its_best_is_over_a_part() -> None:
     agenda = SimpleNamespace(records={"t0": record(0)}, phase="design", planned=2, running={}, left="")
     display = Display(Console(file=io.StringIO()), agenda, {}, 1)  # type: ignore[arg-type]
-    assert "best 100.0% (mean over the 2 of 4 classes that have val images) in one trial: baseline" in display._line()
+    assert (
+        "best 100.0% (mean over the 2 of 4 classes that have val images) in a single trial: baseline" in display._line()
+    )
     whole = dataclasses.replace(record(0), val_counts=(4, 3, 2, 2))
     agenda.records = {"t0": whole}
     assert "best 100.0% in one trial" in Display(Console(file=io.StringIO()), agenda, {}, 1)._line()  # type: ignore[arg-type]

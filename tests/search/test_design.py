@@ -1,6 +1,7 @@
 """The cells of the design arm, by hand: digits-lt has 30 epochs."""
 
 from collections import Counter
+from dataclasses import replace
 from itertools import combinations, product
 
 import pandas as pd
@@ -13,7 +14,7 @@ from spaces.domain import Space, Stage, forbid, one_of, trick
 from trainables.data import standard
 from trainables.registry import PlanError
 
-STANDARD = standard("digits-lt")
+STANDARD = replace(standard("digits-lt"), epochs=30, final_epochs=30)
 
 
 def space(*screen: str) -> Space:

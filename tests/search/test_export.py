@@ -317,5 +317,5 @@ def test_a_title_cannot_leave_its_comment(tmp_path):
     found = best() | {"title": "a\nformat: 2"}
     export.write(found, tmp_path / "two words.yaml")
     head = (tmp_path / "two words.yaml").read_text().splitlines()[:3]
-    assert head[0].endswith(r"a\x0aformat: 2") and head[1] == "# python -m trainables.train 'two words.yaml'"
+    assert head[0].endswith("a format: 2") and head[1] == "# python -m trainables.train 'two words.yaml'"
     assert read_recipe(tmp_path / "two words.yaml")["title"] == "a\nformat: 2"

@@ -51,7 +51,7 @@ def checked(down: tuple[float, ...], up: tuple[float, ...], blocks: int = 3) -> 
 @pytest.mark.parametrize(
     "down, up, word, why",
     [
-        (CONFLICT, CONFLICT, "final", "shown at lr/3, lr*3 too"),
+        (CONFLICT, CONFLICT, "robust", "shown at lr/3, lr*3 too"),
         (CONFLICT, ADDITIVE, "at these settings", "not shown at lr*3: "),
     ],
 )
@@ -76,6 +76,9 @@ def test_checks_that_were_cut_after_one_block_do_not_cost_the_table(capsys):
 def test_a_pair_that_is_free_needs_no_check():
     design = rows("design", ADDITIVE, 8)
     row = with_checks(judge(design, 0.05), design, 0.05).iloc[0]
+    assert row["verdict"] == "better together" and row["holds"] == "at these settings"
+    idle = rows("design", dict.fromkeys(ADDITIVE, 0.6), 8)
+    row = with_checks(judge(idle, 0.05), idle, 0.05).iloc[0]
     assert row["verdict"] == "compatible" and row["holds"] == ""
 
 
@@ -86,8 +89,9 @@ def test_every_look_at_primary_pairs_is_judged_at_its_share():
     assert (first["look"].item(), second["look"].item()) == (1, 2)
     expected = pairwise(trials, margin=0.02, primary=[PAIR], look=2, earlier=first)
     pd.testing.assert_frame_equal(second, expected)
-    # without declared pairs there is one look, whatever was run
-    assert pd.isna(judge(trials, 0.02, (), [10])["look"].item())
+    # blocks that were added after a look are another one, also where nothing was declared
+    assert judge(trials, 0.02, (), [10])["look"].item() == 2
+    assert pd.isna(judge(trials, 0.02)["look"].item())
 
 
 def test_what_an_earlier_look_has_shown_stays_shown():
@@ -129,7 +133,7 @@ def test_the_table_fits_a_narrow_terminal_and_says_what_its_words_mean():
         "B added to A",
         "A added to B",
         "declared, sign flip",
-        "final",
+        "robust",
     ):
         assert part in shown
     assert "shown at a third and at three times" in _marks(table)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from search.ground import Context, Ground, retuned, scaled
@@ -11,7 +13,7 @@ from trainables.data import standard
 from trainables.plan import build, defaults
 from trainables.registry import PlanError
 
-STANDARD = standard("digits-lt")
+STANDARD = replace(standard("digits-lt"), epochs=30, final_epochs=30)
 
 SPACE = Space(
     stages=[
@@ -96,7 +98,7 @@ def test_a_recipe_of_nowhere_has_nothing_to_remove():
 
 
 def test_the_four_cells_of_a_factorial_s_pair_stand_in_its_context():
-    ground = Ground(load_space("spaces/full_combo.py"), STANDARD)
+    ground = Ground(load_space("spaces/full_combo.py"), STANDARD, kind="factorial")
     a, b = "representation/cost_sensitive", "representation/class_balanced"
     four = ground.four(a, b)
     assert [set(cell.tricks) for cell in four] == [set(), {a}, {b}, {a, b}]

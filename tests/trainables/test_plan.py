@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -15,7 +16,7 @@ from trainables.plan import NONE, Forbidden, Plan, build, check, check_space, de
 from trainables.registry import PlanError, name_of
 from trainables.stage_store import stage_keys
 
-DIGITS = standard("digits-lt")
+DIGITS = replace(standard("digits-lt"), epochs=30, final_epochs=30)
 
 
 def recipe(stages, *on, off=(), scale=1.0, **more):
