@@ -429,6 +429,8 @@ def make(file: Path, build: Callable[[Path], None] | None = None) -> None:
     """
     from filelock import Timeout
 
+    if not file.parent.is_dir():
+        raise StoreError(f"the MLflow store {file} cannot be written: there is no folder {file.parent}")
     try:
         with _alone(file):
             for left in file.parent.glob(f".{file.name}.*.tmp*"):  # of whoever was killed while they held the lock
@@ -452,7 +454,7 @@ def make(file: Path, build: Callable[[Path], None] | None = None) -> None:
             "another store with --tracking-uri"
         ) from error
     except OSError as error:
-        raise StoreError(f"the MLflow store {file} cannot be created: {error.strerror or error}") from error
+        raise StoreError(f"the MLflow store {file} cannot be written: {error.strerror or error}") from error
 
 
 @contextmanager
