@@ -132,14 +132,14 @@ def exported(module: Served, shape: Sequence[int]) -> Any:
 
 
 @contextlib.contextmanager
-def _explained() -> Iterator[None]:
+def _explained(what: str = "torch.export makes no program of it") -> Iterator[None]:
     try:
         yield
     except OSError:
         raise
     except Exception as error:  # torch.export, and the user's code in it, may raise anything
         why = (str(error).strip().splitlines() or [""])[0]
-        raise NotExported(f"torch.export makes no program of it: {type(error).__name__}: {why}") from error
+        raise NotExported(f"{what}: {type(error).__name__}: {why}") from error
 
 
 def preprocessing_of(data: LongTailed) -> Preprocessing:
@@ -183,7 +183,8 @@ def save(module: Served, out: Path, data: LongTailed, metadata: Mapping[str, Any
         (package / "__init__.py").write_text(_LOADER, encoding="utf-8")
         for source in (decoding, predictor):
             shutil.copyfile(str(source.__file__), package / Path(str(source.__file__)).name)
-        _save_for_mlflow(place, data, {**metadata, "classes": list(data.class_names), "input": INPUT})
+        with _explained("MLflow does not save it"):
+            _save_for_mlflow(place, data, {**metadata, "classes": list(data.class_names), "input": INPUT})
         shutil.rmtree(out / SERVED, ignore_errors=True)
         (place / SERVED).replace(out / SERVED)
     write(out / PROGRAM, packed.getvalue())
