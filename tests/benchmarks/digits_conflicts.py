@@ -19,6 +19,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -35,7 +36,9 @@ from trainables.pipeline import Pipeline
 from trainables.plan import build, defaults
 from trainables.registry import discover
 
-DATA = "digits-lt"
+DATA, IMBALANCE = "digits-lt", 50
+SHORT = replace(standard(DATA), epochs=30)
+"""A third of the standard run, so that the network is under-trained: here the known conflict is large."""
 TRICKS = Path(__file__).parent / "tricks"
 PAIR = ("class_balanced", "cost_sensitive")
 REAL = ("class_balanced", "cost_sensitive", "input_mixup", "balanced_softmax", "label_smoothing", "cutout")
@@ -47,8 +50,8 @@ def trial(task: tuple[Cell, int, int]) -> float:
     tricks, epochs, seed = task
     torch.set_num_threads(1)
     discover(TRICKS)
-    plan = build(Space(stages=[Stage("train", epochs=epochs, choose=list(tricks))]), defaults(), standard(DATA)).plan
-    data = load(DATA, split_seed=seed)
+    plan = build(Space(stages=[Stage("train", epochs=epochs, choose=list(tricks))]), defaults(), SHORT).plan
+    data = load(DATA, imbalance=IMBALANCE, split_seed=seed)
     trained = Pipeline(plan, data, standard(DATA).model, seed, torch.device("cpu"))
     trained.run()
     return trained.result()[0]["final/accuracy"]
@@ -98,7 +101,7 @@ def neutral(tables: int, blocks: int, processes: int) -> None:
     """Verdicts of a trick that does nothing beside real ones."""
     cells: list[Cell] = [(), ("neutral",)]
     cells += [cell for name in REAL for cell in ((name,), tuple(sorted((name, "neutral"))))]
-    trials = measured(cells, standard(DATA).epochs, range(tables * blocks), processes)
+    trials = measured(cells, SHORT.epochs, range(tables * blocks), processes)
     verdicts: Counter[str] = Counter()
     for table in range(tables):
         own = trials[trials["seed"] // blocks == table]
@@ -109,9 +112,7 @@ def neutral(tables: int, blocks: int, processes: int) -> None:
                 verdicts[str(row["verdict"])] += 1
     total = verdicts.total()
     low, high = wilson_interval(verdicts["conflict"], total)
-    print(
-        f"neutral × {', '.join(REAL)}: {tables} tables of {blocks} seed blocks, {DATA}, {standard(DATA).epochs} epochs"
-    )
+    print(f"neutral × {', '.join(REAL)}: {tables} tables of {blocks} seed blocks, {DATA}, {SHORT.epochs} epochs")
     print("verdicts: " + ", ".join(f"{name} {count}" for name, count in verdicts.most_common()))
     print(f"conflict: {verdicts['conflict']} of {total}, {low:.1%} to {high:.1%}")
 

@@ -113,8 +113,8 @@ def record(options: argparse.Namespace) -> None:
 
     torch.set_num_threads(1)
     if options.data == "digits-lt":
-        data = [load("digits-lt", split_seed=seed) for seed in range(1 + options.fresh)]
-        rules = dataclasses.replace(standard("digits-lt"), eval_every=1)
+        data = [load("digits-lt", imbalance=50, split_seed=seed) for seed in range(1 + options.fresh)]
+        rules = dataclasses.replace(standard("digits-lt"), epochs=30, eval_every=1)
     else:
         data = [cifar(seed) for seed in range(1 + options.fresh)]
         rules = dataclasses.replace(standard("cifar10-lt"), epochs=options.epochs, eval_every=3, batch_size=64)

@@ -36,7 +36,7 @@ CPU = torch.device("cpu")
 
 def run(plans: list[Plan], store: StageStore | None) -> tuple[int, float]:
     """Trains every plan with seed 0; epochs trained and seconds."""
-    data = load("digits-lt", split_seed=0)
+    data = load("digits-lt", imbalance=50, split_seed=0)
     epochs, began = 0, time.perf_counter()
     for plan in plans:
         pipeline = Pipeline(plan, data, "resnet8", 0, CPU, store)
@@ -52,7 +52,10 @@ def lists(trials: int) -> None:
     print("\n| children per start | epochs, no re-use | epochs, re-use | ratio | s, no re-use | s, re-use | ratio |")
     print("|---|---|---|---|---|---|---|")
     for children in (1, 6):
-        settings = Settings(name="x", space="full_combo", data="digits-lt", trials=trials, children_per_start=children)
+        settings = Settings(
+            name="x", space="full_combo", data="digits-lt", imbalance=50, epochs_scale=1 / 3,
+            trials=trials, children_per_start=children,
+        )  # fmt: skip
         plans = list(_random_recipes(Search(space, settings, None, Console())))
         with tempfile.TemporaryDirectory() as folder:
             plain, slow = run(plans, None)
