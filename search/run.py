@@ -483,6 +483,7 @@ class Search:
             lag: dict[str, Any] = {"lag": LAG if self.resume else max(LAG, resources.slots(settings))}
             settings = self.settings = dataclasses.replace(settings, **lag)
             dataclasses.replace(Settings.stored(settings.output, settings.name), **lag).save()
+        workspace.keep_lag(settings)
         agenda = self._started = self._agenda()
         if self.resume and agenda.catch_up():
             return self._nothing_left(agenda, tracker)

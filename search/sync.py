@@ -17,7 +17,7 @@ from typing import Any
 
 from analysis import mlflow_store
 from analysis.record import Record, RecordError
-from analysis.text import command, lenient_output, printable
+from analysis.text import command, echo, lenient_output
 from search.list import running
 from search.settings import Settings, SettingsError
 from search.tasks import Journal
@@ -59,7 +59,7 @@ def sync(name: str, output: str = "results", tracking_uri: str | None = None) ->
     tracker.write_kept()
     kept = SearchRun.read(folder)
     status = "FINISHED" if kept is not None and kept.status == "FINISHED" else "KILLED"
-    tracker.close(status, tell=lambda text: print(text, flush=True))
+    tracker.close(status, tell=_tell)
     if tracker.missing:
         raise TrackingError(tracker.missing)
     trials = len({record.trial for record in records})
@@ -69,6 +69,12 @@ def sync(name: str, output: str = "results", tracking_uri: str | None = None) ->
         f"{aside}{name}: {_many(trials, 'trial')} of {_many(recipes, 'recipe')} are in {uri}{words} as the journal has "
         f"them ({_many(written, 'run')} written, {_many(removed, 'run')} moved to MLflow's deleted runs)"
     )
+
+
+def _tell(text: str) -> None:
+    """Says at once what is waited for, also where the output goes into a pipe."""
+    echo(text)
+    sys.stdout.flush()
 
 
 def _index(folder: Path, settings: Settings, records: Sequence[Record]) -> str:
@@ -83,8 +89,8 @@ def _index(folder: Path, settings: Settings, records: Sequence[Record]) -> str:
         kept.params = {mlflow_store.key(key): _text(value) for key, value in fields.items()}
         kept.choices = sorted({name for record in records for name in record.choices})
         kept.save(folder)
-        print(
-            f"{printable(settings.name)}: {INDEX} was missing; {command('python', 'run_search.py', '--resume')} "
+        echo(
+            f"{settings.name}: {INDEX} was missing; {command('python', 'run_search.py', '--resume')} "
             f"{command(settings.name)} works out what was found, if that is missing in MLflow",
             file=sys.stderr,
         )
@@ -130,14 +136,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         names = sorted(path.parent.name for path in Path(options.output).glob("*/search.json"))
     if not names:
         what = f"there is no search in {options.output}" if options.all else "give the name of a search, or --all"
-        print(f"search.sync: {printable(what)}", file=sys.stderr)
+        echo(f"search.sync: {what}", file=sys.stderr)
         return 2
     code = 0
     for name in names:
         try:
-            print(printable(sync(name, options.output, options.tracking_uri)))
+            echo(sync(name, options.output, options.tracking_uri))
         except (SettingsError, TrackingError, RecordError, mlflow_store.StoreError, OSError) as error:
-            print(f"search.sync: {printable(str(error).replace('--resume ', '', 1))}", file=sys.stderr)
+            echo(f"search.sync: {str(error).replace('--resume ', '', 1)}", file=sys.stderr)
             code = 2
     return code
 

@@ -204,6 +204,16 @@ def _tricks(space: Space) -> list[str]:
     )
 
 
+def keep_lag(settings: Settings) -> None:
+    """Writes down the lag, which is not known before the machine is, beside the settings that may not change.
+
+    A search that is killed between this and its settings has 0 here, which `changes` takes for not known yet.
+    """
+    before = Identity.read(settings.folder)
+    if before is not None and before.settings.get("lag") != settings.lag:
+        dataclasses.replace(before, settings={**before.settings, "lag": settings.lag}).write(settings.folder)
+
+
 # ------------------------------------------------------------------------------------------ what has changed
 
 
@@ -212,7 +222,8 @@ def changes(before: Identity, now: Identity) -> list[str]:
     return [
         *(f"{'deployment.json' if name == 'deployment' else f'{name} of search.json'} was {old!r}, "
           f"is {now.settings.get(name)!r}"
-          for name, old in before.settings.items() if old != now.settings.get(name)),
+          for name, old in before.settings.items()
+          if old != now.settings.get(name) and not (name == "lag" and old == 0)),
         *_space_changes(before, now),
         *_data_changes(before.data, now.data),
         *_code_changes(before.code, now.code),
