@@ -607,10 +607,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _verify(store: StageStore, options: argparse.Namespace) -> int:
     there, problems = store.entries(), list(store.problems())
-    print("\n".join(f"{problem.key}: {problem.reason}" for problem in problems), end="\n" if problems else "")
+    echo(*(f"{problem.key}: {problem.reason}" for problem in problems))
     damaged = sum(problem.damaged for problem in problems)
     unread = f", {len(problems) - damaged} not readable now" if len(problems) > damaged else ""
-    print(f"{len(there)} entries read, {damaged} damaged{unread}, in {options.store}")
+    echo(f"{len(there)} entries read, {damaged} damaged{unread}, in {options.store}")
     return 1 if problems else 0
 
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 from analysis.files import write
+from analysis.text import echo
 from trainables.data.catalogue import cache_folder
 from trainables.data.decoding import quiet
 
@@ -73,11 +74,12 @@ def progress(doing: str, total: int) -> Iterator[Callable[[int], None]]:
         if not sys.stderr.isatty():
             if now - told >= REPEATED_AFTER:
                 told = now
-                print(f"{doing}: {done:,} of {total:,}", file=sys.stderr, flush=True)
+                echo(f"{doing}: {done:,} of {total:,}", file=sys.stderr)
             return
         if bar is None:
-            from rich.console import Console  # most work is done before it is needed
-            from rich.progress import Progress
+            from rich.progress import Progress  # most work is done before it is needed
+
+            from analysis.console import Console
 
             bar = Progress(console=Console(stderr=True), transient=True)
             bar.start()
