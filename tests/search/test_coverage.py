@@ -69,7 +69,8 @@ def test_the_running_search_says_that_its_best_is_over_a_part() -> None:
     )
     whole = dataclasses.replace(record(0), val_counts=(4, 3, 2, 2))
     agenda.records = {"t0": whole}
-    assert "best 100.0% in one trial" in Display(Console(file=io.StringIO()), agenda, {}, 1)._line()  # type: ignore[arg-type]
+    whole_display = Display(Console(file=io.StringIO()), agenda, {}, 1)  # type: ignore[arg-type]
+    assert "best 100.0% in a single trial: baseline" in whole_display._line()
 
 
 def test_a_val_of_one_class_is_refused_before_anything_is_made(

@@ -77,7 +77,7 @@ def test_a_pair_that_is_free_needs_no_check():
     design = rows("design", ADDITIVE, 8)
     row = with_checks(judge(design, 0.05), design, 0.05).iloc[0]
     assert row["verdict"] == "better together" and row["holds"] == "at these settings"
-    idle = rows("design", dict.fromkeys(ADDITIVE, 0.6), 8)
+    idle = rows("design", (0.6,) * 4, 8)
     row = with_checks(judge(idle, 0.05), idle, 0.05).iloc[0]
     assert row["verdict"] == "compatible" and row["holds"] == ""
 

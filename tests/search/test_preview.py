@@ -46,21 +46,21 @@ def plan(*labels):
 
 
 def test_epochs_with_reuse_by_hand():
-    # one first stage of 15 (chains of one length share it), two ends of 15
-    assert trained([plan(), plan("deferred")]) == 15 + 15 + 15
+    # of 90 epochs: one first stage of 45 (chains of one length share it), two ends of 45
+    assert trained([plan(), plan("deferred")]) == 45 + 45 + 45
     # the same plan twice costs once
-    assert trained([plan(), plan()]) == 30
+    assert trained([plan(), plan()]) == 90
     # another first stage is trained anew
-    assert trained([plan(), plan("first/cost_sensitive")]) == 60
-    # members multiply: 15, 2 × 6, and an end of 15 that starts from their merge
-    assert trained([plan("balanced")]) == 15 + 12 + 15
+    assert trained([plan(), plan("first/cost_sensitive")]) == 180
+    # members multiply: 45, 2 × 18, and an end of 45 that starts from their merge
+    assert trained([plan("balanced")]) == 45 + 36 + 45
 
 
 def test_a_chain_of_another_length_shares_nothing():
     short = Space(stages=[Stage("first", length=0.5), Stage("finish", length=0.1, carry="all")])
     long = Space(stages=[Stage("first", length=0.5), Stage("finish", length=0.2, carry="all")])
     plans = [build(space, defaults(), standard("digits-lt")).plan for space in (short, long)]
-    assert trained(plans) == (15 + 3) + (15 + 6)
+    assert trained(plans) == (45 + 9) + (45 + 18)
 
 
 def lines(renderable) -> str:
@@ -89,9 +89,10 @@ def test_it_shows_and_leaves_nothing(tmp_path):
     shown = console.export_text()
     assert "At most 48 combinations of tricks and stages; 3,600 with their numbers." in shown
     assert "never together: first/cost_sensitive and first/input_mixup (it is a test)" in shown
-    # design: 4 recipes of 2 + 2 epochs (15 × 0.1, rounded), 2 seeds; the ends are trained for each, the starts shared
+    # design: 4 recipes of 4 + 4 epochs (45 × 0.1, rounded to even), 2 seeds: 8 × 8; the 8 ends are trained for each,
+    # the starts shared by two: 8 × 4 + 4 × 4
     row = next(line for line in shown.splitlines() if "design" in line and "combinations" not in line).split("│")
-    assert [cell.strip() for cell in row[1:7]][:6] == ["design", "4", "2", "8", "32", "24"]
+    assert [cell.strip() for cell in row[1:7]][:6] == ["design", "4", "2", "8", "64", "48"]
     assert "on 2 slots" in shown and "How long that takes is unknown" in shown
     assert list(tmp_path.iterdir()) == []
 
@@ -103,8 +104,8 @@ def test_the_time_is_that_of_the_last_search_here(tmp_path):
     show(console, looked)
     shown = console.export_text()
     row = next(line for line in shown.splitlines() if "design" in line and "combinations" not in line).split("│")
-    # 24 epochs of 90 s and 8 trials with 0.35 s around them, on 2 slots
-    assert row[7].strip() == f"{(24 * 90 + 8 * 0.35) / 2 / 60:.1f} min" == "18.0 min"
+    # 48 epochs of 90 s and 8 trials with 0.35 s around them, on 2 slots
+    assert row[7].strip() == f"{(48 * 90 + 8 * 0.35) / 2 / 60:.1f} min" == "36.0 min"
     assert "90000 ms per epoch (median of search y)" in shown
 
 

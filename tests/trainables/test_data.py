@@ -121,8 +121,9 @@ def splits(data: LongTailed) -> dict[str, tuple[Tensor, Tensor]]:
 
 def test_counts_of_the_splits() -> None:
     data = load("digits-lt")
-    assert data.imbalance == 50 and data.classes == 10 and data.class_names == tuple("0123456789")
-    assert data.counts.tolist() == [100, 64, 41, 27, 17, 11, 7, 4, 3, 2]
+    assert data.imbalance == 100 and data.classes == 10 and data.class_names == tuple("0123456789")
+    # 100 · 100^(−c / 9), truncated: 100, 59.9, 35.9, 21.5, 12.9, 7.7, 4.6, 2.8, 1.7, 1
+    assert data.counts.tolist() == [100, 59, 35, 21, 12, 7, 4, 2, 1, 1]
     assert data.val_labels.bincount().tolist() == [24] * 10
     assert data.test_labels.bincount().tolist() == [50] * 10
     for images, labels in splits(data).values():
@@ -130,7 +131,8 @@ def test_counts_of_the_splits() -> None:
         assert labels.dtype == torch.int64
     assert (data.pad, data.flip, data.split_seed) == (1, False, 0)
     assert load("digits-lt", imbalance=1).counts.tolist() == [100] * 10
-    assert load("digits-lt", imbalance=100).counts[-1] == 1
+    # 100 · 50^(−c / 9): 100, 64.7, 41.9, 27.1, 17.6, 11.4, 7.4, 4.8, 3.1, 2
+    assert load("digits-lt", imbalance=50).counts.tolist() == [100, 64, 41, 27, 17, 11, 7, 4, 3, 2]
 
 
 @pytest.mark.parametrize(("split_seed", "fold_val"), [(0, False), (3, False), (3, True)])
@@ -158,7 +160,8 @@ def test_test_is_fixed_and_the_rest_follows_the_split_seed() -> None:
 
 def test_folding_val_back_only_adds() -> None:
     searched, folded = load("digits-lt", split_seed=2), load("digits-lt", split_seed=2, fold_val=True)
-    assert folded.counts.tolist() == [124, 80, 51, 33, 21, 14, 9, 5, 3, 2]
+    # 124 · 100^(−c / 9), truncated: 124, 74.3, 44.6, 26.7, 16.02, 9.6, 5.8, 3.5, 2.1, 1.2
+    assert folded.counts.tolist() == [124, 74, 44, 26, 16, 9, 5, 3, 2, 1]
     assert folded.val_images.shape == (0, 1, 8, 8) and folded.val_labels.shape == (0,)
     assert set(as_bytes(searched.train_images)) <= set(as_bytes(folded.train_images))
 
@@ -207,8 +210,9 @@ def test_fingerprint_tells_data_apart() -> None:
 
 
 def test_the_split_never_moves() -> None:
-    """Results of one version are comparable with those of the next only while this number stays."""
-    assert load("digits-lt").fingerprint == "e4618f355cf20a9b"
+    """Results of one version are comparable with those of the next only while these numbers stay."""
+    assert load("digits-lt").fingerprint == "9904c6296b948253"
+    assert load("digits-lt", imbalance=50).fingerprint == "e4618f355cf20a9b"
 
 
 def test_splits_are_checked() -> None:

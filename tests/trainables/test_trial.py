@@ -348,8 +348,13 @@ def test_a_spec_is_all_that_a_pipeline_needs(config):
 def test_a_trial_refuses_data_that_are_not_those_of_its_search(config, trial):
     mark = cached_data("digits-lt", None, 50.0, 1).fingerprint
     assert finish(trial(config("classifier", fingerprint=mark)))[-1]["outcome"] == "finished"
-    with pytest.raises(ValueError, match="digits-lt: images or labels have changed since the search was started"):
-        trial(config("classifier", fingerprint="another"))
+    changed = "digits-lt: images or labels have changed since the search was started"
+    refused = trial(config("classifier", fingerprint="another"))
+    told = refused.step()
+    assert (told["outcome"], told["points"], told["payload"]) == ("failed", [], {})
+    assert told["failure"].startswith(f"DataError: {changed}")
+    with pytest.raises(TrialFailed, match=changed):
+        refused.step()
 
 
 def test_results_are_weighed_as_asked_and_training_stays_the_same(config, trial, tmp_path):

@@ -49,7 +49,7 @@ def standard(name: str, root: str | None = None) -> Standard:
         DataError: The name is unknown; the nearest known one is offered. Or own data cannot be read.
 
     >>> standard("digits-lt").epochs, standard("digits-lt").model
-    (30, 'resnet8')
+    (90, 'resnet8')
     """
     return module_of(name).standard(name, root)
 
