@@ -360,6 +360,17 @@ def test_settings_that_were_changed_by_hand_are_seen(place, field, value):
     assert f"{field} of search.json was {before!r}, is {value!r}" in refused()
 
 
+def test_the_lag_is_known_when_the_machine_is_and_stays(place):
+    folder = begin()
+    assert json.loads((folder / "identity.json").read_text())["settings"]["lag"] == 0
+    edit(folder, "search.json", lambda content: content.update(lag=6))  # killed before the next line
+    assert made("--resume", "mine").open_folder() == []
+    workspace.keep_lag(Settings.stored("results", "mine"))
+    assert made("--resume", "mine").open_folder() == []
+    edit(folder, "search.json", lambda content: content.update(lag=7))
+    assert refused() == "lag of search.json was 6, is 7"
+
+
 def test_an_edited_weighing_is_seen(place):
     (place / "prior.csv").write_text("ant,1\nbee,2\ncat,3\n")
     folder = begin("--prior", "prior.csv")
