@@ -250,7 +250,7 @@ def _rows(
 def _contrasts(
     contrasts: Sequence[Mapping[Cell, int]], values: Values, level: float
 ) -> list[tuple[float, float, float, float, float, int]]:
-    """(mean, low, high, one-sided p that it is above 0, one-sided upper limit, seeds) of each."""
+    """(mean, low, high, two-sided p that it is above 0, one-sided upper limit, seeds) of each."""
     samples = [
         _sample(weights, values, sorted(set.intersection(*(set(values[cell]) for cell in weights))))
         for weights in contrasts

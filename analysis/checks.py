@@ -30,7 +30,7 @@ def settings_agree(
     *,
     level: float = 0.95,
 ) -> pd.DataFrame:
-    """What became of each conflict, harm and synergy in the settings in which it was run again.
+    """What became of each verdict that would be acted upon (`CHECKED`) in the settings in which it was run again.
 
     Args:
         table: Of `analysis.conflicts.pairwise` on the design arm.
@@ -40,7 +40,7 @@ def settings_agree(
         level: As in `pairwise`.
 
     Returns:
-        One row per conflict, harmful pair or synergy of the table: a, b, context, verdict, one column per setting
+        One row per pair of the table with such a verdict: a, b, context, verdict, one column per setting
         ("lr/3", "lr*3", "full length") with the verdict there ("" where it was not run), word ("robust" or "at these
         settings") and why. A row is "robust" only if both learning rates were run and every setting that was run shows
         the same verdict.

@@ -19,7 +19,7 @@ def write(path: str | Path, content: str | bytes) -> None:
         content: Text, written as UTF-8 with line ends as they are, or bytes.
 
     Raises:
-        OSError: The file cannot be written; nothing is left beside it.
+        OSError: The file cannot be written; the error names it, and nothing is left beside it.
     """
     target = Path(path)
     beside = target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}.tmp")
@@ -32,8 +32,10 @@ def write(path: str | Path, content: str | bytes) -> None:
     except BaseException as error:
         with suppress(OSError):
             beside.unlink()
-        if isinstance(error, OSError) and error.filename == str(beside):
-            error.filename = str(target)  # the file that a person knows
+        if isinstance(error, OSError) and error.filename in (None, str(beside)):
+            # the file that a person knows, and it alone; a full disk names none, a refused move names two
+            error.filename = str(target)
+            del error.filename2
         raise
     # the new name survives a power cut, too; Windows cannot open folders
     with suppress(OSError):

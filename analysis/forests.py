@@ -106,11 +106,13 @@ def elsewhere(searches: pd.DataFrame) -> go.Figure:
 
 
 def _verdict_looks() -> dict[str, tuple[str, str, str]]:
-    shapes = ("x", "triangle-down", "cross", "square", "circle", "circle-open")
+    shapes = {
+        "conflict": "x", "harmful": "triangle-down", "synergy": "star", "better together": "cross",
+        "redundant": "square", "compatible": "circle", "unresolved": "circle-open",
+    }  # fmt: skip
     colours = {name: look.colour for name, look in VERDICTS.items()} | {"unresolved": FAINT, "compatible": "#009E73"}
     return {
-        name: (colours[name], shape, f"{VERDICTS[name].sign} {VERDICTS[name].name}")
-        for name, shape in zip(VERDICTS, shapes, strict=False)
+        name: (colours[name], shape, f"{VERDICTS[name].sign} {VERDICTS[name].name}") for name, shape in shapes.items()
     }
 
 

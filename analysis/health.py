@@ -76,7 +76,7 @@ def small_val(trials: pd.DataFrame, margin: float, metric: str = "final/accuracy
     error = math.sqrt(2 * accuracy * (1 - accuracy) / (images * (blocks if fresh else 1)))
     if 1.96 * error <= 2 * margin:
         return ""
-    over = f" a block over {blocks} blocks" if fresh else ", the same in every block,"
+    over = f" a block over {blocks} block{'s' * (blocks != 1)}" if fresh else ", the same in every block,"
     return (
         f"Val is small for a margin of {100 * margin:.1f} points: its {images} images{over} leave a difference of two "
         f"recipes uncertain by up to ±{100 * 1.96 * error:.1f} points, were all their errors independent. More val "

@@ -360,13 +360,10 @@ def cards(found: Found) -> list[page.Card]:
 def _numbers(row: Mapping[str, Any], names: Mapping[str, str], found: Found) -> str:
     """What the lists say beside a pair."""
     verdict = row["verdict"]
-    worse = min(("b_given_a", "a_given_b"), key=lambda name: row[name])
-    added, base = (row["b"], row["a"]) if worse == "b_given_a" else (row["a"], row["b"])
-    effect = f"{points(row[worse])} points ({points(row[f'{worse}_low'])} to {points(row[f'{worse}_high'])})"
+    effect = _effect(row, min(("b_given_a", "a_given_b"), key=lambda name: row[name]))
     excluded = f"a loss above {points(row['excluded_harm']).lstrip('+')} points is ruled out"
     if verdict in ("conflict", "harmful"):
-        flip = "; it helps alone" if row["sign_flip"] else ""
-        return f"{names[added]} added to {names[base]}: {effect}{flip}{_held_words(row, found)}"
+        return f"{_hurts(row, names)}{_held_words(row, found)}"
     if verdict in ("synergy", "better together"):
         return f"at least {effect} over either alone{_held_words(row, found)}"
     if verdict == "redundant":
@@ -383,6 +380,22 @@ def _numbers(row: Mapping[str, Any], names: Mapping[str, str], found: Found) -> 
         told += [f"about {seeds(int(more))} more would settle it"] if known else []
         return "; ".join(told) or (excluded if math.isfinite(row["excluded_harm"]) else str(row["reason"]))
     return excluded
+
+
+def _effect(row: Mapping[str, Any], name: str) -> str:
+    return f"{points(row[name])} points ({points(row[f'{name}_low'])} to {points(row[f'{name}_high'])})"
+
+
+def _hurts(row: Mapping[str, Any], names: Mapping[str, str]) -> str:
+    """The directions that are shown to hurt, the worst first: of a harmful pair all, of a conflict the worst."""
+    ordered = sorted(("b_given_a", "a_given_b"), key=lambda name: row[name])
+    shown = [name for name in ordered if row[f"{name}_verdict"] == "hurts"] or ordered[:1]
+    told = []
+    for name in shown if row["verdict"] == "harmful" else shown[:1]:
+        added, base = ("b", "a") if name == "b_given_a" else ("a", "b")
+        flip = "; it helps alone" if row["sign_flip"] and row[f"alone_{added}_low"] > 0 else ""
+        told.append(f"{names[row[added]]} added to {names[row[base]]}: {_effect(row, name)}{flip}")
+    return "; ".join(told)
 
 
 def _held_words(row: Mapping[str, Any], found: Found) -> str:

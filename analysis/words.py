@@ -53,7 +53,7 @@ VERDICTS = {
         "itself. Its effect alone stands beside it.",
     ),
     "synergy": Look(
-        "+", "#0072B2", "#ffffff", "synergy",
+        "★", "#0072B2", "#ffffff", "synergy",
         "Adding each trick to the other helps, and both together gain more than the sum of their effects, in accuracy "
         "and in log-odds.",
     ),
@@ -66,7 +66,7 @@ VERDICTS = {
         "accuracy.",
     ),
     "compatible": Look(
-        "✓", "#7DD3B5", INK, "safe to combine",
+        "✓", "#98D0A8", INK, "safe to combine",
         "A loss as large as the margin is ruled out in both directions (at 5 % a pair).",
     ),
     "unresolved": Look(

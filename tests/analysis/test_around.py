@@ -56,9 +56,12 @@ def test_with_two_samples_nothing_is_lent_and_the_interval_is_students():
     differences = [0.10, 0.11, 0.09]
     interval = stats.t.interval(0.95, 2, loc=0.1, scale=stats.sem(differences))
     assert [gone["a",]["loss_low"], gone["a",]["loss_high"]] == pytest.approx(list(interval))
-    p = stats.ttest_1samp(differences, 0, alternative="greater").pvalue
+    p = stats.ttest_1samp(differences, 0).pvalue
     assert gone["a",]["p_value"] == pytest.approx(p)
     assert gone["a",]["adjusted_p"] == pytest.approx(2 * p)
+    # a gain is no loss, however clear: nothing is "needed" by it
+    better = by_removed(table(CELLS | {("b", "numbers"): [0.90, 0.93, 0.90]}))["a",]
+    assert better["loss_high"] < 0 and better["p_value"] == 1 and better["word"] == "may be removed"
 
 
 def test_a_loss_as_large_as_the_margin_is_excluded():

@@ -27,6 +27,13 @@ def test_a_file_that_cannot_be_written_is_named_as_it_was_asked_for(tmp_path):
         files.write(tmp_path / "gone" / "best.yaml", "text")
 
 
+def test_a_refused_move_names_one_file(tmp_path):
+    (tmp_path / "best.yaml").mkdir()
+    with pytest.raises(OSError, match=r": '[^']*/best.yaml'$"):
+        files.write(tmp_path / "best.yaml", "text")
+    assert os.listdir(tmp_path) == ["best.yaml"]
+
+
 def test_bytes_and_text_are_written_as_they_are(tmp_path):
     files.write(tmp_path / "a", b"\x00\r\n")
     files.write(tmp_path / "b", "ä\r\n")

@@ -8,6 +8,7 @@ import pytest
 
 from analysis import forests, heat_map, plots
 from analysis.record import ARMS
+from analysis.words import VERDICTS
 
 A, B, C = "train/mixup", "later/focal", "train/cost"
 
@@ -15,6 +16,17 @@ A, B, C = "train/mixup", "later/focal", "train/cost"
 def pair(a: str, b: str, verdict: str, harm: float = -0.01) -> dict:
     numbers = {f"{n}{end}": harm for n in ("b_given_a", "a_given_b", "interaction") for end in ("", "_low", "_high")}
     return {"a": a, "b": b, "verdict": verdict, "action": "", "n_seeds": 5, "primary": False} | numbers
+
+
+def test_every_verdict_is_drawn_with_a_shape_of_its_own():
+    drawn = [name for name in VERDICTS if name != "not applicable"]
+    rows = pd.DataFrame([pair(f"a{index}", f"b{index}", name) for index, name in enumerate(VERDICTS)])
+    figure = forests.pairs(rows)
+    assert [trace.name for trace in figure.data] == [f"{VERDICTS[name].sign} {VERDICTS[name].name}" for name in drawn]
+    assert len({trace.marker.symbol for trace in figure.data}) == len(drawn)
+    assert sum(len(trace.x) for trace in figure.data) == 2 * len(drawn), "both directions of every pair"
+    # filled: something is known
+    assert {trace.name for trace in figure.data if "open" in trace.marker.symbol} == {"? not known yet"}
 
 
 def test_shares_say_what_is_more_than_chance():
