@@ -118,7 +118,7 @@ def test_a_space_file_that_is_none(place, capsys, content, sentence):
         (["--tracking-uri", "sqlite:///space.py/mlflow.db"], "the MLflow store cannot be written"),
         (["--val", "real"], "option val must be balanced or realistic, got 'real'"),
         (["--prior", "gone.csv"], "--prior gone.csv: cannot read the file (No such file or directory)"),
-        (["--cost", "space.py"], "--cost space.py: has 2 rows of costs, and the data 10 classes"),
+        (["--cost", "space.py"], "--cost space.py: has 1 row of costs, and the data 10 classes"),
         (["--design", "pair"], "--design pair: did you mean pairs? allowed are pairs, factorial, list:FILE"),
         (["--design", "factorial"], "--design factorial: no two of the 0 labels of screen= can be freely crossed"),
         (["--design", "list:gone.csv"], "--design list:gone.csv: cannot read the file (No such file or directory)"),
@@ -236,7 +236,7 @@ def test_a_resumed_search_of_an_earlier_version_whose_space_has_changed(begun, p
 
 def test_changes_are_accepted_of_a_search_that_is_there(begun, capsys):
     said = refused(capsys, "--space", "space.py", "--accept-changes")
-    assert said == "--accept-changes goes on with a search that is there: give its name with --resume"
+    assert said == "--accept-changes continues a search that exists: name it with --resume"
 
 
 def test_a_dry_run_prints_and_leaves_nothing(place, capsys):

@@ -209,7 +209,9 @@ def _cost(file: Path, class_names: Sequence[str]) -> tuple[tuple[float, ...], ..
     header = rows.pop(0) if len(rows) == classes + 1 else None
     heads = header is None and not any(map(_is_number, rows[0][1]))
     if len(rows) != classes or heads:
-        raise DeploymentError(f"{what}: has {len(rows) - heads} rows of costs, and the data {classes} classes")
+        count = len(rows) - heads
+        has = "1 row" if count == 1 else f"{count} rows"
+        raise DeploymentError(f"{what}: has {has} of costs, and the data {classes} classes")
     named = len(rows[0][1]) == classes + 1
     for line, row in rows:
         if len(row) != classes + named:
