@@ -339,7 +339,9 @@ def _train(
     folder.clear()
     for one in measured:
         accuracy = 100 * one["metrics"]["test/accuracy"]
-        said = f"  seed {one['seed']}: accuracy on test {accuracy:.1f} %, {one['seconds']:.1f} s, "
+        part = leaves.part_of_classes(data, sentence)
+        over = f"{accuracy:.1f} %{f' {part}' if part else ''}"
+        said = f"  seed {one['seed']}: accuracy on test {over}, {one['seconds']:.1f} s, "
         console.print(styled(said + sentence(options.out / one["file"])), soft_wrap=True)
     console.print(styled(sentence(f"written to {options.out}: weights, {', '.join(left)}")), soft_wrap=True)
     if options.program and missing:
