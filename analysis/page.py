@@ -43,7 +43,7 @@ header p { max-width: none; }
 .tally { display: flex; flex-wrap: wrap; gap: 6px 18px; margin: 14px 0 0; font-size: 1.05rem; }
 .tally a { color: inherit; text-decoration: none; padding: 2px 0; }
 .tally a:hover { text-decoration: underline; }
-.minute { display: grid; grid-template-columns: repeat(auto-fit, minmax(255px, 1fr)); gap: 12px; margin: 14px 0 16px; }
+.minute { display: grid; grid-template-columns: repeat(auto-fit, minmax(205px, 1fr)); gap: 12px; margin: 14px 0 16px; }
 .minute section { border: 1px solid var(--line); border-left: 6px solid var(--mark); border-radius: 8px;
   padding: 10px 16px 12px; min-width: 0; }
 .minute h2 { margin: 0 0 4px; padding: 0; border: 0; font-size: 1.1rem; }
