@@ -33,7 +33,6 @@ import math
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,6 +40,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import special
 
+from analysis import files
 from analysis.text import csv_text, echo, lenient_output, sentence
 
 Floats = NDArray[np.float64]
@@ -256,7 +256,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         tables, skipped = from_store(uri)
         table = across(tables)
         if options.out:
-            Path(options.out).write_text(csv_text(table), encoding="utf-8")
+            files.write(options.out, csv_text(table))
     except load.LoadError as error:
         echo(f"error: {sentence(error)}", file=sys.stderr)
         return 2

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from analysis import load, page, sections
+from analysis import files, load, page, sections
 from analysis.health import warnings
 from analysis.mlflow_store import address
 from analysis.record import RecordError
@@ -130,7 +130,7 @@ def write(
         primary=primary, about=about, elsewhere=elsewhere, firsts=firsts,
     )  # fmt: skip
     target = Path(path)
-    target.write_text(render(found), encoding="utf-8")
+    files.write(target, render(found))
     return target
 
 
@@ -303,7 +303,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     uri = address(options.tracking_uri)
     try:
         name, found = from_store(uri, options.search)
-        Path(options.out).write_text(render(found), encoding="utf-8")
+        files.write(options.out, render(found))
     except (load.LoadError, RecordError) as error:
         echo(f"error: {sentence(error)}", file=sys.stderr)
         return 2

@@ -230,7 +230,7 @@ def write_report(
         design = trials[trials["arm"] == "design"].iloc[0]
         title = f"{design['data']}, imbalance {design['imbalance']:g}, {design['model']}, {design['epochs']:g} epochs"
         picture = heat_map_png(conflicts, title=f"Worse harm of each pair, points\n{title}")
-        path.with_name("conflicts.png").write_bytes(picture)
+        files.write(path.with_name("conflicts.png"), picture)
     if len(trials):
         try:
             elsewhere = report.over_searches(uri, str(about["name"]), trials, conflicts)
