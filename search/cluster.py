@@ -254,7 +254,8 @@ def _set_environment(changes: Mapping[str, str]) -> None:
     """Sets environment variables until `stop`, and tells the Ray that is imported already."""
     from ray._private import ray_constants
 
-    before = {name: os.environ.get(name) for name in changes}
+    # Ray itself makes `breakpoint()` its own when it is joined
+    before = {name: os.environ.get(name) for name in (*changes, "PYTHONBREAKPOINT")}
     loopback = ray_constants.ENABLE_RAY_CLUSTER
 
     def undo() -> None:

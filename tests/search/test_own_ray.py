@@ -160,8 +160,8 @@ def test_what_a_killed_process_left_is_removed_and_what_is_used_stays(places):
 
 ASKED = """
 import json, os, sys, time
-before = {**os.environ}
 import ray
+before = {**os.environ}
 from search import cluster, resources
 from search.settings import Settings
 import psutil
