@@ -71,7 +71,7 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     much.add_argument(
         "--design", metavar="KIND",
-        help="pairs, factorial or list:FILE (default: chosen by the number of labels that the space screens)",
+        help="pairs, factorial, which is exploratory, or list:FILE (default: pairs)",
     )  # fmt: skip
     much.add_argument(
         "--primary", metavar="A×B,C×D", help="pairs to declare before the search; 'a x b' works too (default: none)"

@@ -85,7 +85,7 @@ class Settings:
         prior: "uniform", "train" or a file of classes and weights: how often each class occurs where the model is used.
         cost: A file with what each mistake costs.
         seeds: Seed blocks of the design arm.
-        design: "pairs", "factorial" or "list:FILE"; by the number of crossable labels where absent.
+        design: "pairs", "factorial" or "list:FILE"; pairs where absent.
         primary: Pairs declared beforehand, "a×b"; the others are explored.
         children_per_start: Later stages proposed for each new first stage.
         race: Whether contenders race on fresh seeds.

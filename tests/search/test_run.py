@@ -409,7 +409,7 @@ def test_a_listener_that_raises_does_not_end_the_search(place, monkeypatch, capl
 
 
 def test_a_full_disk_is_one_sentence_and_what_was_written_is_gone_on_with(place, monkeypatch, capsys):
-    append, room = Journal._append, [2]
+    append, room = Journal._append, [3]  # the blocks that were asked for, and two records
 
     def full(self, line):
         if not room[0]:
@@ -444,7 +444,7 @@ def test_a_damaged_journal_is_one_sentence_and_its_remedy_works(place, capsys):
         capsys.readouterr()
         assert run_search.main(["--resume", "hurt"]) == 2
         said = capsys.readouterr().err
-        assert said.startswith("run_search.py: error: results/hurt/journal.jsonl: line 1 ") and said.count("\n") == 1
+        assert said.startswith("run_search.py: error: results/hurt/journal.jsonl: line 2 ") and said.count("\n") == 1
         assert file.read_bytes() == damaged
     subprocess.run(said.strip().rpartition("again: ")[2], shell=True, check=True, cwd=place)
     assert run_search.main(["--resume", "hurt"]) == 0
