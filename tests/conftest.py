@@ -4,6 +4,7 @@ import logging
 import os
 import runpy
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,10 @@ from trainables.pipeline import Pipeline
 from trainables.plan import Plan, build, defaults
 
 CPU = torch.device("cpu")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # a shell that starts the tests in the background has them ignore it, and so would all that they start
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 collect_ignore_glob = ["benchmarks/tricks/*"]
 """A trick that is looked through for doctests would be one of the gallery from then on."""
