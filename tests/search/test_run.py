@@ -550,15 +550,9 @@ def test_data_that_change_between_two_runs_are_never_mixed(place, capsys):
 
 def test_a_start_that_fails_leaves_its_name_free(place, monkeypatch, capsys):
     few = ONCE | {"seeds": 1, "check_seeds": 0, "start_points": False}
-    tries = [
-        (TINY, {"data": "npz:it's.npz"}, "name of the data set: no slash, quote"),
-        (TINY, {"data": "npz:gone.npz"}, "there is no "),
-    ]
-    np.savez(place / "it's.npz", x=np.zeros((60, 8, 8, 1), dtype=np.uint8), y=np.arange(60) % 3)
-    for space, more, sentence in tries:
-        with pytest.raises(ValueError, match=sentence):
-            search.run(space, name="again", **few, **more)
-        assert not (place / "results" / "again").exists()
+    with pytest.raises(ValueError, match="there is no "):
+        search.run(TINY, name="again", data="npz:gone.npz", **few)
+    assert not (place / "results" / "again").exists()
     for error in (KeyboardInterrupt("no luck"), RuntimeError("no luck")):
         with monkeypatch.context() as patch, pytest.raises(type(error), match="no luck"):
             # after MLflow has the search, before anything is trained
