@@ -172,7 +172,10 @@ def _imbalance(first: pd.Series, settings: Mapping[str, Any]) -> float | None:
     """The imbalance that the data were cut to; `None` where they were taken with a tail of their own."""
     from trainables.final.data_identity import has_own_tail
 
-    whole = bool(settings) and settings.get("imbalance") is None and has_own_tail(str(first["data"]))
+    whole = False
+    # data that this version does not know were cut to what the record says
+    with contextlib.suppress(DataError):
+        whole = bool(settings) and settings.get("imbalance") is None and has_own_tail(str(first["data"]))
     return None if whole else float(first["imbalance"])
 
 

@@ -53,7 +53,8 @@ UNITS = {"time_budget": "a number of seconds", "gpu_hours": "a number of hours",
 
 MOST = {
     "trials": 1_000_000, "seeds": 200, "check_seeds": 200, "children_per_start": 1_000_000, "seed": 1_000_000_000,
-    "max_concurrent": 1_000_000, "epochs_scale": 10_000, "store_limit": 2**60, "time_budget": 1e9, "gpu_hours": 1e9,
+    "max_concurrent": 1_000_000, "lag": 1_000_000,
+    "epochs_scale": 10_000, "store_limit": 2**60, "time_budget": 1e9, "gpu_hours": 1e9,
     "cpus_per_trial": 1e6, "gpus_per_trial": 1e6, "imbalance": 1e9, "reduction_factor": 1e6,
 }  # fmt: skip
 """Upper bounds. Seed blocks of the arms lie 1,000 apart, and some recipes get several times as many as asked for."""
@@ -181,6 +182,7 @@ class Settings:
         rules = (
             ("trials", self.trials >= 0, "at least 0"),
             ("seeds", self.seeds >= 0, "at least 0"),
+            ("lag", self.lag >= 0, "at least 0"),
             ("primary", not isinstance(self.primary, str), "a list of pairs such as ['a×b']"),
             ("children_per_start", self.children_per_start >= 1, "at least 1"),
             ("time_budget", self.time_budget is None or self.time_budget > 0, "above 0 seconds"),

@@ -824,7 +824,7 @@ class Tracker:
             params=self._choices(record)
             | {name: _text(getattr(record, name)) for name in ("imbalance", "epochs", "seed")},
             metrics=_trial_metrics(record),
-            texts={"record.json": json.dumps(record.to_dict())},
+            texts={"record.json": files.to_json(record.to_dict())},
         )
 
     def _choices(self, record: Record) -> dict[str, str]:

@@ -7,7 +7,7 @@
 - `table`: the conflict table, `pairwise`; `other_metrics`: the same by further metrics.
 - `looks`: the table of a design that grew after it was looked at.
 
-How often it is wrong, and what it finds, in simulated searches and on real records: `docs/conflict_truth.md`.
+How often it is wrong, and what it finds, in simulated searches: `docs/conflict_truth.md`.
 """
 
 from analysis.conflicts.looks import at_looks, further_blocks

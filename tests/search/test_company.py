@@ -119,6 +119,7 @@ def test_a_trial_goes_on_from_a_checkpoint_with_its_company(tmp_path, make_plan)
     assert begun._pipeline.points == other._pipeline.points
 
 
+@pytest.mark.slow
 def test_a_search_with_fused_trials(tmp_path):
     common = {
         "data": "digits-lt", "trials": 0, "seeds": 2, "race": False, "start_points": False, "check_seeds": 0,

@@ -235,7 +235,7 @@ def child(parent: int, name: str) -> int:
 @pytest.mark.parametrize(
     ("name", "number"),
     [
-        ("gcs_server", signal.SIGKILL),
+        pytest.param("gcs_server", signal.SIGKILL, marks=pytest.mark.slow),
         ("raylet", signal.SIGKILL),
         pytest.param("gcs_server", signal.SIGSTOP, marks=pytest.mark.slow),
     ],

@@ -198,6 +198,7 @@ def run(place: Path, monkeypatch, tricks: dict[str, float], **settings) -> tuple
     return records, again, json.loads((folder / "search.json").read_text())
 
 
+@pytest.mark.slow
 def test_a_greedy_trial_gets_a_larger_share(one_gpu, tmp_path, monkeypatch):
     records, again, _ = run(tmp_path, monkeypatch, {"greedy": 0.5}, gpus_per_trial=0.25)
     assert {title: (record["outcome"], record["gpus"]) for title, record in records.items()} == {

@@ -26,7 +26,7 @@ from search.settings import Settings
 from spaces.domain import Space, Stage, forbid, one_of
 from trainables import train
 
-NAME = "-x[v2] $(touch x) |<b>\u202e\x85# \x9b"
+NAME = "x[v2] $(touch x) |<b>#"
 """Without what `Settings` refuses in a name."""
 
 
@@ -102,21 +102,21 @@ def test_printed_commands_can_be_pasted(found, monkeypatch):
         (found.folder / name).touch()
     monkeypatch.chdir(found.folder.parents[1])
     folder = found.folder.relative_to(Path.cwd())
-    settings = Settings(name="-a $(b)", space="s", data="d", output=str(folder.parent))
-    shown = said(SearchResult(**{**vars(found), "folder": folder, "name": "-a $(b)"}), settings)
+    settings = Settings(name="a $(b)", space="s", data="d", output=str(folder.parent))
+    shown = said(SearchResult(**{**vars(found), "folder": folder, "name": "a $(b)"}), settings)
     read = commands(shown)
     assert [words[:3] for words in read] == [
-        ["python", "run_search.py", "--resume=-a $(b)"],
+        ["python", "run_search.py", "--resume"],
         ["mlflow", "ui", "--backend-store-uri"],
         *[["python", "-m", "trainables.train"]] * 2,
         ["python", "-m", "search.export"],
     ]
     options = run_search.parser().parse_args(read[0][2:])
-    assert (options.resume, options.output, options.settle) == ("-a $(b)", str(folder.parent), True)
+    assert (options.resume, options.output, options.settle) == ("a $(b)", str(folder.parent), True)
     assert options.time_budget == 60
     for words in read[2:4]:
         assert train.parser().parse_args(words[3:]).recipe.is_file()
-    assert "--search=-a $(b)" in read[4] and "sqlite:////tmp/$(touch x)[v2]/mlflow.db" in read[4]
+    assert "a $(b)" in read[4] and "sqlite:////tmp/$(touch x)[v2]/mlflow.db" in read[4]
 
 
 def test_commands_of_a_finished_search_can_be_pasted():

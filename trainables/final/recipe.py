@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from analysis.text import printable
 from trainables import models
 from trainables.data.catalogue import DataError, module_of
 from trainables.final import own_code
@@ -319,14 +320,18 @@ def with_relative_places(recipe: Mapping[str, Any], folder: Path) -> dict[str, A
 
 
 def to_yaml(recipe: Mapping[str, Any]) -> str:
-    """The recipe as text that `read_recipe` accepts."""
+    """The recipe as text that `read_recipe` accepts; where a character acts on a terminal, as ASCII with escapes."""
     import yaml
 
     class Plain(yaml.SafeDumper):
         def ignore_aliases(self, data: Any) -> bool:
             return True
 
-    return str(yaml.dump(dict(recipe), Dumper=Plain, sort_keys=False, allow_unicode=True, width=110))
+    def dumped(unicode: bool) -> str:
+        return str(yaml.dump(dict(recipe), Dumper=Plain, sort_keys=False, allow_unicode=unicode, width=110))
+
+    text = dumped(True)
+    return text if printable(text) == text else dumped(False)
 
 
 # --- length -------------------------------------------------------------------------------------------------
