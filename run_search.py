@@ -293,7 +293,9 @@ def _search(options: argparse.Namespace, console: Any) -> Any:
         space, file = (load_space(options.space), options.space) if options.space else kept_space(settings)
         settle, accept = _settle(options, settings), options.accept_changes
         if settle is not None and accept:
-            raise SettingsError("--settle adds to pairs that were judged, --accept-changes starts anew: leave one out")
+            raise SettingsError(
+                "--settle extends this search, --accept-changes starts a new one: give only one of them"
+            )
         return Search(space, settings, file, console, resume=True, settle=settle, accept_changes=accept)
 
     if options.accept_changes:

@@ -162,7 +162,7 @@ class Adaptive(phases.Adaptive):
         number = len(self._starts) if start is None else start.id
         name = self.id_of(asked).removeprefix(f"{self.name}-")
         task = self.task(known, name, recipe, ADAPTIVE_SEED + repeats, number=proposal.number, start=number)
-        # the other phases can be planned anew, a proposal cannot
+        # the other phases can be planned again, a proposal cannot
         self._journal.write("task", task=task.to_dict(), drawn=proposal.drawn)
         self.sampler.keep()
         self._asked[recipe.plan.id] += 1

@@ -376,7 +376,7 @@ def run_watched(
 
     Args:
         work: To do; ends soon after `interrupt`, unless it waits for what is gone.
-        interrupted: Whether somebody has asked for its end.
+        interrupted: Whether the search has been interrupted.
         interrupt: Asks for its end.
         own: Whether Ray may be ended under it.
 
@@ -384,7 +384,7 @@ def run_watched(
         Which process of Ray is gone, "" where the work came to its own end.
 
     Raises:
-        KeyboardInterrupt: Somebody has asked for its end.
+        KeyboardInterrupt: The search was interrupted.
         BaseException: What the work has raised.
     """
     raised: list[BaseException] = []

@@ -76,7 +76,7 @@ class Known:
         records: By id of their task, without failed ones.
         base: Added to every seed block.
         looks: Earlier decisions to run further blocks, in order: context and cells to blocks.
-        blocks: Blocks of the design that the search was asked for, each time that number changed.
+        blocks: Requested design blocks, one number for each change of `--seeds`.
     """
 
     ground: Ground

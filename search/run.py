@@ -154,7 +154,7 @@ def run(
         settings |= gpus(settings["gpus_per_trial"])
     given = settings if data is None else {**settings, "data": data}
     if accept_changes and not resume:
-        raise SettingsError("search.run: accept_changes goes on with a search that is there: give its name, and resume")
+        raise SettingsError("search.run: accept_changes needs an existing search: give its name and resume=True")
     if resume:
         stored = Settings.stored(str(settings.get("output", "results")), str(name or ""))
         changed = stored.changed({"time_budget": None, **given})

@@ -288,7 +288,7 @@ def test_the_words_of_a_wrong_type(tmp_path):
         ({"race": object()}, "search.run: race must be true or false, got <object"),
         ({"gpus_per_trial": [1]}, "--gpus-per-trial must be a number or auto, got [1]"),
         ({"resume": True, "name": "gone"}, "--resume gone: no such search: "),
-        ({"accept_changes": True}, "search.run: accept_changes goes on with a search that is there"),
+        ({"accept_changes": True}, "search.run: accept_changes needs an existing search: give its name"),
     ],
 )
 def test_from_python_a_fault_is_one_sentence(tmp_path, monkeypatch, given, sentence):
