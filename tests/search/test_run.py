@@ -494,7 +494,7 @@ def test_an_error_in_the_driver_loses_nothing_and_says_how_to_go_on(place, monke
     assert len(before) == 2 and {record["outcome"] for record in before.values()} == {"finished"}
     assert next(run for run in runs(place, "cut") if run.data.tags["level"] == "search").info.status == "KILLED"
     monkeypatch.undo()
-    os.chdir(place)
+    monkeypatch.chdir(place)
     assert run_search.main(["--resume", "cut"]) == 0
     after = journal(place / "results" / "cut")
     assert len(after) == 4 and texts(before).items() <= texts(after).items()

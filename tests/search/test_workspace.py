@@ -428,7 +428,7 @@ def test_a_folder_is_there_whole_or_not_at_all(place, monkeypatch):
         search.open_folder()
     assert list((place / "results").iterdir()) == []
     monkeypatch.undo()
-    os.chdir(place)
+    monkeypatch.chdir(place)
     old = place / "results" / ".start-mine-killed"
     old.mkdir(parents=True)
     os.utime(old, (0, 0))

@@ -692,7 +692,7 @@ def test_npz_that_is_none(tmp_path: Path) -> None:
 # --- schedules and training -------------------------------------------------------------------------------
 
 
-def test_standard_follows_the_data(tmp_path: Path) -> None:
+def test_standard_follows_the_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = standard(arrays(tmp_path / "small.npz", x=images(90, 8, 8), y=np.arange(90) % 3))
     assert (small.epochs, small.batch_size, small.lr, small.model, small.imbalance) == (200, 64, 0.05, "resnet8", None)
     y = np.arange(60_000) % 60
@@ -700,6 +700,8 @@ def test_standard_follows_the_data(tmp_path: Path) -> None:
     assert (large.epochs, large.batch_size, large.lr, large.model, large.margin) == (170, 128, 0.1, "resnet32", 0.01)
     folder(tmp_path / "photos")
     assert standard("folder:photos", str(tmp_path)).model == "resnet8"
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
     with pytest.raises(DataError, match=re.escape("there is no photos under")):
         standard("folder:photos")
 
