@@ -211,7 +211,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     lenient_output()
     options = parser().parse_args(arguments)
     try:
-        from search.interrupts import Interrupts
+        from search.execution.interrupts import Interrupts
 
         with Interrupts():
             return _run(options)
@@ -275,7 +275,7 @@ def _search(options: argparse.Namespace, console: Any) -> Any:
         except ValueError:
             raise SettingsError(f"--rungs must be fractions like 0.5,0.75, got {options.rungs!r}") from None
     if options.primary is not None:
-        from search.design import pair_of
+        from search.design.labels import pair_of
 
         given["primary"] = tuple("×".join(pair_of(text)) for text in options.primary.split(","))
     if "gpus_per_trial" in given:

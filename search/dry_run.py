@@ -38,6 +38,6 @@ def dry_run(make: Callable[[], Search], console: Console, measure: bool = False)
 def _show(make: Callable[[], Search], console: Console, measure: bool = False) -> None:
     search = make()
     # with what it imports, inside the stand-ins
-    from search.preview import show
+    from search.console.preview import show
 
     show(console, search, measure)

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from analysis.console import styled
-from analysis.record import Record
+from analysis.records.schema import Record
 from analysis.text import echo, lenient_output, sentence
+from search.scheduling.tasks import Journal, JournalError
 from search.settings import Settings, SettingsError
-from search.tasks import Journal, JournalError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -107,7 +107,7 @@ def rule(settings: Settings) -> str:
 
 def standings(settings: Settings, records: Sequence[Record]) -> Mapping[tuple[float, str], Mapping[str, float]]:
     """(rung, cohort) to what every trial had there, in the order of the rungs."""
-    from search.scheduler import Halving
+    from search.scheduling.early_stopping import Halving
 
     halving = Halving(settings.rungs, settings.reduction_factor, settings.rung_score)
     halving.remember(records)

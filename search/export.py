@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis import files
-from analysis.pareto import HARMONIC_MEAN, PICKS
-from analysis.record import BASELINE, RecordError, bounded_interval, difference_interval, prediction_interval
+from analysis.formatting import coverage
+from analysis.recipes.pareto import HARMONIC_MEAN, PICKS
+from analysis.records.schema import BASELINE, RecordError, bounded_interval, difference_interval, prediction_interval
 from analysis.text import command, echo, lenient_output, sentence
-from analysis.words import coverage
 from trainables.data.catalogue import DataError
-from trainables.numerics import Numerics
+from trainables.training.numerics import Numerics
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,11 +47,11 @@ def document(
     """A recipe as a YAML-able document.
 
     Args:
-        trials: Table of trials, as `analysis.load` gives it.
+        trials: Table of trials, as `analysis.records.reader` gives it.
         plan_of: Recipe id -> plan.
         rank: Which one, 1 is the best.
         recipe: Its id instead.
-        pick: Instead of both, one of `analysis.pareto.PICKS`: the best in accuracy or harmonic mean, or the knee of
+        pick: Instead of both, one of `pareto.PICKS`: the best in accuracy or harmonic mean, or the knee of
             the front.
         conflicts: Table of pairs, for the verdicts that concern the recipe.
         settings: Of the search, for the provenance.
@@ -59,7 +59,7 @@ def document(
     Raises:
         ExportError: No such rank or recipe, or nothing has finished; a pick that val is too small for.
     """
-    from analysis import load
+    from analysis.records import reader as load
 
     ranking = load.ranking(trials)
     if ranking.empty:
@@ -121,13 +121,13 @@ def picked(trials: pd.DataFrame, pick: str, val_images: int | None) -> str:
 
     Args:
         trials: Table of trials.
-        pick: One of `analysis.pareto.PICKS`.
+        pick: One of `analysis.recipes.pareto.PICKS`.
         val_images: Of the class with the fewest; `None` where the search did not note it.
 
     Raises:
         ExportError: Val is too small for a harmonic mean as a target.
     """
-    from analysis import pareto
+    from analysis.recipes import pareto
 
     if pick != "accuracy" and val_images is not None:
         refused = pareto.too_few(f"--pick {pick}", str(trials["data"].iloc[0]), [val_images])
@@ -210,7 +210,7 @@ def check_identity(uri: str, name: str, trials: pd.DataFrame, settings: Mapping[
     Raises:
         ExportError: The trials of the search do not stand on the same data.
     """
-    from analysis import mlflow_store
+    from analysis.records import mlflow_store
 
     marks = trials.groupby("split_seed")["fingerprint"].nunique()
     blocks = [str(seed) for seed in marks[marks > 1].index]
@@ -322,9 +322,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
 
-    from analysis import load
-    from analysis.mlflow_store import address
-    from search.judge import judge, with_checks
+    from analysis.records import reader as load
+    from analysis.records.mlflow_store import address
+    from search.verdict_table import judge, with_checks
 
     uri = address(options.tracking_uri)
     try:

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from analysis import load, mlflow_store
+from analysis.records import mlflow_store
+from analysis.records import reader as load
 from analysis.text import echo, lenient_output, printable, sentence
 
 LOCK = "search.lock"

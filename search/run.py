@@ -17,28 +17,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis import files, findings
+from analysis import files
 from analysis.console import Console, styled
+from analysis.report import findings
 from analysis.text import csv_text, sentence
-from search import cluster, resources, workspace
-from search.interrupts import Interrupts, children_outlive_the_terminal
-from search.resources import WORKER_ENVIRONMENT
+from search import workspace
+from search.execution import cluster
+from search.execution import gpu_shares as resources
+from search.execution.gpu_shares import WORKER_ENVIRONMENT
+from search.execution.interrupts import Interrupts, children_outlive_the_terminal
 from search.settings import UNDO, Settings, SettingsError, checked, gpus
 from search.workspace import SEEDS_APART, kept_list
 from spaces.domain import Space
-from trainables.leases import NO_LOCKS, Lock
+from trainables.pipeline.leases import NO_LOCKS, Lock
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from search.agenda import Agenda, Task
-    from search.ground import Ground
-    from search.summary import Extras
-    from search.tasks import Limits
+    from search.console.summary import Extras
+    from search.recipes import Ground
+    from search.scheduling.orchestrator import Agenda, Task
+    from search.scheduling.tasks import Limits
     from trainables.data import LongTailed
-    from trainables.deployment import Deployment
-    from trainables.leases import Leases
-    from trainables.plan import Plan
+    from trainables.evaluation.deployment import Deployment
+    from trainables.pipeline.leases import Leases
+    from trainables.plan.model import Plan
     from trainables.trial import TrialSpec
 
 __all__ = ["WORKER_ENVIRONMENT", "Search", "SearchResult", "run"]
@@ -49,7 +52,7 @@ BUNDLED = "digits-lt"
 """The data that come with the libraries."""
 
 LAG = 4
-"""Results of the last few proposals are not waited for, see `search.adaptive`."""
+"""Results of the last few proposals are not waited for, see `search.phases.adaptive`."""
 
 DRIVER_ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the record is MLflow's
@@ -99,7 +102,7 @@ class SearchResult:
         name: Of the search.
         folder: With `best.yaml`, `conflicts.csv`, `report.html`.
         complete: Whether it ran to its end.
-        trials: Table of trials (`analysis.load.frame`).
+        trials: Table of trials (`analysis.records.reader.frame`).
         conflicts: Table of pairs; `None` where the design arm has too little.
         best: The exported document; `None` where nothing has finished.
         phase_seconds: Wall time of each phase.
@@ -196,12 +199,12 @@ class Search:
         settle: int | None = None,
         accept_changes: bool = False,
     ) -> None:
-        from search.design import make_design
-        from search.scheduler import Halving
+        from search.design.labels import make_design
+        from search.scheduling.early_stopping import Halving
         from trainables import data
-        from trainables.deployment import Deployment
+        from trainables.evaluation.deployment import Deployment
         from trainables.models import ModelError, check, settled
-        from trainables.plan import check_space
+        from trainables.plan.model import check_space
         from trainables.registry import discover
 
         # as a name and a place that mean the same in another process, in MLflow and in the exported recipe
@@ -262,7 +265,7 @@ class Search:
 
     def _deployment(self) -> Deployment:
         """How results are weighed; of a search that goes on as it was read when it began."""
-        from trainables.deployment import Deployment, read
+        from trainables.evaluation.deployment import Deployment, read
 
         settings = self.settings
         kept = settings.folder / "deployment.json"
@@ -318,7 +321,7 @@ class Search:
 
     def _trained(self) -> dict[int, set[str]]:
         """Fingerprints of the data by seed of the split, as the trials of a search that goes on have recorded them."""
-        from search.agenda import Journal
+        from search.scheduling.orchestrator import Journal
 
         found: dict[int, set[str]] = {}
         for record in Journal(self.settings.folder / "journal.jsonl").records().values():
@@ -366,7 +369,8 @@ class Search:
             )
 
     def _run(self) -> SearchResult:
-        from search import summary, tracking
+        from search import mlflow_tracker as tracking
+        from search.console import summary
         from trainables.trial import forget_data
 
         forget_data()
@@ -429,7 +433,7 @@ class Search:
 
     def _abandon(self, error: BaseException, tracker: Any) -> None:
         """Leaves nothing of a search of which nothing was recorded, and says how to go on with another."""
-        from search import summary
+        from search.console import summary
 
         recorded = self._started is not None and self._started.records
         if recorded or self.resume:
@@ -467,10 +471,11 @@ class Search:
             os.environ.setdefault(key, value)
         from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig, Tuner
 
-        from search import explain, summary
-        from search.conductor import Conductor, Interrupted, Recorder, StageScheduler
-        from search.display import Display
-        from search.tasks import JournalError
+        from search import explain
+        from search.console import summary
+        from search.console.display import Display
+        from search.execution.ray_tune import Conductor, Interrupted, Recorder, StageScheduler
+        from search.scheduling.tasks import JournalError
         from trainables.trial import Trial
 
         with self._interrupts.noted(), children_outlive_the_terminal():
@@ -568,8 +573,8 @@ class Search:
 
     def _nothing_left(self, agenda: Agenda, tracker: Any) -> tuple[Agenda, Any, bool]:
         """Says that a search is finished; its tables are written anew."""
-        from search import summary
-        from search.display import Display
+        from search.console import summary
+        from search.console.display import Display
 
         why = agenda.not_settled() if self.settle is not None else None
         self.console.print(styled(summary.finished(self.settings, why)), soft_wrap=True)
@@ -581,7 +586,7 @@ class Search:
     def _track(self, tracker: Any, agenda: Agenda) -> None:
         """Opens the search in MLflow, with everything that its journal has."""
         from search.sync import recorded
-        from trainables.plan import choices_of
+        from trainables.plan.model import choices_of
 
         choices = set(choices_of(self.space))
         if self.settings.start_points:
@@ -596,7 +601,7 @@ class Search:
     @property
     def ground(self) -> Ground:
         """Baseline, design and published recipes."""
-        from search.ground import Ground
+        from search.recipes import Ground
 
         settings = self.settings
         return Ground(
@@ -606,7 +611,7 @@ class Search:
     @property
     def limits(self) -> Limits:
         """How much the settings let run."""
-        from search.tasks import Limits
+        from search.scheduling.tasks import Limits
 
         settings = self.settings
         return Limits(
@@ -629,11 +634,11 @@ class Search:
         )
 
     def _agenda(self) -> Agenda:
-        from search.agenda import Agenda, Journal
-        from search.objective import PARTS
-        from search.sampler import Sampler
-        from trainables.leases import Leases
-        from trainables.stage_store import StageStore
+        from search.scheduling.objective import PARTS
+        from search.scheduling.orchestrator import Agenda, Journal
+        from search.scheduling.sampler import Sampler
+        from trainables.pipeline.leases import Leases
+        from trainables.pipeline.store import StageStore
 
         settings = self.settings
         store = StageStore(settings.store_place) if settings.reuse else None
@@ -663,7 +668,7 @@ class Search:
 
     def _fused(self, plan: Plan) -> bool:
         """Whether trials of a plan train several seeds in one network."""
-        from trainables.company import fused_stages
+        from trainables.training.joint_seeds import fused_stages
 
         images = self._data(self.settings.seed * SEEDS_APART).train_images
         pixels = int(images.shape[-2] * images.shape[-1])
@@ -673,10 +678,10 @@ class Search:
         """Stage keys as the trial will have them; equal prefixes are what the agenda keeps apart."""
         import torch
 
-        from search.phases import ADAPTIVE_SEED, RACE_SEED
-        from search.scheduler import SHORTENED
-        from trainables.pipeline import trial_context
-        from trainables.stage_store import features_key, stage_keys
+        from search.phases.phases import ADAPTIVE_SEED, RACE_SEED
+        from search.scheduling.early_stopping import SHORTENED
+        from trainables.pipeline.pipeline import trial_context
+        from trainables.pipeline.store import features_key, stage_keys
 
         cuda = self._device == "cuda" and torch.cuda.is_available()
         device, asked = torch.device("cuda" if cuda else "cpu"), self.settings.numerics
@@ -725,7 +730,7 @@ class Search:
         Raises:
             SettingsError: Fewer than 50 val images in some class, for anything but accuracy.
         """
-        from search.objective import check_objective
+        from search.scheduling.objective import check_objective
 
         check_objective(self.settings.objective, self.settings.data, [self._val_images])
 
@@ -752,7 +757,7 @@ class Search:
         return self._fingerprints[split_seed]
 
     def _spec(self, task: Task) -> dict[str, Any]:
-        from search.scheduler import SHORTENED
+        from search.scheduling.early_stopping import SHORTENED
 
         return dataclasses.replace(
             self._trial(task.recipe.plan, task.seed),
@@ -764,7 +769,7 @@ class Search:
         ).to_dict()
 
     def _trial(self, plan: Plan, seed: int) -> TrialSpec:
-        from search.objective import PARTS
+        from search.scheduling.objective import PARTS
         from trainables.trial import TrialSpec
 
         settings = self.settings
@@ -810,7 +815,7 @@ class Search:
     # --- afterwards ---------------------------------------------------------------------------------------
 
     def _params(self) -> dict[str, Any]:
-        from analysis import mlflow_store
+        from analysis.records import mlflow_store
 
         fields = dataclasses.asdict(self.settings) | {"model": self.model, "margin": self.standard.margin}
         fields["tracking_uri"] = mlflow_store.portable(self.settings.tracking_uri or "")
@@ -835,9 +840,12 @@ class Search:
             self.console.print(styled(sentence(said), "yellow"), soft_wrap=True)
 
     def _conclude(self, agenda: Agenda, display: Any, tracker: Any, uri: str, complete: bool) -> SearchResult:
-        from analysis import load
-        from analysis.record import RecordError
-        from search import export, pace, summary, tracking
+        from analysis.records import reader as load
+        from analysis.records.schema import RecordError
+        from search import export
+        from search import mlflow_tracker as tracking
+        from search.console import summary
+        from search.execution import epoch_time as pace
 
         records = list(agenda.records.values())
         folder = self.settings.folder
@@ -890,7 +898,7 @@ class Search:
             "reuse/epochs_saved": sum(record.epochs - record.epochs_trained for record in records),
             "reuse/seconds_saved": sum(record.seconds_saved for record in records),
         }
-        # by which analysis.report judges each look at its own share
+        # by which analysis.report.page judges each look at its own share
         tags = extras.tags | {"looks": str(list(agenda.known.further)), "health": " ".join(health) or "no warnings"}
         # MLflow shows the note as the run's description
         tags["mlflow.note.content"] = summary.answer(trials, conflicts, self.standard.margin)

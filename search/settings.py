@@ -17,8 +17,8 @@ from typing import Any, ClassVar
 
 from analysis import files
 from analysis.text import command, printable
-from search import places
-from trainables.numerics import Numerics
+from search import paths
+from trainables.training.numerics import Numerics
 
 BARRED = re.compile(r"[/\\'\"`%\x00-\x1f]")
 """What a name must not hold: it is a folder, a file in a store's address, and quoted in MLflow's queries."""
@@ -119,7 +119,7 @@ class Settings:
         tracking_uri: MLflow store.
         tricks: Folders of further tricks.
         feed: How images get to training: "resident", "streamed", or "auto", by their size.
-        precision: Of training, see `trainables.numerics.Numerics`, as the next four.
+        precision: Of training, see `trainables.training.numerics.Numerics`, as the next four.
         channels_last: Memory format.
         fused_members: Whether members are trained together.
         graph: Whether steps are replayed as CUDA graphs.
@@ -262,12 +262,12 @@ class Settings:
         """
         file = (folder or self.folder) / FILE
         before = _read(file) if file.is_file() else {}
-        project = places.project_of(self.folder, before) or Path.cwd()
+        project = paths.project_of(self.folder, before) or Path.cwd()
         own = {
-            places.ID: before.get(places.ID) or uuid.uuid4().hex,
-            places.PROJECT: places.written_project(self.folder, project),
+            paths.ID: before.get(paths.ID) or uuid.uuid4().hex,
+            paths.PROJECT: paths.written_project(self.folder, project),
         }
-        fields = places.relative(dataclasses.asdict(self), project)
+        fields = paths.relative(dataclasses.asdict(self), project)
         files.write(file, files.to_json(own | fields, indent=2) + "\n")
 
     def changed(self, given: Mapping[str, Any]) -> Settings:
@@ -311,22 +311,22 @@ class Settings:
             raise SettingsError(f"--resume {name}: no such search: {hint}{there}")
         fields = _read(file)
         where = f"--resume {name}: {file}: "
-        written = fields.get(places.PROJECT, "")
+        written = fields.get(paths.PROJECT, "")
         if not isinstance(written, str) or not _is_text(written):
             raise SettingsError(
                 f"{where}project must be the folder that the search was started in, got {_short(written)}; {UNDO}"
             )
-        before = places.original(folder, fields)
+        before = paths.original(folder, fields)
         if before is not None:
             raise SettingsError(
                 f"--resume {name}: {folder} is a copy of {before}, and both would write into the same runs of MLflow; "
                 f"resume that one, or remove it if this copy is the one to keep"
             )
-        project = places.project_of(folder, fields)
-        own = {key: value for key, value in fields.items() if key not in (places.PROJECT, places.ID)}
+        project = paths.project_of(folder, fields)
+        own = {key: value for key, value in fields.items() if key not in (paths.PROJECT, paths.ID)}
         # where the results lie now: the folder may have moved
         here = {"output": str(output)}
-        found = checked((own if project is None else places.absolute(own, project)) | here, where)
+        found = checked((own if project is None else paths.absolute(own, project)) | here, where)
         if found.name != name:
             raise SettingsError(
                 f"--resume {name}: {folder} holds the search {found.name!r}, whose trials have that name in MLflow; "
@@ -440,8 +440,8 @@ def _short(value: Any) -> str:
 
 def _rooted(given: Mapping[str, Any], stored: Settings) -> dict[str, Any]:
     """What is given anew, with data and networks named as a stored search names them."""
+    from trainables.code_identity import relocated
     from trainables.data import fed, rooted
-    from trainables.sources import relocated
 
     def place(text: str) -> str:
         return os.path.realpath(os.path.expanduser(text))
@@ -513,6 +513,6 @@ def judged(data: str, val: str) -> str:
 
 def byte_count(text: str) -> int:
     """Bytes from text such as 500MB or 20GB, as the store's own command reads it."""
-    from trainables.stage_store import byte_count as read
+    from trainables.pipeline.store import byte_count as read
 
     return read(text)

@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from spaces.domain import Space, SpaceError
-from trainables.sources import is_own
+from trainables.code_identity import is_own
 
 
 def load_space(path: str | Path) -> Space:

@@ -15,13 +15,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from analysis import mlflow_store
-from analysis.record import Record, RecordError
+from analysis.records import mlflow_store
+from analysis.records.schema import Record, RecordError
 from analysis.text import command, echo, lenient_output
 from search.list import running
+from search.mlflow_tracker import INDEX, SearchRun, Tracker, TrackingError, choose
+from search.scheduling.tasks import Journal
 from search.settings import Settings, SettingsError
-from search.tasks import Journal
-from search.tracking import INDEX, SearchRun, Tracker, TrackingError, choose
 
 
 def recorded(journal: Journal) -> list[Record]:

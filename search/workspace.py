@@ -25,11 +25,11 @@ from analysis.text import printable
 from search.settings import KEPT, MAY_CHANGE, UNDO, Settings, SettingsError
 from search.space_file import load_space, read_space
 from spaces.domain import OneOf, Space, SpaceError, from_dict, to_dict
-from trainables.sources import closure, code_hash, is_own, relocated
+from trainables.code_identity import closure, code_hash, is_own, relocated
 
 if TYPE_CHECKING:
     from trainables.data import LongTailed
-    from trainables.deployment import Deployment
+    from trainables.evaluation.deployment import Deployment
 
 IDENTITY = "identity.json"
 
@@ -182,8 +182,8 @@ def _code(space: Space, model: str) -> dict[str, str]:
 
 
 def _versions(space: Space) -> dict[str, str]:
+    from trainables.pipeline.store import code_version
     from trainables.registry import entry, source_file
-    from trainables.stage_store import code_version
 
     files = {trick: source_file(entry(trick).cls) for trick in _tricks(space)}
     return {
@@ -196,7 +196,7 @@ def _versions(space: Space) -> dict[str, str]:
 
 def _tricks(space: Space) -> list[str]:
     """Names of all tricks of a space."""
-    from trainables.plan import tricks_of
+    from trainables.plan.model import tricks_of
 
     slots = [slot.options if isinstance(slot, OneOf) else (slot,) for slot in space.stages]
     return sorted(
@@ -326,7 +326,7 @@ def changes_in(folder: Path) -> list[str]:
         ValueError: Data or code are not here, or cannot be read.
     """
     from trainables import data
-    from trainables.deployment import Deployment
+    from trainables.evaluation.deployment import Deployment
     from trainables.models import settled
     from trainables.registry import discover
 

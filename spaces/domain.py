@@ -10,7 +10,7 @@ A **space** is a list of stages with choices and ranges left open::
     )
 
 Everything here is plain data: nothing is imported, looked up or trained. Tricks are named by string;
-whether a name exists is checked when the space is loaded (`trainables.plan.check_space`).
+whether a name exists is checked when the space is loaded (`trainables.plan.model.check_space`).
 """
 
 from __future__ import annotations
@@ -265,7 +265,7 @@ class Stage:
         weight_decay: L2 penalty of SGD; the data set's standard one where absent.
         momentum: SGD momentum in [0, 1).
         batch_size: Images per step.
-        schedule: A learning-rate schedule, with its options, or a published one by name (`trainables.schedule`):
+        schedule: A learning-rate schedule, with its options, or a published one by name (`training.schedule`):
             "cosine", "multistep(at=30/60/80, of=90, by=0.1, warm_up=0)", "bag_of_tricks".
         nesterov: Nesterov's momentum; the data set's standard where absent.
         reduction: How per-image losses become one: "expected", "mean" or "weighted_mean".

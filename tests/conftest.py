@@ -19,8 +19,8 @@ from spaces.domain import Space, Stage
 from trainables import registry
 from trainables.data import LongTailed, load, standard
 from trainables.data.long_tail import class_counts
-from trainables.pipeline import Pipeline
-from trainables.plan import Plan, build, defaults
+from trainables.pipeline.pipeline import Pipeline
+from trainables.plan.model import Plan, build, defaults
 
 CPU = torch.device("cpu")
 
@@ -47,8 +47,9 @@ def no_tricks_stay(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def no_store_of_the_environment() -> Iterator[None]:
-    """Neither the developer's nor one that `mlflow.set_tracking_uri` has left there."""
+    """Neither the developer's nor one that `mlflow.set_tracking_uri` has left there; no width of a terminal either."""
     os.environ.pop("MLFLOW_TRACKING_URI", None)
+    os.environ.pop("COLUMNS", None)
     yield
     os.environ.pop("MLFLOW_TRACKING_URI", None)
 
@@ -91,7 +92,7 @@ def pipeline(digits: LongTailed) -> Callable[..., Pipeline]:
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty MLflow store, to be copied: making one takes seconds."""
-    from search.tracking import prepare
+    from search.mlflow_tracker import prepare
 
     file = tmp_path_factory.mktemp("store") / "mlflow.db"
     prepare(f"sqlite:///{file}")
@@ -101,7 +102,7 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def uri(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """An empty MLflow store where commands look for one, in a working directory of the test's own."""
-    from search.tracking import default_uri
+    from search.mlflow_tracker import default_uri
 
     monkeypatch.chdir(tmp_path)
     shutil.copy(empty_store, tmp_path / "mlflow.db")

@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 
-from analysis.record import Point, Record
+from analysis.records.schema import Point, Record
 
 PLAIN = ("mixup", "sampling", "weighting", "focal", "finish", "network", "data", "demo", "why", "kind")
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 COMMANDS = (
-    "run_search", "search.export", "search.list", "search.explain", "analysis.report", "analysis.across",
+    "run_search", "search.export", "search.list", "search.explain", "analysis.report.__main__", "analysis.across",
     "trainables.train", "trainables.data.__main__", "trainables.stage_store",
 )  # fmt: skip
 

@@ -18,8 +18,8 @@ import optuna
 import pytest
 import yaml
 
-from search.agenda import Journal
-from trainables.stage_store import StageStore
+from search.scheduling.orchestrator import Journal
+from trainables.pipeline.store import StageStore
 
 ROOT = Path(__file__).parents[1]
 
@@ -27,9 +27,9 @@ TRAIN = """
 import json, os, sys, torch
 from spaces.domain import Space, Stage
 from trainables.data import load, standard
-from trainables.pipeline import Pipeline
-from trainables.plan import build, defaults
-from trainables.stage_store import StageStore
+from trainables.pipeline.pipeline import Pipeline
+from trainables.plan.model import build, defaults
+from trainables.pipeline.store import StageStore
 
 torch.set_num_threads(1)
 orders = open(0, "rb", buffering=0)  # what this process does not take is the child's

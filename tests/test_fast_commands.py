@@ -80,8 +80,8 @@ STORE = (
     REFUSING
     + """
 from pathlib import Path
-from analysis.record import Record
-from search.tracking import Tracker
+from analysis.records.schema import Record
+from search.mlflow_tracker import Tracker
 
 with Tracker(f"sqlite:///{Path.cwd()}/mlflow.db", "demo", "digits-lt") as tracker:
     tracker.start({"margin": 0.02}, {})
@@ -97,7 +97,7 @@ with Tracker(f"sqlite:///{Path.cwd()}/mlflow.db", "demo", "digits-lt") as tracke
                 metrics={"final/accuracy": 0.5 + 0.1 * trick + 0.01 * seed}, started=1_700_000_000.0,
             ))
 
-from analysis import report
+from analysis.report import page as report
 from search import export, list
 
 assert list.main([]) == 0

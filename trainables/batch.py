@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainables.seeding import generator
+from trainables.training.seeding import generator
 
 EVALUATION_PIXELS = 2**22
 """Pixels of one batch in evaluation: 1024 images of 64×64."""

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from trainables.data.division import STARVING
+from trainables.data.splits import STARVING
 
 Numbers: TypeAlias = Tensor | Sequence[Any] | Any
 """A tensor, a NumPy array or a plain sequence."""

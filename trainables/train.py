@@ -20,18 +20,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from analysis.mlflow_store import shown
+from analysis.records.mlflow_store import shown
 from analysis.text import command, echo, lenient_output, sentence
 from trainables.data.catalogue import DataError
-from trainables.deployment import DeploymentError, read
+from trainables.evaluation.deployment import DeploymentError, read
 from trainables.final import data_identity
 from trainables.final.recipe import TrainError, lengthened, read_recipe, to_full_length
 from trainables.models import MODELS, ModelError, build, check_on, identity
-from trainables.numerics import PRECISIONS
-from trainables.plan import Plan
+from trainables.pipeline.storage import StoreFull
+from trainables.plan.model import Plan
 from trainables.registry import PlanError
-from trainables.stage import Diverged
-from trainables.storage import StoreFull
+from trainables.training.numerics import PRECISIONS
+from trainables.training.stage_run import Diverged
 
 __all__ = ["FRESH_SEED", "TrainError", "lengthened", "main", "read_recipe"]
 
@@ -393,7 +393,7 @@ def _as_searched(
     """Trains every seed as the search did; nothing is kept."""
     from trainables.final import leaves
     from trainables.final.training import Every, device_name, pipeline_of, train
-    from trainables.numerics import Numerics
+    from trainables.training.numerics import Numerics
 
     _threads(options)
     numerics = Numerics.of(recipe["numerics"])

@@ -21,18 +21,18 @@ import torch
 from ray.tune import PlacementGroupFactory, Trainable
 from safetensors.torch import load_file, save_file
 
-from trainables import memory
-from trainables.company import Company
 from trainables.data import DataError, LongTailed, load
-from trainables.data.feeds import held_bytes
-from trainables.deployment import Deployment
-from trainables.footprint import Footprint, footprint
-from trainables.numerics import Numerics
-from trainables.pipeline import Diverged, Pipeline, Point
-from trainables.plan import Plan
+from trainables.data.loaders import held_bytes
+from trainables.evaluation.deployment import Deployment
+from trainables.pipeline.pipeline import Diverged, Pipeline, Point
+from trainables.pipeline.storage import StoreFull
+from trainables.pipeline.store import StageStore
+from trainables.plan.model import Plan
 from trainables.registry import discover
-from trainables.stage_store import StageStore
-from trainables.storage import StoreFull
+from trainables.training import memory
+from trainables.training.footprint import Footprint, footprint
+from trainables.training.joint_seeds import Company
+from trainables.training.numerics import Numerics
 
 REPORT_SECONDS = 1.0
 """A trial reports at rungs, at its end, and otherwise about this often: each report costs the driver some 50 ms."""

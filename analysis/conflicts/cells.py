@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.record import choosable
+from analysis.records.schema import choosable
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

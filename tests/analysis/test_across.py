@@ -7,8 +7,8 @@ from scipy import stats
 from statsmodels.stats.meta_analysis import combine_effects
 from statsmodels.stats.oneway import anova_generic
 
-from analysis import across as module
-from analysis.across import CONTRASTS, across, by_search, pool
+from analysis.conflicts import other_searches as module
+from analysis.conflicts.other_searches import CONTRASTS, across, by_search, pool
 
 
 def table(verdict="conflict", harm=-0.03, error=0.005, a="p", b="q", **other):

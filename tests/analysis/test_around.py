@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis.around import best_step, is_step, missed_least, path, removals
 from analysis.conflicts.contrasts import Sample, estimates
+from analysis.recipes.ablation import best_step, is_step, missed_least, path, removals
 
 WINNER = "w"
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pandas as pd
 
-from analysis.checks import settings_agree
 from analysis.conflicts import pairwise
+from analysis.conflicts.robustness import settings_agree
 
 METRIC = "final/accuracy"
 CONFLICT = {(): 0.60, ("a",): 0.70, ("b",): 0.70, ("a", "b"): 0.62}

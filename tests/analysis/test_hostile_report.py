@@ -9,8 +9,11 @@ from html.parser import HTMLParser
 
 import pytest
 
-from analysis import across, load, page, report
-from analysis.record import Record
+from analysis.conflicts import other_searches as across
+from analysis.records import reader as load
+from analysis.records.schema import Record
+from analysis.report import html as page
+from analysis.report import page as report
 from analysis.text import FORMULA, printable
 
 
@@ -139,7 +142,7 @@ def test_the_notes_are_a_list_and_absent_without_any(hostile):
 
 def test_the_picture_of_hostile_names_is_drawn(hostile):
     from analysis.conflicts import pairwise
-    from analysis.heat_map import heat_map_png
+    from analysis.report.plots.heat_map import heat_map_png
 
     table = pairwise(load.frame(hostile.records()), margin=0.02)
     assert heat_map_png(table, title="\n".join(hostile.HOSTILE)).startswith(b"\x89PNG")

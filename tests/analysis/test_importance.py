@@ -9,10 +9,10 @@ import optuna
 import pandas as pd
 import pytest
 
-from analysis import importance as module
-from analysis import load
-from analysis.importance import EVALUATORS, all_of, factors, importance, rate
-from analysis.record import Record, RecordError
+from analysis.recipes import importance as module
+from analysis.recipes.importance import EVALUATORS, all_of, factors, importance, rate
+from analysis.records import reader as load
+from analysis.records.schema import Record, RecordError
 
 LABELS = tuple(f"first/t{index}" for index in range(5))
 

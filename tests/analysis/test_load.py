@@ -6,9 +6,9 @@ import math
 import pandas as pd
 import pytest
 
-from analysis import load
-from analysis.record import Point, Record, RecordError
-from search.tracking import Tracker
+from analysis.records import reader as load
+from analysis.records.schema import Point, Record, RecordError
+from search.mlflow_tracker import Tracker
 
 PLAIN = Record(
     search="demo", trial="t0", arm="design", recipe="r0", title="baseline", seed=0, split_seed=0, first_stage="fs0",

@@ -16,10 +16,21 @@ from filelock import FileLock
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis import mlflow_store
-from analysis.mlflow_store import StoreError, address, condition, connect, hide, key, make, name_of, pair_name, shown
+from analysis.records import mlflow_store
+from analysis.records.mlflow_store import (
+    StoreError,
+    address,
+    condition,
+    connect,
+    hide,
+    key,
+    make,
+    name_of,
+    pair_name,
+    shown,
+)
 from search import list as search_list
-from search.tracking import Tracker, where_to_look
+from search.mlflow_tracker import Tracker, where_to_look
 
 ROOT = Path(__file__).parents[2]
 CLEAN = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "DO_NOT_TRACK"))}
@@ -101,7 +112,7 @@ def test_an_address_that_mlflow_cannot_open(uri):
 MAKE = """
 import sys
 from pathlib import Path
-from analysis.mlflow_store import make
+from analysis.records.mlflow_store import make
 make(Path("mlflow.db"))
 print("made")
 """

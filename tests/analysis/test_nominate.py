@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.nominate import judged, nominate
-from analysis.record import RecordError
+from analysis.conflicts.candidates import judged, nominate
+from analysis.records.schema import RecordError
 
 LABELS = ("first/a", "first/b", "first/c", "last", "last/x")
 

@@ -12,8 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis import load, page, report, words
-from analysis.record import Point, Record
+from analysis import formatting as words
+from analysis.records import reader as load
+from analysis.records.schema import Point, Record
+from analysis.report import html as page
+from analysis.report import page as report
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 

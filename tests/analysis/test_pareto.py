@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.pareto import ACCURACY, HARMONIC_MEAN, front, knee, non_dominated, too_few
-from analysis.record import RecordError, bounded_interval
+from analysis.recipes.pareto import ACCURACY, HARMONIC_MEAN, front, knee, non_dominated, too_few
+from analysis.records.schema import RecordError, bounded_interval
 
 
 def trials(rows: list[tuple[str, str, int, float, float]]) -> pd.DataFrame:

@@ -6,9 +6,11 @@ import struct
 import pandas as pd
 import pytest
 
-from analysis import forests, heat_map, plots
-from analysis.record import ARMS
-from analysis.words import VERDICTS
+from analysis.formatting import VERDICTS
+from analysis.records.schema import ARMS
+from analysis.report.plots import curves as plots
+from analysis.report.plots import forest_plots as forests
+from analysis.report.plots import heat_map
 
 A, B, C = "train/mixup", "later/focal", "train/cost"
 

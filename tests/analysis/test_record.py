@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analysis.files import to_json
-from analysis.load import frame, mean_interval, ranking
-from analysis.record import (
+from analysis.records.reader import frame, mean_interval, ranking
+from analysis.records.schema import (
     Point,
     Record,
     bounded_interval,

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from analysis import load
-from analysis.record import Record
-from analysis.relocation import relocate
-from search.tracking import Tracker
+from analysis.records import reader as load
+from analysis.records.relocation import relocate
+from analysis.records.schema import Record
+from search.mlflow_tracker import Tracker
 
 PLAN = {"stages": [{"name": "first"}]}
 

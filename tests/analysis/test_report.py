@@ -13,11 +13,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import forests, heat_map, load, page, plots, report
 from analysis.conflicts import effects, pairwise
-from analysis.record import Point, Record, RecordError
-from analysis.words import VERDICTS, labels_of, points
-from search.tracking import Tracker, conflict_summary
+from analysis.formatting import VERDICTS, labels_of, points
+from analysis.records import reader as load
+from analysis.records.schema import Point, Record, RecordError
+from analysis.report import html as page
+from analysis.report import page as report
+from analysis.report.plots import curves as plots
+from analysis.report.plots import forest_plots as forests
+from analysis.report.plots import heat_map
+from search.mlflow_tracker import Tracker, conflict_summary
 
 WEIGHT, DRAW, MIX = "train/cost_sensitive", "train/class_balanced", "later/mixup"
 MEANS = {
@@ -583,7 +588,7 @@ def test_stops_are_told_in_numbers(trials):
 
 
 def test_pairs_are_compared_with_other_searches(trials, table):
-    from analysis.across import across, by_search
+    from analysis.conflicts.other_searches import across, by_search
 
     weaker = table.assign(**{name: table[name] / 2 for name in ("b_given_a", "a_given_b", "interaction")})
     tables = {"demo: digits-lt, imbalance 50": table, "other: digits-lt, imbalance 10": weaker}

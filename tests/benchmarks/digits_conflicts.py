@@ -32,8 +32,8 @@ from analysis.conflicts import pairwise
 from analysis.stats.intervals import wilson_interval
 from spaces.domain import Space, Stage
 from trainables.data import load, standard
-from trainables.pipeline import Pipeline
-from trainables.plan import build, defaults
+from trainables.pipeline.pipeline import Pipeline
+from trainables.plan.model import build, defaults
 from trainables.registry import discover
 
 DATA, IMBALANCE = "digits-lt", 50

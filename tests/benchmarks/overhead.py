@@ -51,7 +51,7 @@ def make_data(folder: Path) -> str:
 def searched(folder: Path, data: str, trials: int) -> tuple[list[float], list[float], float, float]:
     """Part 1: start times of all trials, the driver's CPU seconds at the end of each, wall time, time in training."""
     import search
-    from search.tasks import Journal
+    from search.scheduling.tasks import Journal
 
     cpu: list[float] = []
     write = Journal.write
@@ -80,7 +80,7 @@ def specs(data: str, trials: int) -> list[dict[str, Any]]:
     """The same trials as configurations of the project's `Trial`, learning rates drawn at random."""
     from spaces.domain import Space, Stage
     from trainables.data import standard
-    from trainables.plan import build, defaults
+    from trainables.plan.model import build, defaults
     from trainables.trial import TrialSpec
 
     draws = np.random.default_rng(0)
@@ -100,7 +100,7 @@ def through_tune(folder: Path, chosen: list[dict[str, Any]], reuse: bool) -> lis
     from ray import tune
     from ray.air.integrations.mlflow import MLflowLoggerCallback
 
-    from search.resources import WORKER_ENVIRONMENT
+    from search.execution.gpu_shares import WORKER_ENVIRONMENT
     from trainables.trial import Trial
 
     started: list[float] = []

@@ -5,7 +5,7 @@
 
 `record` trains random recipes of `spaces/full_combo.py` to their end, with every score on the way, and each of them
 again as a whole plan shortened to every rung. `replay` searches these records again and again without training:
-recipes in random order go through the stopping rule itself (`search.scheduler.Halving`), a few at a time, until
+recipes in random order go through the stopping rule itself (`early_stopping.Halving`), a few at a time, until
 the budget of epochs is spent.
 
 Kendall's τ_b is between the score at a rung and the final accuracy: over all recipes, and over pairs of recipes of
@@ -37,7 +37,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 from scipy import stats
 
-from search.scheduler import SHORTENED, Halving
+from search.scheduling.early_stopping import SHORTENED, Halving
 
 ROOT = Path(__file__).parents[2]
 SHARES = (0.25, 0.5, 0.75)
@@ -48,10 +48,10 @@ ON_THE_WAY = ("accuracy", "adjusted", "class_means")
 
 def recipes(standard: Any, number: int, children: int) -> list[Any]:
     """Random plans of the space, as the sampler proposes them before it knows anything."""
-    from search.preview import _at_random
-    from search.sampler import siblings
+    from search.console.preview import _at_random
+    from search.scheduling.sampler import siblings
     from search.space_file import load_space
-    from trainables.plan import build
+    from trainables.plan.model import build
     from trainables.registry import PlanError
 
     space, draws = load_space(ROOT / "spaces" / "full_combo.py"), random.Random(1)
@@ -74,7 +74,7 @@ def cifar(split_seed: int) -> Any:
     import torch
 
     from trainables.data import LongTailed
-    from trainables.seeding import generator
+    from trainables.training.seeding import generator
 
     folder = Path(os.environ.get("LONGTAIL_SHARED", ROOT.parent / "shared")) / "data"
     if not (folder / "unpack.py").is_file():
@@ -107,9 +107,9 @@ def record(options: argparse.Namespace) -> None:
     import torch
 
     from trainables.data import load, standard
-    from trainables.pipeline import Diverged, Pipeline
-    from trainables.plan import Plan
-    from trainables.stage_store import StageStore
+    from trainables.pipeline.pipeline import Diverged, Pipeline
+    from trainables.pipeline.store import StageStore
+    from trainables.plan.model import Plan
 
     torch.set_num_threads(1)
     if options.data == "digits-lt":

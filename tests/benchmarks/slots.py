@@ -20,11 +20,11 @@ from typing import Any
 import torch
 
 import search
-from search.design import make_design
+from search.design.labels import make_design
 from spaces.domain import Space, Stage, one_of
 from trainables.data import load, standard
-from trainables.pipeline import Pipeline
-from trainables.plan import Plan
+from trainables.pipeline.pipeline import Pipeline
+from trainables.plan.model import Plan
 
 SPACE = Space(
     stages=[Stage("only", length=1.0, choose=[one_of(None, "input_mixup"), one_of(None, "cost_sensitive")])],

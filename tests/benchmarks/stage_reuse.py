@@ -19,16 +19,16 @@ from statistics import median
 import torch
 from rich.console import Console
 
-from search.preview import _random_recipes
+from search.console.preview import _random_recipes
 from search.run import Search
 from search.settings import Settings
 from search.space_file import load_space
 from spaces.domain import Space, Stage, one_of, trick
 from trainables.data import LongTailed, load, standard
-from trainables.pipeline import Diverged, Pipeline
-from trainables.plan import Plan, build, defaults
-from trainables.seeding import generator
-from trainables.stage_store import StageStore
+from trainables.pipeline.pipeline import Diverged, Pipeline
+from trainables.pipeline.store import StageStore
+from trainables.plan.model import Plan, build, defaults
+from trainables.training.seeding import generator
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")

@@ -7,7 +7,7 @@
 - `feed`: images alone, cropped, mirrored, normalised: one process, beside the PIL transforms.
 - `members`: four members of balanced training and merging together and one by one.
 - `trials`: whole short trials of four seeds together and one by one.
-- `format`: channels_last beside contiguous, by size; where the rules of `trainables/numerics.py` come from.
+- `format`: channels_last beside contiguous, by size; where the rules of `trainables/training/numerics.py` come from.
 - `files`: 20,000 JPEG files streamed, beside a plain ImageFolder loop.
 - `memory`: peak memory of a process that trains one epoch.
 
@@ -41,16 +41,16 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import datasets, transforms
 
 from spaces.domain import Space, Stage
-from trainables.company import Company
 from trainables.data import LongTailed, load, standard
-from trainables.data.feeds import feed_of
-from trainables.fused import FusedRun
+from trainables.data.loaders import feed_of
 from trainables.models import build as network
-from trainables.numerics import Numerics
-from trainables.pipeline import Pipeline
-from trainables.plan import build, defaults
-from trainables.seeding import generator
-from trainables.stage import Handed, StageRun
+from trainables.pipeline.pipeline import Pipeline
+from trainables.plan.model import build, defaults
+from trainables.training.fusion import FusedRun
+from trainables.training.joint_seeds import Company
+from trainables.training.numerics import Numerics
+from trainables.training.seeding import generator
+from trainables.training.stage_run import Handed, StageRun
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 SHARED = Path(os.environ.get("LONGTAIL_SHARED", Path(__file__).parents[2].parent / "shared")) / "data"

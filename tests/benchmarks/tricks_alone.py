@@ -38,10 +38,10 @@ from scipy import stats
 
 from spaces.domain import Space, Stage, Trick, trick
 from trainables.data import load, standard
-from trainables.pipeline import Pipeline
-from trainables.plan import Plan, build, defaults
+from trainables.pipeline.pipeline import Pipeline
+from trainables.pipeline.store import StageStore
+from trainables.plan.model import Plan, build, defaults
 from trainables.registry import Entry, entries
-from trainables.stage_store import StageStore
 
 DATA, IMBALANCE = "digits-lt", 50
 SHORT = replace(standard(DATA), epochs=30)

@@ -10,18 +10,19 @@ from collections import Counter
 
 import pytest
 
-from analysis import load, nominate
-from analysis.around import path, removals
-from analysis.record import NUMBERS, Point, Record
-from search import phases
-from search.agenda import Agenda, Journal, Limits, Task
-from search.ground import Ground
-from search.sampler import Sampler, SpaceExhausted
-from search.scheduler import Halving, stages_of
-from search.tasks import JournalError
+from analysis.conflicts import candidates as nominate
+from analysis.recipes.ablation import path, removals
+from analysis.records import reader as load
+from analysis.records.schema import NUMBERS, Point, Record
+from search.phases import phases
+from search.recipes import Ground
+from search.scheduling.early_stopping import Halving, stages_of
+from search.scheduling.orchestrator import Agenda, Journal, Limits, Task
+from search.scheduling.sampler import Sampler, SpaceExhausted
+from search.scheduling.tasks import JournalError
 from spaces.domain import Space, Stage, forbid, log_uniform, one_of
 from trainables.data import standard
-from trainables.stage_store import StageStore, stage_keys
+from trainables.pipeline.store import StageStore, stage_keys
 
 STANDARD = standard("digits-lt")
 

@@ -6,14 +6,14 @@ import json
 import pytest
 
 import search
-from search.agenda import Agenda, Journal, Limits
-from search.ground import Ground
-from search.sampler import Sampler
+from search.recipes import Ground
+from search.scheduling.orchestrator import Agenda, Journal, Limits
+from search.scheduling.sampler import Sampler
+from search.scheduling.tasks import Task
 from search.settings import Settings, SettingsError
-from search.tasks import Task
 from spaces.domain import Space, Stage, one_of
 from trainables.data import standard
-from trainables.stage_store import StageStore, stage_keys
+from trainables.pipeline.store import StageStore, stage_keys
 from trainables.trial import Trial, TrialSpec
 
 STANDARD = standard("digits-lt")

@@ -7,8 +7,8 @@ import pytest
 from ray.exceptions import ActorDiedError, NodeDiedError, OutOfMemoryError, RayTaskError, WorkerCrashedError
 from ray.tune.utils.serialization import TuneFunctionEncoder
 
-from search.conductor import Conductor, Failure, Recorder, StageScheduler, _told
-from search.resources import Share, Shares
+from search.execution.gpu_shares import Share, Shares
+from search.execution.ray_tune import Conductor, Failure, Recorder, StageScheduler, _told
 
 
 def in_setup(error: Exception) -> ActorDiedError:

@@ -13,16 +13,16 @@ from PIL import Image
 from rich.console import Console
 
 import run_search
-from analysis import load
-from analysis.record import Record
-from search import summary
-from search.display import Display
+from analysis.records import reader as load
+from analysis.records.schema import Record
+from search.console import summary
+from search.console.display import Display
 from search.export import document
 from search.run import SearchResult
 from search.settings import Settings
 from spaces.domain import Space, Stage, one_of
 from trainables.data import standard
-from trainables.plan import build, defaults
+from trainables.plan.model import build, defaults
 
 SPACE = Space(stages=[Stage("first", length=1, choose=[one_of(None, "cost_sensitive")])])
 PLAN = build(SPACE, defaults(()), standard("digits-lt")).plan

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from analysis.record import Point, Record
+from analysis.records.schema import Point, Record
 from search import explain
-from search.scheduler import Decision
+from search.scheduling.early_stopping import Decision
 from search.settings import Settings
 
 PLAN = {"stages": [{"name": "first", "carry": "start"}, {"name": "second", "carry": "weights"}]}

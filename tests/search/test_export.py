@@ -10,15 +10,15 @@ import pytest
 import yaml
 from PIL import Image
 
-from analysis import load
-from analysis.record import Record
-from search import export, judge
+from analysis.records import reader as load
+from analysis.records.schema import Record
+from search import export, verdict_table
 from search.export import ExportError, document, main
-from search.tracking import Tracker
+from search.mlflow_tracker import Tracker
 from spaces.domain import Space, Stage, one_of
 from trainables.data import load as digits
 from trainables.data import standard
-from trainables.plan import build, defaults
+from trainables.plan.model import build, defaults
 from trainables.train import main as final_training
 from trainables.train import read_recipe
 
@@ -119,7 +119,7 @@ def test_the_looks_of_a_search_are_judged_at_their_shares(uri, tmp_path, monkeyp
         for one in RECORDS:
             tracker.log(one)
     asked = []
-    monkeypatch.setattr(judge, "judge", lambda *given: asked.append(given[1:]) or 1 / 0)
+    monkeypatch.setattr(verdict_table, "judge", lambda *given: asked.append(given[1:]) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main(["--tracking-uri", uri, "--out", str(tmp_path / "best.yaml")])
     assert asked == [(0.02, ["first/cost_sensitive×first/class_balanced"], [2])]
@@ -178,7 +178,7 @@ def test_the_command(logged, tmp_path, capsys):
 
 
 def test_the_verdicts_are_those_of_every_look_at_its_share(uri, tmp_path, monkeypatch):
-    from search import judge
+    from search import verdict_table
 
     with Tracker(uri, "looked", "digits-lt") as tracker:
         tracker.start({"margin": 0.02, "primary": "first/class_balanced×first/cost_sensitive"}, {})
@@ -187,8 +187,10 @@ def test_the_verdicts_are_those_of_every_look_at_its_share(uri, tmp_path, monkey
         tracker.summary({}, {"looks": "[1]"})
     assert load.looks(uri, "looked") == [1]
     asked = []
-    monkeypatch.setattr(judge, "judge", lambda trials, margin, primary, further: asked.append((primary, further)))
-    monkeypatch.setattr(judge, "with_checks", lambda table, trials, margin: None)
+    monkeypatch.setattr(
+        verdict_table, "judge", lambda trials, margin, primary, further: asked.append((primary, further))
+    )
+    monkeypatch.setattr(verdict_table, "with_checks", lambda table, trials, margin: None)
     assert main(["--tracking-uri", uri, "--out", str(tmp_path / "best.yaml")]) == 0
     assert asked == [(["first/class_balanced×first/cost_sensitive"], [1])]
 

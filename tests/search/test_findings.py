@@ -10,9 +10,7 @@ import pytest
 from rich.console import Console
 
 from analysis.conflicts import pairwise
-from search.judge import judge, with_checks
-from search.settings import Settings
-from search.summary import (
+from search.console.summary import (
     _conflicts,
     _extras,
     _marks,
@@ -22,6 +20,8 @@ from search.summary import (
     further_steps,
     how_to_resume,
 )
+from search.settings import Settings
+from search.verdict_table import judge, with_checks
 
 PAIR = "a×b"
 CELLS = ((), ("a",), ("b",), ("a", "b"))

@@ -5,7 +5,7 @@ from itertools import combinations, product
 import numpy as np
 import pytest
 
-from search.fractions import GENERATORS, LETTERS, Fraction, check, fraction
+from search.design.fractional_factorial import GENERATORS, LETTERS, Fraction, check, fraction
 
 
 @pytest.mark.parametrize("count, runs, resolution", [

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from search import interrupts
-from search.interrupts import SIGNALS, Interrupts, children_outlive_the_terminal
+from search.execution import interrupts
+from search.execution.interrupts import SIGNALS, Interrupts, children_outlive_the_terminal
 
 ROOT = Path(interrupts.__file__).parents[1]
 
@@ -77,7 +77,7 @@ def test_a_child_outlives_the_terminal_and_its_parent_hears_of_it():
 
 NOHUP = """
 import os, signal, sys
-from search.interrupts import Interrupts
+from search.execution.interrupts import Interrupts
 with Interrupts() as it:
     os.kill(os.getpid(), signal.SIGHUP)
     print(it.received)
@@ -94,7 +94,7 @@ def test_nohup_is_heeded():
 LOST = """
 import os, sys, time
 from pathlib import Path
-from search.interrupts import Interrupts
+from search.execution.interrupts import Interrupts
 it, path = Interrupts(), Path(sys.argv[1])
 with it, it.between_events(lambda: None):
     print("ready", flush=True)

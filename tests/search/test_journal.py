@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from search import tasks
-from search.tasks import Journal, JournalError
+from search.scheduling import tasks
+from search.scheduling.tasks import Journal, JournalError
 
 
 @pytest.fixture
@@ -170,7 +170,7 @@ def test_what_is_damaged_in_them_is_named(journal, line):
 FULL = """
 import resource, sys
 from pathlib import Path
-from search.tasks import Journal, JournalError
+from search.scheduling.tasks import Journal, JournalError
 it = Journal(Path(sys.argv[1]))
 size = it.path.stat().st_size
 resource.setrlimit(resource.RLIMIT_FSIZE, (size + 40, size + 40))

@@ -6,16 +6,16 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from analysis.record import Point, Record
-from search.agenda import Agenda, Journal, Limits, Task
-from search.ground import Ground
-from search.objective import check_objective, scalar, values
-from search.sampler import Sampler
+from analysis.records.schema import Point, Record
+from search.recipes import Ground
+from search.scheduling.objective import check_objective, scalar, values
+from search.scheduling.orchestrator import Agenda, Journal, Limits, Task
+from search.scheduling.sampler import Sampler
 from search.settings import OBJECTIVES, Settings, SettingsError
 from spaces.domain import Space, Stage, one_of
 from trainables.data import standard
-from trainables.plan import build, defaults
-from trainables.stage_store import stage_keys
+from trainables.pipeline.store import stage_keys
+from trainables.plan.model import build, defaults
 
 METRICS = {"final/accuracy": 0.8, "final/harmonic_mean": 0.1, "final/smoothed_harmonic_mean": 0.4}
 SPACE = Space(stages=[Stage("only", epochs=1, choose=[one_of(None, "cost_sensitive"), one_of(None, "class_balanced")])])

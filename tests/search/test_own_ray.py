@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from search import cluster
+from search.execution import cluster
 from search.settings import SettingsError
 
 ROOT = Path(__file__).parents[2]
@@ -136,7 +136,7 @@ def test_no_place_at_all_is_a_sentence(places, monkeypatch):
 
 LEFT = """
 import os
-from search import cluster
+from search.execution import cluster
 print(cluster.short_folder()[0], flush=True)
 os.kill(os.getpid(), 9)
 """
@@ -162,7 +162,7 @@ ASKED = """
 import json, os, sys, time
 import ray
 before = {**os.environ}
-from search import cluster, resources
+from search.execution import cluster; from search.execution import gpu_shares as resources
 from search.settings import Settings
 import psutil
 

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from search import pace
-from search.pace import Pace
+from search.execution import epoch_time as pace
+from search.execution.epoch_time import Pace
 from search.settings import Settings
 
 

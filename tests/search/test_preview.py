@@ -4,15 +4,16 @@ import pytest
 from rich.console import Console
 
 from analysis.conflicts.contrasts import FEWEST_FIRST_STAGES as FEWEST
-from search import pace, preview
-from search.design import make_design
-from search.preview import count, seconds_per_epoch, show, trained, tree
-from search.prospect import FEWEST_FIRST_STAGES
+from search.console import preview
+from search.console.preview import count, seconds_per_epoch, show, trained, tree
+from search.design.labels import make_design
+from search.design.power_preview import FEWEST_FIRST_STAGES
+from search.execution import epoch_time as pace
 from search.run import Search
 from search.settings import Settings
 from spaces.domain import Space, Stage, forbid, integer, log_uniform, one_of, some_of, trick, uniform
 from trainables.data import standard
-from trainables.plan import build, defaults
+from trainables.plan.model import build, defaults
 
 SPACE = Space(
     stages=[
@@ -126,7 +127,7 @@ def test_a_plan_of_one_epoch_has_a_length_in_time(tmp_path):
 
 @pytest.mark.timeout(60)
 def test_a_space_in_which_nothing_can_be_trained_does_not_hang(tmp_path):
-    from search.preview import _random_recipes
+    from search.console.preview import _random_recipes
 
     space = Space(
         stages=[Stage("first", length=1, choose=[one_of(None, "class_balanced"), one_of("cost_sensitive")])],
@@ -137,7 +138,7 @@ def test_a_space_in_which_nothing_can_be_trained_does_not_hang(tmp_path):
 
 
 def test_shortened_plans_are_counted(tmp_path):
-    from search.preview import _arms
+    from search.console.preview import _arms
 
     made = search(
         tmp_path, Space(stages=[Stage("only", epochs=8)]), epochs_scale=1.0, rung_score="shortened", rungs=(0.25, 0.5)

@@ -5,8 +5,8 @@ import pandas as pd
 
 from analysis.conflicts import pairwise
 from analysis.stats.power import detectable
-from search.design import Design, make_design
-from search.prospect import enough, prospects, show
+from search.design.labels import Design, make_design
+from search.design.power_preview import enough, prospects, show
 from search.space_file import load_space
 from spaces.domain import Space, Stage, one_of
 from trainables.data import standard

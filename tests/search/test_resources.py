@@ -13,13 +13,13 @@ import ray
 import torch
 from rich.console import Console
 
-from search import resources
-from search.resources import WORKER_ENVIRONMENT, Share, Shares, neediest, propose
+from search.execution import gpu_shares as resources
+from search.execution.gpu_shares import WORKER_ENVIRONMENT, Share, Shares, neediest, propose
 from search.run import Search
 from search.settings import Settings, SettingsError, gpus
 from search.space_file import load_space
 from spaces.domain import Stage
-from trainables.footprint import Footprint
+from trainables.training.footprint import Footprint
 
 GREEDY = '''
 from dataclasses import dataclass
@@ -277,7 +277,7 @@ def test_a_store_that_a_node_does_not_see_is_refused(one_gpu, tmp_path, monkeypa
 def test_a_home_folder_that_cannot_be_written(tmp_path):
     """Ray keeps its token there; it gets one of the search's own instead, and asks for it."""
     script = (
-        "import os, ray\nfrom search import resources\nfrom search.settings import Settings\n"
+        "import os, ray\nfrom search.execution import gpu_shares as resources\nfrom search.settings import Settings\n"
         "resources.join(Settings(name='x', space='s', data='digits-lt'))\n"
         "print(ray.get(ray.remote(num_cpus=0)(os.getenv).remote('RAY_AUTH_TOKEN')) is not None)\n"
         "ray.shutdown()\n"

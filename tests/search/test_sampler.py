@@ -5,11 +5,11 @@ import json
 import pytest
 from optuna.trial import TrialState
 
-from search.design import make_design
-from search.sampler import Sampler, SpaceExhausted
+from search.design.labels import make_design
+from search.scheduling.sampler import Sampler, SpaceExhausted
 from spaces.domain import Space, Stage, forbid, integer, log_uniform, one_of, some_of, trick, uniform
 from trainables.data import standard
-from trainables.plan import build, defaults
+from trainables.plan.model import build, defaults
 
 STANDARD = standard("digits-lt")
 

@@ -4,12 +4,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from search.conductor import StageScheduler
-from search.resources import Share, Shares
-from search.scheduler import Decision, Halving, stages_of
+from search.execution.gpu_shares import Share, Shares
+from search.execution.ray_tune import StageScheduler
+from search.scheduling.early_stopping import Decision, Halving, stages_of
 from spaces.domain import Space, Stage, one_of
 from trainables.data import standard
-from trainables.plan import build, defaults
+from trainables.plan.model import build, defaults
 
 
 def point(progress: float, score: float, stage: str = "a", epoch: int = 5) -> dict:

@@ -14,15 +14,17 @@ import yaml
 from markdown_it import MarkdownIt
 
 import run_search
-from analysis import load
 from analysis.console import Console
+from analysis.records import reader as load
 from analysis.text import FORMULA, printable
-from search import export, preview, summary, tracking
-from search.display import Display
+from search import export
+from search import mlflow_tracker as tracking
+from search.console import preview, summary
+from search.console.display import Display
 from search.explain import show_stop
-from search.judge import judge, with_checks
 from search.run import Search, SearchResult
 from search.settings import Settings
+from search.verdict_table import judge, with_checks
 from spaces.domain import Space, Stage, forbid, one_of
 from trainables import train
 
@@ -192,7 +194,7 @@ class Clock:
 
     def __init__(self, monkeypatch) -> None:
         self.now = 1000.0
-        monkeypatch.setattr("search.display.time.monotonic", lambda: self.now)
+        monkeypatch.setattr("search.console.display.time.monotonic", lambda: self.now)
 
 
 def display(planned: int, slots: int) -> tuple[Display, SimpleNamespace, io.StringIO]:

@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from analysis.record import Record
-from search.agenda import Agenda, Journal, Limits, Task
-from search.ground import Ground
-from search.sampler import Sampler
+from analysis.records.schema import Record
+from search.recipes import Ground
+from search.scheduling.orchestrator import Agenda, Journal, Limits, Task
+from search.scheduling.sampler import Sampler
 from spaces.domain import Space, Stage, one_of
 from trainables.data import standard
-from trainables.leases import Leases
-from trainables.plan import Plan
-from trainables.stage_store import StageStore, stage_keys
+from trainables.pipeline.leases import Leases
+from trainables.pipeline.store import StageStore, stage_keys
+from trainables.plan.model import Plan
 
 ROOT = Path(__file__).parents[2]
 

@@ -11,8 +11,8 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from search import study_file
-from search.sampler import Sampler
+from search.scheduling import study_file
+from search.scheduling.sampler import Sampler
 from spaces.domain import Space, Stage, log_uniform, one_of
 from trainables.data import standard
 

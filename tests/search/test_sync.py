@@ -17,13 +17,15 @@ import pandas as pd
 import pytest
 from filelock import FileLock
 
-from analysis import load, mlflow_store
-from analysis.record import Point, Record
+from analysis.records import mlflow_store
+from analysis.records import reader as load
+from analysis.records.schema import Point, Record
 from search import list as search_list
-from search import sync, tracking
+from search import mlflow_tracker as tracking
+from search import sync
+from search.mlflow_tracker import Tracker, TrackingError
+from search.scheduling.tasks import Journal
 from search.settings import Settings
-from search.tasks import Journal
-from search.tracking import Tracker, TrackingError
 
 PLAIN = Record(
     search="demo", trial="design-0-000", arm="design", recipe="r0", title="baseline", seed=0, split_seed=0,
@@ -278,7 +280,7 @@ def export() -> int:
 
 
 def report() -> int:
-    from analysis import report
+    from analysis.report import page as report
 
     return report.main(["--out", "never.html"])
 

@@ -11,18 +11,10 @@ import sqlite3
 import pandas as pd
 import pytest
 
-from analysis import load
-from analysis.record import Point, Record, RecordError
+from analysis.records import reader as load
+from analysis.records.schema import Point, Record, RecordError
 from search import list as search_list
-from search.tracking import (
-    Tracker,
-    TrackingError,
-    check,
-    conflict_summary,
-    default_uri,
-    prepare,
-    where_to_look,
-)
+from search.mlflow_tracker import Tracker, TrackingError, check, conflict_summary, default_uri, prepare, where_to_look
 
 PLAIN = Record(
     search="demo", trial="t0", arm="design", recipe="r0", title="baseline", seed=0, split_seed=0, first_stage="fs0",
@@ -351,7 +343,7 @@ def test_errors_of_the_writer_are_told_and_do_not_raise(uri, caplog):
         tracker.log(trial("t2"))
         errors = tracker.close()
     assert errors == ["trial t1"] and tracker.close() == errors
-    lines = [record.getMessage() for record in caplog.records if record.name == "search.tracking"]
+    lines = [record.getMessage() for record in caplog.records if record.name == "search.mlflow_tracker"]
     assert len(lines) == 1
     assert lines[0].startswith("MLflow did not take trial t1 (ValueError: could not convert string to float: 'high')")
     assert tracker.missing.startswith("MLflow lacks trial t1: MLflow did not take trial t1 (ValueError: could not")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from search.ground import Ground
+from search.recipes import Ground
 from spaces.recipes import published
 from trainables.data import standard
-from trainables.plan import build, check_space, defaults
+from trainables.plan.model import build, check_space, defaults
 
 DATA = ("digits-lt", "cifar100-lt", "imagenet-lt")
 

@@ -10,13 +10,13 @@ from torch.nn import functional
 from spaces.domain import Stage, trick
 from trainables import registry
 from trainables.data.augment import shift_and_flip
-from trainables.pipeline import Pipeline
-from trainables.plan import Plan
+from trainables.pipeline.pipeline import Pipeline
+from trainables.pipeline.store import StageStore
+from trainables.plan.model import Plan
 from trainables.registry import PlanError, discover
-from trainables.schedule import one_cycle
-from trainables.seeding import generator
-from trainables.stage import Judge, StageRun
-from trainables.stage_store import StageStore
+from trainables.training.schedule import one_cycle
+from trainables.training.seeding import generator
+from trainables.training.stage_run import Judge, StageRun
 
 EMA, SWA = trick("ema", decay=0.9), trick("swa", start=0.5)
 

@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from spaces.domain import Stage, trick
-from trainables import company as companies
-from trainables.company import Company, fused_stages
 from trainables.data import load
 from trainables.data.long_tail import LongTailed
 from trainables.models import build
-from trainables.numerics import Numerics, groups_of
-from trainables.pipeline import Diverged, Pipeline
-from trainables.stage_store import StageStore
+from trainables.pipeline.pipeline import Diverged, Pipeline
+from trainables.pipeline.store import StageStore
+from trainables.training import joint_seeds as companies
+from trainables.training.joint_seeds import Company, fused_stages
+from trainables.training.numerics import Numerics, groups_of
 
 CPU = torch.device("cpu")
 ON = Numerics(fused_trials="on")
@@ -31,7 +31,7 @@ def doubles(monkeypatch):
     """Images and networks in float64."""
     plain = LongTailed.normalise
     monkeypatch.setattr(LongTailed, "normalise", lambda data, images: plain(data, images).double())
-    monkeypatch.setattr("trainables.pipeline.build", lambda *a, **k: build(*a, **k).double())
+    monkeypatch.setattr("trainables.pipeline.pipeline.build", lambda *a, **k: build(*a, **k).double())
 
 
 def alone(plan, splits, seed, store=None, numerics=ON, **more):

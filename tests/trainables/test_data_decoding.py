@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from trainables.data.decoding import MOST_PIXELS, Preprocessing, UnreadableImage, header, no_image
+from trainables.data.images.decoding import MOST_PIXELS, Preprocessing, UnreadableImage, header, no_image
 
 COLOURED = Image.fromarray(np.random.RandomState(0).randint(0, 256, (4, 6, 3), dtype=np.uint8))
 GREY = np.arange(48, dtype=np.uint8).reshape(6, 8) * 5
@@ -290,7 +290,7 @@ def test_the_file_stands_alone(tmp_path: Path) -> None:
 FULL = """
 import os, resource, sys, threading, time
 from pathlib import Path
-from trainables.data.decoding import Preprocessing, UnreadableImage
+from trainables.data.images.decoding import Preprocessing, UnreadableImage
 rule, file = Preprocessing(3), Path(sys.argv[1])
 rule.decode(file)
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from trainables.data import DataError
-from trainables.data.division import Division, divide
+from trainables.data.splits import Division, divide
 
 SIZES = [100, 40, 12, 5, 3]
 NAMES = tuple("abcde")

@@ -10,7 +10,7 @@ from PIL import Image
 
 from trainables.data import DataError, load
 from trainables.data.describe import describe
-from trainables.data.own import index
+from trainables.data.user_data.own import index
 
 
 def picture(file: Path, seed: int = 0, mode: str = "RGB") -> None:

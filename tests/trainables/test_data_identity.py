@@ -14,7 +14,7 @@ from search.export import FORMAT
 from spaces.domain import Stage
 from trainables.data import load
 from trainables.final.data_identity import change, identity
-from trainables.pipeline import Pipeline
+from trainables.pipeline.pipeline import Pipeline
 from trainables.train import main
 
 NAME = "folder:photos?pad=1"

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from trainables.data import DataError, load, standard
-from trainables.data.division import divide
-from trainables.data.lists import LISTS, index, parse_list
+from trainables.data.list_files import LISTS, index, parse_list
+from trainables.data.splits import divide
 
 TRAIN = [12, 6, 5, 2]
 
@@ -156,7 +156,7 @@ def test_labels_not_from_0_and_empty_classes(small: Path) -> None:
 
 
 def test_what_does_not_fit(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainables.data.images.os.cpu_count", lambda: 1)
+    monkeypatch.setattr("trainables.data.images.files.os.cpu_count", lambda: 1)
     with pytest.raises(
         DataError, match=r"45 images of 9000×9000 pixels are 10.9 GB in memory, above the limit of 8 GB"
     ):

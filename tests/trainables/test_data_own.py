@@ -13,9 +13,9 @@ from PIL import Image
 
 from trainables.data import DataError, load, rooted, standard
 from trainables.data.catalogue import Name
-from trainables.data.decoding import Preprocessing
+from trainables.data.images.decoding import Preprocessing
 from trainables.data.long_tail import LongTailed
-from trainables.data.source import Options, Source, long_tailed
+from trainables.data.user_data.source import Options, Source, long_tailed
 
 SIZES = {"ant": 30, "bee": 10, "cat": 5}
 
@@ -728,8 +728,8 @@ def test_cifar10_lt_pack_trains(tmp_path: Path) -> None:
     if not (shared / "unpack.py").is_file():
         pytest.skip(f"the shared data are not in {shared}; set LONGTAIL_SHARED")
     from spaces.domain import Space, Stage
-    from trainables.pipeline import Pipeline
-    from trainables.plan import build, defaults
+    from trainables.pipeline.pipeline import Pipeline
+    from trainables.plan.model import build, defaults
     from trainables.registry import discover
 
     module: dict = {"__file__": str(shared / "unpack.py"), "__name__": "unpack"}

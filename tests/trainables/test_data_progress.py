@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from trainables.data import progress as module
-from trainables.data.progress import progress, remembered, side_by_side
+from trainables.data.images import progress as module
+from trainables.data.images.progress import progress, remembered, side_by_side
 
 
 def test_results_are_in_order() -> None:

@@ -15,12 +15,12 @@ from torchvision.transforms.v2 import functional as by
 
 from spaces.domain import Stage
 from trainables.data import DataError, fed, load
-from trainables.data import feeds as feeds_module
+from trainables.data import loaders as feeds_module
 from trainables.data.augment import ResizedCrops, shift_and_flip
-from trainables.data.feeds import ResidentFeed, StreamedFeed, feed_of
-from trainables.data.streamed import StreamedImages
-from trainables.pipeline import Pipeline
-from trainables.seeding import generator
+from trainables.data.images.streamed import StreamedImages
+from trainables.data.loaders import ResidentFeed, StreamedFeed, feed_of
+from trainables.pipeline.pipeline import Pipeline
+from trainables.training.seeding import generator
 
 
 @pytest.fixture(scope="module")
@@ -107,8 +107,8 @@ def test_what_is_streamed_is_known_by_its_files_and_split(photos):
 
 def test_above_the_limit_images_are_streamed(photos, monkeypatch):
     assert isinstance(load(f"folder:{photos}?val=3&test=3").train_images, torch.Tensor)
-    monkeypatch.setattr("trainables.data.source.RESIDENT_GB", 1)
-    monkeypatch.setattr("trainables.data.source.MOMENTS_OF", 2)
+    monkeypatch.setattr("trainables.data.user_data.source.RESIDENT_GB", 1)
+    monkeypatch.setattr("trainables.data.user_data.source.MOMENTS_OF", 2)
     large = load(f"folder:{photos}?val=3&test=3&size=3600&workers=0")
     assert isinstance(large.train_images, StreamedImages) and large.train_images.shape[1:] == (3, 3600, 3600)
 
@@ -248,17 +248,17 @@ def test_the_fingerprint_is_of_labels_and_pixels(tmp_path, feed):
 def test_what_took_long_is_kept_and_forgotten_when_a_file_changes(photos, tmp_path, monkeypatch):
     place = shutil.copytree(photos, tmp_path / "photos")
     monkeypatch.setenv("LONGTAIL_DATA", str(tmp_path / "cache"))
-    monkeypatch.setattr("trainables.data.progress.KEPT_AFTER", 0)
+    monkeypatch.setattr("trainables.data.images.progress.KEPT_AFTER", 0)
     name = f"folder:{place}?val=3&test=3&feed=streamed&workers=0"
 
     def mark():
-        monkeypatch.setattr("trainables.data.source._LAST", {})  # as in another process
+        monkeypatch.setattr("trainables.data.user_data.source._LAST", {})  # as in another process
         return load(name).fingerprint
 
     before, kept = mark(), sorted((tmp_path / "cache" / "data").iterdir())
     assert len(kept) == 3  # the headers, what decoding has shown, and the moments
     calls = []
-    monkeypatch.setattr("trainables.data.images.digest", lambda pixels: calls.append(1) or "0" * 32)
+    monkeypatch.setattr("trainables.data.images.files.digest", lambda pixels: calls.append(1) or "0" * 32)
     assert mark() == before and not calls
     for file in kept:
         file.write_text(file.read_text()[:-9])  # damaged, and hence made again
@@ -272,7 +272,7 @@ def test_what_took_long_is_kept_and_forgotten_when_a_file_changes(photos, tmp_pa
     assert mark() != before
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv("LONGTAIL_DATA", str(tmp_path / "file"))  # a cache that cannot be written is no hindrance
-    monkeypatch.setattr("trainables.data.progress.KEPT_AFTER", 0)
+    monkeypatch.setattr("trainables.data.images.progress.KEPT_AFTER", 0)
     assert mark() != before
 
 

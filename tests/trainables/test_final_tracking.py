@@ -6,7 +6,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from analysis import load, mlflow_store
+from analysis.records import mlflow_store
+from analysis.records import reader as load
 from trainables.final.recipe import TrainError
 from trainables.final.tracking import NOWHERE, Run
 from trainables.train import main as train

@@ -9,10 +9,10 @@ from PIL import Image
 
 from spaces.domain import Stage
 from trainables.data import load
-from trainables.data.feeds import held_bytes
-from trainables.data.streamed import StreamedImages
-from trainables.footprint import fewer, footprint
-from trainables.pipeline import Pipeline
+from trainables.data.images.streamed import StreamedImages
+from trainables.data.loaders import held_bytes
+from trainables.pipeline.pipeline import Pipeline
+from trainables.training.footprint import fewer, footprint
 
 CPU = torch.device("cpu")
 

@@ -8,11 +8,11 @@ import torch
 
 from spaces.domain import Stage, trick
 from trainables.data.long_tail import LongTailed
-from trainables.fused import CannotFuse, FusedRun
-from trainables.numerics import Numerics, group_of
-from trainables.pipeline import trial_context
-from trainables.stage import Handed, StageRun, Start
-from trainables.stage_store import StageStore, stage_keys
+from trainables.pipeline.pipeline import trial_context
+from trainables.pipeline.store import StageStore, stage_keys
+from trainables.training.fusion import CannotFuse, FusedRun
+from trainables.training.numerics import Numerics, group_of
+from trainables.training.stage_run import Handed, StageRun, Start
 
 CPU = torch.device("cpu")
 ON, OFF = Numerics(fused_members="on"), Numerics(fused_members="off")
@@ -28,7 +28,7 @@ def doubles(monkeypatch):
 def members(plan, data, numerics=OFF, model="resnet8", count=3):
     from functools import partial
 
-    from trainables.pipeline import _fresh
+    from trainables.pipeline.pipeline import _fresh
 
     start = Start(data, partial(_fresh, model, data.classes, 1), 0, CPU, numerics)
     first = StageRun(start, plan, 0, 0, None).handed()

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from spaces.domain import Stage
-from trainables.graphs import GraphedStep, can_be_captured
 from trainables.models import build
-from trainables.numerics import Numerics
-from trainables.pipeline import Pipeline
+from trainables.pipeline.pipeline import Pipeline
+from trainables.training.cuda_graph import GraphedStep, can_be_captured
+from trainables.training.numerics import Numerics
 
 CUDA = torch.device("cuda")
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from trainables import leases
-from trainables.leases import Leases, Lock
+from trainables.pipeline import leases
+from trainables.pipeline.leases import Leases, Lock
 
 ROOT = Path(leases.__file__).parents[1]
 
@@ -41,7 +41,7 @@ def test_one_owner(tmp_path: Path) -> None:
 HOLD = """
 import os, subprocess, sys, time
 from pathlib import Path
-from trainables.leases import Leases, Lock
+from trainables.pipeline.leases import Leases, Lock
 
 folder, how = Path(sys.argv[1]), sys.argv[2]
 leases, lock = Leases(folder / "leases"), Lock(folder / "search.lock")
@@ -82,7 +82,7 @@ def test_the_dead_give_way_at_once_whatever_they_leave_behind(tmp_path: Path, ho
 RACE = """
 import os, sys, time
 from pathlib import Path
-from trainables.leases import Leases
+from trainables.pipeline.leases import Leases
 
 folder, mine, others = Path(sys.argv[1]), *sys.argv[2:]
 leases = Leases(folder / "leases")

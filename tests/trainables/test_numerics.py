@@ -8,10 +8,10 @@ import torch
 from search.settings import Settings
 from spaces.domain import Stage
 from trainables.models import build
-from trainables.numerics import Numerics, NumericsError
-from trainables.pipeline import trial_context
-from trainables.seeding import generator
-from trainables.stage_store import StageStore
+from trainables.pipeline.pipeline import trial_context
+from trainables.pipeline.store import StageStore
+from trainables.training.numerics import Numerics, NumericsError
+from trainables.training.seeding import generator
 from trainables.trial import TrialSpec, pipeline_of
 
 CPU = torch.device("cpu")

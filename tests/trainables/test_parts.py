@@ -14,9 +14,9 @@ from spaces.domain import Stage, trick
 from trainables.batch import Batch, Blend
 from trainables.models import Network
 from trainables.models.heads import LinearHead
-from trainables.parts import Parts, blended_at_input, rows_of, unmixed
-from trainables.pipeline import Pipeline
-from trainables.stage import StageRun, Start
+from trainables.pipeline.pipeline import Pipeline
+from trainables.training.batch_sharding import Parts, blended_at_input, rows_of, unmixed
+from trainables.training.stage_run import StageRun, Start
 
 CPU = torch.device("cpu")
 
@@ -106,8 +106,8 @@ import sys
 from pathlib import Path
 import torch
 from safetensors.torch import save_file
-from trainables.parts import Parts
-from trainables.pipeline import Pipeline
+from trainables.training.batch_sharding import Parts
+from trainables.pipeline.pipeline import Pipeline
 
 rank, folder = int(sys.argv[1]), Path(sys.argv[2])
 torch.set_num_threads(1)

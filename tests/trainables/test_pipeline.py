@@ -8,9 +8,9 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from spaces.domain import Stage, trick
-from trainables.pipeline import Pipeline
+from trainables.pipeline.pipeline import Pipeline
+from trainables.pipeline.store import StageStore
 from trainables.registry import names
-from trainables.stage_store import StageStore
 
 FIRST = Stage("a", epochs=2, choose=["input_mixup", "cutout"])
 PLANS = {

@@ -12,9 +12,9 @@ from spaces.domain import Integer, LogUniform, OneOf, Space, Stage, forbid, inte
 from spaces.domain import uniform as uniform_
 from spaces.full_combo import SPACE
 from trainables.data import standard
-from trainables.plan import NONE, Forbidden, Plan, build, check, check_space, defaults, tricks_of
+from trainables.pipeline.store import stage_keys
+from trainables.plan.model import NONE, Forbidden, Plan, build, check, check_space, defaults, tricks_of
 from trainables.registry import PlanError, name_of
-from trainables.stage_store import stage_keys
 
 DIGITS = replace(standard("digits-lt"), epochs=30, final_epochs=30)
 

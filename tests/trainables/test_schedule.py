@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from trainables.schedule import (
+from trainables.training.schedule import (
     RECIPES,
     SCHEDULES,
     ScheduleError,

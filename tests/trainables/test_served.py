@@ -23,7 +23,7 @@ from PIL import Image
 from search.export import FORMAT
 from spaces.domain import Stage
 from trainables.data import load
-from trainables.data.decoding import Preprocessing
+from trainables.data.images.decoding import Preprocessing
 from trainables.final.predictor import Predictor
 from trainables.train import main
 

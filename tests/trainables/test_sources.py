@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from trainables import sources
+from trainables import code_identity as sources
 from trainables.models import identity
 from trainables.models.own import files as files_of_network
+from trainables.pipeline.store import code_version
 from trainables.registry import discover
-from trainables.stage_store import code_version
 
 TRICK = """
 from dataclasses import dataclass

@@ -8,9 +8,9 @@ import torch
 from spaces.domain import Stage, trick
 from trainables import registry
 from trainables.data import load
-from trainables.pipeline import Diverged
+from trainables.pipeline.pipeline import Diverged
 from trainables.registry import discover
-from trainables.stage import StageRun
+from trainables.training.stage_run import StageRun
 
 RECORDER = '''
 """Writes down what every step saw."""

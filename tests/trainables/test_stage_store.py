@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import shutil
 import subprocess
 import sys
 import threading
@@ -12,12 +13,13 @@ import pytest
 import torch
 
 from spaces.domain import Stage, trick
-from trainables import registry, stage_store
+from trainables import code_identity, registry
 from trainables.data import load
-from trainables.pipeline import Pipeline, trial_context
-from trainables.plan import Plan
+from trainables.pipeline import store
+from trainables.pipeline.pipeline import Pipeline, trial_context
+from trainables.pipeline.store import StageStore, code_version, digest, stage_keys
+from trainables.plan.model import Plan
 from trainables.registry import discover
-from trainables.stage_store import StageStore, code_version, digest, stage_keys
 
 CPU = torch.device("cpu")
 KEY = digest("an entry")
@@ -158,37 +160,74 @@ def test_code_is_in_the_key_and_what_is_written_about_it_is_not(tricks_folder, m
     registry._ENTRIES.update(known)
 
 
-DECIDING = ("stage.py", "pipeline.py", "objective.py", "schedule.py", "seeding.py", "metrics.py", "batch.py",
-            "sampling.py", "merging.py", "data/augment.py", "data/feeds.py", "numerics.py",
-            "models/network.py", "models/resnet_cifar.py")  # fmt: skip
-ARRANGING = ("plan.py", "registry.py", "trial.py", "train.py", "data/catalogue.py", "tricks/focal.py")
+DECIDING = ("training/stage_run.py", "pipeline/pipeline.py", "objective.py", "training/schedule.py", "metrics.py",
+            "training/seeding.py", "batch.py", "data/augment.py", "data/loaders.py",
+            "models/network.py")  # fmt: skip
+ELSEWHERE = (
+    "trial.py",
+    "train.py",
+    "data/describe.py",
+    "tricks/focal.py",
+    "final/training.py",
+    "data/user_data/own.py",
+)
 
 
 @pytest.fixture
-def copied(tmp_path, monkeypatch):
-    """A copy of some modules of the package, which the version is then that of."""
-    package = Path(stage_store.__file__).parent
-    for name in (*DECIDING, *ARRANGING):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text((package / name).read_text(encoding="utf-8"), encoding="utf-8")
-    monkeypatch.setattr(stage_store, "__file__", str(tmp_path / "stage_store.py"))
-    yield tmp_path
-    stage_store._core_version.cache_clear()
+def copied(tmp_path):
+    """A copy of the package."""
+    place = tmp_path / "trainables"
+    shutil.copytree(Path(store.__file__).parents[1], place, ignore=shutil.ignore_patterns("__pycache__"))
+    return place
+
+
+def core_version(place: Path) -> str:
+    store._core_version.cache_clear()
+    return store._core_version(place)
 
 
 def test_the_core_is_every_module_that_decides_a_result(copied):
-    def version() -> str:
-        stage_store._core_version.cache_clear()
-        return code_version()
-
-    before = version()
-    for name in (*DECIDING, *ARRANGING):
+    before = core_version(copied)
+    assert before == code_version()
+    for name in (*DECIDING, *ELSEWHERE):
         text = (copied / name).read_text(encoding="utf-8")
         (copied / name).write_text(text + "\n# a comment\n", encoding="utf-8")
-        assert version() == before, name
+        assert core_version(copied) == before, name
         (copied / name).write_text(text + "\nEXTRA = 1\n", encoding="utf-8")
-        assert (version() != before) == (name in DECIDING), name
+        assert (core_version(copied) != before) == (name in DECIDING), name
         (copied / name).write_text(text, encoding="utf-8")
+
+
+def test_a_module_that_is_renamed_or_added_changes_the_key(copied):
+    before = core_version(copied)
+    (copied / "data" / "augment.py").rename(copied / "data" / "crops.py")
+    for file in copied.rglob("*.py"):
+        file.write_text(file.read_text(encoding="utf-8").replace("trainables.data.augment", "trainables.data.crops"))
+    assert (renamed := core_version(copied)) != before
+    (copied / "data" / "crops.py").write_text((copied / "data" / "crops.py").read_text() + "\nEXTRA = 1\n")
+    assert core_version(copied) != renamed
+
+
+def test_what_tricks_share_is_in_the_key_of_those_that_import_it_alone(tmp_path):
+    shared = tmp_path / "_shared"
+    shared.mkdir()
+    (shared / "__init__.py").touch()
+    (shared / "part.py").write_text("A = 1")
+    (tmp_path / "one.py").write_text("from trainables.tricks._shared.part import A")
+    (tmp_path / "two.py").write_text("from trainables.registry import trick")
+    versions = []
+    for _ in range(2):
+        codes = [trick_files(tmp_path / f"{name}.py") for name in ("one", "two")]
+        versions.append([code_identity.hash_of(code.values()) for code in codes])
+        (shared / "part.py").write_text("A = 2")
+    assert versions[0][0] != versions[1][0] and versions[0][1] == versions[1][1]
+
+
+def trick_files(file: Path) -> dict[str, Path]:
+    """As of a trick of the gallery; a folder of the test's own is the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(code_identity, "is_own", lambda path: False)
+        return code_identity.trick_code(file)
 
 
 # --- entries ----------------------------------------------------------------------------------------------
@@ -300,7 +339,7 @@ from pathlib import Path
 
 import torch
 
-from trainables.stage_store import StageStore, digest
+from trainables.pipeline.store import StageStore, digest
 
 torch.set_num_threads(1)
 root, name, twin = sys.argv[1:]

@@ -17,9 +17,10 @@ import pytest
 import torch
 
 from spaces.domain import Stage
-from trainables import stage_store, storage
-from trainables.stage_store import StageStore, byte_count
-from trainables.storage import LocalStorage, StoreFull
+from trainables.pipeline import storage
+from trainables.pipeline import store as stage_store
+from trainables.pipeline.storage import LocalStorage, StoreFull
+from trainables.pipeline.store import StageStore, byte_count
 
 KEYS = [f"{letter * 2}{number}" for number, letter in enumerate("abcdef")]
 
@@ -313,8 +314,8 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import torch
-from trainables import storage
-from trainables.stage_store import StageStore
+from trainables.pipeline import storage
+from trainables.pipeline.store import StageStore
 
 def killed(path, content):
     path.write_bytes(content[:10])

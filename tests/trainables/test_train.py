@@ -34,10 +34,10 @@ from trainables.final.network import trained
 from trainables.final.recipe import with_relative_places
 from trainables.final.served import served
 from trainables.models import ModelError, build
-from trainables.numerics import Numerics
-from trainables.plan import Plan
+from trainables.plan.model import Plan
 from trainables.registry import PlanError
 from trainables.train import TrainError, lengthened, main, read_recipe
+from trainables.training.numerics import Numerics
 
 STAGES = [
     Stage("a", epochs=3, choose=["input_mixup"]),
@@ -455,7 +455,7 @@ def heard():
 def test_ctrl_c_ends_behind_the_epoch_and_goes_on(
     recipe, command, no_program, tmp_path, monkeypatch, capsys, store, heard
 ):
-    from trainables.pipeline import Pipeline
+    from trainables.pipeline.pipeline import Pipeline
 
     advance, epochs, advanced = Pipeline.advance, [], []
 

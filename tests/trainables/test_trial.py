@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from spaces.domain import Stage, trick
-from trainables.company import Company
-from trainables.data.feeds import held_bytes
-from trainables.deployment import Deployment
-from trainables.storage import StoreFull
+from trainables.data.loaders import held_bytes
+from trainables.evaluation.deployment import Deployment
+from trainables.pipeline.storage import StoreFull
+from trainables.training.joint_seeds import Company
 from trainables.trial import Splits, Trial, TrialFailed, TrialSpec, cached_data, folder_of, pick_device, pipeline_of
 
 PLANS = {

@@ -6,8 +6,8 @@ from torch import nn
 
 from trainables.batch import Batch, Facts, MissingFact, Outputs
 from trainables.registry import make
+from trainables.tricks._shared.warping import Boxes, generated_share, random_moves, warp
 from trainables.tricks.cam_foreground import _activation_maps, foreground, moved_foreground
-from trainables.warping import Boxes, generated_share, random_moves, warp
 
 
 class Bright(nn.Module):

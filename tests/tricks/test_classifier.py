@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from trainables.registry import make
-from trainables.seeding import generator as seeded
+from trainables.training.seeding import generator as seeded
 
 
 def test_only_the_head_learns(known):

@@ -3,7 +3,7 @@ import torch
 
 from trainables.batch import Batch
 from trainables.registry import make
-from trainables.warping import Boxes, random_moves, warp
+from trainables.tricks._shared.warping import Boxes, random_moves, warp
 
 
 def matrix(*rows):

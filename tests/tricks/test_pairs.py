@@ -16,8 +16,8 @@ import torch
 
 from spaces.domain import Space, Stage
 from trainables.data import LongTailed, load, standard
-from trainables.pipeline import Pipeline
-from trainables.plan import Plan, build, defaults
+from trainables.pipeline.pipeline import Pipeline
+from trainables.plan.model import Plan, build, defaults
 from trainables.registry import SEAMS, PlanError, entries, names
 
 ALL = names()

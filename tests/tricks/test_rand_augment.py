@@ -2,9 +2,9 @@ import pytest
 import torch
 from torchvision.transforms import InterpolationMode, v2
 
-from trainables.augmenting import SIGNED, magnitudes, operate
 from trainables.batch import Batch
 from trainables.registry import make
+from trainables.tricks._shared.augmenting import SIGNED, magnitudes, operate
 from trainables.tricks.rand_augment import OPERATIONS
 
 IMAGES = torch.randint(256, (3, 3, 12, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

@@ -4,7 +4,7 @@ data = load("digits-lt", imbalance=50, split_seed=3)
 data.train_images, data.train_labels, data.counts
 
 Own data have a name as well: `folder:PATH`, `csv:FILE`, `npz:FILE`, each with options after a question mark
-(`folder:photos?size=64&broken=skip`; see `trainables.data.own`). `python -m trainables.data describe NAME`
+(`folder:photos?size=64&broken=skip`; see `trainables.data.user_data.own`). `python -m trainables.data describe NAME`
 shows what a name stands for before anything is trained.
 """
 
@@ -115,7 +115,7 @@ def _with(name: Name, option: str, value: str) -> str:
 
 
 FEEDS = ("auto", "resident", "streamed")
-"""How images may be fed; see `trainables.data.own`."""
+"""How images may be fed; see `trainables.data.user_data.own`."""
 
 
 def load(

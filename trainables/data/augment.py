@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from trainables.seeding import sent
+from trainables.training.seeding import sent
 
 
 @dataclass(frozen=True)

@@ -35,17 +35,17 @@ MODULES: Mapping[str, str] = MappingProxyType(
         "cifar10-lt:first": "trainables.data.cifar",
         "cifar100-lt": "trainables.data.cifar",
         "cifar100-lt:first": "trainables.data.cifar",
-        "imagenet-lt": "trainables.data.lists",
-        "places-lt": "trainables.data.lists",
-        "inaturalist18": "trainables.data.lists",
+        "imagenet-lt": "trainables.data.list_files",
+        "places-lt": "trainables.data.list_files",
+        "inaturalist18": "trainables.data.list_files",
     }
 )
 
 PREFIXES: Mapping[str, str] = MappingProxyType(
     {
-        "folder": "trainables.data.own",
-        "csv": "trainables.data.own",
-        "npz": "trainables.data.own",
+        "folder": "trainables.data.user_data.own",
+        "csv": "trainables.data.user_data.own",
+        "npz": "trainables.data.user_data.own",
     }
 )
 """Kinds of own data: `folder:PATH`, `csv:FILE`, `npz:FILE`."""

@@ -209,7 +209,7 @@ def _draw(index: NDArray[np.int64], family: str, split_seed: int, label: int) ->
     """A class's images in the order that a split seed gives them. NumPy never changes `RandomState`'s stream."""
     import numpy as np
 
-    from trainables.seeding import seed_of
+    from trainables.training.seeding import seed_of
 
     shuffled: NDArray[np.int64] = np.random.RandomState(seed_of(family, split_seed, label) % 2**32).permutation(index)
     return shuffled

@@ -12,10 +12,10 @@ from analysis.console import styled
 from analysis.text import html_text, printable
 from trainables.data import load
 from trainables.data.catalogue import DataError, Name, module_of, spelled
-from trainables.data.division import Division, divide
-from trainables.data.images import digest, examined, headers_of, several_sizes, to_one
-from trainables.data.notices import examples
-from trainables.data.source import SPLITS, Options, Source, told
+from trainables.data.images.files import digest, examined, headers_of, several_sizes, to_one
+from trainables.data.images.notices import examples
+from trainables.data.splits import Division, divide
+from trainables.data.user_data.source import SPLITS, Options, Source, told
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -139,6 +139,6 @@ def _read() -> tuple[Tensor, Tensor]:
 
 def _shuffled(index: list[int], purpose: int | str) -> list[int]:
     # By hash, not by a random generator: the split then stays the same in every version of every library.
-    from trainables.seeding import seed_of
+    from trainables.training.seeding import seed_of
 
     return sorted(index, key=lambda image: seed_of("digits-lt", purpose, image))

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from trainables.data.decoding import Preprocessing
+    from trainables.data.images.decoding import Preprocessing
 
 
 def class_counts(largest: int, classes: int, imbalance: float) -> list[int]:

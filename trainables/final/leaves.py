@@ -17,15 +17,15 @@ import torch
 
 from analysis.files import to_json, write
 from analysis.text import csv_cell, markdown_cell, printable
-from trainables.data.decoding import Preprocessing
-from trainables.deployment import Deployment
+from trainables.data.images.decoding import Preprocessing
+from trainables.evaluation.deployment import Deployment
 from trainables.final import own_code, served
 from trainables.final.network import RECIPE, described, weights_file
 from trainables.final.recipe import to_yaml, with_relative_places
 from trainables.metrics import FEW_BELOW, MANY_ABOVE
 from trainables.models import MODELS, identity
-from trainables.pipeline import Pipeline
-from trainables.plan import Plan
+from trainables.pipeline.pipeline import Pipeline
+from trainables.plan.model import Plan
 
 CARD, TABLE, MEASURED = "README.md", "per_class.csv", "metrics.json"
 

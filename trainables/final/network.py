@@ -15,8 +15,8 @@ from trainables.data import LongTailed
 from trainables.final.errors import TrainError
 from trainables.final.recipe import parsed, read_recipe
 from trainables.models import MODELS, Network, build
-from trainables.plan import Plan
-from trainables.stage import Start, assemble
+from trainables.plan.model import Plan
+from trainables.training.stage_run import Start, assemble
 
 RECIPE = "recipe.yaml"
 """The plan as it was trained, beside the weights."""

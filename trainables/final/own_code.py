@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.text import command, printable
-from trainables import sources
+from trainables import code_identity
 from trainables.data.catalogue import Name
 from trainables.final.errors import TrainError
 from trainables.models import MODELS
@@ -51,7 +51,7 @@ def hashes(plan: Mapping[str, Any], folders: Sequence[str], model: str) -> dict[
     where = _module_of(model)
     if (file := model_file(model)) is not None and file.is_file():
         files[Path(where).stem if where.endswith(".py") else where] = file
-    return {name: sources.code_hash(file) for name, file in sources.closure(files).items()}
+    return {name: code_identity.code_hash(file) for name, file in code_identity.closure(files).items()}
 
 
 def _module_of(model: str) -> str:
@@ -70,7 +70,7 @@ def model_file(model: str) -> Path | None:
         return None
     if where.endswith(".py"):
         return Path(where).expanduser().resolve()
-    return sources.module_file(where) or Path(*where.split(".")).with_suffix(".py")
+    return code_identity.module_file(where) or Path(*where.split(".")).with_suffix(".py")
 
 
 def accepted(
@@ -110,7 +110,7 @@ def accepted(
         unasked.append(file)
         remedies.append(command("--model", model))
     there = {file.stem: file for file in unasked if file.is_file()}
-    unasked = list(dict.fromkeys([*unasked, *sources.closure(there).values()]))
+    unasked = list(dict.fromkeys([*unasked, *code_identity.closure(there).values()]))
     if trust:
         for one in unasked:
             tell(f"runs code that the recipe names: {_named(one)}")

@@ -17,9 +17,9 @@ from trainables.data.catalogue import DataError, module_of
 from trainables.final import own_code
 from trainables.final.errors import TrainError
 from trainables.models import ModelError
-from trainables.numerics import Numerics
-from trainables.plan import Plan, check
+from trainables.plan.model import Plan, check
 from trainables.registry import PlanError, discover
+from trainables.training.numerics import Numerics
 
 __all__ = ["TrainError", "lengthened", "read_recipe", "to_full_length", "to_yaml", "with_relative_places"]
 

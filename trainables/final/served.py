@@ -21,14 +21,15 @@ from torch import Tensor, nn
 
 from analysis.files import to_json, write
 from trainables.batch import Outputs
-from trainables.data import LongTailed, decoding
-from trainables.data.decoding import Preprocessing
+from trainables.data import LongTailed
+from trainables.data.images import decoding
+from trainables.data.images.decoding import Preprocessing
 from trainables.final import predictor
 from trainables.final.errors import TrainError
 from trainables.models import Network
-from trainables.pipeline import Pipeline
-from trainables.seeding import generator
-from trainables.stage import stage_facts
+from trainables.pipeline.pipeline import Pipeline
+from trainables.training.seeding import generator
+from trainables.training.stage_run import stage_facts
 
 if TYPE_CHECKING:
     import pandas as pd

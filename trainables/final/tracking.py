@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from analysis import mlflow_store
-from analysis.mlflow_store import NOWHERE
+from analysis.records import mlflow_store
+from analysis.records.mlflow_store import NOWHERE
 from trainables.final.errors import TrainError
 
 _logger = logging.getLogger(__name__)

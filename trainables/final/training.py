@@ -20,11 +20,11 @@ from trainables.final import data_identity
 from trainables.final.errors import TrainError
 from trainables.final.leaves import MEASURED, Finished, How
 from trainables.final.recipe import Data
-from trainables.numerics import Numerics
-from trainables.parts import Parts
-from trainables.pipeline import Pipeline
-from trainables.plan import Plan
-from trainables.stage_store import StageStore
+from trainables.pipeline.pipeline import Pipeline
+from trainables.pipeline.store import StageStore
+from trainables.plan.model import Plan
+from trainables.training.batch_sharding import Parts
+from trainables.training.numerics import Numerics
 
 UNFINISHED = "unfinished"
 """Folder, in the output's, of a training that is not done: its settings and a stage store. Gone when it is done."""

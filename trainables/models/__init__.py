@@ -17,13 +17,13 @@ from typing import Protocol
 import torch
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
+from trainables.code_identity import relocated
 from trainables.data.catalogue import Name
 from trainables.models import own, pretrained
 from trainables.models.errors import ModelError
 from trainables.models.network import Network
 from trainables.models.resnet import resnet
 from trainables.models.resnet_cifar import resnet_cifar
-from trainables.sources import relocated
 
 __all__ = ["MODELS", "Builder", "ModelError", "Network", "build", "check", "check_on", "identity", "settled"]
 

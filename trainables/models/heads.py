@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainables import seeding
+from trainables.training import seeding
 
 
 class LinearHead(nn.Module):

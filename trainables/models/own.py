@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainables import sources
+from trainables import code_identity
 from trainables.models.errors import ModelError
 from trainables.models.heads import LinearHead
 from trainables.models.network import Network
@@ -47,7 +47,7 @@ def function_of(place: str) -> Callable[..., Any]:
 
 def source(place: str) -> str:
     """Hash of the named module, of the function's own where that is another, and of what they import of the user's."""
-    return sources.hash_of(files(place).values())
+    return code_identity.hash_of(files(place).values())
 
 
 def files(place: str) -> dict[str, Path]:
@@ -66,7 +66,7 @@ def files(place: str) -> dict[str, Path]:
         file = inspect.getsourcefile(found)
         if file not in begins.values():
             begins[found.__module__] = file
-    return sources.closure({name: Path(file) for name, file in begins.items() if file is not None})
+    return code_identity.closure({name: Path(file) for name, file in begins.items() if file is not None})
 
 
 def network(

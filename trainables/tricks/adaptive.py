@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from trainables.batch import Facts
-from trainables.merging import MEANS, MergeFn, State, scorer, weighted_average
 from trainables.registry import among, trick
+from trainables.tricks._shared.merging import MEANS, MergeFn, State, scorer, weighted_average
 
 
 @trick(

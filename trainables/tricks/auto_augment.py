@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torchvision.transforms import autoaugment
 
-from trainables.augmenting import SIGNED, magnitudes, operate
 from trainables.batch import Batch, Facts
 from trainables.registry import among, trick
-from trainables.seeding import sent
+from trainables.training.seeding import sent
+from trainables.tricks._shared.augmenting import SIGNED, magnitudes, operate
 
 LEVELS = 10
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from trainables.batch import Facts
-from trainables.merging import MergeFn, State, weighted_average
 from trainables.registry import trick
+from trainables.tricks._shared.merging import MergeFn, State, weighted_average
 
 
 @trick(

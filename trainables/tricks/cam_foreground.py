@@ -11,9 +11,9 @@ from torch.nn import functional
 
 from spaces.domain import one_of
 from trainables.batch import Batch, Facts, MissingFact
-from trainables.classifier_rows import weight_of
 from trainables.registry import among, in_range, trick
-from trainables.warping import MOVES, Boxes, generated_share, random_moves, warp
+from trainables.tricks._shared.classifier_rows import weight_of
+from trainables.tricks._shared.warping import MOVES, Boxes, generated_share, random_moves, warp
 
 
 @trick(

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainables.batch import Facts
-from trainables.classifier_rows import BATCHNORM, only_head_learns, reset_head
 from trainables.registry import among, trick
+from trainables.tricks._shared.classifier_rows import BATCHNORM, only_head_learns, reset_head
 
 
 @trick(

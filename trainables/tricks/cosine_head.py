@@ -8,9 +8,9 @@ from typing import Any
 
 from spaces.domain import uniform
 from trainables.batch import Facts
-from trainables.classifier_rows import ScaledHead
 from trainables.models.heads import CosineHead as Cosine
 from trainables.registry import in_range, trick
+from trainables.tricks._shared.classifier_rows import ScaledHead
 
 
 @trick(

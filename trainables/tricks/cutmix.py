@@ -9,8 +9,8 @@ import torch
 
 from spaces.domain import uniform
 from trainables.batch import Batch, Facts
-from trainables.mixing import MixFn, beta_share, partners, with_partners
 from trainables.registry import in_range, trick
+from trainables.tricks._shared.mixing import MixFn, beta_share, partners, with_partners
 
 
 @trick(

@@ -11,7 +11,7 @@ from torch import Tensor
 from spaces.domain import uniform
 from trainables.batch import Batch, Facts
 from trainables.registry import in_range, trick
-from trainables.seeding import sent
+from trainables.training.seeding import sent
 
 
 @trick(

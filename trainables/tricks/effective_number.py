@@ -9,8 +9,8 @@ from torch import Tensor
 
 from spaces.domain import one_of
 from trainables.batch import Facts
-from trainables.effective import inverse_effective_number
 from trainables.registry import among, in_range, trick
+from trainables.tricks._shared.effective import inverse_effective_number
 
 
 @trick(

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from spaces.domain import one_of
-from trainables.averaging import AverageFn, moved_towards
 from trainables.batch import Facts
 from trainables.registry import among, in_range, trick
+from trainables.tricks._shared.averaging import AverageFn, moved_towards
 
 
 @trick(

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from spaces.domain import log_uniform, uniform
-from trainables.adjustment import without_ruled_out
 from trainables.batch import Facts, Outputs
 from trainables.registry import in_range, trick
-from trainables.seeding import sent
+from trainables.training.seeding import sent
+from trainables.tricks._shared.adjustment import without_ruled_out
 
 
 @trick(

@@ -10,7 +10,7 @@ from torch import Tensor
 from spaces.domain import one_of
 from trainables.batch import Facts
 from trainables.registry import in_range, trick
-from trainables.sampling import ClassShelves, DrawFn
+from trainables.tricks._shared.sampling import ClassShelves, DrawFn
 
 
 @trick(

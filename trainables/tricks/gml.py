@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from spaces.domain import uniform
-from trainables.adjustment import log_prior
 from trainables.batch import Facts, Outputs
 from trainables.registry import in_range, trick
+from trainables.tricks._shared.adjustment import log_prior
 
 
 @trick(

@@ -10,7 +10,7 @@ import torch
 from spaces.domain import uniform
 from trainables.batch import Batch, Facts
 from trainables.registry import among, in_range, trick
-from trainables.warping import MOVES, Boxes, generated_share, random_moves, warp
+from trainables.tricks._shared.warping import MOVES, Boxes, generated_share, random_moves, warp
 
 
 @trick(

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from spaces.domain import uniform
 from trainables.batch import Facts
-from trainables.mixing import MixFn, mixed_at
 from trainables.registry import in_range, trick
+from trainables.tricks._shared.mixing import MixFn, mixed_at
 
 
 @trick(

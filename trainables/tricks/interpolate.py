@@ -9,8 +9,8 @@ from torch import Tensor
 
 from spaces.domain import uniform
 from trainables.batch import Facts
-from trainables.merging import MergeFn, State, weighted_average
 from trainables.registry import in_range, trick
+from trainables.tricks._shared.merging import MergeFn, State, weighted_average
 
 
 @trick(

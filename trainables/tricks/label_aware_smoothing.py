@@ -11,7 +11,7 @@ from torch import Tensor
 from spaces.domain import one_of, uniform
 from trainables.batch import Facts
 from trainables.registry import among, in_range, trick
-from trainables.smoothing import TargetFn, soft
+from trainables.tricks._shared.smoothing import TargetFn, soft
 
 
 @trick(

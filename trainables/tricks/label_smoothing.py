@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from spaces.domain import uniform
 from trainables.batch import Facts
 from trainables.registry import in_range, trick
-from trainables.smoothing import TargetFn, smoothed
+from trainables.tricks._shared.smoothing import TargetFn, smoothed
 
 
 @trick(

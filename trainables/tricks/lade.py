@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from spaces.domain import log_uniform
-from trainables.adjustment import log_prior, without_ruled_out
 from trainables.batch import Facts, Outputs
 from trainables.registry import among, in_range, trick
+from trainables.tricks._shared.adjustment import log_prior, without_ruled_out
 
 
 @trick(

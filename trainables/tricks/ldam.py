@@ -10,8 +10,8 @@ from torch import Tensor
 
 from spaces.domain import uniform
 from trainables.batch import Facts
-from trainables.classifier_rows import cosine_scale
 from trainables.registry import in_range, trick
+from trainables.tricks._shared.classifier_rows import cosine_scale
 
 
 @trick(

@@ -8,8 +8,8 @@ from typing import Any
 
 from spaces.domain import one_of
 from trainables.batch import Facts
-from trainables.classifier_rows import BATCHNORM, ScaledHead, only_head_learns, weight_of
 from trainables.registry import among, in_range, trick
+from trainables.tricks._shared.classifier_rows import BATCHNORM, ScaledHead, only_head_learns, weight_of
 
 
 @trick(

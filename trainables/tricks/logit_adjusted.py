@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from spaces.domain import uniform
-from trainables.adjustment import log_prior
 from trainables.batch import Facts
 from trainables.registry import in_range, trick
+from trainables.tricks._shared.adjustment import log_prior
 
 
 @trick(

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from spaces.domain import one_of, uniform
 from trainables.batch import Facts
-from trainables.mixing import MixFn, mixed_at
 from trainables.registry import among, in_range, trick
+from trainables.tricks._shared.mixing import MixFn, mixed_at
 
 LAYERS = ("layer1", "layer2", "layer3", "layer4", "pool", "logits")
 

@@ -10,8 +10,8 @@ import torch
 
 from spaces.domain import uniform
 from trainables.batch import Batch, Facts, Outputs
-from trainables.classifier_rows import learned_weight, weight_in
 from trainables.registry import in_range, trick
+from trainables.tricks._shared.classifier_rows import learned_weight, weight_in
 
 
 @trick(

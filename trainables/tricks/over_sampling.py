@@ -9,7 +9,7 @@ from torch import Tensor
 
 from trainables.batch import Facts
 from trainables.registry import trick
-from trainables.sampling import ClassShelves, DrawFn
+from trainables.tricks._shared.sampling import ClassShelves, DrawFn
 
 
 @trick(

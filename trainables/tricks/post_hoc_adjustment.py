@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from spaces.domain import uniform
-from trainables.adjustment import log_prior
 from trainables.batch import Facts, Outputs
 from trainables.registry import in_range, trick
+from trainables.tricks._shared.adjustment import log_prior
 
 
 @trick(

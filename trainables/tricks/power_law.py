@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from spaces.domain import uniform
 from trainables.batch import Facts
 from trainables.registry import in_range, trick
-from trainables.sampling import DrawFn, class_probabilities, draw_by_class
+from trainables.tricks._shared.sampling import DrawFn, class_probabilities, draw_by_class
 
 
 @trick(

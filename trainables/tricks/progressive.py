@@ -8,7 +8,7 @@ from torch import Tensor
 
 from trainables.batch import Facts
 from trainables.registry import trick
-from trainables.sampling import DrawFn, class_probabilities, draw_by_class
+from trainables.tricks._shared.sampling import DrawFn, class_probabilities, draw_by_class
 
 
 @trick(

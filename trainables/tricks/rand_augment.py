@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 
 from spaces.domain import integer
-from trainables.augmenting import SIGNED, magnitudes, operate
 from trainables.batch import Batch, Facts
 from trainables.registry import in_range, trick
-from trainables.seeding import sent
+from trainables.training.seeding import sent
+from trainables.tricks._shared.augmenting import SIGNED, magnitudes, operate
 
 OPERATIONS = (
     "Identity", "ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "Brightness", "Color", "Contrast",

@@ -8,8 +8,8 @@ import torch
 
 from spaces.domain import uniform
 from trainables.batch import Batch, Blend, Facts
-from trainables.mixing import MixFn, beta_share, partners, with_partners
 from trainables.registry import in_range, trick
+from trainables.tricks._shared.mixing import MixFn, beta_share, partners, with_partners
 
 
 @trick(

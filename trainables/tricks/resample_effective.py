@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from spaces.domain import one_of
 from trainables.batch import Facts
-from trainables.effective import inverse_effective_number
 from trainables.registry import in_range, trick
-from trainables.sampling import DrawFn, draw_by_class
+from trainables.tricks._shared.effective import inverse_effective_number
+from trainables.tricks._shared.sampling import DrawFn, draw_by_class
 
 
 @trick(

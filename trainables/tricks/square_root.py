@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from trainables.batch import Facts
 from trainables.registry import trick
-from trainables.sampling import DrawFn, class_probabilities, draw_by_class
+from trainables.tricks._shared.sampling import DrawFn, class_probabilities, draw_by_class
 
 
 @trick(

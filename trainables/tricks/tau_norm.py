@@ -11,8 +11,8 @@ from torch.nn import functional
 
 from spaces.domain import uniform
 from trainables.batch import Facts, Outputs
-from trainables.classifier_rows import weight_of
 from trainables.registry import among, in_range, trick
+from trainables.tricks._shared.classifier_rows import weight_of
 
 
 @trick(

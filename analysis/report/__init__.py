@@ -1,0 +1,1 @@
+"""The HTML report of a search, its findings and its figures."""

@@ -1,0 +1,294 @@
+"""`--dry-run`: the tree of a space, what a search of it would run, and how long that takes here."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import random
+import time
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+from rich.tree import Tree
+
+from analysis.console import styled
+from analysis.text import printable
+from search.design import power_preview as prospect
+from search.design.labels import Design
+from search.execution import epoch_time as pace
+from search.phases.phases import outlook
+from search.scheduling.early_stopping import SHORTENED
+from search.scheduling.sampler import ATTEMPTS, siblings
+from spaces.domain import (
+    STAGE_NUMBERS,
+    Domain,
+    Integer,
+    LogUniform,
+    OneOf,
+    SomeOf,
+    Space,
+    Stage,
+    Uniform,
+)
+from trainables.pipeline.store import stage_keys
+from trainables.plan.model import Pick, Plan, Recipe, build, defaults
+from trainables.registry import PlanError, entry
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from search.run import Search
+
+TRIAL_SECONDS = 0.35
+"""What a trial costs besides training: Ray, the first report, the record; by `tests/benchmarks/overhead.py`."""
+
+
+def show(console: Console, search: Search, measure: bool = False) -> None:
+    """Prints the preview.
+
+    Args:
+        console: Rich console for user-facing output.
+        search: What would run.
+        measure: Whether to train the baseline for some seconds, where no search has told how long an epoch takes.
+    """
+    settings, space = search.settings, search.space
+    search.check_data()
+    console.print(tree(space))
+    choices, recipes, continuous = count(space)
+    more = ", and continuous numbers" if continuous else ""
+    console.print(
+        styled(f"\nAt most {choices:,} combinations of tricks and stages; {recipes:,} with their numbers{more}.")
+    )
+    for rule in space.forbid:
+        console.print(styled(f"  never together: {' and '.join(rule.labels)} ({rule.reason})"))
+
+    design = search.design
+    for pair in design.impossible:
+        console.print(styled(f"  not applicable: {pair.a} × {pair.b}: {pair.reason}"))
+    console.print()
+    for part in prospect.show(design, settings.seeds, search.standard.sd, search.standard.margin, settings.data):
+        console.print(styled(part) if isinstance(part, str) else part)
+    arms = _arms(search, design)
+    found = pace_of(search, measure)
+    slots = max(1, settings.max_concurrent or _cores(settings.cpus_per_trial))
+    table = Table(title="What would run", title_justify="left")
+    for column in ("arm", "recipes", "seeds", "trials", "epochs", "with re-use", f"time on {slots} slots"):
+        table.add_column(column, justify="left" if column == "arm" else "right")
+    total = 0.0
+    for name, recipes_here, seeds, trials, plain, reused in arms:
+        paid = reused if settings.reuse else plain
+        took = ((paid * found.seconds if found else 0.0) + trials * TRIAL_SECONDS) / slots
+        total += took
+        shown = f"{took / 60:.1f} min" if found else "unknown"
+        table.add_row(name, str(recipes_here or ""), str(seeds or ""), str(trials), f"{plain:,}", f"{reused:,}", shown)
+    console.print(table)
+    console.print(
+        "From the race on, the numbers are upper bounds, at the mean length of a recipe. A conflict, harm or synergy "
+        "that the best recipe itself has is checked in addition."
+    )
+    if 0 < settings.check_seeds < prospect.FEWEST_FIRST_STAGES and settings.seeds:
+        fewest = prospect.FEWEST_FIRST_STAGES
+        console.print(
+            f'--check-seeds {settings.check_seeds} is too few for pairs of the first stage: their verdicts stay "at '
+            f'these settings", and pairs that are nominated stay unresolved; at least {fewest} are needed.'
+        )
+    known = (
+        f"About {total / 60:.1f} minutes in all, from {found.seconds * 1000:.0f} ms per epoch ({found.source}) and "
+        f"{TRIAL_SECONDS} s of overhead per trial; early stopping is not taken into account."
+        if found
+        else f"How long that takes is unknown: no search of {settings.data} with {search.model} has run from "
+        f"{settings.output} on this machine; --dry-run --measure trains the baseline for some seconds to find out."
+    )
+    console.print(styled(known))
+
+
+def tree(space: Space) -> Tree:
+    """The space as a tree of stages, choices and numbers."""
+    root = Tree(styled("space", "bold"))
+    for slot in space.stages:
+        if isinstance(slot, Stage):
+            _branch(root, slot)
+            continue
+        one = root.add("one of")
+        for option in slot.options:
+            if option is None:
+                one.add("none")
+            else:
+                _branch(one, option)
+    if space.screen:
+        root.add(styled("screened for conflicts: " + ", ".join(space.screen)))
+    return root
+
+
+def _branch(parent: Tree, stage: Stage) -> None:
+    usual = {field.name: field.default for field in dataclasses.fields(Stage)}
+    numbers = [f"{key} {getattr(stage, key)}" for key in STAGE_NUMBERS if getattr(stage, key) != usual[key]]
+    carry = "" if str(parent.label) == "space" and not parent.children else f", carries {stage.carry}"
+    branch = parent.add(styled(stage.name, "bold").append(printable(f": {', '.join(numbers)}{carry}"), "not bold"))
+    for item in stage.choose:
+        options = item.options if isinstance(item, (OneOf, SomeOf)) else (item,)
+        seams = dict.fromkeys(entry(option.name).seam for option in options if option is not None)
+        branch.add(styled("/".join(seams), "dim").append(printable(f"  {item}"), "not dim"))
+
+
+def count(space: Space) -> tuple[int, int, bool]:
+    """Combinations of tricks and stages, the same with numbers, and whether some number is continuous.
+
+    What is forbidden or cannot be trained is counted in: an upper bound.
+    """
+    choices = recipes = 1
+    continuous = False
+    for slot in space.stages:
+        options = slot.options if isinstance(slot, OneOf) else (slot,)
+        counted = [(1, 1, False) if stage is None else _count_stage(stage) for stage in options]
+        choices *= sum(c for c, _, _ in counted)
+        recipes *= sum(r for _, r, _ in counted)
+        continuous |= any(open_ for _, _, open_ in counted)
+    return choices, recipes, continuous
+
+
+def _count_stage(stage: Stage) -> tuple[int, int, bool]:
+    sizes = [_size(getattr(stage, key)) for key in STAGE_NUMBERS]
+    choices, recipes, continuous = 1, math.prod(size or 1 for size in sizes), 0 in sizes
+    for item in stage.choose:
+        options = item.options if isinstance(item, (OneOf, SomeOf)) else (item,)
+        counted = [[_size(value) for _, value in trick.numbers] if trick else [] for trick in options]
+        continuous |= any(0 in one for one in counted)
+        each = [math.prod(size or 1 for size in one) for one in counted]
+        if isinstance(item, SomeOf):
+            choices, recipes = choices * 2 ** len(each), recipes * math.prod(1 + one for one in each)
+        else:
+            choices, recipes = choices * len(each), recipes * sum(each)
+    return choices, recipes, continuous
+
+
+def _size(value: Any) -> int:
+    """Values of a number; 0 for a continuous one."""
+    if isinstance(value, OneOf):
+        return len(value.options)
+    if isinstance(value, Integer):
+        return value.high - value.low + 1
+    if isinstance(value, Uniform):
+        return 0 if value.step is None else math.floor((value.high - value.low) / value.step + 1e-9) + 1
+    if isinstance(value, LogUniform):
+        return len(value.grid())
+    return 1
+
+
+def _arms(search: Search, design: Design) -> Iterator[tuple[str, int, int, int, int, int]]:
+    """(arm, recipes, seeds, trials, epochs, epochs with re-use) of each arm."""
+    settings = search.settings
+    cells = [cell.recipe.plan for cell in design.cells]
+    distinct = len({plan.id for plan in cells})
+    blocks: dict[int, list[Plan]] = {}
+    for block, cell in design.runs(settings.seeds):
+        blocks.setdefault(block, []).append(cell.recipe.plan)
+    plans = [plan for block in blocks.values() for plan in block]
+    reused = sum(trained(block) for block in blocks.values())
+    proposed = list(_random_recipes(search))
+    work = [each for plan in proposed for each in (plan, *_shortened(search, plan))]
+    starts = [recipe.plan for recipe in search.ground.published] if search.limits.starts else []
+    mean = round(sum(plan.cost for plan in proposed or cells) / len(proposed or cells))
+    for name, _, trials in outlook(search.limits, len(cells)):
+        if name == "design":
+            yield name, distinct, len(blocks), len(plans), sum(plan.cost for plan in plans), reused
+        elif name == "adaptive":
+            yield name, len(proposed), 1, settings.trials, sum(plan.cost for plan in work), trained(work)
+        elif name == "start":
+            yield name, len(starts), 1, trials, sum(plan.cost for plan in starts), trained(starts)
+        else:
+            yield name, 0, 0, trials, trials * mean, trials * mean
+
+
+def _shortened(search: Search, plan: Plan) -> list[Plan]:
+    """The versions of a plan that a trial of the adaptive arm trains before it."""
+    tried = search.halving.rungs if search.halving.score == SHORTENED else ()
+    return [plan.shortened(rung) for rung in tried]
+
+
+def trained(plans: list[Plan]) -> int:
+    """Epochs that are trained where every stage is trained once."""
+    seen: dict[str, int] = {}
+    for plan in plans:
+        for stage, keys in zip(plan.stages, stage_keys(plan, {}), strict=True):
+            for key in keys[: stage.members]:
+                seen[key] = stage.epochs
+    return sum(seen.values())
+
+
+def _random_recipes(search: Search) -> Iterator[Plan]:
+    """As many plans as the adaptive arm has trials, drawn at random the way it proposes them."""
+    draws = random.Random(0)
+    fixed: list[dict[str, Any]] = []
+    proposed = 0
+    for _ in range(ATTEMPTS * search.settings.trials):
+        if proposed == search.settings.trials:
+            return
+        if proposed % search.settings.children_per_start == 0:
+            fixed = []
+        try:
+            recipe: Recipe = build(
+                search.space,
+                _at_random(draws, fixed[proposed % len(fixed)] if fixed else {}),
+                search.standard,
+                search.settings.epochs_scale,
+            )
+        except PlanError:
+            continue
+        fixed = fixed or siblings(search.space, search.standard, search.settings.epochs_scale, recipe)
+        proposed += 1
+        yield recipe.plan
+
+
+def _at_random(draws: random.Random, fixed: Mapping[str, Any]) -> Pick:
+    def pick(name: str, domain: Domain, default: Any) -> Any:
+        if name in fixed:
+            return fixed[name]
+        if isinstance(domain, OneOf):
+            return draws.choice(domain.options)
+        if isinstance(domain, Integer):
+            return draws.randint(domain.low, domain.high)
+        if isinstance(domain, LogUniform):
+            return domain.nearest(math.exp(draws.uniform(math.log(domain.low), math.log(domain.high))))
+        return domain.nearest(draws.uniform(domain.low, domain.high))
+
+    return pick
+
+
+def pace_of(search: Search, measure: bool) -> pace.Pace | None:
+    """Seconds per epoch from the last search of such trials here, or else, where asked for, measured now."""
+    found = pace.known(search.settings, search.model)
+    if found is None and measure:
+        found = pace.Pace(seconds_per_epoch(search), "of the baseline, measured on one slot of this machine")
+        pace.keep(search.settings, search.model, found)
+    return found
+
+
+def seconds_per_epoch(search: Search) -> float:
+    """Seconds of one epoch of the baseline on this machine, evaluation included."""
+    import torch
+
+    from trainables.pipeline.pipeline import Pipeline
+    from trainables.trial import cached_data
+
+    settings = search.settings
+    torch.set_num_threads(1)
+    data = cached_data(settings.data, settings.data_root, settings.imbalance, 0)
+    plan = build(search.space, defaults(), search.standard, settings.epochs_scale).plan
+    pipeline = Pipeline(plan, data, search.model, 0, torch.device("cpu"), numerics=settings.numerics)
+    epochs, began = 1, time.perf_counter()
+    pipeline.advance()
+    if not pipeline.finished:
+        # the first epoch is slower than those after it
+        epochs, began = 0, time.perf_counter()
+    while not pipeline.finished and epochs < 2 * search.standard.eval_every and time.perf_counter() - began < 20:
+        pipeline.advance()
+        epochs += 1
+    return (time.perf_counter() - began) / epochs
+
+
+def _cores(cpus_per_trial: float) -> int:
+    from search.execution.cluster import allowed_cpus
+
+    return int(allowed_cpus() / cpus_per_trial)

@@ -1,0 +1,1 @@
+"""The designed experiment: labels, pairs, fractional factorials, and what it can detect."""

@@ -1,0 +1,1 @@
+"""Where trials run: Ray, its cluster, shares of devices, interrupts."""

@@ -1,0 +1,90 @@
+"""How long an epoch takes here, as the last search or measurement found it: what the preview's times come from.
+
+Kept in `<results>/pace.json`, one entry for each data set, imbalance, network, kind of device, way of computing
+and machine.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from analysis import files
+
+if TYPE_CHECKING:
+    from analysis.records.schema import Record
+    from search.settings import Settings
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds of one epoch, and where they are from.
+
+    Args:
+        seconds: Per epoch, evaluation included.
+        source: In words, e.g. "search first-20260101-120000".
+    """
+
+    seconds: float
+    source: str
+
+
+def file_of(settings: Settings) -> Path:
+    """Where the paces of a results folder are kept."""
+    return Path(settings.output) / "pace.json"
+
+
+def known(settings: Settings, model: str) -> Pace | None:
+    """What is known of such trials on this machine; `None` if nothing is."""
+    found = _read(file_of(settings)).get(_key(settings, model))
+    try:
+        return None if found is None else Pace(float(found["seconds"]), str(found["source"]))
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def keep(settings: Settings, model: str, pace: Pace) -> None:
+    """Keeps a pace for later previews. One that cannot be written is lost, and nothing else is."""
+    file = file_of(settings)
+    paces = _read(file) | {_key(settings, model): {"seconds": pace.seconds, "source": pace.source}}
+    with suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        files.write(file, files.to_json(paces, indent=2) + "\n")
+
+
+def of_records(records: Iterable[Record]) -> float | None:
+    """Median over trials of the seconds per epoch, of what each trained itself; `None` without a trial.
+
+    Trials that re-used a stage are left out: their seconds are also those of reading it.
+    """
+    each = [r.seconds / r.epochs_trained for r in records if r.epochs_trained and not r.reused and r.seconds > 0]
+    return statistics.median(each) if each else None
+
+
+def _key(settings: Settings, model: str) -> str:
+    device = "cuda" if settings.gpus_per_trial else "cpu"
+    imbalance = "standard" if settings.imbalance is None else f"{settings.imbalance:g}"
+    computed = ",".join(settings.numerics.to_dict().values())
+    return " ".join((settings.data, imbalance, model, device, computed, platform.node()))
+
+
+def _read(file: Path) -> dict[str, dict[str, Any]]:
+    """The paces of a file; what is none, after a change by hand or of another version, is not known."""
+    try:
+        paces = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return {key: pace for key, pace in paces.items() if _is_pace(pace)} if isinstance(paces, dict) else {}
+
+
+def _is_pace(value: Any) -> bool:
+    if not isinstance(value, dict) or not isinstance(value.get("source"), str):
+        return False
+    seconds = value.get("seconds")
+    return isinstance(seconds, int | float) and not isinstance(seconds, bool) and 0 < seconds < 1e9

@@ -1,0 +1,349 @@
+"""What a search stands on: its space, its baseline, its design and the published recipes, at one set of numbers.
+
+The baseline's learning rate and weight decay may be found first (`--tune-baseline`); from then on they hold in every
+cell of the design, in the baseline and in the published recipes. Recipes that are changed a little (another learning
+rate, the final length, some tricks removed) are made here as well.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import product
+from typing import Any
+
+from search.design.labels import Cell, Design, four_cells, make_design
+from spaces.domain import Domain, LogUniform, OneOf, Space, Stage, Uniform
+from spaces.recipes import published
+from trainables.data import Standard
+from trainables.plan.model import NONE, LabelledOneOf, Pick, Plan, Recipe, build, defaults
+from trainables.registry import PlanError
+
+MOST_TUNED = 3
+"""Values of the learning rate, and of the weight decay, on the grid that tunes the baseline: 9 points at most."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """The numbers of the baseline's first chain of stages."""
+
+    lr: float
+    weight_decay: float
+
+
+class Ground:
+    """Recipes of a search, at the context's numbers.
+
+    Args:
+        space: What may vary.
+        standard: Of the data set.
+        epochs_scale: Multiplies every stage's epochs.
+        kind: Of the design, as in `make_design`.
+        primary: Pairs declared beforehand.
+        context: Numbers of the baseline; the space's own where absent.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        standard: Standard,
+        epochs_scale: float = 1.0,
+        *,
+        kind: str | None = None,
+        primary: Sequence[str] = (),
+        context: Context | None = None,
+    ) -> None:
+        self.untuned, self.standard, self.scale, self.context = space, standard, epochs_scale, context
+        self.kind, self.primary = kind, primary
+        self.space = space if context is None else _fixed(space, context)
+
+    def at(self, context: Context) -> Ground:
+        """The same at other numbers."""
+        return Ground(
+            self.untuned, self.standard, self.scale, kind=self.kind, primary=self.primary, context=context
+        )  # fmt: skip
+
+    # --- the design -----------------------------------------------------------------------------------------
+
+    @cached_property
+    def design(self) -> Design:
+        """The design, its cells at the context's numbers."""
+        made = make_design(self.space, self.standard, self.scale, kind=self.kind, primary=self.primary)
+        return replace(made, cells=self._tuned(made.cells))
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        """Cells of the design, baseline first."""
+        return self.design.cells
+
+    @property
+    def baseline(self) -> Recipe:
+        """The recipe in which nothing is on."""
+        return self.cells[0].recipe
+
+    def runs(self, seeds: int) -> list[tuple[int, int, Cell]]:
+        """(block, position of the cell, cell) of the whole design, in the order in which it runs."""
+        position = {(cell.context, cell.tricks): place for place, cell in enumerate(self.cells)}
+        return [(block, position[cell.context, cell.tricks], cell) for block, cell in self.design.runs(seeds)]
+
+    def four(self, a: str, b: str, full_length: bool = False) -> tuple[Cell, ...]:
+        """The four cells of a pair: neither, each alone, both; all in the context that the design judges it in.
+
+        Args:
+            a: A label of the space.
+            b: Another one.
+            full_length: Whether they are as long as the final training.
+
+        Raises:
+            PlanError: They cannot be crossed.
+        """
+        scale = self.full_scale if full_length else self.scale
+        crossed = self.design.fraction.labels if self.design.fraction is not None else ()
+        return self._tuned(four_cells(self.space, self.standard, scale, (a, b), crossed))
+
+    @property
+    def full_scale(self) -> float:
+        """The `epochs_scale` of the final training."""
+        return self.standard.final_epochs / self.standard.epochs
+
+    @property
+    def share(self) -> float:
+        """How long the search's trials are, as a fraction of the final training."""
+        return self.scale / self.full_scale
+
+    def _tuned(self, cells: Iterable[Cell]) -> tuple[Cell, ...]:
+        if self.context is None:
+            return tuple(cells)
+        return tuple(replace(cell, recipe=retuned(cell.recipe, self.context)) for cell in cells)
+
+    # --- the baseline's numbers -----------------------------------------------------------------------------
+
+    def grid(self) -> tuple[Context, ...]:
+        """The points at which the baseline is tried: around its own, the space's values where it names some.
+
+        One point alone where the space leaves nothing open.
+        """
+        first = self.baseline.plan.stages[0]
+        slot = self.space.stages[0]
+        options = slot.options if isinstance(slot, OneOf) else (slot,)
+        stage = next(option for option in options if option is not None and option.name == first.name)
+        rates = _around(stage.lr, first.lr)
+        decays = _around(stage.weight_decay, first.weight_decay)
+        return tuple(Context(lr, decay) for lr, decay in product(rates, decays))
+
+    def point(self, context: Context) -> Recipe:
+        """The baseline at a point of the grid."""
+        return retuned(self.baseline, context)
+
+    # --- published recipes ----------------------------------------------------------------------------------
+
+    @cached_property
+    def published(self) -> tuple[Recipe, ...]:
+        """The published recipes, those that the space can express in its own words."""
+        return tuple(self._own(recipe) or recipe for recipe, _ in self._published.values())
+
+    @property
+    def titles(self) -> dict[str, str]:
+        """Names of the published recipes by plan id."""
+        return {plan: title for plan, (_, title) in self._published.items()}
+
+    @cached_property
+    def _published(self) -> dict[str, tuple[Recipe, str]]:
+        found: dict[str, tuple[Recipe, str]] = {}
+        lr = self.context.lr if self.context is not None else self.standard.lr
+        for one in published(lr):
+            recipe = build(one.space, defaults(one.labels), self.standard, self.scale)
+            found.setdefault(recipe.plan.id, (recipe, one.title))
+        return found
+
+    def _own(self, recipe: Recipe) -> Recipe | None:
+        """The recipe as the space's own choices, if they give the same plan."""
+        try:
+            found = build(self.space, _pick_like(recipe), self.standard, self.scale)
+        except PlanError:
+            return None
+        return found if found.plan.id == recipe.plan.id else None
+
+    # --- taking tricks away ---------------------------------------------------------------------------------
+
+    def removable(self, recipe: Recipe) -> tuple[str, ...]:
+        """Labels of a recipe that can be taken away from it: tricks that may be absent, and whole optional stages.
+
+        Empty where the recipe is not one of the space's, nor a published one.
+        """
+        space = self._home(recipe)
+        if space is None:
+            return ()
+        labels: list[str] = []
+
+        def record(name: str, domain: Domain, default: Any) -> Any:
+            value = recipe.params.get(name, default)
+            if isinstance(domain, LabelledOneOf) and value in domain.options and value != default:
+                label = domain.labels[domain.options.index(value)]
+                if label is not None and ("/" not in label or NONE in domain.options):
+                    labels.append(label)
+            return value
+
+        build(space, record, self.standard, self.scale)
+        return tuple(labels)
+
+    def without(self, recipe: Recipe, gone: Iterable[str]) -> Recipe:
+        """A recipe with some of its removable labels taken away and every other choice and number kept.
+
+        A stage that is taken away leaves its epochs to what stands in its place, or to the stage before.
+
+        Raises:
+            PlanError: What is left cannot be trained, e.g. a margin loss without its cosine head.
+        """
+        space = self._home(recipe)
+        if space is None:
+            raise PlanError(f"recipe {recipe.plan.id}: not a recipe of the space, so nothing can be taken away from it")
+        absent = set(gone)
+
+        def pick(name: str, domain: Domain, default: Any) -> Any:
+            value = recipe.params.get(name, default)
+            if not isinstance(domain, LabelledOneOf) or value not in domain.options:
+                return value
+            if domain.labels[domain.options.index(value)] not in absent:
+                return value
+            return NONE if NONE in domain.options else domain.options[0]
+
+        found = build(space, pick, self.standard, self.scale)
+        missing = recipe.plan.epochs - found.plan.epochs
+        return found if missing <= 0 else replace(found, plan=_prolonged(recipe.plan, found.plan, missing))
+
+    def own_length(self, recipe: Recipe) -> Recipe:
+        """The recipe of the same choices at the length that its space gives it; itself where there is none."""
+        if self._home(recipe) is not None:
+            return recipe
+        try:
+            plain = build(self.space, _pick_given(recipe.params), self.standard, self.scale)
+        except PlanError:
+            return recipe
+        stages = [stage.name for stage in plain.plan.stages]
+        return plain if stages == [stage.name for stage in recipe.plan.stages] else recipe
+
+    def _home(self, recipe: Recipe) -> Space | None:
+        """The space in whose choices a recipe is written; `None` where its choices do not give its plan."""
+        for space in (self.space, *(one.space for one in published(self._lr))):
+            try:
+                again = build(space, _pick_given(recipe.params), self.standard, self.scale)
+            except PlanError:
+                continue
+            if again.plan.id == recipe.plan.id:
+                return space
+        return None
+
+    @property
+    def _lr(self) -> float:
+        return self.context.lr if self.context is not None else self.standard.lr
+
+
+def scaled(recipe: Recipe, factor: float) -> Recipe:
+    """A recipe with every stage's learning rate multiplied.
+
+    Args:
+        recipe: The recipe.
+        factor: Above 0.
+    """
+    stages = tuple(replace(stage, lr=_short(stage.lr * factor)) for stage in recipe.plan.stages)
+    return replace(recipe, plan=Plan(stages))
+
+
+def retuned(recipe: Recipe, context: Context) -> Recipe:
+    """A recipe whose first chain of stages has the context's learning rate and weight decay."""
+    plan = recipe.plan
+    numbers = dataclasses.asdict(context)
+    chain = plan.chain(0)
+    stages = tuple(replace(stage, **numbers) if i in chain else stage for i, stage in enumerate(plan.stages))
+    first = plan.stages[0].name
+    named = {f"{first}/{key}": value for key, value in numbers.items()}
+    params = {name: named.get(name, value) for name, value in recipe.params.items()}
+    return replace(recipe, plan=Plan(stages), params=params)
+
+
+def _fixed(space: Space, context: Context) -> Space:
+    """The space with the context's numbers where its first stages leave them to the data set."""
+
+    def fix(stage: Any) -> Any:
+        if stage is None:
+            return None
+        missing = {key: value for key, value in dataclasses.asdict(context).items() if getattr(stage, key) is None}
+        return replace(stage, **missing)
+
+    slot = space.stages[0]
+    first: Stage | OneOf
+    if isinstance(slot, OneOf):
+        first = replace(slot, options=tuple(fix(option) for option in slot.options))
+    else:
+        first = fix(slot)
+    return replace(space, stages=(first, *space.stages[1:]))
+
+
+def _around(domain: Any, middle: float) -> tuple[float, ...]:
+    """At most `MOST_TUNED` values around the baseline's own.
+
+    >>> _around(None, 0.1), _around(0.05, 0.05)
+    ((0.033333, 0.1, 0.3), (0.05,))
+    """
+    if domain is None:
+        values: Sequence[float] = (_short(middle / 3), middle, _short(3 * middle))
+    elif isinstance(domain, OneOf):
+        values = [value for value in domain.options if isinstance(value, (int, float))]
+    elif isinstance(domain, LogUniform) and domain.grid():
+        values = domain.grid()
+    elif isinstance(domain, (LogUniform, Uniform)):
+        values = [domain.nearest(middle / 3), middle, domain.nearest(3 * middle)]
+    else:
+        values = (middle,)
+    ordered = sorted(set(values) | {middle})
+    at = min(max(ordered.index(middle) - MOST_TUNED // 2, 0), max(len(ordered) - MOST_TUNED, 0))
+    return tuple(ordered[at : at + MOST_TUNED])
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.5g}")
+
+
+def _pick_given(params: Mapping[str, Any]) -> Pick:
+    def pick(name: str, domain: Domain, default: Any) -> Any:
+        if name not in params:
+            raise PlanError(f"{name} was not chosen")
+        if params[name] not in domain:
+            raise PlanError(f"{name}: {params[name]!r} is not offered")
+        return params[name]
+
+    return pick
+
+
+def _pick_like(recipe: Recipe) -> Pick:
+    """A `pick` that comes as near to a recipe of another space as the choices let it."""
+    stages = {stage.name: stage for stage in recipe.plan.stages}
+    on = set(recipe.labels) | set(stages)
+
+    def pick(name: str, domain: Domain, default: Any) -> Any:
+        if isinstance(domain, LabelledOneOf):
+            named = zip(domain.options, domain.labels, strict=True)
+            return next((option for option, label in named if label in on), default)
+        stage_name, _, key = name.partition("/")
+        stage = stages.get(stage_name)
+        if stage is None:
+            return default
+        trick, _, number = key.partition(".")
+        numbers: Mapping[str, Any] = {k: v for t in stage.tricks if t.name == trick for k, v in t.numbers.items()}
+        value = numbers.get(number) if number else getattr(stage, key, default)
+        return value if value in domain else default
+
+    return pick
+
+
+def _prolonged(whole: Plan, left: Plan, missing: int) -> Plan:
+    """The plan with the stage before the first absent one as much longer as the others are gone."""
+    here = {stage.name for stage in left.stages}
+    before = next((i for i, stage in enumerate(whole.stages) if stage.name not in here), len(left.stages)) - 1
+    at = min(max(before, 0), len(left.stages) - 1)
+    stages = list(left.stages)
+    stages[at] = replace(stages[at], epochs=stages[at].epochs + missing)
+    return Plan(tuple(stages))

@@ -1,0 +1,378 @@
+"""A space as Optuna sees it: TPE proposes recipes, define-by-run, and is told the truth about them.
+
+The study lies in memory and follows from the journal alone; `results/<search>/optuna.db` is a copy that
+`optuna-dashboard` opens. Stopped trials are pruned at their step, not complete; diverged and failed ones are failures;
+a recipe that comes again is a new seed of the same cell.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from search.scheduling.study_file import StudyFile
+from spaces.domain import Domain, Integer, LogUniform, OneOf, Space, Uniform
+from trainables.data import Standard
+from trainables.pipeline.store import stage_keys
+from trainables.plan.model import Plan, Recipe, build
+from trainables.registry import PlanError
+
+ATTEMPTS = 50
+"""Proposals that a space forbids or that cannot be trained, in a row, before the search gives up."""
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A recipe that Optuna proposed.
+
+    Args:
+        number: Of its trial in the study.
+        recipe: To train.
+        drawn: How it came about, for the journal: what was drawn for it, and for those before it that cannot be
+            trained.
+    """
+
+    number: int
+    recipe: Recipe
+    drawn: dict[str, Any]
+
+
+class SpaceExhausted(RuntimeError):
+    """Every proposal is forbidden or cannot be trained.
+
+    Args:
+        why: In words.
+        number: Of the first of these proposals in the study.
+        refused: What was drawn for each of them.
+    """
+
+    def __init__(self, why: str, number: int = 0, refused: Sequence[Mapping[str, Any]] = ()) -> None:
+        super().__init__(why)
+        self.number, self.refused = number, list(refused)
+
+
+class Sampler:
+    """Asks Optuna for recipes and tells it how they did.
+
+    The study lies in memory. It follows from the journal (`rebuild`), and is written to a file for people to look at.
+
+    Args:
+        space: What may vary.
+        standard: Of the data set.
+        epochs_scale: Multiplies every stage's epochs.
+        file: SQLite file that follows the study; `None` for none.
+        name: Of the study.
+        seed: Of the sampler.
+        metrics: Names of what is maximised; with several, Optuna looks for their Pareto front.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        standard: Standard,
+        epochs_scale: float,
+        file: Path | None,
+        name: str,
+        seed: int,
+        metrics: Sequence[str] = ("accuracy",),
+    ) -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._space, self._standard, self._scale, self._seed = space, standard, epochs_scale, seed
+        self.study = optuna.create_study(study_name=name, directions=["maximize"] * len(metrics))
+        self._file = None if file is None else StudyFile(file, self.study, metrics)
+        self._taught: dict[str, FrozenTrial] = {}  # by recipe: learned from other arms, not yet in the study
+
+    def ask(self, draw: int, fixed: Mapping[str, Any] | None = None) -> Proposal:
+        """A new recipe, with some choices given.
+
+        Args:
+            draw: Number of the proposal. It seeds the draw, so that a resumed search proposes what it would
+                have proposed without the break.
+            fixed: Choices by name.
+
+        Raises:
+            SpaceExhausted: Nothing trainable came up.
+        """
+        reason, refused = "", []
+        for attempt in range(ATTEMPTS):
+            self.study.sampler = _tpe((self._seed, draw, attempt))
+            if fixed:
+                self.study.enqueue_trial(dict(fixed))
+            trial = self.study.ask()
+            try:
+                recipe = build(self._space, partial(_suggest, trial), self._standard, self._scale)
+            except PlanError as error:
+                reason = str(error)
+                refused.append(self._drawn(trial.number))
+                self.study.tell(trial, state=TrialState.FAIL)
+                continue
+            trial.set_user_attr("recipe", recipe.plan.id)
+            trial.set_user_attr("title", recipe.title)
+            return Proposal(trial.number, recipe, self._drawn(trial.number) | ({"refused": refused} if refused else {}))
+        raise SpaceExhausted(
+            f"{ATTEMPTS} proposals in a row cannot be trained; the last one: {reason}",
+            trial.number - ATTEMPTS + 1,
+            refused,
+        )
+
+    def siblings(self, recipe: Recipe) -> list[dict[str, Any]]:
+        """What may be fixed to propose another child of a recipe's start; see `siblings`."""
+        return siblings(self._space, self._standard, self._scale, recipe)
+
+    def tell(
+        self, number: int, outcome: str, value: float | Sequence[float] | None, steps: Sequence[tuple[int, float]]
+    ) -> None:
+        """How a proposal did.
+
+        Args:
+            number: Of the proposal.
+            outcome: As in the record.
+            value: Of a finished trial, a fraction; one for each of the metrics, where there are several.
+            steps: (epoch, score) of its evaluations, for trials that were stopped.
+        """
+        trial = self._trials()[number]
+        if trial.state.is_finished():
+            return
+        # Optuna takes nothing on the way where there are several metrics
+        for epoch, score in steps if len(self.study.directions) == 1 else ():
+            # not by Trial.report, whose object would be drawn for once more
+            self.study._storage.set_trial_intermediate_value(trial._trial_id, epoch, score)
+        if outcome == "finished":
+            self.study.tell(number, values_of(value))
+        elif outcome == "stopped":
+            self.study.tell(number, state=TrialState.PRUNED)
+        else:
+            self.study.tell(number, state=TrialState.FAIL)
+
+    def use(self, space: Space) -> None:
+        """Goes on with the space at other numbers, once the baseline's are known."""
+        self._space = space
+
+    def learn(self, recipe: Recipe, value: float | Sequence[float], arm: str = "design") -> None:
+        """Keeps a recipe that was measured elsewhere for the study, if the space can express it; see `take_in`."""
+        distributions: dict[str, BaseDistribution] = {}
+
+        def replay(name: str, domain: Domain, default: Any) -> Any:
+            distributions[name] = _distribution(domain)
+            value = recipe.params[name]
+            if not distributions[name]._contains(distributions[name].to_internal_repr(value)):
+                raise PlanError(f"{name}: {value!r} is not offered by the space")
+            return value
+
+        try:
+            again = build(self._space, replay, self._standard, self._scale)
+        except (PlanError, KeyError, ValueError):
+            return
+        if again.plan.id == recipe.plan.id and recipe.plan.id not in self._taught:
+            self._taught[recipe.plan.id] = create_trial(
+                params=dict(recipe.params),
+                distributions=distributions,
+                values=values_of(value),
+                user_attrs={"recipe": recipe.plan.id, "title": recipe.title, "arm": arm},
+            )
+
+    def take_in(self) -> list[dict[str, Any]]:
+        """Adds to the study what other arms have taught since, each recipe once.
+
+        Returns:
+            What was added, for the journal.
+        """
+        known = {trial.user_attrs["recipe"] for trial in self._trials() if "arm" in trial.user_attrs}
+        new = [trial for recipe, trial in self._taught.items() if recipe not in known]
+        self._taught = {}
+        self.study.add_trials(new)
+        return [_lesson(trial) for trial in self._trials()[len(self._trials()) - len(new) :]]
+
+    def rebuild(self, events: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Makes the study as it was from a journal; proposals are running in it until they are told.
+
+        To be called once, on an empty study, when the space is at the numbers that it had when the search proposed.
+
+        Args:
+            events: Of the journal.
+
+        Returns:
+            What other arms had taught before journals said so, for the journal.
+        """
+        trials: dict[int, FrozenTrial] = {}
+        for event in events:
+            if event["event"] == "lesson":
+                trials[event["number"]] = self._again(event, TrialState.COMPLETE)
+            elif event["event"] == "exhausted":
+                trials |= dict(enumerate(map(self._refused, event["refused"]), event["number"]))
+            elif event["event"] == "task" and event["task"]["number"] is not None:
+                number, own = event["task"]["number"], event["task"]["recipe"]
+                recipe = Recipe(Plan.from_dict(own["plan"]), own["params"], tuple(own["labels"]))
+                drawn = event.get("drawn", {"params": recipe.params})
+                refused = drawn.get("refused", ())
+                trials |= dict(enumerate(map(self._refused, refused), number - len(refused)))
+                about = {"recipe": recipe.plan.id, "title": recipe.title}
+                trials[number] = self._again({**drawn, "attributes": about}, TrialState.RUNNING)
+        for trial in trials.values():
+            if "arm" in trial.user_attrs:
+                self._taught.pop(trial.user_attrs["recipe"], None)
+        lessons = []
+        for number in range(max(trials, default=-1) + 1):
+            if number not in trials and self._taught:
+                # of a journal that does not say what was learned: it came first
+                trials[number] = self._taught.pop(next(iter(self._taught)))
+                lessons.append(number)
+            self.study.add_trial(trials.get(number) or create_trial(state=TrialState.FAIL))
+        return [_lesson(self._trials()[number]) for number in lessons]
+
+    def keep(self, at_once: bool = False) -> str:
+        """Brings the file up to date.
+
+        Args:
+            at_once: Whether to try even shortly after it went wrong.
+
+        Returns:
+            Why it is not up to date, in a sentence; empty where it is.
+        """
+        if self._file is None:
+            return ""
+        self._file.write(at_once)
+        if not self._file.problem:
+            return ""
+        return (
+            f"{self._file.path} could not be written ({self._file.problem}); the search does not need it, and writes "
+            "it again when it is resumed"
+        )
+
+    def _drawn(self, number: int) -> dict[str, Any]:
+        """What was drawn for a trial."""
+        trial = self._trials()[number]
+        return {"params": dict(trial.params), "system": dict(trial.system_attrs)}
+
+    def _refused(self, drawn: Mapping[str, Any]) -> FrozenTrial:
+        return self._again(drawn, TrialState.FAIL)
+
+    def _again(self, drawn: Mapping[str, Any], state: TrialState) -> FrozenTrial:
+        """A trial from what the journal says of it."""
+        params, distributions = drawn["params"], {}
+
+        def replay(name: str, domain: Domain, default: Any) -> Any:
+            value = params[name]
+            distributions[name] = _distribution(domain)
+            return _nearest(domain, value)
+
+        # what was refused ends in a PlanError, at the same place as then
+        with suppress(PlanError, KeyError):
+            build(self._space, replay, self._standard, self._scale)
+        return create_trial(
+            state=state,
+            params={name: params[name] for name in distributions},
+            distributions=distributions,
+            values=drawn.get("values"),
+            user_attrs=dict(drawn.get("attributes", {})),
+            system_attrs=dict(drawn.get("system", {})),
+        )
+
+    def _trials(self) -> list[FrozenTrial]:
+        trials: list[FrozenTrial] = self.study.get_trials(deepcopy=False)
+        return trials
+
+
+def _lesson(trial: FrozenTrial) -> dict[str, Any]:
+    """A trial that was learned from another arm, for the journal."""
+    return {
+        "number": trial.number,
+        "params": dict(trial.params),
+        "values": list(trial.values),
+        "attributes": dict(trial.user_attrs),
+    }
+
+
+def values_of(value: float | Sequence[float] | None) -> list[float] | None:
+    """One value or several, as Optuna takes them."""
+    if value is None:
+        return None
+    return [value] if isinstance(value, (int, float)) else list(value)
+
+
+def siblings(space: Space, standard: Standard, epochs_scale: float, recipe: Recipe) -> list[dict[str, Any]]:
+    """What children of a recipe's start have in common with it: everything but the last stage.
+
+    Where the space has several last stages, those are offered that leave the earlier stages as they are: a chain that
+    ends elsewhere has another schedule, so its first stage would be trained anew.
+
+    Returns:
+        Choices by name, one dict for each last stage that may be tried; the recipe's own first.
+    """
+    slot = space.stages[-1]
+    options = slot.options if isinstance(slot, OneOf) else (slot,)
+    last = [f"{stage.name}/" for stage in options if stage is not None]
+    shared = {name: value for name, value in recipe.params.items() if not name.startswith(tuple(last))}
+    if len(space.stages) == 1 or not isinstance(slot, OneOf):
+        return [shared]
+    # the choice of the last stage is the last one that is not a number or a trick of a stage
+    choice = [name for name in shared if "/" not in name][-1]
+    wanted = _before_last(recipe.plan)
+    found = []
+    for option in ("none" if stage is None else stage.name for stage in options):
+        fixed = shared | {choice: option}
+        if option == recipe.params[choice]:
+            found.append(fixed)
+            continue
+        try:
+            other = build(space, partial(_given, fixed), standard, epochs_scale)
+        except PlanError:
+            continue
+        if _before_last(other.plan) == wanted:
+            found.append(fixed)
+    return sorted(found, key=lambda fixed: fixed[choice] != recipe.params[choice])
+
+
+def _given(fixed: Mapping[str, Any], name: str, domain: Domain, default: Any) -> Any:
+    return fixed.get(name, default)
+
+
+def _before_last(plan: Plan) -> list[list[str]]:
+    """Keys of the stages before the last, for comparison."""
+    return stage_keys(plan, {})[:-1]
+
+
+def _tpe(seeds: Sequence[int]) -> optuna.samplers.BaseSampler:
+    seed = int(np.random.SeedSequence(seeds).generate_state(1)[0])
+    return optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True)
+
+
+def _suggest(trial: optuna.Trial, name: str, domain: Domain, default: Any) -> Any:
+    if isinstance(domain, Uniform):
+        drawn = trial.suggest_float(name, domain.low, domain.nearest(domain.high), step=domain.step)
+    elif isinstance(domain, LogUniform):
+        drawn = trial.suggest_float(name, domain.low, domain.high, log=True)
+    elif isinstance(domain, Integer):
+        drawn = trial.suggest_int(name, domain.low, domain.high)
+    else:
+        drawn = trial.suggest_categorical(name, list(domain.options))
+    return _nearest(domain, drawn)
+
+
+def _nearest(domain: Domain, drawn: Any) -> Any:
+    """What a draw comes to: Optuna knows no steps on a logarithmic scale."""
+    return domain.nearest(drawn) if isinstance(domain, (Uniform, LogUniform)) else drawn
+
+
+def _distribution(domain: Domain) -> BaseDistribution:
+    if isinstance(domain, Uniform):
+        return FloatDistribution(domain.low, domain.nearest(domain.high), step=domain.step)
+    if isinstance(domain, LogUniform):
+        return FloatDistribution(domain.low, domain.high, log=True)
+    if isinstance(domain, Integer):
+        return IntDistribution(domain.low, domain.high)
+    assert isinstance(domain, OneOf)
+    return CategoricalDistribution(list(domain.options))
+
+
+logging.getLogger("optuna").setLevel(logging.WARNING)

@@ -1,0 +1,264 @@
+"""What a search runs, one trial at a time: tasks, how many of them, and the journal that they are written to."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import zlib
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from analysis.records.schema import Record
+from analysis.text import command
+from trainables.plan.model import Plan, Recipe
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One trial to run.
+
+    Args:
+        id: Of the trial in the search, e.g. "design-0-007".
+        arm: As in the record.
+        phase: Name of the phase that planned it; the race has two, "race" and "final".
+        recipe: What to train.
+        seed: Seed block; also the seed of the split.
+        tricks: Labels for the record.
+        context: Of the design cell, or what else the labels' 0 level was measured in.
+        title: In words.
+        setting: As in the record: how a check differs from the design.
+        number: Of the proposal in the study, for the adaptive arm.
+        start: Which start of the adaptive arm it belongs to.
+        read_test: Whether to measure on test.
+        company: Seeds that are trained in one network with this one, itself among them; empty for a trial by itself.
+    """
+
+    id: str
+    arm: str
+    phase: str
+    recipe: Recipe
+    seed: int
+    tricks: tuple[str, ...]
+    context: str = ""
+    title: str = ""
+    setting: str = ""
+    number: int | None = None
+    start: int | None = None
+    read_test: bool = False
+    company: tuple[int, ...] = ()
+
+    @property
+    def may_stop(self) -> bool:
+        """Whether the scheduler may stop it: what was proposed, and nothing that is compared over seeds."""
+        return self.number is not None
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able dict."""
+        fields = asdict(self)
+        fields["recipe"] = {
+            "plan": self.recipe.plan.to_dict(),
+            "params": dict(self.recipe.params),
+            "labels": list(self.recipe.labels),
+        }
+        return fields
+
+    @staticmethod
+    def from_dict(fields: Mapping[str, Any]) -> Task:
+        """The inverse of `to_dict`."""
+        own = fields["recipe"]
+        recipe = Recipe(Plan.from_dict(own["plan"]), own["params"], tuple(own["labels"]))
+        lists = {name: tuple(fields.get(name, ())) for name in ("tricks", "company")}
+        return Task(**{**fields, **lists, "recipe": recipe})
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much to run.
+
+    Args:
+        seeds: Blocks of the design arm.
+        trials: Proposals of the adaptive arm.
+        children: Later stages proposed for each new start.
+        race: Whether to race at all.
+        seconds: Budget of wall time, counted anew from this run on; `None` for what is left of an earlier one, if any.
+        gpu_seconds: Budget of seconds times share of GPUs, of all runs of the search together; `None` for none.
+        gpus: Share of GPUs that a running trial holds.
+        tune: Whether the baseline's learning rate and weight decay are found first.
+        starts: Whether the published recipes are trained.
+        check_seeds: Blocks of the checks, of the nominated pairs and of the recipes around the winner; 0 for none.
+        full_length: Whether pairs of the winner are run again at the final length.
+        settle: Further blocks that this run may add for the primary pairs that are unresolved, over all of them;
+            `None` for a search that goes on as planned.
+        margin: Difference in accuracy that matters.
+        primary: Pairs declared before the search.
+        objective: What the sampler learns and recipes are ranked by, one of `search.scheduling.objective.OBJECTIVES`.
+        lag: Proposal k is made with the results of proposals 0 to k − lag, whichever others have finished.
+    """
+
+    seeds: int = 5
+    trials: int = 40
+    children: int = 6
+    race: bool = True
+    seconds: float | None = None
+    gpu_seconds: float | None = None
+    gpus: float = 0.0
+    tune: bool = False
+    starts: bool = False
+    check_seeds: int = 0
+    full_length: bool = False
+    settle: int | None = None
+    margin: float = 0.005
+    primary: tuple[str, ...] = ()
+    objective: str = "accuracy"
+    lag: int = 4
+
+
+class JournalError(ValueError):
+    """The journal is damaged or cannot be written."""
+
+
+SEAL = re.compile(rb', "crc32": "([0-9a-f]{8})"\}$')
+"""How a line ends: with the checksum of what stands before it, which takes in the checksum of the line before."""
+
+
+class Journal:
+    """What was decided and what came of it, one JSON object a line, flushed to disk.
+
+    Every line has its number and a checksum, so that a line that was changed, taken out or put in is found. A last
+    line that a crash has cut off does not count. Lines without a checksum, which earlier versions wrote, are read
+    where no other line comes before them.
+
+    Args:
+        path: The file; the first event makes it. Only one process at a time may write.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.problem: JournalError | None = None
+        """Why the last event was not written; `None` where it was."""
+        # of the lines that count: how many, their bytes, the checksum of the last one, and what ends it
+        self._lines, self._end, self._crc, self._gap = 0, 0, 0, b""
+        self._size: int | None = None  # of the whole file; unknown before it is read
+
+    def events(self) -> list[dict[str, Any]]:
+        """Everything that was written, in order, each event with the number of its line; without a torn last line.
+
+        Raises:
+            JournalError: A line was damaged, changed, taken out or put in.
+        """
+        content = self.path.read_bytes() if self.path.exists() else b""
+        self._lines, self._end, self._crc, self._gap, self._size = 0, 0, 0, b"", len(content)
+        found: list[dict[str, Any]] = []
+        torn = sealed = False
+        for number, line in enumerate(content.split(b"\n"), start=1):
+            last = self._end + len(line) == len(content)  # it has no line end
+            seal, event = SEAL.search(line), _parsed(line)
+            if event is None and (last or (not sealed and line.startswith(b'{"event": ') and not line.endswith(b"}"))):
+                if not last:
+                    torn = True  # by a crash, after which an earlier version has gone on in the next line
+                    log.warning("%s: line %d was cut off by a crash and is left out", self.path, number)
+                    self._lines, self._end = number, self._end + len(line) + 1
+                continue
+            if event is None or (seal is None and (sealed or "line" in event)):
+                raise self.damaged(number, f"line {number} is damaged")
+            if seal is not None:
+                there, crc = event.get("line"), int(seal[1], 16)
+                if isinstance(there, int) and there > number:
+                    missing = "1 line" if there == number + 1 else f"{there - number} lines"
+                    raise self.damaged(number, f"{missing} before line {number} went missing")
+                if there != number:
+                    raise self.damaged(number, f"line {number} does not belong there, it says that it is line {there}")
+                if crc != zlib.crc32(line[: seal.start()], self._crc):
+                    number -= torn and not sealed
+                    raise self.damaged(number, f"line {number} was changed after it was written")
+                sealed, self._crc = True, crc
+            found.append({**event, "line": number})
+            self._lines, self._end, self._gap = number, self._end + len(line) + (not last), b"\n" if last else b""
+        return found
+
+    def records(self) -> dict[str, Record]:
+        """The last record of every trial that did not fail: a failed one may succeed the next time."""
+        found: dict[str, Record] = {}
+        for event in self.events():
+            if event["event"] != "record":
+                continue
+            record = Record.from_dict(event["record"])
+            if record.outcome == "failed":
+                found.pop(record.trial, None)
+            else:
+                found[record.trial] = record
+        return found
+
+    def write(self, event: str, **content: Any) -> None:
+        """Appends one event.
+
+        Raises:
+            JournalError: It could not be written; the lines before it stay as they were.
+        """
+        if self._size is None:
+            self.events()
+        body = json.dumps({"event": event, **content, "line": self._lines + 1})[:-1].encode()
+        crc = zlib.crc32(body, self._crc)
+        line = self._gap + body + b', "crc32": "%08x"}\n' % crc
+        try:
+            self._append(line)
+        except (OSError, JournalError) as error:
+            self.problem = error if isinstance(error, JournalError) else JournalError(
+                f"{self.path}: cannot be written ({error.strerror or error}); every line before is kept: make room, or "
+                "make the file writable, then resume the search"
+            )  # fmt: skip
+            raise self.problem from error
+        self.problem = None
+        self._lines, self._end, self._crc, self._gap = self._lines + 1, self._end + len(line), crc, b""
+        self._size = self._end
+
+    def _append(self, line: bytes) -> None:
+        """Writes behind the last line that counts, in the place of a torn one."""
+        handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            if os.fstat(handle).st_size != self._size:
+                raise JournalError(f"{self.path}: something else has written to it while the search runs")
+            try:
+                os.ftruncate(handle, self._end)
+                os.lseek(handle, self._end, os.SEEK_SET)
+                rest = memoryview(line)
+                while rest:
+                    rest = rest[os.write(handle, rest) :]
+                os.fsync(handle)
+            except BaseException:
+                with suppress(OSError):
+                    os.ftruncate(handle, self._end)
+                self._size = os.fstat(handle).st_size
+                raise
+        finally:
+            os.close(handle)
+
+    def damaged(self, number: int, what: str) -> JournalError:
+        """The error that a line cannot be what was written, and what to do.
+
+        Args:
+            number: Of the line.
+            what: What is wrong, in words.
+        """
+        kept = f"{self.path}.kept"
+        line = f"{command('head', '-n', number - 1, self.path)} > {command(kept)} && {command('mv', kept, self.path)}"
+        return JournalError(
+            f"{self.path}: {what}; put back a copy of the file, or keep the {number - 1} lines before, after which "
+            f"the search runs what is missing again: {line}"
+        )
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    """The event of a line; `None` where it is none."""
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return None
+    return event if isinstance(event, dict) and isinstance(event.get("event"), str) else None

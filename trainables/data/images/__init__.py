@@ -1,0 +1,1 @@
+"""Image files: decoding, checks before anything is trained, streaming."""

@@ -1,0 +1,1 @@
+"""What predictions are worth where a model is deployed."""

@@ -1,0 +1,141 @@
+"""How numbers are computed: precision, memory format, CUDA graphs, members and seeds side by side.
+
+Results depend on all of it in their last bits, so the whole request is part of every finished stage's key. What a
+request of "auto" means follows from nothing but the device, the size of the images and the batch, all of which are
+in the key as well.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trainables.plan.model import StagePlan
+
+PRECISIONS = ("fp32", "bf16")
+SWITCH = ("auto", "on", "off")
+
+CHANNELS_LAST_PIXELS = 8_000
+"""Pixels of a batch, B·H·W, from which channels_last is faster on a CPU; see docs/speed.md for the measurement."""
+
+FUSED_PIXELS = 6_000
+"""Pixels of a member's batch, B·H·W, below which members are faster together on a CPU; likewise."""
+
+
+class NumericsError(ValueError):
+    """A request that cannot be met."""
+
+
+@dataclass(frozen=True)
+class Numerics:
+    """What a trial asks for.
+
+    Args:
+        precision: "fp32", or "bf16": the backbone's convolutions in bfloat16 by autocast. Weights, BatchNorm's
+            statistics, head, loss and optimiser stay in float32; no loss scaling is needed.
+        channels_last: Memory format of images and convolutions: "on", "off", or "auto", where it is faster.
+        fused_members: Whether the members of a stage are trained together in one network of grouped convolutions:
+            "on" (where the stage can be), "off", or "auto", where it is faster. Off by default: a member alone is kept
+            and re-used by stages with any number of members, members together only by those with the same group.
+        graph: "on" replays each step as one CUDA graph, where the stage can be captured; "off" does not.
+        fused_trials: Whether seeds of one recipe are trained together likewise, four at a time: "on" (where a stage can
+            be), "off", or "auto", where it is faster.
+
+    Raises:
+        NumericsError: Another value.
+
+    >>> Numerics().channels_last_for("cpu", pixels=50 * 8 * 8), Numerics().channels_last_for("cpu", pixels=128 * 32**2)
+    (False, True)
+    """
+
+    precision: str = "fp32"
+    channels_last: str = "auto"
+    fused_members: str = "off"
+    graph: str = "off"
+    fused_trials: str = "off"
+
+    def __post_init__(self) -> None:
+        allowed = {
+            "precision": PRECISIONS, "channels_last": SWITCH, "fused_members": SWITCH, "graph": ("on", "off"),
+            "fused_trials": SWITCH,
+        }  # fmt: skip
+        for name, values in allowed.items():
+            got = getattr(self, name)
+            if got not in values:
+                near = difflib.get_close_matches(str(got), values, n=1)
+                hint = f"did you mean {near[0]!r}? " if near else ""
+                raise NumericsError(
+                    f"--{name.replace('_', '-')} must be {' or '.join(values)}, got {got!r}"
+                    + (f": {hint.rstrip()}" if hint else "")
+                )
+
+    @staticmethod
+    def of(fields: Mapping[str, Any]) -> Numerics:
+        """From a JSON-able dict; what is absent has its default."""
+        return Numerics(**dict(fields))
+
+    def to_dict(self) -> dict[str, str]:
+        """A JSON-able dict, which is what enters the key."""
+        return asdict(self)
+
+    def channels_last_for(self, device: str, pixels: int) -> bool:
+        """Whether a stage's network is kept in channels_last.
+
+        Args:
+            device: "cpu" or "cuda".
+            pixels: B·H·W of one batch.
+
+        On a CPU by measurement. On CUDA with bf16 alone, because tensor cores want it: a rule of PyTorch's guide
+        to channels_last, not measured here.
+        """
+        if self.channels_last != "auto":
+            return self.channels_last == "on"
+        return pixels >= CHANNELS_LAST_PIXELS if device == "cpu" else self.precision == "bf16"
+
+    def fuses(self, device: str, pixels: int) -> bool:
+        """Whether members that can be trained together are.
+
+        On a CPU by measurement: where a batch is so small that the cost of calling an operation dominates. On CUDA
+        never by itself: it has not been measured.
+        """
+        return _switched(self.fused_members, device, pixels)
+
+    def fuses_trials(self, device: str, pixels: int) -> bool:
+        """The same of seeds: the work is the same."""
+        return _switched(self.fused_trials, device, pixels)
+
+
+def _switched(asked: str, device: str, pixels: int) -> bool:
+    return asked == "on" or (asked == "auto" and device == "cpu" and pixels < FUSED_PIXELS)
+
+
+GROUP = 4
+"""Members, or seeds, that are trained together at most; members 0 to 3 are always a group, which stages with more
+share."""
+
+
+def group_of(member: int, members: int) -> range:
+    """The members that are trained together with one of a stage.
+
+    >>> group_of(1, 6), group_of(5, 6)
+    (range(0, 4), range(4, 6))
+    """
+    first = member // GROUP * GROUP
+    return range(first, min(first + GROUP, members))
+
+
+def groups_of(seeds: Sequence[int]) -> list[tuple[int, ...]]:
+    """Seeds in groups that are trained together, in order.
+
+    >>> groups_of([0, 1, 2, 3, 4, 5])
+    [(0, 1, 2, 3), (4, 5)]
+    """
+    return [tuple(seeds[first : first + GROUP]) for first in range(0, len(seeds), GROUP)]
+
+
+def can_be_fused(stage: StagePlan) -> bool:
+    """Whether a stage asks for nothing that keeps its members apart; the network must agree as well."""
+    return stage.members > 1 and not stage.views and not stage.on("train")

@@ -1,0 +1,1 @@
+"""What several tricks have in common."""
