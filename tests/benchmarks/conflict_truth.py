@@ -349,7 +349,8 @@ def worlds(searches: int, blocks: Sequence[int], chosen: Sequence[World] = WORLD
             for _ in range(searches if not world.fixed_val else max(searches // 5, 1)):
                 y, correct = simulate(world, size, rng)
                 count.add(pairwise(frame(world, y, correct), margin=MARGIN, primary=PRIMARY), world.truth())
-            print(f"{world.name:34} {size:6} | {count.words()}", flush=True)
+            fewer = f"   ({count.searches} searches)" if count.searches != searches else ""
+            print(f"{world.name:34} {size:6} | {count.words()}{fewer}", flush=True)
     return found
 
 
