@@ -345,7 +345,7 @@ def test_a_val_that_was_given_keeps_its_images_in_the_record(place, capsys):
     records = journal(result.folder)
     assert len(records) == 4
     for record in records.values():
-        assert len(record["correct"]) == 240
+        assert len(record["correct"]) == 440
         assert fmean(record["correct"]) == pytest.approx(record["metrics"]["final/accuracy"])  # val is balanced
     # what was done to the data is told before anything is trained, and where the results are
     notice = "Data: npz:own.npz\n  test is cut from the training images: "

@@ -38,7 +38,7 @@ def photos(tmp_path: Path) -> Path:
 def test_digits() -> None:
     found = describe("digits-lt")
     assert found.groups == {"medium": 4, "few": 6}  # an empty group is absent
-    assert (sum(found.counts["val"]), sum(found.counts["test"]), found.size) == (240, 500, (1, 8, 8))
+    assert (sum(found.counts["val"]), sum(found.counts["test"]), found.size) == (440, 300, (1, 8, 8))
     assert found.fingerprint == load("digits-lt").fingerprint and found.problems == ()
 
 

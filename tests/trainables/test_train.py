@@ -140,7 +140,7 @@ def test_the_command_leaves_a_model_that_loads(recipe, command, tmp_path, store,
     assert [int(row["train_images"]) for row in rows] == data.counts.tolist()
     assert [row["group"] for row in rows][:2] == ["many", "medium"] and rows[-1]["group"] == "few"
     assert float(rows[3]["recall_mean"]) == pytest.approx(sum(run["recalls"][3] for run in measured) / 2, abs=1e-6)
-    assert sum(int(row["test_images"]) for row in rows) == 500
+    assert sum(int(row["test_images"]) for row in rows) == 300
 
     card = (out / "README.md").read_text()
     assert "Recipe 0123456789 of the search s1" in card
@@ -150,7 +150,7 @@ def test_the_command_leaves_a_model_that_loads(recipe, command, tmp_path, store,
     assert "- a × b: conflict. shown" in card
     assert "Accuracy on val: 25.0 % (95 %: 10.0 to 40.0), over 2 seeds." in card
     assert f"| 0 | {int(data.counts[0])} |" in card
-    assert int(data.counts[0]) == 124
+    assert int(data.counts[0]) == 144
     monkeypatch.chdir(out)
     shown = snippets(card)
     assert shown["probabilities"].shape == (2, 10) and not shown["probabilities"].requires_grad
@@ -161,7 +161,7 @@ def test_the_command_leaves_a_model_that_loads(recipe, command, tmp_path, store,
     program = torch.export.load(out / "model.pt2").module()
     data = load("digits-lt", imbalance=50, split_seed=5000, fold_val=True)
     probabilities = program(data.test_images)
-    assert probabilities.shape == (500, 10)
+    assert probabilities.shape == (300, 10)
     right = (probabilities.argmax(dim=1) == data.test_labels).double().mean()
     assert float(right) == pytest.approx(measured[0]["metrics"]["test/accuracy"])
 

@@ -126,7 +126,7 @@ def test_results_are_json_and_their_points_are_the_curve(config, trial):
     payload = last["payload"]
     assert (payload["epochs"], payload["epochs_trained"], payload["reused"]) == (9, 9, [])
     assert payload["counts"] == cached_data("digits-lt", None, 50.0, 1).counts.tolist()
-    assert payload["val_counts"] == [24] * 10
+    assert payload["val_counts"] == [44] * 10
     assert len(payload["recalls"]) == 10
     # every seed block draws its own val
     assert payload["correct"] == []
@@ -146,7 +146,7 @@ def test_where_val_is_given_it_reports_which_images_are_right(config, trial, tmp
     assert payloads[0]["fingerprint"] == payloads[1]["fingerprint"]
     for payload in payloads:
         right = np.array(payload["correct"])
-        assert right.shape == (240,) and set(right) <= {0, 1}
+        assert right.shape == (440,) and set(right) <= {0, 1}
         by_class = [right[splits["y_val"] == label].mean() for label in range(10)]
         assert by_class == pytest.approx(payload["recalls"])
     assert payloads[0]["correct"] != payloads[1]["correct"]
@@ -379,8 +379,8 @@ def test_on_images_that_are_not_balanced_the_share_that_is_right_is_told(config,
     held, recalls = np.array(realistic["val_counts"]), np.array(realistic["recalls"])
     assert realistic["metrics"]["final/image_accuracy"] == pytest.approx(float(held @ recalls / held.sum()))
     assert realistic["metrics"]["final/accuracy"] == pytest.approx(float(recalls.mean()))
-    # 24, 15, 10, 6 and four more images: the last six classes have fewer than five
-    assert realistic["metrics"]["final/lowest_recall"] == pytest.approx(recalls[:4].min())
+    # 44, 28, 18, 12, 7, 5 and three more images or fewer: the last four classes have fewer than five
+    assert realistic["metrics"]["final/lowest_recall"] == pytest.approx(recalls[:6].min())
     balanced = finish(trial(config("cosine")))[-1]["payload"]["metrics"]
     assert "final/image_accuracy" not in balanced
 

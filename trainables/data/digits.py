@@ -1,9 +1,9 @@
 """`digits-lt`: scikit-learn's bundled handwritten digits with an exponential long tail. No download.
 
-1,797 images of 8×8 pixels in 16 grey levels, 174 to 183 per class. `test` is fixed: 50 images per class.
-Of the rest, at least 124 per class, each split seed draws its own `val` (24 per class) and then `train`,
-whose largest class, label 0, has 100 images; with val folded back it has 124. `digits-lt?val=realistic` keeps of the
-same val what has the training images' proportions, from 24 images of label 0, and at least one of each.
+1,797 images of 8×8 pixels in 16 grey levels, 174 to 183 per class. `test` is fixed: 30 images per class.
+Of the rest, at least 144 per class, each split seed draws its own `val` (44 per class) and then `train`,
+whose largest class, label 0, has 100 images; with val folded back it has 144. `digits-lt?val=realistic` keeps of the
+same val what has the training images' proportions, from 44 images of label 0, and at least one of each.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 OPTIONS = ("val",)
 CLASSES = 10
-POOL = 174 - 50
+POOL = 174 - 30
 """Images of the rarest class (label 8) without its test images."""
-TEST = 50
-VAL = 24
+TEST = 30
+VAL = 44
 
 # Over the 1,797 images, whose pixels are whole numbers from 0 to 16:
 # python -c "from sklearn.datasets import load_digits as d
@@ -64,9 +64,9 @@ def load(
     Args:
         name: "digits-lt", or "digits-lt?val=realistic".
         root: Not used: the images come with scikit-learn.
-        imbalance: In [1, 100]; [1, 124] with val folded back.
+        imbalance: In [1, 100]; [1, 144] with val folded back.
         split_seed: Which images go to `val` and `train`.
-        fold_val: No `val`, and a largest class of 124 images.
+        fold_val: No `val`, and a largest class of 144 images.
 
     Raises:
         DataError: The imbalance is out of its range.
