@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from trainables.data import LongTailed
     from trainables.evaluation.deployment import Deployment
     from trainables.pipeline.leases import Leases
-    from trainables.plan.model import Plan
+    from trainables.plan import Plan
     from trainables.trial import TrialSpec
 
 __all__ = ["WORKER_ENVIRONMENT", "Search", "SearchResult", "run"]
@@ -204,7 +204,7 @@ class Search:
         from trainables import data
         from trainables.evaluation.deployment import Deployment
         from trainables.models import ModelError, check, settled
-        from trainables.plan.model import check_space
+        from trainables.plan import check_space
         from trainables.registry import discover
 
         # as a name and a place that mean the same in another process, in MLflow and in the exported recipe
@@ -586,7 +586,7 @@ class Search:
     def _track(self, tracker: Any, agenda: Agenda) -> None:
         """Opens the search in MLflow, with everything that its journal has."""
         from search.sync import recorded
-        from trainables.plan.model import choices_of
+        from trainables.plan import choices_of
 
         choices = set(choices_of(self.space))
         if self.settings.start_points:

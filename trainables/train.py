@@ -28,7 +28,7 @@ from trainables.final import data_identity
 from trainables.final.recipe import TrainError, lengthened, read_recipe, to_full_length
 from trainables.models import MODELS, ModelError, build, check_on, identity
 from trainables.pipeline.storage import StoreFull
-from trainables.plan.model import Plan
+from trainables.plan import Plan
 from trainables.registry import PlanError
 from trainables.training.numerics import PRECISIONS
 from trainables.training.stage_run import Diverged

@@ -27,7 +27,7 @@ from trainables.evaluation.deployment import Deployment
 from trainables.pipeline.pipeline import Diverged, Pipeline, Point
 from trainables.pipeline.storage import StoreFull
 from trainables.pipeline.store import StageStore
-from trainables.plan.model import Plan
+from trainables.plan import Plan
 from trainables.registry import discover
 from trainables.training import memory
 from trainables.training.footprint import Footprint, footprint

@@ -32,7 +32,7 @@ from spaces.domain import (
     Uniform,
 )
 from trainables.pipeline.store import stage_keys
-from trainables.plan.model import Pick, Plan, Recipe, build, defaults
+from trainables.plan import Pick, Plan, Recipe, build, defaults
 from trainables.registry import PlanError, entry
 
 if TYPE_CHECKING:

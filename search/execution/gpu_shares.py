@@ -24,7 +24,7 @@ from search.execution import cluster
 from search.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
-    from trainables.plan.model import Plan
+    from trainables.plan import Plan
     from trainables.training.footprint import Footprint
 
 log = logging.getLogger(__name__)

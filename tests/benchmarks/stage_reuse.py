@@ -27,7 +27,7 @@ from spaces.domain import Space, Stage, one_of, trick
 from trainables.data import LongTailed, load, standard
 from trainables.pipeline.pipeline import Diverged, Pipeline
 from trainables.pipeline.store import StageStore
-from trainables.plan.model import Plan, build, defaults
+from trainables.plan import Plan, build, defaults
 from trainables.training.seeding import generator
 
 ROOT = Path(__file__).parents[2]

@@ -45,7 +45,7 @@ from trainables.data import LongTailed, load, standard
 from trainables.data.loaders import feed_of
 from trainables.models import build as network
 from trainables.pipeline.pipeline import Pipeline
-from trainables.plan.model import build, defaults
+from trainables.plan import build, defaults
 from trainables.training.fusion import FusedRun
 from trainables.training.joint_seeds import Company
 from trainables.training.numerics import Numerics

@@ -35,7 +35,7 @@ from tests.search.whole_searches import FLAGS, SMALL, SPACE, TINY, journal, resu
 from trainables.data import load
 from trainables.pipeline.leases import Lock
 from trainables.pipeline.store import stage_keys
-from trainables.plan.model import Plan
+from trainables.plan import Plan
 
 pytestmark = pytest.mark.usefixtures("cluster")
 

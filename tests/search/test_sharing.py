@@ -18,7 +18,7 @@ from spaces.domain import Space, Stage, one_of
 from trainables.data import standard
 from trainables.pipeline.leases import Leases
 from trainables.pipeline.store import StageStore, stage_keys
-from trainables.plan.model import Plan
+from trainables.plan import Plan
 
 ROOT = Path(__file__).parents[2]
 

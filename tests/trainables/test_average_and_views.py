@@ -12,7 +12,7 @@ from trainables import registry
 from trainables.data.augment import shift_and_flip
 from trainables.pipeline.pipeline import Pipeline
 from trainables.pipeline.store import StageStore
-from trainables.plan.model import Plan
+from trainables.plan import Plan
 from trainables.registry import PlanError, discover
 from trainables.training.schedule import one_cycle
 from trainables.training.seeding import generator

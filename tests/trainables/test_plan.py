@@ -13,7 +13,7 @@ from spaces.domain import uniform as uniform_
 from spaces.full_combo import SPACE
 from trainables.data import standard
 from trainables.pipeline.store import stage_keys
-from trainables.plan.model import NONE, Forbidden, Plan, build, check, check_space, defaults, tricks_of
+from trainables.plan import NONE, Forbidden, Plan, build, check, check_space, defaults, tricks_of
 from trainables.registry import PlanError, name_of
 
 DIGITS = replace(standard("digits-lt"), epochs=30, final_epochs=30)

@@ -18,7 +18,7 @@ from trainables.data import load
 from trainables.pipeline import store
 from trainables.pipeline.pipeline import Pipeline, trial_context
 from trainables.pipeline.store import StageStore, code_version, digest, stage_keys
-from trainables.plan.model import Plan
+from trainables.plan import Plan
 from trainables.registry import discover
 
 CPU = torch.device("cpu")

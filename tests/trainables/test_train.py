@@ -34,7 +34,7 @@ from trainables.final.network import trained
 from trainables.final.recipe import with_relative_places
 from trainables.final.served import served
 from trainables.models import ModelError, build
-from trainables.plan.model import Plan
+from trainables.plan import Plan
 from trainables.registry import PlanError
 from trainables.train import TrainError, lengthened, main, read_recipe
 from trainables.training.numerics import Numerics

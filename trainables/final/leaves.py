@@ -25,7 +25,7 @@ from trainables.final.recipe import to_yaml, with_relative_places
 from trainables.metrics import FEW_BELOW, MANY_ABOVE
 from trainables.models import MODELS, identity
 from trainables.pipeline.pipeline import Pipeline
-from trainables.plan.model import Plan
+from trainables.plan import Plan
 
 CARD, TABLE, MEASURED = "README.md", "per_class.csv", "metrics.json"
 

@@ -15,7 +15,7 @@ from trainables.data import LongTailed
 from trainables.final.errors import TrainError
 from trainables.final.recipe import parsed, read_recipe
 from trainables.models import MODELS, Network, build
-from trainables.plan.model import Plan
+from trainables.plan import Plan
 from trainables.training.stage_run import Start, assemble
 
 RECIPE = "recipe.yaml"

@@ -17,7 +17,7 @@ from trainables.data.catalogue import DataError, module_of
 from trainables.final import own_code
 from trainables.final.errors import TrainError
 from trainables.models import ModelError
-from trainables.plan.model import Plan, check
+from trainables.plan import Plan, check
 from trainables.registry import PlanError, discover
 from trainables.training.numerics import Numerics
 

@@ -22,7 +22,7 @@ from trainables.final.leaves import MEASURED, Finished, How
 from trainables.final.recipe import Data
 from trainables.pipeline.pipeline import Pipeline
 from trainables.pipeline.store import StageStore
-from trainables.plan.model import Plan
+from trainables.plan import Plan
 from trainables.training.batch_sharding import Parts
 from trainables.training.numerics import Numerics
 

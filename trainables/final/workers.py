@@ -20,7 +20,7 @@ from trainables.data import LongTailed
 from trainables.final.errors import TrainError
 from trainables.final.leaves import Finished, How
 from trainables.final.training import Every, Folder, Show, Stopped, pipeline_of
-from trainables.plan.model import Plan
+from trainables.plan import Plan
 from trainables.training.stage_run import Diverged
 
 _PROGRESS, _STOP, _STATE, _OUTCOME = "progress.jsonl", "stop", "state.safetensors", "outcome.json"

@@ -21,7 +21,7 @@ from trainables.data import LongTailed
 from trainables.evaluation.deployment import Deployment
 from trainables.models import Network, build, identity
 from trainables.pipeline.store import StageStore, StoredStage, features_key, numerics, stage_keys
-from trainables.plan.model import Plan
+from trainables.plan import Plan
 from trainables.training.batch_sharding import Parts
 from trainables.training.fusion import CannotFuse, FusedRun
 from trainables.training.numerics import Numerics, can_be_fused, group_of

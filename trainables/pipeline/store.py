@@ -33,7 +33,7 @@ from torch import Tensor
 from analysis.text import echo, lenient_output, sentence
 from trainables import code_identity
 from trainables.pipeline.storage import LEFT_SECONDS, LocalStorage, StoreFull, open_storage
-from trainables.plan.model import Plan, StagePlan
+from trainables.plan import Plan, StagePlan
 from trainables.registry import SEAMS, entry, source_file
 from trainables.training.numerics import Numerics, can_be_fused, group_of
 

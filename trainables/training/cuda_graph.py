@@ -17,7 +17,7 @@ from torch import Tensor
 
 from trainables.batch import Batch, Outputs
 from trainables.models import Network
-from trainables.plan.model import StagePlan
+from trainables.plan import StagePlan
 
 log = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from trainables.batch import Batch, Blend, Outputs
 from trainables.models.heads import CosineHead, LinearHead
 from trainables.models.network import Network, for_every_view, views_of
 from trainables.models.resnet_cifar import BasicBlock
-from trainables.plan.model import StagePlan
+from trainables.plan import StagePlan
 from trainables.training.stage_run import Diverged, Epoch, StageRun
 
 Run = Callable[[Tensor], Tensor]

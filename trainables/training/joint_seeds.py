@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from trainables.pipeline.pipeline import Diverged, Pipeline
-from trainables.plan.model import Plan
+from trainables.plan import Plan
 from trainables.training.fusion import CannotFuse, FusedRun
 from trainables.training.numerics import Numerics
 

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trainables.plan.model import StagePlan
+    from trainables.plan import StagePlan
 
 PRECISIONS = ("fp32", "bf16")
 SWITCH = ("auto", "on", "off")

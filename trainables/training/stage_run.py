@@ -25,7 +25,7 @@ from trainables.data.augment import own
 from trainables.data.loaders import feed_of
 from trainables.models import Network
 from trainables.objective import Objective, reduce
-from trainables.plan.model import Plan, StagePlan
+from trainables.plan import Plan, StagePlan
 from trainables.registry import PlanError, entry
 from trainables.training.batch_sharding import Parts, blended_at_input, rows_of, synchronised, unmixed
 from trainables.training.cuda_graph import GraphedStep, can_be_captured
