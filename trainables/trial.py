@@ -19,19 +19,19 @@ from typing import Any
 
 import torch
 from ray.tune import PlacementGroupFactory, Trainable
-from safetensors.torch import load_file, save_file
 
 from trainables.data import DataError, LongTailed, load
 from trainables.data.loaders import held_bytes
 from trainables.evaluation.deployment import Deployment
+from trainables.evaluation.summary import per_class
+from trainables.pipeline.footprint import Footprint, footprint
+from trainables.pipeline.joint_seeds import JointSeeds
 from trainables.pipeline.pipeline import Diverged, Pipeline, Point
 from trainables.pipeline.storage import StoreFull
 from trainables.pipeline.store import StageStore
 from trainables.plan import Plan
 from trainables.registry import discover
 from trainables.training import memory
-from trainables.training.footprint import Footprint, footprint
-from trainables.training.joint_seeds import Company
 from trainables.training.numerics import Numerics
 
 REPORT_SECONDS = 1.0
@@ -59,8 +59,8 @@ class TrialSpec:
         device: "cpu", "cuda", or "auto".
         numerics: Fields of `Numerics` that are not at their defaults.
         deployment: `Deployment.to_dict()`; `None` weighs nothing.
-        company: Seeds that are trained in one network, its own among them, each on the split of its number; empty for a
-            trial by itself.
+        joint_seeds: Seeds that are trained in one network, its own among them, each on the split of its number; empty
+            for a trial by itself.
         fingerprint: That the data must have; "" for any.
     """
 
@@ -80,7 +80,7 @@ class TrialSpec:
     device: str = "auto"
     numerics: dict[str, str] = field(default_factory=dict)
     deployment: dict[str, Any] | None = None
-    company: tuple[int, ...] = ()
+    joint_seeds: tuple[int, ...] = ()
     fingerprint: str = ""
 
     def to_dict(self) -> dict[str, Any]:
@@ -145,7 +145,9 @@ def folder_of(place: str) -> str:
 
 def spec_of(fields: dict[str, Any]) -> TrialSpec:
     """The inverse of `TrialSpec.to_dict`, also after a passage through JSON."""
-    return TrialSpec(**{**fields, **{name: tuple(fields[name]) for name in ("tricks", "rungs", "target", "company")}})
+    return TrialSpec(
+        **{**fields, **{name: tuple(fields[name]) for name in ("tricks", "rungs", "target", "joint_seeds")}}
+    )
 
 
 def footprint_of(fields: dict[str, Any]) -> Footprint:
@@ -176,6 +178,9 @@ def pipeline_of(spec: TrialSpec, share: float = 1.0) -> Pipeline:
             f"{spec.data}: images or labels have changed since the search was started, and its trials must be trained "
             "on the same; undo that, and resume it"
         )
+    together = [
+        (seed, cached_data(spec.data, spec.root, spec.imbalance, seed).fingerprint) for seed in spec.joint_seeds
+    ]
     return Pipeline(
         plan if share == 1 else plan.shortened(share),
         data,
@@ -185,20 +190,20 @@ def pipeline_of(spec: TrialSpec, share: float = 1.0) -> Pipeline:
         store=None if spec.store is None else StageStore(spec.store),
         numerics=Numerics.of(spec.numerics),
         deployment=Deployment.from_dict(spec.deployment),
-        company=[(seed, cached_data(spec.data, spec.root, spec.imbalance, seed).fingerprint) for seed in spec.company],
+        joint_seeds=together,
     )
 
 
-def company_of(spec: TrialSpec, share: float, lead: Pipeline) -> Company:
-    """A trial's pipeline with those that it is trained with."""
+def joint_seeds_of(spec: TrialSpec, share: float, lead: Pipeline) -> JointSeeds:
+    """The pipeline of a trial with those of the seeds that are trained with it."""
 
     def alone(seed: int) -> TrialSpec:
         return dataclasses.replace(spec, seed=seed, split_seed=seed, fingerprint="")
 
     def others() -> list[Pipeline | None]:
-        return [None if seed == spec.seed else pipeline_of(alone(seed), share) for seed in spec.company]
+        return [None if seed == spec.seed else pipeline_of(alone(seed), share) for seed in spec.joint_seeds]
 
-    return Company(lead, others)
+    return JointSeeds(lead, others)
 
 
 def shortened_to(spec: TrialSpec) -> tuple[float, ...]:
@@ -284,7 +289,7 @@ class Trial(Trainable):  # type: ignore[misc]
         if self._device.type == "cpu":
             torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
         # the last trial's tensors first, or they would be counted
-        self.__dict__.pop("_company", None)
+        self.__dict__.pop("_joint_seeds", None)
         memory.forget_peak(self._device)
         memory.cap(self._device, config.get("gpus", 1.0))
         self._shares = (*shortened_to(self._spec), 1.0)
@@ -296,11 +301,11 @@ class Trial(Trainable):  # type: ignore[misc]
 
     def _begin(self) -> None:
         """Makes the pipeline of what is being trained."""
-        self._company = company_of(self._spec, self._share, pipeline_of(self._spec, self._share))
+        self._joint_seeds = joint_seeds_of(self._spec, self._share, pipeline_of(self._spec, self._share))
 
     @property
     def _pipeline(self) -> Pipeline:
-        return self._company.lead
+        return self._joint_seeds.lead
 
     @property
     def _share(self) -> float:
@@ -376,7 +381,7 @@ class Trial(Trainable):  # type: ignore[misc]
         before = pipeline.progress
         try:
             while not pipeline.finished:
-                self._company.advance()
+                self._joint_seeds.advance()
                 passed = whole and any(before < rung <= pipeline.progress + 1e-9 for rung in self._spec.rungs)
                 if (passed and len(self._points) > seen) or time.perf_counter() - began > REPORT_SECONDS:
                     break
@@ -413,8 +418,8 @@ class Trial(Trainable):  # type: ignore[misc]
             for name in ("epochs", "epochs_trained", "seconds_saved"):
                 own[name] += tried["cost"][name]
         # what others find finished has been paid here: over all trials, what is saved comes out right
-        own["epochs_trained"] += self._company.epochs_trained
-        own["seconds_saved"] -= self._company.seconds
+        own["epochs_trained"] += self._joint_seeds.epochs_trained
+        own["seconds_saved"] -= self._joint_seeds.seconds
         reused = [f"{name}@{self._share:g}" for name in pipeline.reused] if self._share < 1 else pipeline.reused
         payload: dict[str, Any] = own | {
             "seconds": self._seconds,
@@ -432,37 +437,8 @@ class Trial(Trainable):  # type: ignore[misc]
             payload["class_names"] = list(data.class_names)
             # image by image, and only where every seed block has the same ones
             payload["correct"] = correct if data.val_given else []
-            payload["per_class"] = pipeline.per_class()
+            payload["per_class"] = per_class(pipeline.executor.state.last)
             payload["curve"] = self._points
             if self._spec.read_test:
                 payload["metrics"] |= pipeline.test()[0]
         return payload
-
-    def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Writes the pipeline's state between two epochs."""
-        tensors, rest = self._pipeline.state()
-        save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, _tensors(checkpoint_dir))
-        rest = {
-            "pipeline": rest,
-            "tried": self._tried,
-            "told": self._told,
-            "seconds": self._seconds,
-            "outcome": self._outcome,
-            "reason": self._reason,
-        }
-        Path(checkpoint_dir, "state.json").write_text(json.dumps(rest), encoding="utf-8")
-
-    def load_checkpoint(self, checkpoint: str) -> None:
-        """Goes on from a checkpoint, exactly."""
-        rest = json.loads(Path(checkpoint, "state.json").read_text(encoding="utf-8"))
-        self._tried = rest["tried"]
-        self._begin()
-        if not self._spec.company or rest["outcome"] != "running":
-            # what is trained together goes on together, from where the store has all of it
-            self._pipeline.load_state(load_file(_tensors(checkpoint)), rest["pipeline"])
-        self._told, self._seconds = rest["told"], rest["seconds"]
-        self._outcome, self._reason = rest["outcome"], rest["reason"]
-
-
-def _tensors(folder: str) -> str:
-    return str(Path(folder, "tensors.safetensors"))

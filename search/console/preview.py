@@ -31,7 +31,7 @@ from spaces.domain import (
     Stage,
     Uniform,
 )
-from trainables.pipeline.store import stage_keys
+from trainables.pipeline.keys import stage_keys
 from trainables.plan import Pick, Plan, Recipe, build, defaults
 from trainables.registry import PlanError, entry
 

@@ -14,7 +14,7 @@ from search.scheduling.sampler import Sampler
 from search.settings import OBJECTIVES, Settings, SettingsError
 from spaces.domain import Space, Stage, one_of
 from trainables.data import standard
-from trainables.pipeline.store import stage_keys
+from trainables.pipeline.keys import stage_keys
 from trainables.plan import build, defaults
 
 METRICS = {"final/accuracy": 0.8, "final/harmonic_mean": 0.1, "final/smoothed_harmonic_mean": 0.4}

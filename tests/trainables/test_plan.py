@@ -12,7 +12,7 @@ from spaces.domain import Integer, LogUniform, OneOf, Space, Stage, forbid, inte
 from spaces.domain import uniform as uniform_
 from spaces.full_combo import SPACE
 from trainables.data import standard
-from trainables.pipeline.store import stage_keys
+from trainables.pipeline.keys import stage_keys
 from trainables.plan import NONE, Forbidden, Plan, build, check, check_space, defaults, tricks_of
 from trainables.registry import PlanError, name_of
 

@@ -15,9 +15,10 @@ import torch
 from spaces.domain import Stage, trick
 from trainables import code_identity, registry
 from trainables.data import load
-from trainables.pipeline import store
-from trainables.pipeline.pipeline import Pipeline, trial_context
-from trainables.pipeline.store import StageStore, code_version, digest, stage_keys
+from trainables.pipeline import keys as key_module
+from trainables.pipeline.keys import code_version, digest, stage_keys, trial_context
+from trainables.pipeline.pipeline import Pipeline
+from trainables.pipeline.store import StageStore
 from trainables.plan import Plan
 from trainables.registry import discover
 
@@ -177,13 +178,13 @@ ELSEWHERE = (
 def copied(tmp_path):
     """A copy of the package."""
     place = tmp_path / "trainables"
-    shutil.copytree(Path(store.__file__).parents[1], place, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(Path(key_module.__file__).parents[1], place, ignore=shutil.ignore_patterns("__pycache__"))
     return place
 
 
 def core_version(place: Path) -> str:
-    store._core_version.cache_clear()
-    return store._core_version(place)
+    key_module._core_version.cache_clear()
+    return key_module._core_version(place)
 
 
 def test_the_core_is_every_module_that_decides_a_result(copied):
@@ -339,7 +340,8 @@ from pathlib import Path
 
 import torch
 
-from trainables.pipeline.store import StageStore, digest
+from trainables.pipeline.keys import digest
+from trainables.pipeline.store import StageStore
 
 torch.set_num_threads(1)
 root, name, twin = sys.argv[1:]

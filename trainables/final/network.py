@@ -16,7 +16,8 @@ from trainables.final.errors import TrainError
 from trainables.final.recipe import parsed, read_recipe
 from trainables.models import MODELS, Network, build
 from trainables.plan import Plan
-from trainables.training.stage_run import Start, assemble
+from trainables.training.context import TrainingContext
+from trainables.training.network_setup import trained_network
 
 RECIPE = "recipe.yaml"
 """The plan as it was trained, beside the weights."""
@@ -76,10 +77,9 @@ def trained(
         return build(recipe["model"], classes=len(counts), channels=shape[0], generator=generator)
 
     plan = Plan.from_dict(recipe["plan"])
-    start = Start(_blank(shape, counts), fresh, seed, torch.device("cpu"))
-    network, _ = assemble(start, plan, len(plan.stages) - 1, lambda _: torch.Generator(), None)
+    context = TrainingContext(_blank(shape, counts), fresh, seed, torch.device("cpu"))
     try:
-        network.load_state_dict(load_file(file))
+        network = trained_network(context, plan, len(plan.stages) - 1, load_file(file))
     except RuntimeError as error:
         why = " ".join(str(error).split())
         raise TrainError(

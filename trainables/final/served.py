@@ -28,8 +28,8 @@ from trainables.final import predictor
 from trainables.final.errors import TrainError
 from trainables.models import Network
 from trainables.pipeline.pipeline import Pipeline
+from trainables.training.network_setup import stage_facts
 from trainables.training.seeding import generator
-from trainables.training.stage_run import stage_facts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -82,16 +82,16 @@ def served(pipeline: Pipeline) -> Served:
 
     A readout that looks at the training images (nearest mean) looks at them there, too.
     """
-    start = replace(pipeline.start, device=torch.device("cpu"), data=pipeline.data.to("cpu"))
-    plan, data = pipeline.plan, start.data
+    context = replace(pipeline.context, device=torch.device("cpu"), data=pipeline.data.to("cpu"))
+    plan, data = pipeline.plan, context.data
     last = len(plan.stages) - 1
     network = pipeline.network().cpu().settle("fp32", torch.contiguous_format)
     made = next((trick.made() for trick in plan.stages[last].on("readout")), None)
     readout = None
     if made is not None:
-        generators = partial(generator, start.seed, plan.chain_number(last))
+        generators = partial(generator, context.seed, plan.chain_number(last))
         with torch.no_grad():
-            readout = made.build(stage_facts(start, network, plan.stages[last].epochs, generators))
+            readout = made.build(stage_facts(context, network, plan.stages[last].epochs, generators))
     module = Served(network, data.mean, data.std, getattr(made, "views", None), readout).eval()
     return module.requires_grad_(False)  # nor does the program keep a graph
 

@@ -23,7 +23,7 @@ from trainables.final.recipe import Data
 from trainables.pipeline.pipeline import Pipeline
 from trainables.pipeline.store import StageStore
 from trainables.plan import Plan
-from trainables.training.batch_sharding import Parts
+from trainables.training.batch_sharding import BatchSharding
 from trainables.training.numerics import Numerics
 
 UNFINISHED = "unfinished"
@@ -223,7 +223,7 @@ def pipeline_of(
         evaluate=evaluate,
         numerics=numerics or Numerics(precision=how.precision),
         save_seconds=every.seconds,
-        parts=Parts(how.accumulate, how.workers, rank),
+        sharding=BatchSharding(how.accumulate, how.workers, rank),
     )
 
 
@@ -239,8 +239,8 @@ def train(pipeline: Pipeline, seed: int, every: Every, stop: Callable[[], bool],
         stage, epoch, loss = pipeline.now
         show(pipeline.progress, stage, epoch, loss)
         if every.epochs and epoch and epoch % every.epochs == 0:
-            pipeline.keep()
+            pipeline.executor.save_unfinished()
         if stop() and not pipeline.finished:
-            pipeline.keep()
+            pipeline.executor.save_unfinished()
             raise Stopped
     return Finished(seed, pipeline, pipeline.cost.seconds + pipeline.cost.seconds_saved)

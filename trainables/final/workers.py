@@ -102,7 +102,7 @@ def train_together(
     if outcome["outcome"] == "diverged":
         raise Diverged(outcome["reason"])
     pipeline = pipeline_of(recipe, plan, seed, data, How(how.device, how.precision), None, every)
-    tensors = {name: tensor.to(pipeline.start.device) for name, tensor in load_file(place / _STATE).items()}
+    tensors = {name: tensor.to(pipeline.context.device) for name, tensor in load_file(place / _STATE).items()}
     pipeline.load_state(tensors, outcome["state"])
     return Finished(seed, pipeline, pipeline.cost.seconds + pipeline.cost.seconds_saved)
 
@@ -189,7 +189,7 @@ def work(config: dict[str, Any]) -> None:
         rank=rank,
     )  # fmt: skip
     if rank == 0:
-        pipeline.take_up()
+        pipeline.executor.resume()
     _share(pipeline, rank)
     outcome: dict[str, Any] = {"outcome": "finished"}
     try:
@@ -200,12 +200,12 @@ def work(config: dict[str, Any]) -> None:
                 with (place / _PROGRESS).open("a", encoding="utf-8") as progress:
                     progress.write(json.dumps([pipeline.progress, stage, epoch, loss]) + "\n")
                 if every.epochs and epoch and epoch % every.epochs == 0:
-                    pipeline.keep()
+                    pipeline.executor.save_unfinished()
             # all must stop behind the same epoch
-            asked = torch.tensor([int(rank == 0 and (place / _STOP).exists())], device=pipeline.start.device)
+            asked = torch.tensor([int(rank == 0 and (place / _STOP).exists())], device=pipeline.context.device)
             torch.distributed.broadcast(asked, 0)
             if int(asked) and not pipeline.finished:
-                pipeline.keep()
+                pipeline.executor.save_unfinished()
                 outcome = {"outcome": "stopped"}
                 break
     except Diverged as error:  # in all of them: they have the same weights

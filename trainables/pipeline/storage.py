@@ -7,6 +7,7 @@ An error that may pass (no file handle free, a stale NFS handle, a network that 
 
 from __future__ import annotations
 
+import argparse
 import errno
 import functools
 import os
@@ -343,3 +344,24 @@ def _explained(error: OSError, place: str) -> OSError:
             "with --store-limit, or choose another folder with --store",
         )
     return error
+
+
+def byte_count(text: str) -> int:
+    """Bytes from 1000, 500MB, 20GB, 1TB.
+
+    >>> byte_count("1.5GB")
+    1500000000
+    """
+    units = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "B": 1}
+    number, factor = text.strip().upper(), 1
+    for unit, size in units.items():
+        if number.endswith(unit):
+            number, factor = number[: -len(unit)], size
+            break
+    try:
+        value = float(number) * factor
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a size like 500MB or 20GB, got {text!r}")
+    return int(value)

@@ -110,6 +110,10 @@ class Plan:
         """Epochs of the plan, the members of a stage counted once: what progress is a fraction of."""
         return sum(stage.epochs for stage in self.stages)
 
+    def epochs_before(self, index: int) -> int:
+        """Epochs of the stages before a stage."""
+        return sum(stage.epochs for stage in self.stages[:index])
+
     @property
     def cost(self) -> int:
         """Epochs times members: what is trained."""

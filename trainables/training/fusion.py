@@ -22,7 +22,8 @@ from trainables.models.heads import CosineHead, LinearHead
 from trainables.models.network import Network, for_every_view, views_of
 from trainables.models.resnet_cifar import BasicBlock
 from trainables.plan import StagePlan
-from trainables.training.stage_run import Diverged, Epoch, StageRun
+from trainables.training.feed import Epoch
+from trainables.training.stage_run import Diverged, StageRun
 
 Run = Callable[[Tensor], Tensor]
 
@@ -35,7 +36,7 @@ class FusedRun:
     """Several members of one stage, or the same stage of several seeds, advanced epoch by epoch.
 
     The members' parameters and statistics become slices of stacked ones, so each member's network is up to date
-    after every step, for its own tricks and for whoever asks what it hands over.
+    after every step, for its own tricks and for its carry-over.
 
     Args:
         runs: The members, all at the same epoch.
@@ -83,28 +84,28 @@ class FusedRun:
 
     @property
     def epoch(self) -> int:
-        """Epochs that are behind."""
+        """Epochs that have been trained."""
         return self.runs[0].epoch
 
     @property
     def finished(self) -> bool:
-        """Whether every epoch is behind."""
+        """Whether every epoch has been trained."""
         return self.runs[0].finished
 
     def train_epoch(self) -> None:
         """Trains one epoch of every member.
 
         Raises:
-            Diverged: Of the first member whose loss, or a weight of which, is not finite.
+            Diverged: The loss, or a weight, of a member is not finite; the first such member is named.
         """
         for diverged in self.train_epoch_of_each():
             if diverged is not None:
                 raise diverged
 
     def train_epoch_of_each(self) -> list[Diverged | None]:
-        """Trains one epoch of every member; of each that has diverged, how: it does not disturb the others."""
+        """Trains one epoch of every member; returns the error of each that diverged."""
         epochs = [run.begin_epoch() for run in self.runs]
-        totals = torch.zeros(self._members, device=self.runs[0].start.device)
+        totals = torch.zeros(self._members, device=self.runs[0].context.device)
         for step, given in enumerate(zip(*(epoch.stream for epoch in epochs), strict=True)):
             batches = [batch for batch, _ in given]
             for group in self._optimiser.param_groups:
@@ -112,7 +113,7 @@ class FusedRun:
             outputs = self.forward(batches)
             losses = torch.stack(
                 [
-                    run.loss(epoch, batch, out)
+                    run.gradient.loss(epoch, batch, out)
                     for run, epoch, batch, out in zip(self.runs, epochs, batches, outputs, strict=True)
                 ]
             )
@@ -120,7 +121,7 @@ class FusedRun:
             losses.sum().backward()
             self._optimiser.step()
             for run, batch, out in zip(self.runs, batches, outputs, strict=True):
-                run.behind_step(batch, out)
+                run.end_step(batch, out)
             totals += losses.detach()
         return [_ended(*each) for each in zip(self.runs, epochs, totals, strict=True)]
 
