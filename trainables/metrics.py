@@ -21,6 +21,7 @@ Numbers: TypeAlias = Tensor | Sequence[Any] | Any
 MANY_ABOVE = 100
 FEW_BELOW = 20
 ZERO_RECALL = 1e-3
+"""What a recall of 0 counts as in the harmonic and the geometric mean."""
 
 
 def recalls(predictions: Numbers, labels: Numbers, classes: int) -> Tensor:

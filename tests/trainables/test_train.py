@@ -29,10 +29,10 @@ from trainables import registry
 from trainables.data import load
 from trainables.data.catalogue import DataError
 from trainables.final import training
-from trainables.final.leaves import spread
+from trainables.final.model_card import spread
 from trainables.final.network import trained
 from trainables.final.recipe import with_relative_places
-from trainables.final.served import served
+from trainables.final.serving import serving_module
 from trainables.models import ModelError, build
 from trainables.plan import Plan
 from trainables.registry import PlanError
@@ -94,7 +94,7 @@ def store(tmp_path_factory, empty_store) -> str:
 @pytest.fixture
 def no_program(monkeypatch):
     """No exported program, which takes seconds."""
-    monkeypatch.setattr("trainables.final.served.save", lambda *arguments: None)
+    monkeypatch.setattr("trainables.final.serving.save", lambda *arguments: None)
 
 
 @pytest.fixture
@@ -403,7 +403,7 @@ def test_the_program_is_what_was_tested(readout, make_plan, pipeline, tmp_path):
     second = Stage("b", epochs=1, choose=["classifier", readout])
     run = pipeline(make_plan(Stage("a", epochs=2), second), evaluate=False)
     run.run()
-    module = served(run)
+    module = serving_module(run)
     images = run.data.test_images[:40]
     right = (module(images).argmax(dim=1) == run.data.test_labels[:40]).tolist()
     assert right == [bool(value) for value in run.test()[2][:40]]
@@ -547,13 +547,13 @@ def test_a_disk_that_is_full_at_the_last_step_loses_nothing(recipe, command, wri
     """torch's own writer of programs ends the process where it cannot write."""
     script = (
         "import resource, sys\n"
-        "from trainables.final import served\n"
+        "from trainables.final import serving\n"
         "from trainables.train import main\n"
-        "save = served.save\n"
+        "save = serving.save\n"
         "def full(*given):\n"
         "    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
         "    save(*given)\n"
-        "served.save = full\n"
+        "serving.save = full\n"
         "sys.exit(main(sys.argv[1:]))"
     )
     arguments = [write(recipe()), "--out", str(tmp_path / "out"), "--tracking-uri", "none"]

@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from analysis.text import printable
+from trainables.data import load, standard
 from trainables.data.catalogue import PREFIXES, DataError, Name
 from trainables.final.errors import TrainError
 
@@ -20,8 +23,6 @@ def has_own_tail(name: str) -> bool:
     >>> has_own_tail("folder:photos?size=64"), has_own_tail("digits-lt")
     (True, False)
     """
-    from trainables.data import standard
-
     return Name.parse(name).kind in PREFIXES or standard(name).imbalance is None
 
 
@@ -41,10 +42,6 @@ def identity(name: str, root: str | None, imbalance: float | None) -> dict[str, 
     Raises:
         DataError: The data cannot be read.
     """
-    import torch
-
-    from trainables.data import load
-
     data = load(name, root=root, imbalance=None if has_own_tail(name) else imbalance, split_seed=0)
     labels = torch.cat([part.cpu() for part in (data.train_labels, data.val_labels, data.test_labels)])
     counts = labels.bincount(minlength=data.classes).tolist()
@@ -160,8 +157,6 @@ def checked(
 
 def _change_of_split(recipe: Mapping[str, Any], root: str | None) -> Change | None:
     """Of a recipe that notes the fingerprints of its trials alone, each of one split."""
-    from trainables.data import load
-
     own = recipe["data"]
     try:
         data = load(own["name"], root=root, imbalance=own["imbalance"], split_seed=int(recipe["measured"]["seeds"][0]))
@@ -179,8 +174,6 @@ def left_out(recipe_data: Mapping[str, Any], root: str | None, trained: int) -> 
         root: Folder of the data.
         trained: Training images that are left.
     """
-    from trainables.data import load
-
     if recipe_data["imbalance"] is None or not has_own_tail(recipe_data["name"]):
         return 0
     return len(load(recipe_data["name"], root=root, fold_val=True).train_labels) - trained

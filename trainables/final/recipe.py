@@ -9,10 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
+import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from analysis.text import printable
 from trainables import models
+from trainables.data import standard
 from trainables.data.catalogue import DataError, module_of
 from trainables.final import own_code
 from trainables.final.errors import TrainError
@@ -97,8 +99,6 @@ def parsed(path: Path) -> dict[str, Any]:
     Raises:
         TrainError: No such file, no YAML, no recipe, or more than that.
     """
-    import yaml
-
     if not path.is_file():
         raise TrainError(f"{path}: no such file; python -m search.export --out {path} writes one")
     if path.stat().st_size > LARGEST:
@@ -321,7 +321,6 @@ def with_relative_places(recipe: Mapping[str, Any], folder: Path) -> dict[str, A
 
 def to_yaml(recipe: Mapping[str, Any]) -> str:
     """The recipe as text that `read_recipe` accepts; where a character acts on a terminal, as ASCII with escapes."""
-    import yaml
 
     class Plain(yaml.SafeDumper):
         def ignore_aliases(self, data: Any) -> bool:
@@ -344,7 +343,5 @@ def lengthened(plan: Plan, factor: float) -> Plan:
 
 def to_full_length(recipe: Mapping[str, Any], root: str | None) -> float:
     """Factor on the plan's epochs: a search may have trained shorter than the data set's final training."""
-    from trainables.data import standard
-
     own = standard(recipe["data"]["name"], root)
     return own.final_epochs / (own.epochs * float(recipe["measured"].get("epochs_scale", 1.0)))

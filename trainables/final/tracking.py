@@ -22,7 +22,7 @@ AWAY_SECONDS = 30.0
 """For so long a store that did not answer is not asked again while training goes on."""
 
 
-class Run:
+class MlflowRun:
     """One run, written as training goes on. What goes wrong after its start is told and never ends a training.
 
     Args:

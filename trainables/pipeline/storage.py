@@ -217,7 +217,7 @@ class RemoteStorage:
     """Any file system that fsspec opens. Nothing is locked: at worst a stage is trained twice."""
 
     def __init__(self, url: str) -> None:
-        import fsspec
+        import fsspec  # few stores are remote
 
         self._system: Any
         self._system, self._root = fsspec.core.url_to_fs(url)
