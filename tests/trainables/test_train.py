@@ -722,7 +722,7 @@ def without(key):
         (with_number("lr", "1e-3"), "best.yaml: plan.stages[0].lr must be a valid number, got '1e-3'; export it again"),
         (with_number("lr", -1.0), "stage 'a': lr must be a number above 0, got -1.0"),
         (with_number("lr", math.inf), "plan.stages[0].lr must be a finite number, got inf"),
-        (with_number("epochs", 0), "plan.stages[0].epochs must be greater than or equal to 1, got 0"),
+        (with_number("epochs", 0), "stage 'a': epochs must be a whole number from 1 to 1,000,000, got 0"),
         (
             with_number("epochs", 10**400),
             "plan.stages[0].epochs must be a number of at most 18 digits, got one of 1329",
@@ -732,7 +732,7 @@ def without(key):
         (with_number("lerning_rate", 1), "plan.stages[0].lerning_rate is nothing that this version knows"),
         (altered(plan={}), "plan.stages is missing"),
         (altered(plan=[]), "plan must be a mapping, got []; export it again"),
-        (altered(plan={"stages": []}), "plan.stages"),
+        (altered(plan={"stages": []}), "a plan needs at least one stage"),
         (altered(data={"name": "digit-lt", "imbalance": 50}), "unknown data set 'digit-lt': did you mean 'digits-lt'?"),
         (altered(data={"name": "digits-lt", "imbalance": 500}), "imbalance must lie between 1 and 100"),
         (altered(data={"name": "digits-lt", "imbalance": "50"}), "data.imbalance must be a valid number, got '50'"),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from analysis.text import printable
 from trainables import models
@@ -21,6 +21,7 @@ from trainables.final.errors import TrainError
 from trainables.models import ModelError
 from trainables.plan import Plan, check
 from trainables.registry import PlanError, discover
+from trainables.serialisation import from_json, short
 from trainables.training.numerics import Numerics
 
 __all__ = ["TrainError", "lengthened", "read_recipe", "to_full_length", "to_yaml", "with_relative_places"]
@@ -59,9 +60,9 @@ def read_recipe(
     """
     recipe = parsed(path)
     try:
-        _Document.model_validate(recipe)
-    except ValidationError as error:
-        raise TrainError(f"{path}: {_sentence(error)}; export it again") from error
+        from_json(_Document, recipe, str(path), TrainError)
+    except TrainError as error:
+        raise TrainError(f"{error}; export it again") from error
     try:
         # a file of an earlier export has none: those searches had nothing else
         recipe["numerics"] = Numerics.of(recipe.get("numerics") or {}).to_dict()
@@ -134,7 +135,7 @@ def _not_plain(value: Any, where: str) -> str:
     if isinstance(value, dict):
         for key, item in value.items():
             if not isinstance(key, str):
-                return f"{where or 'the file'} has a key that is no text: {_short(key)}"
+                return f"{where or 'the file'} has a key that is no text: {short(key)}"
             if problem := _not_plain(item, f"{where}.{key}" if where else key):
                 return problem
         return ""
@@ -146,13 +147,8 @@ def _not_plain(value: Any, where: str) -> str:
     if isinstance(value, float) and not math.isfinite(value):
         return f"{where} must be a finite number, got {value}"
     if value is not None and not isinstance(value, (bool, int, float, str)):
-        return f"{where} must be text, a number, true, false or null, got {_short(value)}"
+        return f"{where} must be text, a number, true, false or null, got {short(value)}"
     return ""
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}…"
 
 
 class _Part(BaseModel):
@@ -178,37 +174,6 @@ class Data(_Part):
         if len(self.classes or ()) != len(self.counts or ()):
             raise ValueError("classes and counts must be of one length")
         return self
-
-
-class _Trick(_Part):
-    model_config = ConfigDict(extra="forbid")
-    name: str
-    numbers: dict[str, Any]
-    kept: bool = False
-
-
-class _Stage(_Part):
-    """Of numbers only the kind; their ranges are checked with the plan."""
-
-    model_config = ConfigDict(extra="forbid")
-    name: str
-    epochs: Annotated[int, Field(ge=1, le=1_000_000)]
-    carry: str
-    lr: float
-    weight_decay: float
-    momentum: float
-    nesterov: bool
-    batch_size: Annotated[int, Field(le=10_000_000)]
-    schedule: str
-    reduction: str
-    members: Annotated[int, Field(le=10_000)]
-    eval_every: int
-    tricks: list[_Trick]
-    views: Annotated[int, Field(le=10_000)] = 0
-
-
-class _Plan(_Part):
-    stages: Annotated[list[_Stage], Field(min_length=1, max_length=1_000)]
 
 
 class _Interval(_Part):
@@ -251,27 +216,10 @@ class _Document(_Part):
     data: Data
     model: str
     numerics: dict[str, str] | None = None
-    plan: _Plan
+    plan: Plan
     measured: _Measured
     conflicts: list[_Verdict]
     provenance: _Provenance
-
-
-def _sentence(error: ValidationError) -> str:
-    """The first thing that is wrong: where, what is allowed, what was got."""
-    first = error.errors()[0]
-    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
-    if first["type"] == "missing":
-        return f"{where} is missing"
-    if first["type"] == "extra_forbidden":
-        return f"{where} is nothing that this version knows"
-    allowed = first["msg"].replace("Input should be", "must be").replace("a valid dictionary", "a mapping")
-    allowed = allowed.replace("a valid string", "text").replace("a valid integer", "a whole number")
-    if first["type"] == "model_type":  # whose message names our class
-        allowed = "must be a mapping"
-    if not allowed.startswith("must be"):
-        allowed = f"is wrong: {allowed}"
-    return f"{where} {allowed}, got {_short(first['input'])}"
 
 
 # --- places -------------------------------------------------------------------------------------------------

@@ -53,10 +53,10 @@ _NUMBERS: Mapping[str, tuple[Callable[[float], bool], str]] = {
     "lr": (lambda value: 0 < value < math.inf, "a number above 0"),
     "weight_decay": (lambda value: 0 <= value < math.inf, "a number of at least 0"),
     "momentum": (lambda value: 0 <= value < 1, "a number in [0, 1)"),
-    "epochs": (lambda value: value >= 1 and isinstance(value, int), "a whole number ≥ 1"),
-    "batch_size": (lambda value: value >= 2 and isinstance(value, int), "a whole number ≥ 2"),
-    "views": (lambda value: value >= 0 and isinstance(value, int), "a whole number ≥ 0"),
-    "members": (lambda value: value >= 1 and isinstance(value, int), "a whole number ≥ 1"),
+    "epochs": (lambda value: 1 <= value <= 10**6 and isinstance(value, int), "a whole number from 1 to 1,000,000"),
+    "batch_size": (lambda value: 2 <= value <= 10**7 and isinstance(value, int), "a whole number from 2 to 10,000,000"),
+    "views": (lambda value: 0 <= value <= 10**4 and isinstance(value, int), "a whole number from 0 to 10,000"),
+    "members": (lambda value: 1 <= value <= 10**4 and isinstance(value, int), "a whole number from 1 to 10,000"),
     "eval_every": (lambda value: value >= 1 and isinstance(value, int), "a whole number ≥ 1"),
 }
 

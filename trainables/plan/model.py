@@ -10,15 +10,26 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar, TypeAlias
+
+from pydantic import ConfigDict
 
 from spaces.domain import Trick
 from trainables.registry import SEAMS, PlanError, entry, make
+from trainables.serialisation import from_json
+
+Number: TypeAlias = int | float
+"""A number as it was written: 0 stays 0 and does not become 0.0, so that the id of a plan does not change."""
+
+STRICT = ConfigDict(strict=True, extra="forbid")
+"""How plans are read from JSON: no field too many, and no text where a number is wanted."""
 
 
 @dataclass(frozen=True)
 class TrickPlan:
     """A trick with every number filled in; `kept` if it stays on from the stage before."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     name: str
     numbers: Mapping[str, Any] = field(default_factory=dict)
@@ -33,12 +44,14 @@ class TrickPlan:
 class StagePlan:
     """One stage with every number filled in. See `spaces.domain.Stage` for the fields."""
 
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
     name: str
     epochs: int
     carry: str
-    lr: float
-    weight_decay: float
-    momentum: float
+    lr: Number
+    weight_decay: Number
+    momentum: Number
     nesterov: bool
     batch_size: int
     schedule: str
@@ -57,6 +70,8 @@ class StagePlan:
 class Plan:
     """The stages of one trial, in order. JSON-able, hashable by `id`, printable."""
 
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
     stages: tuple[StagePlan, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -68,19 +83,9 @@ class Plan:
         """The inverse of `to_dict`.
 
         Raises:
-            PlanError: A field is missing or unknown.
+            PlanError: A field is missing, unknown, or of another type.
         """
-        try:
-            stages = tuple(
-                StagePlan(**{**stage, "tricks": tuple(TrickPlan(**trick) for trick in stage["tricks"])})
-                for stage in fields["stages"]
-            )
-        except (KeyError, TypeError) as error:
-            raise PlanError(f"plan: not a plan of this version ({error})") from error
-        for trick in (trick for stage in stages for trick in stage.tricks):
-            if not isinstance(trick.name, str) or not isinstance(trick.numbers, Mapping):
-                raise PlanError(f"plan: a trick must have a name and its numbers, got {trick!r}")
-        return Plan(stages)
+        return from_json(Plan, fields, "plan: not a plan of this version", PlanError)
 
     @property
     def id(self) -> str:
