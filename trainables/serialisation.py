@@ -29,14 +29,14 @@ def from_json(kind: type[T], value: Any, where: str, error: type[ValueError]) ->
     ValueError: plan: stages[0].name must be text, got 3
     """
     try:
-        made: T = _adapter(kind).validate_json(json.dumps(value))
+        made: T = _adapter(kind).validate_json(json.dumps(value))  # type: ignore[arg-type]  # types are hashable
         return made
     except ValidationError as problem:
         raise error(f"{where}: {_sentence(problem)}") from problem
 
 
 @functools.cache
-def _adapter(kind: type) -> TypeAdapter[Any]:
+def _adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
 
 

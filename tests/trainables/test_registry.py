@@ -209,4 +209,4 @@ def test_what_is_no_trick():
 
 def test_the_page_shows_where_every_seam_acts():
     loop = registry.__doc__.partition("Where each seam acts")[2]
-    assert {word for word in re.findall(r"\b[A-Z_]{3,}\b", loop)} == {name.upper() for name in SEAMS}
+    assert set(re.findall(r"\b[A-Z_]{3,}\b", loop)) == {name.upper() for name in SEAMS}
