@@ -3,7 +3,7 @@
 Trains the recipe at full length on all the data that may be trained on (val folded back in), over fresh
 seeds, and measures on test. Leaves, for the best-documented use, the weights, an exported program, an MLflow model
 that `mlflow models predict` serves, the recipe, a table of recalls per class and a model card; the run is in MLflow.
-Ctrl-C loses nothing: `--resume` goes on, with the same weights in the end as if nothing had happened. With
+Ctrl-C loses nothing: `--resume` continues, with the same weights in the end as if nothing had happened. With
 `--as-searched` it does what the search did instead, val kept, and says whether the result falls where the search
 predicted.
 """
@@ -136,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # MLflow reports its use, and looks for newer versions, also where nothing is recorded
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # what goes on must be asked for the same again
+    # a resumed training needs the same options again
     told = [shown(word) for word in given]
     options.again = command("python", "-m", "trainables.train", *told, *([] if options.resume else ["--resume"]))
     try:
@@ -207,7 +207,7 @@ def _check(options: argparse.Namespace) -> None:
     if options.as_searched and options.new_data:
         raise TrainError("--as-searched repeats what the search did, on its data; leave --new-data out")
     if options.as_searched and options.resume:
-        raise TrainError("--as-searched keeps nothing that --resume could go on with; leave one of them out")
+        raise TrainError("--as-searched keeps nothing that --resume could continue; leave one of them out")
 
 
 if __name__ == "__main__":

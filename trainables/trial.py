@@ -1,7 +1,7 @@
 """One trial as Ray runs it: a `Trainable` around the pipeline.
 
 The only file here that imports Ray. One process serves many trials (`reset_config`); everything that a trial
-depends on is made anew from its `TrialSpec`, so the fifth trial of a process equals the first of another.
+depends on is made from its `TrialSpec`, so the fifth trial of a process equals the first of another.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class TrialSpec:
 
 
 class Splits:
-    """Splits that this process has loaded, the latest used last, as many as fit.
+    """Cache of the splits that this process has loaded; the least recently used are dropped.
 
     Args:
         most: Bytes that they may hold together (`held_bytes`); the latest one is kept whatever it holds.
@@ -124,7 +124,7 @@ def cached_data(name: str, root: str | None, imbalance: float | None, split_seed
 
 
 def forget_data() -> None:
-    """Loads data anew from now on: between two searches of one process they may have changed."""
+    """Empties the cache of splits: between two searches of one process the data may have changed."""
     _SPLITS.clear()
 
 
@@ -319,7 +319,7 @@ class Trial(Trainable):  # type: ignore[misc]
         return [tried["point"] for tried in self._tried] + [dataclasses.asdict(point) for point in own]
 
     def _progress(self, of_plan: float) -> float:
-        """Of all that the trial would train, the part that is behind, from that part of the plan in training."""
+        """Fraction of all training of the trial that is done, from the fraction of the plan in training."""
         return (sum(self._shares[: len(self._tried)]) + self._share * of_plan) / sum(self._shares)
 
     def step(self) -> dict[str, Any]:
@@ -344,7 +344,7 @@ class Trial(Trainable):  # type: ignore[misc]
     def _report(self) -> dict[str, Any]:
         known = self._points
         while len(known) < self._told and self._outcome == "running":
-            # what is trained together begins again behind its last finished stage: nothing is told twice
+            # joint seeds restart after their last finished stage: no point is reported twice
             self._train()
             known = self._points
         if self._told >= len(known):
@@ -367,7 +367,7 @@ class Trial(Trainable):  # type: ignore[misc]
         }
 
     def _to_next_rung(self, points: list[dict[str, Any]], before: float) -> int:
-        """How many of the points are told at once: up to the first that lies behind a rung."""
+        """How many of the points are reported at once: up to the first that passes a rung."""
         for number, point in enumerate(points, start=1):
             if any(before < rung <= point["progress"] + 1e-9 for rung in self._spec.rungs):
                 return number
@@ -395,7 +395,7 @@ class Trial(Trainable):  # type: ignore[misc]
         self._seconds += time.perf_counter() - began
 
     def _try_longer(self) -> None:
-        """Notes how a shortened plan ended, and goes on with the next longer one."""
+        """Records the result of a shortened plan, and starts the next longer one."""
         short, share = self._pipeline, self._share
         result = short.result()[0]
         value = fmean(result[name] for name in self._spec.target)

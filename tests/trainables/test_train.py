@@ -435,7 +435,7 @@ def test_a_killed_training_goes_on_bit_by_bit(recipe, command, write, tmp_path, 
     killed.wait()
     assert not (tmp_path / "out" / "metrics.json").exists()
     assert command(content) == 2
-    assert "out holds a training that is not finished: go on with --resume" in capsys.readouterr().err
+    assert "out holds a training that is not finished: continue it with --resume" in capsys.readouterr().err
     assert command(content, "--resume") == 0
     assert not (tmp_path / "out" / "unfinished").exists()
     resumed = weights(tmp_path / "out")

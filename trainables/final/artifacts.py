@@ -34,9 +34,9 @@ class TrainedSeed:
     """One seed, trained.
 
     Args:
-        seed: Of the training.
-        pipeline: Finished.
-        seconds: Of training, over all the times it was taken up again.
+        seed: Seed of the training.
+        pipeline: The finished pipeline.
+        seconds: Seconds of training, summed over all resumptions.
     """
 
     seed: int

@@ -30,7 +30,7 @@ from trainables.training.numerics import Numerics
 
 
 def data_of(options: argparse.Namespace, recipe: Mapping[str, Any], root: str | None) -> dict[str, Any]:
-    """The recipe's data with their identity; of a training that is taken up again they must be those it began with."""
+    """The recipe's data with their identity; a resumed training must have the data that it started with."""
     if options.resume:
         own, folder = recipe["data"], UnfinishedRun(options.out)
         folder.settings()  # before the data are read
@@ -100,7 +100,7 @@ def train_recipe(
                 data = data if number == 0 else _load(recipe, root, seed, True)
                 if data.fingerprint != fingerprints[number]:
                     raise TrainError(
-                        "the data have changed while they were trained on; take the old data again, then go on with: "
+                        "the data have changed while they were trained on; restore the old data, then continue with: "
                         + options.again
                     )
                 bar = progress.add_task(f"seed {number + 1}/{len(seeds)}", total=1.0)

@@ -107,7 +107,7 @@ def check_exportable(network: Network, shape: Sequence[int]) -> None:
     """
     channels = shape[0]
     module = ServingModule(network, torch.zeros(channels), torch.ones(channels)).eval().requires_grad_(False)
-    # torch prints the half-made graph, of which the error is a sentence
+    # torch prints the half-made graph; its error says the same in a sentence
     with contextlib.redirect_stderr(io.StringIO()):
         exported(module, shape)
 

@@ -92,7 +92,7 @@ class UnfinishedRun:
         """
         if (self.path / _SETTINGS).is_file():
             raise TrainError(
-                f"{self._out} holds a training that is not finished: go on with --resume, choose another --out, or "
+                f"{self._out} holds a training that is not finished: continue it with --resume, choose another --out, or "
                 f"remove {self.path}"
             )
         if (self._out / MEASURED).is_file():

@@ -197,7 +197,7 @@ def train_worker(config: dict[str, Any]) -> None:
                     progress.write(json.dumps([pipeline.progress, stage, epoch, loss]) + "\n")
                 if policy.epochs and epoch and epoch % policy.epochs == 0:
                     pipeline.executor.save_unfinished()
-            # all must stop behind the same epoch
+            # all must stop after the same epoch
             asked = torch.tensor([int(rank == 0 and (place / _STOP).exists())], device=pipeline.context.device)
             torch.distributed.broadcast(asked, 0)
             if int(asked) and not pipeline.finished:

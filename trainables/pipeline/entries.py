@@ -26,12 +26,12 @@ T = TypeVar("T")
 TENSORS, STATE, MANIFEST, PARTIAL = "tensors.safetensors", "state.json", "manifest.json", "partial"
 
 AGAIN_SECONDS = 0.2
-"""After how long an entry that does not fit its checksums is read once more."""
+"""Seconds after which an entry that does not fit its checksums is read once more."""
 
 UNREADABLE = (
     ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError, SafetensorError,
 )  # fmt: skip
-"""What is raised by content of another shape than the store writes."""
+"""Errors that content of another shape than the store writes raises."""
 
 
 class Damaged(Exception):
@@ -51,13 +51,13 @@ class Entry:
     """What is known of an entry without reading its tensors.
 
     Args:
-        key: Its address.
+        key: Key of the entry.
         kind: "stage", "member" or "features".
         ancestors: Keys of the stages before it with the seconds each took, first stage first.
-        bytes: On disk.
-        seconds: That it took to train.
-        epochs: Likewise; 0 for features.
-        seed: Of the trial that trained it.
+        bytes: Size on disk.
+        seconds: Seconds of training.
+        epochs: Epochs of training; 0 for features.
+        seed: Seed of the trial that trained it.
         first_stage: Id of the first stage of its chain of stages.
     """
 

@@ -18,7 +18,7 @@ from trainables.pipeline.storage import LEFT_SECONDS
 from trainables.pipeline.store import StageStore, words
 
 OLD_SECONDS = 14 * 24 * 3600.0
-"""After how long `clean` takes an unfinished stage for one that nobody goes on with."""
+"""Seconds without a write after which `clean` removes an unfinished stage."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class Problem:
     """What is wrong with an entry.
 
     Args:
-        key: Its address.
-        path: Where it lies in the store.
-        reason: In words.
+        key: Key of the entry.
+        path: Its path in the store.
+        reason: The problem in words.
         damaged: Whether that is proven; otherwise it may be readable later.
     """
 
@@ -45,8 +45,8 @@ class Cleaned:
     Args:
         damaged: Entries and unfinished stages that were damaged.
         left: Files and folders that killed writers have left.
-        old: Unfinished stages that nobody goes on with.
-        bytes: Of the last two.
+        old: Unfinished stages that nobody continues.
+        bytes: Total size of the last two.
     """
 
     damaged: int
@@ -56,7 +56,7 @@ class Cleaned:
 
 
 def problems(store: StageStore) -> Iterator[Problem]:
-    """Reads everything; what is damaged, and what cannot be read."""
+    """Reads everything; yields what is damaged, and what cannot be read."""
     for folder in store.files.folders():
         key = folder.rpartition("/")[2]
         if folder != entry_folder(key):
@@ -85,9 +85,9 @@ def problems(store: StageStore) -> Iterator[Problem]:
 
 
 def clean(store: StageStore) -> Cleaned:
-    """Removes what is damaged, what killed writers have left, and unfinished stages that nobody goes on with.
+    """Removes damaged entries, leftovers of killed writers, and unfinished stages that nobody continues.
 
-    These are stages that are finished meanwhile, and those untouched for `OLD_SECONDS`.
+    The latter are stages that have been finished meanwhile, and those untouched for `OLD_SECONDS`.
     """
     damaged = {problem.path for problem in problems(store) if problem.damaged}
     left = store.files.left()

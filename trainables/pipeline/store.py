@@ -87,7 +87,10 @@ class StageStore:
             raise
         except OSError as error:
             log.warning(
-                "stage %s cannot be kept in %s (%s): whoever needs it trains it again", key, self.root, words(error)
+                "stage %s cannot be kept in %s (%s): the trials that need it will train it again",
+                key,
+                self.root,
+                words(error),
             )
 
     def remove(self, key: str) -> None:
@@ -112,7 +115,7 @@ class StageStore:
             )
 
     def get_partial(self, key: str) -> StoredStage | None:
-        """A stage that was being trained, or `None`; a damaged one is reported and forgotten."""
+        """An unfinished stage, or `None`; a damaged one is reported and removed."""
         try:
             return read_partial(self.files, key)
         except FileNotFoundError:
@@ -130,11 +133,11 @@ class StageStore:
         return None
 
     def drop_partial(self, key: str) -> None:
-        """Forgets a stage that was being trained."""
+        """Removes an unfinished stage."""
         self._discard(partial_file(key))
 
     def _discard(self, path: str) -> None:
-        """Removes what nobody needs; where that fails it lies there until `clean`."""
+        """Removes a path; where that fails, `clean` removes it later."""
         try:
             self.files.remove(path)
         except OSError as error:

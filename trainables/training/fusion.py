@@ -155,7 +155,7 @@ class FusedRun:
     # --- stacking -----------------------------------------------------------------------------------------
 
     def _join(self, tensors: Sequence[nn.Parameter]) -> Tensor:
-        """One parameter of all members' in a row along the first dimension, of which theirs become slices."""
+        """Concatenates a parameter of all members along the first dimension; theirs become slices of it."""
         joined = torch.cat([tensor.detach() for tensor in tensors])
         if joined.ndim == 4:
             joined = joined.contiguous(memory_format=self._format)

@@ -38,7 +38,7 @@ def fraction(share: float, total: float) -> float:
 
 
 def forget_peak(device: torch.device) -> None:
-    """Begins to measure anew, with what earlier trials of this process left over given back."""
+    """Restarts the measurement, after freeing what earlier trials of this process left over."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)

@@ -22,7 +22,7 @@ CHANNELS_LAST_PIXELS = 8_000
 """Pixels of a batch, B·H·W, from which channels_last is faster on a CPU; see docs/speed.md for the measurement."""
 
 FUSED_PIXELS = 6_000
-"""Pixels of a member's batch, B·H·W, below which members are faster together on a CPU; likewise."""
+"""Pixels of a member's batch, B·H·W, below which members are faster together on a CPU; see docs/speed.md."""
 
 
 class NumericsError(ValueError):
@@ -41,7 +41,7 @@ class Numerics:
             "on" (where the stage can be), "off", or "auto", where it is faster. Off by default: a member alone is kept
             and re-used by stages with any number of members, members together only by those with the same group.
         graph: "on" replays each step as one CUDA graph, where the stage can be captured; "off" does not.
-        fused_trials: Whether seeds of one recipe are trained together likewise, four at a time: "on" (where a stage can
+        fused_trials: Whether seeds of one recipe are trained together in the same way, four at a time: "on" (where a stage can
             be), "off", or "auto", where it is faster.
 
     Raises:
