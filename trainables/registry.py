@@ -109,7 +109,7 @@ SEAMS: Mapping[str, Seam] = MappingProxyType(
 
 @dataclass(frozen=True)
 class Entry:
-    """What the registry knows of a trick."""
+    """A registered trick."""
 
     name: str
     seam: str

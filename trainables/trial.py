@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -40,12 +41,12 @@ REPORT_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class TrialSpec:
-    """All that a trial is made from; JSON-able.
+    """Everything that a trial is made from; JSON-able.
 
     Args:
         plan: `Plan.to_dict()`.
-        seed: Of everything that is drawn in training.
-        split_seed: Of the split into train and val.
+        seed: Seed of everything that is drawn in training.
+        split_seed: Seed of the split into train and val.
         data: Name of the data set.
         root: Its folder, where it is not bundled.
         imbalance: Largest class over smallest.
@@ -61,7 +62,7 @@ class TrialSpec:
         deployment: `Deployment.to_dict()`; `None` weighs nothing.
         joint_seeds: Seeds that are trained in one network, its own among them, each on the split of its number; empty
             for a trial by itself.
-        fingerprint: That the data must have; "" for any.
+        fingerprint: Fingerprint that the data must have; "" for any.
     """
 
     plan: dict[str, Any]
@@ -151,7 +152,7 @@ def spec_of(fields: dict[str, Any]) -> TrialSpec:
 
 
 def footprint_of(fields: dict[str, Any]) -> Footprint:
-    """What a trial takes of its device, measured here.
+    """Measures memory and time of a trial on its device.
 
     Args:
         fields: `TrialSpec.to_dict()`.
@@ -217,7 +218,7 @@ class TrialFailed(Exception):
 
 
 class _Notes(logging.Handler):
-    """What the modules here warn of, for the driver: nobody reads the output of this process."""
+    """Collects warnings for the driver: nobody reads the output of this process."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -259,7 +260,7 @@ class Trial(Trainable):  # type: ignore[misc]
 
     @classmethod
     def default_resource_request(cls, config: dict[str, Any]) -> PlacementGroupFactory:
-        """What Ray counts for a trial: "cpus" and "gpus" of its configuration."""
+        """Resources that Ray reserves for a trial: "cpus" and "gpus" of its configuration."""
         gpus = {"GPU": config["gpus"]} if config.get("gpus") else {}
         return PlacementGroupFactory([{"CPU": config.get("cpus", 1), **gpus}])
 
@@ -275,7 +276,7 @@ class Trial(Trainable):  # type: ignore[misc]
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Makes the pipeline of the next trial; nothing of the last one stays."""
-        self._failure, self._failure_told = "", False
+        self._failure, self._failure_reported = "", False
         try:
             self._prepare(new_config)
         except Exception as error:
@@ -296,7 +297,7 @@ class Trial(Trainable):  # type: ignore[misc]
         self._tried: list[dict[str, Any]] = []
         self._begin()
         self._outcome, self._reason = "running", ""
-        self._told = 0
+        self._reported = 0
         self._seconds = 0.0
 
     def _begin(self) -> None:
@@ -309,7 +310,7 @@ class Trial(Trainable):  # type: ignore[misc]
 
     @property
     def _share(self) -> float:
-        """Of its plan, what is being trained: below 1 for a shortened one."""
+        """Share of the plan that is being trained: below 1 for a shortened one."""
         return self._shares[len(self._tried)]
 
     @property
@@ -328,14 +329,14 @@ class Trial(Trainable):  # type: ignore[misc]
         Raises:
             TrialFailed: The last report was of an error.
         """
-        if self._failure_told:
+        if self._failure_reported:
             raise TrialFailed(self._failure)
         if not self._failure:
             try:
                 return self._report() | {"notes": self._notes.take()}
             except Exception as error:
                 self._failure = failure_of(error)
-        self._failure_told = True
+        self._failure_reported = True
         return {
             "score": 0.0, "progress": 0.0, "points": [], "outcome": "failed", "payload": {}, "failure": self._failure,
             "notes": self._notes.take(),
@@ -343,20 +344,17 @@ class Trial(Trainable):  # type: ignore[misc]
 
     def _report(self) -> dict[str, Any]:
         known = self._points
-        while len(known) < self._told and self._outcome == "running":
-            # joint seeds restart after their last finished stage: no point is reported twice
+        if self._reported == len(known):
             self._train()
             known = self._points
-        if self._told >= len(known):
-            self._told = len(known)
-            self._train()
-            known = self._points
-        before = known[self._told - 1]["progress"] if self._told > len(self._tried) else 0.0
-        points = known[self._told : self._told + self._to_next_rung(known[self._told :], before)]
-        self._told += len(points)
-        whole = self._told == len(known)
+        before = known[self._reported - 1]["progress"] if self._reported > len(self._tried) else 0.0
+        points = known[
+            self._reported : self._reported + _to_next_rung(known[self._reported :], before, self._spec.rungs)
+        ]
+        self._reported += len(points)
+        whole = self._reported == len(known)
         outcome = self._outcome if whole else "running"
-        last = known[self._told - 1]["metrics"] if self._told else {"accuracy": 0.0}
+        last = known[self._reported - 1]["metrics"] if self._reported else {"accuracy": 0.0}
         return {
             "score": last.get("accuracy", last.get("shortened")),
             "progress": self._progress(self._pipeline.progress if whole else points[-1]["progress"]),
@@ -365,13 +363,6 @@ class Trial(Trainable):  # type: ignore[misc]
             "payload": self._payload(outcome),
             "done": outcome != "running",
         }
-
-    def _to_next_rung(self, points: list[dict[str, Any]], before: float) -> int:
-        """How many of the points are reported at once: up to the first that passes a rung."""
-        for number, point in enumerate(points, start=1):
-            if any(before < rung <= point["progress"] + 1e-9 for rung in self._spec.rungs):
-                return number
-        return len(points)
 
     def _train(self) -> None:
         """Trains on to the next rung, the end, or for about a second."""
@@ -407,7 +398,7 @@ class Trial(Trainable):  # type: ignore[misc]
         self._begin()
 
     def _payload(self, outcome: str) -> dict[str, Any]:
-        """What the record of a trial that is reported with this outcome takes from training."""
+        """Fields of the record that come from training, for a trial with this outcome."""
         pipeline = self._pipeline
         data = pipeline.data
         own = dataclasses.asdict(pipeline.cost)
@@ -442,3 +433,11 @@ class Trial(Trainable):  # type: ignore[misc]
             if self._spec.read_test:
                 payload["metrics"] |= pipeline.test()[0]
         return payload
+
+
+def _to_next_rung(points: Sequence[Mapping[str, Any]], before: float, rungs: Sequence[float]) -> int:
+    """How many of the points are reported at once: up to the first that passes a rung."""
+    for number, point in enumerate(points, start=1):
+        if any(before < rung <= point["progress"] + 1e-9 for rung in rungs):
+            return number
+    return len(points)

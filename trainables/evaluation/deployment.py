@@ -1,4 +1,4 @@
-"""What recalls are worth where a model is used: a prior over classes, and what each mistake costs.
+"""Weighting of recalls in deployment: a prior over classes, and the cost of each mistake.
 
 Evaluation only: nothing here changes training, a split or what a finished stage is kept under. Light: no torch, so a
 command can refuse a file before anything heavy is imported.
@@ -25,7 +25,7 @@ MOST_COSTS = 1_000
 
 
 LARGEST = 1e100
-"""Of a weight and of a cost, so that sums of them stay numbers."""
+"""Largest weight and cost, so that sums of them stay finite."""
 
 
 class DeploymentError(ValueError):

@@ -1,4 +1,4 @@
-"""What final training leaves: weights, program, MLflow model, recipe, tables and model card."""
+"""Writes the artifacts of final training: weights, program, MLflow model, recipe, tables and model card."""
 
 from __future__ import annotations
 
@@ -123,8 +123,8 @@ def wilson(share: float, images: int, z: float = 1.959964) -> tuple[float, float
     """95 % interval of a share of some images, inside [0, 1]; NaN without images.
 
     Args:
-        share: In [0, 1].
-        images: That it is a share of.
+        share: The share, in [0, 1].
+        images: Number of images.
         z: Quantile of the normal distribution.
 
     Source: Wilson 1927, doi:10.1080/01621459.1927.10502953.

@@ -212,7 +212,7 @@ def _shower(progress: Any, bar: Any, title: str, run: Any, seed: int, plan: Plan
 
 
 def _params(recipe: Mapping[str, Any], plan: Plan, seeds: Sequence[int], setup: Any, data: Any) -> dict[str, Any]:
-    """What is shown of the run in MLflow."""
+    """Parameters of the run in MLflow."""
     params: dict[str, Any] = {
         "data": recipe["data"]["name"], "imbalance": data.imbalance, "model": named(recipe["model"]),
         "seeds": ", ".join(map(str, seeds)), "epochs": plan.epochs, **asdict(setup),

@@ -27,14 +27,14 @@ def has_own_tail(name: str) -> bool:
 
 
 def identity(name: str, root: str | None, imbalance: float | None) -> dict[str, Any]:
-    """What tells data apart: a fingerprint of all images, labels and splits, and the images of each class.
+    """Identity of data: a fingerprint of all images, labels and splits, and the images of each class.
 
     Data with a tail of their own are taken whole, whatever a search cut from them.
 
     Args:
-        name: Of the data set.
+        name: Name of the data set.
         root: Its folder.
-        imbalance: Of data that are cut to a long tail by definition.
+        imbalance: Imbalance of data that are cut to a long tail by definition.
 
     Returns:
         "fingerprint", "classes" (C names) and "counts" (C, images of all splits).
@@ -53,7 +53,7 @@ class Change:
     """How data differ from what they were.
 
     Args:
-        text: In words, by class.
+        text: The change in words, by class.
         added: Images that came on top, where no class lost one; 0 where that is not all.
     """
 
@@ -65,8 +65,8 @@ def change(before: Mapping[str, Any], now: Mapping[str, Any]) -> Change | None:
     """How data differ; `None` where they do not.
 
     Args:
-        before: As `identity` gives it; without counts where only a fingerprint is known.
-        now: Likewise, whole.
+        before: What `identity` returned; without counts where only a fingerprint is known.
+        now: What `identity` returns now.
 
     >>> print(change({"fingerprint": "a", "classes": ["ant", "cat"], "counts": [40, 10]},
     ...              {"fingerprint": "b", "classes": ["ant", "cat"], "counts": [40, 20]}))
@@ -156,7 +156,7 @@ def checked(
 
 
 def _change_of_split(recipe: Mapping[str, Any], root: str | None) -> Change | None:
-    """Of a recipe that notes the fingerprints of its trials alone, each of one split."""
+    """Compares a recipe that has only the fingerprints of its trials, each of one split."""
     own = recipe["data"]
     try:
         data = load(own["name"], root=root, imbalance=own["imbalance"], split_seed=int(recipe["measured"]["seeds"][0]))
@@ -170,7 +170,7 @@ def left_out(recipe_data: Mapping[str, Any], root: str | None, trained: int) -> 
     """Training images that an imbalance cut away from data with a tail of their own.
 
     Args:
-        recipe_data: As `checked` gives it.
+        recipe_data: What `checked` returned.
         root: Folder of the data.
         trained: Training images that are left.
     """

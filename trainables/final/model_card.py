@@ -102,7 +102,7 @@ def _program(data: Any, seed: int) -> list[str]:
 
 
 def _preprocessing(data: Any, missing: str) -> list[str]:
-    """What happens to an image before the network, step by step."""
+    """The steps from an image to the input of the network."""
     rules = serving.preprocessing_of(data)
     _, height, width = map(int, data.train_images.shape[1:])
     where = "In this order, as with the training images"

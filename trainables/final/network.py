@@ -29,7 +29,7 @@ def weights_file(seed: int) -> str:
 
 
 def described(recipe: str, model: str, data: LongTailed) -> dict[str, str]:
-    """What the weights' file says of itself, for `trained`."""
+    """Metadata of a file of weights, which `trained` reads."""
     shape = [int(size) for size in data.train_images.shape[1:]]
     content = {"recipe": recipe, "model": model, "shape": shape, "counts": data.counts.tolist()}
     return {key: value if isinstance(value, str) else json.dumps(value) for key, value in content.items()}
@@ -48,9 +48,9 @@ def trained(
 
     Args:
         folder: What final training left.
-        seed: Of the training.
+        seed: Seed of the training.
         model: Where a network of the user's own lies, instead of what the recipe says.
-        tricks: Folders of further tricks, likewise.
+        tricks: Folders of further tricks, instead of those that the recipe names.
         trust: Whether code that the recipe names is run as it is now.
 
     Raises:

@@ -37,8 +37,8 @@ def hashes(plan: Mapping[str, Any], folders: Sequence[str], model: str) -> dict[
     """Hashes of the own code that a recipe runs, with what that imports, by module; nothing is imported here.
 
     Args:
-        plan: Of the recipe, as a dict.
-        folders: Of further tricks.
+        plan: Plan of the recipe, as a dict.
+        folders: Folders of further tricks.
         model: The network.
     """
     if os.getcwd() not in sys.path:  # where modules of the user's are found, as when they are imported
@@ -87,9 +87,9 @@ def accepted(
     """The hashes of the code that the recipe runs, where all of it has been named or is trusted.
 
     Args:
-        path: Of the recipe, for messages.
+        path: File of the recipe, for messages.
         recipe: The recipe.
-        folders: Of further tricks, absolute.
+        folders: Folders of further tricks, absolute.
         model: The network, its file placed.
         own_tricks: Whether the recipe itself names the folders.
         own_model: Whether the recipe itself names the network.

@@ -1,4 +1,4 @@
-"""What MLflow serves of a trained network: encoded images, files or pixels in, class names and probabilities out.
+"""Predictor that MLflow serves: encoded images, files or pixels in, class names and probabilities out.
 
 This file is copied into the MLflow model, with `decoding.py` beside it: it imports nothing of this project.
 """
@@ -28,7 +28,7 @@ LONGEST_PATH = 4096
 
 
 class Preprocessing(Protocol):
-    """What `decoding.Preprocessing` does."""
+    """Interface of `decoding.Preprocessing`."""
 
     def decode(self, source: Any) -> Any:
         """(c, H, W) uint8 pixels of one encoded image."""
@@ -40,7 +40,7 @@ class Predictor:
 
     Args:
         program: Images (B, c, H, W) uint8 -> probabilities (B, C).
-        preprocessing: Of encoded images.
+        preprocessing: Decodes encoded images.
         shape: (c, H, W) that the program takes.
         classes: C names.
     """
@@ -61,7 +61,7 @@ class Predictor:
         Args:
             data: A table with the column `image`, or a sequence of images: encoded images as bytes or base64, paths of
                 image files, or pixels (c, H, W) as whole numbers from 0 to 255.
-            params: Of MLflow; there are none.
+            params: Parameters of MLflow; there are none.
 
         Returns:
             A row for each image: "class" (the most probable one), "probability" (its own), "label" (its number) and
@@ -172,7 +172,7 @@ def _size(shape: Iterable[int]) -> str:
 
 
 def _refuse(number: int, why: str) -> NoReturn:
-    from mlflow.exceptions import MlflowException
+    from mlflow.exceptions import MlflowException  # the predictor works without MLflow until it refuses a request
 
     raise MlflowException.invalid_parameter_value(f"image {number} (counted from 0): {why}")
 
@@ -181,7 +181,7 @@ def load(folder: str, preprocessing: Callable[..., Preprocessing]) -> Predictor:
     """The predictor of a saved model.
 
     Args:
-        folder: With `model.pt2` and `contract.json`.
+        folder: Folder with `model.pt2` and `contract.json`.
         preprocessing: `decoding.Preprocessing`.
     """
     contract = json.loads(Path(folder, "contract.json").read_text(encoding="utf-8"))

@@ -131,7 +131,7 @@ def parsed(path: Path) -> dict[str, Any]:
 
 
 def _not_plain(value: Any, where: str) -> str:
-    """What of a value is more than JSON has, in a sentence; "" where nothing is."""
+    """A sentence about the first part of a value that JSON does not have; "" where there is none."""
     if isinstance(value, dict):
         for key, item in value.items():
             if not isinstance(key, str):
@@ -208,7 +208,7 @@ class _Provenance(_Part):
 
 
 class _Document(_Part):
-    """What an exported recipe has."""
+    """An exported recipe."""
 
     format: Literal[1]
     recipe: str
@@ -248,8 +248,8 @@ def with_relative_places(recipe: Mapping[str, Any], folder: Path) -> dict[str, A
     """The recipe with every place relative to the folder that its file lies in, so that both can be moved together.
 
     Args:
-        recipe: With absolute places.
-        folder: Of the file.
+        recipe: The recipe, with absolute paths.
+        folder: Folder of the file.
     """
 
     def relative(place: str) -> str:

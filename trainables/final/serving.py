@@ -77,7 +77,7 @@ class ServingModule(nn.Module):
 
 
 def serving_module(pipeline: Pipeline) -> ServingModule:
-    """What a finished pipeline's test measures, as a module on the CPU, whatever it was trained on.
+    """The network and readout of a finished pipeline as a module on the CPU, whatever it was trained on.
 
     A readout that looks at the training images (nearest mean) looks at them there, too.
     """

@@ -92,8 +92,8 @@ class UnfinishedRun:
         """
         if (self.path / _SETTINGS).is_file():
             raise TrainError(
-                f"{self._out} holds a training that is not finished: continue it with --resume, choose another --out, or "
-                f"remove {self.path}"
+                f"{self._out} holds a training that is not finished: continue it with --resume, choose another --out, "
+                f"or remove {self.path}"
             )
         if (self._out / MEASURED).is_file():
             raise TrainError(
@@ -125,7 +125,7 @@ class UnfinishedRun:
         """The data of the training that lies here, where they are still the same.
 
         Args:
-            now: As `data_identity.identity` gives it.
+            now: The data as they are now, from `data_identity.identity`.
 
         Raises:
             TrainError: They have changed, so that two data sets would be mixed.

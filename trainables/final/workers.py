@@ -58,16 +58,16 @@ def train_with_workers(
     Args:
         recipe: The recipe.
         plan: Its plan, at full length.
-        seed: Of the training.
-        data: As this process has them; the workers load their own.
+        seed: Seed of the training.
+        data: The data as this process has them; the workers load their own.
         root: Folder of the data.
         setup: Precision, parts of a batch and number of workers.
         folder: Where the unfinished training is kept.
         policy: How often an unfinished stage is saved.
         stop: Whether to stop after the epoch.
         show: Called after every epoch with the progress.
-        threads: Of each worker on a CPU.
-        address: Of a Ray cluster; a local one is started where absent.
+        threads: Threads of each worker on a CPU.
+        address: Address of a Ray cluster (default: a local one is started).
 
     Raises:
         TrainError: There is no such cluster, it is too small, or a worker failed.

@@ -48,7 +48,7 @@ class StoredStage:
 
 @dataclass(frozen=True)
 class Entry:
-    """What is known of an entry without reading its tensors.
+    """Description of an entry, without its tensors.
 
     Args:
         key: Key of the entry.

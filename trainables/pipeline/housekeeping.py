@@ -23,7 +23,7 @@ OLD_SECONDS = 14 * 24 * 3600.0
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong with an entry.
+    """A problem of an entry.
 
     Args:
         key: Key of the entry.

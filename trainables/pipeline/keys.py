@@ -75,7 +75,7 @@ _OF_MERGED = ("merge", "readout")
 
 
 def _content(stage: StagePlan) -> dict[str, Any]:
-    """What a member's entry depends on: not names, not how many members there are, not what is done with them."""
+    """Everything of a stage that a member depends on: not names, not the number of members, not their merge."""
     fields = asdict(stage)
     for field in ("name", "members", "carry"):
         del fields[field]
@@ -110,7 +110,7 @@ def _core_version(root: Path) -> str:
 
 
 def numerics(device: torch.device, asked: Numerics) -> dict[str, Any]:
-    """What floating-point results depend on besides the code."""
+    """Everything besides the code that floating-point results depend on."""
     kind = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
     return {
         "device": device.type,

@@ -1,4 +1,4 @@
-"""What continues training exactly, on another machine or after a crash: the state of one stage, and that of a plan."""
+"""State of a stage and of a whole pipeline, from which training continues exactly, on any machine."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Point:
 
 @dataclass
 class Cost:
-    """What the plan of a trial costs, and the part that this trial trained itself.
+    """Cost of the plan of a trial, and of the part that this trial trained itself.
 
     Args:
         epochs: Epochs trained or re-used, members multiplied.

@@ -74,7 +74,7 @@ def retried(action: Callable[P, T]) -> Callable[P, T]:
 
 
 class Storage(Protocol):
-    """What the stage store asks of a place. Paths are relative, with forward slashes."""
+    """Interface of the places that hold a store. Paths are relative, with forward slashes."""
 
     place: str
 
@@ -203,7 +203,7 @@ class LocalStorage:
         return time.time() - latest
 
     def left(self) -> dict[str, int]:
-        """What lies beside the place that it was to be moved to, and whose writer is gone."""
+        """Files that writers which are gone have not moved into place, each with its bytes."""
         found = {}
         for path in sorted([*self.root.glob("[0-9a-f][0-9a-f]/.*"), *self.root.glob("partial/.*")]):
             name = path.relative_to(self.root).as_posix()
@@ -228,7 +228,7 @@ class RemoteStorage:
 
     @retried
     def _ask(self, action: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
-        """What a system answers. Each has errors of its own; all that are no `OSError` count as errors of a device."""
+        """Calls the file system. Each has its own errors; those that are no `OSError` become errors of a device."""
         try:
             return action(*arguments, **named)
         except OSError:
@@ -309,12 +309,12 @@ def _host() -> str:
 
 
 def _beside(target: Path) -> Path:
-    """Where something is written before it is moved into its place; the name says by which process."""
+    """Temporary path beside a target; the name has the writing process."""
     return target.with_name(f".{target.name}.{_host()}.{os.getpid()}.{uuid.uuid4().hex[:8]}")
 
 
 def _abandoned(name: str, age: float | None) -> bool:
-    """Whether nobody writes what lies under such a name any more."""
+    """Whether the writer of a temporary path is gone."""
     if age is None:  # it is gone meanwhile
         return False
     match = re.search(r"\.([A-Za-z0-9-]+)\.(\d+)\.[0-9a-f]{8}$", name)

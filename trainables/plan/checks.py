@@ -1,4 +1,4 @@
-"""What makes a plan impossible to train, found before anything is trained."""
+"""Checks that a plan can be trained, before anything is trained."""
 
 from __future__ import annotations
 

@@ -128,7 +128,7 @@ class Plan:
         """The whole plan in less time: every stage at a share of its epochs, at least one, measured at its end.
 
         Args:
-            share: In (0, 1].
+            share: Share of the epochs, in (0, 1].
 
         >>> from spaces.domain import Space, Stage
         >>> from trainables.data import standard

@@ -1,4 +1,4 @@
-"""What can be said of a space without training: its labels, its choices, and whether its plans can be trained."""
+"""Checks a space without training, and lists its labels and choices."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a stage is trained in, and what one stage passes on to the next."""
+"""The context that a stage is trained in, and the carry-over from one stage to the next."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class TrainingContext:
 
 @dataclass(frozen=True)
 class CarryOver:
-    """What one stage passes on to the next.
+    """State that one stage passes on to the next.
 
     Args:
         model: State of the network, buffers included.

@@ -42,7 +42,8 @@ class GraphedStep:
     Args:
         step: Forward, loss, backward and the optimiser's step of a batch: the batch, its outputs and its loss.
         network: The network that the step changes.
-        optimiser: The optimiser of the step; its learning rates become tensors on the device, to be filled and not replaced.
+        optimiser: The optimiser of the step; its learning rates become tensors on the device, which are
+            filled and not replaced.
         size: Images of a full batch.
     """
 

@@ -17,7 +17,7 @@ from trainables.training.context import TrainingContext
 from trainables.training.seeding import generator, sent
 
 PURPOSES = ("draw", "view", "image", "shift", "augment", "mix", "loss")
-"""What random numbers are drawn for in an epoch, each from a generator of its own."""
+"""Purposes of the random numbers of an epoch, each with its own generator."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Epoch:
         steps: Number of its batches.
         expected: Mean weight of its images.
         stream: The batches, with features where they are cached.
-        generator: For losses that draw random numbers.
+        generator: Generator of the losses that draw random numbers.
     """
 
     number: int

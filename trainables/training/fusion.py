@@ -126,7 +126,7 @@ class FusedRun:
         return [_ended(*each) for each in zip(self.runs, epochs, totals, strict=True)]
 
     def forward(self, batches: Sequence[Batch]) -> list[Outputs]:
-        """What each member's network says of its own batch."""
+        """Outputs of each member's network for its own batch."""
         views = batches[0].images.shape[0]
         blends = [None if b.blend is None else for_every_view(b.blend, views) for b in batches]
         x = torch.cat(

@@ -20,7 +20,7 @@ from trainables.training.seeding import generator
 def stage_facts(
     context: TrainingContext, network: Network, epochs: int, generators: Callable[[str], torch.Generator]
 ) -> Facts:
-    """What the tricks of a stage may know.
+    """The facts that the tricks of a stage are built from.
 
     Args:
         context: Data, seed, device.

@@ -31,7 +31,7 @@ class NumericsError(ValueError):
 
 @dataclass(frozen=True)
 class Numerics:
-    """What a trial asks for.
+    """The requested numerics of a trial.
 
     Args:
         precision: "fp32", or "bf16": the backbone's convolutions in bfloat16 by autocast. Weights, BatchNorm's
@@ -41,8 +41,8 @@ class Numerics:
             "on" (where the stage can be), "off", or "auto", where it is faster. Off by default: a member alone is kept
             and re-used by stages with any number of members, members together only by those with the same group.
         graph: "on" replays each step as one CUDA graph, where the stage can be captured; "off" does not.
-        fused_trials: Whether seeds of one recipe are trained together in the same way, four at a time: "on" (where a stage can
-            be), "off", or "auto", where it is faster.
+        fused_trials: Whether seeds of one recipe are trained together in the same way, four at a time: "on" (where
+            a stage allows it), "off", or "auto", where it is faster.
 
     Raises:
         NumericsError: Another value.

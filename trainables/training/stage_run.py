@@ -225,7 +225,7 @@ class StageRun:
     # --- what a stage leaves, and where it continues ------------------------------------------------------------
 
     def carry_over(self) -> CarryOver:
-        """What the next stage takes over."""
+        """The state that the next stage takes over."""
         return CarryOver(
             copied(self.network.state_dict()),
             _save_optimiser(self.optimiser),
