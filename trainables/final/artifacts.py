@@ -18,10 +18,11 @@ from analysis.files import to_json, write
 from analysis.text import csv_cell, printable
 from trainables.evaluation.deployment import Deployment
 from trainables.final import serving
-from trainables.final.model_card import TABLE, card, group_of
+from trainables.final.model_card import TABLE, card
 from trainables.final.network import RECIPE, described, weights_file
 from trainables.final.recipe import to_yaml, with_relative_places
 from trainables.final.setup import TrainingSetup
+from trainables.metrics import group_of
 from trainables.models import identity
 from trainables.pipeline.pipeline import Pipeline
 from trainables.plan import Plan
@@ -53,11 +54,19 @@ def write_artifacts(
     deployment: Deployment,
     program: bool = True,
 ) -> tuple[list[dict[str, Any]], str]:
-    """Writes everything; what was measured on test, by seed, and why there is no program ("" where there is one).
+    """Tests every seed and writes the artifacts. Program and MLflow model are the first seed's: test chooses none.
 
-    Test is also measured as a deployment weighs it.
+    Args:
+        recipe: The recipe.
+        plan: Its plan as it was trained.
+        finished: The trained seeds.
+        setup: How they were trained.
+        out: Folder to write to.
+        deployment: Prior and costs by which test is weighted besides.
+        program: Whether program and MLflow model are written.
 
-    The program and the MLflow model are those of the first seed: no seed is chosen by its test.
+    Returns:
+        The measurements on test of every seed, and why there is no program; "" where there is one.
     """
     measured: list[dict[str, Any]] = []
     for one in finished:
@@ -98,10 +107,10 @@ def packed(weights: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> 
 
 
 def table(data: Any, measured: Sequence[Mapping[str, Any]]) -> str:
-    """A row for each class, as CSV: images in training and test, group, and recalls as fractions.
+    """A CSV with a row for each class: images in training and test, group, and recalls as fractions.
 
-    Of the recall: that of every seed, their mean, and its 95 % interval by the number of test images (Wilson's, which
-    stays inside [0, 1]).
+    The recalls are those of every seed, and their mean with its 95 % interval by the number of test images (Wilson's,
+    which stays inside [0, 1]).
     """
     tested = torch.bincount(data.test_labels.cpu(), minlength=data.classes).tolist()
     content = io.StringIO()

@@ -18,7 +18,7 @@ from trainables.data.images.decoding import Preprocessing
 from trainables.final import own_code, serving
 from trainables.final.network import RECIPE
 from trainables.final.setup import TrainingSetup
-from trainables.metrics import FEW_BELOW, MANY_ABOVE
+from trainables.metrics import FEW_BELOW, MANY_ABOVE, group_of
 from trainables.models import MODELS
 from trainables.plan import Plan
 
@@ -309,15 +309,6 @@ def named(model: str) -> str:
         return f"{name} (pretrained: {Path(file).name})"
     where, colon, function = name.rpartition(":")
     return f"{Path(where).name}:{function}" if colon else name
-
-
-def group_of(count: int) -> str:
-    """Many, medium or few, by the images of a class in training.
-
-    >>> group_of(101), group_of(100), group_of(20), group_of(19)
-    ('many', 'medium', 'medium', 'few')
-    """
-    return "many" if count > MANY_ABOVE else "few" if count < FEW_BELOW else "medium"
 
 
 def not_tested(data: Any) -> list[str]:
