@@ -161,15 +161,17 @@ def test_code_is_in_the_key_and_what_is_written_about_it_is_not(tricks_folder, m
     registry._ENTRIES.update(known)
 
 
-DECIDING = ("training/stage_run.py", "pipeline/pipeline.py", "objective.py", "training/schedule.py", "metrics.py",
-            "training/seeding.py", "batch.py", "data/augment.py", "data/loaders.py",
-            "models/network.py")  # fmt: skip
+DECIDING = ("training/stage_run.py", "training/feed.py", "training/batch_gradient.py", "training/network_setup.py",
+            "training/evaluator.py", "pipeline/pipeline.py", "pipeline/executor.py", "objective.py",
+            "training/schedule.py", "metrics.py", "training/seeding.py", "batch.py", "data/augment.py",
+            "data/loaders.py", "models/network.py")  # fmt: skip
 ELSEWHERE = (
     "trial.py",
     "train.py",
     "data/describe.py",
     "tricks/focal.py",
     "final/training.py",
+    "pipeline/housekeeping.py",
     "data/user_data/own.py",
 )
 
