@@ -64,7 +64,7 @@ def _list(store: StageStore, options: argparse.Namespace) -> int:
     total, seconds = sum(found.bytes for found in there), sum(found.seconds for found in there)
     size = f"{total / 1e6:.1f} MB, {seconds:.0f} s of training"
     echo(f"{len(there)} entries, {size}, in {sentence(options.store)}")
-    partials, left = store.partials(), store.files.left()
+    partials, left = store.partials(), store.files.leftovers()
     if partials:
         echo(f"{len(partials)} unfinished stages, {sum(partials.values()) / 1e6:.1f} MB")
     if left:

@@ -66,7 +66,7 @@ def test_a_mixture_inside_the_network_stays_within_a_part(make_plan, digits):
     order = torch.arange(7, -1, -1)
     whole = Batch(images[None], labels, torch.stack((labels, order), 1), torch.full((8, 2), 0.5),
                   Blend("pool", order, torch.full((8,), 0.5)))  # fmt: skip
-    first, second = run._divided(whole)
+    first, second = run.gradient._divide(whole, 0)
     assert first.y[:, 0].tolist() == [0, 1, 2, 3] and set(first.y[:, 1].tolist()) == {0, 1, 2, 3}
     assert set(second.y[:, 1].tolist()) == {4, 5, 6, 7}
     assert torch.equal(first.y[:, 1], first.blend.order)

@@ -99,7 +99,7 @@ def test_what_cannot_be_fused(make_plan, digits, tricks_folder):
     with pytest.raises(CannotFuse, match="Identity cannot be stacked"):
         FusedRun(runs)
     runs = members(plan, digits, count=2)
-    runs[1]._draw = lambda progress, generator: torch.arange(7)
+    runs[1].feed._draw = lambda progress, generator: torch.arange(7)
     with pytest.raises(CannotFuse, match="different lengths"):
         FusedRun(runs)
 

@@ -211,7 +211,7 @@ def test_an_error_that_passes_is_not_noticed(
     assert store.get("aa0") is not None
     monkeypatch.setattr(Path, "read_bytes", failing(error, 2)(Path.read_bytes))
     assert store.get_partial("aa1") is not None
-    assert caplog.text == "" and store.files.left() == {}
+    assert caplog.text == "" and store.files.leftovers() == {}
 
 
 @pytest.mark.usefixtures("impatient")
@@ -351,7 +351,7 @@ def test_what_killed_writers_have_left_is_counted_and_cleaned(
         os.utime(tmp_path / "aa" / f".aa5.elsewhere-{name}.1.0123abcd", (when, when))
     own = storage._beside(tmp_path / "aa" / "aa6")
     own.mkdir()  # this process is writing it
-    assert len(store.files.left()) == 3
+    assert len(store.files.leftovers()) == 3
     stage_store.main(["list", "--store", str(tmp_path)])
     printed = capsys.readouterr().out
     assert (
@@ -359,7 +359,7 @@ def test_what_killed_writers_have_left_is_counted_and_cleaned(
     )
     stage_store.main(["clean", "--store", str(tmp_path)])
     assert "0 damaged entries, 3 left by processes that are gone, 2 unfinished stages" in capsys.readouterr().out
-    assert store.files.left() == {} and list(store.partials()) == ["aa3"] and own.is_dir()
+    assert store.files.leftovers() == {} and list(store.partials()) == ["aa3"] and own.is_dir()
     assert {path.name for path in (tmp_path / "aa").glob(".*")} == {own.name, ".aa5.elsewhere-fresh.1.0123abcd"}
 
 

@@ -19,7 +19,7 @@ from analysis.text import csv_cell, printable
 from trainables.evaluation.deployment import Deployment
 from trainables.final import serving
 from trainables.final.model_card import TABLE, card
-from trainables.final.network import RECIPE, described, weights_file
+from trainables.final.network import RECIPE, weights_file, weights_metadata
 from trainables.final.recipe import to_yaml, with_relative_places
 from trainables.final.setup import TrainingSetup
 from trainables.metrics import group_of
@@ -73,7 +73,10 @@ def write_artifacts(
         metrics, recalls, _ = one.pipeline.test(deployment)
         file = weights_file(one.seed)
         weights = {name: tensor.cpu().contiguous() for name, tensor in one.pipeline.network().state_dict().items()}
-        write(out / file, packed(weights, described(recipe["recipe"], identity(recipe["model"]), one.pipeline.data)))
+        write(
+            out / file,
+            pack_weights(weights, weights_metadata(recipe["recipe"], identity(recipe["model"]), one.pipeline.data)),
+        )
         measured.append(
             {"seed": one.seed, "file": file, "seconds": one.seconds, "metrics": metrics, "recalls": recalls}
         )
@@ -92,11 +95,11 @@ def write_artifacts(
     return measured, missing
 
 
-def packed(weights: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> bytes:
+def pack_weights(weights: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> bytes:
     """Weights as a safetensors file, equal ones byte by byte: the library writes its header in an order by chance.
 
     >>> one, other = ({name: torch.ones(2) for name in order} for order in ("ab", "ba"))
-    >>> packed(one, {"a": "1", "b": "2", "c": "3"}) == packed(other, {"c": "3", "b": "2", "a": "1"})
+    >>> pack_weights(one, {"a": "1", "b": "2", "c": "3"}) == pack_weights(other, {"c": "3", "b": "2", "a": "1"})
     True
     """
     content: bytes = save_tensors(dict(weights), metadata=dict(metadata))

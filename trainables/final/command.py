@@ -35,7 +35,9 @@ def data_of(options: argparse.Namespace, recipe: Mapping[str, Any], root: str | 
         own, folder = recipe["data"], UnfinishedRun(options.out)
         folder.settings()  # before the data are read
         return folder.check_data(data_identity.identity(own["name"], root, own["imbalance"]))
-    return data_identity.checked(options.recipe, recipe, root, new_data=options.new_data, repeats=options.as_searched)
+    return data_identity.check_data(
+        options.recipe, recipe, root, new_data=options.new_data, repeats=options.as_searched
+    )
 
 
 def train_recipe(

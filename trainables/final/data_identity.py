@@ -97,7 +97,7 @@ def _name(name: str) -> str:
     return printable(name, keep="")
 
 
-def checked(
+def check_data(
     where: object, recipe: Mapping[str, Any], root: str | None, *, new_data: bool, repeats: bool
 ) -> dict[str, Any]:
     """The recipe's data as they are to be trained on.
@@ -170,7 +170,7 @@ def left_out(recipe_data: Mapping[str, Any], root: str | None, trained: int) -> 
     """Training images that an imbalance cut away from data with a tail of their own.
 
     Args:
-        recipe_data: What `checked` returned.
+        recipe_data: What `check_data` returned.
         root: Folder of the data.
         trained: Training images that are left.
     """

@@ -40,7 +40,7 @@ def card(
     """The model card; `missing` says why there is no program."""
     parts = (_head(recipe, data), _use(recipe, data, measured, missing), _preprocessing(data, missing),
              _data(recipe, data), _training(recipe, plan, data, measured, setup), _test(data, measured),
-             _searched(recipe, plan), _limits(recipe, plan, data, setup))  # fmt: skip
+             _search_results(recipe, plan), _limits(recipe, plan, data, setup))  # fmt: skip
     return "\n".join(line for part in parts for line in part)
 
 
@@ -244,7 +244,7 @@ def _percent(value: float) -> str:
     return "–" if math.isnan(value) else f"{100 * value:.1f}"
 
 
-def _searched(recipe: Mapping[str, Any], plan: Plan) -> list[str]:
+def _search_results(recipe: Mapping[str, Any], plan: Plan) -> list[str]:
     found = recipe["measured"]
     lines = []
     if found.get("mean") is not None:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from trainables.data import LongTailed
 from trainables.final.errors import TrainError
-from trainables.final.recipe import parsed, read_recipe
+from trainables.final.recipe import parse_recipe, read_recipe
 from trainables.models import MODELS, Network, build
 from trainables.plan import Plan
 from trainables.training.context import TrainingContext
@@ -28,7 +28,7 @@ def weights_file(seed: int) -> str:
     return f"model-seed{seed}.safetensors"
 
 
-def described(recipe: str, model: str, data: LongTailed) -> dict[str, str]:
+def weights_metadata(recipe: str, model: str, data: LongTailed) -> dict[str, str]:
     """Metadata of a file of weights, which `trained` reads."""
     shape = [int(size) for size in data.train_images.shape[1:]]
     content = {"recipe": recipe, "model": model, "shape": shape, "counts": data.counts.tolist()}
@@ -65,10 +65,10 @@ def trained(
     try:
         with safe_open(file, framework="pt") as opened:
             said = opened.metadata() or {}
-        shape, counts = _checked(json.loads(said["shape"]), json.loads(said["counts"]))
+        shape, counts = _read_shape(json.loads(said["shape"]), json.loads(said["counts"]))
     except (SafetensorError, KeyError, ValueError, RecursionError) as error:
         raise TrainError(f"{file}: not a file that python -m trainables.train left ({error})") from error
-    name = str(parsed(place / RECIPE).get("model")).partition("?pretrained=")[0]
+    name = str(parse_recipe(place / RECIPE).get("model")).partition("?pretrained=")[0]
     if model is None and name in MODELS:
         model = name  # the values of a pretrained file are trained over
     recipe = read_recipe(place / RECIPE, tricks, model, trust)
@@ -88,7 +88,7 @@ def trained(
     return network.eval()
 
 
-def _checked(shape: Any, counts: Any) -> tuple[list[int], torch.Tensor]:
+def _read_shape(shape: Any, counts: Any) -> tuple[list[int], torch.Tensor]:
     """(c, H, W) and (C,) as the file has them.
 
     Raises:

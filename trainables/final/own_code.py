@@ -73,7 +73,7 @@ def model_file(model: str) -> Path | None:
     return code_identity.module_file(where) or Path(*where.split(".")).with_suffix(".py")
 
 
-def accepted(
+def accept_code(
     path: Path,
     recipe: Mapping[str, Any],
     folders: Sequence[str],
@@ -113,9 +113,9 @@ def accepted(
     unasked = list(dict.fromkeys([*unasked, *code_identity.closure(there).values()]))
     if trust:
         for one in unasked:
-            tell(f"runs code that the recipe names: {_named(one)}")
+            tell(f"runs code that the recipe names: {_display_name(one)}")
     elif unasked:
-        shown = ", ".join(map(_named, unasked))
+        shown = ", ".join(map(_display_name, unasked))
         raise TrainError(
             f"{path}: names code of its own, which is not run unasked: {shown}; read it, then name it with "
             f"{' '.join(remedies)}, or accept it as it is with --trust"
@@ -132,7 +132,7 @@ def accepted(
     return now
 
 
-def _named(file: Path) -> str:
+def _display_name(file: Path) -> str:
     place = printable(os.path.relpath(file), keep="")
     return f"{place} (sha256 {_hash(file)[:SHOWN]})" if file.is_file() else f"{place} (there is no such file)"
 

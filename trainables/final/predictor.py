@@ -93,16 +93,16 @@ class Predictor:
     def _pixels(self, row: Any, number: int) -> Any:
         """(c, H, W) uint8 of one row."""
         if isinstance(row, (bytes, bytearray, memoryview)):
-            return self._decoded(bytes(row), number)
+            return self._decode(bytes(row), number)
         if isinstance(row, str):
-            return self._decoded(row if _is_file(row) else _encoded(row, number), number)
+            return self._decode(row if _is_file(row) else _encode(row, number), number)
         if isinstance(row, os.PathLike):
-            return self._decoded(row, number)
+            return self._decode(row, number)
         if isinstance(row, (list, tuple, np.ndarray)):
-            return self._checked(row, number)
+            return self._check_pixels(row, number)
         return _refuse(number, f"there is no image, got {row!r:.60}")
 
-    def _decoded(self, source: Any, number: int) -> Any:
+    def _decode(self, source: Any, number: int) -> Any:
         try:
             pixels = self._preprocessing.decode(source)
         except (ValueError, OSError) as error:
@@ -115,7 +115,7 @@ class Predictor:
             )
         return pixels
 
-    def _checked(self, row: Any, number: int) -> Any:
+    def _check_pixels(self, row: Any, number: int) -> Any:
         """Pixels that were given as numbers: whole ones, so that an image in [0, 1] is not taken for a black one."""
         try:
             given = np.asarray(row if isinstance(row, np.ndarray) else list(row))
@@ -153,7 +153,7 @@ def _is_file(text: str) -> bool:
         return False
 
 
-def _encoded(text: str, number: int) -> bytes:
+def _encode(text: str, number: int) -> bytes:
     """The bytes of base64, with or without the head of a data URI."""
     body = text.partition(",")[2] if text.startswith("data:") else text
     try:

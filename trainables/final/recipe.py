@@ -58,7 +58,7 @@ def read_recipe(
         DataError: It names an unknown data set.
         PlanError: Its plan cannot be trained, e.g. because it names an unknown trick.
     """
-    recipe = parsed(path)
+    recipe = parse_recipe(path)
     try:
         from_json(_Document, recipe, str(path), TrainError)
     except TrainError as error:
@@ -72,14 +72,14 @@ def read_recipe(
     provenance = recipe["provenance"]
     folders = [os.path.abspath(folder) for folder in tricks]
     if not tricks and own_code.tricks_of(recipe["plan"]):  # a folder that the plan does not need is not opened
-        folders = [os.path.abspath(_placed(folder, beside)) for folder in provenance.get("tricks") or ()]
-    named = model if model is not None else _placed_model(recipe["model"], beside)
-    known = own_code.accepted(
+        folders = [os.path.abspath(_find_beside(folder, beside)) for folder in provenance.get("tricks") or ()]
+    named = model if model is not None else _find_model_beside(recipe["model"], beside)
+    known = own_code.accept_code(
         path, recipe, folders, named, own_tricks=not tricks, own_model=model is None, trust=trust, tell=tell
     )
     recipe["provenance"] = {**provenance, "tricks": folders, "code": known}
     if provenance.get("data_root"):
-        recipe["provenance"]["data_root"] = os.path.abspath(_placed(provenance["data_root"], beside))
+        recipe["provenance"]["data_root"] = os.path.abspath(_find_beside(provenance["data_root"], beside))
     try:
         module_of(recipe["data"]["name"])
         recipe["model"] = models.settled(named)
@@ -94,7 +94,7 @@ def read_recipe(
 # --- what a file may hold -----------------------------------------------------------------------------------
 
 
-def parsed(path: Path) -> dict[str, Any]:
+def parse_recipe(path: Path) -> dict[str, Any]:
     """The file's content: text, finite numbers, truth values, null, lists and mappings with text as keys.
 
     Raises:
@@ -225,13 +225,13 @@ class _Document(_Part):
 # --- places -------------------------------------------------------------------------------------------------
 
 
-def _placed(place: str, beside: Path) -> str:
+def _find_beside(place: str, beside: Path) -> str:
     """A relative place beside the recipe's file, where it is there; else as it is."""
     there = beside / place
     return str(there) if not Path(place).is_absolute() and there.exists() else place
 
 
-def _moved(model: str, move: Callable[[str], str]) -> str:
+def _move_model(model: str, move: Callable[[str], str]) -> str:
     """A network whose file lies somewhere else."""
     name, sign, file = model.partition("?pretrained=")
     if sign:
@@ -240,8 +240,8 @@ def _moved(model: str, move: Callable[[str], str]) -> str:
     return f"{move(where + '.py')}:{function}" if colon else model
 
 
-def _placed_model(model: str, beside: Path) -> str:
-    return _moved(model, lambda place: _placed(place, beside))
+def _find_model_beside(model: str, beside: Path) -> str:
+    return _move_model(model, lambda place: _find_beside(place, beside))
 
 
 def with_relative_places(recipe: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -264,7 +264,7 @@ def with_relative_places(recipe: Mapping[str, Any], folder: Path) -> dict[str, A
     provenance["tricks"] = [relative(place) for place in provenance.get("tricks") or ()]
     if provenance.get("data_root"):
         provenance["data_root"] = relative(provenance["data_root"])
-    return {**recipe, "model": _moved(recipe["model"], relative), "provenance": provenance}
+    return {**recipe, "model": _move_model(recipe["model"], relative), "provenance": provenance}
 
 
 def to_yaml(recipe: Mapping[str, Any]) -> str:

@@ -109,10 +109,10 @@ def check_exportable(network: Network, shape: Sequence[int]) -> None:
     module = ServingModule(network, torch.zeros(channels), torch.ones(channels)).eval().requires_grad_(False)
     # torch prints the half-made graph; its error says the same in a sentence
     with contextlib.redirect_stderr(io.StringIO()):
-        exported(module, shape)
+        export(module, shape)
 
 
-def exported(module: ServingModule, shape: Sequence[int]) -> Any:
+def export(module: ServingModule, shape: Sequence[int]) -> Any:
     """The module as a program of `torch.export`, for any number of images.
 
     Args:
@@ -124,7 +124,7 @@ def exported(module: ServingModule, shape: Sequence[int]) -> Any:
     """
     # two: of one image, the number one would become part of the program
     images = torch.zeros(2, *shape, dtype=torch.uint8)
-    with _explained():
+    with _explain_errors():
         program = torch.export.export(module, (images,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # has the places of our sources on this machine
@@ -132,7 +132,7 @@ def exported(module: ServingModule, shape: Sequence[int]) -> Any:
 
 
 @contextlib.contextmanager
-def _explained(what: str = "torch.export makes no program of it") -> Iterator[None]:
+def _explain_errors(what: str = "torch.export makes no program of it") -> Iterator[None]:
     try:
         yield
     except OSError:
@@ -166,8 +166,8 @@ def save(module: ServingModule, out: Path, data: LongTailed, metadata: Mapping[s
     """
     shape = tuple(map(int, data.train_images.shape[1:]))
     packed = io.BytesIO()
-    program = exported(module, shape)
-    with _explained():
+    program = export(module, shape)
+    with _explain_errors():
         # in memory: torch's own writer ends the process where the disk is full
         torch.export.save(program, packed)
     contract = {
@@ -183,7 +183,7 @@ def save(module: ServingModule, out: Path, data: LongTailed, metadata: Mapping[s
         (package / "__init__.py").write_text(_LOADER, encoding="utf-8")
         for source in (decoding, predictor):
             shutil.copyfile(str(source.__file__), package / Path(str(source.__file__)).name)
-        with _explained("MLflow does not save it"):
+        with _explain_errors("MLflow does not save it"):
             _save_for_mlflow(place, data, {**metadata, "classes": list(data.class_names), "input": INPUT})
         shutil.rmtree(out / MLFLOW_MODEL, ignore_errors=True)
         (place / MLFLOW_MODEL).replace(out / MLFLOW_MODEL)

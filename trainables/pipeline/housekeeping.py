@@ -90,7 +90,7 @@ def clean(store: StageStore) -> Cleaned:
     The latter are stages that have been finished meanwhile, and those untouched for `OLD_SECONDS`.
     """
     damaged = {problem.path for problem in problems(store) if problem.damaged}
-    left = store.files.left()
+    left = store.files.leftovers()
     old = {}
     for key, size in store.partials().items():
         age = store.files.age(partial_file(key))

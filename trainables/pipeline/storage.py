@@ -110,7 +110,7 @@ class Storage(Protocol):
         """Seconds since a file, or any file of a folder, was last written; `None` where the system does not say."""
         ...
 
-    def left(self) -> dict[str, int]:
+    def leftovers(self) -> dict[str, int]:
         """Sizes in bytes of what writers that are gone have left half written."""
         ...
 
@@ -144,10 +144,10 @@ class LocalStorage:
         beside = _beside(target)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            _flushed(beside, content)
+            _write_flushed(beside, content)
             beside.replace(target)
         except OSError as error:
-            raise _explained(error, self.place) from error
+            raise _explain(error, self.place) from error
         finally:
             with suppress(OSError):
                 beside.unlink(missing_ok=True)
@@ -160,7 +160,7 @@ class LocalStorage:
         try:
             beside.mkdir(parents=True)
             for name, content in files.items():
-                _flushed(beside / name, content)
+                _write_flushed(beside / name, content)
             try:
                 beside.rename(target)
             except OSError:
@@ -169,7 +169,7 @@ class LocalStorage:
                     self.remove(folder)  # the rest of an entry that lost its manifest
                     beside.rename(target)
         except OSError as error:
-            raise _explained(error, self.place) from error
+            raise _explain(error, self.place) from error
         finally:
             shutil.rmtree(beside, ignore_errors=True)
 
@@ -202,12 +202,12 @@ class LocalStorage:
             return None
         return time.time() - latest
 
-    def left(self) -> dict[str, int]:
+    def leftovers(self) -> dict[str, int]:
         """Files that writers which are gone have not moved into place, each with its bytes."""
         found = {}
         for path in sorted([*self.root.glob("[0-9a-f][0-9a-f]/.*"), *self.root.glob("partial/.*")]):
             name = path.relative_to(self.root).as_posix()
-            if _abandoned(path.name, self.age(name)):
+            if _is_abandoned(path.name, self.age(name)):
                 parts = path.rglob("*") if path.is_dir() else [path]
                 found[name] = sum(part.stat().st_size for part in parts if part.is_file())
         return found
@@ -252,7 +252,7 @@ class RemoteStorage:
             self._ask(self._system.makedirs, target.rpartition("/")[0], exist_ok=True)
             self._ask(self._system.pipe_file, target, content)
         except OSError as error:
-            raise _explained(error, self.place) from error
+            raise _explain(error, self.place) from error
 
     def publish(self, folder: str, files: Mapping[str, bytes], last: str) -> None:
         """Writes the files one by one, the last one last."""
@@ -288,7 +288,7 @@ class RemoteStorage:
         times = [written for written in map(_seconds, found) if written is not None]
         return time.time() - max(times) if found and len(times) == len(found) else None
 
-    def left(self) -> dict[str, int]:
+    def leftovers(self) -> dict[str, int]:
         """Nothing: what is written here is written in its place."""
         return {}
 
@@ -313,7 +313,7 @@ def _beside(target: Path) -> Path:
     return target.with_name(f".{target.name}.{_host()}.{os.getpid()}.{uuid.uuid4().hex[:8]}")
 
 
-def _abandoned(name: str, age: float | None) -> bool:
+def _is_abandoned(name: str, age: float | None) -> bool:
     """Whether the writer of a temporary path is gone."""
     if age is None:  # it is gone meanwhile
         return False
@@ -328,14 +328,14 @@ def _abandoned(name: str, age: float | None) -> bool:
     return age > LEFT_SECONDS
 
 
-def _flushed(path: Path, content: bytes) -> None:
+def _write_flushed(path: Path, content: bytes) -> None:
     with path.open("wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
 
 
-def _explained(error: OSError, place: str) -> OSError:
+def _explain(error: OSError, place: str) -> OSError:
     if error.errno in FULL:
         clean = command("python", "-m", "trainables.pipeline.store", "clean", *option("--store", place))
         return StoreFull(

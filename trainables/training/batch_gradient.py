@@ -84,7 +84,7 @@ class BatchGradient:
         """Adds up the gradients of this process's parts of a batch."""
         sharding, called = self._sharding, self._called
         assert called is not None
-        divided = self._divided(whole, step)
+        divided = self._divide(whole, step)
         size = len(whole.index)
         mixed = [self._mixed_weights(part) for part in divided]
         shards = sharding.worker_shards(size)
@@ -109,7 +109,7 @@ class BatchGradient:
         """Weights of a batch's images (B,), each mixed as its labels are."""
         return (self._objective.weights(batch.y) * batch.share).sum(dim=1)
 
-    def _divided(self, whole: Batch, step: int) -> list[Batch]:
+    def _divide(self, whole: Batch, step: int) -> list[Batch]:
         """A batch in parts, those of other processes included: their labels count in a weighted mean."""
         slices = self._sharding.slices(len(whole.index))
         whole = blended_at_input(whole)

@@ -83,6 +83,6 @@ def below(prefix: str, tensors: Mapping[str, Tensor]) -> State:
     return {name[len(prefix) + 1 :]: tensor for name, tensor in tensors.items() if name.startswith(f"{prefix}/")}
 
 
-def copied(state: Mapping[str, Tensor]) -> State:
+def copy_state(state: Mapping[str, Tensor]) -> State:
     """A copy of a state, in one memory format, whichever the network is trained in."""
     return {name: tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in state.items()}

@@ -80,7 +80,7 @@ class GraphedStep:
             for group in self._optimiser.param_groups
             for parameter in group["params"]
         }
-        self._batch = _copied(batch)
+        self._batch = _copy_batch(batch)
         try:
             side = torch.cuda.Stream()
             side.wait_stream(torch.cuda.current_stream())
@@ -120,7 +120,7 @@ def _same_shape(one: Batch, other: Batch) -> bool:
     return len(set(layers)) == 1 and shapes[0] == shapes[1]
 
 
-def _copied(batch: Batch) -> Batch:
+def _copy_batch(batch: Batch) -> Batch:
     blend = batch.blend
     kept = None if blend is None else replace(blend, order=blend.order.clone(), share=blend.share.clone())
     return Batch(batch.images.clone(), batch.index.clone(), batch.y.clone(), batch.share.clone(), kept)

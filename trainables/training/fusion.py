@@ -62,7 +62,7 @@ class FusedRun:
         self._parameters: list[nn.Parameter] = []
         self._slices: list[list[nn.Parameter]] = []  # the members' own, of each stacked one
         self._parts = {
-            name: self._stacked([network.backbone[name] for network in networks]) for name in networks[0].backbone
+            name: self._stack([network.backbone[name] for network in networks]) for name in networks[0].backbone
         }
         self._classify = self._head([network.head for network in networks])
         stage = self.runs[0].stage
@@ -123,14 +123,14 @@ class FusedRun:
             for run, batch, out in zip(self.runs, batches, outputs, strict=True):
                 run.end_step(batch, out)
             totals += losses.detach()
-        return [_ended(*each) for each in zip(self.runs, epochs, totals, strict=True)]
+        return [_end_epoch(*each) for each in zip(self.runs, epochs, totals, strict=True)]
 
     def forward(self, batches: Sequence[Batch]) -> list[Outputs]:
         """Outputs of each member's network for its own batch."""
         views = batches[0].images.shape[0]
         blends = [None if b.blend is None else for_every_view(b.blend, views) for b in batches]
         x = torch.cat(
-            [_blended(b.images.flatten(0, 1), blend, "input") for b, blend in zip(batches, blends, strict=True)], 1
+            [_apply_blend(b.images.flatten(0, 1), blend, "input") for b, blend in zip(batches, blends, strict=True)], 1
         )
         x = x.contiguous(memory_format=self._format)
         with torch.autocast(x.device.type, torch.bfloat16) if self._precision == "bf16" else nullcontext():
@@ -138,17 +138,17 @@ class FusedRun:
                 x = part(x)
                 if any(blend is not None and blend.layer == name for blend in blends):
                     chunks = zip(x.chunk(self._members, 1), blends, strict=True)
-                    x = torch.cat([_blended(chunk, blend, name) for chunk, blend in chunks], 1)
+                    x = torch.cat([_apply_blend(chunk, blend, name) for chunk, blend in chunks], 1)
         x = x.float() if self._precision == "bf16" else x
         pooled = x.mean(dim=(2, 3)).chunk(self._members, 1)
         features = torch.stack(
-            [_blended(f, blend, "pool") for f, blend in zip(pooled, blends, strict=True)]
+            [_apply_blend(f, blend, "pool") for f, blend in zip(pooled, blends, strict=True)]
         )  # (K, B, D)
         logits = self._classify(features)
         maps = x.chunk(self._members, 1)
         outputs = []
         for member, blend in enumerate(blends):
-            z = _blended(logits[member], blend, "logits")
+            z = _apply_blend(logits[member], blend, "logits")
             outputs.append(views_of(Outputs(z, features[member], maps[member]), views))
         return outputs
 
@@ -166,10 +166,10 @@ class FusedRun:
         self._slices.append(list(tensors))
         return parameter
 
-    def _stacked(self, modules: Sequence[nn.Module]) -> Run:
+    def _stack(self, modules: Sequence[nn.Module]) -> Run:
         first = modules[0]
         if isinstance(first, nn.Sequential):
-            steps = [self._stacked(several) for several in zip(*modules, strict=True)]  # type: ignore[call-overload]
+            steps = [self._stack(several) for several in zip(*modules, strict=True)]  # type: ignore[call-overload]
             return lambda x: _chain(steps, x)
         if isinstance(first, nn.Conv2d):
             weight, stride, groups = self._join([m.weight for m in modules]), first.stride, self._members  # type: ignore[misc]
@@ -180,7 +180,7 @@ class FusedRun:
             return functional.relu
         assert isinstance(first, BasicBlock)
         conv1, bn1, conv2, bn2 = (
-            self._stacked([getattr(m, name) for m in modules]) for name in ("conv1", "bn1", "conv2", "bn2")
+            self._stack([getattr(m, name) for m in modules]) for name in ("conv1", "bn1", "conv2", "bn2")
         )
 
         def block(x: Tensor) -> Tensor:
@@ -248,7 +248,7 @@ class FusedRun:
 _KNOWN = (Network, nn.ModuleDict, nn.Sequential, nn.Conv2d, nn.BatchNorm2d, nn.ReLU, BasicBlock, LinearHead, CosineHead)
 
 
-def _ended(run: StageRun, epoch: Epoch, total: Tensor) -> Diverged | None:
+def _end_epoch(run: StageRun, epoch: Epoch, total: Tensor) -> Diverged | None:
     try:
         run.end_epoch(epoch, total)
     except Diverged as diverged:
@@ -266,5 +266,5 @@ def _chain(steps: Sequence[Run], x: Tensor) -> Tensor:
     return x
 
 
-def _blended(x: Tensor, blend: Blend | None, layer: str) -> Tensor:
+def _apply_blend(x: Tensor, blend: Blend | None, layer: str) -> Tensor:
     return blend(x) if blend is not None and blend.layer == layer else x

@@ -13,7 +13,7 @@ from trainables import metrics
 from trainables.batch import Facts, evaluation_batch
 from trainables.models import Network
 from trainables.plan.model import Plan, StagePlan
-from trainables.training.context import CarryOver, State, TrainingContext, copied
+from trainables.training.context import CarryOver, State, TrainingContext, copy_state
 from trainables.training.seeding import generator
 
 
@@ -31,7 +31,7 @@ def stage_facts(
     data = context.data
 
     def score(state: Mapping[str, Tensor]) -> Tensor:
-        kept = copied(network.state_dict())
+        kept = copy_state(network.state_dict())
         network.load_state_dict(dict(state))
         logits = torch.cat([outputs.logits for _, outputs in facts.outputs()])
         network.load_state_dict(kept)
@@ -46,7 +46,7 @@ def stage_facts(
         images=data.train_images,
         normalise=data.normalise,
         pixel_mean=data.mean,
-        start=copied(network.state_dict()),
+        start=copy_state(network.state_dict()),
         score=score,
         generators=generators,
     )
@@ -96,7 +96,7 @@ def network_at_start(
         groups = trick.made().build(stage_facts(context, network, plan.stages[index].epochs, generators))(network)
     if not starts and carry_over is not None:
         network.load_state_dict(carry_over.model)
-    return _settled(context, plan.stages[index], network.to(context.device)), groups
+    return _set_format(context, plan.stages[index], network.to(context.device)), groups
 
 
 def trained_network(context: TrainingContext, plan: Plan, index: int, state: Mapping[str, Tensor]) -> Network:
@@ -106,7 +106,7 @@ def trained_network(context: TrainingContext, plan: Plan, index: int, state: Map
     return network
 
 
-def _settled(context: TrainingContext, stage: StagePlan, network: Network) -> Network:
+def _set_format(context: TrainingContext, stage: StagePlan, network: Network) -> Network:
     """The network in the precision and memory format that the numerics ask for."""
     images = context.data.train_images
     # a backbone with cached features sees evaluation batches alone, so its features are those of any batch size
@@ -129,7 +129,7 @@ def merge_members(
     network, _ = network_at_start(context, plan, index, partial(generators, "start"), carry_over)
     facts = stage_facts(context, network, stage.epochs, partial(generators, "merge"))
     merged: State = stage.on("merge")[0].made().build(facts)(list(members))
-    return CarryOver(copied(merged))
+    return CarryOver(copy_state(merged))
 
 
 def _change_head(

@@ -101,14 +101,14 @@ class Numerics:
         On a CPU by measurement: where a batch is so small that the cost of calling an operation dominates. On CUDA
         never by itself: it has not been measured.
         """
-        return _switched(self.fused_members, device, pixels)
+        return _is_on(self.fused_members, device, pixels)
 
     def fuses_trials(self, device: str, pixels: int) -> bool:
         """The same of seeds: the work is the same."""
-        return _switched(self.fused_trials, device, pixels)
+        return _is_on(self.fused_trials, device, pixels)
 
 
-def _switched(asked: str, device: str, pixels: int) -> bool:
+def _is_on(asked: str, device: str, pixels: int) -> bool:
     return asked == "on" or (asked == "auto" and device == "cpu" and pixels < FUSED_PIXELS)
 
 

@@ -25,7 +25,7 @@ from trainables.plan.model import Plan
 from trainables.registry import PlanError, entry
 from trainables.training.batch_gradient import BatchGradient
 from trainables.training.batch_sharding import synchronise_batchnorm
-from trainables.training.context import CarryOver, State, TrainingContext, copied
+from trainables.training.context import CarryOver, State, TrainingContext, copy_state
 from trainables.training.cuda_graph import GraphedStep, can_be_captured
 from trainables.training.feed import PURPOSES, Epoch, StageFeed
 from trainables.training.network_setup import network_at_start, network_before_stage, stage_facts
@@ -227,11 +227,11 @@ class StageRun:
     def carry_over(self) -> CarryOver:
         """The state that the next stage takes over."""
         return CarryOver(
-            copied(self.network.state_dict()),
+            copy_state(self.network.state_dict()),
             _save_optimiser(self.optimiser),
             self._first_epoch + self.epoch,
             self._first_step + self.steps,
-            copied(self.averaged),
+            copy_state(self.averaged),
         )
 
     def evaluation_network(self) -> Network:
