@@ -99,14 +99,14 @@ def test_a_missing_ancestor_makes_a_stage_dear(tmp_path: Path) -> None:
 def test_a_full_disk_says_so_and_leaves_the_store_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = StageStore(tmp_path)
     put(store, "aa0")
-    written = storage._flushed
+    written = storage._write_flushed
 
     def full(path: Path, content: bytes) -> None:
         if path.name == "manifest.json":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         written(path, content)
 
-    monkeypatch.setattr(storage, "_flushed", full)
+    monkeypatch.setattr(storage, "_write_flushed", full)
     with pytest.raises(StoreFull, match=r"the disk of the stage store .* is full; make room .* --store-limit"):
         put(store, "ab1")
     monkeypatch.undo()
@@ -119,8 +119,8 @@ def test_a_really_full_file_system(tmp_path: Path) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full")
     with pytest.raises(OSError) as caught:
-        storage._flushed(Path("/dev/full"), b"x")
-    assert isinstance(storage._explained(caught.value, "here"), StoreFull)
+        storage._write_flushed(Path("/dev/full"), b"x")
+    assert isinstance(storage._explain(caught.value, "here"), StoreFull)
 
 
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -203,9 +203,9 @@ def test_an_error_that_passes_is_not_noticed(
     number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     store, error = StageStore(tmp_path), OSError(number, os.strerror(number))
-    monkeypatch.setattr(storage, "_flushed", failing(error, 2)(storage._flushed))
+    monkeypatch.setattr(storage, "_write_flushed", failing(error, 2)(storage._write_flushed))
     put(store, "aa0")
-    monkeypatch.setattr(storage, "_flushed", failing(error, 2)(storage._flushed))
+    monkeypatch.setattr(storage, "_write_flushed", failing(error, 2)(storage._write_flushed))
     store.put_partial("aa1", {"x": torch.zeros(3)}, {"epoch": 1})
     monkeypatch.setattr(Path, "read_bytes", failing(error, 2)(Path.read_bytes))
     assert store.get("aa0") is not None
@@ -222,7 +222,7 @@ def test_what_cannot_be_kept_is_a_note_and_no_failure(
     alone = pipeline(plan)
     alone.run()
     broken = failing(OSError(errno.EIO, os.strerror(errno.EIO)), 10**6)
-    monkeypatch.setattr(storage, "_flushed", broken(storage._flushed))
+    monkeypatch.setattr(storage, "_write_flushed", broken(storage._write_flushed))
     monkeypatch.setattr(LocalStorage, "remove", broken(LocalStorage.remove))
     other = pipeline(plan, store=StageStore(tmp_path), save_seconds=0.0)
     other.run()
@@ -236,7 +236,7 @@ def test_a_full_disk_costs_unfinished_stages_alone(
 ) -> None:
     store = StageStore(tmp_path)
     full = failing(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), 10**6)
-    monkeypatch.setattr(storage, "_flushed", full(storage._flushed))
+    monkeypatch.setattr(storage, "_write_flushed", full(storage._write_flushed))
     store.put_partial("aa0", {"x": torch.zeros(3)}, {"epoch": 1})
     assert "cannot be kept" in caplog.text and "is full" in caplog.text
     with pytest.raises(StoreFull):
@@ -327,7 +327,7 @@ def killed(path, content):
     path.write_bytes(content[:10])
     os.kill(os.getpid(), signal.SIGKILL)
 
-storage._flushed = killed
+storage._write_flushed = killed
 store = StageStore(sys.argv[1])
 if os.fork() == 0:
     store.put_partial("aa1", {"x": torch.zeros(3)}, {"epoch": 1})

@@ -468,7 +468,7 @@ def test_ctrl_c_ends_behind_the_epoch_and_goes_on(
     monkeypatch.setattr(Pipeline, "advance", interrupted)
     assert command(recipe(), "--save-minutes", "60", "--tracking-uri", store) == 130
     printed = capsys.readouterr().out
-    assert "stopping behind this epoch" in printed
+    assert "stopping after this epoch" in printed
     again = printed.partition("stopped; continue with: python -m trainables.train ")[2].splitlines()[0]
     again = [word for word in shlex.split(again) if word != "--resume"]
     assert again == [str(tmp_path / "best.yaml"), "--out", str(tmp_path / "out"), "--save-minutes", "60",
