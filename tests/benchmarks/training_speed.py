@@ -313,9 +313,9 @@ def trials(quick: bool) -> None:
 
         def together(made: Any = made) -> None:
             lead, *others = made()
-            company = JointSeeds(lead, lambda: [None, *others])
+            together = JointSeeds(lead, lambda: [None, *others])
             while not lead.finished:
-                company.advance()
+                together.advance()
 
         alone(), together()
         found = in_turns({"alone": alone, "together": together}, rounds)
