@@ -313,9 +313,9 @@ def trials(quick: bool) -> None:
 
         def together(made: Any = made) -> None:
             lead, *others = made()
-            together = JointSeeds(lead, lambda: [None, *others])
+            joint = JointSeeds(lead, lambda: [None, *others])
             while not lead.finished:
-                together.advance()
+                joint.advance()
 
         alone(), together()
         found = in_turns({"alone": alone, "together": together}, rounds)
