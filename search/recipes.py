@@ -18,7 +18,7 @@ from search.design.labels import Cell, Design, four_cells, make_design
 from spaces.domain import Domain, LogUniform, OneOf, Space, Stage, Uniform
 from spaces.recipes import published
 from trainables.data import Standard
-from trainables.plan.model import NONE, LabelledOneOf, Pick, Plan, Recipe, build, defaults
+from trainables.plan import NONE, LabelledOneOf, Pick, Plan, Recipe, build, defaults
 from trainables.registry import PlanError
 
 MOST_TUNED = 3

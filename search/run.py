@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from trainables.data import LongTailed
     from trainables.evaluation.deployment import Deployment
     from trainables.pipeline.leases import Leases
-    from trainables.plan.model import Plan
+    from trainables.plan import Plan
     from trainables.trial import TrialSpec
 
 __all__ = ["WORKER_ENVIRONMENT", "Search", "SearchResult", "run"]
@@ -204,7 +204,7 @@ class Search:
         from trainables import data
         from trainables.evaluation.deployment import Deployment
         from trainables.models import ModelError, check, settled
-        from trainables.plan.model import check_space
+        from trainables.plan import check_space
         from trainables.registry import discover
 
         # as a name and a place that mean the same in another process, in MLflow and in the exported recipe
@@ -586,7 +586,7 @@ class Search:
     def _track(self, tracker: Any, agenda: Agenda) -> None:
         """Opens the search in MLflow, with everything that its journal has."""
         from search.sync import recorded
-        from trainables.plan.model import choices_of
+        from trainables.plan import choices_of
 
         choices = set(choices_of(self.space))
         if self.settings.start_points:
@@ -668,7 +668,7 @@ class Search:
 
     def _fused(self, plan: Plan) -> bool:
         """Whether trials of a plan train several seeds in one network."""
-        from trainables.training.joint_seeds import fused_stages
+        from trainables.pipeline.joint_seeds import fused_stages
 
         images = self._data(self.settings.seed * SEEDS_APART).train_images
         pixels = int(images.shape[-2] * images.shape[-1])
@@ -680,8 +680,7 @@ class Search:
 
         from search.phases.phases import ADAPTIVE_SEED, RACE_SEED
         from search.scheduling.early_stopping import SHORTENED
-        from trainables.pipeline.pipeline import trial_context
-        from trainables.pipeline.store import features_key, stage_keys
+        from trainables.pipeline.keys import features_key, stage_keys, trial_context
 
         cuda = self._device == "cuda" and torch.cuda.is_available()
         device, asked = torch.device("cuda" if cuda else "cpu"), self.settings.numerics
@@ -764,7 +763,7 @@ class Search:
             rungs=self.settings.rungs if task.may_stop else (),
             shortened=task.may_stop and self.settings.rung_score == SHORTENED,
             read_test=task.read_test,
-            company=task.company,
+            joint_seeds=task.company,
             fingerprint=self._fingerprint(task.seed),
         ).to_dict()
 

@@ -513,6 +513,6 @@ def judged(data: str, val: str) -> str:
 
 def byte_count(text: str) -> int:
     """Bytes from text such as 500MB or 20GB, as the store's own command reads it."""
-    from trainables.pipeline.store import byte_count as read
+    from trainables.pipeline.storage import byte_count as read
 
     return read(text)

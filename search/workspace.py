@@ -182,7 +182,7 @@ def _code(space: Space, model: str) -> dict[str, str]:
 
 
 def _versions(space: Space) -> dict[str, str]:
-    from trainables.pipeline.store import code_version
+    from trainables.pipeline.keys import code_version
     from trainables.registry import entry, source_file
 
     files = {trick: source_file(entry(trick).cls) for trick in _tricks(space)}
@@ -196,7 +196,7 @@ def _versions(space: Space) -> dict[str, str]:
 
 def _tricks(space: Space) -> list[str]:
     """Names of all tricks of a space."""
-    from trainables.plan.model import tricks_of
+    from trainables.plan import tricks_of
 
     slots = [slot.options if isinstance(slot, OneOf) else (slot,) for slot in space.stages]
     return sorted(

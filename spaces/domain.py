@@ -10,7 +10,7 @@ A **space** is a list of stages with choices and ranges left open::
     )
 
 Everything here is plain data: nothing is imported, looked up or trained. Tricks are named by string;
-whether a name exists is checked when the space is loaded (`trainables.plan.model.check_space`).
+whether a name exists is checked when the space is loaded (`trainables.plan.check_space`).
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from trainables import registry
 from trainables.data import LongTailed, load, standard
 from trainables.data.long_tail import class_counts
 from trainables.pipeline.pipeline import Pipeline
-from trainables.plan.model import Plan, build, defaults
+from trainables.plan import Plan, build, defaults
 
 CPU = torch.device("cpu")
 

@@ -28,7 +28,7 @@ import json, os, sys, torch
 from spaces.domain import Space, Stage
 from trainables.data import load, standard
 from trainables.pipeline.pipeline import Pipeline
-from trainables.plan.model import build, defaults
+from trainables.plan import build, defaults
 from trainables.pipeline.store import StageStore
 
 torch.set_num_threads(1)

@@ -15,7 +15,7 @@ from trainables import registry
 from trainables.batch import Facts
 from trainables.data import standard
 from trainables.objective import Objective
-from trainables.plan.model import check_space
+from trainables.plan import check_space
 from trainables.registry import SEAMS, discover, entries, make
 
 ROOT = Path(__file__).resolve().parents[1]

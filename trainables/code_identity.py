@@ -75,7 +75,7 @@ def closure(files: Mapping[str, Path], place: Callable[[str], Path | None] | Non
         if name in found:
             continue
         found[name] = path
-        waiting |= {other: file for other in _imported(name, path) if (file := place(other)) and other not in found}
+        waiting |= {other: file for other in _imports(name, path) if (file := place(other)) and other not in found}
     return dict(sorted(found.items()))
 
 
@@ -122,7 +122,7 @@ def _roots() -> tuple[Path, ...]:
     return (*python, *(here / package for package in PROJECT))
 
 
-def _imported(name: str, path: Path) -> Iterator[str]:
+def _imports(name: str, path: Path) -> Iterator[str]:
     """The modules that a source names in its imports, wherever in the file."""
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     tree = _tree(path)

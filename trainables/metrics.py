@@ -21,6 +21,16 @@ Numbers: TypeAlias = Tensor | Sequence[Any] | Any
 MANY_ABOVE = 100
 FEW_BELOW = 20
 ZERO_RECALL = 1e-3
+"""What a recall of 0 counts as in the harmonic and the geometric mean."""
+
+
+def group_of(count: int) -> str:
+    """The group of a class by its training images: many, medium or few.
+
+    >>> group_of(101), group_of(100), group_of(20), group_of(19)
+    ('many', 'medium', 'medium', 'few')
+    """
+    return "many" if count > MANY_ABOVE else "few" if count < FEW_BELOW else "medium"
 
 
 def recalls(predictions: Numbers, labels: Numbers, classes: int) -> Tensor:

@@ -8,6 +8,43 @@ folder given to `discover` (`--tricks DIR`).
 
     make("effective_number", beta=0.999).build(facts)
     names(seam="draw")
+
+Where each seam acts. A word in capitals is a seam; the functions in brackets hold the code::
+
+    for stage in plan:                                          # StageExecutor
+        for member in stage.members:                            # one, except in balanced training
+            network = carry-over of the stage before            # network_setup.network_at_start
+            if the stage starts a chain:
+                network = HEAD(network)                         # another kind of classifier
+            groups = TRAIN(network)                             # what learns; may freeze, reset or wrap
+            facts = counts, labels, network, generators, …      # what build(facts) of all other tricks sees
+
+            for epoch in stage.epochs:                          # StageRun.train_epoch
+                indices = DRAW(progress, generator)             # which images, how often
+                for index in batches of indices:                # StageFeed
+                    batch = IMAGE(batch, generator)             # each in the written order, on raw images
+                    batch = shift and flip of the data set
+                    batch = AUGMENT(batch, generator)           # each in the written order
+                    batch = normalise(batch)
+                    batch = MIX(batch, generator)               # y (B, K), share (B, K), and a Blend
+
+                    outputs = network(batch.images, batch.blend)
+                    for y, share in the K parts of the mixture:                  # Objective
+                        z = LOGITS(outputs.logits, y)                            # each in the written order
+                        weight = share * WEIGHT(y)                               # (B,); several multiply
+                        losses += weight * LOSS(z, TARGET(y), y, generator)      # (B,)
+                    loss = reduce(losses, weights) + mean(PENALTY(outputs, batch, generator))
+                    loss.backward(); optimiser.step()
+
+                    AFTER_STEP(network, outputs, batch)         # project weights, update buffers
+                    averaged = AVERAGE(averaged, state, step)   # also once after every epoch
+
+                if the epoch is measured:                       # Evaluator, on val
+                    z = READOUT(outputs of averaged or network)
+
+        if the stage has members:
+            state = MERGE(states of the members)                # network_setup.merge_members
+        carry over to the next stage
 """
 
 from __future__ import annotations
@@ -72,7 +109,7 @@ SEAMS: Mapping[str, Seam] = MappingProxyType(
 
 @dataclass(frozen=True)
 class Entry:
-    """What the registry knows of a trick."""
+    """A registered trick."""
 
     name: str
     seam: str

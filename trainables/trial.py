@@ -1,7 +1,7 @@
 """One trial as Ray runs it: a `Trainable` around the pipeline.
 
 The only file here that imports Ray. One process serves many trials (`reset_config`); everything that a trial
-depends on is made anew from its `TrialSpec`, so the fifth trial of a process equals the first of another.
+depends on is made from its `TrialSpec`, so the fifth trial of a process equals the first of another.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -19,19 +20,19 @@ from typing import Any
 
 import torch
 from ray.tune import PlacementGroupFactory, Trainable
-from safetensors.torch import load_file, save_file
 
 from trainables.data import DataError, LongTailed, load
 from trainables.data.loaders import held_bytes
 from trainables.evaluation.deployment import Deployment
+from trainables.evaluation.summary import per_class
+from trainables.pipeline.footprint import Footprint, footprint
+from trainables.pipeline.joint_seeds import JointSeeds
 from trainables.pipeline.pipeline import Diverged, Pipeline, Point
 from trainables.pipeline.storage import StoreFull
 from trainables.pipeline.store import StageStore
-from trainables.plan.model import Plan
+from trainables.plan import Plan
 from trainables.registry import discover
 from trainables.training import memory
-from trainables.training.footprint import Footprint, footprint
-from trainables.training.joint_seeds import Company
 from trainables.training.numerics import Numerics
 
 REPORT_SECONDS = 1.0
@@ -40,12 +41,12 @@ REPORT_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class TrialSpec:
-    """All that a trial is made from; JSON-able.
+    """Everything that a trial is made from; JSON-able.
 
     Args:
         plan: `Plan.to_dict()`.
-        seed: Of everything that is drawn in training.
-        split_seed: Of the split into train and val.
+        seed: Seed of everything that is drawn in training.
+        split_seed: Seed of the split into train and val.
         data: Name of the data set.
         root: Its folder, where it is not bundled.
         imbalance: Largest class over smallest.
@@ -59,9 +60,9 @@ class TrialSpec:
         device: "cpu", "cuda", or "auto".
         numerics: Fields of `Numerics` that are not at their defaults.
         deployment: `Deployment.to_dict()`; `None` weighs nothing.
-        company: Seeds that are trained in one network, its own among them, each on the split of its number; empty for a
-            trial by itself.
-        fingerprint: That the data must have; "" for any.
+        joint_seeds: Seeds that are trained in one network, its own among them, each on the split of its number; empty
+            for a trial by itself.
+        fingerprint: Fingerprint that the data must have; "" for any.
     """
 
     plan: dict[str, Any]
@@ -80,7 +81,7 @@ class TrialSpec:
     device: str = "auto"
     numerics: dict[str, str] = field(default_factory=dict)
     deployment: dict[str, Any] | None = None
-    company: tuple[int, ...] = ()
+    joint_seeds: tuple[int, ...] = ()
     fingerprint: str = ""
 
     def to_dict(self) -> dict[str, Any]:
@@ -89,7 +90,7 @@ class TrialSpec:
 
 
 class Splits:
-    """Splits that this process has loaded, the latest used last, as many as fit.
+    """Cache of the splits that this process has loaded; the least recently used are dropped.
 
     Args:
         most: Bytes that they may hold together (`held_bytes`); the latest one is kept whatever it holds.
@@ -124,7 +125,7 @@ def cached_data(name: str, root: str | None, imbalance: float | None, split_seed
 
 
 def forget_data() -> None:
-    """Loads data anew from now on: between two searches of one process they may have changed."""
+    """Empties the cache of splits: between two searches of one process the data may have changed."""
     _SPLITS.clear()
 
 
@@ -145,11 +146,13 @@ def folder_of(place: str) -> str:
 
 def spec_of(fields: dict[str, Any]) -> TrialSpec:
     """The inverse of `TrialSpec.to_dict`, also after a passage through JSON."""
-    return TrialSpec(**{**fields, **{name: tuple(fields[name]) for name in ("tricks", "rungs", "target", "company")}})
+    return TrialSpec(
+        **{**fields, **{name: tuple(fields[name]) for name in ("tricks", "rungs", "target", "joint_seeds")}}
+    )
 
 
 def footprint_of(fields: dict[str, Any]) -> Footprint:
-    """What a trial takes of its device, measured here.
+    """Measures memory and time of a trial on its device.
 
     Args:
         fields: `TrialSpec.to_dict()`.
@@ -176,6 +179,9 @@ def pipeline_of(spec: TrialSpec, share: float = 1.0) -> Pipeline:
             f"{spec.data}: images or labels have changed since the search was started, and its trials must be trained "
             "on the same; undo that, and resume it"
         )
+    together = [
+        (seed, cached_data(spec.data, spec.root, spec.imbalance, seed).fingerprint) for seed in spec.joint_seeds
+    ]
     return Pipeline(
         plan if share == 1 else plan.shortened(share),
         data,
@@ -185,20 +191,20 @@ def pipeline_of(spec: TrialSpec, share: float = 1.0) -> Pipeline:
         store=None if spec.store is None else StageStore(spec.store),
         numerics=Numerics.of(spec.numerics),
         deployment=Deployment.from_dict(spec.deployment),
-        company=[(seed, cached_data(spec.data, spec.root, spec.imbalance, seed).fingerprint) for seed in spec.company],
+        joint_seeds=together,
     )
 
 
-def company_of(spec: TrialSpec, share: float, lead: Pipeline) -> Company:
-    """A trial's pipeline with those that it is trained with."""
+def joint_seeds_of(spec: TrialSpec, share: float, lead: Pipeline) -> JointSeeds:
+    """The pipeline of a trial with those of the seeds that are trained with it."""
 
     def alone(seed: int) -> TrialSpec:
         return dataclasses.replace(spec, seed=seed, split_seed=seed, fingerprint="")
 
     def others() -> list[Pipeline | None]:
-        return [None if seed == spec.seed else pipeline_of(alone(seed), share) for seed in spec.company]
+        return [None if seed == spec.seed else pipeline_of(alone(seed), share) for seed in spec.joint_seeds]
 
-    return Company(lead, others)
+    return JointSeeds(lead, others)
 
 
 def shortened_to(spec: TrialSpec) -> tuple[float, ...]:
@@ -212,7 +218,7 @@ class TrialFailed(Exception):
 
 
 class _Notes(logging.Handler):
-    """What the modules here warn of, for the driver: nobody reads the output of this process."""
+    """Collects warnings for the driver: nobody reads the output of this process."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -254,7 +260,7 @@ class Trial(Trainable):  # type: ignore[misc]
 
     @classmethod
     def default_resource_request(cls, config: dict[str, Any]) -> PlacementGroupFactory:
-        """What Ray counts for a trial: "cpus" and "gpus" of its configuration."""
+        """Resources that Ray reserves for a trial: "cpus" and "gpus" of its configuration."""
         gpus = {"GPU": config["gpus"]} if config.get("gpus") else {}
         return PlacementGroupFactory([{"CPU": config.get("cpus", 1), **gpus}])
 
@@ -270,7 +276,7 @@ class Trial(Trainable):  # type: ignore[misc]
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Makes the pipeline of the next trial; nothing of the last one stays."""
-        self._failure, self._failure_told = "", False
+        self._failure, self._failure_reported = "", False
         try:
             self._prepare(new_config)
         except Exception as error:
@@ -284,27 +290,27 @@ class Trial(Trainable):  # type: ignore[misc]
         if self._device.type == "cpu":
             torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
         # the last trial's tensors first, or they would be counted
-        self.__dict__.pop("_company", None)
+        self.__dict__.pop("_joint_seeds", None)
         memory.forget_peak(self._device)
         memory.cap(self._device, config.get("gpus", 1.0))
         self._shares = (*shortened_to(self._spec), 1.0)
         self._tried: list[dict[str, Any]] = []
         self._begin()
         self._outcome, self._reason = "running", ""
-        self._told = 0
+        self._reported = 0
         self._seconds = 0.0
 
     def _begin(self) -> None:
         """Makes the pipeline of what is being trained."""
-        self._company = company_of(self._spec, self._share, pipeline_of(self._spec, self._share))
+        self._joint_seeds = joint_seeds_of(self._spec, self._share, pipeline_of(self._spec, self._share))
 
     @property
     def _pipeline(self) -> Pipeline:
-        return self._company.lead
+        return self._joint_seeds.lead
 
     @property
     def _share(self) -> float:
-        """Of its plan, what is being trained: below 1 for a shortened one."""
+        """Share of the plan that is being trained: below 1 for a shortened one."""
         return self._shares[len(self._tried)]
 
     @property
@@ -314,7 +320,7 @@ class Trial(Trainable):  # type: ignore[misc]
         return [tried["point"] for tried in self._tried] + [dataclasses.asdict(point) for point in own]
 
     def _progress(self, of_plan: float) -> float:
-        """Of all that the trial would train, the part that is behind, from that part of the plan in training."""
+        """Fraction of all training of the trial that is done, from the fraction of the plan in training."""
         return (sum(self._shares[: len(self._tried)]) + self._share * of_plan) / sum(self._shares)
 
     def step(self) -> dict[str, Any]:
@@ -323,14 +329,14 @@ class Trial(Trainable):  # type: ignore[misc]
         Raises:
             TrialFailed: The last report was of an error.
         """
-        if self._failure_told:
+        if self._failure_reported:
             raise TrialFailed(self._failure)
         if not self._failure:
             try:
                 return self._report() | {"notes": self._notes.take()}
             except Exception as error:
                 self._failure = failure_of(error)
-        self._failure_told = True
+        self._failure_reported = True
         return {
             "score": 0.0, "progress": 0.0, "points": [], "outcome": "failed", "payload": {}, "failure": self._failure,
             "notes": self._notes.take(),
@@ -338,20 +344,17 @@ class Trial(Trainable):  # type: ignore[misc]
 
     def _report(self) -> dict[str, Any]:
         known = self._points
-        while len(known) < self._told and self._outcome == "running":
-            # what is trained together begins again behind its last finished stage: nothing is told twice
+        if self._reported == len(known):
             self._train()
             known = self._points
-        if self._told >= len(known):
-            self._told = len(known)
-            self._train()
-            known = self._points
-        before = known[self._told - 1]["progress"] if self._told > len(self._tried) else 0.0
-        points = known[self._told : self._told + self._to_next_rung(known[self._told :], before)]
-        self._told += len(points)
-        whole = self._told == len(known)
+        before = known[self._reported - 1]["progress"] if self._reported > len(self._tried) else 0.0
+        points = known[
+            self._reported : self._reported + _to_next_rung(known[self._reported :], before, self._spec.rungs)
+        ]
+        self._reported += len(points)
+        whole = self._reported == len(known)
         outcome = self._outcome if whole else "running"
-        last = known[self._told - 1]["metrics"] if self._told else {"accuracy": 0.0}
+        last = known[self._reported - 1]["metrics"] if self._reported else {"accuracy": 0.0}
         return {
             "score": last.get("accuracy", last.get("shortened")),
             "progress": self._progress(self._pipeline.progress if whole else points[-1]["progress"]),
@@ -361,13 +364,6 @@ class Trial(Trainable):  # type: ignore[misc]
             "done": outcome != "running",
         }
 
-    def _to_next_rung(self, points: list[dict[str, Any]], before: float) -> int:
-        """How many of the points are told at once: up to the first that lies behind a rung."""
-        for number, point in enumerate(points, start=1):
-            if any(before < rung <= point["progress"] + 1e-9 for rung in self._spec.rungs):
-                return number
-        return len(points)
-
     def _train(self) -> None:
         """Trains on to the next rung, the end, or for about a second."""
         began = time.perf_counter()
@@ -376,7 +372,7 @@ class Trial(Trainable):  # type: ignore[misc]
         before = pipeline.progress
         try:
             while not pipeline.finished:
-                self._company.advance()
+                self._joint_seeds.advance()
                 passed = whole and any(before < rung <= pipeline.progress + 1e-9 for rung in self._spec.rungs)
                 if (passed and len(self._points) > seen) or time.perf_counter() - began > REPORT_SECONDS:
                     break
@@ -390,7 +386,7 @@ class Trial(Trainable):  # type: ignore[misc]
         self._seconds += time.perf_counter() - began
 
     def _try_longer(self) -> None:
-        """Notes how a shortened plan ended, and goes on with the next longer one."""
+        """Records the result of a shortened plan, and starts the next longer one."""
         short, share = self._pipeline, self._share
         result = short.result()[0]
         value = fmean(result[name] for name in self._spec.target)
@@ -402,7 +398,7 @@ class Trial(Trainable):  # type: ignore[misc]
         self._begin()
 
     def _payload(self, outcome: str) -> dict[str, Any]:
-        """What the record of a trial that is reported with this outcome takes from training."""
+        """Fields of the record that come from training, for a trial with this outcome."""
         pipeline = self._pipeline
         data = pipeline.data
         own = dataclasses.asdict(pipeline.cost)
@@ -413,8 +409,8 @@ class Trial(Trainable):  # type: ignore[misc]
             for name in ("epochs", "epochs_trained", "seconds_saved"):
                 own[name] += tried["cost"][name]
         # what others find finished has been paid here: over all trials, what is saved comes out right
-        own["epochs_trained"] += self._company.epochs_trained
-        own["seconds_saved"] -= self._company.seconds
+        own["epochs_trained"] += self._joint_seeds.epochs_trained
+        own["seconds_saved"] -= self._joint_seeds.seconds
         reused = [f"{name}@{self._share:g}" for name in pipeline.reused] if self._share < 1 else pipeline.reused
         payload: dict[str, Any] = own | {
             "seconds": self._seconds,
@@ -432,37 +428,16 @@ class Trial(Trainable):  # type: ignore[misc]
             payload["class_names"] = list(data.class_names)
             # image by image, and only where every seed block has the same ones
             payload["correct"] = correct if data.val_given else []
-            payload["per_class"] = pipeline.per_class()
+            payload["per_class"] = per_class(pipeline.executor.state.last)
             payload["curve"] = self._points
             if self._spec.read_test:
                 payload["metrics"] |= pipeline.test()[0]
         return payload
 
-    def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Writes the pipeline's state between two epochs."""
-        tensors, rest = self._pipeline.state()
-        save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, _tensors(checkpoint_dir))
-        rest = {
-            "pipeline": rest,
-            "tried": self._tried,
-            "told": self._told,
-            "seconds": self._seconds,
-            "outcome": self._outcome,
-            "reason": self._reason,
-        }
-        Path(checkpoint_dir, "state.json").write_text(json.dumps(rest), encoding="utf-8")
 
-    def load_checkpoint(self, checkpoint: str) -> None:
-        """Goes on from a checkpoint, exactly."""
-        rest = json.loads(Path(checkpoint, "state.json").read_text(encoding="utf-8"))
-        self._tried = rest["tried"]
-        self._begin()
-        if not self._spec.company or rest["outcome"] != "running":
-            # what is trained together goes on together, from where the store has all of it
-            self._pipeline.load_state(load_file(_tensors(checkpoint)), rest["pipeline"])
-        self._told, self._seconds = rest["told"], rest["seconds"]
-        self._outcome, self._reason = rest["outcome"], rest["reason"]
-
-
-def _tensors(folder: str) -> str:
-    return str(Path(folder, "tensors.safetensors"))
+def _to_next_rung(points: Sequence[Mapping[str, Any]], before: float, rungs: Sequence[float]) -> int:
+    """How many of the points are reported at once: up to the first that passes a rung."""
+    for number, point in enumerate(points, start=1):
+        if any(before < rung <= point["progress"] + 1e-9 for rung in rungs):
+            return number
+    return len(points)

@@ -31,8 +31,8 @@ from spaces.domain import (
     Stage,
     Uniform,
 )
-from trainables.pipeline.store import stage_keys
-from trainables.plan.model import Pick, Plan, Recipe, build, defaults
+from trainables.pipeline.keys import stage_keys
+from trainables.plan import Pick, Plan, Recipe, build, defaults
 from trainables.registry import PlanError, entry
 
 if TYPE_CHECKING:

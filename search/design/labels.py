@@ -37,7 +37,7 @@ from pathlib import Path
 from search.design.fractional_factorial import MOST, Fraction, fraction
 from spaces.domain import OneOf, Space, Stage
 from trainables.data import Standard
-from trainables.plan.model import Plan, Recipe, build, check_space, defaults, tricks_of
+from trainables.plan import Plan, Recipe, build, check_space, defaults, tricks_of
 from trainables.registry import PlanError, did_you_mean
 
 FACTORIAL = "factorial"

@@ -24,8 +24,8 @@ from search.execution import cluster
 from search.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
-    from trainables.plan.model import Plan
-    from trainables.training.footprint import Footprint
+    from trainables.pipeline.footprint import Footprint
+    from trainables.plan import Plan
 
 log = logging.getLogger(__name__)
 
@@ -246,7 +246,7 @@ def propose(found: Footprint, cpus: float, cpus_per_trial: float) -> Proposal:
         cpus: CPUs for each GPU of the cluster.
         cpus_per_trial: That a trial holds.
 
-    >>> from trainables.training.footprint import Footprint
+    >>> from trainables.pipeline.footprint import Footprint
     >>> propose(Footprint(memory=3e9, total=24e9, seconds=100, busy=0.5), cpus=16, cpus_per_trial=1).share
     0.3333333333333333
     """

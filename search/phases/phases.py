@@ -19,7 +19,7 @@ from search.design.labels import FACTORIAL
 from search.recipes import Context, Ground, scaled
 from search.scheduling import objective
 from search.scheduling.tasks import Limits, Task
-from trainables.plan.model import Recipe
+from trainables.plan import Recipe
 from trainables.registry import PlanError
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from analysis.records.schema import Record
-    from trainables.plan.model import Plan
+    from trainables.plan import Plan
 
 SHORTENED = "shortened"
 """The score for which a trial trains its whole plan shortened to each rung, before it trains the plan itself."""
@@ -193,7 +193,7 @@ def stages_of(plan: Plan) -> dict[str, str]:
 
     >>> from spaces.domain import Space, Stage
     >>> from trainables.data import standard
-    >>> from trainables.plan.model import build, defaults
+    >>> from trainables.plan import build, defaults
     >>> stages = [Stage("first", epochs=9), Stage("second", epochs=1, carry="weights"), Stage("third", epochs=1)]
     >>> stages_of(build(Space(stages=stages), defaults(), standard("digits-lt")).plan)
     {'first': 'weights', 'second': 'weights', 'third': ''}

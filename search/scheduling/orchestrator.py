@@ -27,7 +27,7 @@ from search.scheduling.tasks import Limits as Limits
 from search.scheduling.tasks import Task as Task
 from trainables.pipeline.leases import Leases
 from trainables.pipeline.store import StageStore
-from trainables.plan.model import Plan, Recipe
+from trainables.plan import Plan, Recipe
 from trainables.training.numerics import groups_of
 
 log = logging.getLogger(__name__)

@@ -23,8 +23,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from search.scheduling.study_file import StudyFile
 from spaces.domain import Domain, Integer, LogUniform, OneOf, Space, Uniform
 from trainables.data import Standard
-from trainables.pipeline.store import stage_keys
-from trainables.plan.model import Plan, Recipe, build
+from trainables.pipeline.keys import stage_keys
+from trainables.plan import Plan, Recipe, build
 from trainables.registry import PlanError
 
 ATTEMPTS = 50

@@ -15,7 +15,7 @@ from typing import Any
 
 from analysis.records.schema import Record
 from analysis.text import command
-from trainables.plan.model import Plan, Recipe
+from trainables.plan import Plan, Recipe
 
 log = logging.getLogger(__name__)
 

@@ -214,8 +214,8 @@ def test_a_database_that_another_process_has_locked(empty_store, tmp_path, monke
 
 TELEMETRY = """
 import json, os
-from trainables.final.tracking import NOWHERE, Run
-Run(NOWHERE, "digits-lt", "x", {}, {})
+from trainables.final.tracking import NOWHERE, MlflowRun
+MlflowRun(NOWHERE, "digits-lt", "x", {}, {})
 import mlflow
 from mlflow.telemetry.client import get_telemetry_client
 print(json.dumps([os.environ["MLFLOW_DISABLE_TELEMETRY"], get_telemetry_client() is None]))

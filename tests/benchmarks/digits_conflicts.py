@@ -33,7 +33,7 @@ from analysis.stats.intervals import wilson_interval
 from spaces.domain import Space, Stage
 from trainables.data import load, standard
 from trainables.pipeline.pipeline import Pipeline
-from trainables.plan.model import build, defaults
+from trainables.plan import build, defaults
 from trainables.registry import discover
 
 DATA, IMBALANCE = "digits-lt", 50

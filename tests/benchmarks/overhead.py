@@ -80,7 +80,7 @@ def specs(data: str, trials: int) -> list[dict[str, Any]]:
     """The same trials as configurations of the project's `Trial`, learning rates drawn at random."""
     from spaces.domain import Space, Stage
     from trainables.data import standard
-    from trainables.plan.model import build, defaults
+    from trainables.plan import build, defaults
     from trainables.trial import TrialSpec
 
     draws = np.random.default_rng(0)

@@ -51,7 +51,7 @@ def recipes(standard: Any, number: int, children: int) -> list[Any]:
     from search.console.preview import _at_random
     from search.scheduling.sampler import siblings
     from search.space_file import load_space
-    from trainables.plan.model import build
+    from trainables.plan import build
     from trainables.registry import PlanError
 
     space, draws = load_space(ROOT / "spaces" / "full_combo.py"), random.Random(1)
@@ -109,7 +109,7 @@ def record(options: argparse.Namespace) -> None:
     from trainables.data import load, standard
     from trainables.pipeline.pipeline import Diverged, Pipeline
     from trainables.pipeline.store import StageStore
-    from trainables.plan.model import Plan
+    from trainables.plan import Plan
 
     torch.set_num_threads(1)
     if options.data == "digits-lt":

@@ -24,7 +24,7 @@ from search.design.labels import make_design
 from spaces.domain import Space, Stage, one_of
 from trainables.data import load, standard
 from trainables.pipeline.pipeline import Pipeline
-from trainables.plan.model import Plan
+from trainables.plan import Plan
 
 SPACE = Space(
     stages=[Stage("only", length=1.0, choose=[one_of(None, "input_mixup"), one_of(None, "cost_sensitive")])],

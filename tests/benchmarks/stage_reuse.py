@@ -27,7 +27,7 @@ from spaces.domain import Space, Stage, one_of, trick
 from trainables.data import LongTailed, load, standard
 from trainables.pipeline.pipeline import Diverged, Pipeline
 from trainables.pipeline.store import StageStore
-from trainables.plan.model import Plan, build, defaults
+from trainables.plan import Plan, build, defaults
 from trainables.training.seeding import generator
 
 ROOT = Path(__file__).parents[2]
@@ -125,11 +125,11 @@ def per_epoch(title: str, model: str, data: LongTailed, loop: Plan, cached: Plan
         pipeline = Pipeline(short, data, model, 0, CPU)
         pipeline.advance()
         pipeline.advance()  # the first epoch of the second stage computes the features
-        assert pipeline._run is not None
+        assert pipeline.executor.training is not None
         taken = []
         for _ in range(3 if name.startswith("backbone") else 9):
             began = time.perf_counter()
-            pipeline._run.train_epoch()
+            pipeline.executor.training.run.train_epoch()
             taken.append(time.perf_counter() - began)
         times[name] = min(taken)  # the least disturbed one
     slow, quick = times.values()

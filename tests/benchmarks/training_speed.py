@@ -44,13 +44,14 @@ from spaces.domain import Space, Stage
 from trainables.data import LongTailed, load, standard
 from trainables.data.loaders import feed_of
 from trainables.models import build as network
+from trainables.pipeline.joint_seeds import JointSeeds
 from trainables.pipeline.pipeline import Pipeline
-from trainables.plan.model import build, defaults
+from trainables.plan import build, defaults
+from trainables.training.context import CarryOver
 from trainables.training.fusion import FusedRun
-from trainables.training.joint_seeds import Company
 from trainables.training.numerics import Numerics
 from trainables.training.seeding import generator
-from trainables.training.stage_run import Handed, StageRun
+from trainables.training.stage_run import StageRun
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 SHARED = Path(os.environ.get("LONGTAIL_SHARED", Path(__file__).parents[2].parent / "shared")) / "data"
@@ -166,9 +167,7 @@ def reference(data: LongTailed, model: str, batch: int, workers: int) -> Callabl
 def ours(data: LongTailed, model: str, batch: int, numerics: Numerics) -> Callable[[], None]:
     """An epoch of the training loop."""
     pipeline = Pipeline(plan(batch), data, model, 0, DEVICE, numerics=numerics)
-    pipeline._begin()
-    assert pipeline._run is not None
-    return pipeline._run.train_epoch
+    return pipeline.executor.start().run.train_epoch
 
 
 def plan(batch: int) -> Any:
@@ -272,13 +271,13 @@ def members(quick: bool) -> None:
         ]
         whole = build(Space(stages=stages), defaults(), standard("digits-lt")).plan
         pipeline = Pipeline(whole, data, model, 0, DEVICE, numerics=FP32)
-        start = StageRun(pipeline.start, whole, 0, 0, None).handed()
+        start = StageRun(pipeline.context, whole, 0, 0, None).carry_over()
 
         def runs(
             numerics: Numerics, whole: Any = whole, pipeline: Any = pipeline, start: Any = start
         ) -> list[StageRun]:
-            place = replace(pipeline.start, numerics=numerics)
-            return [StageRun(place, whole, 1, member, Handed(start.model)) for member in range(4)]
+            place = replace(pipeline.context, numerics=numerics)
+            return [StageRun(place, whole, 1, member, CarryOver(start.model)) for member in range(4)]
 
         alone = runs(FP32)
         together = FusedRun(runs(FP32))
@@ -314,9 +313,9 @@ def trials(quick: bool) -> None:
 
         def together(made: Any = made) -> None:
             lead, *others = made()
-            company = Company(lead, lambda: [None, *others])
+            joint = JointSeeds(lead, lambda: [None, *others])
             while not lead.finished:
-                company.advance()
+                joint.advance()
 
         alone(), together()
         found = in_turns({"alone": alone, "together": together}, rounds)

@@ -40,7 +40,7 @@ from spaces.domain import Space, Stage, Trick, trick
 from trainables.data import load, standard
 from trainables.pipeline.pipeline import Pipeline
 from trainables.pipeline.store import StageStore
-from trainables.plan.model import Plan, build, defaults
+from trainables.plan import Plan, build, defaults
 from trainables.registry import Entry, entries
 
 DATA, IMBALANCE = "digits-lt", 50

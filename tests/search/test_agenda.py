@@ -22,7 +22,8 @@ from search.scheduling.sampler import Sampler, SpaceExhausted
 from search.scheduling.tasks import JournalError
 from spaces.domain import Space, Stage, forbid, log_uniform, one_of
 from trainables.data import standard
-from trainables.pipeline.store import StageStore, stage_keys
+from trainables.pipeline.keys import stage_keys
+from trainables.pipeline.store import StageStore
 
 STANDARD = standard("digits-lt")
 

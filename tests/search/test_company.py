@@ -1,6 +1,5 @@
 """Seeds of one recipe in one network, in a search: who waits for whom, and that every record is there as ever."""
 
-import dataclasses
 import json
 
 import pytest
@@ -13,7 +12,8 @@ from search.scheduling.tasks import Task
 from search.settings import Settings, SettingsError
 from spaces.domain import Space, Stage, one_of
 from trainables.data import standard
-from trainables.pipeline.store import StageStore, stage_keys
+from trainables.pipeline.keys import stage_keys
+from trainables.pipeline.store import StageStore
 from trainables.trial import Trial, TrialSpec
 
 STANDARD = standard("digits-lt")
@@ -81,7 +81,7 @@ def test_a_trial_trains_its_companions_stages(tmp_path, make_plan):
     def ran(seed, place, company=(3, 5)):
         spec = TrialSpec(
             plan=plan.to_dict(), seed=seed, split_seed=seed, data="digits-lt", root=None, imbalance=50.0,
-            model="resnet8", store=str(tmp_path / place), device="cpu", company=company,
+            model="resnet8", store=str(tmp_path / place), device="cpu", joint_seeds=company,
             numerics={"fused_trials": "on"},
         )  # fmt: skip
         trial = Trial({"spec": json.dumps(spec.to_dict())})
@@ -98,25 +98,6 @@ def test_a_trial_trains_its_companions_stages(tmp_path, make_plan):
     # whoever has trained them, and with an empty store
     assert second["metrics"] == alone["metrics"] and second["curve"] == alone["curve"]
     assert second["first_stage"] == alone["first_stage"] != ran(5, "u", ())["first_stage"]
-
-
-def test_a_trial_goes_on_from_a_checkpoint_with_its_company(tmp_path, make_plan):
-    spec = TrialSpec(
-        plan=make_plan(Stage("a", epochs=3)).to_dict(), seed=0, split_seed=0, data="digits-lt", root=None,
-        imbalance=50.0, model="resnet8", store=str(tmp_path / "s"), device="cpu", company=(0, 1), rungs=(0.3,),
-        numerics={"fused_trials": "on"},
-    )  # fmt: skip
-    begun = Trial({"spec": json.dumps(spec.to_dict())})
-    begun.step()
-    (tmp_path / "c").mkdir()
-    begun.save_checkpoint(str(tmp_path / "c"))
-    other = Trial({"spec": json.dumps(dataclasses.replace(spec, store=str(tmp_path / "t")).to_dict())})
-    other.load_checkpoint(str(tmp_path / "c"))
-    for trial in (begun, other):
-        while not trial.step()["done"]:
-            pass
-        trial.stop()
-    assert begun._pipeline.points == other._pipeline.points
 
 
 @pytest.mark.slow

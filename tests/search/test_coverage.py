@@ -22,7 +22,7 @@ from search.run import SearchResult
 from search.settings import Settings
 from spaces.domain import Space, Stage, one_of
 from trainables.data import standard
-from trainables.plan.model import build, defaults
+from trainables.plan import build, defaults
 
 SPACE = Space(stages=[Stage("first", length=1, choose=[one_of(None, "cost_sensitive")])])
 PLAN = build(SPACE, defaults(()), standard("digits-lt")).plan

@@ -18,7 +18,7 @@ from search.mlflow_tracker import Tracker
 from spaces.domain import Space, Stage, one_of
 from trainables.data import load as digits
 from trainables.data import standard
-from trainables.plan.model import build, defaults
+from trainables.plan import build, defaults
 from trainables.train import main as final_training
 from trainables.train import read_recipe
 

@@ -10,7 +10,7 @@ from search.recipes import Context, Ground, retuned, scaled
 from search.space_file import load_space
 from spaces.domain import Space, Stage, integer, log_uniform, one_of, trick, uniform
 from trainables.data import standard
-from trainables.plan.model import build, defaults
+from trainables.plan import build, defaults
 from trainables.registry import PlanError
 
 STANDARD = replace(standard("digits-lt"), epochs=30, final_epochs=30)

@@ -14,8 +14,8 @@ from search.scheduling.sampler import Sampler
 from search.settings import OBJECTIVES, Settings, SettingsError
 from spaces.domain import Space, Stage, one_of
 from trainables.data import standard
-from trainables.pipeline.store import stage_keys
-from trainables.plan.model import build, defaults
+from trainables.pipeline.keys import stage_keys
+from trainables.plan import build, defaults
 
 METRICS = {"final/accuracy": 0.8, "final/harmonic_mean": 0.1, "final/smoothed_harmonic_mean": 0.4}
 SPACE = Space(stages=[Stage("only", epochs=1, choose=[one_of(None, "cost_sensitive"), one_of(None, "class_balanced")])])

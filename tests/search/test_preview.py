@@ -13,7 +13,7 @@ from search.run import Search
 from search.settings import Settings
 from spaces.domain import Space, Stage, forbid, integer, log_uniform, one_of, some_of, trick, uniform
 from trainables.data import standard
-from trainables.plan.model import build, defaults
+from trainables.plan import build, defaults
 
 SPACE = Space(
     stages=[

@@ -19,7 +19,7 @@ from search.run import Search
 from search.settings import Settings, SettingsError, gpus
 from search.space_file import load_space
 from spaces.domain import Stage
-from trainables.training.footprint import Footprint
+from trainables.pipeline.footprint import Footprint
 
 GREEDY = '''
 from dataclasses import dataclass

@@ -33,9 +33,9 @@ from search.space_file import load_space
 from spaces.domain import Space, Stage, log_uniform, one_of
 from tests.search.whole_searches import FLAGS, SMALL, SPACE, TINY, journal, results, runs, texts
 from trainables.data import load
+from trainables.pipeline.keys import stage_keys
 from trainables.pipeline.leases import Lock
-from trainables.pipeline.store import stage_keys
-from trainables.plan.model import Plan
+from trainables.plan import Plan
 
 pytestmark = pytest.mark.usefixtures("cluster")
 

@@ -9,7 +9,7 @@ from search.design.labels import make_design
 from search.scheduling.sampler import Sampler, SpaceExhausted
 from spaces.domain import Space, Stage, forbid, integer, log_uniform, one_of, some_of, trick, uniform
 from trainables.data import standard
-from trainables.plan.model import build, defaults
+from trainables.plan import build, defaults
 
 STANDARD = standard("digits-lt")
 

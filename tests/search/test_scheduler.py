@@ -9,7 +9,7 @@ from search.execution.ray_tune import StageScheduler
 from search.scheduling.early_stopping import Decision, Halving, stages_of
 from spaces.domain import Space, Stage, one_of
 from trainables.data import standard
-from trainables.plan.model import build, defaults
+from trainables.plan import build, defaults
 
 
 def point(progress: float, score: float, stage: str = "a", epoch: int = 5) -> dict:

@@ -16,9 +16,10 @@ from search.scheduling.orchestrator import Agenda, Journal, Limits, Task
 from search.scheduling.sampler import Sampler
 from spaces.domain import Space, Stage, one_of
 from trainables.data import standard
+from trainables.pipeline.keys import stage_keys
 from trainables.pipeline.leases import Leases
-from trainables.pipeline.store import StageStore, stage_keys
-from trainables.plan.model import Plan
+from trainables.pipeline.store import StageStore
+from trainables.plan import Plan
 
 ROOT = Path(__file__).parents[2]
 

@@ -9,7 +9,7 @@ import pytest
 from search.design.labels import make_design
 from search.space_file import load_space
 from trainables.data import standard
-from trainables.plan.model import check_space
+from trainables.plan import check_space
 
 SPACES = Path(__file__).parents[2] / "spaces"
 FILES = sorted(path for path in SPACES.rglob("*.py") if path.stem not in ("__init__", "domain", "recipes"))

@@ -7,7 +7,7 @@ import pytest
 from search.recipes import Ground
 from spaces.recipes import published
 from trainables.data import standard
-from trainables.plan.model import build, check_space, defaults
+from trainables.plan import build, check_space, defaults
 
 DATA = ("digits-lt", "cifar100-lt", "imagenet-lt")
 

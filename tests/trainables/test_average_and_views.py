@@ -12,11 +12,14 @@ from trainables import registry
 from trainables.data.augment import shift_and_flip
 from trainables.pipeline.pipeline import Pipeline
 from trainables.pipeline.store import StageStore
-from trainables.plan.model import Plan
+from trainables.plan import Plan
 from trainables.registry import PlanError, discover
+from trainables.training.evaluator import Evaluator
+from trainables.training.feed import StageFeed
+from trainables.training.network_setup import trained_network
 from trainables.training.schedule import one_cycle
 from trainables.training.seeding import generator
-from trainables.training.stage_run import Judge, StageRun
+from trainables.training.stage_run import StageRun
 
 EMA, SWA = trick("ema", decay=0.9), trick("swa", start=0.5)
 
@@ -44,7 +47,11 @@ def states_by_epoch(run: Pipeline):
     states = []
     while not run.finished:
         run.advance()
-        state = run._at.handed.model if run._run is None else run._run.network.state_dict()
+        state = (
+            run.executor.state.carry_over.model
+            if run.executor.training is None
+            else run.executor.training.run.network.state_dict()
+        )
         states.append({name: tensor.clone() for name, tensor in state.items()})
     return states
 
@@ -99,7 +106,7 @@ def test_what_is_evaluated_is_the_average(average, make_plan, pipeline):
     plan = make_plan(Stage("a", epochs=4, choose=[average]))
     run = pipeline(plan)
     run.run()
-    measured = Judge(run.start, plan, 0)(run.network())
+    measured = Evaluator(run.context, plan, 0)(run.network())
     assert {name: run.points[-1].metrics[name] for name in ("loss", "accuracy", "class_means")} == {
         name: measured[name] for name in ("loss", "accuracy", "class_means")
     }
@@ -147,14 +154,14 @@ def test_a_state_in_the_middle_keeps_the_average(average, make_plan, pipeline):
 def test_a_new_chain_starts_from_the_average(average, make_plan, pipeline):
     plan = make_plan(Stage("a", epochs=3, choose=[average]), Stage("b", epochs=1, carry="weights"))
     run = pipeline(plan)
-    while run._at.stage == 0:
+    while run.executor.state.stage == 0:
         run.advance()
-    handed = run._at.handed
+    handed = run.executor.state.carry_over
     assert not equal(handed.averaged, handed.model)
-    started = StageRun(run.start, plan, 1, 0, handed)
+    started = StageRun(run.context, plan, 1, 0, handed)
     assert equal(started.network.state_dict(), handed.averaged)
     assert started.averaged == {}
-    assert started.judged() is started.network
+    assert started.evaluation_network() is started.network
 
 
 @pytest.mark.parametrize("average", [EMA, SWA])
@@ -202,10 +209,10 @@ def test_members_hand_over_their_averages(make_plan, pipeline):
 
     alone, run = pipeline(plan()), pipeline(plan(members=2))
     alone.run()
-    while not run._at.members:
+    while not run.executor.state.members:
         run.advance()
-    assert equal(run._at.members[0], alone.network().state_dict())
-    assert not equal(run._at.members[0], alone._at.handed.model)
+    assert equal(run.executor.state.members[0], alone.network().state_dict())
+    assert not equal(run.executor.state.members[0], alone.executor.state.carry_over.model)
 
 
 # --- views ------------------------------------------------------------------------------------------------
@@ -231,8 +238,8 @@ def second(make_plan):
 def computed(monkeypatch):
     """How often features were computed."""
     calls = []
-    compute = StageRun._view_features
-    monkeypatch.setattr(StageRun, "_view_features", lambda run: (calls.append(1), compute(run))[1])
+    compute = StageFeed.compute_features
+    monkeypatch.setattr(StageFeed, "compute_features", lambda *given: (calls.append(1), compute(*given))[1])
     return calls
 
 
@@ -270,14 +277,16 @@ def test_stages_from_one_start_share_their_features(second, pipeline, tmp_path, 
 def test_what_looks_through_the_network_sees_the_trained_one(second, pipeline, tmp_path, computed):
     """Not the classifier that the stage has just reset or replaced: all stages from one start see the same."""
     run = pipeline(second(RETRAINED))
-    while run._at.stage == 0:
+    while run.executor.state.stage == 0:
         run.advance()
     features = [
-        StageRun(run.start, second([*tricks, "cam_foreground"]), 1, 0, run._at.handed)._features
+        StageRun(run.context, second([*tricks, "cam_foreground"]), 1, 0, run.executor.state.carry_over).feed.features
         for tricks in (["classifier"], [trick("classifier", reset=False)], ["learnable_scale"])
     ]
     features.append(
-        StageRun(run.start, second(["cosine_head", "classifier", "cam_foreground"]), 1, 0, run._at.handed)._features
+        StageRun(
+            run.context, second(["cosine_head", "classifier", "cam_foreground"]), 1, 0, run.executor.state.carry_over
+        ).feed.features
     )
     assert all(other.equal(features[0]) for other in features)
     handed = second(["learnable_scale", "cam_foreground"])
@@ -291,9 +300,9 @@ def test_one_view_by_hand(second, pipeline, digits):
     """Features of one view of every image, and a plain loop over them."""
     plan = second([trick("classifier", reset=False)], views=1)
     run = pipeline(plan)
-    while run._at.stage == 0:
+    while run.executor.state.stage == 0:
         run.advance()
-    network = run._network(0, run._at.handed).eval()
+    network = trained_network(run.context, run.plan, 0, run.executor.state.carry_over.result).eval()
     images = shift_and_flip(digits.train_images[None], digits.pad, digits.flip, generator(0, "view", 0, "shift"))
     with torch.no_grad():
         features = network(digits.normalise(images[0])).features
@@ -322,20 +331,20 @@ def test_one_view_by_hand(second, pipeline, digits):
 
 def test_views_differ_and_are_all_drawn(second, pipeline, digits):
     run = pipeline(second(RETRAINED))
-    while run._at.stage == 0:
+    while run.executor.state.stage == 0:
         run.advance()
-    stage = StageRun(run.start, run.plan, 1, 0, run._at.handed)
-    features = stage._features
+    stage = StageRun(run.context, run.plan, 1, 0, run.executor.state.carry_over)
+    features = stage.feed.features
     assert features.shape == (3, len(digits.train_labels), 64)
     assert not torch.allclose(features[0], features[1])
     # the first views are those of a stage with fewer of them
-    fewer = StageRun(run.start, second(RETRAINED, views=2), 1, 0, run._at.handed)._features
+    fewer = StageRun(run.context, second(RETRAINED, views=2), 1, 0, run.executor.state.carry_over).feed.features
     assert features[:2].equal(fewer)
     # to the last bit whatever the batch, though batches of so many pixels are laid out in another way
     for batch_size in (8, 512):
-        assert StageRun(run.start, second(RETRAINED, batch_size=batch_size), 1, 0, run._at.handed)._features.equal(
-            features
-        )
+        assert StageRun(
+            run.context, second(RETRAINED, batch_size=batch_size), 1, 0, run.executor.state.carry_over
+        ).feed.features.equal(features)
 
 
 @pytest.mark.parametrize("readout", [trick("tau_norm", tau=0.7), "flip_tta", "nearest_mean", "post_hoc_adjustment"])
@@ -343,8 +352,8 @@ def test_readouts_evaluate_as_they_do_without_kept_features(readout, second, pip
     plan = second([*RETRAINED, readout])
     run = pipeline(plan)
     run.run()
-    anew = Judge(run.start, Plan((plan.stages[0], replace(plan.stages[1], views=0))), 1)(run.network())
-    kept = run._at.last
+    anew = Evaluator(run.context, Plan((plan.stages[0], replace(plan.stages[1], views=0))), 1)(run.network())
+    kept = run.executor.state.last
     assert all(kept[name] == pytest.approx(anew[name], nan_ok=True, abs=1e-6) for name in anew)
     assert kept["predicted"] == anew["predicted"]
     assert kept["class_means"] == anew["class_means"]
@@ -355,9 +364,9 @@ def test_averages_are_judged_on_kept_features(average, second, pipeline):
     plan = second([*RETRAINED, average])
     run = pipeline(plan)
     run.run()
-    anew = Judge(run.start, Plan((plan.stages[0], replace(plan.stages[1], views=0))), 1)(run.network())
-    assert run._at.last["recalls"] == anew["recalls"]
-    assert run._at.last["loss"] == pytest.approx(anew["loss"], abs=1e-6)
+    anew = Evaluator(run.context, Plan((plan.stages[0], replace(plan.stages[1], views=0))), 1)(run.network())
+    assert run.executor.state.last["recalls"] == anew["recalls"]
+    assert run.executor.state.last["loss"] == pytest.approx(anew["loss"], abs=1e-6)
 
 
 def test_a_split_stage_of_views_is_bit_identical(make_plan, pipeline):

@@ -12,13 +12,14 @@ from safetensors.torch import save_file
 from torch import nn
 
 from spaces.domain import Space, Stage, trick
+from trainables import plan as plans
 from trainables.batch import Blend
 from trainables.data import load, standard
 from trainables.data.list_files import LISTS
 from trainables.models import MODELS, ModelError, Network, build, check, check_on, identity, settled
 from trainables.models.own import function_of
-from trainables.pipeline.pipeline import Pipeline, trial_context
-from trainables.plan import model as plans
+from trainables.pipeline.keys import trial_context
+from trainables.pipeline.pipeline import Pipeline
 
 CPU = torch.device("cpu")
 LARGE = ("resnet10", "resnet34_cifar", "resnet50", "resnet152", "resnext50")

@@ -213,7 +213,8 @@ def test_data_that_change_between_two_seeds_end_the_training(place, monkeypatch,
     monkeypatch.setattr(Pipeline, "advance", changing)
     assert train("--seeds", "2") == 2
     assert (
-        "the data have changed while they were trained on; take the old data again, then go" in capsys.readouterr().err
+        "the data have changed while they were trained on; restore the old data, then continue"
+        in capsys.readouterr().err
     )
     (place / "photos/cat/100.png").unlink()
     monkeypatch.setattr(Pipeline, "advance", advance)

@@ -729,7 +729,7 @@ def test_cifar10_lt_pack_trains(tmp_path: Path) -> None:
         pytest.skip(f"the shared data are not in {shared}; set LONGTAIL_SHARED")
     from spaces.domain import Space, Stage
     from trainables.pipeline.pipeline import Pipeline
-    from trainables.plan.model import build, defaults
+    from trainables.plan import build, defaults
     from trainables.registry import discover
 
     module: dict = {"__file__": str(shared / "unpack.py"), "__name__": "unpack"}

@@ -355,7 +355,7 @@ def test_no_step_reads_a_number(make_plan, pipeline, digits, choose):
         run = pipeline(plan)
         run.advance()
         with Reads() as reads:
-            run._run.train_epoch()
+            run.executor.training.run.train_epoch()
         counts.append(reads.count)
     assert counts[0] == counts[1] <= 3
 
@@ -369,7 +369,7 @@ def test_no_step_waits_for_the_device(make_plan, digits, choose):
     plan = make_plan(Stage("a", epochs=2, batch_size=16, choose=choose))
     pipeline = Pipeline(plan, dataclasses.replace(digits, pad=2), "resnet8", 0, torch.device("cuda"))
     pipeline.advance()  # kernels are loaded, tables made
-    run = pipeline._run
+    run = pipeline.executor.training.run
     epoch = run.begin_epoch()
     torch.cuda.set_sync_debug_mode("error")
     try:

@@ -9,12 +9,12 @@ import pytest
 from analysis.records import mlflow_store
 from analysis.records import reader as load
 from trainables.final.recipe import TrainError
-from trainables.final.tracking import NOWHERE, Run
+from trainables.final.tracking import NOWHERE, MlflowRun
 from trainables.train import main as train
 
 
-def started(uri: str | None) -> Run:
-    return Run(uri, "digits-lt", "final x", {"level": "final"}, {"größe/lr": 0.1})
+def started(uri: str | None) -> MlflowRun:
+    return MlflowRun(uri, "digits-lt", "final x", {"level": "final"}, {"größe/lr": 0.1})
 
 
 def test_the_environment_says_where_the_run_is(tmp_path, monkeypatch):

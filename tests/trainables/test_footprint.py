@@ -11,8 +11,8 @@ from spaces.domain import Stage
 from trainables.data import load
 from trainables.data.images.streamed import StreamedImages
 from trainables.data.loaders import held_bytes
+from trainables.pipeline.footprint import fewer, footprint
 from trainables.pipeline.pipeline import Pipeline
-from trainables.training.footprint import fewer, footprint
 
 CPU = torch.device("cpu")
 

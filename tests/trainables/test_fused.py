@@ -8,11 +8,12 @@ import torch
 
 from spaces.domain import Stage, trick
 from trainables.data.long_tail import LongTailed
-from trainables.pipeline.pipeline import trial_context
-from trainables.pipeline.store import StageStore, stage_keys
+from trainables.pipeline.keys import stage_keys, trial_context
+from trainables.pipeline.store import StageStore
+from trainables.training.context import CarryOver, TrainingContext
 from trainables.training.fusion import CannotFuse, FusedRun
 from trainables.training.numerics import Numerics, group_of
-from trainables.training.stage_run import Handed, StageRun, Start
+from trainables.training.stage_run import StageRun
 
 CPU = torch.device("cpu")
 ON, OFF = Numerics(fused_members="on"), Numerics(fused_members="off")
@@ -30,9 +31,9 @@ def members(plan, data, numerics=OFF, model="resnet8", count=3):
 
     from trainables.pipeline.pipeline import _fresh
 
-    start = Start(data, partial(_fresh, model, data.classes, 1), 0, CPU, numerics)
-    first = StageRun(start, plan, 0, 0, None).handed()
-    runs = [StageRun(start, plan, 1, member, Handed(first.model)) for member in range(count)]
+    start = TrainingContext(data, partial(_fresh, model, data.classes, 1), 0, CPU, numerics)
+    first = StageRun(start, plan, 0, 0, None).carry_over()
+    runs = [StageRun(start, plan, 1, member, CarryOver(first.model)) for member in range(count)]
     for run in runs:
         run.network.double()
     return runs
@@ -66,7 +67,7 @@ def test_exact_in_float64(doubles, make_plan, digits, choose, memory):
             run.train_epoch()
     assert fused.finished
     for one, other in zip(alone, together, strict=True):
-        mine, theirs = one.handed(), other.handed()
+        mine, theirs = one.carry_over(), other.carry_over()
         assert closeness(mine.model, theirs.model) < 1e-9
         assert closeness(mine.optimiser, theirs.optimiser) < 1e-9
         if mine.averaged:
@@ -74,7 +75,7 @@ def test_exact_in_float64(doubles, make_plan, digits, choose, memory):
         assert (one.images, one.steps) == (other.images, other.steps)
         assert abs(one.train_loss - other.train_loss) < 1e-9
     # and they did learn different things
-    assert closeness(together[0].handed().model, together[1].handed().model) > 1e-3
+    assert closeness(together[0].carry_over().model, together[1].carry_over().model) > 1e-3
 
 
 def test_what_a_step_does_to_a_member_shows_in_its_own_network(make_plan, digits):
@@ -98,7 +99,7 @@ def test_what_cannot_be_fused(make_plan, digits, tricks_folder):
     with pytest.raises(CannotFuse, match="Identity cannot be stacked"):
         FusedRun(runs)
     runs = members(plan, digits, count=2)
-    runs[1]._draw = lambda progress, generator: torch.arange(7)
+    runs[1].feed._draw = lambda progress, generator: torch.arange(7)
     with pytest.raises(CannotFuse, match="different lengths"):
         FusedRun(runs)
 
@@ -140,7 +141,7 @@ def test_auto_follows_the_rule(make_plan, pipeline):
         run = pipeline(btm(make_plan, batch_size=batch_size), numerics=Numerics(fused_members="auto"))
         run.advance()
         run.advance()
-        assert isinstance(run._run, FusedRun) == fused
+        assert isinstance(run.executor.training.run, FusedRun) == fused
 
 
 def test_fused_members_resume_and_are_reused_exactly(make_plan, pipeline, tmp_path):
@@ -193,7 +194,7 @@ def test_partials_of_a_group_go_on_together(make_plan, pipeline, tmp_path):
     other = pipeline(plan, numerics=ON, store=StageStore(tmp_path / "s"))
     other.advance()
     other.advance()
-    assert other._at.stage == 2  # the first stage came whole, of the second one epoch was left
+    assert other.executor.state.stage == 2  # the first stage came whole, of the second one epoch was left
     other.run()
     whole = pipeline(plan, numerics=ON)
     whole.run()

@@ -53,7 +53,7 @@ def test_a_replayed_step_is_the_step(make_plan, digits, choose, precision):
     for graph in ("on", "off"):
         run = Pipeline(plan, digits, "resnet8", 0, CUDA, numerics=Numerics(precision=precision, graph=graph))
         run.advance()
-        graphed = run._run._graphed
+        graphed = run.executor.training.run._graphed
         assert isinstance(graphed, GraphedStep) == (graph == "on")
         assert graphed is None or graphed._graph is not None
         run.run()

@@ -8,7 +8,7 @@ import torch
 from search.settings import Settings
 from spaces.domain import Stage
 from trainables.models import build
-from trainables.pipeline.pipeline import trial_context
+from trainables.pipeline.keys import trial_context
 from trainables.pipeline.store import StageStore
 from trainables.training.numerics import Numerics, NumericsError
 from trainables.training.seeding import generator
@@ -72,7 +72,7 @@ def test_memory_format_changes_nothing_but_rounding(make_plan, digits, pipeline,
     other.run()
     weights, expected = one.network().state_dict(), other.network().state_dict()
     assert all(torch.allclose(weights[name], expected[name], rtol=1e-3, atol=1e-4) for name in weights)
-    assert all(tensor.is_contiguous() for tensor in one._at.handed.model.values())
+    assert all(tensor.is_contiguous() for tensor in one.executor.state.carry_over.model.values())
 
 
 def test_training_in_bfloat16_resumes_exactly(make_plan, pipeline, tmp_path):
@@ -89,8 +89,14 @@ def test_training_in_bfloat16_resumes_exactly(make_plan, pipeline, tmp_path):
     state = cut.state()
     again = pipeline(plan, numerics=BF16)
     again.load_state(*state)
-    momentum = [again._run.optimiser.state[p]["momentum_buffer"] for p in again._run.network.parameters()]
-    assert all(m.stride() == p.stride() for m, p in zip(momentum, again._run.network.parameters(), strict=True))
+    momentum = [
+        again.executor.training.run.optimiser.state[p]["momentum_buffer"]
+        for p in again.executor.training.run.network.parameters()
+    ]
+    assert all(
+        m.stride() == p.stride()
+        for m, p in zip(momentum, again.executor.training.run.network.parameters(), strict=True)
+    )
     again.run()
     reused = pipeline(plan, numerics=BF16, store=StageStore(tmp_path / "s"))
     reused.run()

@@ -231,7 +231,7 @@ def test_two_experts_and_two_views_train_without_a_rewrite(toys, make_plan, pipe
     )
     run = pipeline(plan)
     run.advance()
-    stage = run._at.handed.model
+    stage = run.executor.state.carry_over.model
     assert stage["head.weights"].shape == (2, 10, 64)
     run.run()
     network = run.network()

@@ -179,7 +179,7 @@ def test_every_prefix_can_be_re_used(name, alone, make_plan, pipeline, tmp_path)
     for number in range(1, len(plan.stages)):
         store = StageStore(tmp_path / str(number))
         first = pipeline(plan, store=store)
-        while first._at.stage < number:
+        while first.executor.state.stage < number:
             first.advance()
         run = finished(pipeline(plan, store=store))
         assert equal(run, alone(name))

@@ -12,8 +12,8 @@ from spaces.domain import Integer, LogUniform, OneOf, Space, Stage, forbid, inte
 from spaces.domain import uniform as uniform_
 from spaces.full_combo import SPACE
 from trainables.data import standard
-from trainables.pipeline.store import stage_keys
-from trainables.plan.model import NONE, Forbidden, Plan, build, check, check_space, defaults, tricks_of
+from trainables.pipeline.keys import stage_keys
+from trainables.plan import NONE, Forbidden, Plan, build, check, check_space, defaults, tricks_of
 from trainables.registry import PlanError, name_of
 
 DIGITS = replace(standard("digits-lt"), epochs=30, final_epochs=30)
@@ -118,10 +118,10 @@ def test_bad_numbers_are_refused():
         ("lr", math.inf, "lr must be a number above 0, got inf"),
         ("weight_decay", -1, "weight_decay must be a number of at least 0, got -1"),
         ("momentum", 1, r"momentum must be a number in \[0, 1\), got 1"),
-        ("epochs", 0, "epochs must be a whole number ≥ 1, got 0"),
-        ("epochs", 1.5, "epochs must be a whole number ≥ 1, got 1.5"),
-        ("batch_size", 1, "batch_size must be a whole number ≥ 2, got 1"),
-        ("members", True, "members must be a whole number ≥ 1, got True"),
+        ("epochs", 0, "epochs must be a whole number from 1 to 1,000,000, got 0"),
+        ("epochs", 1.5, "epochs must be a whole number from 1 to 1,000,000, got 1.5"),
+        ("batch_size", 1, "batch_size must be a whole number from 2 to 10,000,000, got 1"),
+        ("members", True, "members must be a whole number from 1 to 10,000, got True"),
         ("schedule", "one_cicle", "unknown schedule 'one_cicle': did you mean 'one_cycle'"),
         ("reduction", "sum", "unknown reduction 'sum': known are expected, mean, weighted_mean"),
         ("carry", "most", "unknown carry 'most'"),

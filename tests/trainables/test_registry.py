@@ -1,6 +1,7 @@
 """Finding and making tricks, those of a user's folder included."""
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -204,3 +205,8 @@ def test_what_is_no_trick():
         register(Fine, space={"number": 3})
     with pytest.raises(SpaceError):
         register(Fine, space={"number": one_of()})
+
+
+def test_the_page_shows_where_every_seam_acts():
+    loop = registry.__doc__.partition("Where each seam acts")[2]
+    assert set(re.findall(r"\b[A-Z_]{3,}\b", loop)) == {name.upper() for name in SEAMS}

@@ -160,7 +160,7 @@ def test_a_stage_has_its_own_schedule_and_momentum(make_plan, pipeline):
     assert [(s.schedule, s.nesterov) for s in plan.stages] == [("bag_of_tricks_classifier", True)] * 2
     run = pipeline(plan)
     run.advance()
-    assert run._run.optimiser.param_groups[0]["nesterov"] is True
+    assert run.executor.training.run.optimiser.param_groups[0]["nesterov"] is True
     with pytest.raises(PlanError, match=r"stage 'a': schedule 'cosine\(pr=epoch\)' has no option 'pr=epoch'"):
         make_plan(Stage("a", epochs=1, schedule="cosine(pr=epoch)"))
     with pytest.raises(PlanError, match="stage 'a': nesterov must be true"):

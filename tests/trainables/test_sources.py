@@ -8,7 +8,7 @@ import pytest
 from trainables import code_identity as sources
 from trainables.models import identity
 from trainables.models.own import files as files_of_network
-from trainables.pipeline.store import code_version
+from trainables.pipeline.keys import code_version
 from trainables.registry import discover
 
 TRICK = """

@@ -156,7 +156,7 @@ def test_members_start_alike_and_draw_differently(seen, make_plan, pipeline):
     )
     run = pipeline(plan)
     run.advance()
-    starts = [StageRun(run.start, plan, 1, member, run._at.handed) for member in range(3)]
+    starts = [StageRun(run.context, plan, 1, member, run.executor.state.carry_over) for member in range(3)]
     assert all(equal(starts[0].network.state_dict(), start.network.state_dict()) for start in starts[1:])
     seen.clear()
     run.run()
@@ -170,7 +170,7 @@ def test_a_merge_towards_the_start_finds_the_members_own_start(make_plan, pipeli
     plan = make_plan(Stage("a", epochs=1), stage)
     run = pipeline(plan)
     run.advance()
-    start = StageRun(run.start, plan, 1, 0, run._at.handed).network.state_dict()
+    start = StageRun(run.context, plan, 1, 0, run.executor.state.carry_over).network.state_dict()
     run.run()
     merged = run.network().state_dict()
     assert all(torch.equal(merged[name], start[name]) for name in start if start[name].is_floating_point())
@@ -200,7 +200,7 @@ def test_a_frozen_backbone(batchnorm, make_plan, pipeline):
     )
     run = pipeline(plan)
     run.advance()
-    before = run._at.handed.model
+    before = run.executor.state.carry_over.model
     run.run()
     after = run.network().state_dict()
     moved = {name for name in before if name.startswith("backbone") and not torch.equal(before[name], after[name])}
@@ -234,7 +234,7 @@ def test_classifier_reset_or_not(make_plan, pipeline):
         plan = make_plan(first, Stage("b", epochs=1, lr=1e-9, choose=[trick("classifier", reset=reset)]))
         run = pipeline(plan)
         run.advance()
-        before = run._at.handed.model["head.weight"]
+        before = run.executor.state.carry_over.model["head.weight"]
         run.run()
         distance = (run.network().state_dict()["head.weight"] - before).abs().max()
         assert (distance < 1e-6) != reset

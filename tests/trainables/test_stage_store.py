@@ -15,10 +15,11 @@ import torch
 from spaces.domain import Stage, trick
 from trainables import code_identity, registry
 from trainables.data import load
-from trainables.pipeline import store
-from trainables.pipeline.pipeline import Pipeline, trial_context
-from trainables.pipeline.store import StageStore, code_version, digest, stage_keys
-from trainables.plan.model import Plan
+from trainables.pipeline import keys as key_module
+from trainables.pipeline.keys import code_version, digest, stage_keys, trial_context
+from trainables.pipeline.pipeline import Pipeline
+from trainables.pipeline.store import StageStore
+from trainables.plan import Plan
 from trainables.registry import discover
 
 CPU = torch.device("cpu")
@@ -160,15 +161,17 @@ def test_code_is_in_the_key_and_what_is_written_about_it_is_not(tricks_folder, m
     registry._ENTRIES.update(known)
 
 
-DECIDING = ("training/stage_run.py", "pipeline/pipeline.py", "objective.py", "training/schedule.py", "metrics.py",
-            "training/seeding.py", "batch.py", "data/augment.py", "data/loaders.py",
-            "models/network.py")  # fmt: skip
+DECIDING = ("training/stage_run.py", "training/feed.py", "training/batch_gradient.py", "training/network_setup.py",
+            "training/evaluator.py", "pipeline/pipeline.py", "pipeline/executor.py", "objective.py",
+            "training/schedule.py", "metrics.py", "training/seeding.py", "batch.py", "data/augment.py",
+            "data/loaders.py", "models/network.py")  # fmt: skip
 ELSEWHERE = (
     "trial.py",
     "train.py",
     "data/describe.py",
     "tricks/focal.py",
     "final/training.py",
+    "pipeline/housekeeping.py",
     "data/user_data/own.py",
 )
 
@@ -177,13 +180,13 @@ ELSEWHERE = (
 def copied(tmp_path):
     """A copy of the package."""
     place = tmp_path / "trainables"
-    shutil.copytree(Path(store.__file__).parents[1], place, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(Path(key_module.__file__).parents[1], place, ignore=shutil.ignore_patterns("__pycache__"))
     return place
 
 
 def core_version(place: Path) -> str:
-    store._core_version.cache_clear()
-    return store._core_version(place)
+    key_module._core_version.cache_clear()
+    return key_module._core_version(place)
 
 
 def test_the_core_is_every_module_that_decides_a_result(copied):
@@ -339,7 +342,8 @@ from pathlib import Path
 
 import torch
 
-from trainables.pipeline.store import StageStore, digest
+from trainables.pipeline.keys import digest
+from trainables.pipeline.store import StageStore
 
 torch.set_num_threads(1)
 root, name, twin = sys.argv[1:]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
 import hashlib
 import json
@@ -17,10 +18,11 @@ import pytest
 import torch
 
 from spaces.domain import Stage
-from trainables.pipeline import storage
-from trainables.pipeline import store as stage_store
-from trainables.pipeline.storage import LocalStorage, StoreFull
-from trainables.pipeline.store import StageStore, byte_count
+from trainables import stage_store
+from trainables.pipeline import entries, storage
+from trainables.pipeline.housekeeping import clean, problems
+from trainables.pipeline.storage import LocalStorage, StoreFull, byte_count
+from trainables.pipeline.store import StageStore
 
 KEYS = [f"{letter * 2}{number}" for number, letter in enumerate("abcdef")]
 
@@ -28,6 +30,10 @@ KEYS = [f"{letter * 2}{number}" for number, letter in enumerate("abcdef")]
 def put(store: StageStore, key: str, seconds: float = 1.0, size: int = 1000, ancestors: tuple[str, ...] = ()) -> None:
     state = {"seconds": seconds, "ancestors": [(name, 1.0) for name in ancestors], "seed": 3, "epochs": 2}
     store.put(key, {"x": torch.zeros(size, dtype=torch.uint8)}, state)
+
+
+def verify(store: StageStore) -> list[str]:
+    return [f"{problem.key}: {problem.reason}" for problem in problems(store)]
 
 
 @pytest.mark.parametrize("kind", ["folder", "memory", "file"])
@@ -42,9 +48,9 @@ def test_round_trip_and_damage_on_every_file_system(
     assert [(found.key, found.parent, found.seed) for found in store.entries()] == [("aa0", "", 3), ("ab1", "aa0", 3)]
     found = store.get("ab1")
     assert found is not None and torch.equal(found.tensors["x"], torch.zeros(1000, dtype=torch.uint8))
-    assert store.verify() == []
-    store._files.write("ab/ab1/tensors.safetensors", b"not what it was")
-    assert [line.partition(":")[0] for line in store.verify()] == ["ab1"]
+    assert verify(store) == []
+    store.files.write("ab/ab1/tensors.safetensors", b"not what it was")
+    assert [line.partition(":")[0] for line in verify(store)] == ["ab1"]
     with caplog.at_level(logging.WARNING):
         assert store.get("ab1") is None
     assert "damaged" in caplog.text and not store.has("ab1")
@@ -93,19 +99,19 @@ def test_a_missing_ancestor_makes_a_stage_dear(tmp_path: Path) -> None:
 def test_a_full_disk_says_so_and_leaves_the_store_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = StageStore(tmp_path)
     put(store, "aa0")
-    written = storage._flushed
+    written = storage._write_flushed
 
     def full(path: Path, content: bytes) -> None:
         if path.name == "manifest.json":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         written(path, content)
 
-    monkeypatch.setattr(storage, "_flushed", full)
+    monkeypatch.setattr(storage, "_write_flushed", full)
     with pytest.raises(StoreFull, match=r"the disk of the stage store .* is full; make room .* --store-limit"):
         put(store, "ab1")
     monkeypatch.undo()
     assert [found.key for found in store.entries()] == ["aa0"]
-    assert store.verify() == [] and list(tmp_path.glob("*/.*")) == []
+    assert verify(store) == [] and list(tmp_path.glob("*/.*")) == []
 
 
 def test_a_really_full_file_system(tmp_path: Path) -> None:
@@ -113,8 +119,8 @@ def test_a_really_full_file_system(tmp_path: Path) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full")
     with pytest.raises(OSError) as caught:
-        storage._flushed(Path("/dev/full"), b"x")
-    assert isinstance(storage._explained(caught.value, "here"), StoreFull)
+        storage._write_flushed(Path("/dev/full"), b"x")
+    assert isinstance(storage._explain(caught.value, "here"), StoreFull)
 
 
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -141,7 +147,7 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stage_store, "AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(entries, "AGAIN_SECONDS", 0.01)
 
 
 @pytest.fixture
@@ -197,15 +203,15 @@ def test_an_error_that_passes_is_not_noticed(
     number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     store, error = StageStore(tmp_path), OSError(number, os.strerror(number))
-    monkeypatch.setattr(storage, "_flushed", failing(error, 2)(storage._flushed))
+    monkeypatch.setattr(storage, "_write_flushed", failing(error, 2)(storage._write_flushed))
     put(store, "aa0")
-    monkeypatch.setattr(storage, "_flushed", failing(error, 2)(storage._flushed))
+    monkeypatch.setattr(storage, "_write_flushed", failing(error, 2)(storage._write_flushed))
     store.put_partial("aa1", {"x": torch.zeros(3)}, {"epoch": 1})
     monkeypatch.setattr(Path, "read_bytes", failing(error, 2)(Path.read_bytes))
     assert store.get("aa0") is not None
     monkeypatch.setattr(Path, "read_bytes", failing(error, 2)(Path.read_bytes))
     assert store.get_partial("aa1") is not None
-    assert caplog.text == "" and store.left() == {}
+    assert caplog.text == "" and store.files.leftovers() == {}
 
 
 @pytest.mark.usefixtures("impatient")
@@ -216,7 +222,7 @@ def test_what_cannot_be_kept_is_a_note_and_no_failure(
     alone = pipeline(plan)
     alone.run()
     broken = failing(OSError(errno.EIO, os.strerror(errno.EIO)), 10**6)
-    monkeypatch.setattr(storage, "_flushed", broken(storage._flushed))
+    monkeypatch.setattr(storage, "_write_flushed", broken(storage._write_flushed))
     monkeypatch.setattr(LocalStorage, "remove", broken(LocalStorage.remove))
     other = pipeline(plan, store=StageStore(tmp_path), save_seconds=0.0)
     other.run()
@@ -230,7 +236,7 @@ def test_a_full_disk_costs_unfinished_stages_alone(
 ) -> None:
     store = StageStore(tmp_path)
     full = failing(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), 10**6)
-    monkeypatch.setattr(storage, "_flushed", full(storage._flushed))
+    monkeypatch.setattr(storage, "_write_flushed", full(storage._write_flushed))
     store.put_partial("aa0", {"x": torch.zeros(3)}, {"epoch": 1})
     assert "cannot be kept" in caplog.text and "is full" in caplog.text
     with pytest.raises(StoreFull):
@@ -263,8 +269,8 @@ def test_an_entry_or_a_middle_of_another_key_is_not_taken(tmp_path: Path, caplog
             (tmp_path / folder / name).rename(tmp_path / folder / other)
     assert [store.get("aa0"), store.get_partial("aa0")] == [None, None]
     assert "its manifest is that of aa1" in caplog.text and "it is that of aa1" in caplog.text
-    assert len(store.verify()) == 2
-    assert store.clean().damaged == 2 and store.verify() == [] and store.partials() == {}
+    assert len(verify(store)) == 2
+    assert clean(store).damaged == 2 and verify(store) == [] and store.partials() == {}
 
 
 SHAPES = [
@@ -306,7 +312,7 @@ def test_a_manifest_names_the_files_of_an_entry_and_no_others(sums: str, tmp_pat
     store = StageStore(tmp_path)
     put(store, "aa0")
     (store.folder("aa0") / "manifest.json").write_text(f'{{"key": "aa0", "sha256": {sums}}}')
-    assert store.verify() == ["aa0: manifest.json has another shape"]
+    assert verify(store) == ["aa0: manifest.json has another shape"]
     assert store.get("aa0") is None and not store.folder("aa0").exists()
 
 
@@ -321,7 +327,7 @@ def killed(path, content):
     path.write_bytes(content[:10])
     os.kill(os.getpid(), signal.SIGKILL)
 
-storage._flushed = killed
+storage._write_flushed = killed
 store = StageStore(sys.argv[1])
 if os.fork() == 0:
     store.put_partial("aa1", {"x": torch.zeros(3)}, {"epoch": 1})
@@ -345,7 +351,7 @@ def test_what_killed_writers_have_left_is_counted_and_cleaned(
         os.utime(tmp_path / "aa" / f".aa5.elsewhere-{name}.1.0123abcd", (when, when))
     own = storage._beside(tmp_path / "aa" / "aa6")
     own.mkdir()  # this process is writing it
-    assert len(store.left()) == 3
+    assert len(store.files.leftovers()) == 3
     stage_store.main(["list", "--store", str(tmp_path)])
     printed = capsys.readouterr().out
     assert (
@@ -353,7 +359,7 @@ def test_what_killed_writers_have_left_is_counted_and_cleaned(
     )
     stage_store.main(["clean", "--store", str(tmp_path)])
     assert "0 damaged entries, 3 left by processes that are gone, 2 unfinished stages" in capsys.readouterr().out
-    assert store.left() == {} and list(store.partials()) == ["aa3"] and own.is_dir()
+    assert store.files.leftovers() == {} and list(store.partials()) == ["aa3"] and own.is_dir()
     assert {path.name for path in (tmp_path / "aa").glob(".*")} == {own.name, ".aa5.elsewhere-fresh.1.0123abcd"}
 
 
@@ -368,5 +374,5 @@ def test_a_bound_counts_unfinished_stages(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["", "MB", "-1", "5 apples", "nan"])
 def test_sizes_are_checked(text: str) -> None:
-    with pytest.raises(stage_store.argparse.ArgumentTypeError, match="expected a size like 500MB"):
+    with pytest.raises(argparse.ArgumentTypeError, match="expected a size like 500MB"):
         byte_count(text)

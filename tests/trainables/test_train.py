@@ -29,12 +29,12 @@ from trainables import registry
 from trainables.data import load
 from trainables.data.catalogue import DataError
 from trainables.final import training
-from trainables.final.leaves import spread
+from trainables.final.model_card import spread
 from trainables.final.network import trained
 from trainables.final.recipe import with_relative_places
-from trainables.final.served import served
+from trainables.final.serving import serving_module
 from trainables.models import ModelError, build
-from trainables.plan.model import Plan
+from trainables.plan import Plan
 from trainables.registry import PlanError
 from trainables.train import TrainError, lengthened, main, read_recipe
 from trainables.training.numerics import Numerics
@@ -94,7 +94,7 @@ def store(tmp_path_factory, empty_store) -> str:
 @pytest.fixture
 def no_program(monkeypatch):
     """No exported program, which takes seconds."""
-    monkeypatch.setattr("trainables.final.served.save", lambda *arguments: None)
+    monkeypatch.setattr("trainables.final.serving.save", lambda *arguments: None)
 
 
 @pytest.fixture
@@ -403,7 +403,7 @@ def test_the_program_is_what_was_tested(readout, make_plan, pipeline, tmp_path):
     second = Stage("b", epochs=1, choose=["classifier", readout])
     run = pipeline(make_plan(Stage("a", epochs=2), second), evaluate=False)
     run.run()
-    module = served(run)
+    module = serving_module(run)
     images = run.data.test_images[:40]
     right = (module(images).argmax(dim=1) == run.data.test_labels[:40]).tolist()
     assert right == [bool(value) for value in run.test()[2][:40]]
@@ -435,7 +435,7 @@ def test_a_killed_training_goes_on_bit_by_bit(recipe, command, write, tmp_path, 
     killed.wait()
     assert not (tmp_path / "out" / "metrics.json").exists()
     assert command(content) == 2
-    assert "out holds a training that is not finished: go on with --resume" in capsys.readouterr().err
+    assert "out holds a training that is not finished: continue it with --resume" in capsys.readouterr().err
     assert command(content, "--resume") == 0
     assert not (tmp_path / "out" / "unfinished").exists()
     resumed = weights(tmp_path / "out")
@@ -468,7 +468,7 @@ def test_ctrl_c_ends_behind_the_epoch_and_goes_on(
     monkeypatch.setattr(Pipeline, "advance", interrupted)
     assert command(recipe(), "--save-minutes", "60", "--tracking-uri", store) == 130
     printed = capsys.readouterr().out
-    assert "stopping behind this epoch" in printed
+    assert "stopping after this epoch" in printed
     again = printed.partition("stopped; continue with: python -m trainables.train ")[2].splitlines()[0]
     again = [word for word in shlex.split(again) if word != "--resume"]
     assert again == [str(tmp_path / "best.yaml"), "--out", str(tmp_path / "out"), "--save-minutes", "60",
@@ -547,13 +547,13 @@ def test_a_disk_that_is_full_at_the_last_step_loses_nothing(recipe, command, wri
     """torch's own writer of programs ends the process where it cannot write."""
     script = (
         "import resource, sys\n"
-        "from trainables.final import served\n"
+        "from trainables.final import serving\n"
         "from trainables.train import main\n"
-        "save = served.save\n"
+        "save = serving.save\n"
         "def full(*given):\n"
         "    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
         "    save(*given)\n"
-        "served.save = full\n"
+        "serving.save = full\n"
         "sys.exit(main(sys.argv[1:]))"
     )
     arguments = [write(recipe()), "--out", str(tmp_path / "out"), "--tracking-uri", "none"]
@@ -722,7 +722,7 @@ def without(key):
         (with_number("lr", "1e-3"), "best.yaml: plan.stages[0].lr must be a valid number, got '1e-3'; export it again"),
         (with_number("lr", -1.0), "stage 'a': lr must be a number above 0, got -1.0"),
         (with_number("lr", math.inf), "plan.stages[0].lr must be a finite number, got inf"),
-        (with_number("epochs", 0), "plan.stages[0].epochs must be greater than or equal to 1, got 0"),
+        (with_number("epochs", 0), "stage 'a': epochs must be a whole number from 1 to 1,000,000, got 0"),
         (
             with_number("epochs", 10**400),
             "plan.stages[0].epochs must be a number of at most 18 digits, got one of 1329",
@@ -732,7 +732,7 @@ def without(key):
         (with_number("lerning_rate", 1), "plan.stages[0].lerning_rate is nothing that this version knows"),
         (altered(plan={}), "plan.stages is missing"),
         (altered(plan=[]), "plan must be a mapping, got []; export it again"),
-        (altered(plan={"stages": []}), "plan.stages"),
+        (altered(plan={"stages": []}), "a plan needs at least one stage"),
         (altered(data={"name": "digit-lt", "imbalance": 50}), "unknown data set 'digit-lt': did you mean 'digits-lt'?"),
         (altered(data={"name": "digits-lt", "imbalance": 500}), "imbalance must lie between 1 and 100"),
         (altered(data={"name": "digits-lt", "imbalance": "50"}), "data.imbalance must be a valid number, got '50'"),

@@ -10,8 +10,8 @@ import torch
 from spaces.domain import Stage, trick
 from trainables.data.loaders import held_bytes
 from trainables.evaluation.deployment import Deployment
+from trainables.pipeline.joint_seeds import JointSeeds
 from trainables.pipeline.storage import StoreFull
-from trainables.training.joint_seeds import Company
 from trainables.trial import Splits, Trial, TrialFailed, TrialSpec, cached_data, folder_of, pick_device, pipeline_of
 
 PLANS = {
@@ -92,10 +92,10 @@ def test_an_error_in_training_is_told_with_its_kind(config, trial, monkeypatch):
         raise StoreFull(28, "the disk of the stage store X is full")
 
     one = trial(config("cosine"))
-    monkeypatch.setattr(Company, "advance", full)
+    monkeypatch.setattr(JointSeeds, "advance", full)
     assert one.step()["failure"] == "the disk of the stage store X is full"
     other = trial(config("cosine"))
-    monkeypatch.setattr(Company, "advance", lambda self: torch.zeros(2)[5])
+    monkeypatch.setattr(JointSeeds, "advance", lambda self: torch.zeros(2)[5])
     assert other.step()["failure"] == "IndexError: index 5 is out of bounds for dimension 0 with size 2"
 
 
@@ -264,50 +264,6 @@ def test_a_shortened_plan_that_diverges_ends_the_trial(config, trial):
     assert last["payload"]["reason"].startswith("shortened to 50%: ")
 
 
-def test_a_trial_restored_while_it_is_short_ends_the_same(config, trial, tmp_path):
-    whole = finish(trial(config("classifier", **SHORT)))
-    stopped = trial(config("classifier", **SHORT))
-    while not stopped._tried:
-        stopped.step()
-    stopped._pipeline.advance()  # one epoch into the second of the shortened plans
-    stopped.save_checkpoint(str(tmp_path))
-    restored = trial(config("classifier", **SHORT))
-    restored.load_checkpoint(str(tmp_path))
-    last = finish(restored)[-1]
-    assert timeless(last) | {"points": []} == timeless(whole[-1]) | {"points": []}
-
-
-# --- saved and restored -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["members", "classifier"])
-def test_a_restored_trial_ends_the_same(name, config, trial, tmp_path):
-    whole = finish(trial(config(name)))
-    stopped = trial(config(name, rungs=(0.01,)))
-    number = 0
-    while not stopped._pipeline.finished:
-        stopped._pipeline.advance()
-        number += 1
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        stopped.save_checkpoint(str(folder))
-        restored = trial(config(name))
-        restored.load_checkpoint(str(folder))
-        last = finish(restored)[-1]
-        assert timeless(last) | {"points": []} == timeless(whole[-1]) | {"points": []}
-    assert number >= 6
-
-
-def test_a_restored_trial_goes_on_with_its_clock(config, trial, tmp_path):
-    one = trial(config("cosine"))
-    last = finish(one)[-1]
-    one.save_checkpoint(str(tmp_path))
-    two = trial(config("cosine"))
-    two.load_checkpoint(str(tmp_path))
-    assert two._outcome == "finished"
-    assert two._seconds == last["payload"]["seconds"] > 0
-
-
 # --- one process, many trials -----------------------------------------------------------------------------
 
 
@@ -340,7 +296,7 @@ def test_a_store_is_shared_between_trials(config, trial, tmp_path):
 def test_a_spec_is_all_that_a_pipeline_needs(config):
     spec = json.loads(config("classifier")["spec"])
     pipeline = pipeline_of(TrialSpec(**spec))
-    assert (pipeline.start.seed, pipeline.data.split_seed, pipeline.data.imbalance) == (1, 1, 50.0)
+    assert (pipeline.context.seed, pipeline.data.split_seed, pipeline.data.imbalance) == (1, 1, 50.0)
     assert pick_device("cpu") == torch.device("cpu")
     assert pick_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
 

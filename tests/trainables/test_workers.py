@@ -38,7 +38,7 @@ def recipe(make_plan, tmp_path: Path) -> str:
 
 @pytest.fixture(autouse=True)
 def no_program(monkeypatch):
-    monkeypatch.setattr("trainables.final.served.save", lambda *arguments: None)
+    monkeypatch.setattr("trainables.final.serving.save", lambda *arguments: None)
 
 
 def command(recipe: str, out: Path, *more: str) -> list[str]:

@@ -17,7 +17,7 @@ import torch
 from spaces.domain import Space, Stage
 from trainables.data import LongTailed, load, standard
 from trainables.pipeline.pipeline import Pipeline
-from trainables.plan.model import Plan, build, defaults
+from trainables.plan import Plan, build, defaults
 from trainables.registry import SEAMS, PlanError, entries, names
 
 ALL = names()

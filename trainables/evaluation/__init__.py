@@ -1,1 +1,1 @@
-"""What predictions are worth where a model is deployed."""
+"""Metrics of the record, and their weighting in deployment."""

@@ -1,4 +1,4 @@
-"""What recalls are worth where a model is used: a prior over classes, and what each mistake costs.
+"""Weighting of recalls in deployment: a prior over classes, and the cost of each mistake.
 
 Evaluation only: nothing here changes training, a split or what a finished stage is kept under. Light: no torch, so a
 command can refuse a file before anything heavy is imported.
@@ -25,7 +25,7 @@ MOST_COSTS = 1_000
 
 
 LARGEST = 1e100
-"""Of a weight and of a cost, so that sums of them stay numbers."""
+"""Largest weight and cost, so that sums of them stay finite."""
 
 
 class DeploymentError(ValueError):
@@ -63,20 +63,20 @@ class Deployment:
             return Deployment()
         what = "a deployment"
         if not isinstance(fields, Mapping) or set(fields) != {"prior", "cost"}:
-            raise DeploymentError(f"{what} has the fields prior and cost, got {_shortened(fields)}")
+            raise DeploymentError(f"{what} has the fields prior and cost, got {_shorten(fields)}")
         prior, cost = fields["prior"], fields["cost"]
         if prior is not None and prior not in PRIORS:
             if not _are_numbers(prior) or min(prior, default=-1) < 0 or not sum(prior):
                 raise DeploymentError(
                     f"prior of {what} must be null, one of {', '.join(PRIORS)}, or a weight of at least 0 for each "
-                    f"class, got {_shortened(prior)}"
+                    f"class, got {_shorten(prior)}"
                 )
             prior = tuple(map(float, prior))
         if cost is not None:
             rows = list(cost) if isinstance(cost, list | tuple) else []
             if not rows or not all(_are_numbers(row) and len(row) == len(rows) for row in rows):
                 raise DeploymentError(
-                    f"cost of {what} must be null, or a row of numbers for each class, got {_shortened(cost)}"
+                    f"cost of {what} must be null, or a row of numbers for each class, got {_shorten(cost)}"
                 )
             cost = tuple(tuple(map(float, row)) for row in rows)
         return Deployment(prior, cost)
@@ -289,7 +289,7 @@ def _number(where: str, text: str) -> float:
         hint = "; write decimals with a point" if re.fullmatch(r"[+-]?[0-9]*,[0-9]+", text) else ""
         if re.fullmatch(r"[+-]?[0-9.]+(e[0-9]+)?", text):
             hint = f"; at most {LARGEST:g} is taken"
-        raise DeploymentError(f"{where}: expected a number, got {_shortened(text)}{hint}")
+        raise DeploymentError(f"{where}: expected a number, got {_shorten(text)}{hint}")
     return float(text)
 
 
@@ -300,5 +300,5 @@ def _are_numbers(values: Any) -> bool:
     )
 
 
-def _shortened(value: Any) -> str:
+def _shorten(value: Any) -> str:
     return textwrap.shorten(repr(value)[:200], 60, placeholder=" …") if len(repr(value)) > 60 else repr(value)

@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from analysis.text import printable
+from trainables.data import load, standard
 from trainables.data.catalogue import PREFIXES, DataError, Name
 from trainables.final.errors import TrainError
 
@@ -20,20 +23,18 @@ def has_own_tail(name: str) -> bool:
     >>> has_own_tail("folder:photos?size=64"), has_own_tail("digits-lt")
     (True, False)
     """
-    from trainables.data import standard
-
     return Name.parse(name).kind in PREFIXES or standard(name).imbalance is None
 
 
 def identity(name: str, root: str | None, imbalance: float | None) -> dict[str, Any]:
-    """What tells data apart: a fingerprint of all images, labels and splits, and the images of each class.
+    """Identity of data: a fingerprint of all images, labels and splits, and the images of each class.
 
     Data with a tail of their own are taken whole, whatever a search cut from them.
 
     Args:
-        name: Of the data set.
+        name: Name of the data set.
         root: Its folder.
-        imbalance: Of data that are cut to a long tail by definition.
+        imbalance: Imbalance of data that are cut to a long tail by definition.
 
     Returns:
         "fingerprint", "classes" (C names) and "counts" (C, images of all splits).
@@ -41,10 +42,6 @@ def identity(name: str, root: str | None, imbalance: float | None) -> dict[str, 
     Raises:
         DataError: The data cannot be read.
     """
-    import torch
-
-    from trainables.data import load
-
     data = load(name, root=root, imbalance=None if has_own_tail(name) else imbalance, split_seed=0)
     labels = torch.cat([part.cpu() for part in (data.train_labels, data.val_labels, data.test_labels)])
     counts = labels.bincount(minlength=data.classes).tolist()
@@ -56,7 +53,7 @@ class Change:
     """How data differ from what they were.
 
     Args:
-        text: In words, by class.
+        text: The change in words, by class.
         added: Images that came on top, where no class lost one; 0 where that is not all.
     """
 
@@ -68,8 +65,8 @@ def change(before: Mapping[str, Any], now: Mapping[str, Any]) -> Change | None:
     """How data differ; `None` where they do not.
 
     Args:
-        before: As `identity` gives it; without counts where only a fingerprint is known.
-        now: Likewise, whole.
+        before: What `identity` returned; without counts where only a fingerprint is known.
+        now: What `identity` returns now.
 
     >>> print(change({"fingerprint": "a", "classes": ["ant", "cat"], "counts": [40, 10]},
     ...              {"fingerprint": "b", "classes": ["ant", "cat"], "counts": [40, 20]}))
@@ -100,7 +97,7 @@ def _name(name: str) -> str:
     return printable(name, keep="")
 
 
-def checked(
+def check_data(
     where: object, recipe: Mapping[str, Any], root: str | None, *, new_data: bool, repeats: bool
 ) -> dict[str, Any]:
     """The recipe's data as they are to be trained on.
@@ -159,9 +156,7 @@ def checked(
 
 
 def _change_of_split(recipe: Mapping[str, Any], root: str | None) -> Change | None:
-    """Of a recipe that notes the fingerprints of its trials alone, each of one split."""
-    from trainables.data import load
-
+    """Compares a recipe that has only the fingerprints of its trials, each of one split."""
     own = recipe["data"]
     try:
         data = load(own["name"], root=root, imbalance=own["imbalance"], split_seed=int(recipe["measured"]["seeds"][0]))
@@ -175,12 +170,10 @@ def left_out(recipe_data: Mapping[str, Any], root: str | None, trained: int) -> 
     """Training images that an imbalance cut away from data with a tail of their own.
 
     Args:
-        recipe_data: As `checked` gives it.
+        recipe_data: What `check_data` returned.
         root: Folder of the data.
         trained: Training images that are left.
     """
-    from trainables.data import load
-
     if recipe_data["imbalance"] is None or not has_own_tail(recipe_data["name"]):
         return 0
     return len(load(recipe_data["name"], root=root, fold_val=True).train_labels) - trained

@@ -1,4 +1,4 @@
-"""What goes wrong in final training, in a sentence."""
+"""Errors of final training."""
 
 
 class TrainError(ValueError):

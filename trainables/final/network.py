@@ -13,10 +13,11 @@ from safetensors.torch import load_file
 
 from trainables.data import LongTailed
 from trainables.final.errors import TrainError
-from trainables.final.recipe import parsed, read_recipe
+from trainables.final.recipe import parse_recipe, read_recipe
 from trainables.models import MODELS, Network, build
-from trainables.plan.model import Plan
-from trainables.training.stage_run import Start, assemble
+from trainables.plan import Plan
+from trainables.training.context import TrainingContext
+from trainables.training.network_setup import trained_network
 
 RECIPE = "recipe.yaml"
 """The plan as it was trained, beside the weights."""
@@ -27,8 +28,8 @@ def weights_file(seed: int) -> str:
     return f"model-seed{seed}.safetensors"
 
 
-def described(recipe: str, model: str, data: LongTailed) -> dict[str, str]:
-    """What the weights' file says of itself, for `trained`."""
+def weights_metadata(recipe: str, model: str, data: LongTailed) -> dict[str, str]:
+    """Metadata of a file of weights, which `trained` reads."""
     shape = [int(size) for size in data.train_images.shape[1:]]
     content = {"recipe": recipe, "model": model, "shape": shape, "counts": data.counts.tolist()}
     return {key: value if isinstance(value, str) else json.dumps(value) for key, value in content.items()}
@@ -47,9 +48,9 @@ def trained(
 
     Args:
         folder: What final training left.
-        seed: Of the training.
+        seed: Seed of the training.
         model: Where a network of the user's own lies, instead of what the recipe says.
-        tricks: Folders of further tricks, likewise.
+        tricks: Folders of further tricks, instead of those that the recipe names.
         trust: Whether code that the recipe names is run as it is now.
 
     Raises:
@@ -64,10 +65,10 @@ def trained(
     try:
         with safe_open(file, framework="pt") as opened:
             said = opened.metadata() or {}
-        shape, counts = _checked(json.loads(said["shape"]), json.loads(said["counts"]))
+        shape, counts = _read_shape(json.loads(said["shape"]), json.loads(said["counts"]))
     except (SafetensorError, KeyError, ValueError, RecursionError) as error:
         raise TrainError(f"{file}: not a file that python -m trainables.train left ({error})") from error
-    name = str(parsed(place / RECIPE).get("model")).partition("?pretrained=")[0]
+    name = str(parse_recipe(place / RECIPE).get("model")).partition("?pretrained=")[0]
     if model is None and name in MODELS:
         model = name  # the values of a pretrained file are trained over
     recipe = read_recipe(place / RECIPE, tricks, model, trust)
@@ -76,10 +77,9 @@ def trained(
         return build(recipe["model"], classes=len(counts), channels=shape[0], generator=generator)
 
     plan = Plan.from_dict(recipe["plan"])
-    start = Start(_blank(shape, counts), fresh, seed, torch.device("cpu"))
-    network, _ = assemble(start, plan, len(plan.stages) - 1, lambda _: torch.Generator(), None)
+    context = TrainingContext(_blank(shape, counts), fresh, seed, torch.device("cpu"))
     try:
-        network.load_state_dict(load_file(file))
+        network = trained_network(context, plan, len(plan.stages) - 1, load_file(file))
     except RuntimeError as error:
         why = " ".join(str(error).split())
         raise TrainError(
@@ -88,7 +88,7 @@ def trained(
     return network.eval()
 
 
-def _checked(shape: Any, counts: Any) -> tuple[list[int], torch.Tensor]:
+def _read_shape(shape: Any, counts: Any) -> tuple[list[int], torch.Tensor]:
     """(c, H, W) and (C,) as the file has them.
 
     Raises:

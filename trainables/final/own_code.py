@@ -37,8 +37,8 @@ def hashes(plan: Mapping[str, Any], folders: Sequence[str], model: str) -> dict[
     """Hashes of the own code that a recipe runs, with what that imports, by module; nothing is imported here.
 
     Args:
-        plan: Of the recipe, as a dict.
-        folders: Of further tricks.
+        plan: Plan of the recipe, as a dict.
+        folders: Folders of further tricks.
         model: The network.
     """
     if os.getcwd() not in sys.path:  # where modules of the user's are found, as when they are imported
@@ -73,7 +73,7 @@ def model_file(model: str) -> Path | None:
     return code_identity.module_file(where) or Path(*where.split(".")).with_suffix(".py")
 
 
-def accepted(
+def accept_code(
     path: Path,
     recipe: Mapping[str, Any],
     folders: Sequence[str],
@@ -87,9 +87,9 @@ def accepted(
     """The hashes of the code that the recipe runs, where all of it has been named or is trusted.
 
     Args:
-        path: Of the recipe, for messages.
+        path: File of the recipe, for messages.
         recipe: The recipe.
-        folders: Of further tricks, absolute.
+        folders: Folders of further tricks, absolute.
         model: The network, its file placed.
         own_tricks: Whether the recipe itself names the folders.
         own_model: Whether the recipe itself names the network.
@@ -113,9 +113,9 @@ def accepted(
     unasked = list(dict.fromkeys([*unasked, *code_identity.closure(there).values()]))
     if trust:
         for one in unasked:
-            tell(f"runs code that the recipe names: {_named(one)}")
+            tell(f"runs code that the recipe names: {_display_name(one)}")
     elif unasked:
-        shown = ", ".join(map(_named, unasked))
+        shown = ", ".join(map(_display_name, unasked))
         raise TrainError(
             f"{path}: names code of its own, which is not run unasked: {shown}; read it, then name it with "
             f"{' '.join(remedies)}, or accept it as it is with --trust"
@@ -132,7 +132,7 @@ def accepted(
     return now
 
 
-def _named(file: Path) -> str:
+def _display_name(file: Path) -> str:
     place = printable(os.path.relpath(file), keep="")
     return f"{place} (sha256 {_hash(file)[:SHOWN]})" if file.is_file() else f"{place} (there is no such file)"
 

@@ -1,4 +1,4 @@
-"""What MLflow serves of a trained network: encoded images, files or pixels in, class names and probabilities out.
+"""Predictor that MLflow serves: encoded images, files or pixels in, class names and probabilities out.
 
 This file is copied into the MLflow model, with `decoding.py` beside it: it imports nothing of this project.
 """
@@ -28,7 +28,7 @@ LONGEST_PATH = 4096
 
 
 class Preprocessing(Protocol):
-    """What `decoding.Preprocessing` does."""
+    """Interface of `decoding.Preprocessing`."""
 
     def decode(self, source: Any) -> Any:
         """(c, H, W) uint8 pixels of one encoded image."""
@@ -40,7 +40,7 @@ class Predictor:
 
     Args:
         program: Images (B, c, H, W) uint8 -> probabilities (B, C).
-        preprocessing: Of encoded images.
+        preprocessing: Decodes encoded images.
         shape: (c, H, W) that the program takes.
         classes: C names.
     """
@@ -61,7 +61,7 @@ class Predictor:
         Args:
             data: A table with the column `image`, or a sequence of images: encoded images as bytes or base64, paths of
                 image files, or pixels (c, H, W) as whole numbers from 0 to 255.
-            params: Of MLflow; there are none.
+            params: Parameters of MLflow; there are none.
 
         Returns:
             A row for each image: "class" (the most probable one), "probability" (its own), "label" (its number) and
@@ -93,16 +93,16 @@ class Predictor:
     def _pixels(self, row: Any, number: int) -> Any:
         """(c, H, W) uint8 of one row."""
         if isinstance(row, (bytes, bytearray, memoryview)):
-            return self._decoded(bytes(row), number)
+            return self._decode(bytes(row), number)
         if isinstance(row, str):
-            return self._decoded(row if _is_file(row) else _encoded(row, number), number)
+            return self._decode(row if _is_file(row) else _encode(row, number), number)
         if isinstance(row, os.PathLike):
-            return self._decoded(row, number)
+            return self._decode(row, number)
         if isinstance(row, (list, tuple, np.ndarray)):
-            return self._checked(row, number)
+            return self._check_pixels(row, number)
         return _refuse(number, f"there is no image, got {row!r:.60}")
 
-    def _decoded(self, source: Any, number: int) -> Any:
+    def _decode(self, source: Any, number: int) -> Any:
         try:
             pixels = self._preprocessing.decode(source)
         except (ValueError, OSError) as error:
@@ -115,7 +115,7 @@ class Predictor:
             )
         return pixels
 
-    def _checked(self, row: Any, number: int) -> Any:
+    def _check_pixels(self, row: Any, number: int) -> Any:
         """Pixels that were given as numbers: whole ones, so that an image in [0, 1] is not taken for a black one."""
         try:
             given = np.asarray(row if isinstance(row, np.ndarray) else list(row))
@@ -153,7 +153,7 @@ def _is_file(text: str) -> bool:
         return False
 
 
-def _encoded(text: str, number: int) -> bytes:
+def _encode(text: str, number: int) -> bytes:
     """The bytes of base64, with or without the head of a data URI."""
     body = text.partition(",")[2] if text.startswith("data:") else text
     try:
@@ -172,7 +172,7 @@ def _size(shape: Iterable[int]) -> str:
 
 
 def _refuse(number: int, why: str) -> NoReturn:
-    from mlflow.exceptions import MlflowException
+    from mlflow.exceptions import MlflowException  # the predictor works without MLflow until it refuses a request
 
     raise MlflowException.invalid_parameter_value(f"image {number} (counted from 0): {why}")
 
@@ -181,7 +181,7 @@ def load(folder: str, preprocessing: Callable[..., Preprocessing]) -> Predictor:
     """The predictor of a saved model.
 
     Args:
-        folder: With `model.pt2` and `contract.json`.
+        folder: Folder with `model.pt2` and `contract.json`.
         preprocessing: `decoding.Preprocessing`.
     """
     contract = json.loads(Path(folder, "contract.json").read_text(encoding="utf-8"))

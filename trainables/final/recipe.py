@@ -9,16 +9,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from analysis.text import printable
 from trainables import models
+from trainables.data import standard
 from trainables.data.catalogue import DataError, module_of
 from trainables.final import own_code
 from trainables.final.errors import TrainError
 from trainables.models import ModelError
-from trainables.plan.model import Plan, check
+from trainables.plan import Plan, check
 from trainables.registry import PlanError, discover
+from trainables.serialisation import from_json, short
 from trainables.training.numerics import Numerics
 
 __all__ = ["TrainError", "lengthened", "read_recipe", "to_full_length", "to_yaml", "with_relative_places"]
@@ -55,11 +58,11 @@ def read_recipe(
         DataError: It names an unknown data set.
         PlanError: Its plan cannot be trained, e.g. because it names an unknown trick.
     """
-    recipe = parsed(path)
+    recipe = parse_recipe(path)
     try:
-        _Document.model_validate(recipe)
-    except ValidationError as error:
-        raise TrainError(f"{path}: {_sentence(error)}; export it again") from error
+        from_json(_Document, recipe, str(path), TrainError)
+    except TrainError as error:
+        raise TrainError(f"{error}; export it again") from error
     try:
         # a file of an earlier export has none: those searches had nothing else
         recipe["numerics"] = Numerics.of(recipe.get("numerics") or {}).to_dict()
@@ -69,14 +72,14 @@ def read_recipe(
     provenance = recipe["provenance"]
     folders = [os.path.abspath(folder) for folder in tricks]
     if not tricks and own_code.tricks_of(recipe["plan"]):  # a folder that the plan does not need is not opened
-        folders = [os.path.abspath(_placed(folder, beside)) for folder in provenance.get("tricks") or ()]
-    named = model if model is not None else _placed_model(recipe["model"], beside)
-    known = own_code.accepted(
+        folders = [os.path.abspath(_find_beside(folder, beside)) for folder in provenance.get("tricks") or ()]
+    named = model if model is not None else _find_model_beside(recipe["model"], beside)
+    known = own_code.accept_code(
         path, recipe, folders, named, own_tricks=not tricks, own_model=model is None, trust=trust, tell=tell
     )
     recipe["provenance"] = {**provenance, "tricks": folders, "code": known}
     if provenance.get("data_root"):
-        recipe["provenance"]["data_root"] = os.path.abspath(_placed(provenance["data_root"], beside))
+        recipe["provenance"]["data_root"] = os.path.abspath(_find_beside(provenance["data_root"], beside))
     try:
         module_of(recipe["data"]["name"])
         recipe["model"] = models.settled(named)
@@ -91,14 +94,12 @@ def read_recipe(
 # --- what a file may hold -----------------------------------------------------------------------------------
 
 
-def parsed(path: Path) -> dict[str, Any]:
+def parse_recipe(path: Path) -> dict[str, Any]:
     """The file's content: text, finite numbers, truth values, null, lists and mappings with text as keys.
 
     Raises:
         TrainError: No such file, no YAML, no recipe, or more than that.
     """
-    import yaml
-
     if not path.is_file():
         raise TrainError(f"{path}: no such file; python -m search.export --out {path} writes one")
     if path.stat().st_size > LARGEST:
@@ -130,11 +131,11 @@ def parsed(path: Path) -> dict[str, Any]:
 
 
 def _not_plain(value: Any, where: str) -> str:
-    """What of a value is more than JSON has, in a sentence; "" where nothing is."""
+    """A sentence about the first part of a value that JSON does not have; "" where there is none."""
     if isinstance(value, dict):
         for key, item in value.items():
             if not isinstance(key, str):
-                return f"{where or 'the file'} has a key that is no text: {_short(key)}"
+                return f"{where or 'the file'} has a key that is no text: {short(key)}"
             if problem := _not_plain(item, f"{where}.{key}" if where else key):
                 return problem
         return ""
@@ -146,13 +147,8 @@ def _not_plain(value: Any, where: str) -> str:
     if isinstance(value, float) and not math.isfinite(value):
         return f"{where} must be a finite number, got {value}"
     if value is not None and not isinstance(value, (bool, int, float, str)):
-        return f"{where} must be text, a number, true, false or null, got {_short(value)}"
+        return f"{where} must be text, a number, true, false or null, got {short(value)}"
     return ""
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}…"
 
 
 class _Part(BaseModel):
@@ -178,37 +174,6 @@ class Data(_Part):
         if len(self.classes or ()) != len(self.counts or ()):
             raise ValueError("classes and counts must be of one length")
         return self
-
-
-class _Trick(_Part):
-    model_config = ConfigDict(extra="forbid")
-    name: str
-    numbers: dict[str, Any]
-    kept: bool = False
-
-
-class _Stage(_Part):
-    """Of numbers only the kind; their ranges are checked with the plan."""
-
-    model_config = ConfigDict(extra="forbid")
-    name: str
-    epochs: Annotated[int, Field(ge=1, le=1_000_000)]
-    carry: str
-    lr: float
-    weight_decay: float
-    momentum: float
-    nesterov: bool
-    batch_size: Annotated[int, Field(le=10_000_000)]
-    schedule: str
-    reduction: str
-    members: Annotated[int, Field(le=10_000)]
-    eval_every: int
-    tricks: list[_Trick]
-    views: Annotated[int, Field(le=10_000)] = 0
-
-
-class _Plan(_Part):
-    stages: Annotated[list[_Stage], Field(min_length=1, max_length=1_000)]
 
 
 class _Interval(_Part):
@@ -243,7 +208,7 @@ class _Provenance(_Part):
 
 
 class _Document(_Part):
-    """What an exported recipe has."""
+    """An exported recipe."""
 
     format: Literal[1]
     recipe: str
@@ -251,39 +216,22 @@ class _Document(_Part):
     data: Data
     model: str
     numerics: dict[str, str] | None = None
-    plan: _Plan
+    plan: Plan
     measured: _Measured
     conflicts: list[_Verdict]
     provenance: _Provenance
 
 
-def _sentence(error: ValidationError) -> str:
-    """The first thing that is wrong: where, what is allowed, what was got."""
-    first = error.errors()[0]
-    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
-    if first["type"] == "missing":
-        return f"{where} is missing"
-    if first["type"] == "extra_forbidden":
-        return f"{where} is nothing that this version knows"
-    allowed = first["msg"].replace("Input should be", "must be").replace("a valid dictionary", "a mapping")
-    allowed = allowed.replace("a valid string", "text").replace("a valid integer", "a whole number")
-    if first["type"] == "model_type":  # whose message names our class
-        allowed = "must be a mapping"
-    if not allowed.startswith("must be"):
-        allowed = f"is wrong: {allowed}"
-    return f"{where} {allowed}, got {_short(first['input'])}"
-
-
 # --- places -------------------------------------------------------------------------------------------------
 
 
-def _placed(place: str, beside: Path) -> str:
+def _find_beside(place: str, beside: Path) -> str:
     """A relative place beside the recipe's file, where it is there; else as it is."""
     there = beside / place
     return str(there) if not Path(place).is_absolute() and there.exists() else place
 
 
-def _moved(model: str, move: Callable[[str], str]) -> str:
+def _move_model(model: str, move: Callable[[str], str]) -> str:
     """A network whose file lies somewhere else."""
     name, sign, file = model.partition("?pretrained=")
     if sign:
@@ -292,16 +240,16 @@ def _moved(model: str, move: Callable[[str], str]) -> str:
     return f"{move(where + '.py')}:{function}" if colon else model
 
 
-def _placed_model(model: str, beside: Path) -> str:
-    return _moved(model, lambda place: _placed(place, beside))
+def _find_model_beside(model: str, beside: Path) -> str:
+    return _move_model(model, lambda place: _find_beside(place, beside))
 
 
 def with_relative_places(recipe: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """The recipe with every place relative to the folder that its file lies in, so that both can be moved together.
 
     Args:
-        recipe: With absolute places.
-        folder: Of the file.
+        recipe: The recipe, with absolute paths.
+        folder: Folder of the file.
     """
 
     def relative(place: str) -> str:
@@ -316,12 +264,11 @@ def with_relative_places(recipe: Mapping[str, Any], folder: Path) -> dict[str, A
     provenance["tricks"] = [relative(place) for place in provenance.get("tricks") or ()]
     if provenance.get("data_root"):
         provenance["data_root"] = relative(provenance["data_root"])
-    return {**recipe, "model": _moved(recipe["model"], relative), "provenance": provenance}
+    return {**recipe, "model": _move_model(recipe["model"], relative), "provenance": provenance}
 
 
 def to_yaml(recipe: Mapping[str, Any]) -> str:
     """The recipe as text that `read_recipe` accepts; where a character acts on a terminal, as ASCII with escapes."""
-    import yaml
 
     class Plain(yaml.SafeDumper):
         def ignore_aliases(self, data: Any) -> bool:
@@ -344,7 +291,5 @@ def lengthened(plan: Plan, factor: float) -> Plan:
 
 def to_full_length(recipe: Mapping[str, Any], root: str | None) -> float:
     """Factor on the plan's epochs: a search may have trained shorter than the data set's final training."""
-    from trainables.data import standard
-
     own = standard(recipe["data"]["name"], root)
     return own.final_epochs / (own.epochs * float(recipe["measured"].get("epochs_scale", 1.0)))

@@ -16,23 +16,23 @@ from trainables.final.errors import TrainError
 _logger = logging.getLogger(__name__)
 
 WRITE_SECONDS = 2.0
-"""Numbers are written at most this often: each time costs a database some milliseconds."""
+"""Shortest time between two writes, each of which costs a database some milliseconds."""
 
 AWAY_SECONDS = 30.0
-"""For so long a store that did not answer is not asked again while training goes on."""
+"""Seconds for which a store that did not answer is left alone while training continues."""
 
 
-class Run:
-    """One run, written as training goes on. What goes wrong after its start is told and never ends a training.
+class MlflowRun:
+    """The run of a final training in MLflow. Errors after its start are logged and never end a training.
 
     Args:
         uri: Address of the store (default: the environment's, else the one in this directory); `NOWHERE` records
             nothing.
         data: Name of the data set; the experiment is `longtail/<data>`.
-        name: Of the run.
-        tags: Of the run.
-        params: Of the run.
-        run_id: A run to go on with.
+        name: Name of the run.
+        tags: Tags of the run.
+        params: Parameters of the run.
+        run_id: A run to continue.
 
     Raises:
         TrainError: The store cannot be opened.

@@ -7,7 +7,6 @@ import shutil
 import signal
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -17,13 +16,14 @@ import torch
 from analysis.files import to_json, write
 from trainables.data import LongTailed
 from trainables.final import data_identity
+from trainables.final.artifacts import MEASURED, TrainedSeed
 from trainables.final.errors import TrainError
-from trainables.final.leaves import MEASURED, Finished, How
 from trainables.final.recipe import Data
+from trainables.final.setup import CheckpointPolicy, TrainingSetup
 from trainables.pipeline.pipeline import Pipeline
 from trainables.pipeline.store import StageStore
-from trainables.plan.model import Plan
-from trainables.training.batch_sharding import Parts
+from trainables.plan import Plan
+from trainables.training.batch_sharding import BatchSharding
 from trainables.training.numerics import Numerics
 
 UNFINISHED = "unfinished"
@@ -35,15 +35,15 @@ Show = Callable[[float, str, int, float], None]
 """(fraction done, stage, epochs of it, training loss) -> None."""
 
 
-class Stopped(Exception):
-    """Asked to stop, and has kept what was trained."""
+class TrainingStopped(Exception):
+    """The training was asked to stop, and has saved what was trained."""
 
 
-class Stop:
-    """Ctrl-C and termination: the first asks to stop behind the epoch, the second stops at once.
+class GracefulStop:
+    """Handles Ctrl-C and termination: the first asks to stop after the epoch, the second stops at once.
 
     Args:
-        tell: Is told when the first comes.
+        tell: Called with a message when the first one comes.
     """
 
     def __init__(self, tell: Callable[[str], None]) -> None:
@@ -51,7 +51,7 @@ class Stop:
         self._tell = tell
         self._before: dict[signal.Signals, Any] = {}
 
-    def __enter__(self) -> Stop:
+    def __enter__(self) -> GracefulStop:
         if threading.current_thread() is threading.main_thread():
             for kind in (signal.SIGINT, signal.SIGTERM):
                 self._before[kind] = signal.signal(kind, self._handle)
@@ -65,27 +65,14 @@ class Stop:
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
-        self._tell("stopping behind this epoch, which is then kept; once more stops at once")
+        self._tell("stopping after this epoch, which is then saved; once more stops at once")
 
 
-@dataclass(frozen=True)
-class Every:
-    """How often a stage in the middle is kept.
-
-    Args:
-        seconds: At most this often, 0 for every epoch.
-        epochs: And also behind so many epochs of a stage; 0 for never.
-    """
-
-    seconds: float = 60.0
-    epochs: int = 0
-
-
-class Folder:
+class UnfinishedRun:
     """The folder of an unfinished training.
 
     Args:
-        out: Where the model will be.
+        out: Folder of the model.
     """
 
     def __init__(self, out: Path) -> None:
@@ -94,19 +81,19 @@ class Folder:
 
     @property
     def store(self) -> StageStore:
-        """What is trained so far."""
+        """The stages that are trained so far."""
         return StageStore(self.path / "stages")
 
     def start(self, settings: Mapping[str, Any]) -> None:
-        """Begins a training.
+        """Starts a training.
 
         Raises:
             TrainError: Another one lies there, finished or not.
         """
         if (self.path / _SETTINGS).is_file():
             raise TrainError(
-                f"{self._out} holds a training that is not finished: go on with --resume, choose another --out, or "
-                f"remove {self.path}"
+                f"{self._out} holds a training that is not finished: continue it with --resume, choose another --out, "
+                f"or remove {self.path}"
             )
         if (self._out / MEASURED).is_file():
             raise TrainError(
@@ -114,9 +101,9 @@ class Folder:
                 "remove that folder"
             )
         self.path.mkdir(parents=True, exist_ok=True)
-        self.note(settings)
+        self.write_settings(settings)
 
-    def noted(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, Any]:
         """The settings of the training that lies here.
 
         Raises:
@@ -138,12 +125,12 @@ class Folder:
         """The data of the training that lies here, where they are still the same.
 
         Args:
-            now: As `data_identity.identity` gives it.
+            now: The data as they are now, from `data_identity.identity`.
 
         Raises:
             TrainError: They have changed, so that two data sets would be mixed.
         """
-        data: dict[str, Any] = self.noted()["data"]
+        data: dict[str, Any] = self.settings()["data"]
         found = data_identity.change(data, now)
         if found is not None:
             raise TrainError(
@@ -152,13 +139,13 @@ class Folder:
             )
         return data
 
-    def go_on(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """Takes a training up again; its settings as they were noted.
+    def resume(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Resumes a training; returns its settings as they were written.
 
         Raises:
             TrainError: None lies there, or it had other settings.
         """
-        noted = self.noted()
+        noted = self.settings()
         for key, value in settings.items():
             if noted.get(key) != json.loads(to_json(value)):
                 if key == "code":
@@ -173,12 +160,12 @@ class Folder:
                 )
         return noted
 
-    def note(self, settings: Mapping[str, Any]) -> None:
-        """Writes the settings down."""
+    def write_settings(self, settings: Mapping[str, Any]) -> None:
+        """Writes the settings."""
         write(self.path / _SETTINGS, to_json(settings, indent=1))
 
     def clear(self) -> None:
-        """All is done."""
+        """Removes it when the training is done."""
         shutil.rmtree(self.path, ignore_errors=True)
 
 
@@ -193,7 +180,7 @@ def device() -> torch.device:
 
 
 def device_name() -> str:
-    """For people."""
+    """Name of the device that training uses."""
     return torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU ({torch.get_num_threads()} threads)"
 
 
@@ -202,16 +189,16 @@ def pipeline_of(
     plan: Plan,
     seed: int,
     data: LongTailed,
-    how: How,
+    setup: TrainingSetup,
     store: StageStore | None,
-    every: Every,
+    policy: CheckpointPolicy,
     evaluate: bool = False,
     rank: int = 0,
     numerics: Numerics | None = None,
 ) -> Pipeline:
     """The pipeline of one seed, in the worker of that rank.
 
-    `numerics` stands in for the precision of `how`, where training repeats a search.
+    `numerics` stands in for the precision of `setup`, where training repeats a search.
     """
     return Pipeline(
         plan,
@@ -221,26 +208,26 @@ def pipeline_of(
         device(),
         store=store,
         evaluate=evaluate,
-        numerics=numerics or Numerics(precision=how.precision),
-        save_seconds=every.seconds,
-        parts=Parts(how.accumulate, how.workers, rank),
+        numerics=numerics or Numerics(precision=setup.precision),
+        save_seconds=policy.seconds,
+        sharding=BatchSharding(setup.accumulate, setup.workers, rank),
     )
 
 
-def train(pipeline: Pipeline, seed: int, every: Every, stop: Callable[[], bool], show: Show) -> Finished:
+def train(pipeline: Pipeline, seed: int, policy: CheckpointPolicy, stop: Callable[[], bool], show: Show) -> TrainedSeed:
     """Trains one seed to its end.
 
     Raises:
-        Stopped: Asked to; what is trained is kept.
+        TrainingStopped: It was asked to stop; what is trained is saved.
         Diverged: The loss is no longer finite.
     """
     while not pipeline.finished:
         pipeline.advance()
         stage, epoch, loss = pipeline.now
         show(pipeline.progress, stage, epoch, loss)
-        if every.epochs and epoch and epoch % every.epochs == 0:
-            pipeline.keep()
+        if policy.epochs and epoch and epoch % policy.epochs == 0:
+            pipeline.executor.save_unfinished()
         if stop() and not pipeline.finished:
-            pipeline.keep()
-            raise Stopped
-    return Finished(seed, pipeline, pipeline.cost.seconds + pipeline.cost.seconds_saved)
+            pipeline.executor.save_unfinished()
+            raise TrainingStopped
+    return TrainedSeed(seed, pipeline, pipeline.cost.seconds + pipeline.cost.seconds_saved)

@@ -15,12 +15,22 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import ray.train
+import torch
+from ray.train import RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+from ray.train.v2.api.config import LoggingConfig
+from safetensors.torch import load_file, save
+
 from analysis.files import write
-from trainables.data import LongTailed
+from trainables.data import LongTailed, load
+from trainables.final.artifacts import TrainedSeed
 from trainables.final.errors import TrainError
-from trainables.final.leaves import Finished, How
-from trainables.final.training import Every, Folder, Show, Stopped, pipeline_of
-from trainables.plan.model import Plan
+from trainables.final.setup import CheckpointPolicy, TrainingSetup
+from trainables.final.training import Show, TrainingStopped, UnfinishedRun, pipeline_of
+from trainables.pipeline.pipeline import Pipeline
+from trainables.plan import Plan
+from trainables.registry import discover
 from trainables.training.stage_run import Diverged
 
 _PROGRESS, _STOP, _STATE, _OUTCOME = "progress.jsonl", "stop", "state.safetensors", "outcome.json"
@@ -29,67 +39,64 @@ POLL_SECONDS = 0.2
 """How often the command looks how far the workers are."""
 
 
-def train_together(
+def train_with_workers(
     recipe: Mapping[str, Any],
     plan: Plan,
     seed: int,
     data: LongTailed,
     root: str | None,
-    how: How,
-    folder: Folder,
-    every: Every,
+    setup: TrainingSetup,
+    folder: UnfinishedRun,
+    policy: CheckpointPolicy,
     stop: Callable[[], bool],
     show: Show,
     threads: int,
     address: str | None = None,
-) -> Finished:
+) -> TrainedSeed:
     """Trains one seed to its end.
 
     Args:
         recipe: The recipe.
         plan: Its plan, at full length.
-        seed: Of the training.
-        data: As this process has them; the workers load their own.
+        seed: Seed of the training.
+        data: The data as this process has them; the workers load their own.
         root: Folder of the data.
-        how: With the number of workers.
-        folder: Of the unfinished training.
-        every: How often a stage in the middle is kept.
-        stop: Whether to stop behind the epoch.
-        show: Is told how far it is.
-        threads: Of each worker on a CPU.
-        address: Of a Ray cluster; a local one is started where absent.
+        setup: Precision, parts of a batch and number of workers.
+        folder: Where the unfinished training is kept.
+        policy: How often an unfinished stage is saved.
+        stop: Whether to stop after the epoch.
+        show: Called after every epoch with the progress.
+        threads: Threads of each worker on a CPU.
+        address: Address of a Ray cluster (default: a local one is started).
 
     Raises:
         TrainError: There is no such cluster, it is too small, or a worker failed.
-        Stopped: Asked to; what is trained is kept.
+        TrainingStopped: It was asked to stop; what is trained is saved.
         Diverged: The loss is no longer finite.
     """
-    import ray
-    from safetensors.torch import load_file
-
     place = folder.path / f"seed{seed}"
     place.mkdir(exist_ok=True)
     for stale in (_PROGRESS, _STOP, _OUTCOME):
         (place / stale).unlink(missing_ok=True)
     config = {
         "recipe": json.loads(json.dumps(recipe)), "plan": plan.to_dict(), "seed": seed, "root": root,
-        "how": asdict(how), "out": str(folder.path.parent.resolve()), "every": asdict(every), "threads": threads,
+        "setup": asdict(setup), "out": str(folder.path.parent.resolve()), "policy": asdict(policy), "threads": threads,
         "fingerprint": data.fingerprint,
     }  # fmt: skip
     failed: list[BaseException] = []
     own_ray = not ray.is_initialized()
-    gpus = _start_ray(ray, how.workers, threads, address)
+    gpus = _start_ray(setup.workers, threads, address)
     try:
         # beside the main thread, so that Ray leaves Ctrl-C to this command
-        fitting = threading.Thread(target=_fit, args=(config, how.workers, gpus, threads, place, failed), daemon=True)
+        fitting = threading.Thread(target=_fit, args=(config, setup.workers, gpus, threads, place, failed), daemon=True)
         fitting.start()
-        told = 0
+        shown = 0
         while fitting.is_alive():
             fitting.join(POLL_SECONDS)
             if stop():
                 (place / _STOP).touch()
-            told = _tell(place / _PROGRESS, told, show)
-        _tell(place / _PROGRESS, told, show)
+            shown = _show_new(place / _PROGRESS, shown, show)
+        _show_new(place / _PROGRESS, shown, show)
     finally:
         if own_ray:
             ray.shutdown()
@@ -98,16 +105,16 @@ def train_together(
         lines = (str(failed[0]).strip().splitlines() if failed else []) or ["it left no result"]
         raise TrainError(f"a worker failed: {lines[-1].strip()}")
     if outcome["outcome"] == "stopped":
-        raise Stopped
+        raise TrainingStopped
     if outcome["outcome"] == "diverged":
         raise Diverged(outcome["reason"])
-    pipeline = pipeline_of(recipe, plan, seed, data, How(how.device, how.precision), None, every)
-    tensors = {name: tensor.to(pipeline.start.device) for name, tensor in load_file(place / _STATE).items()}
+    pipeline = pipeline_of(recipe, plan, seed, data, TrainingSetup(setup.device, setup.precision), None, policy)
+    tensors = {name: tensor.to(pipeline.context.device) for name, tensor in load_file(place / _STATE).items()}
     pipeline.load_state(tensors, outcome["state"])
-    return Finished(seed, pipeline, pipeline.cost.seconds + pipeline.cost.seconds_saved)
+    return TrainedSeed(seed, pipeline, pipeline.cost.seconds + pipeline.cost.seconds_saved)
 
 
-def _start_ray(ray: Any, workers: int, threads: int, address: str | None) -> bool:
+def _start_ray(workers: int, threads: int, address: str | None) -> bool:
     """Connects to Ray; whether the workers have GPUs.
 
     Raises:
@@ -144,12 +151,8 @@ def _fit(
 ) -> None:
     """Runs Ray Train to its end."""
     try:
-        from ray.train import RunConfig, ScalingConfig
-        from ray.train.torch import TorchTrainer
-        from ray.train.v2.api.config import LoggingConfig
-
         trainer = TorchTrainer(
-            work,
+            train_worker,
             train_loop_config=config,
             scaling_config=ScalingConfig(
                 num_workers=workers, use_gpu=gpus, resources_per_worker={"GPU": 1} if gpus else {"CPU": threads}
@@ -163,34 +166,27 @@ def _fit(
         failed.append(error)
 
 
-def work(config: dict[str, Any]) -> None:
-    """What each worker does."""
-    import ray.train
-    import torch
-    from safetensors.torch import save
-
-    from trainables.data import load
-    from trainables.registry import discover
-
+def train_worker(config: dict[str, Any]) -> None:
+    """Trains in one worker."""
     if not torch.cuda.is_available():
         torch.set_num_threads(config["threads"])
     rank, recipe = ray.train.get_context().get_world_rank(), config["recipe"]
     discover(*recipe["provenance"]["tricks"])
-    own, how, every = recipe["data"], How(**config["how"]), Every(**config["every"])
+    own = recipe["data"]
+    setup, policy = TrainingSetup(**config["setup"]), CheckpointPolicy(**config["policy"])
     data = load(
         own["name"], root=config["root"], imbalance=own["imbalance"], split_seed=config["seed"], fold_val=True
     )  # fmt: skip
     if data.fingerprint != config["fingerprint"]:
         raise TrainError(f"worker {rank} finds other data than the command did under {config['root'] or own['name']}")
-    folder = Folder(Path(config["out"]))
+    folder = UnfinishedRun(Path(config["out"]))
     place = folder.path / f"seed{config['seed']}"
-    pipeline = pipeline_of(
-        recipe, Plan.from_dict(config["plan"]), config["seed"], data, how, folder.store if rank == 0 else None, every,
-        rank=rank,
-    )  # fmt: skip
+    store = folder.store if rank == 0 else None
+    plan = Plan.from_dict(config["plan"])
+    pipeline = pipeline_of(recipe, plan, config["seed"], data, setup, store, policy, rank=rank)
     if rank == 0:
-        pipeline.take_up()
-    _share(pipeline, rank)
+        pipeline.executor.resume()
+    _broadcast_state(pipeline, rank)
     outcome: dict[str, Any] = {"outcome": "finished"}
     try:
         while not pipeline.finished:
@@ -199,13 +195,13 @@ def work(config: dict[str, Any]) -> None:
                 stage, epoch, loss = pipeline.now
                 with (place / _PROGRESS).open("a", encoding="utf-8") as progress:
                     progress.write(json.dumps([pipeline.progress, stage, epoch, loss]) + "\n")
-                if every.epochs and epoch and epoch % every.epochs == 0:
-                    pipeline.keep()
-            # all must stop behind the same epoch
-            asked = torch.tensor([int(rank == 0 and (place / _STOP).exists())], device=pipeline.start.device)
+                if policy.epochs and epoch and epoch % policy.epochs == 0:
+                    pipeline.executor.save_unfinished()
+            # all must stop after the same epoch
+            asked = torch.tensor([int(rank == 0 and (place / _STOP).exists())], device=pipeline.context.device)
             torch.distributed.broadcast(asked, 0)
             if int(asked) and not pipeline.finished:
-                pipeline.keep()
+                pipeline.executor.save_unfinished()
                 outcome = {"outcome": "stopped"}
                 break
     except Diverged as error:  # in all of them: they have the same weights
@@ -217,10 +213,8 @@ def work(config: dict[str, Any]) -> None:
         write(place / _OUTCOME, json.dumps(outcome))
 
 
-def _share(pipeline: Any, rank: int) -> None:
-    """Puts all workers where the first one is."""
-    import torch
-
+def _broadcast_state(pipeline: Pipeline, rank: int) -> None:
+    """Sends the state of the first worker to the others."""
     content: list[Any] = [None]
     if rank == 0:
         tensors, rest = pipeline.state()
@@ -231,17 +225,17 @@ def _share(pipeline: Any, rank: int) -> None:
         pipeline.load_state(tensors, rest)
 
 
-def _tell(file: Path, told: int, show: Show) -> int:
-    """Shows the epochs that are new in the file, each once; how many bytes of it are told."""
+def _show_new(file: Path, shown: int, show: Show) -> int:
+    """Shows the epochs that are new in the file, each once; returns how many bytes of it have been shown."""
     if not file.exists():
-        return told
+        return shown
     with file.open("rb") as stream:
-        stream.seek(told)
+        stream.seek(shown)
         new = stream.read()
     whole = new[: new.rfind(b"\n") + 1]  # a line may be half written
     for line in whole.splitlines():
         show(*json.loads(line))
-    return told + len(whole)
+    return shown + len(whole)
 
 
 def _read(file: Path) -> dict[str, Any]:

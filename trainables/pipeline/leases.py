@@ -67,7 +67,7 @@ class Lock:
         """Gives the lock back, if it is held.
 
         Args:
-            remove: Whether the lock file goes as well; whoever waits for it makes a new one.
+            remove: Whether the lock file goes as well; a process that waits for it makes a new one.
         """
         if not self._file.is_locked:
             return

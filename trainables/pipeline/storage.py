@@ -7,6 +7,7 @@ An error that may pass (no file handle free, a stale NFS handle, a network that 
 
 from __future__ import annotations
 
+import argparse
 import errno
 import functools
 import os
@@ -73,7 +74,7 @@ def retried(action: Callable[P, T]) -> Callable[P, T]:
 
 
 class Storage(Protocol):
-    """What the stage store asks of a place. Paths are relative, with forward slashes."""
+    """Interface of the places that hold a store. Paths are relative, with forward slashes."""
 
     place: str
 
@@ -109,7 +110,7 @@ class Storage(Protocol):
         """Seconds since a file, or any file of a folder, was last written; `None` where the system does not say."""
         ...
 
-    def left(self) -> dict[str, int]:
+    def leftovers(self) -> dict[str, int]:
         """Sizes in bytes of what writers that are gone have left half written."""
         ...
 
@@ -143,10 +144,10 @@ class LocalStorage:
         beside = _beside(target)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            _flushed(beside, content)
+            _write_flushed(beside, content)
             beside.replace(target)
         except OSError as error:
-            raise _explained(error, self.place) from error
+            raise _explain(error, self.place) from error
         finally:
             with suppress(OSError):
                 beside.unlink(missing_ok=True)
@@ -159,7 +160,7 @@ class LocalStorage:
         try:
             beside.mkdir(parents=True)
             for name, content in files.items():
-                _flushed(beside / name, content)
+                _write_flushed(beside / name, content)
             try:
                 beside.rename(target)
             except OSError:
@@ -168,7 +169,7 @@ class LocalStorage:
                     self.remove(folder)  # the rest of an entry that lost its manifest
                     beside.rename(target)
         except OSError as error:
-            raise _explained(error, self.place) from error
+            raise _explain(error, self.place) from error
         finally:
             shutil.rmtree(beside, ignore_errors=True)
 
@@ -201,12 +202,12 @@ class LocalStorage:
             return None
         return time.time() - latest
 
-    def left(self) -> dict[str, int]:
-        """What lies beside the place that it was to be moved to, and whose writer is gone."""
+    def leftovers(self) -> dict[str, int]:
+        """Files that writers which are gone have not moved into place, each with its bytes."""
         found = {}
         for path in sorted([*self.root.glob("[0-9a-f][0-9a-f]/.*"), *self.root.glob("partial/.*")]):
             name = path.relative_to(self.root).as_posix()
-            if _abandoned(path.name, self.age(name)):
+            if _is_abandoned(path.name, self.age(name)):
                 parts = path.rglob("*") if path.is_dir() else [path]
                 found[name] = sum(part.stat().st_size for part in parts if part.is_file())
         return found
@@ -216,7 +217,7 @@ class RemoteStorage:
     """Any file system that fsspec opens. Nothing is locked: at worst a stage is trained twice."""
 
     def __init__(self, url: str) -> None:
-        import fsspec
+        import fsspec  # few stores are remote
 
         self._system: Any
         self._system, self._root = fsspec.core.url_to_fs(url)
@@ -227,7 +228,7 @@ class RemoteStorage:
 
     @retried
     def _ask(self, action: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
-        """What a system answers. Each has errors of its own; all that are no `OSError` count as errors of a device."""
+        """Calls the file system. Each has its own errors; those that are no `OSError` become errors of a device."""
         try:
             return action(*arguments, **named)
         except OSError:
@@ -251,7 +252,7 @@ class RemoteStorage:
             self._ask(self._system.makedirs, target.rpartition("/")[0], exist_ok=True)
             self._ask(self._system.pipe_file, target, content)
         except OSError as error:
-            raise _explained(error, self.place) from error
+            raise _explain(error, self.place) from error
 
     def publish(self, folder: str, files: Mapping[str, bytes], last: str) -> None:
         """Writes the files one by one, the last one last."""
@@ -287,7 +288,7 @@ class RemoteStorage:
         times = [written for written in map(_seconds, found) if written is not None]
         return time.time() - max(times) if found and len(times) == len(found) else None
 
-    def left(self) -> dict[str, int]:
+    def leftovers(self) -> dict[str, int]:
         """Nothing: what is written here is written in its place."""
         return {}
 
@@ -308,12 +309,12 @@ def _host() -> str:
 
 
 def _beside(target: Path) -> Path:
-    """Where something is written before it is moved into its place; the name says by which process."""
+    """Temporary path beside a target; the name has the writing process."""
     return target.with_name(f".{target.name}.{_host()}.{os.getpid()}.{uuid.uuid4().hex[:8]}")
 
 
-def _abandoned(name: str, age: float | None) -> bool:
-    """Whether nobody writes what lies under such a name any more."""
+def _is_abandoned(name: str, age: float | None) -> bool:
+    """Whether the writer of a temporary path is gone."""
     if age is None:  # it is gone meanwhile
         return False
     match = re.search(r"\.([A-Za-z0-9-]+)\.(\d+)\.[0-9a-f]{8}$", name)
@@ -327,14 +328,14 @@ def _abandoned(name: str, age: float | None) -> bool:
     return age > LEFT_SECONDS
 
 
-def _flushed(path: Path, content: bytes) -> None:
+def _write_flushed(path: Path, content: bytes) -> None:
     with path.open("wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
 
 
-def _explained(error: OSError, place: str) -> OSError:
+def _explain(error: OSError, place: str) -> OSError:
     if error.errno in FULL:
         clean = command("python", "-m", "trainables.pipeline.store", "clean", *option("--store", place))
         return StoreFull(
@@ -343,3 +344,24 @@ def _explained(error: OSError, place: str) -> OSError:
             "with --store-limit, or choose another folder with --store",
         )
     return error
+
+
+def byte_count(text: str) -> int:
+    """Bytes from 1000, 500MB, 20GB, 1TB.
+
+    >>> byte_count("1.5GB")
+    1500000000
+    """
+    units = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "B": 1}
+    number, factor = text.strip().upper(), 1
+    for unit, size in units.items():
+        if number.endswith(unit):
+            number, factor = number[: -len(unit)], size
+            break
+    try:
+        value = float(number) * factor
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a size like 500MB or 20GB, got {text!r}")
+    return int(value)

@@ -1,1 +1,23 @@
-"""The plan of a trial."""
+"""Plans: what a trial trains, built from a space and checked before anything is trained."""
+
+from trainables.plan.build import NONE, Forbidden, LabelledOneOf, Pick, build, defaults
+from trainables.plan.checks import check
+from trainables.plan.model import Plan, Recipe, StagePlan, TrickPlan
+from trainables.plan.space import check_space, choices_of, tricks_of
+
+__all__ = [
+    "NONE",
+    "Forbidden",
+    "LabelledOneOf",
+    "Pick",
+    "Plan",
+    "Recipe",
+    "StagePlan",
+    "TrickPlan",
+    "build",
+    "check",
+    "check_space",
+    "choices_of",
+    "defaults",
+    "tricks_of",
+]

@@ -26,15 +26,15 @@ from trainables.batch import Batch
 
 
 @dataclass(frozen=True)
-class Parts:
+class BatchSharding:
     """Into how many parts each batch is divided, and which of them this process trains on.
 
     Args:
-        accumulate: Parts one after another in each process.
+        accumulate: BatchSharding one after another in each process.
         workers: Processes.
         rank: This process, from 0.
 
-    >>> Parts(accumulate=2, workers=2, rank=1).own(8)
+    >>> BatchSharding(accumulate=2, workers=2, rank=1).worker_shards(8)
     [(2, 0.25), (3, 0.25)]
     """
 
@@ -44,13 +44,13 @@ class Parts:
 
     @property
     def count(self) -> int:
-        """Parts of a batch."""
+        """BatchSharding of a batch."""
         return self.accumulate * self.workers
 
     def slices(self, size: int) -> list[slice]:
         """The parts of a batch of B images, in order; one alone where some would have fewer than two images.
 
-        >>> Parts(accumulate=2).slices(5), Parts(accumulate=3).slices(5)
+        >>> BatchSharding(accumulate=2).slices(5), BatchSharding(accumulate=3).slices(5)
         ([slice(0, 3, None), slice(3, 5, None)], [slice(0, 5, None)])
         """
         if size < 2 * self.count:
@@ -58,7 +58,7 @@ class Parts:
         bounds = [-(-size * number // self.count) for number in range(self.count + 1)]
         return [slice(first, last) for first, last in itertools.pairwise(bounds)]
 
-    def own(self, size: int) -> list[tuple[int, float]]:
+    def worker_shards(self, size: int) -> list[tuple[int, float]]:
         """Numbers of this process's parts of B images, with the share of the batch that each stands for.
 
         Shares sum to 1 over all processes: of a batch that is too small to be divided, each has all.
@@ -75,40 +75,40 @@ class Parts:
             return network
         return nn.parallel.DistributedDataParallel(network)
 
-    def alone(self, called: nn.Module, last: bool) -> AbstractContextManager[object]:
-        """Inside, gradients stay in this process; the last part's take those of the others along."""
+    def gradient_sync(self, called: nn.Module, last: bool) -> AbstractContextManager[object]:
+        """Context in which gradients stay in this process; those of the last part are summed over the workers."""
         if isinstance(called, nn.parallel.DistributedDataParallel) and not last:
             return called.no_sync()
         return nullcontext()
 
-    def total(self, value: Tensor) -> Tensor:
+    def sum_over_workers(self, value: Tensor) -> Tensor:
         """The sum of a number over the workers."""
         if self.workers > 1:
             torch.distributed.all_reduce(value)
         return value
 
-    def agree(self, *states: Mapping[str, Tensor]) -> None:
+    def broadcast(self, *states: Mapping[str, Tensor]) -> None:
         """Gives all workers the first one's tensors: what each counted on its own parts (BatchNorm's statistics)."""
         if self.workers > 1:
             for state in states:
                 for tensor in state.values():
                     torch.distributed.broadcast(tensor.data, 0)
 
-    def identity(self) -> dict[str, Any]:
-        """What a stage's key has of it: nothing where batches are whole."""
+    def key_fields(self) -> dict[str, Any]:
+        """The fields that enter a stage's key: none where batches are whole."""
         return {} if self.count == 1 else {"parts": [self.accumulate, self.workers]}
 
 
-def synchronised(network: nn.Module, parts: Parts, device: torch.device) -> nn.Module:
+def synchronise_batchnorm(network: nn.Module, sharding: BatchSharding, device: torch.device) -> nn.Module:
     """The network with BatchNorm over all workers' parts, which PyTorch has for GPUs alone."""
-    if parts.workers == 1 or device.type != "cuda":
+    if sharding.workers == 1 or device.type != "cuda":
         return network
     converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(network)
     return converted
 
 
 def rows_of(batch: Batch, rows: slice) -> Batch:
-    """Some images of a batch that is not to be blended."""
+    """Some rows of a batch that has no blend."""
     return Batch(batch.images[:, rows], batch.index[rows], batch.y[rows], batch.share[rows])
 
 

@@ -2,7 +2,7 @@
 
 Opt-in (`--graph on`): written after PyTorch's notes on CUDA graphs, not yet run on a GPU; a test for one is marked
 `gpu`. Forward, loss, backward and the optimiser's step are captured for full batches; drawing, augmentation, the mix,
-tricks behind the step and a shorter last batch stay outside. Nothing in a step draws on the device, so there is no
+after-step tricks and a shorter last batch stay outside. Nothing in a step draws on the device, so there is no
 generator to register. Where a capture fails, the stage is trained step by step as without it.
 """
 
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from trainables.batch import Batch, Outputs
 from trainables.models import Network
-from trainables.plan.model import StagePlan
+from trainables.plan import StagePlan
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +41,9 @@ class GraphedStep:
 
     Args:
         step: Forward, loss, backward and the optimiser's step of a batch: the batch, its outputs and its loss.
-        network: Which the step changes.
-        optimiser: Likewise; its learning rates become tensors on the device, to be filled and not replaced.
+        network: The network that the step changes.
+        optimiser: The optimiser of the step; its learning rates become tensors on the device, which are
+            filled and not replaced.
         size: Images of a full batch.
     """
 
@@ -79,7 +80,7 @@ class GraphedStep:
             for group in self._optimiser.param_groups
             for parameter in group["params"]
         }
-        self._batch = _copied(batch)
+        self._batch = _copy_batch(batch)
         try:
             side = torch.cuda.Stream()
             side.wait_stream(torch.cuda.current_stream())
@@ -89,14 +90,14 @@ class GraphedStep:
             torch.cuda.current_stream().wait_stream(side)
             self._optimiser.zero_grad(set_to_none=True)  # gradients of the capture live in the graph's own memory
             graph = torch.cuda.CUDAGraph()
-            # thread_local: a thread that pins memory for a streamed feed may go on with it meanwhile
+            # thread_local: a thread that pins memory for a streamed feed may do so meanwhile
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 made, outputs, loss = self._step(self._batch)
             # the autograd graph that they hold would tie later plain steps to the stream of the capture
             self._made, self._graph = (made, outputs.detached(), loss), graph
         except RuntimeError as error:
             self._failed = True
-            log.warning("a step could not be captured as a CUDA graph (%s); training goes on without", error)
+            log.warning("a step could not be captured as a CUDA graph (%s); training continues without", error)
         # in place: the graph knows these addresses. A momentum of zeros is the same as none yet.
         with torch.no_grad():
             for name, tensor in self._network.state_dict().items():
@@ -119,7 +120,7 @@ def _same_shape(one: Batch, other: Batch) -> bool:
     return len(set(layers)) == 1 and shapes[0] == shapes[1]
 
 
-def _copied(batch: Batch) -> Batch:
+def _copy_batch(batch: Batch) -> Batch:
     blend = batch.blend
     kept = None if blend is None else replace(blend, order=blend.order.clone(), share=blend.share.clone())
     return Batch(batch.images.clone(), batch.index.clone(), batch.y.clone(), batch.share.clone(), kept)

@@ -21,8 +21,9 @@ from trainables.batch import Batch, Blend, Outputs
 from trainables.models.heads import CosineHead, LinearHead
 from trainables.models.network import Network, for_every_view, views_of
 from trainables.models.resnet_cifar import BasicBlock
-from trainables.plan.model import StagePlan
-from trainables.training.stage_run import Diverged, Epoch, StageRun
+from trainables.plan import StagePlan
+from trainables.training.feed import Epoch
+from trainables.training.stage_run import Diverged, StageRun
 
 Run = Callable[[Tensor], Tensor]
 
@@ -35,7 +36,7 @@ class FusedRun:
     """Several members of one stage, or the same stage of several seeds, advanced epoch by epoch.
 
     The members' parameters and statistics become slices of stacked ones, so each member's network is up to date
-    after every step, for its own tricks and for whoever asks what it hands over.
+    after every step, for its own tricks and for its carry-over.
 
     Args:
         runs: The members, all at the same epoch.
@@ -61,7 +62,7 @@ class FusedRun:
         self._parameters: list[nn.Parameter] = []
         self._slices: list[list[nn.Parameter]] = []  # the members' own, of each stacked one
         self._parts = {
-            name: self._stacked([network.backbone[name] for network in networks]) for name in networks[0].backbone
+            name: self._stack([network.backbone[name] for network in networks]) for name in networks[0].backbone
         }
         self._classify = self._head([network.head for network in networks])
         stage = self.runs[0].stage
@@ -83,28 +84,28 @@ class FusedRun:
 
     @property
     def epoch(self) -> int:
-        """Epochs that are behind."""
+        """Epochs that have been trained."""
         return self.runs[0].epoch
 
     @property
     def finished(self) -> bool:
-        """Whether every epoch is behind."""
+        """Whether every epoch has been trained."""
         return self.runs[0].finished
 
     def train_epoch(self) -> None:
         """Trains one epoch of every member.
 
         Raises:
-            Diverged: Of the first member whose loss, or a weight of which, is not finite.
+            Diverged: The loss, or a weight, of a member is not finite; the first such member is named.
         """
         for diverged in self.train_epoch_of_each():
             if diverged is not None:
                 raise diverged
 
     def train_epoch_of_each(self) -> list[Diverged | None]:
-        """Trains one epoch of every member; of each that has diverged, how: it does not disturb the others."""
+        """Trains one epoch of every member; returns the error of each that diverged."""
         epochs = [run.begin_epoch() for run in self.runs]
-        totals = torch.zeros(self._members, device=self.runs[0].start.device)
+        totals = torch.zeros(self._members, device=self.runs[0].context.device)
         for step, given in enumerate(zip(*(epoch.stream for epoch in epochs), strict=True)):
             batches = [batch for batch, _ in given]
             for group in self._optimiser.param_groups:
@@ -112,7 +113,7 @@ class FusedRun:
             outputs = self.forward(batches)
             losses = torch.stack(
                 [
-                    run.loss(epoch, batch, out)
+                    run.gradient.loss(epoch, batch, out)
                     for run, epoch, batch, out in zip(self.runs, epochs, batches, outputs, strict=True)
                 ]
             )
@@ -120,16 +121,16 @@ class FusedRun:
             losses.sum().backward()
             self._optimiser.step()
             for run, batch, out in zip(self.runs, batches, outputs, strict=True):
-                run.behind_step(batch, out)
+                run.end_step(batch, out)
             totals += losses.detach()
-        return [_ended(*each) for each in zip(self.runs, epochs, totals, strict=True)]
+        return [_end_epoch(*each) for each in zip(self.runs, epochs, totals, strict=True)]
 
     def forward(self, batches: Sequence[Batch]) -> list[Outputs]:
-        """What each member's network says of its own batch."""
+        """Outputs of each member's network for its own batch."""
         views = batches[0].images.shape[0]
         blends = [None if b.blend is None else for_every_view(b.blend, views) for b in batches]
         x = torch.cat(
-            [_blended(b.images.flatten(0, 1), blend, "input") for b, blend in zip(batches, blends, strict=True)], 1
+            [_apply_blend(b.images.flatten(0, 1), blend, "input") for b, blend in zip(batches, blends, strict=True)], 1
         )
         x = x.contiguous(memory_format=self._format)
         with torch.autocast(x.device.type, torch.bfloat16) if self._precision == "bf16" else nullcontext():
@@ -137,24 +138,24 @@ class FusedRun:
                 x = part(x)
                 if any(blend is not None and blend.layer == name for blend in blends):
                     chunks = zip(x.chunk(self._members, 1), blends, strict=True)
-                    x = torch.cat([_blended(chunk, blend, name) for chunk, blend in chunks], 1)
+                    x = torch.cat([_apply_blend(chunk, blend, name) for chunk, blend in chunks], 1)
         x = x.float() if self._precision == "bf16" else x
         pooled = x.mean(dim=(2, 3)).chunk(self._members, 1)
         features = torch.stack(
-            [_blended(f, blend, "pool") for f, blend in zip(pooled, blends, strict=True)]
+            [_apply_blend(f, blend, "pool") for f, blend in zip(pooled, blends, strict=True)]
         )  # (K, B, D)
         logits = self._classify(features)
         maps = x.chunk(self._members, 1)
         outputs = []
         for member, blend in enumerate(blends):
-            z = _blended(logits[member], blend, "logits")
+            z = _apply_blend(logits[member], blend, "logits")
             outputs.append(views_of(Outputs(z, features[member], maps[member]), views))
         return outputs
 
     # --- stacking -----------------------------------------------------------------------------------------
 
     def _join(self, tensors: Sequence[nn.Parameter]) -> Tensor:
-        """One parameter of all members' in a row along the first dimension, of which theirs become slices."""
+        """Concatenates a parameter of all members along the first dimension; theirs become slices of it."""
         joined = torch.cat([tensor.detach() for tensor in tensors])
         if joined.ndim == 4:
             joined = joined.contiguous(memory_format=self._format)
@@ -165,10 +166,10 @@ class FusedRun:
         self._slices.append(list(tensors))
         return parameter
 
-    def _stacked(self, modules: Sequence[nn.Module]) -> Run:
+    def _stack(self, modules: Sequence[nn.Module]) -> Run:
         first = modules[0]
         if isinstance(first, nn.Sequential):
-            steps = [self._stacked(several) for several in zip(*modules, strict=True)]  # type: ignore[call-overload]
+            steps = [self._stack(several) for several in zip(*modules, strict=True)]  # type: ignore[call-overload]
             return lambda x: _chain(steps, x)
         if isinstance(first, nn.Conv2d):
             weight, stride, groups = self._join([m.weight for m in modules]), first.stride, self._members  # type: ignore[misc]
@@ -179,7 +180,7 @@ class FusedRun:
             return functional.relu
         assert isinstance(first, BasicBlock)
         conv1, bn1, conv2, bn2 = (
-            self._stacked([getattr(m, name) for m in modules]) for name in ("conv1", "bn1", "conv2", "bn2")
+            self._stack([getattr(m, name) for m in modules]) for name in ("conv1", "bn1", "conv2", "bn2")
         )
 
         def block(x: Tensor) -> Tensor:
@@ -247,7 +248,7 @@ class FusedRun:
 _KNOWN = (Network, nn.ModuleDict, nn.Sequential, nn.Conv2d, nn.BatchNorm2d, nn.ReLU, BasicBlock, LinearHead, CosineHead)
 
 
-def _ended(run: StageRun, epoch: Epoch, total: Tensor) -> Diverged | None:
+def _end_epoch(run: StageRun, epoch: Epoch, total: Tensor) -> Diverged | None:
     try:
         run.end_epoch(epoch, total)
     except Diverged as diverged:
@@ -265,5 +266,5 @@ def _chain(steps: Sequence[Run], x: Tensor) -> Tensor:
     return x
 
 
-def _blended(x: Tensor, blend: Blend | None, layer: str) -> Tensor:
+def _apply_blend(x: Tensor, blend: Blend | None, layer: str) -> Tensor:
     return blend(x) if blend is not None and blend.layer == layer else x

@@ -1,4 +1,4 @@
-"""What a trial may take of a device's memory, and what it took."""
+"""Limits and measures the device memory of a trial."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 CONTEXT_BYTES = 600e6
-"""What a process takes of a GPU besides its tensors: CUDA's context and its libraries' handles, about half a GB."""
+"""Bytes of a GPU that a process takes besides its tensors: CUDA's context and handles of libraries, half a GB."""
 
 
 def cap(device: torch.device, share: float) -> None:
@@ -17,8 +17,8 @@ def cap(device: torch.device, share: float) -> None:
     Nothing on a CPU.
 
     Args:
-        device: Of the trial.
-        share: Of one GPU; 1 and above is all of it.
+        device: Device of the trial.
+        share: Share of one GPU; 1 and above is all of it.
     """
     if device.type != "cuda":
         return
@@ -38,7 +38,7 @@ def fraction(share: float, total: float) -> float:
 
 
 def forget_peak(device: torch.device) -> None:
-    """Begins to measure anew, with what earlier trials of this process left over given back."""
+    """Restarts the measurement, after freeing what earlier trials of this process left over."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trainables.plan.model import StagePlan
+    from trainables.plan import StagePlan
 
 PRECISIONS = ("fp32", "bf16")
 SWITCH = ("auto", "on", "off")
@@ -22,7 +22,7 @@ CHANNELS_LAST_PIXELS = 8_000
 """Pixels of a batch, B·H·W, from which channels_last is faster on a CPU; see docs/speed.md for the measurement."""
 
 FUSED_PIXELS = 6_000
-"""Pixels of a member's batch, B·H·W, below which members are faster together on a CPU; likewise."""
+"""Pixels of a member's batch, B·H·W, below which members are faster together on a CPU; see docs/speed.md."""
 
 
 class NumericsError(ValueError):
@@ -31,7 +31,7 @@ class NumericsError(ValueError):
 
 @dataclass(frozen=True)
 class Numerics:
-    """What a trial asks for.
+    """The requested numerics of a trial.
 
     Args:
         precision: "fp32", or "bf16": the backbone's convolutions in bfloat16 by autocast. Weights, BatchNorm's
@@ -41,8 +41,8 @@ class Numerics:
             "on" (where the stage can be), "off", or "auto", where it is faster. Off by default: a member alone is kept
             and re-used by stages with any number of members, members together only by those with the same group.
         graph: "on" replays each step as one CUDA graph, where the stage can be captured; "off" does not.
-        fused_trials: Whether seeds of one recipe are trained together likewise, four at a time: "on" (where a stage can
-            be), "off", or "auto", where it is faster.
+        fused_trials: Whether seeds of one recipe are trained together in the same way, four at a time: "on" (where
+            a stage allows it), "off", or "auto", where it is faster.
 
     Raises:
         NumericsError: Another value.
@@ -101,14 +101,14 @@ class Numerics:
         On a CPU by measurement: where a batch is so small that the cost of calling an operation dominates. On CUDA
         never by itself: it has not been measured.
         """
-        return _switched(self.fused_members, device, pixels)
+        return _is_on(self.fused_members, device, pixels)
 
     def fuses_trials(self, device: str, pixels: int) -> bool:
         """The same of seeds: the work is the same."""
-        return _switched(self.fused_trials, device, pixels)
+        return _is_on(self.fused_trials, device, pixels)
 
 
-def _switched(asked: str, device: str, pixels: int) -> bool:
+def _is_on(asked: str, device: str, pixels: int) -> bool:
     return asked == "on" or (asked == "auto" and device == "cpu" and pixels < FUSED_PIXELS)
 
 

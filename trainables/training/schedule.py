@@ -41,9 +41,9 @@ def cosine(
     """½ (1 + cos(π · t)), from 1 to 0, with t = position / total (Loshchilov & Hutter 2017, arXiv:1608.03983, eq. 5).
 
     Args:
-        position: Epochs of the chain that are behind, with fractions.
+        position: Epochs of the chain that have been trained, with fractions.
         total: Epochs of the chain, T.
-        per: "step", or "epoch": t stays within an epoch, e / T in the epoch with e behind it, as
+        per: "step", or "epoch": t stays constant within an epoch, e / T in the epoch after e others, as
             `torch.optim.lr_scheduler.CosineAnnealingLR(T)` stepped once an epoch (Kang et al., LOS, MiSLAS).
         last: "above": the last epoch still has a rate above 0; "zero": with `per=epoch`, t = e / (T − 1), which gives
             the last epoch none.
@@ -94,20 +94,20 @@ def multistep(
     early: int = 0,
     of: float = 200,
 ) -> float:
-    """× `by` behind each milestone, linear warm-up before; constant within an epoch.
+    """× `by` after each milestone, linear warm-up before; constant within an epoch.
 
     As it is, the CIFAR-LT recipe of LDAM (Cao et al. 2019, arXiv:1906.07413): with 200 epochs, warm-up e/5 over
     epochs e = 1 … 5, and × 0.01 from epochs 161 and 181 on.
 
     Args:
-        position: Epochs of the chain that are behind, with fractions.
+        position: Epochs of the chain that have been trained, with fractions.
         total: Epochs of the chain.
         at: Milestones: epochs with the rate before.
         by: Factor of each milestone.
         warm_up: Epochs of warm-up, W.
         start: Epoch e = 1 … W has the factor start + (1 − start) · e / W; Bag of Tricks has 1/3, the others 0.
         early: Epochs by which each milestone comes earlier: 1 for codes that count epochs from 1 and drop at epoch
-            160, where the others drop behind it (Bag of Tricks).
+            160, where the others drop after it (Bag of Tricks).
         of: Epochs of the training that all of these are counted in.
 
     >>> [multistep(e, 200) for e in (0, 4, 100, 160, 180)]
@@ -117,8 +117,8 @@ def multistep(
     warm = round(warm_up * scale)
     if epoch < warm:
         return _warmed(position, warm, start)
-    behind = sum(epoch >= round(milestone * scale) - early for milestone in at)
-    return float(by**behind)
+    passed = sum(epoch >= round(milestone * scale) - early for milestone in at)
+    return float(by**passed)
 
 
 def _warmed(position: float, warm: int, start: float) -> float:

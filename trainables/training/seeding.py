@@ -28,6 +28,6 @@ def generator(*parts: int | str) -> torch.Generator:
 
 
 def sent(drawn: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """What was drawn on the host, on the device; the host does not wait until the device has done its work so far."""
+    """Copies what was drawn on the host to the device; the host does not wait for the device's earlier work."""
     # from pinned memory alone is a copy really left to the device
     return drawn.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else drawn.to(device)

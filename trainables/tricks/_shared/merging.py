@@ -8,12 +8,10 @@ import torch
 from torch import Tensor
 
 from trainables.batch import Facts
+from trainables.metrics import ZERO_RECALL
 
 State = Mapping[str, Tensor]
 MergeFn = Callable[[Sequence[State]], dict[str, Tensor]]
-
-ZERO_RECALL = 1e-3
-"""What a recall of 0 counts as in the harmonic and the geometric mean."""
 
 
 def weighted_average(states: Sequence[State], coefficients: Sequence[float], trick: str) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""What a trial needs of its device: a few steps of every stage, measured in the process that calls."""
+"""Measures memory and time of a trial on its device: a few steps of every stage, in the calling process."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from trainables.data import LongTailed
 from trainables.data.images.streamed import StreamedImages
 from trainables.data.loaders import held_bytes
 from trainables.pipeline.pipeline import Pipeline
-from trainables.plan.model import Plan
+from trainables.plan import Plan
 from trainables.training import memory
 from trainables.training.numerics import Numerics
 
 STEPS = 8
-"""Of every stage: the allocator has what it needs after the second or third."""
+"""Steps of every stage; the allocator has what it needs after the second or third."""
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """What a trial takes.
+    """Memory and time of a trial.
 
     Args:
-        memory: Peak bytes on the device, a GPU's context included; 0 where it cannot be known.
+        memory: Peak bytes on the device, a GPU's context included; 0 where it is unknown.
         total: Bytes that the device has.
-        seconds: Of the whole plan at this pace, evaluations left out.
+        seconds: Seconds of the whole plan at this pace, without evaluations.
         busy: Share of the time in which the GPU computes, in (0, 1]; NaN where nobody tells.
     """
 
@@ -47,7 +47,7 @@ def footprint(
     """Trains `STEPS` steps of every stage of a plan and measures.
 
     Args:
-        plan: Of a trial.
+        plan: The plan of the trial.
         data: Its data, whole: what is left out here is counted.
         model: Name of the network.
         device: Where to train.

@@ -14,9 +14,11 @@ from dataclasses import asdict, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from analysis.files import to_json, write
@@ -28,13 +30,10 @@ from trainables.final import predictor
 from trainables.final.errors import TrainError
 from trainables.models import Network
 from trainables.pipeline.pipeline import Pipeline
+from trainables.training.network_setup import stage_facts
 from trainables.training.seeding import generator
-from trainables.training.stage_run import stage_facts
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-PROGRAM, SERVED = "model.pt2", "mlflow-model"
+PROGRAM, MLFLOW_MODEL = "model.pt2", "mlflow-model"
 """Names of the exported program and of the MLflow model's folder."""
 
 
@@ -42,7 +41,7 @@ class NotExported(TrainError):
     """A network, or a readout, that `torch.export` cannot make a program of."""
 
 
-class Served(nn.Module):
+class ServingModule(nn.Module):
     """Images (B, c, H, W) uint8 to probabilities (B, C) float32; the exported program refuses any other type.
 
     Args:
@@ -77,26 +76,26 @@ class Served(nn.Module):
         return z.float().softmax(dim=1)
 
 
-def served(pipeline: Pipeline) -> Served:
-    """What a finished pipeline's test measures, as a module on the CPU, whatever it was trained on.
+def serving_module(pipeline: Pipeline) -> ServingModule:
+    """The network and readout of a finished pipeline as a module on the CPU, whatever it was trained on.
 
     A readout that looks at the training images (nearest mean) looks at them there, too.
     """
-    start = replace(pipeline.start, device=torch.device("cpu"), data=pipeline.data.to("cpu"))
-    plan, data = pipeline.plan, start.data
+    context = replace(pipeline.context, device=torch.device("cpu"), data=pipeline.data.to("cpu"))
+    plan, data = pipeline.plan, context.data
     last = len(plan.stages) - 1
     network = pipeline.network().cpu().settle("fp32", torch.contiguous_format)
     made = next((trick.made() for trick in plan.stages[last].on("readout")), None)
     readout = None
     if made is not None:
-        generators = partial(generator, start.seed, plan.chain_number(last))
+        generators = partial(generator, context.seed, plan.chain_number(last))
         with torch.no_grad():
-            readout = made.build(stage_facts(start, network, plan.stages[last].epochs, generators))
-    module = Served(network, data.mean, data.std, getattr(made, "views", None), readout).eval()
+            readout = made.build(stage_facts(context, network, plan.stages[last].epochs, generators))
+    module = ServingModule(network, data.mean, data.std, getattr(made, "views", None), readout).eval()
     return module.requires_grad_(False)  # nor does the program keep a graph
 
 
-def rehearse(network: Network, shape: Sequence[int]) -> None:
+def check_exportable(network: Network, shape: Sequence[int]) -> None:
     """Exports an untrained network, so that one of the user's own that cannot be fails before it is trained.
 
     Args:
@@ -107,13 +106,13 @@ def rehearse(network: Network, shape: Sequence[int]) -> None:
         NotExported: It cannot.
     """
     channels = shape[0]
-    module = Served(network, torch.zeros(channels), torch.ones(channels)).eval().requires_grad_(False)
-    # torch prints the half-made graph, of which the error is a sentence
+    module = ServingModule(network, torch.zeros(channels), torch.ones(channels)).eval().requires_grad_(False)
+    # torch prints the half-made graph; its error says the same in a sentence
     with contextlib.redirect_stderr(io.StringIO()):
-        exported(module, shape)
+        export(module, shape)
 
 
-def exported(module: Served, shape: Sequence[int]) -> Any:
+def export(module: ServingModule, shape: Sequence[int]) -> Any:
     """The module as a program of `torch.export`, for any number of images.
 
     Args:
@@ -125,7 +124,7 @@ def exported(module: Served, shape: Sequence[int]) -> Any:
     """
     # two: of one image, the number one would become part of the program
     images = torch.zeros(2, *shape, dtype=torch.uint8)
-    with _explained():
+    with _explain_errors():
         program = torch.export.export(module, (images,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # has the places of our sources on this machine
@@ -133,7 +132,7 @@ def exported(module: Served, shape: Sequence[int]) -> Any:
 
 
 @contextlib.contextmanager
-def _explained(what: str = "torch.export makes no program of it") -> Iterator[None]:
+def _explain_errors(what: str = "torch.export makes no program of it") -> Iterator[None]:
     try:
         yield
     except OSError:
@@ -149,7 +148,7 @@ def preprocessing_of(data: LongTailed) -> Preprocessing:
     return known or Preprocessing(int(data.train_images.shape[1]))
 
 
-def save(module: Served, out: Path, data: LongTailed, metadata: Mapping[str, Any]) -> None:
+def save(module: ServingModule, out: Path, data: LongTailed, metadata: Mapping[str, Any]) -> None:
     """Writes `model.pt2` (torch.export) and `mlflow-model/`, which holds the same program and all preprocessing.
 
     Neither needs this project to be loaded: the code that decodes images lies in the MLflow model. Each is replaced
@@ -167,8 +166,8 @@ def save(module: Served, out: Path, data: LongTailed, metadata: Mapping[str, Any
     """
     shape = tuple(map(int, data.train_images.shape[1:]))
     packed = io.BytesIO()
-    program = exported(module, shape)
-    with _explained():
+    program = export(module, shape)
+    with _explain_errors():
         # in memory: torch's own writer ends the process where the disk is full
         torch.export.save(program, packed)
     contract = {
@@ -184,10 +183,10 @@ def save(module: Served, out: Path, data: LongTailed, metadata: Mapping[str, Any
         (package / "__init__.py").write_text(_LOADER, encoding="utf-8")
         for source in (decoding, predictor):
             shutil.copyfile(str(source.__file__), package / Path(str(source.__file__)).name)
-        with _explained("MLflow does not save it"):
+        with _explain_errors("MLflow does not save it"):
             _save_for_mlflow(place, data, {**metadata, "classes": list(data.class_names), "input": INPUT})
-        shutil.rmtree(out / SERVED, ignore_errors=True)
-        (place / SERVED).replace(out / SERVED)
+        shutil.rmtree(out / MLFLOW_MODEL, ignore_errors=True)
+        (place / MLFLOW_MODEL).replace(out / MLFLOW_MODEL)
     write(out / PROGRAM, packed.getvalue())
 
 
@@ -216,8 +215,9 @@ floating-point numbers and cut off their fractions without a word."""
 def _save_for_mlflow(place: Path, data: LongTailed, metadata: Mapping[str, Any]) -> None:
     """Makes `mlflow-model/` of the folders in a place."""
     with warnings.catch_warnings():
-        # of libraries about each other, and of MLflow's agents, of which nothing is used here
+        # libraries warn of each other, and MLflow of its agents, of which nothing is used here
         warnings.simplefilter("ignore")
+        # here, so that these warnings are caught, and because it takes seconds
         import mlflow.pyfunc
         from mlflow.models import ModelSignature
         from mlflow.types import ColSpec, DataType, Schema
@@ -230,7 +230,7 @@ def _save_for_mlflow(place: Path, data: LongTailed, metadata: Mapping[str, Any])
             "probabilities": Map(DataType.double),
         }  # fmt: skip
         mlflow.pyfunc.save_model(
-            str(place / SERVED),
+            str(place / MLFLOW_MODEL),
             loader_module=PACKAGE,
             data_path=str(place / "data"),
             code_paths=[str(place / PACKAGE)],
@@ -250,9 +250,6 @@ def _save_for_mlflow(place: Path, data: LongTailed, metadata: Mapping[str, Any])
 
 def _example(data: LongTailed) -> pd.DataFrame:
     """A test image as a request."""
-    import pandas as pd
-    from PIL import Image
-
     pixels = data.test_images[:1][0].cpu().numpy()
     file = io.BytesIO()
     Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)).save(file, "PNG")

@@ -9,10 +9,10 @@ from spaces.domain import Stage, trick
 from trainables.data import load
 from trainables.data.long_tail import LongTailed
 from trainables.models import build
+from trainables.pipeline import joint_seeds
+from trainables.pipeline.joint_seeds import JointSeeds, fused_stages
 from trainables.pipeline.pipeline import Diverged, Pipeline
 from trainables.pipeline.store import StageStore
-from trainables.training import joint_seeds as companies
-from trainables.training.joint_seeds import Company, fused_stages
 from trainables.training.numerics import Numerics, groups_of
 
 CPU = torch.device("cpu")
@@ -36,14 +36,14 @@ def doubles(monkeypatch):
 
 def alone(plan, splits, seed, store=None, numerics=ON, **more):
     marks = [(each, data.fingerprint) for each, data in splits.items()]
-    return Pipeline(plan, splits[seed], "resnet8", seed, CPU, store=store, numerics=numerics, company=marks, **more)
+    return Pipeline(plan, splits[seed], "resnet8", seed, CPU, store=store, numerics=numerics, joint_seeds=marks, **more)
 
 
 def together(plan, splits, seed=0, store=None, **more):
     def others():
         return [None if each == seed else alone(plan, splits, each, store, **more) for each in splits]
 
-    return Company(alone(plan, splits, seed, store, **more), others)
+    return JointSeeds(alone(plan, splits, seed, store, **more), others)
 
 
 def trained(company):
@@ -72,8 +72,8 @@ def test_exact_in_float64(doubles, make_plan, splits, first, second):
     )
     company = together(plan, splits)
     trained(company)
-    for pipeline in company._going:
-        seed = pipeline.start.seed
+    for pipeline in company._active:
+        seed = pipeline.context.seed
         own = alone(plan, splits, seed)
         own.run()
         one, other = own.network().state_dict(), pipeline.network().state_dict()
@@ -85,7 +85,7 @@ def test_exact_in_float64(doubles, make_plan, splits, first, second):
         assert (own.cost.epochs, own.cost.images, own.cost.steps) == (
             pipeline.cost.epochs, pipeline.cost.images, pipeline.cost.steps,
         )  # fmt: skip
-    ends = [pipeline.network().state_dict() for pipeline in company._going]
+    ends = [pipeline.network().state_dict() for pipeline in company._active]
     assert closeness(ends[0], ends[1]) > 1e-3  # and they are different networks of different images
 
 
@@ -138,17 +138,17 @@ def test_it_goes_on_in_the_middle(three_stages, splits, tmp_path):
     store = StageStore(tmp_path / "s")
     begun = together(three_stages, splits, 0, store, save_seconds=0.0)
     begun.advance()
-    assert {pipeline.left_at() for pipeline in begun._going} == {1}
+    assert {pipeline.executor.cache.unfinished(0, range(1))[0].epochs for pipeline in begun._active} == {1}
     other = together(three_stages, splits, 1, store)  # whoever comes
     other.advance()
-    assert [pipeline.stage for pipeline in other._going] == [1, 1, 1]
+    assert [pipeline.executor.state.stage for pipeline in other._active] == [1, 1, 1]
     whole = trained(together(three_stages, splits, 1, StageStore(tmp_path / "other")))
     assert same(trained(other), whole)
     # where they were not left at one epoch, all begin at the start
     store = StageStore(tmp_path / "t")
     begun = together(three_stages, splits, 0, store, save_seconds=0.0)
     begun.advance()
-    store.drop_partial(begun._going[2].keys[0][0])
+    store.drop_partial(begun._active[2].keys[0][0])
     assert same(trained(together(three_stages, splits, 1, store)), whole)
 
 
@@ -158,21 +158,21 @@ def test_one_that_diverges_is_left_behind(make_plan, splits, monkeypatch):
     company = together(plan, splits)
     company.advance()
     with torch.no_grad():
-        company._going[2]._run.network.head.bias.fill_(torch.nan)
-    assert same(trained(company), fine) and len(company._going) == 2
+        company._active[2].executor.training.run.network.head.bias.fill_(torch.nan)
+    assert same(trained(company), fine) and len(company._active) == 2
     company = together(plan, splits, seed=2)
     company.advance()
     with torch.no_grad():
-        company.lead._run.network.head.bias.fill_(torch.nan)
+        company.lead.executor.training.run.network.head.bias.fill_(torch.nan)
     with pytest.raises(Diverged, match="stage 'a', epoch 2: the training loss is nan"):
         company.advance()
 
 
 def test_networks_that_cannot_be_stacked_are_trained_one_by_one(make_plan, splits, monkeypatch):
     def refuses(runs):
-        raise companies.CannotFuse("no")
+        raise joint_seeds.CannotFuse("no")
 
-    monkeypatch.setattr(companies, "FusedRun", refuses)
+    monkeypatch.setattr(joint_seeds, "FusedRun", refuses)
     plan = make_plan(Stage("a", epochs=1), Stage("b", epochs=1, carry="all"))
     own = alone(plan, splits, 0)
     own.run()

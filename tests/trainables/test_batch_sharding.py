@@ -15,8 +15,9 @@ from trainables.batch import Batch, Blend
 from trainables.models import Network
 from trainables.models.heads import LinearHead
 from trainables.pipeline.pipeline import Pipeline
-from trainables.training.batch_sharding import Parts, blended_at_input, rows_of, unmixed
-from trainables.training.stage_run import StageRun, Start
+from trainables.training.batch_sharding import BatchSharding, blended_at_input, rows_of, unmixed
+from trainables.training.context import TrainingContext
+from trainables.training.stage_run import StageRun
 
 CPU = torch.device("cpu")
 
@@ -36,8 +37,8 @@ def without_batchnorm(generator) -> Network:
     return Network(parts, LinearHead(8, 10, generator).double(), features=8, classes=10)
 
 
-def trained(digits, plan, parts: Parts, epochs: int = 2):
-    run = StageRun(Start(digits, without_batchnorm, 0, CPU, parts=parts), plan, 0, 0, None)
+def trained(digits, plan, sharding: BatchSharding, epochs: int = 2):
+    run = StageRun(TrainingContext(digits, without_batchnorm, 0, CPU, sharding=sharding), plan, 0, 0, None)
     for _ in range(epochs):
         run.train_epoch()
     return run
@@ -51,7 +52,7 @@ def trained(digits, plan, parts: Parts, epochs: int = 2):
 )
 def test_accumulated_gradients_are_those_of_the_whole_batch(accumulate, reduction, tricks, make_plan, digits):
     plan = make_plan(Stage("a", epochs=3, choose=tricks, reduction=reduction, lr=0.05, batch_size=32))
-    whole, divided = trained(digits, plan, Parts()), trained(digits, plan, Parts(accumulate))
+    whole, divided = trained(digits, plan, BatchSharding()), trained(digits, plan, BatchSharding(accumulate))
     for name, value in whole.network.state_dict().items():
         torch.testing.assert_close(divided.network.state_dict()[name], value, rtol=1e-9, atol=1e-11)
     assert divided.train_loss == pytest.approx(whole.train_loss, rel=1e-6)
@@ -60,24 +61,24 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(accumulate, reductio
 
 def test_a_mixture_inside_the_network_stays_within_a_part(make_plan, digits):
     plan = make_plan(Stage("a", epochs=1, choose=[trick("manifold_mixup", layer="pool")], batch_size=32))
-    run = trained(digits, plan, Parts(2), 0)
+    run = trained(digits, plan, BatchSharding(2), 0)
     images, labels = torch.zeros(8, 1, 2, 2), torch.arange(8)
     order = torch.arange(7, -1, -1)
     whole = Batch(images[None], labels, torch.stack((labels, order), 1), torch.full((8, 2), 0.5),
                   Blend("pool", order, torch.full((8,), 0.5)))  # fmt: skip
-    first, second = run._divided(whole)
+    first, second = run.gradient._divide(whole, 0)
     assert first.y[:, 0].tolist() == [0, 1, 2, 3] and set(first.y[:, 1].tolist()) == {0, 1, 2, 3}
     assert set(second.y[:, 1].tolist()) == {4, 5, 6, 7}
     assert torch.equal(first.y[:, 1], first.blend.order)
-    assert torch.isfinite(torch.tensor(trained(digits, plan, Parts(2), 1).train_loss))
+    assert torch.isfinite(torch.tensor(trained(digits, plan, BatchSharding(2), 1).train_loss))
 
 
 def test_parts_by_hand():
-    assert [Parts(3, 2).slices(13)[i] for i in (0, 5)] == [slice(0, 3), slice(11, 13)]
-    shares = [share for rank in (0, 1) for _, share in Parts(3, 2, rank).own(13)]
+    assert [BatchSharding(3, 2).slices(13)[i] for i in (0, 5)] == [slice(0, 3), slice(11, 13)]
+    shares = [share for rank in (0, 1) for _, share in BatchSharding(3, 2, rank).worker_shards(13)]
     assert sum(shares) == pytest.approx(1) and len(shares) == 6
     # too few to be divided: both have all of it, half each
-    assert Parts(1, 2).own(3) == [(0, 0.5)] and Parts(2, 1).own(3) == [(0, 1.0)]
+    assert BatchSharding(1, 2).worker_shards(3) == [(0, 0.5)] and BatchSharding(2, 1).worker_shards(3) == [(0, 1.0)]
     blend = Blend("input", torch.tensor([1, 0, 3, 2]), torch.full((4,), 0.25))
     y = torch.tensor([[0, 1], [1, 0], [2, 3], [3, 2]])
     batch = Batch(torch.arange(8.0).view(1, 4, 1, 1, 2), torch.arange(4), y, torch.full((4, 2), 0.5), blend)
@@ -90,7 +91,8 @@ def test_parts_by_hand():
 def test_parts_are_in_the_key_only_where_there_are_some(make_plan, digits):
     plan = make_plan(Stage("a", epochs=1))
     keys = [
-        Pipeline(plan, digits, "resnet8", 0, CPU, parts=parts).keys for parts in (None, Parts(), Parts(2), Parts(1, 2))
+        Pipeline(plan, digits, "resnet8", 0, CPU, sharding=sharding).keys
+        for sharding in (None, BatchSharding(), BatchSharding(2), BatchSharding(1, 2))
     ]
     assert keys[0] == keys[1] and len({str(key) for key in keys}) == 3
 
@@ -106,7 +108,7 @@ import sys
 from pathlib import Path
 import torch
 from safetensors.torch import save_file
-from trainables.training.batch_sharding import Parts
+from trainables.training.batch_sharding import BatchSharding
 from trainables.pipeline.pipeline import Pipeline
 
 rank, folder = int(sys.argv[1]), Path(sys.argv[2])
@@ -114,7 +116,7 @@ torch.set_num_threads(1)
 torch.distributed.init_process_group("gloo", f"file://{folder}/meet", world_size=2, rank=rank)
 digits, plan = pickle.loads((folder / "given").read_bytes())
 device = torch.device("cpu")
-pipeline = Pipeline(plan, digits, "resnet8", 0, device, evaluate=False, parts=Parts(1, 2, rank))
+pipeline = Pipeline(plan, digits, "resnet8", 0, device, evaluate=False, sharding=BatchSharding(1, 2, rank))
 pipeline.run()
 save_file(pipeline.network().state_dict(), folder / f"rank{rank}.safetensors")
 torch.distributed.destroy_process_group()
@@ -132,7 +134,7 @@ def test_two_workers_train_what_one_does_in_two_parts(make_plan, digits, tmp_pat
     assert [worker.wait(timeout=200) for worker in workers] == [0, 0]
     ranks = [load_file(tmp_path / f"rank{rank}.safetensors") for rank in (0, 1)]
     assert all(torch.equal(ranks[0][name], ranks[1][name]) for name in ranks[0])
-    one = Pipeline(plan, digits, "resnet8", 0, CPU, evaluate=False, parts=Parts(accumulate=2))
+    one = Pipeline(plan, digits, "resnet8", 0, CPU, evaluate=False, sharding=BatchSharding(accumulate=2))
     one.run()
     network = one.network()
     # the second stage reads BatchNorm's running statistics, which two parts in a row move twice

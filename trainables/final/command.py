@@ -1,0 +1,232 @@
+"""Runs a final training for the command line: data, checks, training of every seed, artifacts, and its MLflow run."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from analysis.console import styled
+from analysis.records.schema import prediction_interval
+from analysis.text import sentence
+from trainables.data import load
+from trainables.evaluation.deployment import read
+from trainables.final import data_identity, serving
+from trainables.final.artifacts import CARD, MEASURED, write_artifacts
+from trainables.final.errors import TrainError
+from trainables.final.model_card import TABLE, named, part_of_classes
+from trainables.final.network import RECIPE
+from trainables.final.setup import CheckpointPolicy, TrainingSetup
+from trainables.final.tracking import MlflowRun
+from trainables.final.training import GracefulStop, TrainingStopped, UnfinishedRun, device_name, pipeline_of, train
+from trainables.models import MODELS, build, check_on, identity
+from trainables.plan import Plan
+from trainables.training.numerics import Numerics
+
+
+def data_of(options: argparse.Namespace, recipe: Mapping[str, Any], root: str | None) -> dict[str, Any]:
+    """The recipe's data with their identity; a resumed training must have the data that it started with."""
+    if options.resume:
+        own, folder = recipe["data"], UnfinishedRun(options.out)
+        folder.settings()  # before the data are read
+        return folder.check_data(data_identity.identity(own["name"], root, own["imbalance"]))
+    return data_identity.check_data(
+        options.recipe, recipe, root, new_data=options.new_data, repeats=options.as_searched
+    )
+
+
+def train_recipe(
+    console: Any, options: argparse.Namespace, recipe: dict[str, Any], plan: Plan, root: str | None, seeds: list[int]
+) -> int:
+    """Trains every seed and writes the artifacts; 130 where it was stopped."""
+
+    def tell(line: str) -> None:
+        console.print(styled(sentence(line)), soft_wrap=True)
+
+    _threads(options)
+    setup = TrainingSetup(device_name(), options.precision or "fp32", options.accumulate, options.workers)
+    policy = CheckpointPolicy(60 * options.save_minutes, options.save_epochs)
+    # what cannot be loaded must not leave a folder
+    fingerprints = [_load(recipe, root, seed, True).fingerprint for seed in seeds[1:]]
+    data = _load(recipe, root, seeds[0], True)
+    fingerprints = [data.fingerprint, *fingerprints]
+    cut = data_identity.left_out(recipe["data"], root, len(data.train_labels))
+    if cut:
+        recipe["data"]["left_out"] = cut
+        tell(
+            f"data: {cut} training images are left out by the imbalance of {recipe['data']['imbalance']:g} that the "
+            "search asked for; --new-data trains on all"
+        )
+    deployment = read(options.prior, options.cost, data.class_names)
+    channels, height, width = map(int, data.train_images.shape[1:])
+    check_on(recipe["model"], classes=data.classes, shape=(channels, height, width))
+    if options.program and recipe["model"] not in MODELS:
+        network = build(recipe["model"], classes=data.classes, channels=channels, generator=torch.Generator())
+        try:
+            serving.check_exportable(network, (channels, height, width))
+        except serving.NotExported as error:
+            raise TrainError(
+                f"{recipe['model']}: {error}; mend that, or leave the program out with --no-program"
+            ) from error
+    settings: dict[str, Any] = {
+        "recipe": recipe["recipe"], "plan": plan.to_dict(), "model": identity(recipe["model"]),
+        "data": recipe["data"], "seeds": seeds, "fingerprints": fingerprints, **asdict(setup),
+        # last: what is none of the above is the code, a library or a network's file
+        "code": pipeline_of(recipe, plan, seeds[0], data, setup, None, policy).keys[-1][-1],
+    }  # fmt: skip
+    folder = UnfinishedRun(options.out)
+    if options.resume:
+        settings = folder.resume(settings)
+    else:
+        folder.start(settings)
+    run = MlflowRun(
+        options.tracking_uri,
+        recipe["data"]["name"],
+        f"final {recipe['title']}"[:200],
+        {"level": "final", "recipe": recipe["recipe"], "source_search": str(recipe["provenance"].get("search", ""))},
+        _params(recipe, plan, seeds, setup, data),
+        settings.get("run"),
+    )
+    if run.run_id is not None:
+        folder.write_settings({**settings, "run": run.run_id})
+    finished = []
+    status = "FAILED"
+    try:
+        with GracefulStop(tell) as stop, _bars(console) as progress:
+            for number, seed in enumerate(seeds):
+                data = data if number == 0 else _load(recipe, root, seed, True)
+                if data.fingerprint != fingerprints[number]:
+                    raise TrainError(
+                        "the data have changed while they were trained on; restore the old data, then continue with: "
+                        + options.again
+                    )
+                bar = progress.add_task(f"seed {number + 1}/{len(seeds)}", total=1.0)
+                show = _shower(progress, bar, f"seed {number + 1}/{len(seeds)}", run, seed, plan)
+                if setup.workers == 1:
+                    pipeline = pipeline_of(recipe, plan, seed, data, setup, folder.store, policy)
+                    finished.append(train(pipeline, seed, policy, lambda: stop.asked, show))
+                else:
+                    # the workers need Ray, which takes seconds to import
+                    from trainables.final.workers import train_with_workers
+
+                    finished.append(
+                        train_with_workers(
+                            recipe, plan, seed, data, root, setup, folder, policy, lambda: stop.asked, show,
+                            options.threads, options.address,
+                        )
+                    )  # fmt: skip
+                progress.remove_task(bar)
+        measured, missing = write_artifacts(recipe, plan, finished, setup, options.out, deployment, options.program)
+        programs = [] if missing else [serving.PROGRAM, serving.MLFLOW_MODEL]
+        left = [*programs, RECIPE, TABLE, MEASURED, CARD]
+        run.metrics(_summary(measured))
+        run.files(options.out, [name for name in left if name != serving.PROGRAM])  # the MLflow model holds it
+        status = "FINISHED"
+    except (TrainingStopped, KeyboardInterrupt):
+        status = "KILLED"
+        console.print(styled(f"stopped; continue with: {options.again}"), soft_wrap=True)
+        return 130
+    finally:
+        run.close(status)
+    folder.clear()
+    for one in measured:
+        accuracy = 100 * one["metrics"]["test/accuracy"]
+        part = part_of_classes(data, sentence)
+        over = f"{accuracy:.1f} %{f' {part}' if part else ''}"
+        said = f"  seed {one['seed']}: accuracy on test {over}, {one['seconds']:.1f} s, "
+        console.print(styled(said + sentence(options.out / one["file"])), soft_wrap=True)
+    console.print(styled(sentence(f"written to {options.out}: weights, {', '.join(left)}")), soft_wrap=True)
+    if options.program and missing:
+        console.print(styled(sentence(f"there is no {serving.PROGRAM}: {missing}")), soft_wrap=True)
+    return 0
+
+
+def train_as_searched(
+    console: Any, options: argparse.Namespace, recipe: Mapping[str, Any], plan: Plan, root: str | None, seeds: list[int]
+) -> list[Any]:
+    """Trains every seed as the search did; nothing is kept."""
+    _threads(options)
+    numerics, policy = Numerics.of(recipe["numerics"]), CheckpointPolicy()
+    finished = []
+    with _bars(console) as progress:
+        for number, seed in enumerate(seeds):
+            bar = progress.add_task(f"seed {number + 1}/{len(seeds)}", total=1.0)
+            data, setup = _load(recipe, root, seed, False), TrainingSetup(device_name(), numerics.precision)
+            pipeline = pipeline_of(recipe, plan, seed, data, setup, None, policy, evaluate=True, numerics=numerics)
+            finished.append(
+                train(
+                    pipeline, seed, policy, lambda: False,
+                    lambda done, *more, bar=bar: progress.update(bar, completed=done),
+                )
+            )  # fmt: skip
+            progress.remove_task(bar)
+    return finished
+
+
+def compare_with_search(console: Any, recipe: Mapping[str, Any], finished: Sequence[Any]) -> int:
+    """Whether the mean of fresh runs falls in the search's prediction interval."""
+    values = [one.pipeline.result()[0]["final/accuracy"] for one in finished]
+    earlier = recipe["measured"]["values"]
+    mean = sum(values) / len(values)
+    for one, value in zip(finished, values, strict=True):
+        console.print(f"  seed {one.seed}: accuracy on val {100 * value:.1f} %, {one.seconds:.1f} s", highlight=False)
+    if len(earlier) < 2:
+        console.print("The search has one run of this recipe: it predicts nothing. Export one that raced.")
+        return 1
+    low, high = prediction_interval(earlier, len(values))
+    inside = low <= mean <= high
+    console.print(
+        f"mean of {len(values)} fresh seeds {100 * mean:.1f} %; predicted from the search's {len(earlier)} seeds: "
+        f"{100 * low:.1f} to {100 * high:.1f} % (95 %): {'inside' if inside else 'OUTSIDE'}",
+        highlight=False, soft_wrap=True,
+    )  # fmt: skip
+    return 0 if inside else 1
+
+
+def _load(recipe: Mapping[str, Any], root: str | None, seed: int, fold_val: bool) -> Any:
+    own = recipe["data"]
+    return load(own["name"], root=root, imbalance=own["imbalance"], split_seed=seed, fold_val=fold_val)
+
+
+def _threads(options: argparse.Namespace) -> None:
+    if not torch.cuda.is_available():
+        torch.set_num_threads(options.threads)
+
+
+def _bars(console: Any) -> Any:
+    shown = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
+    return Progress(*shown, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True)
+
+
+def _shower(progress: Any, bar: Any, title: str, run: Any, seed: int, plan: Plan) -> Any:
+    def show(done: float, stage: str, epoch: int, loss: float) -> None:
+        spoken = f"{title}  {sentence(stage)} epoch {epoch}" + (f"  loss {loss:.3f}" if math.isfinite(loss) else "")
+        progress.update(bar, completed=done, description=spoken)
+        if math.isfinite(loss):
+            run.metrics({f"seed{seed}/train_loss": loss}, round(done * plan.epochs))
+
+    return show
+
+
+def _params(recipe: Mapping[str, Any], plan: Plan, seeds: Sequence[int], setup: Any, data: Any) -> dict[str, Any]:
+    """Parameters of the run in MLflow."""
+    params: dict[str, Any] = {
+        "data": recipe["data"]["name"], "imbalance": data.imbalance, "model": named(recipe["model"]),
+        "seeds": ", ".join(map(str, seeds)), "epochs": plan.epochs, **asdict(setup),
+    }  # fmt: skip
+    for stage in plan.stages:
+        tricks = ", ".join(trick.name for trick in stage.tricks) or "plain"
+        params |= {f"{stage.name}/tricks": tricks, f"{stage.name}/epochs": stage.epochs, f"{stage.name}/lr": stage.lr}
+    return params
+
+
+def _summary(measured: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Means over seeds, and every seed's own."""
+    keys = [key for key in measured[0]["metrics"] if all(math.isfinite(run["metrics"][key]) for run in measured)]
+    means = {key: sum(run["metrics"][key] for run in measured) / len(measured) for key in keys}
+    return means | {f"seed{run['seed']}/{key}": run["metrics"][key] for run in measured for key in keys}

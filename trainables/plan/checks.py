@@ -1,0 +1,107 @@
+"""Checks that a plan can be trained, before anything is trained."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from trainables.objective import REDUCTIONS, one_per_seam
+from trainables.plan.model import Plan, StagePlan
+from trainables.registry import PlanError, did_you_mean, entries, entry, name_of
+from trainables.training.schedule import ScheduleError, schedule_of
+
+
+def check(plan: Plan) -> None:
+    """Refuses a plan that cannot be trained.
+
+    Raises:
+        PlanError: Two tricks on a seam that takes one, a capability that nothing provides, a number out of
+            its range, a change of head or of what learns inside a chain, a merge without members.
+    """
+    if not plan.stages:
+        raise PlanError("a plan needs at least one stage")
+    head = "linear"
+    for index, stage in enumerate(plan.stages):
+        where = f"stage {stage.name!r}"
+        _check_numbers(stage, where)
+        by_seam = one_per_seam([trick.made() for trick in stage.tricks], where)
+        continues = not plan.starts_chain(index)
+        own = [trick for trick in stage.tricks if not trick.kept]
+        for trick in own:
+            if continues and entry(trick.name).seam in ("head", "train"):
+                raise PlanError(
+                    f"{where}: {trick.name} changes what learns, so it cannot sit in a stage that carries "
+                    "everything (optimiser included) from the stage before; use carry='weights'"
+                )
+        if by_seam["head"]:
+            head = next(iter(entry(stage.on("head")[0].name).provides), "other head")
+        capabilities = {head} | ({"trained"} if index else set())
+        capabilities |= {what for trick in stage.tricks for what in entry(trick.name).provides}
+        for trick in stage.tricks:
+            for what in entry(trick.name).needs:
+                if what not in capabilities:
+                    raise PlanError(f"{where}: {_unmet(trick.name, what)}")
+        if stage.views:
+            frozen_by = [trick.made() for trick in plan.stages[plan.chain(index)[0]].on("train")]
+            _check_views(stage, frozen_by, by_seam, where)
+        if stage.members > 1 and not by_seam["merge"]:
+            raise PlanError(f"{where}: {stage.members} members need a merge, e.g. choose=['average', …]")
+
+
+_NUMBERS: Mapping[str, tuple[Callable[[float], bool], str]] = {
+    "lr": (lambda value: 0 < value < math.inf, "a number above 0"),
+    "weight_decay": (lambda value: 0 <= value < math.inf, "a number of at least 0"),
+    "momentum": (lambda value: 0 <= value < 1, "a number in [0, 1)"),
+    "epochs": (lambda value: 1 <= value <= 10**6 and isinstance(value, int), "a whole number from 1 to 1,000,000"),
+    "batch_size": (lambda value: 2 <= value <= 10**7 and isinstance(value, int), "a whole number from 2 to 10,000,000"),
+    "views": (lambda value: 0 <= value <= 10**4 and isinstance(value, int), "a whole number from 0 to 10,000"),
+    "members": (lambda value: 1 <= value <= 10**4 and isinstance(value, int), "a whole number from 1 to 10,000"),
+    "eval_every": (lambda value: value >= 1 and isinstance(value, int), "a whole number ≥ 1"),
+}
+
+
+def _check_numbers(stage: StagePlan, where: str) -> None:
+    for key, (holds, allowed) in _NUMBERS.items():
+        value = getattr(stage, key)
+        # an edited file may hold text: YAML reads 1e-3 as one
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not holds(value):
+            raise PlanError(f"{where}: {key} must be {allowed}, got {value!r}")
+    for key, options in {"carry": ("start", "all", "weights"), "reduction": REDUCTIONS}.items():
+        value = getattr(stage, key)
+        if value not in options:
+            raise PlanError(f"{where}: unknown {key} {value!r}: {did_you_mean(str(value), options)}")
+    try:
+        schedule_of(str(stage.schedule))
+    except ScheduleError as error:
+        raise PlanError(f"{where}: {error}") from error
+    if not isinstance(stage.nesterov, bool) or (stage.nesterov and not stage.momentum):
+        raise PlanError(f"{where}: nesterov must be true (with a momentum above 0) or false, got {stage.nesterov!r}")
+
+
+def _check_views(stage: StagePlan, frozen_by: list[Any], by_seam: Mapping[str, list[Any]], where: str) -> None:
+    """Features can be computed once only where the backbone does not move and nothing reaches into it.
+
+    What learns is decided where the stage's chain starts.
+    """
+    if not any(getattr(made, "batchnorm", None) == "fixed" for made in frozen_by):
+        raise PlanError(
+            f"{where}: views={stage.views} computes features once, but the backbone moves; add 'classifier' or "
+            "'learnable_scale' with batchnorm='fixed', or leave views= out"
+        )
+    for made in by_seam["mix"]:
+        if getattr(made, "layer", "input") not in ("pool", "logits"):
+            raise PlanError(
+                f"{where}: views={stage.views} trains on features, but {name_of(made)} mixes before them; "
+                "mix at layer 'pool' or 'logits', or leave views= out"
+            )
+    for made in by_seam["penalty"]:
+        raise PlanError(f"{where}: views={stage.views} has no images for the penalty {name_of(made)}; leave views= out")
+
+
+def _unmet(trick: str, what: str) -> str:
+    if what == "trained":
+        return f"{trick} reads a trained network, so it cannot sit in the first stage"
+    offers = [known for known in entries().values() if what in known.provides]
+    hint = f"; {' or '.join(known.name for known in offers)} provides it" if offers else ""
+    return f"{trick} needs {what!r}, which nothing in the plan provides{hint}"

@@ -1,0 +1,93 @@
+"""Checks a space without training, and lists its labels and choices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from spaces.domain import OneOf, SomeOf, Space, Stage, Trick
+from trainables.data.catalogue import Standard
+from trainables.plan.build import build, defaults
+from trainables.plan.model import STAGE_NUMBERS
+from trainables.registry import PlanError, did_you_mean, entry, make
+
+
+def check_space(space: Space, standard: Standard) -> list[str]:
+    """Checks everything that can be checked without training, and lists the space's labels.
+
+    Every trick is made with its defaults and both ends of its ranges; the baseline and every label of `screen=`
+    alone must give a plan.
+
+    Raises:
+        PlanError: An unknown trick or number, a number out of its range, an unknown label in `screen=` or
+            `forbid=`, a baseline or a label of `screen=` that cannot be trained.
+    """
+    labels: list[str] = []
+    for slot in space.stages:
+        options = slot.options if isinstance(slot, OneOf) else (slot,)
+        for position, stage in enumerate(options):
+            if stage is None:
+                continue
+            if isinstance(slot, OneOf) and position:
+                labels.append(stage.name)
+            for trick in tricks_of(stage):
+                _check_trick(trick, stage)
+                labels.append(f"{stage.name}/{trick.name}")
+    for kind, named in (("screen", space.screen), *(("forbid", rule.labels) for rule in space.forbid)):
+        for label in named:
+            if label not in labels:
+                raise PlanError(
+                    f"{kind}: no choice of the space has the label {label!r}: {did_you_mean(label, labels)}"
+                )
+    build(space, defaults(), standard)
+    for label in space.screen:
+        try:
+            build(space, defaults([label]), standard)
+        except PlanError as error:
+            raise PlanError(f"screen: {label!r} alone cannot be trained: {error}") from error
+    return labels
+
+
+def choices_of(space: Space) -> list[str]:
+    """The names of all `choices` that recipes of a space may have."""
+    names = {"stages"}
+    before: set[str] = set()
+    for slot in space.stages:
+        here: set[str] = set()
+        for stage in slot.options if isinstance(slot, OneOf) else (slot,):
+            if stage is None:
+                continue
+            own = {key for trick in tricks_of(stage) for key in _keys_of(trick)}
+            # what an earlier stage keeps on stands in this one as well
+            keys = own | before if stage.keep else own
+            here |= keys
+            names |= {f"{stage.name}/{key}" for key in (*STAGE_NUMBERS, *keys)}
+        before |= here
+    return sorted(names)
+
+
+def tricks_of(stage: Stage) -> Iterator[Trick]:
+    """Every trick that a stage may turn on, in written order."""
+    for item in stage.choose:
+        for option in item.options if isinstance(item, (OneOf, SomeOf)) else (item,):
+            if option is not None:
+                yield option
+
+
+def _keys_of(trick: Trick) -> list[str]:
+    known = entry(trick.name)
+    return [known.seam, *(f"{trick.name}.{number}" for number in known.numbers)]
+
+
+def _check_trick(trick: Trick, stage: Stage) -> None:
+    ends: list[dict[str, Any]] = [{}, {}]
+    for key, value in trick.numbers:
+        if isinstance(value, OneOf):
+            ends.extend({key: option} for option in value.options)
+        else:
+            ends[0][key], ends[1][key] = (getattr(value, end, value) for end in ("low", "high"))
+    try:
+        for numbers in ends:
+            make(trick.name, **numbers)
+    except PlanError as error:
+        raise PlanError(f"stage {stage.name!r}: {error}") from error

@@ -1,0 +1,98 @@
+"""Measures the network of a stage on a split."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from trainables import metrics
+from trainables.batch import Facts, evaluation_batch
+from trainables.models import Network
+from trainables.plan.model import Plan
+from trainables.training.context import TrainingContext
+from trainables.training.network_setup import stage_facts
+from trainables.training.seeding import generator
+
+
+class Evaluator:
+    """Measures networks of one stage on a split.
+
+    Args:
+        context: Data, seed, device.
+        plan: The plan.
+        index: The stage, whose readout is used.
+        split: "val" or "test".
+    """
+
+    def __init__(self, context: TrainingContext, plan: Plan, index: int, split: str = "val") -> None:
+        data = context.data
+        self._context, self._stage = context, plan.stages[index]
+        self._images = data.val_images if split == "val" else data.test_images
+        self._labels = data.val_labels if split == "val" else data.test_labels
+        self._generators = partial(generator, context.seed, plan.chain_number(index))
+        self._frozen = self._stage.views > 0
+        self._features: list[Tensor] = []
+        self._class_means: float | None = None
+
+    @torch.no_grad()
+    def __call__(self, network: Network) -> dict[str, Any]:
+        """Measures a network. Where the stage learns from fixed views, the backbone's features are computed once.
+
+        Returns:
+            "loss", "accuracy" (mean recall), "adjusted" (post-hoc logit adjustment, Menon et al. 2021,
+            arXiv:2007.07314, eq. 9, τ = 1) and "class_means" (nearest mean of the training features by cosine):
+            the last two are what a second stage would roughly reach. Also "calibration_error", "recalls",
+            "logits_magnitude" and "regularized_std" (C,), and "predicted" (M,), classes. All others are fractions but
+            the loss and the two diagnostics of label over-smoothing.
+        """
+        data, labels = self._context.data, self._labels
+        training = network.training
+        network.eval()
+        facts = stage_facts(self._context, network, self._stage.epochs, self._generators)
+        logits = torch.cat(list(self._logits(network, facts))).double()
+        if self._class_means is None or not self._frozen:
+            self._class_means = self._nearest_mean(network, facts)
+        network.train(training)
+        predicted = logits.argmax(dim=1)
+        recalls = metrics.recalls(predicted, labels, data.classes)
+        prior = (data.counts.double() / data.counts.sum()).clamp(min=1e-12).log().to(logits.device)
+        return {
+            "loss": float(functional.cross_entropy(logits, labels)),
+            "accuracy": float(recalls.nanmean()),
+            "adjusted": float(metrics.recalls((logits - prior).argmax(dim=1), labels, data.classes).nanmean()),
+            "class_means": self._class_means,
+            "calibration_error": metrics.calibration_error(logits.softmax(dim=1), labels),
+            "recalls": recalls.tolist(),
+            "logits_magnitude": metrics.logits_magnitude(logits, labels).tolist(),
+            "regularized_std": metrics.regularized_std(logits, labels).tolist(),
+            "predicted": predicted.tolist(),
+        }
+
+    def _logits(self, network: Network, facts: Facts) -> Iterator[Tensor]:
+        """Logits of the split, batch by batch, through the stage's readout."""
+        made = next((trick.made() for trick in self._stage.on("readout")), None)
+        readout = None if made is None else made.build(facts)
+        views = getattr(made, "views", lambda images: images[None])
+        for number, images in enumerate(self._images.split(evaluation_batch(self._images))):
+            if number < len(self._features):
+                outputs = network.classify(self._features[number])
+            else:
+                outputs = network(self._context.data.normalise(views(images)))
+                if self._frozen and not outputs.views and outputs.features is not None:
+                    self._features.append(outputs.features)
+            yield outputs.logits if readout is None else readout(outputs)
+
+    def _nearest_mean(self, network: Network, facts: Facts) -> float:
+        data = self._context.data
+        features = facts.features()
+        sums = features.new_zeros(data.classes, features.shape[1]).index_add_(0, data.train_labels, features)
+        means = functional.normalize(sums, dim=1)
+        batches = self._images.split(evaluation_batch(self._images))
+        seen = torch.cat([network(data.normalise(images)).features for images in batches])
+        nearest = (functional.normalize(seen, dim=1) @ means.T).argmax(dim=1)
+        return float(metrics.recalls(nearest, self._labels, data.classes).nanmean())

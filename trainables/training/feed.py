@@ -1,0 +1,128 @@
+"""The batches of a stage: drawn, changed, augmented, normalised and mixed, or features of fixed views."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trainables.batch import Batch, evaluation_batch
+from trainables.data.augment import own
+from trainables.data.loaders import feed_of
+from trainables.models import Network
+from trainables.training.context import TrainingContext
+from trainables.training.seeding import generator, sent
+
+PURPOSES = ("draw", "view", "image", "shift", "augment", "mix", "loss")
+"""Purposes of the random numbers of an epoch, each with its own generator."""
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """An epoch that has begun.
+
+    Args:
+        number: Epochs of the chain before it.
+        images: Number of images that it draws.
+        steps: Number of its batches.
+        expected: Mean weight of its images.
+        stream: The batches, with features where they are cached.
+        generator: Generator of the losses that draw random numbers.
+    """
+
+    number: int
+    images: int
+    steps: int
+    expected: float
+    stream: Iterator[tuple[Batch, Tensor | None]]
+    generator: torch.Generator
+
+
+class StageFeed:
+    """Makes the batches of one stage.
+
+    Args:
+        context: Data, seed, device.
+        chain_epochs: Epochs of the stage's chain.
+        draw: Function of the draw trick; `None` draws every image once.
+        image: Functions of the image tricks, in written order.
+        augment: Functions of the augment tricks, in written order.
+        mix: Function of the mix trick, or `None`.
+    """
+
+    def __init__(
+        self,
+        context: TrainingContext,
+        chain_epochs: int,
+        draw: Any | None,
+        image: Sequence[Any],
+        augment: Sequence[Any],
+        mix: Any | None,
+    ) -> None:
+        self._context, self._data, self._chain_epochs = context, context.data, chain_epochs
+        self._draw, self._image, self._augment, self.mix = draw, image, augment, mix
+        self.features: Tensor | None = None
+        """(V, N, D) features of fixed views, where the stage trains on them instead of on pixels."""
+
+    def indices(self, epoch: int, draws: torch.Generator) -> Tensor:
+        """Indices of the images that an epoch of the chain draws (M,)."""
+        if self._draw is None:
+            return torch.randperm(len(self._data.train_labels), generator=draws)
+        # progress counts over the chain, as in the papers: a draw that is kept continues where it was
+        indices: Tensor = self._draw(epoch / max(1, self._chain_epochs - 1), draws)
+        return indices
+
+    def batches(
+        self, batches: Sequence[Tensor], draws: Mapping[str, torch.Generator]
+    ) -> Iterator[tuple[Batch, Tensor | None]]:
+        """Batches with these indices as the network is to see them, mixed; with features where they are cached."""
+        plain: Iterator[tuple[Batch, Tensor | None]]
+        if self.features is None:
+            plain = ((batch, None) for batch in self._augmented(batches, draws))
+        else:
+            plain = self._views(self.features, batches, draws["view"])
+        for batch, features in plain:
+            yield (batch if self.mix is None else self.mix(batch, draws["mix"])), features
+
+    @torch.no_grad()
+    def compute_features(self, network: Network, views: int) -> Tensor:
+        """(V, N, D) features of V augmented views of every image; the same for all stages from one start."""
+        everything = torch.arange(len(self._data.train_labels), device=self._context.device)
+        batches = everything.split(evaluation_batch(self._data.train_images))
+        network.eval()
+        found = []
+        for view in range(views):
+            draws = {purpose: generator(self._context.seed, "view", view, purpose) for purpose in PURPOSES}
+            # a trick that makes several views of an image contributes the first: a feature stands for one view
+            seen = [network(batch.images[0]).features for batch in self._augmented(batches, draws)]
+            found.append(torch.cat(seen))
+        return torch.stack(found)
+
+    def _augmented(self, batches: Sequence[Tensor], draws: Mapping[str, torch.Generator]) -> Iterator[Batch]:
+        """Images with these indices, changed, shifted and flipped, augmented and normalised; not mixed."""
+        data, feed = self._data, feed_of(self._data)
+        # image tricks must see raw images before they are shifted
+        fed = feed.raw(batches) if self._image else feed.augmented(batches, draws["shift"])
+        for index, images in zip(batches, fed, strict=True):
+            batch = Batch.plain(images, index, data.train_labels[index])
+            if self._image:
+                for change in self._image:
+                    batch = change(batch, draws["image"])
+                batch = batch.with_images(own(batch.images, data.pad, data.flip, data.crop, draws["shift"]))
+            for change in self._augment:
+                batch = change(batch, draws["augment"])
+            yield batch.with_images(data.normalise(batch.images))
+
+    def _views(
+        self, features: Tensor, batches: Sequence[Tensor], draws: torch.Generator
+    ) -> Iterator[tuple[Batch, Tensor]]:
+        """Batches without pixels, and the features of one view of each image."""
+        sizes = [len(index) for index in batches]
+        drawn = [torch.randint(len(features), (size,), generator=draws) for size in sizes]
+        views = sent(torch.cat(drawn), self._context.device).split(sizes)
+        for index, view in zip(batches, views, strict=True):
+            labels = self._data.train_labels[index]
+            yield Batch.plain(labels.new_zeros(len(labels), 0, 0, 0), index, labels), features[view, index]

@@ -1,0 +1,144 @@
+"""Makes the network of a stage: what it carries over, its head, what learns; and merges the members of a stage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trainables import metrics
+from trainables.batch import Facts, evaluation_batch
+from trainables.models import Network
+from trainables.plan.model import Plan, StagePlan
+from trainables.training.context import CarryOver, State, TrainingContext, copy_state
+from trainables.training.seeding import generator
+
+
+def stage_facts(
+    context: TrainingContext, network: Network, epochs: int, generators: Callable[[str], torch.Generator]
+) -> Facts:
+    """The facts that the tricks of a stage are built from.
+
+    Args:
+        context: Data, seed, device.
+        network: The network as it is now.
+        epochs: Epochs of the stage, or of its chain, as the trick counts them.
+        generators: Purpose to generator.
+    """
+    data = context.data
+
+    def score(state: Mapping[str, Tensor]) -> Tensor:
+        kept = copy_state(network.state_dict())
+        network.load_state_dict(dict(state))
+        logits = torch.cat([outputs.logits for _, outputs in facts.outputs()])
+        network.load_state_dict(kept)
+        return metrics.recalls(logits.argmax(dim=1), data.train_labels, data.classes)
+
+    facts = Facts(
+        counts=data.counts,
+        labels=data.train_labels,
+        epochs=epochs,
+        device=context.device,
+        model=network,
+        images=data.train_images,
+        normalise=data.normalise,
+        pixel_mean=data.mean,
+        start=copy_state(network.state_dict()),
+        score=score,
+        generators=generators,
+    )
+    return facts
+
+
+def network_before_stage(
+    context: TrainingContext,
+    plan: Plan,
+    index: int,
+    generators: Callable[[str], torch.Generator],
+    carry_over: CarryOver | None,
+) -> Network:
+    """The network as the stage before leaves it; where a chain starts, as it was evaluated."""
+    network = context.network(generator(context.seed, "init")).to(context.device)
+    starts = plan.starts_chain(index)
+    for earlier in plan.stages[: index if starts else plan.chain(index)[0] + 1]:
+        network = _change_head(context, network, earlier.on("head"), earlier.epochs, generators)
+        for trick in earlier.on("train"):
+            reshape = getattr(trick.made(), "reshape", None)
+            network = network if reshape is None else reshape(network)
+    if carry_over is not None:
+        network.load_state_dict(carry_over.result if starts else carry_over.model)
+    return network
+
+
+def network_at_start(
+    context: TrainingContext,
+    plan: Plan,
+    index: int,
+    generators: Callable[[str], torch.Generator],
+    carry_over: CarryOver | None,
+) -> tuple[Network, list[dict[str, Any]]]:
+    """The network at a stage's start, and the parameter groups that learn.
+
+    Heads and train tricks of earlier chains give the network its shape, the carry-over gives it its weights. Where a
+    chain starts, the stage's own head and train tricks then act on it; inside a chain, those of the chain's first
+    stage are in force already, and the weights of the carry-over come last.
+    """
+    network = network_before_stage(context, plan, index, generators, carry_over)
+    first = plan.chain(index)[0]
+    starts = index == first
+    if starts:
+        network = _change_head(context, network, plan.stages[index].on("head"), plan.stages[index].epochs, generators)
+    groups: list[dict[str, Any]] = [{"params": list(network.parameters())}]
+    for trick in plan.stages[first].on("train"):
+        groups = trick.made().build(stage_facts(context, network, plan.stages[index].epochs, generators))(network)
+    if not starts and carry_over is not None:
+        network.load_state_dict(carry_over.model)
+    return _set_format(context, plan.stages[index], network.to(context.device)), groups
+
+
+def trained_network(context: TrainingContext, plan: Plan, index: int, state: Mapping[str, Tensor]) -> Network:
+    """The network of a stage with the weights that the stage ended with."""
+    network, _ = network_at_start(context, plan, index, lambda _: torch.Generator(), None)
+    network.load_state_dict(dict(state))
+    return network
+
+
+def _set_format(context: TrainingContext, stage: StagePlan, network: Network) -> Network:
+    """The network in the precision and memory format that the numerics ask for."""
+    images = context.data.train_images
+    # a backbone with cached features sees evaluation batches alone, so its features are those of any batch size
+    size = evaluation_batch(images) if stage.views else stage.batch_size
+    last = context.numerics.channels_last_for(context.device.type, size * images.shape[-2] * images.shape[-1])
+    return network.settle(context.numerics.precision, torch.channels_last if last else torch.contiguous_format)
+
+
+def merge_members(
+    context: TrainingContext, plan: Plan, index: int, members: Sequence[State], carry_over: CarryOver | None
+) -> CarryOver:
+    """Merges the members of a stage into one network; a new chain starts after it."""
+    chain = plan.chain_number(index)
+
+    def generators(kind: str, purpose: str) -> torch.Generator:
+        return generator(context.seed, chain, kind, purpose)
+
+    stage = plan.stages[index]
+    # from the state that the members started from, so that a merge can move back towards it
+    network, _ = network_at_start(context, plan, index, partial(generators, "start"), carry_over)
+    facts = stage_facts(context, network, stage.epochs, partial(generators, "merge"))
+    merged: State = stage.on("merge")[0].made().build(facts)(list(members))
+    return CarryOver(copy_state(merged))
+
+
+def _change_head(
+    context: TrainingContext,
+    network: Network,
+    heads: Sequence[Any],
+    epochs: int,
+    generators: Callable[[str], torch.Generator],
+) -> Network:
+    for trick in heads:
+        network = trick.made().build(stage_facts(context, network, epochs, generators))(network)
+    return network
