@@ -1,4 +1,4 @@
-"""A Griffe extension: doctests become blocks of Python instead of nested quotations, which is what Markdown sees in >>>."""
+"""A Griffe extension that shows doctests as Python: Markdown alone would read `>>>` as quotations in quotations."""
 
 from __future__ import annotations
 
