@@ -6,10 +6,12 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from spaces.domain import Space
 from trainables import registry
@@ -151,6 +153,14 @@ def test_the_two_commands_stand_there():
     assert f"{start}. && python run_search.py --space spaces/full_combo.py" in lines
     assert f"{start}'.[test]' && pytest" in lines
     assert (ROOT / "spaces" / "full_combo.py").is_file()
+
+
+def test_the_citation_and_the_packages_agree_with_the_project():
+    project = tomllib.loads(text(ROOT / "pyproject.toml"))
+    assert yaml.safe_load(text(ROOT / "CITATION.cff"))["version"] == project["project"]["version"]
+    assert f"## {project['project']['version']}" in text(ROOT / "CHANGELOG.md")
+    assert project["tool"]["setuptools"]["package-data"]["*"] == ["py.typed"]
+    assert all((ROOT / package / "py.typed").is_file() for package in project["tool"]["mypy"]["packages"])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
