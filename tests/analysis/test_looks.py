@@ -12,8 +12,6 @@ from scipy import stats
 from analysis.conflicts import at_looks, further_blocks
 from analysis.stats.alpha_spending import MATRIX_SHARES, PRIMARY_SHARES, share_at
 
-pytestmark = pytest.mark.smoke
-
 
 def benchmark():
     """The script of planted truths, as a module."""
