@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.smoke
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("analysis", "search", "spaces", "trainables")
 OURS = {*PACKAGES, "run_search", "tests"}

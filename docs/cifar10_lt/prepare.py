@@ -1,9 +1,9 @@
-"""Makes `cifar10_lt.npz` of a pack of CIFAR-10-LT: train as it is, val 200 test images per class, test the others.
+"""Makes `cifar10_lt.npz` from a pack of CIFAR-10-LT: train unchanged, val 200 test images per class, test the rest.
 
-    python docs/cifar10_lt/prepare.py ../shared/data cifar10_lt.npz
+    python docs/cifar10_lt/prepare.py FOLDER cifar10_lt.npz
 
-The pack is a folder with `unpack.py` and `cifar10_lt_if100.npz`. Val is the same in every seed block, because the
-pack's training images are long-tailed already: so the images' share of the variance is part of every interval.
+FOLDER holds `unpack.py` and `cifar10_lt_if100.npz`. Val is the same in every seed block, because the training images
+are long-tailed already; the variance between images is therefore part of every interval.
 """
 
 from __future__ import annotations

@@ -9,6 +9,8 @@ import pytest
 from analysis.recipes.pareto import ACCURACY, HARMONIC_MEAN, front, knee, non_dominated, too_few
 from analysis.records.schema import RecordError, bounded_interval
 
+pytestmark = pytest.mark.smoke
+
 
 def trials(rows: list[tuple[str, str, int, float, float]]) -> pd.DataFrame:
     """(recipe, arm, seed, accuracy, harmonic mean) each."""

@@ -21,6 +21,8 @@ from analysis.records.schema import (
     prediction_interval,
 )
 
+pytestmark = pytest.mark.smoke
+
 WHOLE = Record(
     search="demo", trial="t0", arm="design", recipe="r0", title="baseline", seed=0, split_seed=0, first_stage="fs0",
     tricks=(), context="", outcome="finished", choices={}, plan={}, data="digits-lt", model="resnet8", imbalance=50.0,

@@ -191,18 +191,18 @@ HEAD = """\
 # Each trick alone on digits-lt
 
 Mean accuracy (mean recall over the classes) on `val` of {seeds} seed blocks, each with its own split, with Student's
-95 % intervals. The gain is over the named baseline of the same length, paired by block. Bold where the interval
-leaves out 0; the intervals are not corrected for the {count} rows, of which one in twenty would be bold by chance.
+95 % intervals. The gain is over the named baseline of the same length, paired by block. Gains whose interval excludes 0
+are bold; the intervals are not corrected for the {count} rows, of which one in twenty would be bold by chance.
 
-Every trick is at its **default numbers**, and the learning rate is the data set's standard one (stages that go on
-gently: a tenth or a twentieth of it), so a small or negative gain says that the default does not suit 30 epochs (150
-steps, a third of the standard run) of 276 images of 8 × 8 pixels at imbalance 50, not that the trick is bad: mirror
-images of digits, for one, are no digits. A few tricks need another one beside them to make sense (`classifier` and
-`learnable_scale` a balanced draw): the combined rows at the end show them so. Where each trick is placed, and what the
-baselines `plain`, `two stages`, `classifier on` and `gentle` are: the docstring of `tests/benchmarks/tricks_alone.py`.
+Every trick is at its **default numbers** and at the data set's standard learning rate (a tenth or a twentieth of it in
+stages that fine-tune). A small or negative gain therefore says that the defaults do not suit 30 epochs (150 steps, a
+third of the standard run) of 276 images of 8 × 8 pixels at imbalance 50, not that the trick is bad: mirrored digits,
+for example, are not digits. Some tricks make sense only beside another one (`classifier` and `learnable_scale` need a
+balanced draw); the combined rows at the end show them that way. The docstring of `tests/benchmarks/tricks_alone.py`
+says where each trick is placed, and what the baselines `plain`, `two stages`, `classifier on` and `gentle` are.
 
-Rows are compared at equal epochs. *Images seen*, as a multiple of `plain`'s, says where that flatters a trick
-(over-sampling, members) or wrongs it (under-sampling, few-shot subsets).
+Rows are compared at equal epochs. *Images seen*, as a multiple of `plain`'s, shows where that favours a trick
+(over-sampling, members) or is unfair to it (under-sampling, few-shot subsets).
 """
 
 

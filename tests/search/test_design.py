@@ -14,6 +14,8 @@ from spaces.domain import Space, Stage, forbid, one_of, trick
 from trainables.data import standard
 from trainables.registry import PlanError
 
+pytestmark = pytest.mark.smoke
+
 STANDARD = replace(standard("digits-lt"), epochs=30, final_epochs=30)
 
 

@@ -56,6 +56,7 @@ def finished(tmp_path_factory, empty_store) -> Path:
     return place
 
 
+@pytest.mark.smoke
 def test_what_a_search_leaves(finished):
     folder = finished / "results" / "whole"
     there = {path.name for path in folder.iterdir()}

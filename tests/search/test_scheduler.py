@@ -11,6 +11,8 @@ from spaces.domain import Space, Stage, one_of
 from trainables.data import standard
 from trainables.plan import build, defaults
 
+pytestmark = pytest.mark.smoke
+
 
 def point(progress: float, score: float, stage: str = "a", epoch: int = 5) -> dict:
     metrics = {"accuracy": score, "class_means": score, "adjusted": score}

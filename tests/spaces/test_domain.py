@@ -24,6 +24,8 @@ from spaces.domain import (
     uniform,
 )
 
+pytestmark = pytest.mark.smoke
+
 INF = math.inf
 
 

@@ -11,6 +11,8 @@ from search.space_file import load_space
 from trainables.data import standard
 from trainables.plan import check_space
 
+pytestmark = pytest.mark.smoke
+
 SPACES = Path(__file__).parents[2] / "spaces"
 FILES = sorted(path for path in SPACES.rglob("*.py") if path.stem not in ("__init__", "domain", "recipes"))
 

@@ -9,6 +9,8 @@ from spaces.recipes import published
 from trainables.data import standard
 from trainables.plan import build, check_space, defaults
 
+pytestmark = pytest.mark.smoke
+
 DATA = ("digits-lt", "cifar100-lt", "imagenet-lt")
 
 

@@ -19,6 +19,8 @@ from trainables.metrics import (
     summarise,
 )
 
+pytestmark = pytest.mark.smoke
+
 # --- recalls ----------------------------------------------------------------------------------------------
 
 

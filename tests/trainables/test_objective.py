@@ -12,6 +12,8 @@ from trainables.batch import Batch, Facts, Outputs
 from trainables.objective import REDUCTIONS, Objective, one_per_seam, reduce
 from trainables.registry import PlanError, discover, make
 
+pytestmark = pytest.mark.smoke
+
 FACTS = Facts(counts=torch.tensor([80, 20]), labels=torch.tensor([0] * 80 + [1] * 20))
 
 TOYS = {

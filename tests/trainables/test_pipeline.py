@@ -187,6 +187,7 @@ def test_every_prefix_can_be_re_used(name, alone, make_plan, pipeline, tmp_path)
         assert run.cost.epochs_trained == sum(stage.epochs * stage.members for stage in plan.stages[number:])
 
 
+@pytest.mark.smoke
 def test_plain_and_deferred_train_their_first_stage_once(make_plan, pipeline, tmp_path):
     store = StageStore(tmp_path)
     first = Stage("a", epochs=2)

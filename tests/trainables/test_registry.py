@@ -24,6 +24,8 @@ from trainables.registry import (
     source_file,
 )
 
+pytestmark = pytest.mark.smoke
+
 TRICK = '''
 from dataclasses import dataclass
 
