@@ -345,7 +345,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             conflicts = None  # no complete design arm: the file then lists no verdicts
         content = document(
             trials,
-            lambda recipe: load.plan(uri, name, recipe),
+            dict(zip(trials["recipe"], trials["plan"], strict=True)).__getitem__,
             rank=options.rank,
             recipe=options.recipe,
             pick=options.pick,

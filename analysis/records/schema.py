@@ -1,16 +1,24 @@
-"""The record: what one trial logs. The search writes it, everything in `analysis/` reads it.
+"""The record: what one trial leaves. The search writes it, everything in `analysis/` reads it.
 
-A record is one trial, that is one plan trained with one seed. Every number is a fraction in [0, 1] unless
-its name says otherwise. `schema` grows when a field changes its meaning.
+A record is one trial, that is, one plan trained with one seed. Every number is a fraction in [0, 1] unless
+its name says otherwise. `SCHEMA` grows when a field changes its meaning.
+
+A field is declared once, in `Record`: its type, by which it is read back, and where MLflow shows it. The journal, the
+artifacts in MLflow, MLflow's tags, parameters and metrics (`analysis.records.mlflow_index`) and the columns of the data
+frame (`analysis.records.reader`) all follow from that declaration.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, ClassVar, Literal, get_type_hints
+
+from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 
 SCHEMA = 1
 
@@ -55,6 +63,36 @@ def choosable(metric: str) -> str:
     return metric
 
 
+def _known(value: Any) -> Any:
+    """Numbers as they are, NaN for null: JSON has no NaN."""
+    if isinstance(value, Mapping):
+        return {key: _known(item) for key, item in value.items()}
+    return [_known(item) for item in value] if isinstance(value, list) else math.nan if value is None else value
+
+
+Number = Annotated[int | float, BeforeValidator(_known)]
+"""A number that is NaN where it is unknown."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Where MLflow shows a field, so that people can filter, sort and plot by it.
+
+    It is an index only: `record.json` of the run has every field, and is what is read back.
+
+    Args:
+        kind: As what MLflow has it.
+        key: Its key. {field} stands for the name of the field; {item} gives every item of a mapping or sequence a key
+            of its own; {stage} gives every stage of a learning curve its own.
+    """
+
+    kind: Literal["tag", "param", "metric"]
+    key: str = "{field}"
+
+
+TAG, PARAM, COST = Stored("tag"), Stored("param"), Stored("metric", "cost/{field}")
+
+
 @dataclass(frozen=True)
 class Point:
     """One evaluation of a trial on `val`.
@@ -70,8 +108,25 @@ class Point:
     stage: str
     member: int
     epoch: int
-    progress: float
-    metrics: dict[str, float]
+    progress: Number
+    metrics: dict[str, Number]
+
+
+def history(curve: Iterable[Point], metric: str, stage: str | None = None) -> list[tuple[int, float]]:
+    """(epoch, value) of one metric of a learning curve, with the members of a stage averaged.
+
+    Args:
+        curve: The evaluations of a trial.
+        metric: Name without prefix.
+        stage: Only this stage (default: all of them).
+    """
+    gathered: dict[int, dict[str, list[float]]] = {}
+    for point in curve:
+        if metric in point.metrics and stage in (None, point.stage):
+            gathered.setdefault(point.epoch, {}).setdefault(point.stage, []).append(point.metrics[metric])
+    # where two stages meet at one epoch, because the second is evaluated as it starts, the later one counts
+    last = {epoch: list(stages.values())[-1] for epoch, stages in gathered.items()}
+    return [(epoch, sum(values) / len(values)) for epoch, values in sorted(last.items())]
 
 
 @dataclass(frozen=True)
@@ -122,46 +177,48 @@ class Record:
         schema: Version of this schema.
     """
 
-    search: str
-    trial: str
-    arm: str
-    recipe: str
-    title: str
-    seed: int
-    split_seed: int
-    first_stage: str
-    tricks: tuple[str, ...]
-    context: str
-    outcome: str
-    choices: dict[str, Any]
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    search: Annotated[str, TAG]
+    trial: Annotated[str, TAG]
+    arm: Annotated[str, TAG]
+    recipe: Annotated[str, TAG]
+    title: Annotated[str, TAG]
+    seed: Annotated[int, TAG, PARAM]
+    split_seed: Annotated[int, TAG]
+    first_stage: Annotated[str, TAG]
+    tricks: Annotated[tuple[str, ...], TAG]
+    context: Annotated[str, TAG]
+    outcome: Annotated[str, TAG]
+    choices: Annotated[dict[str, Any], Stored("param", "{item}")]
     plan: dict[str, Any]
-    data: str
-    model: str
-    imbalance: float
-    fingerprint: str
-    counts: tuple[int, ...]
-    val_counts: tuple[int, ...]
-    epochs: float
-    epochs_trained: float
-    images: int
-    steps: int
-    seconds: float
-    seconds_saved: float
-    reused: tuple[str, ...]
-    metrics: dict[str, float]
-    recalls: tuple[float, ...] = ()
+    data: Annotated[str, PARAM]
+    model: Annotated[str, PARAM]
+    imbalance: Annotated[Number, PARAM]
+    fingerprint: Annotated[str, TAG]
+    counts: Annotated[tuple[int, ...], TAG]
+    val_counts: Annotated[tuple[int, ...], TAG]
+    epochs: Annotated[Number, PARAM, COST]
+    epochs_trained: Annotated[Number, COST]
+    images: Annotated[int, COST]
+    steps: Annotated[int, COST]
+    seconds: Annotated[Number, COST]
+    seconds_saved: Annotated[Number, COST]
+    reused: Annotated[tuple[str, ...], TAG]
+    metrics: Annotated[dict[str, Number], Stored("metric", "{item}")]
+    recalls: Annotated[tuple[Number, ...], Stored("metric", "recall/{item}")] = ()
     correct: tuple[int, ...] = ()
-    per_class: dict[str, Any] = field(default_factory=dict)
-    curve: tuple[Point, ...] = ()
-    reason: str = ""
-    stop: dict[str, Any] = field(default_factory=dict)
-    setting: str = ""
-    gpus: float = 0.0
-    memory: float = 0.0
-    families: dict[str, str] = field(default_factory=dict)
-    class_names: tuple[str, ...] = ()
-    started: float = 0.0
-    schema: int = field(default=SCHEMA)
+    per_class: Annotated[dict[str, Any], BeforeValidator(_known)] = field(default_factory=dict)
+    curve: Annotated[tuple[Point, ...], Stored("metric", "val/{item}"), Stored("metric", "{stage}/{item}")] = ()
+    reason: Annotated[str, TAG, Stored("tag", "mlflow.note.content")] = ""
+    stop: Annotated[dict[str, Any], Stored("tag", "stop/{item}")] = field(default_factory=dict)
+    setting: Annotated[str, TAG] = ""
+    gpus: Annotated[Number, COST] = 0.0
+    memory: Annotated[Number, COST] = 0.0
+    families: Annotated[dict[str, str], TAG] = field(default_factory=dict)
+    class_names: Annotated[tuple[str, ...], TAG] = ()
+    started: Number = 0.0
+    schema: Annotated[int, TAG] = SCHEMA
 
     def __post_init__(self) -> None:
         if self.arm not in ARMS:
@@ -175,39 +232,57 @@ class Record:
         """A JSON-able dict."""
         return dataclasses.asdict(self)
 
+    def to_json(self) -> str:
+        """One line of JSON that every reader accepts: numbers that are not finite are null."""
+        return _adapter().dump_json(self, warnings=False).decode()
+
     @staticmethod
-    def from_dict(fields: dict[str, Any]) -> Record:
+    def from_dict(fields: Mapping[str, Any]) -> Record:
         """The inverse of `to_dict`, also after a passage through JSON.
 
         Raises:
             RecordError: The fields are those of another schema.
         """
-        known = {f.name for f in dataclasses.fields(Record)}
-        if fields.get("schema") != SCHEMA or set(fields) - known:
-            raise RecordError(
-                f"a record of schema {fields.get('schema')!r} cannot be read by schema {SCHEMA}; "
-                "use the version of longtail-tune that wrote it"
-            )
-        values = dict(fields)
-        for name in ("tricks", "counts", "val_counts", "class_names", "reused", "recalls", "correct"):
-            values[name] = tuple(values.get(name) or ())
-        # JSON has no NaN: what is unknown is null there
-        values["recalls"] = tuple(math.nan if recall is None else recall for recall in values["recalls"])
-        for name in ("metrics", "per_class"):
-            values[name] = _known(values.get(name) or {})
-        if values.get("imbalance") is None:
-            values["imbalance"] = math.nan
-        values["curve"] = tuple(
-            Point(**{**point, "metrics": _known(point["metrics"])}) for point in values.get("curve") or ()
-        )
-        return Record(**values)
+        if fields.get("schema") != SCHEMA:
+            problem = f"a record of schema {fields.get('schema')!r} cannot be read by schema {SCHEMA}"
+        else:
+            try:
+                return _adapter().validate_python(fields)
+            except ValidationError as error:
+                first = error.errors(include_url=False)[0]
+                name = ".".join(map(str, first["loc"])) or "record"
+                problem = f"the record of trial {fields.get('trial')!r} cannot be read: {name}: {first['msg']}"
+        raise RecordError(f"{problem}; use the version of longtail-tune that wrote it")
+
+    @staticmethod
+    def from_json(text: str) -> Record:
+        """The inverse of `to_json`.
+
+        Raises:
+            RecordError: The text is not a record of this schema.
+        """
+        try:
+            fields = json.loads(text)
+        except ValueError as error:
+            raise RecordError(f"a record that is not JSON cannot be read: {error}") from error
+        return Record.from_dict(fields)
 
 
-def _known(value: Any) -> Any:
-    """Numbers as they are, NaN for null."""
-    if isinstance(value, dict):
-        return {key: _known(one) for key, one in value.items()}
-    return [_known(one) for one in value] if isinstance(value, list) else math.nan if value is None else value
+FIELDS = tuple(each.name for each in dataclasses.fields(Record))
+"""Names of a record's fields."""
+
+
+@functools.cache
+def _adapter() -> TypeAdapter[Record]:
+    return TypeAdapter(Record)
+
+
+@functools.cache
+def stored() -> tuple[tuple[str, Stored], ...]:
+    """Every field that MLflow shows, with each of its places, in the order of their declaration."""
+    hints = get_type_hints(Record, include_extras=True)
+    marks = ((name, getattr(hints[name], "__metadata__", ())) for name in FIELDS)
+    return tuple((name, mark) for name, found in marks for mark in found if isinstance(mark, Stored))
 
 
 def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:
