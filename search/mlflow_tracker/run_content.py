@@ -54,14 +54,14 @@ class RunContent:
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     def is_complete(self, run: Any) -> bool:
-        """Whether a run in the store has this content, all of it."""
+        """Whether a run in the store has this content, but for its artifact, of which the digest tells."""
         latest: dict[str, tuple[int, float]] = {}
         for name, value, step in self.metrics:
             latest[name] = max(latest.get(name, (step, value)), (step, value))
         metrics = run.data.metrics
         return (
             str(run.info.status) == self.status
-            and self.is_begun(run)
+            and self.start in (0, run.info.start_time)
             and all(run.data.tags.get(name) == value for name, value in self.tags.items())
             and all(run.data.params.get(name) == value for name, value in self.params.items())
             and all(name in metrics and alike(metrics[name], value) for name, (_, value) in latest.items())

@@ -198,6 +198,10 @@ class RunWriter:
             # last, because a run that is not RUNNING counts as completely written
             self.client.set_terminated(run.info.run_id, content.status, end_time=content.end)
             self.written["written"] += 1
+        elif not content.is_begun(run):  # an earlier version wrote the artifact
+            mlflow_runs.write_artifact(self.client, run, content.artifact, content.content)
+            self.client.set_tag(run.info.run_id, "digest", content.digest)
+            self.written["written"] += 1
         if run.data.tags.get("mlflow.parentRunId") != parent:
             self.client.set_tag(run.info.run_id, "mlflow.parentRunId", parent)
         return run

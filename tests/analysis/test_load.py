@@ -177,6 +177,11 @@ def test_a_store_of_an_earlier_version_is_read(uri):
     assert first["per_class"]["logits_magnitude"][0] == 1.5 and math.isnan(first["per_class"]["logits_magnitude"][1])
     assert (first["imbalance"], first["steps"], first["final/accuracy"]) == (50.0, 4, 0.61)
     assert found["correct"].map(len).tolist() == [0, 0, 60] and found["setting"].tolist() == ["", "", "lr*3"]
+    # a search that is resumed keeps these runs
+    write(uri, *(Record.from_json(texts[name]) for name in ("t0", "t2", "t4")))
+    again = load.records(uri, "demo")[1]
+    pd.testing.assert_frame_equal(again, found)
+    assert client.get_run(first["run_id"]).data.tags["digest"] not in (None, "a1b0813fd7c46cc9")
 
 
 def test_a_field_is_declared_in_one_line(tmp_path, empty_store):
