@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 from analysis import files
 from analysis.formatting import coverage
 from analysis.recipes.pareto import HARMONIC_MEAN, PICKS
-from analysis.records.schema import BASELINE, RecordError, bounded_interval, difference_interval, prediction_interval
+from analysis.records.intervals import bounded_interval, difference_interval, prediction_interval
+from analysis.records.schema import BASELINE, RecordError
 from analysis.text import command, echo, lenient_output, sentence
 from trainables.data.catalogue import DataError
 from trainables.training.numerics import Numerics

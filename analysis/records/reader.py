@@ -18,6 +18,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.records.intervals import bounded_interval, difference_interval, effective_images
 from analysis.records.mlflow_index import parsed
 from analysis.records.mlflow_runs import experiments, has_artifact, pages, read_artifact
 from analysis.records.mlflow_store import Client, StoreError, address, connect, name_of
@@ -26,10 +27,7 @@ from analysis.records.schema import (
     FIELDS,
     Record,
     RecordError,
-    bounded_interval,
     choosable,
-    difference_interval,
-    effective_images,
     history,
 )
 
@@ -308,7 +306,7 @@ def place(values: Mapping[str, Mapping[int, float]], *, plain: bool = False) -> 
 def baseline(trials: pd.DataFrame) -> str:
     """Id of the recipe in which nothing is on; of several (other learning rates), the one with the most design seeds.
 
-    Empty where there is none.
+    Empty if there is none.
     """
     plain = trials[(trials["title"] == BASELINE) & (trials["outcome"] == "finished")]
     if plain.empty:
@@ -325,12 +323,12 @@ def image_error(rows: pd.DataFrame, metric: str) -> float:
 
 
 def mean_interval(rows: pd.DataFrame, metric: str, level: float = 0.95) -> tuple[float, float, float]:
-    """Mean of a fraction over trials, with an interval in [0, 1]; see `analysis.records.schema.bounded_interval`.
+    """Mean of a fraction over trials, with an interval in [0, 1]; see `analysis.records.intervals.bounded_interval`.
 
     Args:
         rows: Trials of one recipe, one for each seed; those without the metric are left out.
         metric: A column that is a fraction.
-        level: Of the interval.
+        level: Coverage of the interval.
     """
     known = rows[rows[metric].notna()]
     values = known[metric].tolist()
@@ -350,7 +348,7 @@ def ranking(trials: pd.DataFrame, metric: str = "final/accuracy", level: float =
     Args:
         trials: Table of trials; only those that finished count.
         metric: Column to rank by, of the val split.
-        level: Of the intervals.
+        level: Coverage of the intervals.
 
     Returns:
         One row per recipe: recipe, title, tricks, arm (that speaks for it), seeds, diverged (trials of any arm),

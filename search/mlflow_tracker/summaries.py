@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from analysis.records import reader
+from analysis.records.intervals import bounded_interval
 from analysis.records.mlflow_index import text
-from analysis.records.schema import BASELINE, Record, bounded_interval
+from analysis.records.schema import BASELINE, Record
 
 Metric = tuple[str, float, int, int]
 """Key, value, Unix time in milliseconds, step."""
