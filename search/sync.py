@@ -53,9 +53,7 @@ def sync(name: str, output: str = "results", tracking_uri: str | None = None) ->
     data = _index(folder, settings, records)
     aside = _whole(uri)
     tracker = Tracker(uri, name, data, folder)
-    tracker.restore()
-    tracker.replay(records)
-    tracker.write_kept()
+    tracker.restore(records)
     kept = SearchRun.read(folder)
     status = "FINISHED" if kept is not None and kept.status == "FINISHED" else "KILLED"
     tracker.close(status, tell=_tell)

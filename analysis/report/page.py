@@ -112,7 +112,7 @@ def write(
     Args:
         path: Of the HTML file; an existing one is replaced.
         trials: `reader.frame(records)`, or what `reader.records` gives.
-        curves: `reader.curve_frame(records)`, or of `reader.curves`; of the recipes that are drawn.
+        curves: `reader.curves` of the recipes that are drawn.
         conflicts: Table of pairs; computed from `trials` where None.
         effects: Effects alone; computed from `trials` where None.
         best: Id of the recipe that is called best; the first of `analysis.records.reader.ranking` where None.

@@ -17,11 +17,38 @@ from pathlib import Path
 
 from analysis.records import mlflow_store
 from analysis.records.mlflow_store import Client, StoreError
+from search.mlflow_tracker.run_writer import RunWriter
 
 _logger = logging.getLogger(__name__)
 
 REFRESH_SECONDS = 5.0
 """The idle job is done at least this often, however many jobs wait."""
+
+
+class BackgroundCall:
+    """Calls a function in a thread.
+
+    Args:
+        function: Called at once.
+    """
+
+    def __init__(self, function: Callable[[], None]) -> None:
+        self._function = function
+        self._error: Exception | None = None
+        self._thread = threading.Thread(target=self._call, name="mlflow-prepare", daemon=True)
+        self._thread.start()
+
+    def _call(self) -> None:
+        try:
+            self._function()
+        except Exception as error:
+            self._error = error
+
+    def wait(self) -> None:
+        """Waits for its end, and raises what it raised."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
 
 
 @dataclass(frozen=True)
@@ -30,11 +57,11 @@ class Job:
 
     Args:
         description: What is missing in MLflow if it fails; empty for a job that writes nothing itself.
-        run: Writes it.
+        write: Writes it.
     """
 
     description: str
-    run: Callable[[], None]
+    write: Callable[[RunWriter], None]
 
 
 class StoreWatch:
@@ -74,23 +101,20 @@ class StoreWatch:
             return True
         return False
 
-    def close(self) -> None:
-        """Makes every further use of the client fail."""
-        self._client.close()
-
 
 class BackgroundWriter:
     """Does jobs one after the other in a thread.
 
     Args:
-        watch: Watches the store; None if nothing is tracked, and jobs are dropped.
+        runs: What jobs write with; None if nothing is tracked, and jobs are dropped.
         idle: Done whenever no other job waits.
     """
 
-    def __init__(self, watch: StoreWatch | None, idle: Job) -> None:
+    def __init__(self, runs: RunWriter | None, idle: Job) -> None:
         self.reason = ""
         """Why the last job failed."""
-        self._watch, self._idle = watch, idle
+        self._runs, self._idle = runs, idle
+        self._watch = None if runs is None else StoreWatch(runs.client)
         self._idle_since = 0.0
         self._queue: queue.Queue[Job | None] = queue.Queue()
         self._failed: list[Job] = []
@@ -107,7 +131,7 @@ class BackgroundWriter:
 
     def flush(self) -> None:
         """Waits until everything handed in is written; what failed is tried once more."""
-        self.put(Job("", self._retry))
+        self.put(Job("", lambda runs: self._retry()))
         self._queue.join()
 
     def close(self, last: Iterable[Job], patience: float, tell: Callable[[str], None]) -> list[str]:
@@ -123,7 +147,7 @@ class BackgroundWriter:
         """
         self._deadline = time.monotonic() + patience
         self._ending.set()
-        for job in (Job("", self._retry), *last):
+        for job in (Job("", lambda runs: self._retry()), *last):
             self.put(job)
         self._queue.put(None)
         with suppress(KeyboardInterrupt):
@@ -133,8 +157,8 @@ class BackgroundWriter:
                 self._thread.join(self._deadline - time.monotonic())
         left = list(self._failed)
         if self._thread.is_alive():
-            if self._watch is not None:
-                self._watch.close()  # nothing is written behind the back of whoever syncs from now on
+            if self._runs is not None:
+                self._runs.client.close()  # nothing is written behind the back of whoever syncs from now on
             left += [job for job in (self._current, *self._queue.queue) if job is not None]
         return list(dict.fromkeys(job.description for job in left if job.description))
 
@@ -145,22 +169,24 @@ class BackgroundWriter:
     def _work(self) -> None:
         while (job := self._queue.get()) is not None:
             try:
-                if self._watch is not None:
-                    self._do(job, self._watch)
-                    if self._queue.empty() or time.monotonic() - self._idle_since > REFRESH_SECONDS:
-                        self._idle_since = time.monotonic()
-                        self._do(self._idle, self._watch)
+                self._do(job)
+                if self._queue.empty() or time.monotonic() - self._idle_since > REFRESH_SECONDS:
+                    self._idle_since = time.monotonic()
+                    self._do(self._idle)
             finally:
                 self._queue.task_done()
 
-    def _do(self, job: Job, watch: StoreWatch) -> None:
+    def _do(self, job: Job) -> None:
         """Does one job; while the store does not answer, waits until the search has ended and its patience as well."""
+        runs, watch = self._runs, self._watch
+        if runs is None or watch is None:
+            return
         self._current = job
         pause = 0.5
         while True:
             try:
                 watch.check()
-                job.run()
+                job.write(runs)
                 break
             except Exception as error:
                 reason = mlflow_store.hide(str(error).strip().splitlines()[0] if str(error).strip() else repr(error))
@@ -184,8 +210,7 @@ class BackgroundWriter:
     def _retry(self) -> None:
         failed, self._failed = self._failed, []
         for job in failed:
-            if self._watch is not None:
-                self._do(job, self._watch)
+            self._do(job)
 
     def _warn(self, reason: str, consequence: str) -> None:
         self.reason = reason

@@ -182,9 +182,11 @@ class RunWriter:
 
     def _put(self, content: RunContent, runs: list[Any], parent: str) -> Any:
         """The one run of `runs` that has this content: found, completed or created; the others are removed."""
-        complete = next((run for run in runs if content.is_complete(run) and self._has(run, content.artifact)), None)
+        complete: Any = next(
+            (run for run in runs if content.is_complete(run) and self._has(run, content.artifact)), None
+        )
         begun = (run for run in runs if str(run.info.status) == "RUNNING" and content.is_begun(run))
-        run: Any = complete or next(begun, None)
+        run = complete or next(begun, None)
         self._remove([other for other in runs if other is not run])
         if run is None:
             tags = content.tags | {"digest": content.digest, "mlflow.parentRunId": parent}

@@ -83,17 +83,21 @@ class SearchRun:
         if folder is not None and folder.is_dir():
             files.write(folder / INDEX, files.to_json(asdict(self), indent=1) + "\n")
 
-    def begin(self, params: Mapping[str, str], written: Mapping[str, str]) -> None:
+    def begin(self, params: Mapping[str, str], written: Mapping[str, str], folder: Path | None) -> None:
         """Notes what the search is started or resumed with: the first values stay, the others count as changes.
 
         Args:
             params: What it is started with now.
             written: What the store has, for a search of which nothing was kept.
+            folder: Where to keep it; None if no driver starts, but a search is only written again.
         """
         first = self.params or dict(written)
         changed = {name: value for name, value in params.items() if first.get(name, value) != value}
         self.params = dict(params) | first
         self.changed = changed or self.changed
+        if folder is not None:
+            self.status = "RUNNING"
+            self.save(folder)
 
     def conclude(
         self,

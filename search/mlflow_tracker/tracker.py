@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,7 +16,7 @@ from analysis.records.mlflow_runs import BARRED
 from analysis.records.mlflow_store import NOWHERE, StoreError, key
 from analysis.records.schema import Record
 from analysis.text import command
-from search.mlflow_tracker.background import BackgroundWriter, Job, StoreWatch
+from search.mlflow_tracker.background import BackgroundCall, BackgroundWriter, Job
 from search.mlflow_tracker.run_writer import RunWriter
 from search.mlflow_tracker.search_run import INDEX, SearchRun
 from search.mlflow_tracker.store import TrackingError, check, prepare
@@ -58,21 +57,15 @@ class Tracker:
         """What went wrong and could not be repaired; complete after `close`."""
         self.before = ""
         """Status of the search as it was found, "" of a new one; set by `start`."""
+        self.written: Counter[str] = Counter()
+        """How many trial and recipe runs were "written" and "removed"."""
         self._folder = folder
         self._kept = SearchRun(data, round(time.time() * 1000))
         self._thorough = False
         self._runs: RunWriter | None = None
         self._writer: BackgroundWriter | None = None
         self._closed = False
-        self._problem: Exception | None = None
-        self._preparing = threading.Thread(target=self._prepare, name="mlflow-prepare", daemon=True)
-        self._preparing.start()
-
-    def _prepare(self) -> None:
-        try:
-            prepare(self.uri)
-        except Exception as error:
-            self._problem = error
+        self._preparing = BackgroundCall(lambda: prepare(self.uri))
 
     def __enter__(self) -> Tracker:
         return self
@@ -81,11 +74,6 @@ class Tracker:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close("FINISHED" if kind is None else "KILLED")
-
-    @property
-    def written(self) -> Counter[str]:
-        """How many trial and recipe runs were "written" and "removed"."""
-        return Counter() if self._runs is None else self._runs.written
 
     # ------------------------------------------------------------------------------ start
 
@@ -115,10 +103,13 @@ class Tracker:
         self._kept.tags |= {key(name): clip(str(value)) for name, value in tags.items()}
         return self._start({key(name): text(value) for name, value in params.items()}, resume)
 
-    def restore(self) -> str:
-        """The same as `start`, for a search whose driver has ended: with what is kept in its folder.
+    def restore(self, records: Iterable[Record]) -> str:
+        """Starts and hands in everything, for a search whose driver has ended: the rest is kept in its folder.
 
         Every artifact is looked for as well, and runs that no record speaks of are removed by `close`.
+
+        Args:
+            records: What its journal has.
 
         Raises:
             TrackingError: The store cannot be opened, or nothing is kept.
@@ -127,41 +118,35 @@ class Tracker:
         if kept is None:
             raise TrackingError(f"there is no {INDEX} in {self._folder}: nothing is known of the search's own run")
         self._kept, self._thorough = kept, True
-        return self._start(kept.params, resume=True)
+        run_id = self._start(kept.params, resume=True)
+        self.replay(records)
+        folder = self._folder or Path()
+        contents = {name: (folder / name).read_bytes() for name in kept.artifacts if (folder / name).is_file()}
+        if kept.concluded:
+            self._put("the search's summary", lambda runs: runs.write_results(contents))
+        self._put("the verdicts on recipes", RunWriter.write_verdicts)
+        return run_id
 
     def _start(self, params: dict[str, str], resume: bool) -> str:
-        self._preparing.join()
-        if self._problem is not None:
-            raise self._problem
+        self._preparing.wait()
+        folder = None if self._thorough else self._folder
         if not resume:
-            self._begin(params)  # known before anything is written: a kill from here on can be repaired
-        watch, run_id = None, ""
+            self._kept.begin(params, {}, folder)  # before anything is written: a kill from here on can be repaired
+        run_id = ""
         try:
             if self.uri != NOWHERE:
                 self._runs = RunWriter(self.uri, self.search, self.data, resume, self._thorough)
-                watch = StoreWatch(self._runs.client)
-            self._begin(params)
+                self.written = self._runs.written
+            own = None if self._runs is None else self._runs.own
+            if own is not None:
+                self.before = self.before or str(own.info.status)
+            self._kept.begin(params, {} if own is None else own.data.params, folder)
             if self._runs is not None:
                 run_id = self._runs.start(self._kept)
         except StoreError as error:
             raise TrackingError(str(error)) from error
-        self._writer = BackgroundWriter(watch, Job("the means over seeds", lambda: self._tracked.refresh()))
+        self._writer = BackgroundWriter(self._runs, Job("the means over seeds", RunWriter.refresh))
         return run_id
-
-    def _begin(self, params: dict[str, str]) -> None:
-        own = None if self._runs is None else self._runs.own
-        if own is not None:
-            self.before = self.before or str(own.info.status)
-        self._kept.begin(params, {} if own is None else own.data.params)
-        if not self._thorough:
-            self._kept.status = "RUNNING"
-            self._kept.save(self._folder)
-
-    @property
-    def _tracked(self) -> RunWriter:
-        """The runs, for jobs, which are dropped if nothing is tracked."""
-        assert self._runs is not None
-        return self._runs
 
     # ------------------------------------------------------------------------------ what is written
 
@@ -174,9 +159,9 @@ class Tracker:
         records = list(records)
         last = {record.trial: number for number, record in enumerate(records)}
         for number, record in enumerate(records):
-            self._put("", lambda record=record: self._tracked.summary.add(record))  # type: ignore[misc]
+            self._put("", lambda runs, record=record: runs.summary.add(record))  # type: ignore[misc]
             if last[record.trial] == number:
-                self._put(f"trial {record.trial}", lambda record=record: self._tracked.write_trial(record))  # type: ignore[misc]
+                self._put(f"trial {record.trial}", lambda runs, record=record: runs.write_trial(record))  # type: ignore[misc]
 
     def summary(
         self,
@@ -199,7 +184,7 @@ class Tracker:
         contents, replaced = dict(artifacts or {}), tuple(anew)
         self._kept.conclude(metrics or {}, tags or {}, contents, replaced)
         self._kept.save(self._folder)
-        self._put("the search's summary", lambda: self._tracked.write_results(contents, replaced))
+        self._put("the search's summary", lambda runs: runs.write_results(contents, replaced))
 
     def mark(self, table: pd.DataFrame) -> None:
         """Puts the verdicts of a table of pairs onto the recipe runs that have both tricks on; returns at once.
@@ -208,22 +193,14 @@ class Tracker:
         """
         self._kept.mark(table)
         self._kept.save(self._folder)
-        self._put("the verdicts on recipes", lambda: self._tracked.write_verdicts())
+        self._put("the verdicts on recipes", RunWriter.write_verdicts)
 
-    def write_kept(self) -> None:
-        """Hands in again what `summary` and `mark` have kept in the search's folder; returns at once."""
-        folder = self._folder or Path()
-        contents = {name: (folder / name).read_bytes() for name in self._kept.artifacts if (folder / name).is_file()}
-        if self._kept.concluded:
-            self._put("the search's summary", lambda: self._tracked.write_results(contents))
-        self._put("the verdicts on recipes", lambda: self._tracked.write_verdicts())
-
-    def _put(self, description: str, run: Callable[[], None]) -> None:
+    def _put(self, description: str, write: Callable[[RunWriter], None]) -> None:
         if self._writer is None or self._closed:
             raise TrackingError(
                 f"search {self.search!r} is not open in MLflow: call start() before, and not after close()"
             )
-        self._writer.put(Job(description, run))
+        self._writer.put(Job(description, write))
 
     # ------------------------------------------------------------------------------ end
 
@@ -251,12 +228,11 @@ class Tracker:
         self._kept.status = status
         self._kept.save(self._folder)
         last = [
-            Job("the means over seeds", lambda: self._tracked.refresh()),
-            Job("the end of the search", lambda: self._tracked.end(status)),
+            Job("the means over seeds", RunWriter.refresh),
+            Job("the end of the search", lambda runs: runs.end(status)),
         ]
         if self._thorough:
-            removal = "the removal of runs that the journal does not know"
-            last.insert(0, Job(removal, lambda: self._tracked.remove_unknown()))
+            last.insert(0, Job("the removal of runs that the journal does not know", RunWriter.remove_unknown))
         self.errors = self._writer.close(last, patience, tell)
         self._closed = True
         return self.errors

@@ -157,7 +157,7 @@ def killed(uri: str, folder: Path, resume: bool = False) -> None:
         tracker = search(uri, folder, resume)
     except Killed:
         return
-    tracker._put("the end", lambda: tracker._runs.end("FINISHED"))
+    tracker._put("the end", lambda runs: runs.end("FINISHED"))
     tracker._writer._queue.put(None)
     tracker._writer.join()
 
