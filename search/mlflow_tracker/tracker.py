@@ -167,7 +167,7 @@ class Tracker:
         self,
         metrics: Mapping[str, float] | None = None,
         tags: Mapping[str, str] | None = None,
-        artifacts: Path | Mapping[str, str | bytes] | None = None,
+        artifacts: Mapping[str, str | bytes] | None = None,
         anew: Sequence[str] = (),
     ) -> None:
         """Puts results onto the search run; returns at once.
@@ -175,12 +175,10 @@ class Tracker:
         Args:
             metrics: E.g. those of `conflict_summary`.
             tags: The same.
-            artifacts: A folder, whose files are copied, or file names with their text, or bytes of a picture.
+            artifacts: File names with their text, or the bytes of a picture.
             anew: Prefixes of tags of which only those given now stay: what a former winner needed is no longer true of
                 the search.
         """
-        if isinstance(artifacts, Path):
-            artifacts = {file.name: file.read_bytes() for file in sorted(artifacts.iterdir()) if file.is_file()}
         contents, replaced = dict(artifacts or {}), tuple(anew)
         self._kept.conclude(metrics or {}, tags or {}, contents, replaced)
         self._kept.save(self._folder)

@@ -156,7 +156,7 @@ def test_effects_in_two_contexts_are_told_apart():
 
 
 def test_curves_are_means_over_seeds(records):
-    rows = load.curve_frame(records[:8])
+    rows = load.curves(load.frame(records[:8]))
     (curve,) = plots.curves_info(rows, {"id-none": "baseline", "nowhere": "lost"})
     first, second = (r.metrics["final/accuracy"] for r in records[:8] if not r.tricks)
     assert (curve.name, curve.epochs, sorted(curve.seeds)) == ("baseline", [2, 4], [0, 1])

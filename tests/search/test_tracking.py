@@ -252,14 +252,12 @@ PAIRS = pd.DataFrame(
 )
 
 
-def test_verdicts_are_tags_and_metrics_of_the_search_run(uri, tmp_path):
+def test_verdicts_are_tags_and_metrics_of_the_search_run(uri):
     tracker = Tracker(uri, "demo", "digits-lt")
     tracker.start({}, {})
     metrics, tags = conflict_summary(PAIRS)
     tracker.summary(metrics, tags, {"conflicts.csv": "a,b\n"})
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "best.yaml").write_text("recipe: x\n")
-    tracker.summary(artifacts=tmp_path / "out")
+    tracker.summary(artifacts={"best.yaml": b"recipe: x\n"})
     assert tracker.close() == []
     search = runs(uri, "search")["demo"]
     key = "conflict/train/class_balanced--train/cost_sensitive"
