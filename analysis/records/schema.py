@@ -101,7 +101,7 @@ class Point:
         stage: Name of the stage.
         member: Which of the stage's members, from 0.
         epoch: Epochs of the plan behind it (members of a stage count once).
-        progress: The same as a fraction of the plan, in (0, 1].
+        progress: `epoch` as a fraction of the plan, in (0, 1].
         metrics: E.g. "loss", "accuracy", "rebalanced"; without prefix.
     """
 
@@ -154,9 +154,9 @@ class Record:
         fingerprint: Identifies the data and the split.
         counts: Training images per class.
         val_counts: Held-out images per class.
-        class_names: Of every class, in the order of the counts.
+        class_names: Name of every class, in the order of the counts.
         epochs: Epochs of the plan, members multiplied.
-        epochs_trained: Of these, trained by this trial and not re-used; with what it trained for other trials.
+        epochs_trained: Epochs that this trial trained itself, for others as well; the rest was re-used.
         images: Images seen in training, the cost at which recipes are compared.
         steps: Optimiser steps.
         seconds: Wall time of the trial.

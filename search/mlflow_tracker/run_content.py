@@ -28,7 +28,7 @@ class RunContent:
     Args:
         name: Name of the run.
         start: Unix time in milliseconds.
-        end: The same; None for the time at which the run is written.
+        end: Unix time in milliseconds; None for the time at which the run is written.
         status: Status of a run that is complete.
         tags: All tags but the parent's.
         params: All parameters.
@@ -100,8 +100,8 @@ def of_recipe(record: Record, search: str, choices: Iterable[str]) -> RunContent
 
     Args:
         record: The recipe's first trial.
-        search: As of `of_trial`.
-        choices: The same.
+        search: Name of the search.
+        choices: Names of all choices of the space.
     """
     found = index(record, ("tag", "param"))
     tags = {name: found.tags[name] for name in ("recipe", "title", "tricks", "context")}

@@ -46,7 +46,7 @@ class SearchRun:
         concluded: When metrics and findings were worked out, Unix time in milliseconds.
         pairs: (label, label, verdict), for the recipes that have both.
         artifacts: Names of files in the search's folder.
-        status: Of the run; RUNNING while a driver writes it.
+        status: Status of the run; RUNNING while a driver writes it.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")

@@ -174,7 +174,7 @@ class Tracker:
 
         Args:
             metrics: E.g. those of `conflict_summary`.
-            tags: The same.
+            tags: E.g. those of `conflict_summary`.
             artifacts: File names with their text, or the bytes of a picture.
             anew: Prefixes of tags of which only those given now stay: what a former winner needed is no longer true of
                 the search.
