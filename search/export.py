@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 from analysis import files
 from analysis.formatting import coverage
 from analysis.recipes.pareto import HARMONIC_MEAN, PICKS
-from analysis.records.schema import BASELINE, RecordError, bounded_interval, difference_interval, prediction_interval
+from analysis.records.intervals import bounded_interval, difference_interval, prediction_interval
+from analysis.records.schema import BASELINE, RecordError
 from analysis.text import command, echo, lenient_output, sentence
 from trainables.data.catalogue import DataError
 from trainables.training.numerics import Numerics
@@ -345,7 +346,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             conflicts = None  # no complete design arm: the file then lists no verdicts
         content = document(
             trials,
-            lambda recipe: load.plan(uri, name, recipe),
+            dict(zip(trials["recipe"], trials["plan"], strict=True)).__getitem__,
             rank=options.rank,
             recipe=options.recipe,
             pick=options.pick,

@@ -877,7 +877,7 @@ class Search:
             files.write(folder / "findings.json", files.to_json(found, indent=2) + "\n")
         try:
             with self._if_there_is_room("report.html"):
-                summary.write_report(folder / "report.html", records, trials, conflicts, self._params(), uri)
+                summary.write_report(folder / "report.html", trials, conflicts, self._params(), uri)
         except Exception as error:
             # what was found out must reach the screen and MLflow all the same
             log.exception("the report could not be written")

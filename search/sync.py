@@ -9,13 +9,12 @@ name; runs that no record speaks of go to MLflow's deleted runs.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from analysis.records import mlflow_store
+from analysis.records.mlflow_index import text
 from analysis.records.schema import Record, RecordError
 from analysis.text import command, echo, lenient_output
 from search.list import running
@@ -30,10 +29,10 @@ def recorded(journal: Journal) -> list[Record]:
 
 
 def sync(name: str, output: str = "results", tracking_uri: str | None = None) -> str:
-    """Makes MLflow hold of a search what its journal says.
+    """Brings what MLflow has of a search in line with its journal.
 
     Args:
-        name: Of the search.
+        name: Name of the search.
         output: Folder of results.
         tracking_uri: The store (default: the search's own).
 
@@ -49,14 +48,12 @@ def sync(name: str, output: str = "results", tracking_uri: str | None = None) ->
         raise TrackingError(f"{name}: the search is running, and writes to MLflow itself; sync it when it has ended")
     uri, words = choose(tracking_uri or settings.tracking_uri)
     if uri == mlflow_store.NOWHERE:
-        raise TrackingError(f"{name}: the search was not tracked; say with --tracking-uri where it is to be written")
+        raise TrackingError(f"{name}: the search was not tracked; give the store to write it to with --tracking-uri")
     records = recorded(Journal(folder / "journal.jsonl"))
     data = _index(folder, settings, records)
     aside = _whole(uri)
     tracker = Tracker(uri, name, data, folder)
-    tracker.restore()
-    tracker.replay(records)
-    tracker.write_kept()
+    tracker.restore(records)
     kept = SearchRun.read(folder)
     status = "FINISHED" if kept is not None and kept.status == "FINISHED" else "KILLED"
     tracker.close(status, tell=_tell)
@@ -71,14 +68,14 @@ def sync(name: str, output: str = "results", tracking_uri: str | None = None) ->
     )
 
 
-def _tell(text: str) -> None:
-    """Says at once what is waited for, also where the output goes into a pipe."""
-    echo(text)
+def _tell(message: str) -> None:
+    """Says at once what is waited for, even if the output goes into a pipe."""
+    echo(message)
     sys.stdout.flush()
 
 
 def _index(folder: Path, settings: Settings, records: Sequence[Record]) -> str:
-    """Sees to it that something is known of the search's own run; gives the name of its data."""
+    """Makes the content of the search's own run if none was kept; returns the name of its data."""
     kept = SearchRun.read(folder)
     if kept is None:
         # it ended before its run was created, or the file is gone
@@ -86,7 +83,7 @@ def _index(folder: Path, settings: Settings, records: Sequence[Record]) -> str:
         fields["tracking_uri"] = mlflow_store.portable(settings.tracking_uri or "")
         started = min((record.started for record in records), default=(folder / "search.json").stat().st_mtime)
         kept = SearchRun(settings.data, round(1000 * started), tags={"space": settings.space}, status="KILLED")
-        kept.params = {mlflow_store.key(key): _text(value) for key, value in fields.items()}
+        kept.params = {mlflow_store.key(key): text(value) for key, value in fields.items()}
         kept.choices = sorted({name for record in records for name in record.choices})
         kept.save(folder)
         echo(
@@ -97,12 +94,8 @@ def _index(folder: Path, settings: Settings, records: Sequence[Record]) -> str:
     return kept.data
 
 
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
-
-
 def _whole(uri: str) -> str:
-    """Keeps a database that is damaged or half made under another name; says so."""
+    """Keeps a database that is damaged or half made under another name, and returns a line that says so."""
     file = mlflow_store.database(uri)
     if file is None:
         return ""
@@ -121,7 +114,7 @@ def _many(number: int, what: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Syncs; 2 where a search cannot be."""
+    """Writes searches into MLflow again; returns 2 if that is not possible for one of them."""
     parser = argparse.ArgumentParser(
         prog="python -m search.sync", description="Write searches into MLflow again, from their journals."
     )

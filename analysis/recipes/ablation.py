@@ -276,6 +276,6 @@ def _sample(weights: Mapping[Cell, int], values: Values, seeds: Sequence[int]) -
 
 
 def _interval(values: list[float], level: float) -> tuple[float, float, float]:
-    from analysis.records.schema import bounded_interval
+    from analysis.records.intervals import bounded_interval
 
     return bounded_interval(values, level)

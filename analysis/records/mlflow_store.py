@@ -1,8 +1,8 @@
-"""The MLflow store: where it is, how it is opened and created, and what is wrong with it, in one sentence.
+"""The MLflow store: its address, how it is opened and created, and what is wrong with it, in one sentence.
 
 No password leaves this module: everything else handles the store's address with *** in place of the password, which is
-taken from here again when a client is made. No database is created in place: it is written beside its place under a
-lock and moved there when it is whole, so that a kill at any moment leaves either a store or none.
+put back here when a client is made. No database is created in place: it is written to a temporary file under a lock and
+renamed when it is complete, so that a kill at any moment leaves either a store or none.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import re
 import socket
 import sqlite3
 import time
+import urllib.error
+import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
@@ -35,10 +37,10 @@ HIDDEN = "***"
 """Stands in place of a password."""
 
 PATIENCE = 60.0
-"""Seconds for which a store that another process creates or locks is waited for."""
+"""Seconds to wait for a store that another process creates or locks."""
 
 READ_PATIENCE = 10.0
-"""The same for whoever only reads."""
+"""The same for a command that only reads."""
 
 MEND = "python -m search.sync --all"
 """The command that rebuilds a store from the journals of its searches."""
@@ -49,15 +51,15 @@ _SECRET = re.compile(
 """A password among the options of an address, e.g. postgresql://host/db?password=…"""
 
 _QUIET = ("mlflow.store.db.utils", "mlflow.tracking", "alembic", "urllib3.connectionpool", "mlflow.utils.rest_utils")
-"""Loggers that print tracebacks, migrations or addresses of what is told in one sentence here."""
+"""Loggers that print tracebacks, migrations or addresses where this module says one sentence."""
 
 _PORTS = {"postgresql": 5432, "postgres": 5432, "mysql": 3306, "mssql": 1433}
 
 _real: dict[str, str] = {}
-"""Addresses without their password, and the same with it, of this process."""
+"""Addresses without their password, and the same with it, that this process was given."""
 
 _opened: dict[Path, tuple[int, int]] = {}
-"""Which file each database was when this process opened it last."""
+"""Device and inode of each database when this process opened it last."""
 
 
 class StoreError(ValueError):
@@ -76,7 +78,7 @@ def address(given: str | None = None) -> str:
     """The address of the store, absolute and without its password, which stays known to `connect`.
 
     Args:
-        given: By an option; the environment's, or else `default_uri()`, where absent.
+        given: Value of an option (default: that of the environment, else `default_uri()`).
     """
     uri = given or os.environ.get(VARIABLE) or default_uri()
     hidden = shown(uri)
@@ -87,7 +89,7 @@ def address(given: str | None = None) -> str:
 
 
 def source(given: str | None = None) -> str:
-    """Where `address` has it from, in words that follow it; empty where that needs no word.
+    """Where `address` takes the address from, in words that can follow it; empty if that needs no word.
 
     >>> source("sqlite:////data/mlflow.db")
     ''
@@ -200,7 +202,7 @@ def quiet() -> None:
         ("MLFLOW_DISABLE_TELEMETRY", "true"),  # reports to MLflow's makers
         ("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true"),  # two lines a run, into the live display
         ("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false"),
-        ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1"),  # seven take minutes a call; whoever writes tries again itself
+        ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1"),  # seven take minutes a call; the writers here retry themselves
         ("MLFLOW_HTTP_REQUEST_TIMEOUT", "30"),
     ):
         os.environ.setdefault(name, value)
@@ -217,7 +219,7 @@ class Client:
 
     def __init__(self, uri: str) -> None:
         quiet()
-        from mlflow import MlflowClient
+        from mlflow import MlflowClient  # takes seconds, which only using a store is worth
 
         self.uri = uri
         self._closed = False
@@ -253,7 +255,7 @@ def _reopen(uri: str) -> None:
         return
     now = file.stat().st_dev, file.stat().st_ino
     if _opened.setdefault(file, now) != now:
-        from mlflow.tracking._tracking_service.utils import _get_store
+        from mlflow.tracking._tracking_service.utils import _get_store  # see Client
 
         _get_store(uri).engine.dispose()
         _opened[file] = now
@@ -264,7 +266,7 @@ def connect(uri: str, *, create: bool = False) -> Client:
 
     Args:
         uri: Address of a tracking store: sqlite:///FILE, another database, or a server's http address.
-        create: Whether a database that does not exist yet is created, which takes seconds; reading never should.
+        create: Whether to create a database that does not exist yet, which takes seconds; readers never should.
 
     Raises:
         StoreError: There is no store at `uri`, or it is not one that MLflow can open.
@@ -284,7 +286,7 @@ def connect(uri: str, *, create: bool = False) -> Client:
 
 
 def _ready(file: Path, create: bool) -> None:
-    """Waits for a locked database, creates one that is missing, and refuses one that is not whole."""
+    """Waits for a locked database, creates a missing one, and refuses an incomplete one."""
     patience = PATIENCE if create else READ_PATIENCE
     end = time.monotonic() + patience
     state = condition(file)
@@ -311,9 +313,6 @@ def _ready(file: Path, create: bool) -> None:
 
 def _answers(uri: str) -> None:
     """Ask a server once: MLflow's own client would try for minutes."""
-    import urllib.error
-    import urllib.request
-
     before, _, password, after = _parts(uri)
     place = uri if password is None else before + after
     try:
@@ -367,7 +366,7 @@ def condition(file: Path, thorough: bool = False) -> str:
 
     Args:
         file: The file.
-        thorough: Whether every page is read, which takes seconds where there are many runs.
+        thorough: Whether every page is read, which takes seconds if there are many runs.
 
     Returns:
         "" for a store; "missing"; "half-made" (creation was interrupted: it holds no experiment, and every store holds
@@ -416,24 +415,24 @@ def set_aside(file: Path, why: str) -> Path:
 
 
 def make(file: Path, build: Callable[[Path], None] | None = None) -> None:
-    """Creates a store: beside its place, under a lock, moved there when it is whole. Nothing where there is one.
+    """Creates a store unless it exists: in a temporary file, under a lock, renamed when it is complete.
 
-    A half-made one, which an interrupted `mlflow ui` leaves, is kept under another name, and that is told.
+    A half-made one, which an interrupted `mlflow ui` leaves, is kept under another name, and a warning says so.
 
     Args:
-        file: Of the database; its folder must exist.
-        build: Creates a whole store at a path (default: MLflow does).
+        file: The database; its folder must exist.
+        build: Creates a complete store at a path (default: MLflow does).
 
     Raises:
         StoreError: Another process has been creating it for a minute, or it cannot be created.
     """
-    from filelock import Timeout
+    from filelock import Timeout  # takes a moment, which only creating a store is worth
 
     if not file.parent.is_dir():
         raise StoreError(f"the MLflow store {file} cannot be written: there is no folder {file.parent}")
     try:
         with _alone(file):
-            for left in file.parent.glob(f".{file.name}.*.tmp*"):  # of whoever was killed while they held the lock
+            for left in file.parent.glob(f".{file.name}.*.tmp*"):  # of a process that was killed while it held the lock
                 left.unlink(missing_ok=True)
             _wait_for_others(file)
             if condition(file) == "half-made":
@@ -459,7 +458,7 @@ def make(file: Path, build: Callable[[Path], None] | None = None) -> None:
 
 @contextmanager
 def _alone(file: Path) -> Iterator[None]:
-    from filelock import FileLock
+    from filelock import FileLock  # see make
 
     lock = FileLock(file.with_name(f".{file.name}.lock"), timeout=PATIENCE)
     with suppress(NotImplementedError):  # a file system without locks: moving into place is enough, only done twice
@@ -471,7 +470,7 @@ def _alone(file: Path) -> Iterator[None]:
 
 
 def _wait_for_others(file: Path) -> None:
-    """Another program, e.g. `mlflow ui`, may be creating the database in place: what still changes is not left over."""
+    """Waits while another program, e.g. `mlflow ui`, creates the database in place, as long as the file changes."""
     end = time.monotonic() + PATIENCE
     while condition(file) in ("half-made", "locked") and time.monotonic() < end:
         with suppress(FileNotFoundError):
@@ -482,7 +481,7 @@ def _wait_for_others(file: Path) -> None:
 
 def _build(beside: Path) -> None:
     quiet()
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore  # see Client
 
     try:
         store = SqlAlchemyStore(f"sqlite:///{beside}", str(beside.parent / "mlruns"))
@@ -542,7 +541,7 @@ def name_of(key: str) -> str:
 
 
 def pair_name(a: str, b: str) -> str:
-    """The name of what concerns a pair of labels, of which `key` makes the key.
+    """The name of a tag or metric of a pair of labels, from which `key` makes the key.
 
     >>> pair_name("train/mixup", "train/class_balanced")
     'conflict/train/mixup--train/class_balanced'

@@ -1,11 +1,11 @@
-"""MLflow to one checked table of trials, and the one ranking of recipes that follows from it.
+"""Records as one table of trials, and the one ranking of recipes that follows from it.
 
-Whatever writes the records (`search.mlflow_tracker`), this module reads them back: `searches` lists what is in a
-store, `records` gives the trials of one search, one row each, `curves` their learning curves. `frame` makes
-the same table from records in memory, so that everything in `analysis/` runs during a search as well.
+`searches` lists what is in an MLflow store; `records` gives the trials of one search, one row each, from the artifacts
+`records.jsonl` of the search's run and `record.json` of each trial's run. `frame` makes the same table from records in
+memory, so that everything in `analysis/` runs during a search as well.
 
-The columns of a trial are the names of `analysis.records.schema.Record` (`COLUMNS`), then its metrics
-("final/accuracy", …) and the recall of every class ("recall/0", …), all of them fractions.
+The columns of a trial are the fields of `analysis.records.schema.Record` (`COLUMNS`), then its metrics
+("final/accuracy", …) and the recall of every class ("recall/0", …).
 """
 
 from __future__ import annotations
@@ -14,46 +14,31 @@ import difflib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
-from urllib.request import url2pathname
 
 import pandas as pd
 
-from analysis.records.mlflow_store import StoreError, address, connect, database, name_of
+from analysis.records.intervals import bounded_interval, difference_interval, effective_images
+from analysis.records.mlflow_index import parsed
+from analysis.records.mlflow_runs import experiments, has_artifact, pages, read_artifact
+from analysis.records.mlflow_store import Client, StoreError, address, connect, name_of
 from analysis.records.schema import (
-    ARMS,
     BASELINE,
-    OUTCOMES,
-    SCHEMA,
+    FIELDS,
     Record,
     RecordError,
-    bounded_interval,
     choosable,
-    difference_interval,
-    effective_images,
+    history,
 )
 
-EXPERIMENTS = "longtail/"
-"""What the names of our MLflow experiments begin with; the data set's name follows."""
+RECORDS = "records.jsonl"
+"""Artifact of a search's run that has all its records, a line each; written when the search ends."""
 
-PAGE = 1000
-"""Runs that are asked for at a time; a store may hold more."""
+RECORD = "record.json"
+"""Artifact of a trial's run."""
 
-COLUMNS = (
-    "search", "trial", "arm", "recipe", "title", "seed", "split_seed", "first_stage", "tricks", "context", "outcome",
-    "choices", "data", "model", "imbalance", "fingerprint", "counts", "epochs", "epochs_trained", "images", "steps",
-    "seconds", "seconds_saved", "reused", "reason", "started", "schema", "run_id",
-    "setting", "stop", "families", "val_counts", "class_names", "correct", "gpus", "memory",
-)  # fmt: skip
+COLUMNS = (*(name for name in FIELDS if name != "metrics"), "run_id")
 """Columns of a table of trials, before the metrics. `run_id` is empty for records in memory."""
-
-ELSEWHERE = "in record.json"
-"""Tag of what is too long for one."""
-
-COSTS = ("epochs", "epochs_trained", "images", "steps", "seconds", "seconds_saved")
-"""Fields of a record that MLflow keeps as metrics "cost/<name>"."""
 
 ESTIMATES = ("confirm", "race", "design", "adaptive")
 """Arms whose seeds speak for a recipe, best first: fresh seeds, then complete blocks, then what the adaptive
@@ -62,36 +47,6 @@ arm happened to draw. A recipe is judged by the best arm it has, never by a mixt
 
 LoadError = StoreError
 """A store, or a search in it, that cannot be read."""
-
-
-# ---------------------------------------------------------------------------------------------- the store
-
-
-def pages(client: Any, experiments: Sequence[str], query: str) -> list[Any]:
-    """Every run that `query` selects, oldest first, however many there are."""
-    found: list[Any] = []
-    token = None
-    while experiments:
-        page = client.search_runs(
-            list(experiments), query, max_results=PAGE, page_token=token, order_by=["attributes.start_time ASC"]
-        )
-        found.extend(page)
-        token = page.token
-        if not token:
-            break
-    return found
-
-
-def _experiments(client: Any) -> dict[str, str]:
-    """Id of every experiment of ours, with the name of its data set."""
-    found: dict[str, str] = {}
-    token = None
-    while True:
-        page = client.search_experiments(filter_string=f"name LIKE '{EXPERIMENTS}%'", page_token=token)
-        found.update({e.experiment_id: e.name.removeprefix(EXPERIMENTS) for e in page})
-        token = page.token
-        if not token:
-            return found
 
 
 # ---------------------------------------------------------------------------------------------- searches
@@ -130,13 +85,13 @@ class Search:
     tags: dict[str, str]
 
 
-def _searches(client: Any) -> list[Search]:
-    experiments = _experiments(client)
-    runs = pages(client, list(experiments), "tags.level = 'search'")
+def _searches(client: Client) -> list[Search]:
+    data = experiments(client)
+    runs = pages(client, list(data), "tags.level = 'search'")
     found = [
         Search(
             name=run.data.tags["search"],
-            data=run.data.tags.get("data", experiments[run.info.experiment_id]),
+            data=run.data.tags.get("data", data[run.info.experiment_id]),
             started=run.info.start_time / 1000,
             trials=int(run.data.metrics.get("trials", 0)),
             finished=int(run.data.metrics.get("trials_finished", 0)),
@@ -180,7 +135,7 @@ def find(uri: str, search: str | None = None) -> Search:
     return _find(connect(uri), address(uri), search)
 
 
-def _find(client: Any, uri: str, search: str | None) -> Search:
+def _find(client: Client, uri: str, search: str | None) -> Search:
     found = _searches(client)
     if not found:
         raise LoadError(f"the MLflow store at {uri} holds no search; run one first, or change --tracking-uri")
@@ -213,76 +168,34 @@ def looks(uri: str, search: str | None = None) -> list[int]:
     return [int(first) for first in json.loads(find(uri, search).tags.get("looks", "[]"))]
 
 
-def plan(uri: str, search: str | None, recipe: str) -> dict[str, Any]:
-    """Plan of one recipe of a search.
-
-    Raises:
-        LoadError: There is no such store, search or recipe, or the files beside the store are gone.
-    """
-    uri = address(uri)
-    client = connect(uri)
-    found = _find(client, uri, search)
-    query = f"tags.search = '{found.name}' and tags.level = 'recipe'"
-    for run in pages(client, [found.experiment_id], query):
-        if run.data.tags.get("recipe") == recipe:
-            return dict(json.loads(_artifact(client, run, "plan.json")))
-    raise LoadError(f"search {found.name!r} in the MLflow store at {uri} has no recipe {recipe!r}")
-
-
-def _artifact(client: Any, run: Any, name: str) -> str:
-    """Text of a run's artifact; of a local one without MLflow's copy to a temporary folder."""
-    folder = str(run.info.artifact_uri)
-    try:
-        place = local_folder(client.uri, folder)
-        path = Path(client.download_artifacts(run.info.run_id, name)) if place is None else place / name
-        return path.read_text(encoding="utf-8")
-    except Exception as error:
-        raise LoadError(
-            f"{name} of run {run.info.run_id} cannot be read from {folder} ({error}); write the artifacts again with: "
-            f"python -m search.sync {run.data.tags.get('search', '--all')}"
-        ) from error
-
-
-def local_folder(uri: str, artifacts: str) -> Path | None:
-    """The folder of a run's artifacts on this machine; None where they are elsewhere.
-
-    MLflow notes absolute places. Ours lie beside the database, also after both were moved or copied.
-
-    Args:
-        uri: Address of the store.
-        artifacts: As MLflow has noted it.
-    """
-    if not artifacts.startswith(("file://", "/")):
-        return None
-    noted = Path(url2pathname(urlparse(artifacts).path))
-    file = database(uri)
-    ours = EXPERIMENTS.replace("/", "-")
-    if file is not None and noted.parts[-4:-3] == ("mlruns",) and noted.parts[-3].startswith(ours):
-        # mlruns/longtail-<data>/<run>/artifacts
-        return file.parent.joinpath(*noted.parts[-4:])
-    return noted
-
-
 # ---------------------------------------------------------------------------------------------- trials
 
 
-def frame(records: Iterable[Record]) -> pd.DataFrame:
-    """The table of trials of records in memory, equal to what `records` reads back."""
+def frame(records: Iterable[Record], run_ids: Mapping[str, str] | None = None) -> pd.DataFrame:
+    """The table of trials, one row per record, in the order of their start.
+
+    Args:
+        records: At most one per trial.
+        run_ids: MLflow run of each trial (default: none, as for records in memory).
+    """
     rows = []
+    metrics: dict[str, None] = {}
+    classes = 0
     for record in records:
-        row = {name: getattr(record, name) for name in COLUMNS if name != "run_id"}
-        row["run_id"] = ""
-        for name in ("stop", "families"):
-            row[name] = dict(row[name])
-        row["choices"] = _made(record.choices)
-        row |= record.metrics
-        row |= {f"recall/{index}": value for index, value in enumerate(record.recalls)}
-        rows.append(row)
-    return _table(rows)
+        row = {name: getattr(record, name) for name in FIELDS if name != "metrics"}
+        row["choices"] = {name: value for name, value in record.choices.items() if value is not None}
+        row["run_id"] = (run_ids or {}).get(record.trial, "")
+        row |= {f"recall/{number}": recall for number, recall in enumerate(record.recalls)}
+        rows.append(row | record.metrics)
+        metrics |= dict.fromkeys(record.metrics)
+        classes = max(classes, len(record.recalls))
+    recalls = (f"recall/{number}" for number in range(classes))
+    table = pd.DataFrame(rows, columns=[*COLUMNS, *sorted(metrics), *recalls])
+    return table.sort_values(["started", "trial"], ignore_index=True)
 
 
 def records(uri: str, search: str | None = None) -> tuple[str, pd.DataFrame]:
-    """The trials of one search.
+    """The trials of one search, read from an MLflow store; equal to the `frame` of what was written there.
 
     Args:
         uri: Address of the store.
@@ -292,180 +205,69 @@ def records(uri: str, search: str | None = None) -> tuple[str, pd.DataFrame]:
         The name of the search that was read, and its trials, one row each, in the order of their start.
 
     Raises:
-        LoadError: There is no such store or search, or its runs are not the ones that a search writes.
+        LoadError: There is no such store or search, or its records cannot be read.
     """
     uri = address(uri)
     client = connect(uri)
     found = _find(client, uri, search)
     query = f"tags.search = '{found.name}' and tags.level = 'trial' and attributes.status != 'RUNNING'"
     runs = pages(client, [found.experiment_id], query)
-    return found.name, _checked(found.name, _table([_row(client, run) for run in runs]))
-
-
-def _row(client: Any, run: Any) -> dict[str, Any]:
-    tags, params, metrics = run.data.tags, dict(run.data.params), dict(run.data.metrics)
-    try:
-        schema = int(tags["schema"])
-        if schema != SCHEMA:
+    together = _together(client, client.get_run(found.run_id))
+    read: dict[str, Record] = {}
+    run_ids: dict[str, str] = {}
+    for run in runs:
+        record = together.get((run.data.tags.get("trial", ""), run.info.start_time)) or _read(client, run)
+        if record.trial in read:
             raise LoadError(
-                f"run {run.info.run_id} was written in schema {schema}, this version of longtail-tune reads schema "
-                f"{SCHEMA}; use the version that wrote it"
+                f"search {found.name!r}: trial {record.trial!r} is in the store twice; repair that with: "
+                f"python -m search.sync {found.name}"
             )
-        row: dict[str, Any] = {
-            "search": tags["search"],
-            "trial": tags["trial"],
-            "arm": tags["arm"],
-            "recipe": tags["recipe"],
-            "title": tags["title"],
-            "seed": int(tags["seed"]),
-            "split_seed": int(tags["split_seed"]),
-            "first_stage": tags["first_stage"],
-            "tricks": tuple(json.loads(tags["tricks"])),
-            "context": tags.get("context", ""),
-            "outcome": tags["outcome"],
-            "data": params.pop("data"),
-            "model": params.pop("model"),
-            "imbalance": float(params.pop("imbalance")),
-            "fingerprint": tags.get("fingerprint", ""),
-            "counts": _listed(tags, "counts"),
-            "reused": tuple(json.loads(tags.get("reused", "[]"))),
-            "reason": tags.get("reason", ""),
-            "started": run.info.start_time / 1000,
-            "schema": schema,
-            "run_id": run.info.run_id,
-            "setting": tags.get("setting", ""),
-            "stop": {key.removeprefix("stop/"): parsed(text) for key, text in tags.items() if key.startswith("stop/")},
-            "families": json.loads(tags.get("families", "{}")),
-            "val_counts": _listed(tags, "val_counts"),
-            "class_names": _listed(tags, "class_names"),
-            "correct": (),
-            "gpus": metrics.get("cost/gpus", 0.0),
-            "memory": metrics.get("cost/memory", 0.0),
-        }
-        # thousands of images or classes are too many for a tag
-        large = [name for name in ("counts", "val_counts", "class_names") if tags.get(name) == ELSEWHERE]
-        if large or tags.get("correct"):
-            whole = json.loads(_artifact(client, run, "record.json"))
-            row |= {name: tuple(whole[name]) for name in [*large, "correct"]}
-        for name in COSTS:
-            value = metrics[f"cost/{name}"]
-            row[name] = int(value) if name in ("images", "steps") else value
-    except LoadError:
-        raise
-    except (KeyError, ValueError) as error:
-        what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        raise LoadError(
-            f"run {run.info.run_id} carries a search's tags but is not a trial of longtail-tune: {what}; mend that "
-            f"with: python -m search.sync {tags.get('search', '--all')}"
-        ) from error
-    row["choices"] = _made({name_of(k): parsed(v) for k, v in params.items() if k not in ("epochs", "seed")})
-    row |= {k: v for k, v in metrics.items() if k.startswith(("final/", "test/", "recall/"))}
-    return row
+        read[record.trial], run_ids[record.trial] = record, run.info.run_id
+    return found.name, frame(read.values(), run_ids)
 
 
-def _made(choices: Mapping[str, Any]) -> dict[str, Any]:
-    """The choices that were made: in MLflow, every choice of the space that a recipe does without is "none"."""
-    return {name: value for name, value in choices.items() if value is not None}
+def _together(client: Client, run: Any) -> dict[tuple[str, int], Record]:
+    """The records that lie in one file, by trial and start of its run in milliseconds.
 
-
-def _listed(tags: Mapping[str, str], name: str) -> tuple[Any, ...]:
-    """A tag that is a list; empty where it stands elsewhere or nowhere."""
-    text = tags.get(name, "[]")
-    return () if text == ELSEWHERE else tuple(json.loads(text))
-
-
-def parsed(text: str) -> Any:
-    """A parameter's value from the text that MLflow keeps.
-
-    >>> parsed("0.1"), parsed("class_balanced"), parsed("none")
-    (0.1, 'class_balanced', None)
+    None of a search that has not ended yet or was written by an earlier version, and not those of trials that ran
+    since: these have a start of their own.
     """
-    if text == "none":
-        return None
+    if not has_artifact(client, run, RECORDS):
+        return {}
+    found = [_parsed(run, RECORDS, line) for line in read_artifact(client, run, RECORDS).split("\n") if line]
+    return {(record.trial, round(1000 * record.started)): record for record in found}
+
+
+def _read(client: Client, run: Any) -> Record:
+    return _parsed(run, RECORD, read_artifact(client, run, RECORD))
+
+
+def _parsed(run: Any, name: str, text: str) -> Record:
     try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text
+        return Record.from_json(text)
+    except RecordError as error:
+        raise LoadError(f"{name} of run {run.info.run_id}: {error}") from error
 
 
-def _table(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    names = dict.fromkeys(name for row in rows for name in row if name not in COLUMNS)
-    finals = sorted(name for name in names if not name.startswith("recall/"))
-    recalls = sorted((name for name in names if name.startswith("recall/")), key=lambda n: int(n.split("/")[1]))
-    table = pd.DataFrame(rows, columns=[*COLUMNS, *finals, *recalls])
-    return table.sort_values(["started", "trial"], ignore_index=True)
-
-
-def _checked(search: str, trials: pd.DataFrame) -> pd.DataFrame:
-    for column, allowed in (("arm", ARMS), ("outcome", OUTCOMES)):
-        unknown = sorted(set(trials[column]) - set(allowed))
-        if unknown:
-            raise LoadError(
-                f"search {search!r}: {column} {unknown[0]!r} is unknown; allowed are {', '.join(allowed)}. "
-                "The runs were written by another version or changed by hand"
-            )
-    twice = trials["trial"][trials["trial"].duplicated()]
-    if len(twice):
-        raise LoadError(
-            f"search {search!r}: trial {twice.iloc[0]!r} is in the store twice; mend that with: "
-            f"python -m search.sync {search}"
-        )
-    return trials
-
-
-def curves(uri: str, trials: pd.DataFrame | str, metrics: Sequence[str] = ("accuracy",)) -> pd.DataFrame:
+def curves(trials: pd.DataFrame, metrics: Sequence[str] = ("accuracy",)) -> pd.DataFrame:
     """Learning curves on val.
 
     Args:
-        uri: Address of the store.
-        trials: Rows of `records`, or one MLflow run id.
+        trials: Rows of `frame` or `records`.
         metrics: Names without prefix.
 
     Returns:
         One row per evaluation: run_id, trial, recipe, seed, metric, epoch, value; with several members in a stage,
-        their mean. `trial`, `recipe` and `seed` are empty for a bare run id.
+        their mean.
     """
-    client = connect(uri)
-    if isinstance(trials, str):
-        _exists(client, uri, trials)
-        keys = [{"run_id": trials, "trial": "", "recipe": "", "seed": ""}]
-    else:
-        keys = trials[["run_id", "trial", "recipe", "seed"]].to_dict("records")
-    rows = []
-    for key in keys:
-        for metric in metrics:
-            points = {point.step: point.value for point in client.get_metric_history(key["run_id"], f"val/{metric}")}
-            rows += [key | {"metric": metric, "epoch": step, "value": points[step]} for step in sorted(points)]
-    return pd.DataFrame(rows, columns=["run_id", "trial", "recipe", "seed", "metric", "epoch", "value"])
-
-
-def _exists(client: Any, uri: str, run_id: str) -> None:
-    try:
-        client.get_run(run_id)
-    except LoadError as error:
-        raise LoadError(f"no run {run_id!r} in the MLflow store at {address(uri)}") from error
-
-
-def curve_frame(records: Iterable[Record], metrics: Sequence[str] = ("accuracy",)) -> pd.DataFrame:
-    """The same curves of records in memory."""
-    rows = []
-    for record in records:
-        key = {"run_id": "", "trial": record.trial, "recipe": record.recipe, "seed": record.seed}
-        for metric in metrics:
-            for epoch, value in curve(record, metric):
-                rows.append(key | {"metric": metric, "epoch": epoch, "value": value})
-    return pd.DataFrame(rows, columns=["run_id", "trial", "recipe", "seed", "metric", "epoch", "value"])
-
-
-def curve(record: Record, metric: str, stage: str | None = None) -> list[tuple[int, float]]:
-    """(epoch, value) of one metric of one record, the members of a stage averaged."""
-    gathered: dict[int, dict[str, list[float]]] = {}
-    for point in record.curve:
-        if metric in point.metrics and stage in (None, point.stage):
-            gathered.setdefault(point.epoch, {}).setdefault(point.stage, []).append(point.metrics[metric])
-    # Two stages meet at one epoch where the second is evaluated as it starts: the later one speaks.
-    last = {epoch: list(stages.values())[-1] for epoch, stages in gathered.items()}
-    return [(epoch, sum(values) / len(values)) for epoch, values in sorted(last.items())]
+    keys = ["run_id", "trial", "recipe", "seed"]
+    rows = [
+        {name: trial[name] for name in keys} | {"metric": metric, "epoch": epoch, "value": value}
+        for trial in trials[[*keys, "curve"]].to_dict("records")
+        for metric in metrics
+        for epoch, value in history(trial["curve"], metric)
+    ]
+    return pd.DataFrame(rows, columns=[*keys, "metric", "epoch", "value"])
 
 
 # ---------------------------------------------------------------------------------------------- recipes
@@ -504,7 +306,7 @@ def place(values: Mapping[str, Mapping[int, float]], *, plain: bool = False) -> 
 def baseline(trials: pd.DataFrame) -> str:
     """Id of the recipe in which nothing is on; of several (other learning rates), the one with the most design seeds.
 
-    Empty where there is none.
+    Empty if there is none.
     """
     plain = trials[(trials["title"] == BASELINE) & (trials["outcome"] == "finished")]
     if plain.empty:
@@ -521,12 +323,12 @@ def image_error(rows: pd.DataFrame, metric: str) -> float:
 
 
 def mean_interval(rows: pd.DataFrame, metric: str, level: float = 0.95) -> tuple[float, float, float]:
-    """Mean of a fraction over trials, with an interval in [0, 1]; see `analysis.records.schema.bounded_interval`.
+    """Mean of a fraction over trials, with an interval in [0, 1]; see `analysis.records.intervals.bounded_interval`.
 
     Args:
         rows: Trials of one recipe, one for each seed; those without the metric are left out.
         metric: A column that is a fraction.
-        level: Of the interval.
+        level: Coverage of the interval.
     """
     known = rows[rows[metric].notna()]
     values = known[metric].tolist()
@@ -546,7 +348,7 @@ def ranking(trials: pd.DataFrame, metric: str = "final/accuracy", level: float =
     Args:
         trials: Table of trials; only those that finished count.
         metric: Column to rank by, of the val split.
-        level: Of the intervals.
+        level: Coverage of the intervals.
 
     Returns:
         One row per recipe: recipe, title, tricks, arm (that speaks for it), seeds, diverged (trials of any arm),

@@ -1,7 +1,7 @@
-"""A MLflow database that was copied or moved: its artifacts are looked for beside it, and not where they were.
+"""An MLflow database that was copied or moved: its artifacts are looked for beside it, and not where they were.
 
-MLflow writes the place of every experiment's and run's artifacts absolutely. Beside a copy of the database lies a copy
-of them (`mlruns`), and what goes on there must neither read nor write those of the original.
+MLflow notes absolute paths of every experiment's and run's artifacts. A copy of the database has a copy of them beside
+it (`mlruns`), and a search that continues there must neither read nor write those of the original.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ COLUMNS = (
     ("experiments", "artifact_location"), ("runs", "artifact_uri"), ("logged_models", "artifact_location"),
     ("model_versions", "source"), ("model_versions", "storage_location"),
 )  # fmt: skip
-"""Where MLflow keeps places."""
+"""Columns in which MLflow notes paths."""
 
 
 def relocate(database: Path) -> bool:
     """Points a database at the artifacts that lie beside it, where it names others.
 
-    That is where they were copied along, or where what it names is gone.
+    It does so if they were copied along, or if the paths in the database no longer exist.
 
     Args:
         database: MLflow's SQLite file.
 
     Returns:
-        Whether anything was changed; False also of a database that cannot be read or written.
+        Whether anything was changed; False also for a database that cannot be read or written.
     """
     if not database.is_file():
         return False
@@ -69,7 +69,7 @@ def _relocate(connection: sqlite3.Connection, here: Path) -> bool:
 
 
 def _root(place: str) -> tuple[str, Path, str] | None:
-    """Of a local place: all of it up to `mlruns` as it is written and as a path, and what follows."""
+    """Splits a local path after `mlruns`: that part as it is written and as a path, and the rest."""
     if not place.startswith(("file:///", "/")):
         return None
     before, sign, after = place.rpartition(f"/{ARTIFACTS}/")

@@ -1,16 +1,24 @@
-"""The record: what one trial logs. The search writes it, everything in `analysis/` reads it.
+"""The record: what one trial leaves. The search writes it, everything in `analysis/` reads it.
 
-A record is one trial, that is one plan trained with one seed. Every number is a fraction in [0, 1] unless
-its name says otherwise. `schema` grows when a field changes its meaning.
+A record is one trial, that is, one plan trained with one seed. Every number is a fraction in [0, 1] unless
+its name says otherwise. `SCHEMA` grows when a field changes its meaning.
+
+A field is declared once, in `Record`: its type, by which it is read back, and where MLflow shows it. The journal, the
+artifacts in MLflow, MLflow's tags, parameters and metrics (`analysis.records.mlflow_index`) and the columns of the data
+frame (`analysis.records.reader`) all follow from that declaration.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, ClassVar, Literal, get_type_hints
+
+from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 
 SCHEMA = 1
 
@@ -55,6 +63,36 @@ def choosable(metric: str) -> str:
     return metric
 
 
+def _known(value: Any) -> Any:
+    """Numbers as they are, NaN for null: JSON has no NaN."""
+    if isinstance(value, Mapping):
+        return {key: _known(item) for key, item in value.items()}
+    return [_known(item) for item in value] if isinstance(value, list) else math.nan if value is None else value
+
+
+Number = Annotated[int | float, BeforeValidator(_known)]
+"""A number that is NaN where it is unknown."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Where MLflow shows a field, so that people can filter, sort and plot by it.
+
+    It is an index only: `record.json` of the run has every field, and is what is read back.
+
+    Args:
+        kind: As what MLflow has it.
+        key: Its key. {field} stands for the name of the field; {item} gives every item of a mapping or sequence a key
+            of its own; {stage} gives every stage of a learning curve its own.
+    """
+
+    kind: Literal["tag", "param", "metric"]
+    key: str = "{field}"
+
+
+TAG, PARAM, COST = Stored("tag"), Stored("param"), Stored("metric", "cost/{field}")
+
+
 @dataclass(frozen=True)
 class Point:
     """One evaluation of a trial on `val`.
@@ -63,15 +101,32 @@ class Point:
         stage: Name of the stage.
         member: Which of the stage's members, from 0.
         epoch: Epochs of the plan behind it (members of a stage count once).
-        progress: The same as a fraction of the plan, in (0, 1].
+        progress: `epoch` as a fraction of the plan, in (0, 1].
         metrics: E.g. "loss", "accuracy", "rebalanced"; without prefix.
     """
 
     stage: str
     member: int
     epoch: int
-    progress: float
-    metrics: dict[str, float]
+    progress: Number
+    metrics: dict[str, Number]
+
+
+def history(curve: Iterable[Point], metric: str, stage: str | None = None) -> list[tuple[int, float]]:
+    """(epoch, value) of one metric of a learning curve, with the members of a stage averaged.
+
+    Args:
+        curve: The evaluations of a trial.
+        metric: Name without prefix.
+        stage: Only this stage (default: all of them).
+    """
+    gathered: dict[int, dict[str, list[float]]] = {}
+    for point in curve:
+        if metric in point.metrics and stage in (None, point.stage):
+            gathered.setdefault(point.epoch, {}).setdefault(point.stage, []).append(point.metrics[metric])
+    # where two stages meet at one epoch, because the second is evaluated as it starts, the later one counts
+    last = {epoch: list(stages.values())[-1] for epoch, stages in gathered.items()}
+    return [(epoch, sum(values) / len(values)) for epoch, values in sorted(last.items())]
 
 
 @dataclass(frozen=True)
@@ -96,12 +151,12 @@ class Record:
         data: Name of the data set.
         model: Name of the network.
         imbalance: Largest class over smallest.
-        fingerprint: Of the data and the split.
+        fingerprint: Identifies the data and the split.
         counts: Training images per class.
         val_counts: Held-out images per class.
-        class_names: Of every class, in the order of the counts.
+        class_names: Name of every class, in the order of the counts.
         epochs: Epochs of the plan, members multiplied.
-        epochs_trained: Of these, trained by this trial and not re-used; with what it trained for other trials.
+        epochs_trained: Epochs that this trial trained itself, for others as well; the rest was re-used.
         images: Images seen in training, the cost at which recipes are compared.
         steps: Optimiser steps.
         seconds: Wall time of the trial.
@@ -122,46 +177,48 @@ class Record:
         schema: Version of this schema.
     """
 
-    search: str
-    trial: str
-    arm: str
-    recipe: str
-    title: str
-    seed: int
-    split_seed: int
-    first_stage: str
-    tricks: tuple[str, ...]
-    context: str
-    outcome: str
-    choices: dict[str, Any]
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    search: Annotated[str, TAG]
+    trial: Annotated[str, TAG]
+    arm: Annotated[str, TAG]
+    recipe: Annotated[str, TAG]
+    title: Annotated[str, TAG]
+    seed: Annotated[int, TAG, PARAM]
+    split_seed: Annotated[int, TAG]
+    first_stage: Annotated[str, TAG]
+    tricks: Annotated[tuple[str, ...], TAG]
+    context: Annotated[str, TAG]
+    outcome: Annotated[str, TAG]
+    choices: Annotated[dict[str, Any], Stored("param", "{item}")]
     plan: dict[str, Any]
-    data: str
-    model: str
-    imbalance: float
-    fingerprint: str
-    counts: tuple[int, ...]
-    val_counts: tuple[int, ...]
-    epochs: float
-    epochs_trained: float
-    images: int
-    steps: int
-    seconds: float
-    seconds_saved: float
-    reused: tuple[str, ...]
-    metrics: dict[str, float]
-    recalls: tuple[float, ...] = ()
+    data: Annotated[str, PARAM]
+    model: Annotated[str, PARAM]
+    imbalance: Annotated[Number, PARAM]
+    fingerprint: Annotated[str, TAG]
+    counts: Annotated[tuple[int, ...], TAG]
+    val_counts: Annotated[tuple[int, ...], TAG]
+    epochs: Annotated[Number, PARAM, COST]
+    epochs_trained: Annotated[Number, COST]
+    images: Annotated[int, COST]
+    steps: Annotated[int, COST]
+    seconds: Annotated[Number, COST]
+    seconds_saved: Annotated[Number, COST]
+    reused: Annotated[tuple[str, ...], TAG]
+    metrics: Annotated[dict[str, Number], Stored("metric", "{item}")]
+    recalls: Annotated[tuple[Number, ...], Stored("metric", "recall/{item}")] = ()
     correct: tuple[int, ...] = ()
-    per_class: dict[str, Any] = field(default_factory=dict)
-    curve: tuple[Point, ...] = ()
-    reason: str = ""
-    stop: dict[str, Any] = field(default_factory=dict)
-    setting: str = ""
-    gpus: float = 0.0
-    memory: float = 0.0
-    families: dict[str, str] = field(default_factory=dict)
-    class_names: tuple[str, ...] = ()
-    started: float = 0.0
-    schema: int = field(default=SCHEMA)
+    per_class: Annotated[dict[str, Any], BeforeValidator(_known)] = field(default_factory=dict)
+    curve: Annotated[tuple[Point, ...], Stored("metric", "val/{item}"), Stored("metric", "{stage}/{item}")] = ()
+    reason: Annotated[str, TAG, Stored("tag", "mlflow.note.content")] = ""
+    stop: Annotated[dict[str, Any], Stored("tag", "stop/{item}")] = field(default_factory=dict)
+    setting: Annotated[str, TAG] = ""
+    gpus: Annotated[Number, COST] = 0.0
+    memory: Annotated[Number, COST] = 0.0
+    families: Annotated[dict[str, str], TAG] = field(default_factory=dict)
+    class_names: Annotated[tuple[str, ...], TAG] = ()
+    started: Number = 0.0
+    schema: Annotated[int, TAG] = SCHEMA
 
     def __post_init__(self) -> None:
         if self.arm not in ARMS:
@@ -175,162 +232,54 @@ class Record:
         """A JSON-able dict."""
         return dataclasses.asdict(self)
 
+    def to_json(self) -> str:
+        """One line of JSON that every reader accepts: numbers that are not finite are null."""
+        return _adapter().dump_json(self, warnings=False).decode()
+
     @staticmethod
-    def from_dict(fields: dict[str, Any]) -> Record:
+    def from_dict(fields: Mapping[str, Any]) -> Record:
         """The inverse of `to_dict`, also after a passage through JSON.
 
         Raises:
             RecordError: The fields are those of another schema.
         """
-        known = {f.name for f in dataclasses.fields(Record)}
-        if fields.get("schema") != SCHEMA or set(fields) - known:
-            raise RecordError(
-                f"a record of schema {fields.get('schema')!r} cannot be read by schema {SCHEMA}; "
-                "use the version of longtail-tune that wrote it"
-            )
-        values = dict(fields)
-        for name in ("tricks", "counts", "val_counts", "class_names", "reused", "recalls", "correct"):
-            values[name] = tuple(values.get(name) or ())
-        # JSON has no NaN: what is unknown is null there
-        values["recalls"] = tuple(math.nan if recall is None else recall for recall in values["recalls"])
-        for name in ("metrics", "per_class"):
-            values[name] = _known(values.get(name) or {})
-        if values.get("imbalance") is None:
-            values["imbalance"] = math.nan
-        values["curve"] = tuple(
-            Point(**{**point, "metrics": _known(point["metrics"])}) for point in values.get("curve") or ()
-        )
-        return Record(**values)
+        if fields.get("schema") != SCHEMA:
+            problem = f"a record of schema {fields.get('schema')!r} cannot be read by schema {SCHEMA}"
+        else:
+            try:
+                return _adapter().validate_python(fields)
+            except ValidationError as error:
+                first = error.errors(include_url=False)[0]
+                name = ".".join(map(str, first["loc"])) or "record"
+                problem = f"the record of trial {fields.get('trial')!r} cannot be read: {name}: {first['msg']}"
+        raise RecordError(f"{problem}; use the version of longtail-tune that wrote it")
+
+    @staticmethod
+    def from_json(text: str) -> Record:
+        """The inverse of `to_json`.
+
+        Raises:
+            RecordError: The text is not a record of this schema.
+        """
+        try:
+            fields = json.loads(text)
+        except ValueError as error:
+            raise RecordError(f"a record that is not JSON cannot be read: {error}") from error
+        return Record.from_dict(fields)
 
 
-def _known(value: Any) -> Any:
-    """Numbers as they are, NaN for null."""
-    if isinstance(value, dict):
-        return {key: _known(one) for key, one in value.items()}
-    return [_known(one) for one in value] if isinstance(value, list) else math.nan if value is None else value
+FIELDS = tuple(each.name for each in dataclasses.fields(Record))
+"""Names of a record's fields."""
 
 
-def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:
-    """Mean and two-sided t interval of a few values; the bounds are NaN for fewer than two.
-
-    >>> [round(x, 4) for x in interval([0.60, 0.62, 0.64])]
-    [0.62, 0.5703, 0.6697]
-    """
-    import numpy as np
-    from scipy import stats
-
-    array = np.asarray(values, dtype=float)
-    if array.size == 0:
-        return float("nan"), float("nan"), float("nan")
-    mean = float(array.mean())
-    if array.size < 2:
-        return mean, float("nan"), float("nan")
-    half = float(stats.t.ppf(0.5 + level / 2, array.size - 1) * array.std(ddof=1) / np.sqrt(array.size))
-    return mean, mean - half, mean + half
+@functools.cache
+def _adapter() -> TypeAdapter[Record]:
+    return TypeAdapter(Record)
 
 
-def bounded_interval(
-    values: Sequence[float], level: float = 0.95, *, images: float = 0.0, same_images: bool = False
-) -> tuple[float, float, float]:
-    """Mean and two-sided interval of a few fractions, with limits in [0, 1].
-
-    Wilson's interval with an effective number of images: n_eff / q² = m(1 − m) / h², where h is the half width of the
-    t interval of the mean m, or of what the number of images alone allows where that says less. So seeds that agree by
-    chance, or because they judge the same few images right, give no interval of width 0. For little scatter it equals
-    `interval`.
-
-    Args:
-        values: One fraction of each seed.
-        level: Of the interval.
-        images: Images that each value was measured on, see `effective_images`; 0 where unknown.
-        same_images: Whether every seed was measured on the same ones, so that more seeds do not make them more.
-
-    Returns:
-        Mean, lower and upper limit. The limits are NaN for fewer than two values, and for equal ones of unknown images.
-
-    Source: Wilson 1927, doi:10.1080/01621459.1927.10502953; effective size: Korn and Graubard 1998, Survey Methodology
-        24, 193-201.
-    Differs: the effective size is the smaller of two, not an estimate of the design effect.
-
-    >>> [round(x, 3) for x in bounded_interval([0.02, 0.12, 0.03])]
-    [0.057, 0.007, 0.336]
-    >>> [round(x, 3) for x in interval([0.02, 0.12, 0.03])]
-    [0.057, -0.08, 0.193]
-    >>> [round(x, 3) for x in bounded_interval([1.0, 1.0], images=7)]
-    [1.0, 0.785, 1.0]
-    """
-    import numpy as np
-    from scipy import stats
-
-    mean, low, high = interval(values, level)
-    if math.isnan(low):
-        return mean, low, high
-    half = (high - low) / 2
-    # q² / n_eff; fractions that scatter have a mean inside (0, 1)
-    share = half**2 / (mean * (1 - mean)) if 0 < mean < 1 else 0.0
-    if images:
-        of_images = float(stats.norm.ppf(0.5 + level / 2)) ** 2 / (images * (1 if same_images else len(values)))
-        share = share + of_images if same_images else max(share, of_images)
-    if not share:
-        return mean, math.nan, math.nan
-    centre, reach = (mean + share / 2) / (1 + share), np.sqrt(mean * (1 - mean) * share + share**2 / 4) / (1 + share)
-    return mean, float(max(0.0, min(centre - reach, mean))), float(min(1.0, max(centre + reach, mean)))
-
-
-def effective_images(value: float, error: float) -> float:
-    """How many images measure a fraction with this standard error, 0 where the error is unknown.
-
-    The N at which √(p(1 − p) / N) is the error, with p = (N · value + ½) / (N + 1), as the error is taken from smoothed
-    recalls: a fraction of 1 does not mean that it is known exactly.
-
-    >>> round(effective_images(0.8, 0.04)), round(effective_images(1.0, 0.1)), effective_images(0.8, float("nan"))
-    (101, 6, 0.0)
-    """
-    from scipy.optimize import brentq
-
-    if not error > 0 or not math.isfinite(value):
-        return 0.0
-
-    def lacking(log_images: float) -> float:
-        images = math.exp(log_images)
-        p = (images * value + 0.5) / (images + 1)
-        return math.sqrt(p * (1 - p) / images) - error
-
-    lowest, highest = math.log(1e-3), math.log(1e12)
-    if lacking(lowest) < 0 or lacking(highest) > 0:
-        return 0.0
-    return math.exp(brentq(lacking, lowest, highest))
-
-
-def difference_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:
-    """Mean and two-sided t interval of a few differences of fractions, cut to [−1, 1], where differences lie.
-
-    >>> difference_interval([0.1, 0.9])[1:]
-    (-1.0, 1.0)
-    """
-    mean, low, high = interval(values, level)
-    # NaN stays, as no comparison with it holds
-    return mean, -1.0 if low < -1 else low, 1.0 if high > 1 else high
-
-
-def prediction_interval(
-    values: Sequence[float], further: int = 1, level: float = 0.95, error: float = 0.0
-) -> tuple[float, float]:
-    """Where the mean of `further` fresh runs should fall, given the fractions of earlier runs.
-
-    mean ± t(n − 1) · s · √(1/n + 1/further), cut to [0, 1], where fractions lie. With the standard error of one value
-    by the number of its images, at least what that alone allows: values that agree by chance do not promise the next.
-
-    >>> [round(x, 4) for x in prediction_interval([0.60, 0.62, 0.64])]
-    [0.5206, 0.7194]
-    """
-    import numpy as np
-    from scipy import stats
-
-    array = np.asarray(values, dtype=float)
-    if array.size < 2:
-        return float("nan"), float("nan")
-    scatter = float(stats.t.ppf(0.5 + level / 2, array.size - 1)) * float(array.std(ddof=1))
-    of_images = float(stats.norm.ppf(0.5 + level / 2)) * (error if error > 0 else 0.0)
-    half = max(scatter, of_images) * float(np.sqrt(1 / array.size + 1 / further))
-    return max(0.0, float(array.mean()) - half), min(1.0, float(array.mean()) + half)
+@functools.cache
+def stored() -> tuple[tuple[str, Stored], ...]:
+    """Every field that MLflow shows, with each of its places, in the order of their declaration."""
+    hints = get_type_hints(Record, include_extras=True)
+    marks = ((name, getattr(hints[name], "__metadata__", ())) for name in FIELDS)
+    return tuple((name, mark) for name, found in marks for mark in found if isinstance(mark, Stored))

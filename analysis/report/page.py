@@ -20,6 +20,7 @@ import pandas as pd
 from analysis import files
 from analysis.formatting import DIRECTIONS, labels_of, percent, points, seeds, settled, short, span
 from analysis.records import reader as load
+from analysis.records.mlflow_index import parsed
 from analysis.records.mlflow_store import address
 from analysis.records.schema import RecordError
 from analysis.report import html as page
@@ -111,7 +112,7 @@ def write(
     Args:
         path: Of the HTML file; an existing one is replaced.
         trials: `reader.frame(records)`, or what `reader.records` gives.
-        curves: `reader.curve_frame(records)`, or of `reader.curves`; of the recipes that are drawn.
+        curves: `reader.curves` of the recipes that are drawn.
         conflicts: Table of pairs; computed from `trials` where None.
         effects: Effects alone; computed from `trials` where None.
         best: Id of the recipe that is called best; the first of `analysis.records.reader.ranking` where None.
@@ -267,7 +268,7 @@ def from_store(uri: str, search: str | None = None) -> tuple[str, Found]:
     """
     info = load.find(uri, search)
     name, trials = load.records(uri, info.name)
-    settings = {key: load.parsed(text) for key, text in info.params.items()}
+    settings = {key: parsed(text) for key, text in info.params.items()}
     started = datetime.fromtimestamp(info.started, tz=UTC)
     about = {
         "MLflow store": uri,
@@ -286,7 +287,7 @@ def from_store(uri: str, search: str | None = None) -> tuple[str, Found]:
     )
     drawn = trials[trials["recipe"].isin([found.best, found.baseline]) & (trials["outcome"] == "finished")]
     elsewhere = over_searches(uri, name, trials, found.conflicts)
-    return name, replace(found, curves=_filled(load.curves(uri, drawn)), elsewhere=elsewhere)
+    return name, replace(found, curves=_filled(load.curves(drawn)), elsewhere=elsewhere)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

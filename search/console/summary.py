@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from analysis.records.schema import Record
     from search.run import SearchResult
     from search.settings import Settings
 
@@ -216,7 +215,6 @@ def _places(result: SearchResult, uri: str) -> Iterator[tuple[str, str]]:
 
 def write_report(
     path: Path,
-    records: Sequence[Record],
     trials: pd.DataFrame,
     conflicts: pd.DataFrame | None,
     about: Mapping[str, Any],
@@ -240,7 +238,7 @@ def write_report(
         report.write(
             path,
             trials,
-            curves=load.curve_frame(records),
+            curves=load.curves(trials),
             conflicts=conflicts,
             margin=float(about["margin"]),
             primary=about.get("primary", ()),

@@ -49,11 +49,11 @@ def written(made: list[Record], names: tuple[str, ...]) -> str:
     trials = load.frame(made)
     *_, search, reason, kind = names
     about = {"data_notes": "\n".join(names), reason: kind, "tracking_uri": search, "command": list(names)}
-    found = report.gather(trials, curves=load.curve_frame(made), margin=0.02, about=about)
+    found = report.gather(trials, curves=load.curves(load.frame(made)), margin=0.02, about=about)
     tables = {f"{name}{number}": found.conflicts for number, name in enumerate((search, kind))}
     elsewhere = report.Elsewhere(across.across(tables), across.by_search(tables), {reason: kind})
     return report.render(report.gather(
-        trials, curves=load.curve_frame(made), margin=0.02, about=about, elsewhere=elsewhere,
+        trials, curves=load.curves(load.frame(made)), margin=0.02, about=about, elsewhere=elsewhere,
     ))  # fmt: skip
 
 

@@ -1,13 +1,20 @@
 """MLflow to one checked table, on a real sqlite store."""
 
 import dataclasses
+import json
 import math
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from analysis.records import mlflow_runs
 from analysis.records import reader as load
-from analysis.records.schema import Point, Record, RecordError
+from analysis.records.schema import Point, Record, RecordError, history
 from search.mlflow_tracker import Tracker
 
 PLAIN = Record(
@@ -15,6 +22,7 @@ PLAIN = Record(
     tricks=(), context="digits-lt, 2 epochs", outcome="finished",
     choices={"train/weight": None, "train/lr": 0.1, "train/draw": "class_balanced", "train/views": 2, "flip": True},
     plan={"stages": ["train"]}, data="digits-lt", model="resnet8", imbalance=50.0, fingerprint="f", counts=(100, 2),
+    per_class={"logits_magnitude": [1.5, math.nan]}, class_names=("ant", "bee"),
     val_counts=(30, 30), epochs=2.0, epochs_trained=2.0, images=204, steps=4, seconds=1.53, seconds_saved=0.25,
     reused=("train",), metrics={"final/accuracy": 0.61, "final/harmonic_mean": 1 / 3}, recalls=(0.9, 0.32),
     curve=(Point("train", 0, 1, 0.5, {"accuracy": 0.4}), Point("train", 0, 2, 1.0, {"accuracy": 0.61})),
@@ -82,13 +90,6 @@ def write(uri: str, *records: Record, search: str = "demo", data: str = "digits-
     assert tracker.close() == []
 
 
-def change_tag(uri: str, trial: str, key: str, value: str) -> None:
-    found = load.find(uri)
-    client = load.connect(uri)
-    (run,) = load.pages(client, [found.experiment_id], f"tags.trial = '{trial}'")
-    client.set_tag(run.info.run_id, key, value)
-
-
 def test_what_was_logged_is_read_back(uri):
     write(uri, *RECORDS)
     name, found = load.records(uri)
@@ -105,12 +106,11 @@ def test_what_was_logged_is_read_back(uri):
 def test_curves_are_read_back(uri):
     write(uri, *RECORDS)
     _, trials = load.records(uri)
-    found = load.curves(uri, trials)
-    expected = load.curve_frame(RECORDS)
+    found = load.curves(trials)
+    expected = load.curves(load.frame(RECORDS))
     pd.testing.assert_frame_equal(found.drop(columns="run_id"), expected.drop(columns="run_id"))
-    assert load.curves(uri, trials["run_id"][0])["value"].tolist() == [0.4, 0.61]
-    with pytest.raises(load.LoadError, match="no run 'nowhere' in the MLflow store at sqlite"):
-        load.curves(uri, "nowhere")
+    assert load.curves(trials[:1])["value"].tolist() == [0.4, 0.61]
+    assert load.curves(trials, ["loss"]).empty
 
 
 def test_a_later_stage_speaks_where_two_meet_and_members_are_averaged():
@@ -119,22 +119,103 @@ def test_a_later_stage_speaks_where_two_meet_and_members_are_averaged():
         Point("second", 0, 2, 0.5, {"accuracy": 0.4}),
         Point("second", 1, 2, 0.5, {"accuracy": 0.6}),
     )
-    record = trial("t0", curve=points)
-    assert load.curve(record, "accuracy") == [(2, 0.5)]
-    assert load.curve(record, "accuracy", "first") == [(2, 0.1)]
-    assert load.curve(record, "loss") == []
+    assert history(points, "accuracy") == [(2, 0.5)]
+    assert history(points, "accuracy", "first") == [(2, 0.1)]
+    assert history(points, "loss") == []
 
 
-def test_a_plan_and_the_settings_are_read_back(uri, tmp_path):
+def test_the_settings_are_read_back(uri):
     write(uri, *RECORDS)
-    assert load.plan(uri, None, "r1") == {"stages": ["train"]}
     assert load.settings(uri, "demo") == {"imbalance": 50}
-    for file in tmp_path.glob("mlruns/*/*/artifacts/plan.json"):
+
+
+def test_records_are_read_from_their_runs_while_a_search_goes_on(uri, tmp_path):
+    """`records.jsonl` is of the search's last end: later trials, and those that ran again, are read one by one."""
+    write(uri, *RECORDS)
+    tracker = Tracker(uri, "demo", "digits-lt")
+    tracker.start({}, {})
+    again = dataclasses.replace(RECORDS[3], outcome="finished", metrics={"final/accuracy": 0.5}, started=1.7e9 + 9)
+    tracker.replay([*RECORDS, again, trial("t6", started=1.7e9 + 10)])
+    tracker.flush()
+    written = next(tmp_path.rglob("records.jsonl")).read_text().splitlines()
+    assert [Record.from_json(line) for line in written][1:2] == [RECORDS[1]] and len(written) == len(RECORDS)
+    expected = load.frame([*RECORDS[:3], *RECORDS[4:], again, trial("t6", started=1.7e9 + 10)])
+    found = load.records(uri)[1]
+    pd.testing.assert_frame_equal(found.drop(columns="run_id"), expected.drop(columns="run_id"))
+    tracker.close()
+    assert len(next(tmp_path.rglob("records.jsonl")).read_text().splitlines()) == len(expected)
+
+
+def test_artifacts_that_are_gone_are_named(uri, tmp_path):
+    write(uri, *RECORDS)
+    for file in [*tmp_path.rglob("record.json"), *tmp_path.rglob("records.jsonl")]:
         file.unlink()
-    with pytest.raises(load.LoadError, match=r"plan.json of run .* cannot be read from .* python -m search.sync demo"):
-        load.plan(uri, "demo", "r0")
-    with pytest.raises(load.LoadError, match=r"search 'demo' in the MLflow store at .* has no recipe 'r9'"):
-        load.plan(uri, "demo", "r9")
+    with pytest.raises(load.LoadError, match=r"record.json of run .* cannot be read from .* -m search.sync demo"):
+        load.records(uri, "demo")
+
+
+def test_a_store_of_an_earlier_version_is_read(uri):
+    """Its trials have a `record.json` each, and the search's run has no `records.jsonl`."""
+    client = load.connect(uri)
+    experiment = mlflow_runs.experiment(client, "digits-lt")
+    texts = {}
+    for run in json.loads(Path(__file__).with_name("store_before.json").read_text(encoding="utf-8")):
+        made = client.create_run(experiment, run["start"], run["tags"], run["name"])
+        metrics = [(name, math.nan if value is None else value, 0, 0) for name, value in run["metrics"].items()]
+        mlflow_runs.log(client, made.info.run_id, metrics=metrics, params=run["params"])
+        for name, text in run["artifacts"].items():
+            mlflow_runs.write_artifact(client, made, name, text)
+        client.set_terminated(made.info.run_id, run["status"])
+        texts |= {run["tags"].get("trial", ""): run["artifacts"].get("record.json")}
+    assert load.searches(uri)["trials"].item() == 6
+    found = load.records(uri, "demo")[1]
+    assert found["trial"].tolist() == ["t0", "t2", "t4"]
+    expected = load.frame(Record.from_json(texts[name]) for name in ("t0", "t2", "t4"))
+    pd.testing.assert_frame_equal(found.drop(columns="run_id"), expected.drop(columns="run_id"))
+    first = found.to_dict("records")[0]
+    assert first["plan"] == {"stages": [{"name": "train"}]} and first["class_names"] == ("ant", "bee")
+    assert first["per_class"]["logits_magnitude"][0] == 1.5 and math.isnan(first["per_class"]["logits_magnitude"][1])
+    assert (first["imbalance"], first["steps"], first["final/accuracy"]) == (50.0, 4, 0.61)
+    assert found["correct"].map(len).tolist() == [0, 0, 60] and found["setting"].tolist() == ["", "", "lr*3"]
+    # a search that is resumed keeps these runs
+    write(uri, *(Record.from_json(texts[name]) for name in ("t0", "t2", "t4")))
+    again = load.records(uri, "demo")[1]
+    pd.testing.assert_frame_equal(again, found)
+    assert client.get_run(first["run_id"]).data.tags["digest"] not in (None, "a1b0813fd7c46cc9")
+
+
+def test_a_field_is_declared_in_one_line(tmp_path, empty_store):
+    """One line in the schema: the field is in the journal's dict, in MLflow, and in the data frame, both ways."""
+    root = Path(__file__).resolve().parents[2]
+    for package in ("analysis", "search", "spaces", "trainables"):
+        shutil.copytree(root / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+    schema = tmp_path / "analysis" / "records" / "schema.py"
+    last = "    schema: Annotated[int, TAG] = SCHEMA\n"
+    declared = last + '    dummy: Annotated[tuple[float, ...], TAG, Stored("metric", "dummy/{item}")] = ()\n'
+    assert schema.read_text().count(last) == 1
+    schema.write_text(schema.read_text().replace(last, declared))
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    fields = {**PLAIN.to_dict(), "dummy": [0.5, 2.0]}
+    script = f"""
+import json
+from analysis.records import reader
+from analysis.records.schema import Record
+from search.mlflow_tracker import Tracker
+
+uri = "sqlite:///{tmp_path}/mlflow.db"
+record = Record.from_dict(json.loads({json.dumps(json.dumps(fields))}))
+with Tracker(uri, "demo", "digits-lt") as tracker:
+    tracker.start({{}}, {{}})
+    tracker.log(record)
+trials = reader.records(uri)[1]
+run = reader.connect(uri).get_run(trials["run_id"].item())
+found = [record.to_dict()["dummy"], trials["dummy"].item(), reader.frame([record])["dummy"].item()]
+print(json.dumps([found, run.data.tags["dummy"], [run.data.metrics["dummy/0"], run.data.metrics["dummy/1"]]]))
+"""
+    run = [sys.executable, "-W", "ignore", "-c", script]
+    done = subprocess.run(run, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+    assert json.loads(done.stdout.decode().splitlines()[-1]) == [[[0.5, 2.0]] * 3, "[0.5, 2.0]", [0.5, 2.0]]
 
 
 def test_the_latest_search_is_read_unless_one_is_named(uri):
@@ -153,7 +234,7 @@ def test_the_latest_search_is_read_unless_one_is_named(uri):
 
 def test_searches_beyond_one_page_are_read_whole(uri, monkeypatch):
     write(uri, *(trial(f"t{i}", seed=i) for i in range(5)))
-    monkeypatch.setattr(load, "PAGE", 2)
+    monkeypatch.setattr(mlflow_runs, "PAGE", 2)
     assert load.records(uri)[1]["seed"].tolist() == [0, 1, 2, 3, 4]
 
 
@@ -184,20 +265,32 @@ def test_a_folder_is_no_store(address):
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "match"),
+    ("fields", "match"),
     [
-        ("arm", "desing", r"search 'demo': arm 'desing' is unknown; allowed are tune, design, check, adaptive"),
-        ("outcome", "ok", r"outcome 'ok' is unknown; allowed are finished, stopped, diverged, failed"),
-        ("schema", "99", r"was written in schema 99, this version of longtail-tune reads schema 1"),
-        ("tricks", "[", r"is not a trial of longtail-tune: .* mend that with: python -m search.sync demo"),
-        ("seed", "many", r"is not a trial of longtail-tune: invalid literal for int"),
-        ("trial", "t1", r"search 'demo': trial 't1' is in the store twice; mend that with: python -m search.sync demo"),
+        ({"arm": "desing"}, "trial 't0': arm must be one of tune, design, check, adaptive, .*, got 'desing'"),
+        ({"outcome": "ok"}, "outcome must be one of finished, stopped, diverged, failed, got 'ok'"),
+        ({"schema": 99}, "a record of schema 99 cannot be read by schema 1; use the version of longtail-tune that"),
+        ({"seed": "many"}, "the record of trial 't0' cannot be read: seed: Input should be a valid integer"),
+        ({"unheard_of": 1}, "unheard_of: Unexpected keyword argument"),
+        ({"metrics": {"final/accuracy": "high"}}, "metrics.final/accuracy"),
+        (None, "a record that is not JSON cannot be read"),
     ],
 )
-def test_runs_that_no_search_writes_are_refused(uri, key, value, match):
+def test_records_that_no_search_writes_are_refused(uri, tmp_path, fields, match):
+    write(uri, trial("t0"))
+    next(tmp_path.rglob("records.jsonl")).unlink()
+    (file,) = tmp_path.rglob("record.json")
+    file.write_text("[" if fields is None else json.dumps(json.loads(file.read_text()) | fields))
+    with pytest.raises(load.LoadError, match=f"record.json of run .*{match}"):
+        load.records(uri)
+
+
+def test_a_trial_that_is_in_the_store_twice_is_refused(uri):
     write(uri, trial("t0"), trial("t1"))
-    change_tag(uri, "t0", key, value)
-    with pytest.raises(load.LoadError, match=match):
+    client, found = load.connect(uri), load.find(uri)
+    (run,) = mlflow_runs.pages(client, [found.experiment_id], "tags.trial = 't0'")
+    client.set_tag(run.info.run_id, "trial", "t1")
+    with pytest.raises(load.LoadError, match=r"trial 't1' is in the store twice; repair that with: python -m search"):
         load.records(uri)
 
 

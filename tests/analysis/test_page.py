@@ -134,7 +134,7 @@ def records() -> list[Record]:
 def text(tmp_path_factory) -> str:
     path = tmp_path_factory.mktemp("page") / "report.html"
     made = records()
-    report.write(path, load.frame(made), curves=load.curve_frame(made), margin=0.02)
+    report.write(path, load.frame(made), curves=load.curves(load.frame(made)), margin=0.02)
     return path.read_text(encoding="utf-8")
 
 

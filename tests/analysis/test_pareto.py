@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from analysis.recipes.pareto import ACCURACY, HARMONIC_MEAN, front, knee, non_dominated, too_few
-from analysis.records.schema import RecordError, bounded_interval
+from analysis.records.intervals import bounded_interval
+from analysis.records.schema import RecordError
 
 pytestmark = pytest.mark.smoke
 

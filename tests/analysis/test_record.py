@@ -10,16 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analysis.files import to_json
-from analysis.records.reader import frame, mean_interval, ranking
-from analysis.records.schema import (
-    Point,
-    Record,
+from analysis.records.intervals import (
     bounded_interval,
     difference_interval,
     effective_images,
     interval,
     prediction_interval,
 )
+from analysis.records.reader import frame, mean_interval, ranking
+from analysis.records.schema import Point, Record
 
 pytestmark = pytest.mark.smoke
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from analysis.records import mlflow_runs
 from analysis.records import reader as load
 from analysis.records.relocation import relocate
 from analysis.records.schema import Record
@@ -53,7 +54,7 @@ def test_a_copy_reads_and_writes_its_own_artifacts(project, tmp_path):
     log(copy, 1)
     assert tree(project) == before
     client = MlflowClient(f"sqlite:///{copy}/mlflow.db")
-    runs = load.pages(client, ["1"], "tags.level = 'trial'")
+    runs = mlflow_runs.pages(client, ["1"], "tags.level = 'trial'")
     assert len(runs) == 2
     for run in runs:
         assert run.info.artifact_uri.startswith(f"file://{copy}/mlruns/longtail-digits-lt/")
@@ -64,7 +65,7 @@ def test_a_copy_reads_and_writes_its_own_artifacts(project, tmp_path):
 def test_a_moved_store_is_read_where_it_is_and_the_old_place_stays_gone(project, tmp_path):
     project.rename(tmp_path / "moved")
     uri = f"sqlite:///{tmp_path}/moved/mlflow.db"
-    assert load.plan(uri, "demo", "r") == PLAN
+    assert load.records(uri, "demo")[1]["plan"].item() == PLAN
     log(tmp_path / "moved", 1)
     assert not project.exists()
 

@@ -93,7 +93,7 @@ def table(trials) -> pd.DataFrame:
 def html(trials, records, tmp_path_factory) -> str:
     path = tmp_path_factory.mktemp("report") / "report.html"
     about = {"command": "python run_search.py", "commit": "<abc>"}
-    report.write(path, trials, curves=load.curve_frame(records), margin=0.02, primary=[(WEIGHT, DRAW)], about=about)
+    report.write(path, trials, curves=load.curves(trials), margin=0.02, primary=[(WEIGHT, DRAW)], about=about)
     return path.read_text(encoding="utf-8")
 
 
@@ -156,7 +156,7 @@ def test_effects_in_two_contexts_are_told_apart():
 
 
 def test_curves_are_means_over_seeds(records):
-    rows = load.curve_frame(records[:8])
+    rows = load.curves(load.frame(records[:8]))
     (curve,) = plots.curves_info(rows, {"id-none": "baseline", "nowhere": "lost"})
     first, second = (r.metrics["final/accuracy"] for r in records[:8] if not r.tricks)
     assert (curve.name, curve.epochs, sorted(curve.seeds)) == ("baseline", [2, 4], [0, 1])
@@ -489,7 +489,7 @@ def test_text_of_others_is_escaped(tmp_path):
     rows = [dataclasses.replace(row, context="") for row in rows]
     rows.append(record("t50", (evil,), 5, 0.1, outcome="failed", reason=evil))
     trials = load.frame(rows)
-    text = report.write(tmp_path / "r.html", trials, curves=load.curve_frame(rows), about={evil: evil}).read_text()
+    text = report.write(tmp_path / "r.html", trials, curves=load.curves(trials), about={evil: evil}).read_text()
     assert "<img" not in text
     assert structure(text).open == []
 

@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 from filelock import FileLock
 
-from analysis.records import mlflow_store
+from analysis.records import mlflow_runs, mlflow_store
 from analysis.records import reader as load
 from analysis.records.schema import Point, Record
 from search import list as search_list
@@ -95,13 +95,13 @@ def search(uri: str, folder: Path, resume: bool = False) -> Tracker:
 def contents(uri: str) -> dict[str, dict]:
     """Everything that the store says of the search, without ids and the times at which it was written."""
     client = load.connect(uri)
-    (experiment,) = load._experiments(client)
-    found = load.pages(client, [experiment], "")
+    (experiment,) = mlflow_runs.experiments(client)
+    found = mlflow_runs.pages(client, [experiment], "")
     names = {run.info.run_id: f"{run.data.tags['level']} {run.data.tags[run.data.tags['level']]}" for run in found}
     assert len(set(names.values())) == len(names), "a run is there twice"
     shown = {}
     for run in found:
-        folder = load.local_folder(uri, run.info.artifact_uri)
+        folder = mlflow_runs.local_folder(uri, run.info.artifact_uri)
         tags = dict(run.data.tags)
         tags["mlflow.parentRunId"] = names.get(tags.get("mlflow.parentRunId"), "")
         history = {
@@ -144,7 +144,7 @@ class Mortal(mlflow_store.Client):
 
 @pytest.fixture
 def mortal(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Mortal]]:
-    monkeypatch.setattr(mlflow_store, "Client", Mortal)
+    monkeypatch.setattr("search.mlflow_tracker.run_writer.Client", Mortal)
     monkeypatch.setattr(threading, "excepthook", lambda args: None)
     Mortal.calls = Mortal.fatal = 0
     yield Mortal
@@ -157,10 +157,9 @@ def killed(uri: str, folder: Path, resume: bool = False) -> None:
         tracker = search(uri, folder, resume)
     except Killed:
         return
-    assert tracker._thread is not None
-    tracker._queue.put(tracking._Job("the end", lambda: tracker._end("FINISHED")))
-    tracker._queue.put(None)
-    tracker._thread.join()
+    tracker._put("the end", lambda runs: runs.end("FINISHED"))
+    tracker._writer._queue.put(None)
+    tracker._writer.join()
 
 
 @pytest.mark.parametrize("mended_by", ["sync", pytest.param("resume", marks=pytest.mark.slow)])
@@ -212,8 +211,8 @@ def test_runs_that_were_deleted_doubled_changed_or_put_in_by_hand(journal, uri):
     assert search(uri, journal.path.parent).close() == []
     expected = contents(uri)
     client = load.connect(uri)
-    (experiment,) = load._experiments(client)
-    found = {run.data.tags["level"] + str(i): run for i, run in enumerate(load.pages(client, [experiment], ""))}
+    (experiment,) = mlflow_runs.experiments(client)
+    found = {run.data.tags["level"] + str(i): run for i, run in enumerate(mlflow_runs.pages(client, [experiment], ""))}
     trials = [run for name, run in found.items() if name.startswith("trial")]
     recipes = [run for name, run in found.items() if name.startswith("recipe")]
     client.delete_run(trials[0].info.run_id)
@@ -223,7 +222,7 @@ def test_runs_that_were_deleted_doubled_changed_or_put_in_by_hand(journal, uri):
     client.create_run(experiment, tags=trials[1].data.tags | {"trial": "never-ran"})
     client.set_tag(trials[2].info.run_id, "title", "another")
     client.log_metric(trials[1].info.run_id, "final/accuracy", 0.99, step=9)
-    load.local_folder(uri, trials[2].info.artifact_uri).joinpath("record.json").unlink()
+    mlflow_runs.local_folder(uri, trials[2].info.artifact_uri).joinpath("record.json").unlink()
     with pytest.raises(AssertionError):
         contents(uri)
     sync.sync("demo")
@@ -318,8 +317,7 @@ def test_a_database_that_is_locked_for_a_while_loses_nothing(journal, uri, tmp_p
         assert time.monotonic() - began < 5
         assert "MLflow lacks trial design-0-000" in tracker.missing and "search.sync demo" in tracker.missing
         holder.execute("ROLLBACK")
-    assert tracker._thread is not None
-    tracker._thread.join()
+    tracker._writer.join()
     assert "3 trials of 2 recipes are in" in sync.sync("demo")
     assert len(load.records(uri, "demo")[1]) == 3
     assert "Traceback" not in caplog.text
@@ -344,7 +342,7 @@ def test_an_outage_is_waited_for_while_the_search_runs(journal, uri, monkeypatch
     assert tracker.close() == []
     assert len(load.records(uri, "demo")[1]) == 3
     assert [record.getMessage() for record in caplog.records] == [
-        "no MLflow server answers; the search goes on, and the journal keeps everything"
+        "no MLflow server answers; the search continues, and the journal has everything"
     ]
 
 
@@ -354,7 +352,7 @@ def test_a_search_that_tracked_nothing_is_written_later(journal, uri, tmp_path):
     assert not (tmp_path / "mlruns").exists()
     fields = json.loads((folder / "search.json").read_text())
     (folder / "search.json").write_text(json.dumps(fields | {"tracking_uri": "none"}))
-    with pytest.raises(TrackingError, match=r"demo: the search was not tracked; say with --tracking-uri where"):
+    with pytest.raises(TrackingError, match=r"demo: the search was not tracked; give the store to write it to with"):
         sync.sync("demo")
     sync.sync("demo", tracking_uri=uri)
     tracked = contents(uri)
@@ -418,7 +416,7 @@ def test_a_copied_project_reads_and_writes_its_own_artifacts(journal, uri, tmp_p
     sync.sync("demo", tracking_uri=mine)
     assert len(list(copy.rglob("record.json"))) == 3
     assert {path: path.read_bytes() for path in before} == before
-    assert load.plan(mine, "demo", "r0") == {"stages": ["train"]}
+    assert load.records(mine, "demo")[1]["plan"].tolist() == [{"stages": ["train"]}] * 3
 
 
 def test_the_best_of_an_arm_never_falls(journal, uri):
@@ -441,9 +439,9 @@ def test_the_best_of_an_arm_never_falls(journal, uri):
 def test_every_choice_of_the_space_is_a_parameter_of_every_run(uri, journal):
     assert search(uri, journal.path.parent).close() == []
     client = load.connect(uri)
-    (experiment,) = load._experiments(client)
+    (experiment,) = mlflow_runs.experiments(client)
     for level in ("recipe", "trial"):
-        found = load.pages(client, [experiment], f"tags.level = '{level}'")
+        found = mlflow_runs.pages(client, [experiment], f"tags.level = '{level}'")
         assert {(run.data.params["train/draw"], run.data.params["train/weight"]) for run in found} == {
             ("none", "none"), ("class_balanced", "none")
         }  # fmt: skip
@@ -465,9 +463,9 @@ def test_names_in_other_scripts_do_not_meet(uri, journal):
     client = load.connect(uri)
     found = client.get_run(row["run_id"]).data.metrics
     assert [found[mlflow_store.key(f"{name}/accuracy")] for name in names] == [0.1 * n for n in range(len(names))]
-    (experiment,) = load._experiments(client)
+    (experiment,) = mlflow_runs.experiments(client)
     tag = mlflow_store.key(mlflow_store.pair_name("größe/x", BOTH[1]))
-    assert len(load.pages(client, [experiment], f"tags.`{tag}` = 'conflict'")) == 1
+    assert len(mlflow_runs.pages(client, [experiment], f"tags.`{tag}` = 'conflict'")) == 1
 
 
 def test_a_start_that_failed_does_not_keep_the_name(uri, tmp_path):

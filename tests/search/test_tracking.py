@@ -11,7 +11,9 @@ import sqlite3
 import pandas as pd
 import pytest
 
+from analysis.records import mlflow_runs
 from analysis.records import reader as load
+from analysis.records.mlflow_index import ELSEWHERE
 from analysis.records.schema import Point, Record, RecordError
 from search import list as search_list
 from search.mlflow_tracker import Tracker, TrackingError, check, conflict_summary, default_uri, prepare, where_to_look
@@ -44,9 +46,9 @@ def write(uri: str, *records: Record, search: str = "demo", status: str = "FINIS
 
 def runs(uri: str, level: str) -> dict:
     client = load.connect(uri)
-    (experiment,) = load._experiments(client)
+    (experiment,) = mlflow_runs.experiments(client)
     name = {"search": "search", "recipe": "recipe", "trial": "trial"}[level]
-    return {run.data.tags[name]: run for run in load.pages(client, [experiment], f"tags.level = '{level}'")}
+    return {run.data.tags[name]: run for run in mlflow_runs.pages(client, [experiment], f"tags.level = '{level}'")}
 
 
 def test_three_levels_of_runs_with_their_tags(uri):
@@ -203,7 +205,7 @@ def test_many_classes_stay_within_the_limits(uri):
     write(uri, trial("t0", **large), trial("t1", seed=1, recalls=recalls[:200], class_names=("ant", "bee")))
     metrics = {name: run.data.metrics for name, run in runs(uri, "trial").items()}
     assert "recall/0" not in metrics["t0"] and "recall/199" in metrics["t1"]
-    assert runs(uri, "trial")["t0"].data.tags["counts"] == load.ELSEWHERE
+    assert runs(uri, "trial")["t0"].data.tags["counts"] == ELSEWHERE
     found = load.records(uri)[1].set_index("trial")
     assert (found["counts"]["t0"], found["val_counts"]["t0"], found["class_names"]["t0"]) == (whole, whole, names)
     assert found["class_names"]["t1"] == ("ant", "bee")
@@ -212,7 +214,7 @@ def test_many_classes_stay_within_the_limits(uri):
 def test_a_record_that_has_unknown_numbers_is_json_that_every_reader_accepts(uri):
     write(uri, trial("t0", recalls=(0.9, math.nan)))
     run = runs(uri, "trial")["t0"]
-    text = load._artifact(load.connect(uri), run, "record.json")
+    text = mlflow_runs.read_artifact(load.connect(uri), run, "record.json")
 
     def refuse(name: str) -> None:
         raise ValueError(name)
@@ -236,7 +238,7 @@ def test_long_plans_are_logged_in_several_batches(uri):
     write(uri, trial("t0", choices=choices, curve=curve))
     run = runs(uri, "trial")["t0"]
     assert len(run.data.params) == 251 + 5
-    assert len(load.curves(uri, run.info.run_id)) == 2000
+    assert len(load.curves(load.records(uri)[1])) == 2000
 
 
 PAIRS = pd.DataFrame(
@@ -250,14 +252,12 @@ PAIRS = pd.DataFrame(
 )
 
 
-def test_verdicts_are_tags_and_metrics_of_the_search_run(uri, tmp_path):
+def test_verdicts_are_tags_and_metrics_of_the_search_run(uri):
     tracker = Tracker(uri, "demo", "digits-lt")
     tracker.start({}, {})
     metrics, tags = conflict_summary(PAIRS)
     tracker.summary(metrics, tags, {"conflicts.csv": "a,b\n"})
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "best.yaml").write_text("recipe: x\n")
-    tracker.summary(artifacts=tmp_path / "out")
+    tracker.summary(artifacts={"best.yaml": b"recipe: x\n"})
     assert tracker.close() == []
     search = runs(uri, "search")["demo"]
     key = "conflict/train/class_balanced--train/cost_sensitive"
@@ -267,7 +267,7 @@ def test_verdicts_are_tags_and_metrics_of_the_search_run(uri, tmp_path):
     names = {file.path for file in load.connect(uri).list_artifacts(search.info.run_id)}
     assert names == {"conflicts.csv", "best.yaml"}
     experiment = search.info.experiment_id
-    assert load.pages(load.connect(uri), [experiment], f"tags.`{key}` = 'conflict'")
+    assert mlflow_runs.pages(load.connect(uri), [experiment], f"tags.`{key}` = 'conflict'")
 
 
 def test_what_a_former_winner_needed_goes_away(uri):
@@ -317,7 +317,7 @@ def test_one_query_finds_every_search_and_recipe_with_a_conflict(uri):
         mlflow.set_tracking_uri(before)
     one = runs(uri, "search")["one"]
     assert {file.path for file in load.connect(uri).list_artifacts(one.info.run_id)} == {
-        "conflicts.png", "conflicts.csv"
+        "conflicts.png", "conflicts.csv", "records.jsonl"
     }  # fmt: skip
 
 
@@ -329,7 +329,7 @@ def test_verdicts_reach_recipes_of_a_search_that_goes_on(uri):
     tracker.replay([trial("t0", recipe="r-both", tricks=both)])
     tracker.mark(PAIRS)
     assert tracker.close() == []
-    recipe = next(run for run in load.pages(load.connect(uri), [runs(uri, "search")["demo"].info.experiment_id],
+    recipe = next(run for run in mlflow_runs.pages(load.connect(uri), [runs(uri, "search")["demo"].info.experiment_id],
                                             "tags.level = 'recipe'"))  # fmt: skip
     assert recipe.data.tags["conflict/train/class_balanced--train/cost_sensitive"] == "conflict"
 
@@ -343,7 +343,7 @@ def test_errors_of_the_writer_are_told_and_do_not_raise(uri, caplog):
         tracker.log(trial("t2"))
         errors = tracker.close()
     assert errors == ["trial t1"] and tracker.close() == errors
-    lines = [record.getMessage() for record in caplog.records if record.name == "search.mlflow_tracker"]
+    lines = [record.getMessage() for record in caplog.records if record.name.startswith("search.mlflow_tracker")]
     assert len(lines) == 1
     assert lines[0].startswith("MLflow did not take trial t1 (ValueError: could not convert string to float: 'high')")
     assert tracker.missing.startswith("MLflow lacks trial t1: MLflow did not take trial t1 (ValueError: could not")
@@ -354,7 +354,7 @@ def test_errors_of_the_writer_are_told_and_do_not_raise(uri, caplog):
 def test_what_fails_once_is_written_on_the_second_attempt(uri, monkeypatch):
     tracker = Tracker(uri, "demo", "digits-lt")
     tracker.start({}, {})
-    real, calls = tracker._client.log_batch, []
+    real, calls = tracker._runs.client.log_batch, []
 
     def locked(*arguments, **options):
         calls.append(1)
@@ -362,7 +362,7 @@ def test_what_fails_once_is_written_on_the_second_attempt(uri, monkeypatch):
             raise RuntimeError("database is locked")
         return real(*arguments, **options)
 
-    monkeypatch.setattr(tracker._client, "log_batch", locked)
+    monkeypatch.setattr(tracker._runs.client, "log_batch", locked)
     tracker.log(trial("t0"))
     tracker.flush()
     assert tracker.close() == []

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from analysis.records import mlflow_store
+from analysis.records import mlflow_runs, mlflow_store
 from analysis.records.mlflow_store import NOWHERE
 from trainables.final.errors import TrainError
 
@@ -20,6 +20,9 @@ WRITE_SECONDS = 2.0
 
 AWAY_SECONDS = 30.0
 """Seconds for which a store that did not answer is left alone while training continues."""
+
+BATCH = 500
+"""Points of metrics per request."""
 
 
 class MlflowRun:
@@ -62,10 +65,9 @@ class MlflowRun:
             if run_id is not None:
                 client.update_run(run_id, status="RUNNING")
                 return
-            experiment = _experiment(client, place, f"longtail/{data}")
-            self.run_id = client.create_run(experiment, tags={**tags, "mlflow.runName": name}).info.run_id
-            for key, value in params.items():
-                client.log_param(self.run_id, mlflow_store.key(key), value)
+            experiment = mlflow_runs.experiment(client, data)
+            self.run_id = run_id = str(client.create_run(experiment, tags=dict(tags), run_name=name).info.run_id)
+            mlflow_runs.log(client, run_id, params={mlflow_store.key(key): str(value) for key, value in params.items()})
         except mlflow_store.StoreError as error:
             raise TrainError(
                 f"{error}{mlflow_store.source(uri)}; or choose another store with --tracking-uri, or --tracking-uri "
@@ -76,7 +78,7 @@ class MlflowRun:
         """Logs numbers; they are written every few seconds, and when the run is closed."""
         if self._client is not None:
             now = round(time.time() * 1000)
-            self._waiting.extend((key, value, now, step) for key, value in values.items())
+            self._waiting.extend((mlflow_store.key(key), value, now, step) for key, value in values.items())
             if time.monotonic() - self._written > WRITE_SECONDS:
                 self._write()
 
@@ -85,12 +87,9 @@ class MlflowRun:
         if self._written < self._away_until:
             return
         with self._forgiving() as client:
-            from mlflow.entities import Metric
-
-            while self._waiting:  # no more than a server takes at once; what it did not take is kept
-                batch = [Metric(mlflow_store.key(key), *numbers) for key, *numbers in self._waiting[:1000]]
-                client.log_batch(self.run_id, metrics=batch)
-                del self._waiting[:1000]
+            while self._waiting:  # what the store did not take is kept
+                mlflow_runs.log(client, str(self.run_id), metrics=self._waiting[:BATCH])
+                del self._waiting[:BATCH]
 
     def files(self, out: Path, names: Sequence[str]) -> None:
         """Copies files and folders of `out` into the run."""
@@ -122,13 +121,3 @@ class MlflowRun:
             if why not in self._told:
                 self._told.add(why)
                 _logger.warning("MLflow does not take numbers of this training: %s", why)
-
-
-def _experiment(client: Any, uri: str, name: str) -> str:
-    found = client.get_experiment_by_name(name)
-    if found is not None:
-        return str(found.experiment_id)
-    file = mlflow_store.database(uri)
-    # beside the database and not in whatever directory the command was started from
-    place = None if file is None else (file.parent / "mlruns" / name.replace("/", "-")).as_uri()
-    return str(client.create_experiment(name, artifact_location=place))

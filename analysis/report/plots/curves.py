@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import pandas as pd
 
 from analysis.formatting import FAINT, INK, percent, seeds
-from analysis.records.schema import ARMS, bounded_interval
+from analysis.records.intervals import bounded_interval
+from analysis.records.schema import ARMS
 from analysis.report.plots.style import BEST, PLAIN, safe, style
 
 if TYPE_CHECKING:

@@ -1,0 +1,235 @@
+"""The runs of one search in MLflow, each brought to the content that it must have."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from analysis.records import mlflow_runs
+from analysis.records.mlflow_index import clip
+from analysis.records.mlflow_store import Client
+from analysis.records.reader import RECORDS
+from analysis.records.schema import Record
+from search.mlflow_tracker.run_content import RunContent, of_recipe, of_trial
+from search.mlflow_tracker.search_run import FINDINGS, SearchRun
+from search.mlflow_tracker.store import TrackingError
+from search.mlflow_tracker.summaries import SearchSummary, alike, number
+
+
+class RunWriter:
+    """Writes the runs of one search; every call leaves alone what is right already.
+
+    Args:
+        uri: Address of the store.
+        search: Name of the search.
+        data: Name of the data set.
+        resume: Whether the store may hold a search of this name.
+        thorough: Whether artifacts on another machine are looked for as well.
+
+    Raises:
+        StoreError: The store does not answer.
+        TrackingError: The name is taken, and `resume` is False.
+    """
+
+    def __init__(self, uri: str, search: str, data: str, resume: bool, thorough: bool) -> None:
+        self.client = Client(uri)
+        self.summary = SearchSummary()
+        self.written: Counter[str] = Counter()
+        self.search, self.data = search, data
+        self.kept = SearchRun(data, 0)
+        self._thorough = thorough
+        self._experiment = mlflow_runs.experiment(self.client, data)
+        self._found: dict[str, dict[str, list[Any]]] = {"search": {}, "recipe": {}, "trial": {}}
+        self._recipes: dict[str, Any] = {}
+        self._done: dict[str, str] = {}
+        for run in mlflow_runs.pages(self.client, [self._experiment], f"tags.search = '{search}'"):
+            level = run.data.tags.get("level", "")
+            if level in self._found:
+                self._found[level].setdefault(run.data.tags.get(level, ""), []).append(run)
+        runs = self._found["search"].get(search, [])
+        if runs and not resume:
+            if self._found["recipe"] or self._found["trial"]:
+                raise TrackingError(
+                    f"the MLflow store at {uri} already holds a search {search!r} on {data}; choose another --name, or "
+                    f"continue that search with --resume {search}"
+                )
+            self._remove(runs)  # a start that failed before its first trial does not keep the name
+        self.own: Any = runs[0] if runs else None
+        self._remove(runs[1:])
+
+    # ------------------------------------------------------------------------------ the search's own run
+
+    def start(self, kept: SearchRun) -> str:
+        """Creates the search's run, or continues it.
+
+        Args:
+            kept: What it must hold; later changes to it are written as well.
+
+        Returns:
+            Id of the run.
+        """
+        self.kept = kept
+        tags = {"search": self.search, "level": "search", "data": self.data} | kept.tags
+        if kept.changed:
+            tags["resumed"] = clip(json.dumps(kept.changed))
+        if self.own is None:
+            self.own = self.client.create_run(
+                self._experiment, start_time=kept.started, tags=tags, run_name=self.search
+            )
+        else:
+            self.client.update_run(self.run_id, status="RUNNING")
+        params = _differing(kept.params, self.own.data.params, known=True)
+        self._log(self.own, params=params, tags=_differing(tags, self.own.data.tags))
+        return self.run_id
+
+    @property
+    def run_id(self) -> str:
+        """Id of the search's run."""
+        return str(self.own.info.run_id)
+
+    def refresh(self) -> None:
+        """Brings means on the changed recipe runs and counts on the search's run up to date.
+
+        Not after every trial if trials come faster than they can be written.
+        """
+        summary = self.summary
+        while summary.changed:
+            name = summary.changed.pop()
+            try:
+                self._write_recipe(name)
+            except Exception:
+                summary.changed.add(name)
+                raise
+        there = self.own.data
+        tags = _differing(summary.leader(), there.tags)
+        if tags or not _has_all(there.metrics, summary.metrics):
+            self._log(self.own, metrics=summary.unwritten, tags=tags)
+        there.tags.update(tags)
+        there.metrics.update(summary.metrics)
+        summary.unwritten = []
+
+    def write_results(self, artifacts: Mapping[str, str | bytes], replaced: tuple[str, ...] = FINDINGS) -> None:
+        """Writes the search's results; of its tags that begin with `replaced`, those that no longer hold go away."""
+        kept = self.kept
+        metrics = [(name, number(value), kept.concluded, 0) for name, value in kept.metrics.items()]
+        self._log(self.own, metrics=metrics, tags=kept.findings)
+        if replaced:
+            for name in self.client.get_run(self.run_id).data.tags:
+                if name.startswith(replaced) and name not in kept.findings:
+                    self.client.delete_tag(self.run_id, name)
+        for name, content in artifacts.items():
+            mlflow_runs.write_artifact(self.client, self.own, name, content)
+
+    def end(self, status: str) -> None:
+        """Writes the records of all trials that have a run into one artifact, and ends the search's run."""
+        written = [record for trial, record in self.summary.records.items() if trial in self._done]
+        if written:
+            lines = "".join(f"{record.to_json()}\n" for record in written)
+            mlflow_runs.write_artifact(self.client, self.own, RECORDS, lines)
+        self.client.set_terminated(self.run_id, status)
+
+    # ------------------------------------------------------------------------------ runs of recipes and trials
+
+    def write_trial(self, record: Record) -> None:
+        """Writes the run of a trial, under that of its recipe."""
+        content = of_trial(record, self.search, self.kept.choices)
+        if self._done.get(record.trial) == content.digest:
+            return
+        parent = self._recipe_run(record.recipe).info.run_id
+        self._put(content, self._found["trial"].setdefault(record.trial, []), parent)
+        self._done[record.trial] = content.digest
+
+    def write_verdicts(self) -> None:
+        """Writes the verdicts on pairs onto the recipes that have both of their tricks."""
+        for name, recipe in self.summary.recipes.items():
+            # at another learning rate the pair may fare otherwise: that is what the check arm asks
+            tags = {} if recipe.arms == {"check"} else self.kept.verdicts(recipe.first.tricks)
+            run = self._recipe_run(name)
+            self._log(run, tags=_differing(tags, run.data.tags))
+            run.data.tags.update(tags)
+            for tag in [tag for tag in run.data.tags if tag.startswith("conflict/") and tag not in tags]:
+                self.client.delete_tag(run.info.run_id, tag)
+                del run.data.tags[tag]
+
+    def remove_unknown(self) -> None:
+        """Removes runs of the search that no record speaks of."""
+        for level, known in (("trial", self.summary.records), ("recipe", self.summary.recipes)):
+            for name, runs in self._found[level].items():
+                if name not in known:
+                    self._remove(runs)
+
+    def _recipe_run(self, name: str) -> Any:
+        """The run of a recipe; created before its first trial."""
+        if name not in self._recipes:
+            content = of_recipe(self.summary.recipes[name].first, self.search, self.kept.choices)
+            self._recipes[name] = self._put(content, self._found["recipe"].setdefault(name, []), self.run_id)
+        return self._recipes[name]
+
+    def _write_recipe(self, name: str) -> None:
+        recipe, run = self.summary.recipes[name], self._recipe_run(name)
+        there = run.data
+        tags = _differing({"arm": ",".join(sorted(recipe.arms)), "arm_counted": recipe.shown[0]}, there.tags)
+        params = _differing(recipe.length, there.params, known=True)
+        if tags or params or not _has_all(there.metrics, recipe.metrics):
+            self._log(run, metrics=recipe.unwritten, params=params, tags=tags)
+        there.tags.update(tags)
+        there.params.update(params)
+        there.metrics.update(recipe.metrics)
+        recipe.unwritten = []
+
+    def _put(self, content: RunContent, runs: list[Any], parent: str) -> Any:
+        """The one run of `runs` that has this content: found, completed or created; the others are removed."""
+        complete: Any = next(
+            (run for run in runs if content.is_complete(run) and self._has(run, content.artifact)), None
+        )
+        begun = (run for run in runs if str(run.info.status) == "RUNNING" and content.is_begun(run))
+        run = complete or next(begun, None)
+        self._remove([other for other in runs if other is not run])
+        if run is None:
+            tags = content.tags | {"digest": content.digest, "mlflow.parentRunId": parent}
+            start = content.start or round(time.time() * 1000)
+            run = self.client.create_run(self._experiment, start_time=start, tags=tags, run_name=content.name)
+            runs.append(run)
+        if run is not complete:
+            metrics = [(name, value, content.start, step) for name, value, step in content.metrics]
+            self._log(run, metrics=metrics, params=content.params)
+            mlflow_runs.write_artifact(self.client, run, content.artifact, content.content)
+            # last, because a run that is not RUNNING counts as completely written
+            self.client.set_terminated(run.info.run_id, content.status, end_time=content.end)
+            self.written["written"] += 1
+        elif not content.is_begun(run):  # an earlier version wrote the artifact
+            mlflow_runs.write_artifact(self.client, run, content.artifact, content.content)
+            self.client.set_tag(run.info.run_id, "digest", content.digest)
+            self.written["written"] += 1
+        if run.data.tags.get("mlflow.parentRunId") != parent:
+            self.client.set_tag(run.info.run_id, "mlflow.parentRunId", parent)
+        return run
+
+    def _has(self, run: Any, artifact: str) -> bool:
+        """Whether an artifact exists; on another machine this is only asked if everything is looked at."""
+        local = mlflow_runs.local_folder(self.client.uri, str(run.info.artifact_uri)) is not None
+        return not (local or self._thorough) or mlflow_runs.has_artifact(self.client, run, artifact)
+
+    def _remove(self, runs: Sequence[Any]) -> None:
+        """Moves runs to MLflow's deleted ones."""
+        for run in list(runs):
+            self.client.delete_run(run.info.run_id)
+            self.written["removed"] += 1
+            for named in self._found.values():
+                for each in named.values():
+                    each[:] = [other for other in each if other is not run]
+
+    def _log(self, run: Any, **content: Any) -> None:
+        mlflow_runs.log(self.client, run.info.run_id, **content)
+
+
+def _differing(wanted: Mapping[str, str], there: Mapping[str, str], known: bool = False) -> dict[str, str]:
+    """What has to be written; with `known`, only keys that are not there at all: MLflow never changes a parameter."""
+    return {name: text for name, text in wanted.items() if (name not in there if known else there.get(name) != text)}
+
+
+def _has_all(there: Mapping[str, float], wanted: Mapping[str, float]) -> bool:
+    return all(name in there and alike(there[name], value) for name, value in wanted.items())
