@@ -12,12 +12,13 @@ from collections.abc import Iterable, Sequence
 import pandas as pd
 
 from analysis.conflicts.table import pairwise
+from analysis.conflicts.verdicts import MARGIN
 
 
 def at_looks(
     trials: pd.DataFrame,
     metric: str = "final/accuracy",
-    margin: float = 0.005,
+    margin: float = MARGIN,
     *,
     primary: Iterable[Sequence[str] | str] = (),
     firsts: Sequence[int] = (),

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.conflicts.table import pairwise
+from analysis.conflicts.verdicts import MARGIN
 
 FEW_VAL_IMAGES = 50
 """Below this many val images of a class, means that the lowest recalls decide are noise."""
@@ -35,7 +36,7 @@ class Tables(dict[str, pd.DataFrame]):
 
 def tables(
     trials: pd.DataFrame,
-    margin: float = 0.005,
+    margin: float = MARGIN,
     primary_metric: str = "final/accuracy",
     *,
     others: Sequence[str] = ("final/few", SMOOTHED),

@@ -6,8 +6,9 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.conflicts.contrasts import FEWEST_FIRST_STAGES, LOG_ODDS, counted
-from analysis.conflicts.verdicts import ALONE, DIRECTIONS, HELPS, HURTS, MOST_FURTHER_SEEDS, NO_LOSS, Pair, Rule
+from analysis.conflicts.contrasts import FEWEST_FIRST_STAGES, counted
+from analysis.conflicts.verdicts import ALONE, DIRECTIONS, HELPS, HURTS, NO_LOSS, Pair, Rule
+from analysis.formatting import MOST_SEEDS, bounds, magnitude, span
 from analysis.stats.intervals import Estimate, wilson_interval
 
 
@@ -31,13 +32,13 @@ def reason(pair: Pair, verdict: str, rule: Rule, more_seeds: Any) -> str:
     if pair.problem:
         return pair.problem
     said = [direction(pair, name, rule) for name in DIRECTIONS]
-    overlap = f"interaction {span(pair.estimate('interaction'), rule.level)}"
+    overlap = f"interaction {_interval(pair.estimate('interaction'), rule.level)}"
     if verdict == "conflict":
         said.append(f"their gains overlap, in accuracy and in log-odds: {overlap}")
     elif verdict == "harmful":
         hurt = [name for name in DIRECTIONS if pair.direction(name, rule) == HURTS] or [_clearest(pair)]
         said += [
-            f"{pair.added(name)} alone: {span(pair.estimate(ALONE[name]), rule.level)}, so it is not shown that the "
+            f"{pair.added(name)} alone: {_interval(pair.estimate(ALONE[name]), rule.level)}, so it is not shown that the "
             f"pair is to blame ({overlap})"
             for name in hurt
         ]
@@ -58,10 +59,11 @@ def direction(pair: Pair, name: str, rule: Rule) -> str:
     word = pair.direction(name, rule)
     low, high = found.interval(rule.level)
     if word in (HELPS, HURTS):
-        return f"adding {added} to {base} {word}: {span(found, rule.level)}"
+        return f"adding {added} to {base} {word}: {_interval(found, rule.level)}"
     if word == NO_LOSS:
-        return f"adding {added} to {base}: no loss of {points(rule.margin)} points or more, {span(found, rule.level)}"
-    return f"adding {added} to {base}: not known yet, anything from {signed(low)} to {signed(high)} points"
+        excluded = f"no loss of {magnitude(rule.margin)} points or more"
+        return f"adding {added} to {base}: {excluded}, {_interval(found, rule.level)}"
+    return f"adding {added} to {base}: not known yet, anything from {bounds(low, high)} points"
 
 
 def caveats(pair: Pair, verdict: str, rule: Rule, facts: dict[str, Any]) -> str:
@@ -104,36 +106,8 @@ def caveats(pair: Pair, verdict: str, rule: Rule, facts: dict[str, Any]) -> str:
     return "".join(f"; {word}" for word in words)
 
 
-def points(fraction: float) -> str:
-    """A fraction in percentage points.
-
-    >>> points(0.0149), points(-0.0001)
-    ('1.5', '0.0')
-    """
-    text = f"{100 * fraction:.1f}"
-    return "0.0" if text == "-0.0" else text
-
-
-def signed(fraction: float) -> str:
-    """A difference in percentage points with its sign.
-
-    >>> signed(0.012), signed(-0.3), signed(0.0)
-    ('+1.2', '-30.0', '0.0')
-    """
-    text = points(fraction)
-    return text if text == "0.0" or text.startswith("-") else f"+{text}"
-
-
-def span(estimate: Estimate, level: float) -> str:
-    """A contrast in points with its limits."""
-    low, high = estimate.interval(level)
-    return f"{signed(estimate.value)} points ({signed(low)} to {signed(high)})"
-
-
-def overlap_in_log_odds(pair: Pair, level: float) -> tuple[float, float, float]:
-    """The interaction in log-odds with its limits."""
-    found = pair.estimate(LOG_ODDS)
-    return (found.value, *found.interval(level))
+def _interval(estimate: Estimate, level: float) -> str:
+    return span(estimate.value, *estimate.interval(level), " points")
 
 
 def _clearest(pair: Pair) -> str:
@@ -141,6 +115,6 @@ def _clearest(pair: Pair) -> str:
 
 
 def _further(more_seeds: Any) -> str:
-    if more_seeds is pd.NA or more_seeds >= MOST_FURTHER_SEEDS:
-        return f"even {MOST_FURTHER_SEEDS} further seeds would hardly settle the pair"
+    if more_seeds is pd.NA or more_seeds >= MOST_SEEDS:
+        return f"more than {MOST_SEEDS} further seeds would be needed to settle the pair"
     return f"about {counted(more_seeds, 'further seed')} would settle the pair"

@@ -22,7 +22,7 @@ from analysis.conflicts.contrasts import (
     pair_levels,
 )
 from analysis.conflicts.reasons import action, caveats, reason
-from analysis.conflicts.verdicts import CLAIMS, DIRECTIONS, HELPS, HURTS, Pair, Rule, adjust, rule_for
+from analysis.conflicts.verdicts import CLAIMS, DIRECTIONS, HELPS, HURTS, MARGIN, Pair, Rule, adjust, rule_for
 from analysis.stats.intervals import UNKNOWN, Estimate, wilson_interval
 
 REPORTED = ("alone_a", "alone_b", "interaction", "b_given_a", "a_given_b")
@@ -45,7 +45,7 @@ EFFECT_COLUMNS = (
 def pairwise(
     trials: pd.DataFrame,
     metric: str = "final/accuracy",
-    margin: float = 0.005,
+    margin: float = MARGIN,
     *,
     primary: Iterable[Sequence[str] | str] = (),
     level: float = 0.95,

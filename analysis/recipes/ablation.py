@@ -27,7 +27,8 @@ import numpy as np
 import pandas as pd
 
 from analysis.conflicts.contrasts import DEVIATION_FLOOR, Sample, estimates
-from analysis.records.schema import NUMBERS, choosable
+from analysis.conflicts.verdicts import MARGIN
+from analysis.records.schema import NUMBERS, bounded_interval, choosable
 from analysis.stats.fixed_val import images_variance
 from analysis.stats.multiplicity import holm
 
@@ -66,7 +67,7 @@ PATH_COLUMNS = (
 def removals(
     trials: pd.DataFrame,
     metric: str = "final/accuracy",
-    margin: float = 0.005,
+    margin: float = MARGIN,
     *,
     winner: str | None = None,
     level: float = 0.95,
@@ -155,7 +156,7 @@ def path(
     totals = _contrasts([{after: 1, up[0]: -1} for after in up[1:]], values, level)
     rows = []
     for step, cell in enumerate(up):
-        mean, low, high = _interval(list(scores[cell].values()), level)
+        mean, low, high = bounded_interval(list(scores[cell].values()), level)
         row: dict[str, Any] = {
             "step": step,
             "added": tuple(sorted(cell - up[step - 1])) if step else (),
@@ -273,9 +274,3 @@ def _sample(weights: Mapping[Cell, int], values: Values, seeds: Sequence[int]) -
         images, n_images = images_variance(contrast), contrast.shape[1]
     identity = tuple(sorted((tuple(sorted(cell)), weight) for cell, weight in weights.items()))
     return Sample((len(signs),), identity, scores, len(seeds), len(seeds), images, n_images, DEVIATION_FLOOR, "")
-
-
-def _interval(values: list[float], level: float) -> tuple[float, float, float]:
-    from analysis.records.schema import bounded_interval
-
-    return bounded_interval(values, level)

@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from analysis import files
 from analysis.console import styled
-from analysis.formatting import DIRECTIONS, VERDICTS, labels_of, points, settled, short
+from analysis.formatting import (
+    DIRECTIONS, VERDICTS, cost_of_the_rest, labels_of, p_text, percent_span, plus_minus, points, seeds, settled, short,
+    span, worse_harm,
+)  # fmt: skip
 from analysis.records.schema import BASELINE, NUMBERS, NUMBERS_IN_WORDS
 from analysis.text import command, csv_text, markdown_cell, option, sentence
 
@@ -23,20 +26,6 @@ if TYPE_CHECKING:
     from analysis.records.schema import Record
     from search.run import SearchResult
     from search.settings import Settings
-
-STYLE = {
-    "conflict": "bold red",
-    "harmful": "red",
-    "synergy": "bold green",
-    "better together": "bold green",
-    "redundant": "yellow",
-    "compatible": "green",
-    "unresolved": "dim",
-    "not applicable": "dim",
-}
-
-ORDER = tuple(STYLE)
-"""Verdicts in the order in which a person wants to hear them."""
 
 NARROW = 22
 """Letters of a name that fit beside the numbers in a terminal of 80 columns."""
@@ -116,10 +105,10 @@ def conflict_table(
     console: Console, trials: pd.DataFrame, margin: float, primary: Sequence[str] = (), further: Sequence[int] = ()
 ) -> pd.DataFrame | None:
     """The table of pairs; where the design arm cannot be judged, the reason is printed and there is none."""
-    from search.verdict_table import judge, with_checks
+    from analysis.conflicts import verdict_table
 
     try:
-        return with_checks(judge(trials, margin, primary, further), trials, margin)
+        return verdict_table(trials, margin=margin, primary=primary, firsts=further)
     except ValueError as error:
         console.print(styled(f"No conflict table: {sentence(error)}", "yellow"), soft_wrap=True)
         return None
@@ -153,12 +142,12 @@ def show(
         used_up: Options that grant again the budgets that are used up.
         notes: What the data left out or assumed.
     """
-    from analysis.report.sections import judged
+    from analysis.report.cards import classes_judged
 
     console.print()
     if result.best is not None:
         console.print(_best(result.best))
-    if part := judged(result.trials):
+    if part := classes_judged(result.trials):
         console.print(styled(sentence(f"  {part}."), "yellow"), soft_wrap=True)
     for warning in result.health:
         console.print(styled(sentence(f"Before you believe it: {warning}"), "yellow"), soft_wrap=True)
@@ -171,7 +160,8 @@ def show(
             f"holds at this length of training, for this data and network.{_marks(result.conflicts)}{have}",
             style="dim", highlight=False,
         )  # fmt: skip
-        console.print(styled(settled(result.conflicts)), soft_wrap=True)
+        rest = cost_of_the_rest(result.conflicts, result.trials)
+        console.print(styled(f"{settled(result.conflicts)} {rest}".rstrip()), soft_wrap=True)
         for line in further_steps(result.conflicts, settings, settling, result.complete):
             console.print(styled(line), soft_wrap=True)
     elif result.conflicts is not None:
@@ -308,25 +298,28 @@ def how_to_resume(settings: Settings, settling: bool = False, used_up: str = "")
     return f"Stopped before its end; finished trials are kept. To continue:\n  {resume_command(settings, *more)}"
 
 
+def _numbers(measured: Mapping[str, Any]) -> tuple[float, ...]:
+    """Mean and limits; NaN where they are unknown."""
+    return tuple(math.nan if measured[name] is None else measured[name] for name in ("mean", "low", "high"))
+
+
 def _best(best: Mapping[str, Any]) -> Text:
     measured, gain = best["measured"], best["measured"]["gain_over_baseline"]
-    number = len(measured["seeds"])
-    arms = {
-        "confirm": f"{number} fresh {'seed' if number == 1 else 'seeds'} that chose nothing",
-        "race": f"{_seeds(number)} of the race, by which it was chosen: the number is optimistic",
-        "design": f"{_seeds(number)} of the design arm, by which it was chosen: the number is optimistic",
-        "adaptive": f"{_seeds(number)} of the adaptive arm, by which it was chosen: the number is optimistic",
+    number = seeds(len(measured["seeds"]))
+    arms = {"confirm": f"{number.replace(' ', ' fresh ')} that took no part in the choice"} | {
+        arm: f"{number} of the {where}, by which it was chosen: the number is optimistic"
+        for arm, where in (("race", "race"), ("design", "design arm"), ("adaptive", "adaptive arm"))
     }
     lines = [
         styled(f"Best recipe: {sentence(best['title'])}", "bold").append(f"  ({best['recipe']})", "not bold"),
-        styled(f"  accuracy on val {_percent(measured)} over {arms[measured['arm']]}"),
+        styled(f"  accuracy on val {percent_span(*_numbers(measured))} over {arms[measured['arm']]}"),
     ]
     if "length" in measured:
         lines.append(styled(f"  {measured['length']}: train it longer before believing its conflicts", "yellow"))
     if best["title"] == BASELINE:
         lines.append(styled("  no recipe that was tried is better than the baseline"))
     elif gain["mean"] is not None:
-        lines.append(styled(f"  gain over the baseline {_points(gain)} points, {gain['seeds']} paired seeds"))
+        lines.append(styled(f"  gain over the baseline {span(*_numbers(gain), " points")}, {gain['seeds']} paired seeds"))
     seen = measured["images_seen"]
     if seen["baseline"] and not 0.95 < seen["recipe"] / seen["baseline"] < 1.05:
         lines.append(
@@ -362,19 +355,21 @@ def _conflicts(conflicts: pd.DataFrame, trials: pd.DataFrame, width: int) -> Tab
     names = {label: label for label in labels_of(conflicts)} if wide else short(labels_of(conflicts))
     if not wide:
         names = {label: name if len(name) <= NARROW else name.replace("/", "/\n  ") for label, name in names.items()}
-    rows = sorted(conflicts.to_dict("records"), key=lambda row: (ORDER.index(row["verdict"]), _lower(row)))
+    order = list(VERDICTS)
+    rows = sorted(conflicts.to_dict("records"), key=lambda row: (order.index(row["verdict"]), worse_harm(row)))
     for row in rows:
+        style = VERDICTS[row["verdict"]]
         marks = [DECLARED] * bool(row["primary"]) + ["sign flip"] * (row["sign_flip"] is True)
         said = f"\n{', '.join(marks)}" if marks else ""
         said += f"\n{row['holds']}" if row.get("holds") else ""
         cells = [
-            styled(VERDICTS[row["verdict"]].name, STYLE[row["verdict"]]).append(said, "not bold dim"),
+            styled(style.name, style.terminal).append(said, "not bold dim"),
             styled(f"{names[row['a']]}\n{names[row['b']]}"),
             _direction(row, "b_given_a"),
             _direction(row, "a_given_b"),
         ]
         if wide:
-            cells += [_interval(row, "interaction"), _p(row["adjusted_p"]), str(row["n_seeds"]), styled(_action(row))]
+            cells += [_interval(row, "interaction"), p_text(float(row["adjusted_p"])), str(row["n_seeds"]), styled(_action(row))]
         table.add_row(*cells)
     return table
 
@@ -424,11 +419,6 @@ def _spelled(added: Sequence[str]) -> list[str]:
     return [NUMBERS_IN_WORDS if label == NUMBERS else label for label in added]
 
 
-def _lower(row: Mapping[str, Any]) -> float:
-    harm = min(float(row["b_given_a"]), float(row["a_given_b"]))
-    return harm if math.isfinite(harm) else math.inf
-
-
 def _action(row: Mapping[str, Any]) -> str:
     more = row["more_seeds"]
     if row["verdict"] == "not applicable":
@@ -445,27 +435,4 @@ def _direction(row: Mapping[str, Any], name: str) -> str:
 
 
 def _interval(row: Mapping[str, Any], name: str) -> str:
-    mean, low, high = (float(row[key]) for key in (name, f"{name}_low", f"{name}_high"))
-    if not math.isfinite(mean):
-        return "–"
-    return f"{100 * mean:+.1f} ± {50 * (high - low):.1f}" if math.isfinite(high - low) else f"{100 * mean:+.1f}"
-
-
-def _p(value: Any) -> str:
-    if value is None or not math.isfinite(float(value)):
-        return "–"
-    return "<0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def _seeds(number: int) -> str:
-    return f"{number} seed" if number == 1 else f"{number} seeds"
-
-
-def _percent(numbers: Mapping[str, Any]) -> str:
-    spread = "" if numbers["low"] is None else f" ({100 * numbers['low']:.1f} … {100 * numbers['high']:.1f})"
-    return f"{100 * numbers['mean']:.1f} %{spread}"
-
-
-def _points(numbers: Mapping[str, Any]) -> str:
-    spread = "" if numbers["low"] is None else f" ({100 * numbers['low']:+.1f} … {100 * numbers['high']:+.1f})"
-    return f"{100 * numbers['mean']:+.1f}{spread}"
+    return plus_minus(row[name], row[f"{name}_low"], row[f"{name}_high"])
