@@ -38,8 +38,8 @@ def reason(pair: Pair, verdict: str, rule: Rule, more_seeds: Any) -> str:
     elif verdict == "harmful":
         hurt = [name for name in DIRECTIONS if pair.direction(name, rule) == HURTS] or [_clearest(pair)]
         said += [
-            f"{pair.added(name)} alone: {_interval(pair.estimate(ALONE[name]), rule.level)}, so it is not shown that the "
-            f"pair is to blame ({overlap})"
+            f"{pair.added(name)} alone: {_interval(pair.estimate(ALONE[name]), rule.level)}, so it is not shown that "
+            f"the pair is to blame ({overlap})"
             for name in hurt
         ]
     elif verdict == "synergy":

@@ -11,8 +11,19 @@ from typing import TYPE_CHECKING, Any
 from analysis import files
 from analysis.console import styled
 from analysis.formatting import (
-    DIRECTIONS, VERDICTS, cost_of_the_rest, labels_of, p_text, percent_span, plus_minus, points, seeds, settled, short,
-    span, worse_harm,
+    DIRECTIONS,
+    VERDICTS,
+    cost_of_the_rest,
+    labels_of,
+    p_text,
+    percent_span,
+    plus_minus,
+    points,
+    seeds,
+    settled,
+    short,
+    span,
+    worse_harm,
 )  # fmt: skip
 from analysis.records.schema import BASELINE, NUMBERS, NUMBERS_IN_WORDS
 from analysis.text import command, csv_text, markdown_cell, option, sentence
@@ -142,7 +153,7 @@ def show(
         used_up: Options that grant again the budgets that are used up.
         notes: What the data left out or assumed.
     """
-    from analysis.report.cards import classes_judged
+    from analysis.report.context import classes_judged
 
     console.print()
     if result.best is not None:
@@ -213,8 +224,10 @@ def write_report(
     uri: str,
 ) -> None:
     """Writes the HTML page, if there is a trial to show, and the heat map of the pairs as a picture beside it."""
+    from analysis.conflicts.other_searches import compare
     from analysis.records import reader as load
-    from analysis.report import page as report
+    from analysis.report import page
+    from analysis.report.findings import gather
     from analysis.report.plots.heat_map import heat_map_png
 
     if conflicts is not None and len(conflicts):
@@ -224,29 +237,30 @@ def write_report(
         files.write(path.with_name("conflicts.png"), picture)
     if len(trials):
         try:
-            elsewhere = report.over_searches(uri, str(about["name"]), trials, conflicts)
+            others = compare(uri, str(about["name"]), trials, conflicts)
         except load.LoadError:
-            elsewhere = None  # other searches are a further look, and must not cost this one its page
-        report.write(
-            path,
+            others = None  # other searches are a further look, and must not cost this one its page
+        findings = gather(
             trials,
             curves=load.curve_frame(records),
             conflicts=conflicts,
             margin=float(about["margin"]),
             primary=about.get("primary", ()),
             about=about,
-            elsewhere=elsewhere,
+            other_searches=others,
         )
+        page.write(path, findings)
 
 
 def answer(trials: pd.DataFrame, conflicts: pd.DataFrame | None, margin: float) -> str:
     """The findings in a few sentences, as Markdown; names are data and can start no markup."""
-    from analysis.report import page as report
+    from analysis.report import cards
+    from analysis.report.findings import gather
 
     if not len(trials):
         return "No trial has finished."
-    found = report.gather(trials, conflicts=conflicts, margin=margin)
-    return "\n\n".join(f"**{heading}.** {markdown_cell(text)}" for heading, text in report.answer(found))
+    findings = gather(trials, conflicts=conflicts, margin=margin)
+    return "\n\n".join(f"**{heading}.** {markdown_cell(text)}" for heading, text in cards.answer(findings))
 
 
 def finished(settings: Settings, not_settled: Sequence[str] | None = None) -> str:
@@ -319,7 +333,9 @@ def _best(best: Mapping[str, Any]) -> Text:
     if best["title"] == BASELINE:
         lines.append(styled("  no recipe that was tried is better than the baseline"))
     elif gain["mean"] is not None:
-        lines.append(styled(f"  gain over the baseline {span(*_numbers(gain), " points")}, {gain['seeds']} paired seeds"))
+        lines.append(
+            styled(f"  gain over the baseline {span(*_numbers(gain), ' points')}, {gain['seeds']} paired seeds")
+        )
     seen = measured["images_seen"]
     if seen["baseline"] and not 0.95 < seen["recipe"] / seen["baseline"] < 1.05:
         lines.append(
@@ -369,7 +385,12 @@ def _conflicts(conflicts: pd.DataFrame, trials: pd.DataFrame, width: int) -> Tab
             _direction(row, "a_given_b"),
         ]
         if wide:
-            cells += [_interval(row, "interaction"), p_text(float(row["adjusted_p"])), str(row["n_seeds"]), styled(_action(row))]
+            cells += [
+                _interval(row, "interaction"),
+                p_text(float(row["adjusted_p"])),
+                str(row["n_seeds"]),
+                styled(_action(row)),
+            ]
         table.add_row(*cells)
     return table
 

@@ -1,4 +1,4 @@
-"""Estimates with their intervals, one line each: pairs, tricks alone, importances, removals, the ablation path."""
+"""Estimates with their intervals, one line each: pairs, tricks alone, removals, the ablation path."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def pairs(table: pd.DataFrame, margin: float | None = None, metric: str = "accur
     return figure
 
 
-def elsewhere_info(searches: pd.DataFrame) -> list[Bar]:
+def other_searches_info(searches: pd.DataFrame) -> list[Bar]:
     """The worse harm of each pair in each search, pair by pair; `kind` is the verdict there."""
     names = short(labels_of(searches))
     bars = []
@@ -100,9 +100,9 @@ def elsewhere_info(searches: pd.DataFrame) -> list[Bar]:
     return bars
 
 
-def elsewhere(searches: pd.DataFrame) -> go.Figure:
+def other_searches(searches: pd.DataFrame) -> go.Figure:
     """Forest plot of pairs that several searches have."""
-    return _forest(elsewhere_info(searches), _verdict_looks())
+    return _forest(other_searches_info(searches), _verdict_looks())
 
 
 def _verdict_looks() -> dict[str, tuple[str, str, str]]:
@@ -177,27 +177,6 @@ def _forest(
         visible=False,
     )
     figure.update_layout(showlegend=True, margin={"l": 8, "r": 8, "t": 8, "b": 50})
-    return figure
-
-
-def shares_info(table: pd.DataFrame) -> list[Bar]:
-    """Importance of each factor, the largest first; `kind` is "more" than chance or "chance"."""
-    return [
-        Bar(row["factor"], row["share"], row["low"], row["high"], int(row["levels"]), kind)
-        for row in table.to_dict("records")
-        for kind in ("more" if row["matters"] else "chance",)
-    ]
-
-
-def shares(table: pd.DataFrame, most: int = 15) -> go.Figure:
-    """Importances as a forest; the dotted line is what chance alone may give."""
-    looks = {
-        "more": (BEST, "circle", "more than chance may give"),
-        "chance": (FAINT, "circle-open", "not shown to be more"),
-    }
-    figure = _forest(shares_info(table)[:most], looks, "share, %", lambda value: percent(value, 0), False)
-    if len(table):
-        figure.add_vline(x=100 * float(table["chance"].iloc[0]), line={"color": FAINT, "width": 1, "dash": "dot"})
     return figure
 
 

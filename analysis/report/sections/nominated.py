@@ -1,0 +1,39 @@
+"""Pairs that the adaptive arm suggested, measured on fresh seeds."""
+
+from __future__ import annotations
+
+from markupsafe import Markup
+
+from analysis.formatting import VERDICTS
+from analysis.report.findings import Findings
+from analysis.report.html import CONTRAST_HEADS, Cell, contrasts, count, name, paragraph, stack, table
+from analysis.report.sections.pairs import reason
+
+TITLE = "Pairs that the adaptive arm suggested"
+
+
+def problem(findings: Findings) -> str | None:
+    """Most searches suggest no pair."""
+    return "The adaptive arm suggested no further pair." if findings.nominated is None else None
+
+
+def html(findings: Findings) -> Markup:
+    """The conflict table of these pairs."""
+    assert findings.nominated is not None
+    rows = [
+        [
+            name(f"{row['a']} × {row['b']}"),
+            Cell(str(row["action"]), kind="verdict", word=VERDICTS[row["verdict"]].name, verdict=row["verdict"]),
+            *contrasts(row),
+            count(row["n_seeds"]),
+            reason(str(row["reason"])),
+        ]
+        for row in findings.nominated.to_dict("records")
+    ]
+    return stack(
+        paragraph(
+            "The adaptive arm keeps what is good, so its own numbers may only suggest pairs. These were then measured "
+            "with all four cells on fresh seeds, and are judged by those alone."
+        ),
+        table(["pair", "verdict", *CONTRAST_HEADS, "seeds", "why"], rows, "nominated", findings.nominated),
+    )
