@@ -322,7 +322,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
 
-    from analysis.conflicts.verdict_table import margin_of, verdict_table
+    from analysis.conflicts.search_verdicts import margin_of, verdict_table
     from analysis.records import reader as load
     from analysis.records.mlflow_store import address
 

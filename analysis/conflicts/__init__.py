@@ -6,14 +6,14 @@
 - `reasons`: the same in words.
 - `table`: the conflict table, `pairwise`; `other_metrics`: the same by further metrics.
 - `looks`: the table of a design that grew after it was looked at; `robustness`: other learning rates and lengths.
-- `verdict_table`: all of this for one search; `other_searches`: the verdicts of several.
+- `search_verdicts`: all of this for one search; `other_searches`: the verdicts of several.
 
 How often it is wrong, and what it finds, in simulated searches: `docs/conflict_truth.md`.
 """
 
 from analysis.conflicts.looks import at_looks, further_blocks
 from analysis.conflicts.other_metrics import Tables, tables
+from analysis.conflicts.search_verdicts import verdict_table
 from analysis.conflicts.table import effects, pairwise
-from analysis.conflicts.verdict_table import verdict_table
 
 __all__ = ["Tables", "at_looks", "effects", "further_blocks", "pairwise", "tables", "verdict_table"]

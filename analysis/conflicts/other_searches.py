@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from analysis import files
-from analysis.conflicts.verdict_table import margin_of, verdict_table
+from analysis.conflicts.search_verdicts import margin_of, verdict_table
 from analysis.formatting import VERDICTS, percent, points, span
 from analysis.records import reader as load
 from analysis.records.mlflow_store import address

@@ -110,9 +110,9 @@ def pairwise(
     -0.49 (-0.54 to -0.44)
     >>> for part in row.reason.split("; ")[:3]:
     ...     print(part)
-    adding weights to sampler hurts: -28.0 points (-28.2 to -27.8)
-    adding sampler to weights hurts: -26.7 points (-29.5 to -23.8)
-    their gains overlap, in accuracy and in log-odds: interaction -49.0 points (-54.0 to -44.0)
+    adding weights to sampler hurts: −28.0 points (−28.2 to −27.8)
+    adding sampler to weights hurts: −26.7 points (−29.5 to −23.8)
+    their gains overlap, in accuracy and in log-odds: interaction −49.0 points (−54.0 to −44.0)
     """
     check_options(metric, margin, level, q)
     tables = read_tables(trials, metric, arm)

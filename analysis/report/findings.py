@@ -13,7 +13,7 @@ from analysis.conflicts import effects as effects_alone
 from analysis.conflicts import tables, verdict_table
 from analysis.conflicts.candidates import judged
 from analysis.conflicts.other_searches import OtherSearches, compare
-from analysis.conflicts.verdict_table import declared_pairs, margin_of, with_robustness
+from analysis.conflicts.search_verdicts import declared_pairs, margin_of, with_robustness
 from analysis.conflicts.verdicts import MARGIN
 from analysis.records import reader as load
 from analysis.records.schema import RecordError

@@ -312,9 +312,10 @@ def how_to_resume(settings: Settings, settling: bool = False, used_up: str = "")
     return f"Stopped before its end; finished trials are kept. To continue:\n  {resume_command(settings, *more)}"
 
 
-def _numbers(measured: Mapping[str, Any]) -> tuple[float, ...]:
+def _numbers(measured: Mapping[str, Any]) -> tuple[float, float, float]:
     """Mean and limits; NaN where they are unknown."""
-    return tuple(math.nan if measured[name] is None else measured[name] for name in ("mean", "low", "high"))
+    mean, low, high = (math.nan if measured[name] is None else measured[name] for name in ("mean", "low", "high"))
+    return mean, low, high
 
 
 def _best(best: Mapping[str, Any]) -> Text:

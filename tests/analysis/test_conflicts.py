@@ -167,15 +167,15 @@ def test_every_verdict_where_it_was_planted():
     assert found == expected
     assert all(got[pair].more_seeds == 0 for pair in expected)
     assert re.match(
-        r"adding b to a hurts: -9\.9 points \(-10\.\d to -9\.\d\); adding a to b hurts: -9\.9 points .*; "
-        r"their gains overlap, in accuracy and in log-odds: interaction -14\.8 points \(-15\.\d to -14\.\d\)$",
+        r"adding b to a hurts: −9\.9 points \(−10\.\d to −9\.\d\); adding a to b hurts: −9\.9 points .*; "
+        r"their gains overlap, in accuracy and in log-odds: interaction −14\.8 points \(−15\.\d to −14\.\d\)$",
         got["a", "b"].reason,
     )
     assert [got["a", "b"].b_given_a, got["a", "b"].interaction] == pytest.approx([-0.10, -0.15], abs=0.005)
     assert "adding c to a: no loss of 2.0 points or more" in got["a", "c"].reason
     assert got["a", "e"].alone_b == pytest.approx(-0.05, abs=0.002)
     blame = (
-        "e alone: -4.9 points (-5.2 to -4.7), so it is not shown that the pair is to blame (interaction -0.1 points ("
+        "e alone: −4.9 points (−5.2 to −4.7), so it is not shown that the pair is to blame (interaction −0.1 points ("
     )
     assert blame in got["a", "e"].reason
     assert "they gain more than the sum of both" in got["c", "f"].reason
@@ -216,7 +216,7 @@ def test_noise_leaves_it_unresolved_and_says_how_many_seeds_more():
             "even 100 further seeds would hardly" if row.more_seeds == 100 else f"about {row.more_seeds} further seed"
         )
         assert some in row.reason
-        assert "not known yet, anything from -" in row.reason
+        assert "not known yet, anything from −" in row.reason
     assert table.more_seeds.min() < 100
 
 

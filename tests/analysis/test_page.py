@@ -10,6 +10,7 @@ import subprocess
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from analysis import formatting as words
@@ -17,6 +18,7 @@ from analysis.records import reader as load
 from analysis.records.schema import Point, Record
 from analysis.report import html as page
 from analysis.report import page as report
+from analysis.report.findings import gather
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 
@@ -134,7 +136,7 @@ def records() -> list[Record]:
 def text(tmp_path_factory) -> str:
     path = tmp_path_factory.mktemp("page") / "report.html"
     made = records()
-    report.write(path, load.frame(made), curves=load.curve_frame(made), margin=0.02)
+    report.write(path, gather(load.frame(made), curves=load.curve_frame(made), margin=0.02))
     return path.read_text(encoding="utf-8")
 
 
@@ -244,5 +246,8 @@ def test_labels_break_only_where_they_must():
 
 def test_pieces_escape_what_they_are_given():
     evil = "<b>&\"'"
-    for made in (page.note(evil), page.wrap(evil), page.table([evil], [], "x", evil, evil)):
+    content = pd.DataFrame({"a": [evil]})
+    cells = [page.name(evil, evil), page.Cell(evil, word=evil, more=[evil]), page.number(evil, 1.0, evil)]
+    table = page.table([evil], [cells], "x", content)
+    for made in (page.note(evil), page.wrap(evil), page.paragraph(evil), table):
         assert "<b>" not in made.replace("<button", "") and "&lt;b&gt;" in made

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
 
-from analysis.formatting import FAINT, INK, percent, seeds
+from analysis.formatting import FAINT, INK, percent_span, seeds
 from analysis.records.schema import ARMS, bounded_interval
 from analysis.report.plots.style import BEST, PLAIN, safe, style
 
@@ -82,7 +82,7 @@ def front(table: pd.DataFrame) -> go.Figure:
                 x=[100 * t.accuracy[0] for t in mine], y=[100 * t.harmonic_mean[0] for t in mine], mode="markers",
                 name=words, marker={"color": colour, "symbol": symbol, "size": size}, **errors,
                 customdata=[
-                    f"{safe(t.title)}<br>accuracy {_span(t.accuracy)}<br>harmonic mean {_span(t.harmonic_mean)}"
+                    f"{safe(t.title)}<br>accuracy {percent_span(*t.accuracy)}<br>harmonic mean {percent_span(*t.harmonic_mean)}"
                     for t in mine
                 ],
                 hovertemplate="%{customdata}<extra></extra>",
@@ -98,12 +98,6 @@ def _reach(numbers: tuple[float, float, float], end: int) -> float:
     """Length of an error bar in percent; 0 where there is no interval."""
     bound = numbers[end]
     return 100 * abs(bound - numbers[0]) if math.isfinite(bound) else 0.0
-
-
-def _span(numbers: tuple[float, float, float]) -> str:
-    mean, low, high = numbers
-    bounds = f" ({percent(low)} to {percent(high)})" if math.isfinite(low) else ""
-    return percent(mean) + bounds
 
 
 # --------------------------------------------------------------------------------------------- curves
@@ -259,7 +253,7 @@ def recalls(info: Sequence[Recall]) -> go.Figure:
                     "arrayminus": [_reach(numbers, 1) for numbers in each],
                 } if known else None,
                 customdata=[
-                    f"{safe(class_name)}, {count} training images: {_span(numbers)}"
+                    f"{safe(class_name)}, {count} training images: {percent_span(*numbers)}"
                     for class_name, count, numbers in zip(recall.names, sizes, each, strict=True)
                 ],
                 hovertemplate=f"%{{customdata}}, {seeds(recall.seeds)}<extra></extra>",

@@ -26,7 +26,7 @@ def html(findings: Findings) -> Markup:
             Cell(str(row["action"]), kind="verdict", word=VERDICTS[row["verdict"]].name, verdict=row["verdict"]),
             *contrasts(row),
             count(row["n_seeds"]),
-            reason(str(row["reason"])),
+            reason(row),
         ]
         for row in findings.nominated.to_dict("records")
     ]

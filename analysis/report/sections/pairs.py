@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import pandas as pd
 from markupsafe import Markup
 
@@ -91,33 +94,29 @@ def _rows(judged: pd.DataFrame) -> list[list[Cell]]:
     for row in sorted(judged.to_dict("records"), key=lambda row: (order.index(row["verdict"]), worse_harm(row))):
         verdict, action = row["verdict"], str(row["action"])
         title = VERDICTS[verdict].name
-        marks = (
-            ["declared beforehand"] * bool(row["primary"]),
-            ["sign flip: helps alone, hurts here"] * bool(row["sign_flip"]),
-        )
+        declared = ["declared beforehand"] * bool(row["primary"])
+        notes = ["sign flip: helps alone, hurts here"] * bool(row["sign_flip"]) + [row.get("holds", "")]
         rows.append(
             [
-                name(f"{row['a']} × {row['b']}", *marks[0]),
-                Cell(
-                    "" if action == title else action, [*marks[1], row.get("holds", "")], "verdict",
-                    order.index(verdict), title, verdict,
-                ),
+                name(f"{row['a']} × {row['b']}", *declared),
+                Cell("" if action == title else action, notes, "verdict", order.index(verdict), title, verdict),
                 *contrasts(row),
                 p_value(row["adjusted_p"]),
                 count(row["n_seeds"]),
-                reason(str(row["reason"]), str(row.get("holds_why", ""))),
+                reason(row),
             ]
         )  # fmt: skip
     return rows
 
 
-def reason(why: str, robustness: str = "") -> Cell:
-    """A reason: the clause about the pair, from which the rest unfolds."""
-    clauses = [*why.split("; "), *[robustness] * bool(robustness)]
+def reason(row: Mapping[str, Any]) -> Cell:
+    """Why a pair has its verdict: one clause, from which the others unfold."""
+    clauses = [clause for clause in (*str(row["reason"]).split("; "), str(row.get("holds_why", ""))) if clause]
     if len(clauses) < 2:
-        return Cell(why, kind="long")
-    pair = clauses[2] if len(clauses) > 2 and clauses[0].startswith("adding ") else clauses[0]
-    return Cell(pair, kind="long", more=clauses)
+        return Cell(clauses[0], kind="long")
+    # both directions come first, then what is shown of the pair
+    about_the_pair = clauses[0].startswith("adding ") and row["verdict"] not in ("compatible", "not applicable")
+    return Cell(clauses[2] if about_the_pair else clauses[0], kind="long", more=clauses)
 
 
 def _images(findings: Findings, judged: pd.DataFrame) -> str:
