@@ -121,7 +121,7 @@ def test_the_table_fits_a_narrow_terminal_and_says_what_its_words_mean():
     trials = checked(CONFLICT, CONFLICT).assign(data="digits-lt", imbalance=50.0, model="resnet8")
     renamed = {"a": "representation/class_balanced", "b": "representation/label_aware_smoothing"}
     trials["tricks"] = [tuple(renamed[label] for label in on) for on in trials["tricks"]]
-    table = with_checks(judge(trials, 0.02, ["×".join(renamed.values())]), trials, 0.02)
+    table = verdict_table(trials, margin=0.02, primary=["×".join(renamed.values())])
     console = Console(width=80, record=True)
     console.print(_conflicts(table, trials, 80))
     shown = console.export_text()

@@ -82,7 +82,8 @@ def front(table: pd.DataFrame) -> go.Figure:
                 x=[100 * t.accuracy[0] for t in mine], y=[100 * t.harmonic_mean[0] for t in mine], mode="markers",
                 name=words, marker={"color": colour, "symbol": symbol, "size": size}, **errors,
                 customdata=[
-                    f"{safe(t.title)}<br>accuracy {percent_span(*t.accuracy)}<br>harmonic mean {percent_span(*t.harmonic_mean)}"
+                    f"{safe(t.title)}<br>accuracy {percent_span(*t.accuracy)}<br>"
+                    f"harmonic mean {percent_span(*t.harmonic_mean)}"
                     for t in mine
                 ],
                 hovertemplate="%{customdata}<extra></extra>",
