@@ -34,7 +34,7 @@ class VerdictStyle:
         colour: Background colour in the report.
         ink: Text colour on it.
         terminal: Rich style on the screen.
-        name: What people read in place of the key.
+        name: Name that people read in place of the key.
         words: When the verdict is given, for people who have not read the method.
     """
 
@@ -216,7 +216,7 @@ def coverage(counts: Sequence[int], class_names: Sequence[str] = (), split: str 
 
     Args:
         counts: Images of each class in the split; empty where unknown.
-        class_names: Of each class; their numbers stand in where absent.
+        class_names: Name of each class; numbers stand in where absent.
         split: "val" or "test".
         shown: Names at most.
 

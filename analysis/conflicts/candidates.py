@@ -85,8 +85,8 @@ def nominate(
     return table.sort_values(["ratio", "a", "b"], ignore_index=True)
 
 
-def judged(trials: pd.DataFrame, metric: str = "final/accuracy", margin: float = MARGIN) -> pd.DataFrame:
-    """The table of the nominated pairs on their fresh seeds, adjusted over all of them (Benjamini-Hochberg).
+def candidate_table(trials: pd.DataFrame, metric: str = "final/accuracy", margin: float = MARGIN) -> pd.DataFrame:
+    """Judges the nominated pairs on their fresh seeds, adjusted over all of them (Benjamini-Hochberg).
 
     Args:
         trials: Table of trials; those of the arm "nominated" are read. Those of the arm "design" lend their variances.

@@ -1,4 +1,4 @@
-"""Tables of pairs by further metrics, beside the one that decides."""
+"""Conflict tables by further metrics than the one that decides."""
 
 from __future__ import annotations
 
@@ -42,20 +42,20 @@ def tables(
     others: Sequence[str] = ("final/few", SMOOTHED),
     **options: Any,
 ) -> Tables:
-    """Judges the pairs by the primary metric, and beside it by few-shot accuracy and the smoothed harmonic mean.
+    """Judges the pairs by the primary metric, by few-shot accuracy and by the smoothed harmonic mean.
 
     Where trials have `recalls` and `val_counts` but no smoothed harmonic mean, it is taken from them, with recalls
     (k + ½)/(n + 1).
 
     Args:
-        trials: As for `pairwise`.
-        margin: As there, for all metrics.
+        trials: Table of trials, see `pairwise`.
+        margin: Loss that would not matter, by every metric.
         primary_metric: The one by which pairs are called conflicts; must be there.
         others: Further metrics; one that is missing is skipped, with the reason.
         **options: Of `pairwise`.
 
     Raises:
-        ValueError: As `pairwise`, of the primary metric.
+        ValueError: The pairs cannot be judged by the primary metric.
     """
     found = Tables(primary_metric)
     found[primary_metric] = pairwise(trials, primary_metric, margin, **options)

@@ -56,7 +56,7 @@ class OtherSearches(NamedTuple):
 
 
 def compare(uri: str, name: str, trials: pd.DataFrame, table: pd.DataFrame | None) -> OtherSearches | None:
-    """Sets a search's pairs beside those of every other search in a store.
+    """Compares a search's pairs with those of every other search in a store.
 
     Args:
         uri: MLflow store.
@@ -105,7 +105,7 @@ def across(tables: Mapping[str, pd.DataFrame], level: float = 0.95) -> pd.DataFr
 
     Args:
         tables: Name of a search (or its context in words) to its table of `analysis.conflicts.pairwise`.
-        level: of the two-sided intervals.
+        level: Confidence level of the two-sided intervals.
 
     Returns:
         a, b, n_searches (judged), searches, verdicts ("conflict 2, unresolved 1"), word (see the module), why; for each

@@ -1,4 +1,4 @@
-"""A verdict in words: each direction first, then the pair, then what the reader must know beside it."""
+"""A verdict in words: each direction first, then the pair, then its caveats."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pandas as pd
 
 from analysis.conflicts.contrasts import FEWEST_FIRST_STAGES, counted
 from analysis.conflicts.verdicts import ALONE, DIRECTIONS, HELPS, HURTS, NO_LOSS, Pair, Rule
-from analysis.formatting import MOST_SEEDS, bounds, magnitude, span
+from analysis.formatting import MOST_SEEDS, bounds, magnitude, percent, span
 from analysis.stats.intervals import Estimate, wilson_interval
 
 
@@ -67,12 +67,12 @@ def direction(pair: Pair, name: str, rule: Rule) -> str:
 
 
 def caveats(pair: Pair, verdict: str, rule: Rule, facts: dict[str, Any]) -> str:
-    """What the reader must know beside the verdict.
+    """Limits of a verdict that its reader must know.
 
     Args:
         pair: The pair.
         verdict: Its verdict.
-        rule: What it was judged by.
+        rule: Rule that it was judged by.
         facts: `lost` (runs of the four cells that diverged), `diverged` and `runs` (of both together),
             `first_stages`, `blocks`, `fitted`, `longer` (epochs with a over those without, the same of b), `fixed_val`.
     """
@@ -80,11 +80,11 @@ def caveats(pair: Pair, verdict: str, rule: Rule, facts: dict[str, Any]) -> str:
     if pair.earlier.get("verdict") == verdict:
         words.append(f"shown at look {pair.earlier['look']}")
     elif rule.look is not None and rule.look > 1 and not pair.impossible:
-        words.append(f"look {rule.look}: new claims are tested at {rule.alpha:.1%}")
+        words.append(f"look {rule.look}: new claims are tested at {percent(rule.alpha)}")
     if facts["diverged"]:
         low, high = wilson_interval(facts["diverged"], facts["runs"], rule.level)
         words.append(
-            f"together they diverged in {facts['diverged']} of {facts['runs']} trials ({low:.0%} to {high:.0%})"
+            f"together they diverged in {facts['diverged']} of {facts['runs']} trials ({percent(low, 0)} to {percent(high, 0)})"
         )
     if facts["lost"] and not pair.problem:
         words.append(

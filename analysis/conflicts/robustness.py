@@ -38,11 +38,11 @@ def settings_agree(
     """What became of each verdict that would be acted upon (`CHECKED`) in the settings in which it was run again.
 
     Args:
-        table: Of `analysis.conflicts.pairwise` on the design arm.
+        table: Conflict table of the design arm.
         checks: Table of trials; the rows with arm "check" are read, by their column `setting`.
-        metric: As in `pairwise`.
-        margin: As in `pairwise`.
-        level: As in `pairwise`.
+        metric: Column that the table was judged by.
+        margin: Its margin.
+        level: Its confidence level.
 
     Returns:
         One row per pair of the table with such a verdict: a, b, context, verdict, one column per setting

@@ -70,9 +70,9 @@ def pairwise(
         metric: Column to judge by; never one of the test split.
         margin: The loss that would not matter, a fraction ≥ 0, declared beforehand (digits 0.02, CIFAR-100-LT 0.01).
         primary: Pairs declared before the search, as `("a", "b")` in any order or `"a×b"`.
-        level: Of the two-sided intervals; claims are tested two-sided at 1 − level.
+        level: Confidence level of the two-sided intervals; claims are tested two-sided at 1 − level.
         q: False discovery rate over the pairs that are not primary.
-        arm: Whose rows are judged.
+        arm: Arm whose rows are judged.
         look: Number of the look, where blocks were added after a look (`analysis.stats.alpha_spending`); `None`: there
             is one look only.
         earlier: The table of the look before. What it has shown stays shown.
@@ -138,9 +138,9 @@ def effects(trials: pd.DataFrame, metric: str = "final/accuracy", *, level: floa
     """Effect of each trick alone: differences within blocks from the baseline of its context, moderated over tricks.
 
     Args:
-        trials: As for `pairwise`.
+        trials: Table of trials, see `pairwise`.
         metric: Column to compare by; never one of the test split.
-        level: Of the two-sided intervals.
+        level: Confidence level of the two-sided intervals.
 
     Returns:
         One row per trick and context: trick, context, n_seeds, n_first_stages, mean_without, mean_with, effect, low,
@@ -148,7 +148,7 @@ def effects(trials: pd.DataFrame, metric: str = "final/accuracy", *, level: floa
         behind a trick of the first stage.
 
     Raises:
-        ValueError: As `pairwise`.
+        ValueError: The design arm cannot be read, see `pairwise`.
 
     >>> trials = pd.DataFrame([
     ...     {"arm": "design", "seed": seed, "first_stage": f"{tricks}{seed}", "tricks": tricks, "final/accuracy": y}

@@ -63,7 +63,7 @@ class Rule(NamedTuple):
 
     Args:
         margin: Loss that would not matter, a fraction.
-        level: Of the printed intervals.
+        level: Confidence level of the printed intervals.
         alpha: Largest raw p-value of a claim; a look's share of 1 − level.
         threshold: Largest adjusted p-value.
         look: Number of the look; `None` for the only one.

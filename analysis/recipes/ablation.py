@@ -1,4 +1,4 @@
-"""Around the winner: what may be removed from it, what depends on what, and the path from the baseline up to it.
+"""Ablation of the winner: what may be removed, what depends on what, and the path from the baseline up to it.
 
 The search runs the winner with some of its tricks removed, all cells on the same fresh seed blocks (arm "around",
 `tricks` = the removable labels that are on, `context` = "around:<recipe>"). With y(c, s) the accuracy of a cell on
@@ -79,7 +79,7 @@ def removals(
         metric: Column of the val split, a fraction.
         margin: Loss that would not matter, a fraction.
         winner: Id of the recipe; that of the latest trial where absent.
-        level: Of the two-sided intervals.
+        level: Confidence level of the two-sided intervals.
 
     Returns:
         One row per removal, single tricks first, then pairs; within these the smallest loss first. `removed` is a
@@ -130,7 +130,7 @@ def path(
         trials: Table of trials; rows of the arm "around" are read.
         metric: Column of the val split, a fraction.
         winner: Id of the recipe; that of the latest trial where absent.
-        level: Of the two-sided intervals.
+        level: Confidence level of the two-sided intervals.
 
     Returns:
         One row per step, the baseline (step 0) first: what was `added`, all `tricks` that are on, mean with a t

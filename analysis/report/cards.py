@@ -48,11 +48,11 @@ class Card(NamedTuple):
     """One of the lists of pairs at the top.
 
     Args:
-        heading: What to do.
-        verdict: Whose sign and colour it has.
+        heading: What to do with the pairs.
+        verdict: Verdict whose sign and colour it has.
         words: A sentence below the heading.
         pairs: Each pair, and its numbers.
-        tally: What the number of pairs counts, in the line above all cards; "" where the card counts nothing.
+        tally: Noun after the number of pairs in the line above all cards; "" leaves the card out of it.
         column: Column of the first screen.
         shown: Pairs that are seen at once; the others unfold.
     """
@@ -124,7 +124,7 @@ def no_table(findings: Findings) -> str:
 
 
 def pair_words(row: Mapping[str, Any], names: Mapping[str, str]) -> str:
-    """What a list says beside a pair."""
+    """The numbers of a pair on a card."""
     verdict = row["verdict"]
     if verdict in ("conflict", "harmful"):
         return "; ".join([*_hurts(row, names), *_robustness(row)])
@@ -247,7 +247,7 @@ def _test_split(findings: Findings) -> list[str]:
             words.append(f"{name} has {percent(mean)} ({known}{seeds(len(rows))})")
     if not words:
         return []
-    winners = read["recipe"].nunique() - 1  # each confirmed winner is measured beside the baseline
+    winners = read["recipe"].nunique() - 1  # each confirmed winner is measured with the baseline
     often = "read once" if winners < 2 else f"read for {winners} winners, one after the other"
     part = ""
     if "test/classes_judged" in read and (number := read["test/classes_judged"].dropna()).size:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from analysis.conflicts import effects as effects_alone
 from analysis.conflicts import tables, verdict_table
-from analysis.conflicts.candidates import judged
+from analysis.conflicts.candidates import candidate_table
 from analysis.conflicts.other_searches import OtherSearches, compare
 from analysis.conflicts.search_verdicts import declared_pairs, margin_of, with_robustness
 from analysis.conflicts.verdicts import MARGIN
@@ -20,7 +20,7 @@ from analysis.records.schema import RecordError
 from analysis.report.health import warnings
 
 OTHER_METRICS = ("final/few", "final/smoothed_harmonic_mean")
-"""Metrics that pairs are judged by beside the one that decides."""
+"""Further metrics by which pairs are judged."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def gather(
         conflicts = with_robustness(conflicts, trials, metric, margin)
     findings = Findings(
         trials, ranking, leader, load.baseline(trials), metric, margin, _filled(conflicts), _filled(effects),
-        _filled(curves), problem, dict(about or {}), nominated=_filled(judged(trials, metric, margin)),
+        _filled(curves), problem, dict(about or {}), nominated=_filled(candidate_table(trials, metric, margin)),
         other_searches=other_searches,
         health=tuple(warnings(trials, effects, margin, metric=metric, winner=leader or None)),
     )  # fmt: skip

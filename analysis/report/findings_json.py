@@ -49,7 +49,7 @@ def document(
         trials: Table of trials.
         conflicts: Table of pairs; `None` where the design arm cannot be judged.
         best: The exported recipe (`search.export.document`).
-        health: Of `analysis.report.health.warnings`.
+        health: Reasons not to believe the search (`analysis.report.health.warnings`).
         complete: Whether the search ran to its end.
         margin: Difference that matters, a fraction.
         metric: Column that everything is judged by.

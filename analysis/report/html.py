@@ -50,10 +50,10 @@ class Cell(NamedTuple):
     """A cell of a table, from top to bottom.
 
     Args:
-        text: What it says.
+        text: Its text.
         notes: Lines in small type below.
         kind: CSS class.
-        value: What the column is sorted by; "" sorts last, `None` stands for the text.
+        value: Sort key of the column; "" sorts last, `None` sorts by the text.
         word: A word in bold type above the text.
         verdict: Verdict whose sign stands first.
         more: Lines that unfold below the text.

@@ -38,8 +38,8 @@ class Pooled(NamedTuple):
         mean: μ̂.
         low: Lower limit of μ̂.
         high: Upper limit of μ̂.
-        predicted_low: Where one more search should lie.
-        predicted_high: The same, upper.
+        predicted_low: Lower limit of the prediction for one more search.
+        predicted_high: Its upper limit.
         tau: Deviation between searches.
         i2: Share of the variance that is between searches, in [0, 1].
         q_p: P-value of "all searches agree", by Welch's F.
@@ -62,7 +62,7 @@ def pool(values: Floats, errors: Floats, df: Floats | None = None, level: float 
         values: (k,).
         errors: (k,), > 0.
         df: degrees of freedom of the errors, (k,); None: they are known exactly, and Q ~ χ²(k − 1).
-        level: of the two-sided intervals.
+        level: Confidence level of the two-sided intervals.
 
     >>> found = pool(np.array([-0.02, -0.03, -0.01]), np.array([0.005, 0.005, 0.005]))
     >>> print(" ".join(f"{value:.3f}" for value in found))

@@ -1,4 +1,4 @@
-"""What a search says when it ends: the answer on the screen, the report, and where to look next."""
+"""Prints the results of a search when it ends, writes its report, and says where to look next."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from search.settings import Settings
 
 NARROW = 22
-"""Letters of a name that fit beside the numbers in a terminal of 80 columns."""
+"""Letters of a name that fit next to the numbers in a terminal of 80 columns."""
 
 DECLARED = "declared"
 """Mark of a primary pair."""
@@ -47,11 +47,11 @@ DECLARED = "declared"
 
 @dataclass(frozen=True)
 class Extras:
-    """What was found beside the conflict table; each table is empty where nothing was run for it.
+    """Tables of a search besides its conflict table; empty where nothing was run for them.
 
     Args:
-        nominated: Pairs that the adaptive arm suggested, judged on fresh seeds.
-        removals: What the winner loses without each of its tricks, and without two.
+        nominated: Conflict table of the pairs that the adaptive arm suggested, on fresh seeds.
+        removals: Loss of the winner without each of its tricks, and without two.
         path: The steps from the baseline up to the winner.
     """
 
@@ -87,11 +87,11 @@ def extras(trials: pd.DataFrame, margin: float, winner: str | None) -> Extras:
         margin: Difference in accuracy that matters.
         winner: Id of the recipe.
     """
-    from analysis.conflicts.candidates import judged
+    from analysis.conflicts.candidates import candidate_table
     from analysis.recipes.ablation import path, removals
 
     gone = removals(trials, margin=margin, winner=winner)
-    return Extras(judged(trials, margin=margin), gone, path(trials, winner=winner))
+    return Extras(candidate_table(trials, margin=margin), gone, path(trials, winner=winner))
 
 
 def health(trials: pd.DataFrame, margin: float, winner: str | None) -> tuple[str, ...]:
@@ -126,7 +126,7 @@ def conflict_table(
 
 
 def show_notes(console: Console, data: str, notes: Sequence[str]) -> None:
-    """Prints what a data set left out or assumed, where it did, so that no result is read as one of all its images."""
+    """Prints what a data set left out or assumed, so that no result is taken for one on all of its images."""
     if notes:
         console.print(styled(f"Data: {data}", "bold yellow"), soft_wrap=True)
         for note in notes:
@@ -146,9 +146,9 @@ def show(
 
     Args:
         console: Rich console for user-facing output.
-        result: What was found.
+        result: Result of the search.
         uri: MLflow store.
-        settings: Of the search.
+        settings: Settings of the search.
         settling: Whether it was cut off while it ran further blocks (`--settle`).
         used_up: Options that grant again the budgets that are used up.
         notes: What the data left out or assumed.
@@ -267,7 +267,7 @@ def finished(settings: Settings, not_settled: Sequence[str] | None = None) -> st
     """What a search says that is resumed and has nothing left to run.
 
     Args:
-        settings: Of the search.
+        settings: Settings of the search.
         not_settled: With `--settle`: why none of the primary pairs gets further blocks, a line each.
     """
     if not_settled is not None:
@@ -283,7 +283,7 @@ def further_steps(conflicts: pd.DataFrame, settings: Settings, settling: bool, c
 
     Args:
         conflicts: Table of pairs, with what became of the verdicts.
-        settings: Of the search.
+        settings: Settings of the search.
         settling: Whether further blocks have just been asked for.
         complete: Whether the search is at its end.
     """
@@ -307,7 +307,7 @@ def resume_command(settings: Settings, *more: str) -> str:
 
 
 def how_to_resume(settings: Settings, settling: bool = False, used_up: str = "") -> str:
-    """What a search that ends early says; one that was settling goes on with that, one out of budget with more."""
+    """How to continue a search that ended early, with `--settle` or a larger budget where it needs one."""
     more = ["--settle"] * settling + used_up.split()
     return f"Stopped before its end; finished trials are kept. To continue:\n  {resume_command(settings, *more)}"
 

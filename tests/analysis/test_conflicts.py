@@ -339,7 +339,7 @@ def test_diverged_trials_are_counted_not_averaged():
     assert [row.diverged_11_rate, row.diverged_11_rate_low, row.diverged_11_rate_high] == pytest.approx(
         [0.4, low, high]
     )
-    assert "together they diverged in 2 of 5 trials (12% to 77%)" in row.reason
+    assert "together they diverged in 2 of 5 trials (12 % to 77 %)" in row.reason
     assert "2 trials of these cells diverged: claims also hold with them at the worst value of their cell" in row.reason
     trials.loc[trials.tricks == ("a", "b"), "outcome"] = "diverged"
     gone = only(pairwise(trials))

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.conflicts.candidates import judged, nominate
+from analysis.conflicts.candidates import candidate_table, nominate
 from analysis.records.schema import RecordError
 
 LABELS = ("first/a", "first/b", "first/c", "last", "last/x")
@@ -64,12 +64,14 @@ def test_nominated_pairs_are_one_family_of_tests():
         for a, b, harm in (("a", "b", 0.05), ("a", "c", 0.0), ("d", "e", 0.0))
         for seed in range(4) for on in ((), (a,), (b,), (a, b))
     ]  # fmt: skip
-    table = judged(pd.DataFrame(rows), margin=0.02)
+    table = candidate_table(pd.DataFrame(rows), margin=0.02)
     assert list(zip(table.a, table.b, strict=True)) == [("a", "b"), ("a", "c"), ("d", "e")]
     # the smallest of three: Benjamini and Hochberg multiply it by three
     assert table.verdict[0] == "conflict"
     assert table.adjusted_p[0] == pytest.approx(3 * table.p_value[0])
-    assert judged(pd.DataFrame(rows[:4])).empty and judged(pd.DataFrame(rows).assign(arm="design")).empty
+    assert (
+        candidate_table(pd.DataFrame(rows[:4])).empty and candidate_table(pd.DataFrame(rows).assign(arm="design")).empty
+    )
 
 
 def test_nothing_is_nominated_by_the_test_split():

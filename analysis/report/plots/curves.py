@@ -117,9 +117,9 @@ def curves_info(curves: pd.DataFrame, recipes: Mapping[str, str], metric: str = 
     """Curves of a few recipes.
 
     Args:
-        curves: Of `analysis.records.reader.curves`.
+        curves: Table of learning curves (`analysis.records.reader.curves`).
         recipes: Id of a recipe to the name it is drawn under.
-        metric: Which metric.
+        metric: The metric that is drawn.
     """
     found = []
     for recipe, name in recipes.items():

@@ -75,9 +75,9 @@ def pairs(table: pd.DataFrame, margin: float | None = None, metric: str = "accur
     """Forest plot of both harms of every pair.
 
     Args:
-        table: Of pairs.
+        table: Conflict table.
         margin: Harm that would not matter, drawn as a dotted line.
-        metric: What is judged, in words.
+        metric: Name of the metric on the axis.
     """
     figure = _forest(pairs_info(table), _verdict_looks(), f"points of {metric}")
     if margin:
@@ -126,7 +126,7 @@ def _forest(
     """One line per bar, its text above it, so that long names fit on a phone.
 
     Args:
-        bars: From the top.
+        bars: The bars, from the top.
         looks: Kind to colour, shape, and words of the legend.
         axis: Title of the axis.
         show: An estimate in words.

@@ -144,8 +144,8 @@ def heat_map_png(table: pd.DataFrame, effects: pd.DataFrame | None = None, title
     """The same as a picture, for places that show no page: MLflow's list of artifacts.
 
     Args:
-        table: Of pairs.
-        effects: Of the tricks alone, for the diagonal.
+        table: Conflict table.
+        effects: Effects of the tricks alone, for the diagonal.
         title: Above the picture: the context.
     """
     import io
