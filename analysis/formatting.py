@@ -120,7 +120,7 @@ def cost_of_the_rest(table: pd.DataFrame, trials: pd.DataFrame) -> str:
     share = blocks / max(design["seed"].nunique(), 1)
     time = f" and {duration(share * design['seconds'].sum())} of training" if "seconds" in design else ""
     return (
-        f"Another {blocks} seed {'block' if blocks == 1 else 'blocks'} (--seeds +{blocks}: about "
+        f"Another {counted(blocks, 'seed block')} (--seeds +{blocks}: about "
         f"{share * len(design):,.0f} trials{time}) would settle {some}."
     )
 
@@ -277,13 +277,18 @@ def labels_of(table: pd.DataFrame) -> list[str]:
     return list(dict.fromkeys(label for row in table.to_dict("records") for label in (row["a"], row["b"])))
 
 
-def seeds(count: float) -> str:
-    """A number of seeds in words.
+def counted(number: float, noun: str) -> str:
+    """A number with its noun.
 
-    >>> seeds(1), seeds(5)
-    ('1 seed', '5 seeds')
+    >>> counted(1, "trial"), counted(5, "trial")
+    ('1 trial', '5 trials')
     """
-    return f"{int(count)} seed{'' if int(count) == 1 else 's'}"
+    return f"{int(number)} {noun}{'s' * (int(number) != 1)}"
+
+
+def seeds(number: float) -> str:
+    """A number of seeds."""
+    return counted(number, "seed")
 
 
 def duration(seconds: float) -> str:

@@ -12,8 +12,8 @@ How often it is wrong, and what it finds, in simulated searches: `docs/conflict_
 """
 
 from analysis.conflicts.looks import at_looks, further_blocks
-from analysis.conflicts.other_metrics import Tables, tables
+from analysis.conflicts.other_metrics import OtherMetrics, other_metric_tables
 from analysis.conflicts.search_verdicts import verdict_table
 from analysis.conflicts.table import effects, pairwise
 
-__all__ = ["Tables", "at_looks", "effects", "further_blocks", "pairwise", "tables", "verdict_table"]
+__all__ = ["OtherMetrics", "at_looks", "effects", "further_blocks", "other_metric_tables", "pairwise", "verdict_table"]

@@ -32,6 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.conflicts.cells import FEWEST_BLOCKS, Cell, Floats, Table
+from analysis.formatting import counted
 from analysis.stats.fixed_val import images_variance
 from analysis.stats.intervals import ACCURACY_FLOOR, UNKNOWN, Estimate, log_odds
 from analysis.stats.moderation import moderate
@@ -298,12 +299,3 @@ def _estimate(sample: Sample, variance: float, df: float) -> Estimate:
     if sample.images:
         df = total**2 / (own**2 / df + sample.images**2 / (sample.n_images - 1))
     return Estimate(value, math.sqrt(total), df, sample.images, units)
-
-
-def counted(number: int, noun: str) -> str:
-    """A number with its noun.
-
-    >>> counted(1, "seed"), counted(2, "seed")
-    ('1 seed', '2 seeds')
-    """
-    return f"{number} {noun}{'s' * (number != 1)}"

@@ -6,9 +6,9 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.conflicts.contrasts import FEWEST_FIRST_STAGES, counted
+from analysis.conflicts.contrasts import FEWEST_FIRST_STAGES
 from analysis.conflicts.verdicts import ALONE, DIRECTIONS, HELPS, HURTS, NO_LOSS, Pair, Rule
-from analysis.formatting import MOST_SEEDS, bounds, magnitude, percent, span
+from analysis.formatting import MOST_SEEDS, bounds, counted, magnitude, percent, span
 from analysis.stats.intervals import Estimate, wilson_interval
 
 
@@ -82,10 +82,8 @@ def caveats(pair: Pair, verdict: str, rule: Rule, facts: dict[str, Any]) -> str:
     elif rule.look is not None and rule.look > 1 and not pair.impossible:
         words.append(f"look {rule.look}: new claims are tested at {percent(rule.alpha)}")
     if facts["diverged"]:
-        low, high = wilson_interval(facts["diverged"], facts["runs"], rule.level)
-        words.append(
-            f"together they diverged in {facts['diverged']} of {facts['runs']} trials ({percent(low, 0)} to {percent(high, 0)})"
-        )
+        low, high = (percent(limit, 0) for limit in wilson_interval(facts["diverged"], facts["runs"], rule.level))
+        words.append(f"together they diverged in {facts['diverged']} of {facts['runs']} trials ({low} to {high})")
     if facts["lost"] and not pair.problem:
         words.append(
             f"{counted(facts['lost'], 'trial')} of these cells diverged: claims also hold with them at the worst value "

@@ -17,6 +17,7 @@ from analysis.formatting import (
     DIRECTIONS,
     VERDICTS,
     cost_of_the_rest,
+    counted,
     labels_of,
     magnitude,
     percent,
@@ -180,7 +181,7 @@ def _open(row: Mapping[str, Any], names: Mapping[str, str]) -> list[str]:
     ]
     more = row["more_seeds"]
     if not pd.isna(more) and 0 < int(more) < 100:
-        words.append(f"about {int(more)} more {'seed' if int(more) == 1 else 'seeds'}")
+        words.append(f"about {counted(more, 'more seed')}")
     return words
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.conflicts import OtherMetrics, other_metric_tables, verdict_table
 from analysis.conflicts import effects as effects_alone
-from analysis.conflicts import tables, verdict_table
 from analysis.conflicts.candidates import candidate_table
 from analysis.conflicts.other_searches import OtherSearches, compare
 from analysis.conflicts.search_verdicts import declared_pairs, margin_of, with_robustness
@@ -18,9 +18,6 @@ from analysis.conflicts.verdicts import MARGIN
 from analysis.records import reader as load
 from analysis.records.schema import RecordError
 from analysis.report.health import warnings
-
-OTHER_METRICS = ("final/few", "final/smoothed_harmonic_mean")
-"""Further metrics by which pairs are judged."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +36,7 @@ class Findings:
         curves: Learning curves of the recipes that are drawn.
         problem: Why there is no conflict table; "" where there is one.
         about: Settings, versions and places of the search.
-        other_metrics: Metric -> conflict table by it.
-        skipped_metrics: Metric -> why there is no such table.
-        metric_notes: Metric -> what a reader of its table must know.
+        other_metrics: Conflict tables by further metrics.
         nominated: Conflict table of the pairs that the adaptive arm suggested, on fresh seeds.
         other_searches: The same pairs in the other searches of the store.
         health: Reasons not to believe the search (`analysis.report.health`).
@@ -58,9 +53,7 @@ class Findings:
     curves: pd.DataFrame | None = None
     problem: str = ""
     about: Mapping[str, Any] = field(default_factory=dict)
-    other_metrics: Mapping[str, pd.DataFrame] = field(default_factory=dict)
-    skipped_metrics: Mapping[str, str] = field(default_factory=dict)
-    metric_notes: Mapping[str, str] = field(default_factory=dict)
+    other_metrics: OtherMetrics = field(default_factory=OtherMetrics)
     nominated: pd.DataFrame | None = None
     other_searches: OtherSearches | None = None
     health: tuple[str, ...] = ()
@@ -139,13 +132,9 @@ def gather(
     )  # fmt: skip
     if findings.conflicts is None or problem:
         return findings
-    others = tables(trials, margin, metric, others=OTHER_METRICS, primary=declared_pairs(primary))
-    return replace(
-        findings,
-        other_metrics={name: table for name, table in others.items() if name != metric},
-        skipped_metrics={name: why for name, why in others.skipped.items() if name in trials},
-        metric_notes=dict(others.notes),
-    )
+    others = other_metric_tables(trials, metric, margin, primary=declared_pairs(primary))
+    skipped = {name: why for name, why in others.skipped.items() if name in trials}
+    return replace(findings, other_metrics=others._replace(skipped=skipped))
 
 
 def from_store(uri: str, search: str | None = None) -> tuple[str, Findings]:

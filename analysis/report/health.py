@@ -130,9 +130,9 @@ def lost_trials(trials: pd.DataFrame) -> str:
     lost = int(design["outcome"].isin(["diverged", "failed"]).sum())
     if not len(design) or lost <= MOST_LOST * len(design):
         return ""
-    low, high = wilson_interval(lost, len(design))
+    low, high = (percent(limit, 0) for limit in wilson_interval(lost, len(design)))
     return (
-        f"{lost} of the {len(design)} designed trials diverged or failed (95 % interval of the rate: {percent(low, 0)} "
-        f"to {percent(high, 0)}): what is said of a pair must hold with them at the worst value of their cell, so that fewer "
-        "pairs have an answer. A lower learning rate may help."
+        f"{lost} of the {len(design)} designed trials diverged or failed (95 % interval of the rate: {low} to {high}): "
+        "verdicts must hold with them at the worst value of their cell, so that fewer pairs have an answer. A lower "
+        "learning rate may help."
     )

@@ -15,7 +15,6 @@ from analysis.conflicts import (
     at_looks,
     effects,
     pairwise,
-    tables,
 )
 from analysis.stats.intervals import wilson_interval
 from analysis.stats.moderation import fit_prior
@@ -701,18 +700,18 @@ def test_tables_of_other_metrics():
     counts = [10, 10]
     trials["recalls"] = [(round(10 * y) / 10, 0.0) for y in trials[METRIC]]
     trials["val_counts"] = [counts] * len(trials)
-    found = tables(trials, 0.02, primary=["a×b"])
-    assert list(found) == [METRIC, "final/few", "final/smoothed_harmonic_mean"] and found.primary == METRIC
-    pd.testing.assert_frame_equal(found[METRIC], pairwise(trials, margin=0.02, primary=["a×b"]))
-    assert found["final/few"].interaction.to_numpy() == pytest.approx(found[METRIC].interaction.to_numpy() / 2)
+    found = other_metric_tables(trials, margin=0.02, primary=["a×b"])
+    assert list(found.tables) == ["final/few", "final/smoothed_harmonic_mean"]
+    decides = pairwise(trials, margin=0.02, primary=["a×b"])
+    assert found.tables["final/few"].interaction.to_numpy() == pytest.approx(decides.interaction.to_numpy() / 2)
     # two classes of ten images, k and 0 right: 2 / (11 / (k + ½) + 11 / ½)
     first = trials.iloc[0]
     by_hand = 2 / (11 / (10 * first.recalls[0] + 0.5) + 22)
-    means = found["final/smoothed_harmonic_mean"]
+    means = found.tables["final/smoothed_harmonic_mean"]
     assert means.mean_00.iloc[0] == pytest.approx(by_hand, rel=0.02)
-    assert found.notes["final/smoothed_harmonic_mean"].startswith("a class has only 10 val images")
-    less = tables(trials.drop(columns=["final/few", "recalls"]))
-    assert list(less) == [METRIC]
+    assert found.notes["final/smoothed_harmonic_mean"].startswith("A class has only 10 val images")
+    less = other_metric_tables(trials.drop(columns=["final/few", "recalls"]))
+    assert not less.tables
     assert less.skipped["final/few"] == "no trial has final/few (no class has fewer than 20 training images)"
     assert less.skipped["final/smoothed_harmonic_mean"] == "no trial has final/smoothed_harmonic_mean"
 

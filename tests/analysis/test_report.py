@@ -574,7 +574,10 @@ def with_metrics(trials: pd.DataFrame) -> pd.DataFrame:
 
 def test_pairs_are_judged_by_further_metrics_behind_a_switch(trials, tmp_path):
     found = gather(with_metrics(trials), margin=0.02)
-    assert list(found.other_metrics) == ["final/few", "final/smoothed_harmonic_mean"] and found.skipped_metrics == {}
+    assert (
+        list(found.other_metrics.tables) == ["final/few", "final/smoothed_harmonic_mean"]
+        and found.other_metrics.skipped == {}
+    )
     text = report.render(found)
     assert structure(text).open == []
     assert text.count('type="radio" name="metric"') == 3
@@ -589,8 +592,8 @@ def test_a_metric_that_some_trials_lack_is_skipped_with_the_reason(trials):
     lacking.loc[lacking.index[0], "final/few"] = math.nan
     found = gather(lacking, margin=0.02)
     assert (
-        list(found.other_metrics) == ["final/smoothed_harmonic_mean"]
-        and "final/few" in found.skipped_metrics["final/few"]
+        list(found.other_metrics.tables) == ["final/smoothed_harmonic_mean"]
+        and "final/few" in found.other_metrics.skipped["final/few"]
     )
     assert "No table by few-shot accuracy: " in words(report.render(found))
 

@@ -39,14 +39,16 @@ def problem(findings: Findings) -> str | None:
 def html(findings: Findings) -> Markup:
     """One table per metric, with a switch between them."""
     assert findings.conflicts is not None
-    tables = {findings.metric: findings.conflicts, **findings.other_metrics}
+    tables = {findings.metric: findings.conflicts, **findings.other_metrics.tables}
     bodies = {metric: _by_metric(findings, metric, judged) for metric, judged in tables.items()}
     shown = bodies[findings.metric]
     if len(tables) > 1:
         labels = {metric: metric_name(metric) + " (decides)" * (metric == findings.metric) for metric in tables}
         options = [(metric, labels[metric], body) for metric, body in bodies.items()]
         shown = Markup(MACROS.switch(options, findings.metric))
-    skipped = [note(f"No table by {metric_name(metric)}: {why}") for metric, why in findings.skipped_metrics.items()]
+    skipped = [
+        note(f"No table by {metric_name(metric)}: {why}") for metric, why in findings.other_metrics.skipped.items()
+    ]
     return stack(*skipped, shown, paragraph(_images(findings, findings.conflicts), "faint"))
 
 
@@ -54,7 +56,6 @@ def _by_metric(findings: Findings, metric: str, judged: pd.DataFrame) -> Markup:
     decides = metric == findings.metric
     ending = "" if decides else f"-{metric.rpartition('/')[2]}"
     counts = judged["verdict"].value_counts()
-    known = findings.metric_notes.get(metric, "")
     caption = (
         "Each cell is a pair: its verdict by colour and sign, and the worse of its two harms in points (adding one "
         "trick to the other). The diagonal, framed, is each trick alone. Point at a cell, or touch it, for intervals."
@@ -62,7 +63,7 @@ def _by_metric(findings: Findings, metric: str, judged: pd.DataFrame) -> Markup:
     if not decides:
         caption += f" Judged by {metric_name(metric)}, which decides nothing here: it is a second look."
     return stack(
-        note(f"{known[:1].upper()}{known[1:]}." if known else ""),
+        note(findings.other_metrics.notes.get(metric, "")),
         MACROS.legend([(verdict, counts[verdict]) for verdict in VERDICTS if counts.get(verdict, 0)]),
         # letters stand on the axis of the heat map where a screen is too narrow for names
         MACROS.letters([(letter(index), label) for index, label in enumerate(labels_of(judged))]),
