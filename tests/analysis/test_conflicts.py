@@ -14,6 +14,7 @@ from statsmodels.stats.proportion import proportion_confint
 from analysis.conflicts import (
     at_looks,
     effects,
+    other_metric_tables,
     pairwise,
 )
 from analysis.stats.intervals import wilson_interval
