@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -66,41 +66,57 @@ def direction(pair: Pair, name: str, rule: Rule) -> str:
     return f"adding {added} to {base}: not known yet, anything from {bounds(low, high)} points"
 
 
-def caveats(pair: Pair, verdict: str, rule: Rule, facts: dict[str, Any]) -> str:
-    """Limits of a verdict that its reader must know.
+class Facts(NamedTuple):
+    """What a verdict rests on.
 
     Args:
-        pair: The pair.
-        verdict: Its verdict.
-        rule: Rule that it was judged by.
-        facts: `lost` (runs of the four cells that diverged), `diverged` and `runs` (of both together),
-            `first_stages`, `blocks`, `fitted`, `longer` (epochs with a over those without, the same of b), `fixed_val`.
+        lost: Trials of the four cells that diverged.
+        diverged: Trials with both tricks that diverged.
+        trials: Trials with both tricks.
+        first_stages: First stages behind the contrast that has the fewest.
+        blocks: Seed blocks with all four cells.
+        fitted: Whether the cells are predictions of a factorial's model.
+        longer: Epochs of the trials with the first trick over those without, and the same of the second.
+        fixed_val: What to know of a val that is the same in every block; "" where it differs.
     """
+
+    lost: int = 0
+    diverged: int = 0
+    trials: int = 0
+    first_stages: int = 0
+    blocks: int = 0
+    fitted: bool = False
+    longer: tuple[float, float] = (1.0, 1.0)
+    fixed_val: str = ""
+
+
+def caveats(pair: Pair, verdict: str, rule: Rule, facts: Facts) -> str:
+    """Limits of a verdict that its reader must know, each after a semicolon."""
     words = []
     if pair.earlier.get("verdict") == verdict:
         words.append(f"shown at look {pair.earlier['look']}")
     elif rule.look is not None and rule.look > 1 and not pair.impossible:
         words.append(f"look {rule.look}: new claims are tested at {percent(rule.alpha)}")
-    if facts["diverged"]:
-        low, high = (percent(limit, 0) for limit in wilson_interval(facts["diverged"], facts["runs"], rule.level))
-        words.append(f"together they diverged in {facts['diverged']} of {facts['runs']} trials ({low} to {high})")
-    if facts["lost"] and not pair.problem:
+    if facts.diverged:
+        low, high = (percent(limit, 0) for limit in wilson_interval(facts.diverged, facts.trials, rule.level))
+        words.append(f"together they diverged in {facts.diverged} of {facts.trials} trials ({low} to {high})")
+    if facts.lost and not pair.problem:
         words.append(
-            f"{counted(facts['lost'], 'trial')} of these cells diverged: claims also hold with them at the worst value "
+            f"{counted(facts.lost, 'trial')} of these cells diverged: claims also hold with them at the worst value "
             "of their cell"
         )
     if not pair.problem and not pair.impossible:
-        if facts["first_stages"] < FEWEST_FIRST_STAGES:
-            words.append(f"measured on {counted(facts['first_stages'], 'first stage')} and true of no others")
-        if facts["fitted"]:
+        if facts.first_stages < FEWEST_FIRST_STAGES:
+            words.append(f"measured on {counted(facts.first_stages, 'first stage')} and true of no others")
+        if facts.fitted:
             words.append(
                 "exploratory: fitted to a factorial with the other tricks off, assuming no interactions of three tricks"
             )
-    for label, ratio in zip((pair.a, pair.b), facts["longer"], strict=True):
+    for label, ratio in zip((pair.a, pair.b), facts.longer, strict=True):
         if ratio > 1.05 or ratio < 0.95:
             words.append(f"trials with {label} were trained {ratio:.1f} times as long as those without")
-    if not pair.problem and facts["fixed_val"]:
-        words.append(facts["fixed_val"])
+    if not pair.problem and facts.fixed_val:
+        words.append(facts.fixed_val)
     return "".join(f"; {word}" for word in words)
 
 

@@ -557,7 +557,7 @@ def test_the_lists_come_before_everything_else(html):
     text = words(html)
     order = [text.index(head) for head in (*HEADINGS, "Best recipe")]
     assert order == sorted(order) and order[-1] < text.index("Which tricks conflict")
-    assert "class_balanced × cost_sensitive" in text[order[1] : order[2]]
+    assert "class_balanced × cost_sensitive" in text[order[2] : order[3]]
 
 
 def test_long_lists_unfold():
@@ -750,7 +750,7 @@ def test_the_command_reads_the_latest_search(uri, records, table, tmp_path, caps
     assert tracker.close() == []
 
     name, found = from_store(uri)
-    assert name == "demo" and found.margin == 0.02 and found.missing == ""
+    assert name == "demo" and found.margin == 0.02 and found.problem == ""
     assert found.conflicts[["a", "b", "verdict"]].equals(table[["a", "b", "verdict"]])
     assert found.conflicts["primary"].tolist() == [False, False, True]
     assert [name for name, _ in cards.answer(found)] == ["Before you believe it", *HEADINGS, "Best recipe"]
