@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from markupsafe import Markup
 
-from analysis.formatting import VERDICTS
 from analysis.report.findings import Findings
-from analysis.report.html import CONTRAST_HEADS, Cell, contrasts, count, name, paragraph, stack, table
-from analysis.report.sections.pairs import reason
+from analysis.report.html import CONTRAST_HEADS, contrasts, count, name, paragraph, stack, table
+from analysis.report.sections.pairs import reason, verdict
 
 TITLE = "Pairs that the adaptive arm suggested"
 
@@ -23,7 +22,7 @@ def html(findings: Findings) -> Markup:
     rows = [
         [
             name(f"{row['a']} × {row['b']}"),
-            Cell(str(row["action"]), kind="verdict", word=VERDICTS[row["verdict"]].name, verdict=row["verdict"]),
+            verdict(row),
             *contrasts(row),
             count(row["n_seeds"]),
             reason(row),

@@ -30,6 +30,9 @@ from analysis.report.plots.heat_map import heat_map
 
 TITLE = "Which tricks conflict"
 
+TWO_LINES = 60
+"""Letters of a reason that needs no folding."""
+
 
 def problem(findings: Findings) -> str | None:
     """Without a design arm there is no table."""
@@ -91,32 +94,35 @@ def _by_metric(findings: Findings, metric: str, judged: pd.DataFrame) -> Markup:
 
 def _rows(judged: pd.DataFrame) -> list[list[Cell]]:
     order = list(VERDICTS)
-    rows = []
-    for row in sorted(judged.to_dict("records"), key=lambda row: (order.index(row["verdict"]), worse_harm(row))):
-        verdict, action = row["verdict"], str(row["action"])
-        title = VERDICTS[verdict].name
-        declared = ["declared beforehand"] * bool(row["primary"])
-        notes = ["sign flip: helps alone, hurts here"] * bool(row["sign_flip"]) + [row.get("holds", "")]
-        rows.append(
-            [
-                name(f"{row['a']} × {row['b']}", *declared),
-                Cell("" if action == title else action, notes, "verdict", order.index(verdict), title, verdict),
-                *contrasts(row),
-                p_value(row["adjusted_p"]),
-                count(row["n_seeds"]),
-                reason(row),
-            ]
-        )  # fmt: skip
-    return rows
+    return [
+        [
+            name(f"{row['a']} × {row['b']}", *["declared beforehand"] * bool(row["primary"])),
+            verdict(row)._replace(value=order.index(row["verdict"])),
+            *contrasts(row),
+            p_value(row["adjusted_p"]),
+            count(row["n_seeds"]),
+            reason(row),
+        ]
+        for row in sorted(judged.to_dict("records"), key=lambda row: (order.index(row["verdict"]), worse_harm(row)))
+    ]
+
+
+def verdict(row: Mapping[str, Any]) -> Cell:
+    """A pair's verdict and what to do about it."""
+    title, action = VERDICTS[row["verdict"]].name, str(row["action"])
+    notes = ["sign flip: helps alone, hurts here"] * bool(row["sign_flip"]) + [row.get("holds", "")]
+    return Cell("" if action == title else action, notes, "verdict", word=title, verdict=row["verdict"])
 
 
 def reason(row: Mapping[str, Any]) -> Cell:
     """Why a pair has its verdict: one clause, from which the others unfold."""
     clauses = [clause for clause in (*str(row["reason"]).split("; "), str(row.get("holds_why", ""))) if clause]
-    if len(clauses) < 2:
+    if len(clauses) == 1 and len(clauses[0]) <= TWO_LINES:
         return Cell(clauses[0], kind="long")
     # both directions come first, then what is shown of the pair
-    about_the_pair = clauses[0].startswith("adding ") and row["verdict"] not in ("compatible", "not applicable")
+    about_the_pair = (
+        len(clauses) > 2 and clauses[0].startswith("adding ") and row["verdict"] not in ("compatible", "not applicable")
+    )
     return Cell(clauses[2] if about_the_pair else clauses[0], kind="long", more=clauses)
 
 
