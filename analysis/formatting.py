@@ -87,7 +87,7 @@ VERDICTS = {
 }  # fmt: skip
 """Verdict -> its style, in the order in which people want to read them."""
 
-DIRECTIONS = {"helps": "helps", "hurts": "hurts", "no loss": "no loss", "unknown": "not known yet"}
+DIRECTION_NAMES = {"helps": "helps", "hurts": "hurts", "no loss": "no loss", "unknown": "not known yet"}
 """What adding one trick to another does: key -> what people read."""
 
 

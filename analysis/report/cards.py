@@ -14,7 +14,7 @@ import pandas as pd
 
 from analysis.conflicts.robustness import NOT_RUN
 from analysis.formatting import (
-    DIRECTIONS,
+    DIRECTION_NAMES,
     VERDICTS,
     cost_of_the_rest,
     counted,
@@ -175,7 +175,7 @@ def _hurts(row: Mapping[str, Any], names: Mapping[str, str]) -> list[str]:
 def _open(row: Mapping[str, Any], names: Mapping[str, str]) -> list[str]:
     """What is known of a pair without a verdict, and how many seeds would settle it."""
     words = [
-        f"{_added(row, name, names)}: {DIRECTIONS[row[f'{name}_verdict']]}"
+        f"{_added(row, name, names)}: {DIRECTION_NAMES[row[f'{name}_verdict']]}"
         for name in ("b_given_a", "a_given_b")
         if row[f"{name}_verdict"] != "unknown"
     ]

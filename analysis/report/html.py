@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from analysis.formatting import DIRECTIONS, VERDICTS, bounds, p_text, percent_bounds, points
+from analysis.formatting import DIRECTION_NAMES, VERDICTS, bounds, p_text, percent_bounds, points
 from analysis.report.plots.style import to_html
 from analysis.text import csv_text, html_text
 
@@ -107,7 +107,7 @@ def contrasts(row: Any) -> list[Cell]:
     """Both directions of a pair and its interaction, under `CONTRAST_HEADS`; directions with their verdict."""
     if row["verdict"] == "not applicable":
         return [number("–", math.nan)] * 3
-    words = [DIRECTIONS.get(str(row.get(f"{name}_verdict", "")), "") for name in ("b_given_a", "a_given_b")]
+    words = [DIRECTION_NAMES.get(str(row.get(f"{name}_verdict", "")), "") for name in ("b_given_a", "a_given_b")]
     return [
         effect(row[name], row[f"{name}_low"], row[f"{name}_high"], word=word)
         for name, word in zip(("b_given_a", "a_given_b", "interaction"), [*words, ""], strict=True)

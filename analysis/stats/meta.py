@@ -12,7 +12,7 @@ differ:
     prediction for one more search: μ̂ ± t(k − 2)·√(τ² + var μ̂)             (k ≥ 3)
 
 An s(i) of few degrees of freedom is itself an estimate: with 6 of them, Q read as χ²(k − 1) says in 11 % of cases that
-four searches differ where they do not, Welch's F in 5 % (tests/analysis/test_across.py).
+four searches differ where they do not, Welch's F in 5 % (tests/analysis/test_other_searches.py).
 
 Source: DerSimonian & Laird 1986 (Controlled Clinical Trials 7); Hartung & Knapp 2001 (Stat. Med. 20); the bound q ≥ 1:
 Knapp & Hartung 2003 (Stat. Med. 22); F: Welch 1951 (Biometrika 38); prediction: Higgins, Thompson & Spiegelhalter 2009

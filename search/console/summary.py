@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from analysis import files
 from analysis.console import styled
 from analysis.formatting import (
-    DIRECTIONS,
+    DIRECTION_NAMES,
     VERDICTS,
     cost_of_the_rest,
     labels_of,
@@ -453,7 +453,7 @@ def _action(row: Mapping[str, Any]) -> str:
 def _direction(row: Mapping[str, Any], name: str) -> str:
     """What adding one trick to the other does: a word above the number."""
     number = _interval(row, name)
-    return number if row["verdict"] == "not applicable" else f"{DIRECTIONS[row[f'{name}_verdict']]}\n{number}"
+    return number if row["verdict"] == "not applicable" else f"{DIRECTION_NAMES[row[f'{name}_verdict']]}\n{number}"
 
 
 def _interval(row: Mapping[str, Any], name: str) -> str:
