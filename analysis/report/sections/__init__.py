@@ -6,6 +6,7 @@ that fails is shown as a card with its error; the others are written all the sam
 
 from __future__ import annotations
 
+import logging
 import traceback
 from importlib import import_module
 from typing import NamedTuple, Protocol, cast
@@ -14,6 +15,8 @@ from markupsafe import Markup
 
 from analysis.report.findings import Findings
 from analysis.report.html import MACROS, note
+
+log = logging.getLogger(__name__)
 
 ORDER = (
     "pairs", "nominated", "other_searches", "recipes", "ablation", "front", "alone", "curves", "classes", "progress",
@@ -57,6 +60,7 @@ def rendered(name: str, findings: Findings) -> Rendered:
         problem = section.problem(findings)
         return Rendered(name, title, section.html(findings) if problem is None else note(problem))
     except Exception as error:  # whatever is wrong with one section must not cost the page
+        log.exception("section %r of the report could not be written", name)
         last = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{last.filename.rpartition('/')[2]}, line {last.lineno}"
         return Rendered(name, title, Markup(MACROS.broken(f"{type(error).__name__}: {error}", place)))
