@@ -9,22 +9,8 @@ from markupsafe import Markup
 
 from analysis.recipes.ablation import path, removals
 from analysis.records.schema import BASELINE, NUMBERS, NUMBERS_IN_WORDS
+from analysis.report import html as ui
 from analysis.report.findings import Findings
-from analysis.report.html import (
-    MACROS,
-    Cell,
-    count,
-    effect,
-    figure,
-    name,
-    note,
-    number,
-    p_value,
-    paragraph,
-    rate,
-    stack,
-    table,
-)  # fmt: skip
 from analysis.report.plots import forest_plots
 
 TITLE = "What the best recipe needs"
@@ -42,8 +28,8 @@ def problem(findings: Findings) -> str | None:
 
 def html(findings: Findings) -> Markup:
     """The path, then the removals."""
-    return stack(
-        paragraph(
+    return ui.stack(
+        ui.paragraph(
             "The best recipe was trained again with some of its tricks removed, all on the same fresh seeds, down to "
             "the baseline. Differences are paired by seed; p-values are Holm-adjusted."
         ),
@@ -54,20 +40,22 @@ def html(findings: Findings) -> Markup:
 
 def _path(steps: pd.DataFrame) -> Markup:
     if steps.empty:
-        return note("The path from the baseline to the best recipe is not complete.")
+        return ui.note("The path from the baseline to the best recipe is not complete.")
     rows = []
     for row in steps.to_dict("records"):
         added = [NUMBERS_IN_WORDS if label == NUMBERS else label for label in row["added"]]
         rows.append(
             [
-                count(row["step"]),
-                name(" + ".join(added) or BASELINE),
-                rate(row["mean"], row["low"], row["high"]),
+                ui.count(row["step"]),
+                ui.name(" + ".join(added) or BASELINE),
+                ui.rate(row["mean"], row["low"], row["high"]),
                 *(
-                    effect(row[gain], row[f"{gain}_low"], row[f"{gain}_high"]) if row["step"] else number("–", math.nan)
+                    ui.effect(row[gain], row[f"{gain}_low"], row[f"{gain}_high"])
+                    if row["step"]
+                    else ui.number("–", math.nan)
                     for gain in ("gain", "total")
                 ),
-                count(row["n_seeds"]),
+                ui.count(row["n_seeds"]),
             ]
         )
     heads = ["step", "added", "accuracy, %", "gain of the step, points", "gain over the baseline, points", "seeds"]
@@ -77,30 +65,30 @@ def _path(steps: pd.DataFrame) -> Markup:
         "gives other steps, and what a step adds may look a little small. The intervals of single means are wider than "
         "those of the gains, which are paired."
     )
-    return stack(
-        MACROS.heading("From the baseline to the best recipe"),
-        figure(forest_plots.path(steps), "path", caption),
-        table(heads, rows, "path", steps),
+    return ui.stack(
+        ui.MACROS.heading("From the baseline to the best recipe"),
+        ui.figure(forest_plots.path(steps), "path", caption),
+        ui.table(heads, rows, "path", steps),
     )
 
 
 def _removals(removed: pd.DataFrame, margin: float) -> Markup:
     if removed.empty:
-        return note("No trick was removed from the best recipe alone.")
+        return ui.note("No trick was removed from the best recipe alone.")
     rows = []
     for row in removed.to_dict("records"):
         known = math.isfinite(row["dependency"])
         rows.append(
             [
-                name(" and ".join(row["removed"])),
-                effect(row["loss"], row["loss_low"], row["loss_high"]),
-                p_value(row["adjusted_p"]),
-                Cell(word=row["word"]),
-                effect(row["dependency"], row["dependency_low"], row["dependency_high"])
+                ui.name(" and ".join(row["removed"])),
+                ui.effect(row["loss"], row["loss_low"], row["loss_high"]),
+                ui.p_value(row["adjusted_p"]),
+                ui.Cell(word=row["word"]),
+                ui.effect(row["dependency"], row["dependency_low"], row["dependency_high"])
                 if known
-                else number("–", math.nan),
-                Cell(row["depends"] or ("not shown" if known else "")),
-                count(row["n_seeds"]),
+                else ui.number("–", math.nan),
+                ui.Cell(row["depends"] or ("not shown" if known else "")),
+                ui.count(row["n_seeds"]),
             ]
         )
     heads = ["without", "lost, points", "adjusted p", "may it be removed?", "dependency, points", "which", "seeds"]
@@ -108,12 +96,12 @@ def _removals(removed: pd.DataFrame, margin: float) -> Markup:
         "What the best recipe does without one or two of its tricks, against the whole, paired by seed. The dotted "
         "line is the margin. Unknown is not free: the seeds do not show a loss, and do not exclude one."
     )
-    return stack(
-        MACROS.heading("What may be removed, and what depends on what"),
-        figure(forest_plots.removals(removed, margin), "removals", caption),
-        paragraph(
+    return ui.stack(
+        ui.MACROS.heading("What may be removed, and what depends on what"),
+        ui.figure(forest_plots.removals(removed, margin), "removals", caption),
+        ui.paragraph(
             "Dependency of two tricks: above 0 they are worth more beside each other, below 0 one stands in for the "
             "other."
         ),
-        table(heads, rows, "removals", removed),
+        ui.table(heads, rows, "removals", removed),
     )

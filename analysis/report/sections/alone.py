@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from markupsafe import Markup
 
+from analysis.report import html as ui
 from analysis.report.findings import Findings
-from analysis.report.html import figure
 from analysis.report.plots import forest_plots
 
 TITLE = "Each trick alone"
@@ -28,4 +28,4 @@ def html(findings: Findings) -> Markup:
         + (f" to {most}" if most != fewest else "")
         + " seeds. An interval that holds 0 means that it is not known whether the trick helps."
     )
-    return figure(forest_plots.effects(findings.effects), "effects", caption)
+    return ui.figure(forest_plots.effects(findings.effects), "effects", caption)

@@ -9,8 +9,8 @@ import pandas as pd
 from markupsafe import Markup
 
 from analysis.formatting import coverage, seeds
+from analysis.report import html as ui
 from analysis.report.findings import Findings
-from analysis.report.html import figure, name, note, number, rate, stack, table
 from analysis.report.plots import curves as plots
 from analysis.report.sections.curves import missing, trials_drawn
 
@@ -36,11 +36,11 @@ def html(findings: Findings) -> Markup:
     counts = ", ".join(f"{recall.name}: {seeds(recall.seeds)}" for recall in drawn)
     caption = f"From the most to the least frequent class; mean, and 95 % interval over several seeds ({counts})."
     part = coverage(drawn[0].val_counts, drawn[0].names)
-    return stack(
-        note(f"{part}. Classes without a recall have no mark below." if part else ""),
-        figure(plots.recalls(drawn), "recalls", caption, ""),
+    return ui.stack(
+        ui.note(f"{part}. Classes without a recall have no mark below." if part else ""),
+        ui.figure(plots.recalls(drawn), "recalls", caption, ""),
         _table(drawn),
-        note(missing(findings, drawn, "recall")),
+        ui.note(missing(findings, drawn, "recall")),
     )
 
 
@@ -49,16 +49,16 @@ def _table(drawn: list[plots.Recall]) -> Markup:
     content, rows = [], []
     for index, class_name in enumerate(first.names):
         line: dict[str, Any] = {"label": first.classes[index], "class": class_name}
-        cells = [name(class_name)]
+        cells = [ui.name(class_name)]
         for what, numbers in (("training images", first.counts), ("val images", first.val_counts)):
             line[what] = numbers[index] if numbers else None
-            cells.append(number(f"{numbers[index]:,}" if numbers else "–", numbers[index] if numbers else math.nan))
+            cells.append(ui.number(f"{numbers[index]:,}" if numbers else "–", numbers[index] if numbers else math.nan))
         for recall in drawn:
             mean, low, high = recall.mean[index], recall.low[index], recall.high[index]
             line |= {f"{recall.name}, recall": mean, f"{recall.name}, low": low, f"{recall.name}, high": high}
-            cells.append(rate(mean, low, high))
+            cells.append(ui.rate(mean, low, high))
         content.append(line)
         rows.append(cells)
     heads = ["class", "training images", "val images", *(f"recall of the {recall.name}, %" for recall in drawn)]
     cut = f"The first {MOST_CLASSES} of {len(rows)} classes; the CSV has all." if rows[MOST_CLASSES:] else ""
-    return stack(note(cut), table(heads, rows[:MOST_CLASSES], "classes", pd.DataFrame(content)))
+    return ui.stack(ui.note(cut), ui.table(heads, rows[:MOST_CLASSES], "classes", pd.DataFrame(content)))

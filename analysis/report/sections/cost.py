@@ -8,8 +8,8 @@ import pandas as pd
 from markupsafe import Markup
 
 from analysis.formatting import duration, percent
+from analysis.report import html as ui
 from analysis.report.findings import Findings
-from analysis.report.html import count, name, number, paragraph, stack, table
 
 TITLE = "What it cost"
 
@@ -30,25 +30,25 @@ def html(findings: Findings) -> Markup:
     outcomes = trials.groupby(["arm", "outcome"], sort=False).size().unstack(fill_value=0)
     rows = [
         [
-            name(str(arm)),
-            count(int(outcomes.loc[arm].sum())),
-            *(count(outcomes.loc[arm].get(end, 0)) for end in ("finished", "stopped", "diverged", "failed")),
-            count(round(row["epochs_trained"])),
-            count(round(row["epochs"] - row["epochs_trained"])),
-            number(duration(row["seconds"]), row["seconds"]),
+            ui.name(str(arm)),
+            ui.count(int(outcomes.loc[arm].sum())),
+            *(ui.count(outcomes.loc[arm].get(end, 0)) for end in ("finished", "stopped", "diverged", "failed")),
+            ui.count(round(row["epochs_trained"])),
+            ui.count(round(row["epochs"] - row["epochs_trained"])),
+            ui.number(duration(row["seconds"]), row["seconds"]),
         ]
         for arm, row in sums.to_dict("index").items()
     ]
     heads = [
         "arm", "trials", "finished", "stopped early", "diverged", "failed", "epochs trained", "epochs re-used", "time",
     ]  # fmt: skip
-    return stack(
-        paragraph(
+    return ui.stack(
+        ui.paragraph(
             f"{len(trials)} trials have {planned:,.0f} epochs between them; {trained:,.0f} were trained, "
             f"{planned - trained:,.0f} ({percent(share, 0)}) came from stages that other trials had trained already. "
             f"That is {duration(trials['seconds'].sum())} of trial time, and about "
             f"{duration(trials['seconds_saved'].sum())} saved."
             + (f" On GPUs, shares counted: {hours:.1f} hours." if hours else "")
         ),
-        table(heads, rows, "cost", outcomes.join(sums).reset_index()),
+        ui.table(heads, rows, "cost", outcomes.join(sums).reset_index()),
     )

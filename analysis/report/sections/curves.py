@@ -9,8 +9,8 @@ import pandas as pd
 from markupsafe import Markup
 
 from analysis.formatting import seeds
+from analysis.report import html as ui
 from analysis.report.findings import Findings
-from analysis.report.html import figure, note, stack
 from analysis.report.plots import curves as plots
 
 TITLE = "Learning curves"
@@ -30,8 +30,9 @@ def html(findings: Findings) -> Markup:
     caption = (
         f"Accuracy on val over the epochs of the plan: the mean as a thick line, every seed as a thin one ({counts})."
     )
-    return stack(
-        figure(plots.learning_curves(drawn), "curves", caption, ""), note(missing(findings, drawn, "learning curve"))
+    return ui.stack(
+        ui.figure(plots.learning_curves(drawn), "curves", caption, ""),
+        ui.note(missing(findings, drawn, "learning curve")),
     )
 
 

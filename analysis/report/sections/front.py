@@ -5,8 +5,8 @@ from __future__ import annotations
 from markupsafe import Markup
 
 from analysis.recipes import pareto
+from analysis.report import html as ui
 from analysis.report.findings import Findings
-from analysis.report.html import figure, name, rate, stack, table
 from analysis.report.plots import curves
 from analysis.report.sections.recipes import seeds_of
 
@@ -29,8 +29,8 @@ def html(findings: Findings) -> Markup:
     trades = pareto.front(findings.trials)
     rows = [
         [
-            name(row["title"], *["the knee"] * bool(row["knee"]), row["recipe"]),
-            *(rate(row[mean], row[f"{mean}_low"], row[f"{mean}_high"]) for mean in ("accuracy", "harmonic_mean")),
+            ui.name(row["title"], *["the knee"] * bool(row["knee"]), row["recipe"]),
+            *(ui.rate(row[mean], row[f"{mean}_low"], row[f"{mean}_high"]) for mean in ("accuracy", "harmonic_mean")),
             seeds_of(row),
         ]
         for row in trades[trades["on_front"]].to_dict("records")
@@ -41,4 +41,4 @@ def html(findings: Findings) -> Markup:
         "front may belong to it. The knee is farthest above the line between the two ends."
     )
     heads = ["recipe on the front", "accuracy, %", "smoothed harmonic mean, %", "seeds"]
-    return stack(figure(curves.front(trades), "front", caption, ""), table(heads, rows, "front", trades))
+    return ui.stack(ui.figure(curves.front(trades), "front", caption, ""), ui.table(heads, rows, "front", trades))

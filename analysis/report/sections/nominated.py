@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from markupsafe import Markup
 
+from analysis.report import html as ui
 from analysis.report.findings import Findings
-from analysis.report.html import CONTRAST_HEADS, contrasts, count, name, paragraph, stack, table
 from analysis.report.sections.pairs import reason, verdict
 
 TITLE = "Pairs that the adaptive arm suggested"
@@ -21,18 +21,18 @@ def html(findings: Findings) -> Markup:
     assert findings.nominated is not None
     rows = [
         [
-            name(f"{row['a']} × {row['b']}"),
+            ui.name(f"{row['a']} × {row['b']}"),
             verdict(row),
-            *contrasts(row),
-            count(row["n_seeds"]),
+            *ui.contrasts(row),
+            ui.count(row["n_seeds"]),
             reason(row),
         ]
         for row in findings.nominated.to_dict("records")
     ]
-    return stack(
-        paragraph(
+    return ui.stack(
+        ui.paragraph(
             "The adaptive arm keeps what is good, so its own numbers may only suggest pairs. These were then measured "
             "with all four cells on fresh seeds, and are judged by those alone."
         ),
-        table(["pair", "verdict", *CONTRAST_HEADS, "seeds", "why"], rows, "nominated", findings.nominated),
+        ui.table(["pair", "verdict", *ui.CONTRAST_HEADS, "seeds", "why"], rows, "nominated", findings.nominated),
     )

@@ -9,22 +9,9 @@ import pandas as pd
 from markupsafe import Markup
 
 from analysis.formatting import VERDICTS, labels_of, letter, metric_name, percent, worse_harm
+from analysis.report import html as ui
 from analysis.report.cards import no_table
 from analysis.report.findings import Findings
-from analysis.report.html import (
-    CONTRAST_HEADS,
-    MACROS,
-    Cell,
-    contrasts,
-    count,
-    figure,
-    name,
-    note,
-    p_value,
-    paragraph,
-    stack,
-    table,
-)  # fmt: skip
 from analysis.report.plots import forest_plots
 from analysis.report.plots.heat_map import heat_map
 
@@ -48,11 +35,11 @@ def html(findings: Findings) -> Markup:
     if len(tables) > 1:
         labels = {metric: metric_name(metric) + " (decides)" * (metric == findings.metric) for metric in tables}
         options = [(metric, labels[metric], body) for metric, body in bodies.items()]
-        shown = Markup(MACROS.switch(options, findings.metric))
+        shown = Markup(ui.MACROS.switch(options, findings.metric))
     skipped = [
-        note(f"No table by {metric_name(metric)}: {why}") for metric, why in findings.other_metrics.skipped.items()
+        ui.note(f"No table by {metric_name(metric)}: {why}") for metric, why in findings.other_metrics.skipped.items()
     ]
-    return stack(*skipped, shown, paragraph(_images(findings, findings.conflicts), "faint"))
+    return ui.stack(*skipped, shown, ui.paragraph(_images(findings, findings.conflicts), "faint"))
 
 
 def _by_metric(findings: Findings, metric: str, judged: pd.DataFrame) -> Markup:
@@ -65,25 +52,25 @@ def _by_metric(findings: Findings, metric: str, judged: pd.DataFrame) -> Markup:
     )
     if not decides:
         caption += f" Judged by {metric_name(metric)}, which decides nothing here: it is a second look."
-    return stack(
-        note(findings.other_metrics.notes.get(metric, "")),
-        MACROS.legend([(verdict, counts[verdict]) for verdict in VERDICTS if counts.get(verdict, 0)]),
+    return ui.stack(
+        ui.note(findings.other_metrics.notes.get(metric, "")),
+        ui.MACROS.legend([(verdict, counts[verdict]) for verdict in VERDICTS if counts.get(verdict, 0)]),
         # letters stand on the axis of the heat map where a screen is too narrow for names
-        MACROS.letters([(letter(index), label) for index, label in enumerate(labels_of(judged))]),
-        figure(heat_map(judged, findings.effects if decides else None), f"conflicts{ending}", caption),
-        table(
-            ["pair", "verdict", *CONTRAST_HEADS, "adjusted p", "seeds", "why"],
+        ui.MACROS.letters([(letter(index), label) for index, label in enumerate(labels_of(judged))]),
+        ui.figure(heat_map(judged, findings.effects if decides else None), f"conflicts{ending}", caption),
+        ui.table(
+            ["pair", "verdict", *ui.CONTRAST_HEADS, "adjusted p", "seeds", "why"],
             _rows(judged),
             f"conflicts{ending}",
             judged,
         ),
-        paragraph(
+        ui.paragraph(
             "Intervals are 95 %, unadjusted; p-values are adjusted for the number of pairs (Holm over the pairs "
             "declared beforehand, Benjamini-Hochberg over the others) and belong to the verdict's own test. The CSV "
             "holds every number as a fraction.",
             "faint",
         ),
-        figure(
+        ui.figure(
             forest_plots.pairs(judged, findings.margin, metric_name(metric)),
             f"harms{ending}",
             f"What adding one trick to another does to {metric_name(metric)}, worst first. Left of the line it harms. "
@@ -92,38 +79,38 @@ def _by_metric(findings: Findings, metric: str, judged: pd.DataFrame) -> Markup:
     )
 
 
-def _rows(judged: pd.DataFrame) -> list[list[Cell]]:
+def _rows(judged: pd.DataFrame) -> list[list[ui.Cell]]:
     order = list(VERDICTS)
     return [
         [
-            name(f"{row['a']} × {row['b']}", *["declared beforehand"] * bool(row["primary"])),
+            ui.name(f"{row['a']} × {row['b']}", *["declared beforehand"] * bool(row["primary"])),
             verdict(row)._replace(value=order.index(row["verdict"])),
-            *contrasts(row),
-            p_value(row["adjusted_p"]),
-            count(row["n_seeds"]),
+            *ui.contrasts(row),
+            ui.p_value(row["adjusted_p"]),
+            ui.count(row["n_seeds"]),
             reason(row),
         ]
         for row in sorted(judged.to_dict("records"), key=lambda row: (order.index(row["verdict"]), worse_harm(row)))
     ]
 
 
-def verdict(row: Mapping[str, Any]) -> Cell:
+def verdict(row: Mapping[str, Any]) -> ui.Cell:
     """A pair's verdict and what to do about it."""
     title, action = VERDICTS[row["verdict"]].name, str(row["action"])
     notes = ["sign flip: helps alone, hurts here"] * bool(row["sign_flip"]) + [row.get("holds", "")]
-    return Cell("" if action == title else action, notes, "verdict", word=title, verdict=row["verdict"])
+    return ui.Cell("" if action == title else action, notes, "verdict", word=title, verdict=row["verdict"])
 
 
-def reason(row: Mapping[str, Any]) -> Cell:
+def reason(row: Mapping[str, Any]) -> ui.Cell:
     """Why a pair has its verdict: one clause, from which the others unfold."""
     clauses = [clause for clause in (*str(row["reason"]).split("; "), str(row.get("holds_why", ""))) if clause]
     if len(clauses) == 1 and len(clauses[0]) <= TWO_LINES:
-        return Cell(clauses[0], kind="long")
+        return ui.Cell(clauses[0], kind="long")
     # both directions come first, then what is shown of the pair
     about_the_pair = (
         len(clauses) > 2 and clauses[0].startswith("adding ") and row["verdict"] not in ("compatible", "not applicable")
     )
-    return Cell(clauses[2] if about_the_pair else clauses[0], kind="long", more=clauses)
+    return ui.Cell(clauses[2] if about_the_pair else clauses[0], kind="long", more=clauses)
 
 
 def _images(findings: Findings, judged: pd.DataFrame) -> str:

@@ -9,8 +9,8 @@ import pandas as pd
 from markupsafe import Markup
 
 from analysis.formatting import percent
+from analysis.report import html as ui
 from analysis.report.findings import Findings
-from analysis.report.html import MACROS, Cell, count, figure, long, name, number, paragraph, stack, table
 from analysis.report.plots import curves as plots
 
 TITLE = "How the search went"
@@ -31,8 +31,8 @@ def html(findings: Findings) -> Markup:
         "the highest point need not be the best recipe."
     )
     stopped = findings.trials[findings.trials["outcome"] == "stopped"]
-    return stack(
-        figure(plots.progress(findings.trials, findings.metric), "progress", caption, ""),
+    return ui.stack(
+        ui.figure(plots.progress(findings.trials, findings.metric), "progress", caption, ""),
         _stops(stopped) if len(stopped) else "",
     )
 
@@ -45,13 +45,13 @@ def _stops(stopped: pd.DataFrame) -> Markup:
     ]
     more = f" The first {MOST_STOPS} of {len(stopped)}; the CSV has all." if len(stopped) > MOST_STOPS else ""
     heads = ["recipe", "stopped at", "its score, %", "the cut, %", "among", "compared with", "score"]
-    return stack(
-        MACROS.heading(f"Why {len(stopped)} trials were stopped"),
-        paragraph(
+    return ui.stack(
+        ui.MACROS.heading(f"Why {len(stopped)} trials were stopped"),
+        ui.paragraph(
             "A trial is stopped where its score at a share of its own plan is below the cut of those in the same stage "
             f"with the same stages still to come, at the same share.{more}"
         ),
-        table(
+        ui.table(
             heads, [_row(row) for row in stopped.head(MOST_STOPS).to_dict("records")], "stops", pd.DataFrame(content)
         ),
     )
@@ -61,19 +61,19 @@ def _decision(row: dict[str, Any]) -> dict[str, Any]:
     return row["stop"] if isinstance(row.get("stop"), dict) else {}
 
 
-def _row(row: dict[str, Any]) -> list[Cell]:
+def _row(row: dict[str, Any]) -> list[ui.Cell]:
     stop = _decision(row)
-    title = name(row["title"], f"seed {row['seed']}, {row['trial']}")
+    title = ui.name(row["title"], f"seed {row['seed']}, {row['trial']}")
     if not stop:
-        return [title, long(row["reason"] or "no reason was logged")._replace(span=6)]
+        return [title, ui.long(row["reason"] or "no reason was logged")._replace(span=6)]
     rung, value, cut = (float(stop.get(key, math.nan)) for key in ("rung", "value", "cut"))
     cohort = stop.get("cohort", "")
     return [
         title,
-        number(f"{100 * rung:g} % of its plan", rung),
-        number(percent(value).removesuffix(" %"), value),
-        number(percent(cut).removesuffix(" %"), cut),
-        count(stop["among"]) if "among" in stop else number("unknown", math.nan),
-        long(" > ".join(map(str, cohort)) if isinstance(cohort, list | tuple) else str(cohort)),
-        Cell(str(stop.get("score", ""))),
+        ui.number(f"{100 * rung:g} % of its plan", rung),
+        ui.number(percent(value).removesuffix(" %"), value),
+        ui.number(percent(cut).removesuffix(" %"), cut),
+        ui.count(stop["among"]) if "among" in stop else ui.number("unknown", math.nan),
+        ui.long(" > ".join(map(str, cohort)) if isinstance(cohort, list | tuple) else str(cohort)),
+        ui.Cell(str(stop.get("score", ""))),
     ]

@@ -8,8 +8,8 @@ from typing import Any
 
 from markupsafe import Markup
 
+from analysis.report import html as ui
 from analysis.report.findings import Findings
-from analysis.report.html import MACROS
 
 TITLE = "Where this comes from"
 
@@ -40,4 +40,4 @@ def html(findings: Findings) -> Markup:
             more = len(reasons) - MOST_REASONS
             items[f"{outcome} trials"] = "; ".join(reasons[:MOST_REASONS]) + (f"; and {more} more" if more > 0 else "")
     items["page written"] = f"{datetime.now(tz=UTC):%Y-%m-%d %H:%M} UTC, Python {platform.python_version()}"
-    return Markup(MACROS.definitions([(key, value) for key, value in items.items() if value not in (None, "")]))
+    return Markup(ui.MACROS.definitions([(key, value) for key, value in items.items() if value not in (None, "")]))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from markupsafe import Markup
 
 from analysis.formatting import VERDICTS, magnitude
+from analysis.report import html as ui
 from analysis.report.findings import Findings
-from analysis.report.html import MACROS, Cell, long, paragraph, stack
 
 TITLE = "How to read a verdict"
 
@@ -19,10 +19,11 @@ def problem(findings: Findings) -> str | None:
 def html(findings: Findings) -> Markup:
     """The method in a paragraph, and each verdict."""
     rows = [
-        [Cell(kind="name", word=style.name, verdict=verdict), long(style.words)] for verdict, style in VERDICTS.items()
+        [ui.Cell(kind="name", word=style.name, verdict=verdict), ui.long(style.words)]
+        for verdict, style in VERDICTS.items()
     ]
-    return stack(
-        paragraph(
+    return ui.stack(
+        ui.paragraph(
             "For two tricks there are four recipes: with neither, with one, with the other, with both, everything else "
             "equal. All four are trained on the same seeds, so differences are taken within a seed. Each direction is "
             "what adding one trick to the other does: it helps or hurts where the interval excludes 0 after the "
@@ -31,5 +32,5 @@ def html(findings: Findings) -> Markup:
             f"is given; the margin is {magnitude(findings.margin)} points. Only the design arm, which is never stopped "
             "early, is judged: what an adaptive search kept is too lucky to compare."
         ),
-        MACROS.plain_table(["verdict", "when"], rows),
+        ui.MACROS.plain_table(["verdict", "when"], rows),
     )
