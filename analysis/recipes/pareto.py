@@ -65,6 +65,7 @@ def front(trials: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
     Raises:
         RecordError: The trials were recorded without the smoothed harmonic mean.
     """
+    # imported here because commands read this module's names before they read any table
     import pandas as pd
 
     from analysis.records import reader as load

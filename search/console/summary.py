@@ -8,7 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
 from analysis import files
+from analysis.conflicts import effects, verdict_table
+from analysis.conflicts.candidates import candidate_table
+from analysis.conflicts.other_searches import compare
 from analysis.console import styled
 from analysis.formatting import (
     DIRECTION_NAMES,
@@ -25,15 +34,19 @@ from analysis.formatting import (
     span,
     worse_harm,
 )  # fmt: skip
+from analysis.recipes.ablation import path, removals
+from analysis.records import mlflow_store
+from analysis.records import reader as load
 from analysis.records.schema import BASELINE, NUMBERS, NUMBERS_IN_WORDS
+from analysis.report import cards, page
+from analysis.report.context import classes_judged
+from analysis.report.findings import gather
+from analysis.report.health import warnings
+from analysis.report.plots.heat_map import heat_map_png
 from analysis.text import command, csv_text, markdown_cell, option, sentence
+from search import mlflow_tracker
 
 if TYPE_CHECKING:
-    import pandas as pd
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
     from analysis.records.schema import Record
     from search.run import SearchResult
     from search.settings import Settings
@@ -87,8 +100,6 @@ def extras(trials: pd.DataFrame, margin: float, winner: str | None) -> Extras:
         margin: Difference in accuracy that matters.
         winner: Id of the recipe.
     """
-    from analysis.conflicts.candidates import candidate_table
-    from analysis.recipes.ablation import path, removals
 
     gone = removals(trials, margin=margin, winner=winner)
     return Extras(candidate_table(trials, margin=margin), gone, path(trials, winner=winner))
@@ -102,8 +113,6 @@ def health(trials: pd.DataFrame, margin: float, winner: str | None) -> tuple[str
         margin: Difference in accuracy that matters.
         winner: Id of the recipe that the race confirmed.
     """
-    from analysis.conflicts import effects
-    from analysis.report.health import warnings
 
     try:
         alone = effects(trials)
@@ -116,7 +125,6 @@ def conflict_table(
     console: Console, trials: pd.DataFrame, margin: float, primary: Sequence[str] = (), further: Sequence[int] = ()
 ) -> pd.DataFrame | None:
     """The table of pairs; where the design arm cannot be judged, the reason is printed and there is none."""
-    from analysis.conflicts import verdict_table
 
     try:
         return verdict_table(trials, margin=margin, primary=primary, firsts=further)
@@ -153,7 +161,6 @@ def show(
         used_up: Options that grant again the budgets that are used up.
         notes: What the data left out or assumed.
     """
-    from analysis.report.context import classes_judged
 
     console.print()
     if result.best is not None:
@@ -195,8 +202,6 @@ def show(
 
 def _places(result: SearchResult, uri: str) -> Iterator[tuple[str, str]]:
     """What to open or to run next; a file that was not written is not named."""
-    from analysis.records import mlflow_store
-    from search import mlflow_tracker
 
     report, best = result.folder / "report.html", result.folder / "best.yaml"
     if report.is_file():
@@ -224,11 +229,6 @@ def write_report(
     uri: str,
 ) -> None:
     """Writes the HTML page, if there is a trial to show, and the heat map of the pairs as a picture beside it."""
-    from analysis.conflicts.other_searches import compare
-    from analysis.records import reader as load
-    from analysis.report import page
-    from analysis.report.findings import gather
-    from analysis.report.plots.heat_map import heat_map_png
 
     if conflicts is not None and len(conflicts):
         design = trials[trials["arm"] == "design"].iloc[0]
@@ -254,8 +254,6 @@ def write_report(
 
 def answer(trials: pd.DataFrame, conflicts: pd.DataFrame | None, margin: float) -> str:
     """The findings in a few sentences, as Markdown; names are data and can start no markup."""
-    from analysis.report import cards
-    from analysis.report.findings import gather
 
     if not len(trials):
         return "No trial has finished."
@@ -355,8 +353,6 @@ def _best(best: Mapping[str, Any]) -> Text:
 
 
 def _conflicts(conflicts: pd.DataFrame, trials: pd.DataFrame, width: int) -> Table:
-    from rich import box
-    from rich.table import Table
 
     first = trials[trials["arm"] == "design"].iloc[0]
     title = f"Which tricks conflict: {first['data']}, imbalance {first['imbalance']:g}, {first['model']}"

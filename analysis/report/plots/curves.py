@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import pandas as pd
+import plotly.graph_objects as go
 
 from analysis.formatting import FAINT, INK, percent_span, seeds
 from analysis.records.schema import ARMS, bounded_interval
 from analysis.report.plots.style import BEST, PLAIN, safe, style
-
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
 
 MARKERS = {
     "tune": "triangle-up", "design": "circle", "check": "circle-open", "adaptive": "diamond", "race": "square",
@@ -49,8 +47,6 @@ def front_info(table: pd.DataFrame) -> list[Trade]:
 
 def front(table: pd.DataFrame) -> go.Figure:
     """Accuracy against harmonic mean, the front as a line, intervals on its recipes."""
-    import plotly.graph_objects as go
-
     info = front_info(table)
     figure = go.Figure()
     line = sorted((t for t in info if t.kind != "beaten"), key=lambda trade: trade.accuracy[0])
@@ -137,8 +133,6 @@ def curves_info(curves: pd.DataFrame, recipes: Mapping[str, str], metric: str = 
 
 def learning_curves(info: Sequence[Curve]) -> go.Figure:
     """Mean over seeds as a thick line, every seed as a thin one."""
-    import plotly.graph_objects as go
-
     figure = go.Figure()
     for curve, (colour, dash) in zip(info, ((BEST, "solid"), (PLAIN, "dash"), ("#D55E00", "dot")), strict=False):
         for seed, (epochs, values) in curve.seeds.items():
@@ -230,8 +224,6 @@ def recalls_info(trials: pd.DataFrame, recipes: Mapping[str, str]) -> list[Recal
 
 def recalls(info: Sequence[Recall]) -> go.Figure:
     """Recall by class, from the most to the least frequent."""
-    import plotly.graph_objects as go
-
     figure = go.Figure()
     shift = 0.12
     few = bool(info) and len(info[0].classes) <= 30
@@ -311,8 +303,6 @@ def progress_info(trials: pd.DataFrame, metric: str = "final/accuracy") -> Progr
 
 def progress(trials: pd.DataFrame, metric: str = "final/accuracy") -> go.Figure:
     """Every finished trial as a mark, its arm by shape, and the best single trial so far as a line."""
-    import plotly.graph_objects as go
-
     info = progress_info(trials, metric)
     figure = go.Figure()
     for arm in ARMS:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import pandas as pd
+import plotly.graph_objects as go
 
 from analysis.formatting import FAINT, INK, VERDICTS, context_words, labels_of, percent, points, seeds, short, span
 from analysis.records.schema import NUMBERS, NUMBERS_IN_WORDS
 from analysis.report.plots.style import BEST, LINE, lines, safe, style
-
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
 
 
 class Bar(NamedTuple):
@@ -132,8 +130,6 @@ def _forest(
         show: An estimate in words.
         counted: Whether `Bar.seeds` are seeds.
     """
-    import plotly.graph_objects as go
-
     figure = go.Figure()
     place = {index: len(bars) - 1 - index for index in range(len(bars))}
     for kind, (colour, symbol, words) in looks.items():
@@ -229,8 +225,6 @@ def path_info(table: pd.DataFrame) -> list[Step]:
 
 def path(table: pd.DataFrame) -> go.Figure:
     """The ablation path, the baseline at the top: one line per step, its text above it."""
-    import plotly.graph_objects as go
-
     info = path_info(table)
     places = list(range(len(info) - 1, -1, -1))
     known = all(math.isfinite(step.low) and math.isfinite(step.high) for step in info)
