@@ -64,7 +64,7 @@ VERDICTS = {
     ),
     "better together": VerdictStyle(
         "+", "#56B4E9", INK, "bold green", "better together",
-        "Adding each trick to the other helps, and both together beat neither.",
+        "Adding each trick to the other helps, and both together beat the recipe without them.",
     ),
     "redundant": VerdictStyle(
         "=", "#CC79A7", INK, "yellow", "one is enough",

@@ -45,7 +45,7 @@ def reason(pair: Pair, verdict: str, rule: Rule, more_seeds: Any) -> str:
     elif verdict == "synergy":
         said.append(f"together they gain more than the sum of both: {overlap}")
     elif verdict == "better together":
-        said.append(f"together they beat each of them alone, and neither of them; {overlap}")
+        said.append(f"together they beat each alone, and the recipe without them; {overlap}")
     elif verdict == "redundant":
         said.append(f"their gains overlap, in accuracy and in log-odds, and no loss is shown: {overlap}")
     elif verdict == "unresolved":

@@ -95,7 +95,8 @@ def cards(findings: Findings) -> list[Card]:
     return [
         card(
             "Use together", ("better together", "synergy"), "better together",
-            "Adding each to the other helps, and both beat neither.", "No pair is shown to be better than each alone.",
+            "Adding each to the other helps, and both together beat the recipe without them.",
+            "No pair is shown to be better than each alone.",
             0,
         ),
         card(

@@ -292,7 +292,7 @@ def further_steps(conflicts: pd.DataFrame, settings: Settings, settling: bool, c
     if unresolved and not settling:
         pairs = "1 declared pair is" if unresolved == 1 else f"{unresolved} declared pairs are"
         them = "it" if unresolved == 1 else "them"
-        yield f"{pairs} unresolved. To run further seeds for {them} alone:\n  {resume_command(settings, '--settle')}"
+        yield f"{pairs} not known yet. To run further seeds for {them} alone:\n  {resume_command(settings, '--settle')}"
     new = (primary["verdict"] == "conflict") & primary["holds_why"].str.startswith("not run at")
     if settling and settings.check_seeds and new.any():
         yield f"To check at other learning rates what settling has shown:\n  {resume_command(settings)}"
@@ -419,7 +419,7 @@ def _extras(extras: Extras) -> Iterator[str]:
         for word in ("needed", "may be removed", "unknown"):
             found = [f"{row['removed'][0]} ({points(row['loss'])})" for row in singles if row["word"] == word]
             words += [f"{word}: {', '.join(found)}"] if found else []
-        yield f"\nPoints of accuracy that the best recipe loses without a trick (fresh seeds): {'; '.join(words)}."
+        yield f"\nPoints lost when a trick is removed from the best recipe (fresh seeds): {'; '.join(words)}."
     for row in extras.removals.to_dict("records"):
         if row["depends"]:
             yield f"  {' and '.join(row['removed'])}: {row['depends']} ({points(row['dependency'])} points)"

@@ -241,7 +241,8 @@ def test_pairs_that_gain_are_to_be_used_together():
     ]
     answer = dict(cards.answer(gather(load.frame(rows), margin=0.02)))
     assert answer["Use together"].startswith(
-        "1 of 1 pairs. Adding each to the other helps, and both beat neither. mixup × class_balanced (at least +6."
+        "1 of 1 pairs. Adding each to the other helps, and both together beat the recipe without them. "
+        "mixup × class_balanced (at least +6."
     )
     assert " over either alone; not tested at other learning rates)." in answer["Use together"]
 
@@ -450,7 +451,10 @@ def test_the_page_says_the_verdicts_with_intervals_and_seeds(html, table):
     for look in VERDICTS.values():
         assert look.words in text
     assert "the margin is 2.0 points" in text
-    assert "41 trials have 164 epochs between them; 123 were trained, 41 (25 %) came from stages" in text
+    assert (
+        "The plans of 41 trials add up to 164 epochs: 123 were trained, 41 (25 %) were re-used from other trials."
+        in text
+    )
     assert "python run_search.py" in text and "&lt;abc&gt;" in text
 
 

@@ -91,10 +91,10 @@ def _removals(removed: pd.DataFrame, margin: float) -> Markup:
                 ui.count(row["n_seeds"]),
             ]
         )
-    heads = ["without", "lost, points", "adjusted p", "may it be removed?", "dependency, points", "which", "seeds"]
+    heads = ["without", "lost, points", "adjusted p", "may it be removed?", "dependency, points", "kind", "seeds"]
     caption = (
         "What the best recipe does without one or two of its tricks, against the whole, paired by seed. The dotted "
-        "line is the margin. Unknown is not free: the seeds do not show a loss, and do not exclude one."
+        "line is the margin. Unknown does not mean free: the seeds neither show nor exclude a loss."
     )
     return ui.stack(
         ui.MACROS.heading("What may be removed, and what depends on what"),

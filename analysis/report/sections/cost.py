@@ -44,10 +44,9 @@ def html(findings: Findings) -> Markup:
     ]  # fmt: skip
     return ui.stack(
         ui.paragraph(
-            f"{len(trials)} trials have {planned:,.0f} epochs between them; {trained:,.0f} were trained, "
-            f"{planned - trained:,.0f} ({percent(share, 0)}) came from stages that other trials had trained already. "
-            f"That is {duration(trials['seconds'].sum())} of trial time, and about "
-            f"{duration(trials['seconds_saved'].sum())} saved."
+            f"The plans of {len(trials)} trials add up to {planned:,.0f} epochs: {trained:,.0f} were trained, "
+            f"{planned - trained:,.0f} ({percent(share, 0)}) were re-used from other trials. Trials took "
+            f"{duration(trials['seconds'].sum())}; re-use saved about {duration(trials['seconds_saved'].sum())}."
             + (f" On GPUs, shares counted: {hours:.1f} hours." if hours else "")
         ),
         ui.table(heads, rows, "cost", outcomes.join(sums).reset_index()),
