@@ -114,6 +114,8 @@ def cost_of_the_rest(table: pd.DataFrame, trials: pd.DataFrame) -> str:
     known = sorted(int(more) for more in rows["more_seeds"].dropna() if more < MOST_SEEDS)
     some = "it" if len(rows) == 1 else "at least half of them"
     if 2 * len(known) < len(rows):
+        if rows["more_seeds"].isna().any():
+            return f"How many further seed blocks would settle {some} cannot be said yet."
         return f"More than {MOST_SEEDS} further seed blocks would be needed to settle {some}."
     blocks = known[(len(rows) - 1) // 2]
     design = trials[trials["arm"] == "design"]

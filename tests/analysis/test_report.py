@@ -16,7 +16,7 @@ import pytest
 
 from analysis.conflicts import effects, pairwise
 from analysis.conflicts.other_searches import OtherSearches, across, by_search
-from analysis.formatting import VERDICTS, labels_of, points
+from analysis.formatting import VERDICTS, cost_of_the_rest, labels_of, points
 from analysis.records import reader as load
 from analysis.records.schema import Point, Record, RecordError
 from analysis.report import cards, sections
@@ -353,6 +353,23 @@ def test_the_open_pairs_say_what_they_would_cost(trials):
     time = f"{14 * needed[0]:.0f} s" if 14 * needed[0] < 100 else f"{14 * needed[0] / 60:.0f} min"
     assert len(needed) == 2
     assert f"Another {needed[0]} seed blocks (--seeds +{needed[0]}: about {7 * needed[0]} trials and {time} of" in text
+
+
+@pytest.mark.parametrize(
+    "more, words",
+    [
+        ([7], "Another 7 seed blocks (--seeds +7: about 14 trials and 28 s of training) would settle it."),
+        ([1, 100], "Another 1 seed block (--seeds +1: about 2 trials and 4 s of training) would settle at least half"),
+        ([100, 100, 3], "More than 100 further seed blocks would be needed to settle at least half of them."),
+        ([pd.NA], "How many further seed blocks would settle it cannot be said yet."),
+        ([], ""),
+    ],
+)
+def test_the_cost_of_the_open_pairs_by_hand(more, words):
+    pairs = pd.DataFrame({"verdict": "unresolved", "more_seeds": pd.array(more, dtype="Int64")})
+    # two seed blocks of two trials of 2 s
+    design = pd.DataFrame({"arm": "design", "seed": [0, 0, 1, 1], "seconds": 2.0})
+    assert cost_of_the_rest(pairs, design).startswith(words) and bool(cost_of_the_rest(pairs, design)) == bool(words)
 
 
 DUMMY = """
