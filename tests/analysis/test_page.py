@@ -91,6 +91,25 @@ addEventListener("load", () => setTimeout(() => {
 </script>
 """
 
+FIRST_SCREEN = """
+<script>
+addEventListener("load", () => {
+  const columns = [...document.querySelectorAll(".minute > div")].map(column => column.getBoundingClientRect());
+  const cards = [...document.querySelectorAll(".minute section")].map(card => card.getBoundingClientRect());
+  const last = [...document.querySelectorAll("table tbody td.long summary")].filter(part => part.offsetHeight);
+  const result = document.createElement("pre");
+  result.id = "result";
+  result.textContent = JSON.stringify({
+    tops: columns.map(column => column.top), ends: columns.map((column, index) => Math.max(...cards.filter(
+      card => card.left < column.right && card.right > column.left).map(card => card.bottom))),
+    cards: cards.length,
+    lines: last.map(part => part.clientHeight / parseFloat(getComputedStyle(part).lineHeight)),
+  });
+  document.body.append(result);
+});
+</script>
+"""
+
 PHONE = """
 <iframe src="page.html" style="width: 390px; height: 800px; border: 0"></iframe>
 <script>
@@ -184,6 +203,17 @@ def test_nothing_scrolls_sideways_on_a_phone(text, tmp_path):
     assert scroll <= 390
     # the first list is on the first screen
     assert tops[0] < 800 and tops == sorted(tops)
+
+
+@browser
+def test_the_first_screen_has_no_hole_and_reasons_fold_to_two_lines(text, tmp_path):
+    file = tmp_path / "page.html"
+    file.write_text(text.replace("</body>", FIRST_SCREEN + "</body>"), encoding="utf-8")
+    found = ran(file)
+    assert found["cards"] == 5 and len(found["tops"]) == 3
+    # the columns begin and end on one line
+    assert max(found["tops"]) - min(found["tops"]) < 1 and max(found["ends"]) - min(found["ends"]) < 1
+    assert found["lines"] and max(found["lines"]) < 2.2
 
 
 def contrast(one: str, other: str) -> float:
