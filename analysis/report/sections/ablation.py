@@ -100,8 +100,7 @@ def _removals(removed: pd.DataFrame, margin: float) -> Markup:
         ui.MACROS.heading("What may be removed, and what depends on what"),
         ui.figure(forest_plots.removals(removed, margin), "removals", caption),
         ui.paragraph(
-            "Dependency of two tricks: above 0 they are worth more beside each other, below 0 one stands in for the "
-            "other."
+            "Dependency of two tricks: above 0 they are worth more together, below 0 one stands in for the other."
         ),
         ui.table(heads, rows, "removals", removed),
     )
