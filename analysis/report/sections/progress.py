@@ -48,8 +48,8 @@ def _stops(stopped: pd.DataFrame) -> Markup:
     return ui.stack(
         ui.MACROS.heading(f"Why {len(stopped)} trials were stopped"),
         ui.paragraph(
-            "A trial is stopped when its score, at a given share of its own plan, is below the cut of the trials in the "
-            f"same stage with the same stages still to come.{more}"
+            "A trial is stopped when its score, at a given share of its own plan, is below the cut of the trials in "
+            f"the same stage with the same stages still to come.{more}"
         ),
         ui.table(
             heads, [_row(row) for row in stopped.head(MOST_STOPS).to_dict("records")], "stops", pd.DataFrame(content)
