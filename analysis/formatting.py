@@ -1,6 +1,6 @@
-"""How numbers, labels and verdicts are told to people.
+"""How numbers, labels and verdicts are printed, on the screen, in the report and in every sentence.
 
-Fractions become percent and points here, and nowhere before; a verdict has a sign, a colour and an advice. Colours are
+Fractions become percent and points here, and nowhere before; a verdict has a sign, a colour and a name. Colours are
 those of Okabe and Ito, some darker or lighter so that text can be read on them; people of every colour vision tell them
 apart (checked by `tests/analysis/test_page.py`), and no colour stands without a sign or a shape.
 """
@@ -8,9 +8,9 @@ apart (checked by `tests/analysis/test_page.py`), and no colour stands without a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from analysis.text import printable
 
@@ -21,81 +21,110 @@ INK, FAINT = "#1b1f24", "#5b6470"
 
 MINUS = "\N{MINUS SIGN}"
 
+MOST_SEEDS = 100
+"""Beyond this number of further seeds, only "more than" is said."""
+
 
 @dataclass(frozen=True)
-class Look:
-    """How a verdict looks and what it says.
+class VerdictStyle:
+    """How a verdict is shown.
 
     Args:
         sign: One character, so that colour is never needed.
-        colour: Of the cell.
-        ink: Of the text on it.
-        name: What people read in place of the key.
+        colour: Background colour in the report.
+        ink: Text colour on it.
+        terminal: Rich style on the screen.
+        name: Name that people read in place of the key.
         words: When the verdict is given, for people who have not read the method.
     """
 
     sign: str
     colour: str
     ink: str
+    terminal: str
     name: str
     words: str
 
 
 VERDICTS = {
-    "conflict": Look(
-        "✕", "#C24E00", "#ffffff", "conflict",
+    "conflict": VerdictStyle(
+        "✕", "#C24E00", "#ffffff", "bold red", "conflict",
         "Adding one trick to the other hurts, and their effects overlap: the interaction is below zero in accuracy and "
         "in log-odds. Avoid the two together.",
     ),
-    "harmful": Look(
-        "!", "#E69F00", INK, "one of them hurts",
+    "harmful": VerdictStyle(
+        "!", "#E69F00", INK, "red", "one of them hurts",
         "Adding one trick to the other hurts, but it is not shown that the pair is to blame: that trick may hurt by "
         "itself. Its effect alone stands beside it.",
     ),
-    "synergy": Look(
-        "★", "#0072B2", "#ffffff", "synergy",
+    "synergy": VerdictStyle(
+        "★", "#0072B2", "#ffffff", "bold green", "synergy",
         "Adding each trick to the other helps, and both together gain more than the sum of their effects, in accuracy "
         "and in log-odds.",
     ),
-    "better together": Look(
-        "+", "#56B4E9", INK, "better together", "Adding each trick to the other helps, and both together beat neither."
+    "better together": VerdictStyle(
+        "+", "#56B4E9", INK, "bold green", "better together",
+        "Adding each trick to the other helps, and both together beat the recipe without them.",
     ),
-    "redundant": Look(
-        "=", "#CC79A7", INK, "one is enough",
+    "redundant": VerdictStyle(
+        "=", "#CC79A7", INK, "yellow", "one is enough",
         "Their effects overlap, in accuracy and in log-odds, and no loss is shown: the second one costs compute, not "
         "accuracy.",
     ),
-    "compatible": Look(
-        "✓", "#98D0A8", INK, "safe to combine",
+    "compatible": VerdictStyle(
+        "✓", "#98D0A8", INK, "green", "safe to combine",
         "A loss as large as the margin is ruled out in both directions (at 5 % a pair).",
     ),
-    "unresolved": Look(
-        "?", "#eceff2", INK, "not known yet",
+    "unresolved": VerdictStyle(
+        "?", "#eceff2", INK, "dim", "not known yet",
         "The seeds so far show none of the above. It does not mean that the pair is harmless: the reason says what "
         "each direction could still be, and how many more seeds would settle the pair.",
     ),
-    "not applicable": Look(
-        "", "#ffffff", FAINT, "cannot be combined",
+    "not applicable": VerdictStyle(
+        "", "#ffffff", FAINT, "dim", "cannot be combined",
         "The two exclude each other, or one of the four combinations was not run.",
     ),
 }  # fmt: skip
+"""Verdict -> its style, in the order in which people want to read them."""
 
-DIRECTIONS = {"helps": "helps", "hurts": "hurts", "no loss": "no loss", "unknown": "not known yet"}
+DIRECTION_NAMES = {"helps": "helps", "hurts": "hurts", "no loss": "no loss", "unknown": "not known yet"}
 """What adding one trick to another does: key -> what people read."""
 
 
 def settled(table: pd.DataFrame) -> str:
-    """How much of a table of pairs has an answer, in a sentence; "" without any pair."""
+    """How many directions and pairs of a conflict table have an answer, in a sentence; "" without any pair."""
     rows = table[table["verdict"] != "not applicable"]
     if rows.empty:
         return ""
     directions = sum(int((rows[f"{name}_verdict"] != "unknown").sum()) for name in ("b_given_a", "a_given_b"))
     known = int((rows["verdict"] != "unresolved").sum())
-    text = f"{directions} of {2 * len(rows)} directions and {known} of {len(rows)} pairs have an answer."
-    more = [int(value) for value in rows["more_seeds"].dropna() if 0 < int(value) < 100]
-    if more:
-        text += f" Another {sorted(more)[len(more) // 2]} seed blocks would settle about half of the others."
-    return text
+    return f"{directions} of {2 * len(rows)} directions and {known} of {len(rows)} pairs have an answer."
+
+
+def cost_of_the_rest(table: pd.DataFrame, trials: pd.DataFrame) -> str:
+    """What it would cost to settle half of the unresolved pairs, in a sentence; "" where there are none.
+
+    Args:
+        table: Conflict table.
+        trials: Table of trials; the design arm says how many trials a seed block has and how long they take.
+    """
+    rows = table[table["verdict"] == "unresolved"]
+    if rows.empty:
+        return ""
+    known = sorted(int(more) for more in rows["more_seeds"].dropna() if more < MOST_SEEDS)
+    some = "it" if len(rows) == 1 else "at least half of them"
+    if 2 * len(known) < len(rows):
+        if rows["more_seeds"].isna().any():
+            return f"How many further seed blocks would settle {some} cannot be said yet."
+        return f"More than {MOST_SEEDS} further seed blocks would be needed to settle {some}."
+    blocks = known[(len(rows) - 1) // 2]
+    design = trials[trials["arm"] == "design"]
+    share = blocks / max(design["seed"].nunique(), 1)
+    time = f" and {duration(share * design['seconds'].sum())} of training" if "seconds" in design else ""
+    return (
+        f"Another {counted(blocks, 'seed block')} (--seeds +{blocks}: about "
+        f"{share * len(design):,.0f} trials{time}) would settle {some}."
+    )
 
 
 def points(value: float, digits: int = 1) -> str:
@@ -110,6 +139,15 @@ def points(value: float, digits: int = 1) -> str:
     return (f"{0:.{digits}f}" if float(text) == 0 else text).replace("-", MINUS)
 
 
+def magnitude(value: float) -> str:
+    """A size in points, without a sign.
+
+    >>> magnitude(0.02), magnitude(-0.0149)
+    ('2.0', '1.5')
+    """
+    return points(abs(value)).removeprefix("+")
+
+
 def percent(value: float, digits: int = 1) -> str:
     """A fraction in percent.
 
@@ -119,16 +157,60 @@ def percent(value: float, digits: int = 1) -> str:
     return f"{100 * value:.{digits}f} %" if math.isfinite(value) else "unknown"
 
 
-def span(value: float, low: float, high: float) -> str:
+def bounds(low: float, high: float) -> str:
+    """The limits of a difference in points.
+
+    >>> bounds(-0.19, 0.25), bounds(float("nan"), 0.1)
+    ('−19.0 to +25.0', 'no interval')
+    """
+    return f"{points(low)} to {points(high)}" if math.isfinite(low) and math.isfinite(high) else "no interval"
+
+
+def span(value: float, low: float, high: float, unit: str = "") -> str:
     """A difference in points with its interval.
 
-    >>> span(0.22, 0.19, 0.25), span(0.22, float("nan"), float("nan"))
-    ('+22.0 (+19.0 to +25.0)', '+22.0 (no interval)')
+    >>> span(0.22, 0.19, 0.25), span(0.22, float("nan"), float("nan"), " points")
+    ('+22.0 (+19.0 to +25.0)', '+22.0 points (no interval)')
+    """
+    return f"{points(value)}{unit} ({bounds(low, high)})" if math.isfinite(value) else "unknown"
+
+
+def percent_bounds(low: float, high: float) -> str:
+    """The limits of a fraction in percent.
+
+    >>> percent_bounds(0.19, 0.25), percent_bounds(float("nan"), 0.1)
+    ('19.0 to 25.0', 'no interval')
+    """
+    return f"{100 * low:.1f} to {100 * high:.1f}" if math.isfinite(low) and math.isfinite(high) else "no interval"
+
+
+def percent_span(value: float, low: float, high: float) -> str:
+    """A fraction in percent with its interval.
+
+    >>> percent_span(0.22, 0.19, 0.25)
+    '22.0 % (19.0 to 25.0)'
+    """
+    return f"{percent(value)} ({percent_bounds(low, high)})" if math.isfinite(value) else "unknown"
+
+
+def plus_minus(value: float, low: float, high: float) -> str:
+    """A difference in points with half the width of its interval, for narrow columns.
+
+    >>> plus_minus(0.22, 0.19, 0.25), plus_minus(0.22, float("nan"), float("nan"))
+    ('+22.0 ± 3.0', '+22.0')
     """
     if not math.isfinite(value):
-        return "unknown"
-    bounds = f"{points(low)} to {points(high)}" if math.isfinite(low) and math.isfinite(high) else "no interval"
-    return f"{points(value)} ({bounds})"
+        return "–"
+    return points(value) + (f" ± {50 * (high - low):.1f}" if math.isfinite(high - low) else "")
+
+
+def p_text(value: float) -> str:
+    """A p-value.
+
+    >>> p_text(0.0004), p_text(0.0344), p_text(float("nan"))
+    ('< 0.001', '0.034', '–')
+    """
+    return "–" if not math.isfinite(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def coverage(counts: Sequence[int], class_names: Sequence[str] = (), split: str = "val", shown: int = 8) -> str:
@@ -136,7 +218,7 @@ def coverage(counts: Sequence[int], class_names: Sequence[str] = (), split: str 
 
     Args:
         counts: Images of each class in the split; empty where unknown.
-        class_names: Of each class; their numbers stand in where absent.
+        class_names: Name of each class; numbers stand in where absent.
         split: "val" or "test".
         shown: Names at most.
 
@@ -187,18 +269,28 @@ def letter(index: int) -> str:
     return (letter(index // 26 - 1) if index >= 26 else "") + chr(ord("A") + index % 26)
 
 
+def worse_harm(row: Mapping[str, Any]) -> float:
+    """The worse of a pair's two harms; infinity where neither is known."""
+    return min((row[name] for name in ("b_given_a", "a_given_b") if math.isfinite(row[name])), default=math.inf)
+
+
 def labels_of(table: pd.DataFrame) -> list[str]:
     """Every label of a table of pairs, in the order of their first appearance."""
     return list(dict.fromkeys(label for row in table.to_dict("records") for label in (row["a"], row["b"])))
 
 
-def seeds(count: float) -> str:
-    """A number of seeds in words.
+def counted(number: float, noun: str) -> str:
+    """A number with its noun.
 
-    >>> seeds(1), seeds(5)
-    ('1 seed', '5 seeds')
+    >>> counted(1, "trial"), counted(5, "trial")
+    ('1 trial', '5 trials')
     """
-    return f"{int(count)} seed{'' if int(count) == 1 else 's'}"
+    return f"{int(number)} {noun}{'s' * (int(number) != 1)}"
+
+
+def seeds(number: float) -> str:
+    """A number of seeds."""
+    return counted(number, "seed")
 
 
 def duration(seconds: float) -> str:

@@ -323,9 +323,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
 
+    from analysis.conflicts.search_verdicts import margin_of, verdict_table
     from analysis.records import reader as load
     from analysis.records.mlflow_store import address
-    from search.verdict_table import judge, with_checks
 
     uri = address(options.tracking_uri)
     try:
@@ -338,10 +338,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 "which exports the recipe all the same and notes it in the file"
             )
         try:
-            primary = [pair for pair in str(settings.get("primary", "")).split(",") if pair]
-            margin = float(settings.get("margin", 0.005))
-            table = judge(trials, margin, primary, load.looks(uri, name))
-            conflicts = with_checks(table, trials, margin)
+            conflicts = verdict_table(
+                trials,
+                margin=margin_of(settings),
+                primary=settings.get("primary") or (),
+                firsts=load.looks(uri, name),
+            )
         except ValueError:
             conflicts = None  # no complete design arm: the file then lists no verdicts
         content = document(

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysis import files
 from analysis.console import Console, styled
-from analysis.report import findings
+from analysis.report import findings_json
 from analysis.text import csv_text, sentence
 from search import workspace
 from search.execution import cluster
@@ -869,7 +869,7 @@ class Search:
         except (export.ExportError, RecordError) as error:
             self.console.print(styled(sentence(error), "yellow"), soft_wrap=True)
         health = summary.health(trials, self.standard.margin, None if winner is None else winner.plan.id)
-        found = findings.document(
+        found = findings_json.document(
             trials, conflicts, best, health=health, complete=complete, margin=self.standard.margin,
             provenance=self._params(),
         )  # fmt: skip
@@ -897,7 +897,7 @@ class Search:
             "reuse/epochs_saved": sum(record.epochs - record.epochs_trained for record in records),
             "reuse/seconds_saved": sum(record.seconds_saved for record in records),
         }
-        # by which analysis.report.page judges each look at its own share
+        # by which analysis.report judges each look at its own share
         tags = extras.tags | {"looks": str(list(agenda.known.further)), "health": " ".join(health) or "no warnings"}
         # MLflow shows the note as the run's description
         tags["mlflow.note.content"] = summary.answer(trials, conflicts, self.standard.margin)

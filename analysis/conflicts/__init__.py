@@ -5,13 +5,15 @@
 - `verdicts`: what is shown of each direction and each pair, with error control.
 - `reasons`: the same in words.
 - `table`: the conflict table, `pairwise`; `other_metrics`: the same by further metrics.
-- `looks`: the table of a design that grew after it was looked at.
+- `looks`: the table of a design that grew after it was looked at; `robustness`: other learning rates and lengths.
+- `search_verdicts`: all of this for one search; `other_searches`: the verdicts of several.
 
 How often it is wrong, and what it finds, in simulated searches: `docs/conflict_truth.md`.
 """
 
 from analysis.conflicts.looks import at_looks, further_blocks
-from analysis.conflicts.other_metrics import Tables, tables
+from analysis.conflicts.other_metrics import OtherMetrics, other_metric_tables
+from analysis.conflicts.search_verdicts import verdict_table
 from analysis.conflicts.table import effects, pairwise
 
-__all__ = ["Tables", "at_looks", "effects", "further_blocks", "pairwise", "tables"]
+__all__ = ["OtherMetrics", "at_looks", "effects", "further_blocks", "other_metric_tables", "pairwise", "verdict_table"]

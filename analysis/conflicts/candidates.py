@@ -19,7 +19,8 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from analysis.conflicts import pairwise
+from analysis.conflicts.table import pairwise
+from analysis.conflicts.verdicts import MARGIN
 from analysis.records.schema import choosable
 
 FEWEST = 3  # trials in each of the four cells
@@ -84,8 +85,8 @@ def nominate(
     return table.sort_values(["ratio", "a", "b"], ignore_index=True)
 
 
-def judged(trials: pd.DataFrame, metric: str = "final/accuracy", margin: float = 0.005) -> pd.DataFrame:
-    """The table of the nominated pairs on their fresh seeds, adjusted over all of them (Benjamini-Hochberg).
+def candidate_table(trials: pd.DataFrame, metric: str = "final/accuracy", margin: float = MARGIN) -> pd.DataFrame:
+    """Judges the nominated pairs on their fresh seeds, adjusted over all of them (Benjamini-Hochberg).
 
     Args:
         trials: Table of trials; those of the arm "nominated" are read. Those of the arm "design" lend their variances.

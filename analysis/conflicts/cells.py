@@ -26,7 +26,7 @@ class Table:
     """The trials of one context.
 
     Args:
-        context: What the cells have in common besides their tricks, "" for nothing.
+        context: Name of what the cells have in common besides their tricks; "" for nothing.
         cells: The tricks that are on, one entry per row.
         seeds: The blocks, one entry per column.
         score: The metric, (cells, blocks); NaN where no trial finished.

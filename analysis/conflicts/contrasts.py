@@ -32,6 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.conflicts.cells import FEWEST_BLOCKS, Cell, Floats, Table
+from analysis.formatting import counted
 from analysis.stats.fixed_val import images_variance
 from analysis.stats.intervals import ACCURACY_FLOOR, UNKNOWN, Estimate, log_odds
 from analysis.stats.moderation import moderate
@@ -63,10 +64,10 @@ class Levels:
     """The four cells of a pair, or the two of a trick, as weighted sums of a table's cells.
 
     Args:
-        rows: For every level the rows of the table that have its pattern of the labels, beside equal other tricks
-            where `fitted` is false; the cells that are counted.
+        rows: For every level the rows of the table that have its pattern of the labels; where `fitted` is false, all
+            with the same other tricks.
         fitted: Whether the levels are predictions of a model without interactions of three.
-        model: Of every cell the columns of that model, (cells, terms); of every level the same, (levels, terms).
+        model: The model's columns of every cell, (cells, terms), and of every level, (levels, terms).
         known: Weights by the cells that a block has.
     """
 
@@ -97,7 +98,7 @@ class Sample:
 
     Args:
         kind: Contrasts of one kind lend each other their variances.
-        identity: What tells the contrast from others; the same one counts once.
+        identity: Key of the contrast; one that occurs twice counts once.
         values: One per independent unit of blocks.
         blocks: Seed blocks that have its cells.
         first_stages: Distinct first stages behind the level that has the fewest.
@@ -151,7 +152,7 @@ def contrast_samples(table: Table, levels: Levels, *, pessimistic: bool = False)
 
     Args:
         table: The context.
-        levels: Of the pair.
+        levels: The pair's four cells.
         pessimistic: Whether a diverged trial counts as the worst value that its cell has reached.
     """
     score = table.pessimistic_score if pessimistic else table.score
@@ -191,7 +192,7 @@ def mean_levels(table: Table, levels: Levels) -> Floats:
     found = []
     for s in range(len(table.seeds)):
         weights = levels.weights(np.isfinite(table.score[:, s]))
-        if _told(weights, table.score[:, s]):
+        if _has_cells(weights, table.score[:, s]):
             found.append(weights @ np.nan_to_num(table.score[:, s]))
     return np.mean(found, axis=0) if found else np.full(len(levels.rows), np.nan)
 
@@ -204,7 +205,7 @@ def _sample(table: Table, levels: Levels, score: Floats, weights: Floats, kind: 
     blocks, of_cells, values = [], [], []
     for s in range(len(table.seeds)):
         own = weights @ np.where(weights[:, None] == 0, 0.0, levels.weights(np.isfinite(score[:, s])))
-        if _told(own[None], score[:, s]):
+        if _has_cells(own[None], score[:, s]):
             blocks.append(s)
             of_cells.append(own)
             values.append(float(own @ np.nan_to_num(score[:, s])))
@@ -235,7 +236,7 @@ def _sample(table: Table, levels: Levels, score: Floats, weights: Floats, kind: 
     )
 
 
-def _told(weights: Floats, score: Floats) -> bool:
+def _has_cells(weights: Floats, score: Floats) -> bool:
     """Whether a block has all cells that these weights (levels, cells) need."""
     return bool(np.isfinite(weights).all() and np.isfinite(score[np.abs(weights).max(0) > 1e-9]).all())
 
@@ -298,12 +299,3 @@ def _estimate(sample: Sample, variance: float, df: float) -> Estimate:
     if sample.images:
         df = total**2 / (own**2 / df + sample.images**2 / (sample.n_images - 1))
     return Estimate(value, math.sqrt(total), df, sample.images, units)
-
-
-def counted(number: int, noun: str) -> str:
-    """A number with its noun.
-
-    >>> counted(1, "seed"), counted(2, "seed")
-    ('1 seed', '2 seeds')
-    """
-    return f"{number} {noun}{'s' * (number != 1)}"

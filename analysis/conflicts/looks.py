@@ -1,4 +1,4 @@
-"""A table that is looked at more than once: what each look may claim, and which pairs get further blocks.
+"""Interim looks: what each look at a growing design may claim, and which pairs get further blocks.
 
 Blocks are added where a person asks for them (`--seeds +N`), or for declared pairs that are unresolved (`--settle`).
 Each time counts as a look, with its share of the error rate (`analysis.stats.alpha_spending`).
@@ -12,32 +12,33 @@ from collections.abc import Iterable, Sequence
 import pandas as pd
 
 from analysis.conflicts.table import pairwise
+from analysis.conflicts.verdicts import MARGIN
 
 
 def at_looks(
     trials: pd.DataFrame,
     metric: str = "final/accuracy",
-    margin: float = 0.005,
+    margin: float = MARGIN,
     *,
     primary: Iterable[Sequence[str] | str] = (),
     firsts: Sequence[int] = (),
     level: float = 0.95,
     q: float = 0.10,
 ) -> pd.DataFrame:
-    """The table where blocks were added after looking, or may be: each look judges what it had.
+    """Judges the pairs at each interim look, with the blocks that it had.
 
     Args:
-        trials: As for `pairwise`.
-        metric: As there.
-        margin: As there.
-        primary: As there; where there are any, the first look leaves a part of their error rate to the next ones.
-        firsts: Of each further look, in order, the first seed block that it added; blocks of one look have seeds from
+        trials: Table of trials, see `pairwise`.
+        metric: Column of the val split that decides.
+        margin: Loss that would not matter, a fraction.
+        primary: Declared pairs; where there are any, the first look leaves a part of their error rate to the next ones.
+        firsts: First seed block of each further look, in order; blocks of one look have seeds from
             there on, below the next look's.
-        level: As for `pairwise`.
-        q: As for `pairwise`.
+        level: Confidence level of the two-sided intervals.
+        q: False discovery rate over the pairs that are not declared.
 
     Raises:
-        ValueError: As `pairwise`.
+        ValueError: The design arm cannot be judged, see `pairwise`.
     """
     primary = list(primary)
     if not primary and not firsts:
@@ -57,7 +58,7 @@ def further_blocks(table: pd.DataFrame, budget: int | None = None, most: int = 2
     what it takes would settle nothing.
 
     Args:
-        table: Of `analysis.conflicts.pairwise` at this look.
+        table: Conflict table at this look.
         budget: Further blocks in all, each of the four cells of one pair; `None`: no bound.
         most: A pair that needs more gets none.
 

@@ -1,83 +1,72 @@
-"""Tables of pairs by further metrics, beside the one that decides."""
+"""Conflict tables by further metrics than the one that decides."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from analysis.conflicts.table import pairwise
+from analysis.conflicts.verdicts import MARGIN
+from analysis.recipes.pareto import HARMONIC_MEAN, LEAST_VAL_IMAGES
 
-FEW_VAL_IMAGES = 50
-"""Below this many val images of a class, means that the lowest recalls decide are noise."""
-
-SMOOTHED = "final/smoothed_harmonic_mean"
+FURTHER = ("final/few", HARMONIC_MEAN)
+"""Metrics by which pairs are judged besides the one that decides."""
 
 
-class Tables(dict[str, pd.DataFrame]):
-    """Tables of pairs by metric.
+class OtherMetrics(NamedTuple):
+    """Conflict tables by further metrics; error rates hold for the metric that decides, these are a second look.
 
     Args:
-        primary: The metric whose table decides; the error rates hold for it, the others are a second look.
+        tables: Metric -> conflict table.
+        skipped: Metric -> why it has none.
+        notes: Metric -> what a reader of its table must know.
     """
 
-    def __init__(self, primary: str) -> None:
-        super().__init__()
-        self.primary = primary
-        self.skipped: dict[str, str] = {}
-        """Metric -> why it has no table."""
-        self.notes: dict[str, str] = {}
-        """Metric -> what a reader of its table must know."""
+    tables: Mapping[str, pd.DataFrame] = {}
+    skipped: Mapping[str, str] = {}
+    notes: Mapping[str, str] = {}
 
 
-def tables(
+def other_metric_tables(
     trials: pd.DataFrame,
-    margin: float = 0.005,
-    primary_metric: str = "final/accuracy",
+    metric: str = "final/accuracy",
+    margin: float = MARGIN,
     *,
-    others: Sequence[str] = ("final/few", SMOOTHED),
-    **options: Any,
-) -> Tables:
-    """Judges the pairs by the primary metric, and beside it by few-shot accuracy and the smoothed harmonic mean.
+    primary: Iterable[Sequence[str] | str] = (),
+) -> OtherMetrics:
+    """Judges the pairs by few-shot accuracy and by the smoothed harmonic mean.
 
-    Where trials have `recalls` and `val_counts` but no smoothed harmonic mean, it is taken from them, with recalls
+    Where trials have `recalls` and `val_counts` but no smoothed harmonic mean, it is computed from them, with recalls
     (k + ½)/(n + 1).
 
     Args:
-        trials: As for `pairwise`.
-        margin: As there, for all metrics.
-        primary_metric: The one by which pairs are called conflicts; must be there.
-        others: Further metrics; one that is missing is skipped, with the reason.
-        **options: Of `pairwise`.
-
-    Raises:
-        ValueError: As `pairwise`, of the primary metric.
+        trials: Table of trials, see `pairwise`.
+        metric: Metric that decides; it is not judged again.
+        margin: Loss that would not matter, by every metric.
+        primary: Declared pairs.
     """
-    found = Tables(primary_metric)
-    found[primary_metric] = pairwise(trials, primary_metric, margin, **options)
-    for metric in others:
-        if metric == primary_metric:
+    tables, skipped, notes = {}, {}, {}
+    for name in FURTHER:
+        if name == metric:
             continue
-        rows = trials
-        if metric == SMOOTHED and metric not in trials.columns:
-            rows = _with_smoothed_mean(trials)
-        if not (metric in rows.columns and rows[metric].notna().any()):
-            group = " (no class has fewer than 20 training images)" if metric == "final/few" else ""
-            found.skipped[metric] = f"no trial has {metric}{group}"
+        rows = _with_smoothed_mean(trials) if name == HARMONIC_MEAN and name not in trials else trials
+        if not (name in rows and rows[name].notna().any()):
+            group = " (no class has fewer than 20 training images)" if name == "final/few" else ""
+            skipped[name] = f"no trial has {name}{group}"
             continue
         try:
-            found[metric] = pairwise(rows, metric, margin, **options)
+            tables[name] = pairwise(rows, name, margin, primary=primary)
         except ValueError as error:
-            found.skipped[metric] = str(error)
+            skipped[name] = str(error)
             continue
-        if "harmonic" in metric and "val_counts" in rows.columns:
-            fewest = min((min(counts) for counts in rows["val_counts"] if len(counts)), default=FEW_VAL_IMAGES)
-            if fewest < FEW_VAL_IMAGES:
-                found.notes[metric] = f"a class has only {fewest} val images, so that few images decide this mean"
-    return found
+        fewest = min((min(counts) for counts in rows.get("val_counts", ()) if len(counts)), default=LEAST_VAL_IMAGES)
+        if name == HARMONIC_MEAN and fewest < LEAST_VAL_IMAGES:
+            notes[name] = f"A class has only {fewest} val images, so that few images decide this mean."
+    return OtherMetrics(tables, skipped, notes)
 
 
 def _with_smoothed_mean(trials: pd.DataFrame) -> pd.DataFrame:
@@ -90,4 +79,4 @@ def _with_smoothed_mean(trials: pd.DataFrame) -> pd.DataFrame:
         known = np.isfinite(r) & (n > 0) if len(r) and len(r) == len(n) else np.zeros(0, dtype=bool)
         smoothed = (np.round(r[known] * n[known]) + 0.5) / (n[known] + 1) if known.any() else np.zeros(0)
         means.append(len(smoothed) / float((1 / smoothed).sum()) if len(smoothed) else math.nan)
-    return trials.assign(**{SMOOTHED: means})
+    return trials.assign(**{HARMONIC_MEAN: means})

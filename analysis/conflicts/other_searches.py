@@ -1,29 +1,15 @@
 """Does a verdict hold elsewhere? The conflict tables of several searches, pair by pair.
 
-For each pair and each contrast (both harms and the interaction) searches i = 1 … k, on other data, imbalance, network
-or length, give an estimate y(i) with its standard error s(i). A random-effects model, y(i) = μ + u(i) + e(i) with u of
-variance τ², asks what holds on average and how much searches differ:
+Each direction and the interaction of a pair are pooled over searches by a random-effects model
+(`analysis.stats.meta`). Verdicts across searches:
 
-    Q = Σ (y(i) − ȳ)²/s(i)²,  I² = max(0, (Q − (k − 1))/Q)
-    F = Q/(k − 1) / (1 + 2(k − 2)·h/(k² − 1)),  h = Σ (1 − w(i)/Σw)²/df(i),  w = 1/s²
-      ~ F(k − 1, (k² − 1)/(3h)) where searches agree                                  (Welch)
-    τ² by DerSimonian and Laird,  μ̂ = Σ w y / Σ w  with  w = 1/(s² + τ²)
-    interval μ̂ ± t(k − 1)·√max(1, q)/√Σw,  q = Σ w (y − μ̂)²/(k − 1)      (Hartung, Knapp, Sidik, Jonkman)
-    prediction for one more search: μ̂ ± t(k − 2)·√(τ² + var μ̂)             (k ≥ 3)
+- "differs": Welch's F of one of the three contrasts has p ≤ 0.05 after Bonferroni's correction.
+- "holds in all": every search reaches the same verdict, and no difference is shown.
+- "open": neither. Two different verdicts do not show a difference: the same small harm may be a conflict in a precise
+  search and below the margin in a coarse one.
+- "too few": fewer than two searches that can be judged.
 
-An s(i) of few degrees of freedom is itself a guess: with 6 of them, Q read as χ²(k − 1) says in 11 % of cases that four
-searches differ where they do not, Welch's F in 5 % (tests/analysis/test_across.py).
-
-**Words.** "differs": a contrast's F has p ≤ 0.05 after Bonferroni over the three. "holds in all": every search reaches
-the same verdict, and no difference is shown. "open": neither; two verdicts that differ are no difference that is shown,
-as the same small harm may be a conflict in an exact search and excluded beyond the margin in a coarse one. "too few":
-fewer than two searches that can be judged.
-
-Searches are taken to be independent: two that share a data set share its images and agree more than they should.
-
-Source: DerSimonian & Laird 1986 (Controlled Clinical Trials 7); Hartung & Knapp 2001 (Stat. Med. 20); the bound q ≥ 1:
-Knapp & Hartung 2003 (Stat. Med. 22); F: Welch 1951 (Biometrika 38); prediction: Higgins, Thompson & Spiegelhalter 2009
-(JRSS A 172); I²: Higgins & Thompson 2002 (Stat. Med. 21).
+Searches count as independent; two that share a data set share its images and agree more than they should.
 """
 
 from __future__ import annotations
@@ -35,86 +21,67 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
-from scipy import special
 
 from analysis import files
+from analysis.conflicts.search_verdicts import margin_of, verdict_table
+from analysis.formatting import VERDICTS, percent, points, span
+from analysis.records import reader as load
+from analysis.records.mlflow_store import address
+from analysis.stats.meta import Pooled, pool
 from analysis.text import csv_text, echo, lenient_output, sentence
 
-Floats = NDArray[np.float64]
+CONTRASTS = {
+    "interaction": "the interaction",
+    "b_given_a": "the effect of adding the second",
+    "a_given_b": "the effect of adding the first",
+}
+"""Contrast -> what people read."""
 
-CONTRASTS = ("interaction", "b_given_a", "a_given_b")
 _NUMBERS = ("", "_low", "_high", "_predicted_low", "_predicted_high", "_tau", "_i2", "_q_p")
 
 
-class Pooled(NamedTuple):
-    """One contrast over several searches; NaN where there are too few.
+class OtherSearches(NamedTuple):
+    """The same pairs in several searches.
 
     Args:
-        mean: μ̂.
-        low: Lower limit of μ̂.
-        high: Upper limit of μ̂.
-        predicted_low: Where one more search should lie.
-        predicted_high: The same, upper.
-        tau: Deviation between searches.
-        i2: Share of the variance that is between searches, in [0, 1].
-        q_p: P-value of "all searches agree", by Welch's F.
+        pooled: One row per pair, see `across`.
+        searches: One row per pair and search, see `by_search`.
+        skipped: Name of a search that could not be judged -> why.
     """
 
-    mean: float
-    low: float
-    high: float
-    predicted_low: float
-    predicted_high: float
-    tau: float
-    i2: float
-    q_p: float
+    pooled: pd.DataFrame
+    searches: pd.DataFrame
+    skipped: dict[str, str]
 
 
-def pool(values: Floats, errors: Floats, df: Floats | None = None, level: float = 0.95) -> Pooled:
-    """Random-effects mean of estimates with their standard errors.
+def compare(uri: str, name: str, trials: pd.DataFrame, table: pd.DataFrame | None) -> OtherSearches | None:
+    """Compares a search's pairs with those of every other search in a store.
 
     Args:
-        values: (k,).
-        errors: (k,), > 0.
-        df: degrees of freedom of the errors, (k,); None: they are known exactly, and Q ~ χ²(k − 1).
-        level: of the two-sided intervals.
+        uri: MLflow store.
+        name: The search.
+        trials: Its table of trials.
+        table: Its conflict table; `None` where it could not be judged.
 
-    >>> found = pool(np.array([-0.02, -0.03, -0.01]), np.array([0.005, 0.005, 0.005]))
-    >>> print(" ".join(f"{value:.3f}" for value in found))
-    -0.020 -0.045 0.005 -0.152 0.112 0.009 0.750 0.018
+    Returns:
+        `None` where no other search has a pair in common with this one.
+
+    Raises:
+        LoadError: There is no such store.
     """
-    k = len(values)
-    if k == 0:
-        return Pooled(*[math.nan] * 8)
-    fixed = 1 / errors**2
-    if k == 1:
-        return Pooled(float(values[0]), *[math.nan] * 7)
-    centre = float(fixed @ values / fixed.sum())
-    q = float(fixed @ (values - centre) ** 2)
-    tau2 = max(0.0, (q - (k - 1)) / float(fixed.sum() - (fixed**2).sum() / fixed.sum()))
-    weights = 1 / (errors**2 + tau2)
-    mean = float(weights @ values / weights.sum())
-    excess = max(1.0, float(weights @ (values - mean) ** 2) / (k - 1))
-    variance = excess / float(weights.sum())
-    reach = float(special.stdtrit(k - 1, (1 + level) / 2)) * math.sqrt(variance)
-    further = math.nan
-    if k >= 3:
-        further = float(special.stdtrit(k - 2, (1 + level) / 2)) * math.sqrt(tau2 + variance)
-    i2 = max(0.0, (q - (k - 1)) / q) if q > 0 else 0.0
-    unsure = 0.0 if df is None else float(((1 - fixed / fixed.sum()) ** 2 / df).sum())
-    if unsure > 0:
-        welch = q / (k - 1) / (1 + 2 * (k - 2) * unsure / (k**2 - 1))
-        p = float(special.fdtrc(k - 1, (k**2 - 1) / (3 * unsure), welch))
-    else:
-        p = float(special.chdtrc(k - 1, q))
-    return Pooled(mean, mean - reach, mean + reach, mean - further, mean + further, math.sqrt(tau2), i2, p)
+    if table is None or set(load.searches(uri)["name"]) <= {name}:
+        return None
+    tables, skipped = from_store(uri)
+    tables = {other: each for other, each in tables.items() if not other.startswith(f"{name}: ")}
+    tables = {f"{name}: {context_of(trials)}": table} | tables
+    skipped.pop(name, None)
+    each = by_search(tables)
+    return OtherSearches(across(tables), each, skipped) if len(each) else None
 
 
 def by_search(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """The pairs that at least two searches have, one row per pair and search.
+    """Returns the pairs that at least two searches have, one row per pair and search.
 
     Args:
         tables: Name of a search (or its context in words) to its table of `analysis.conflicts.pairwise`.
@@ -138,7 +105,7 @@ def across(tables: Mapping[str, pd.DataFrame], level: float = 0.95) -> pd.DataFr
 
     Args:
         tables: Name of a search (or its context in words) to its table of `analysis.conflicts.pairwise`.
-        level: of the two-sided intervals.
+        level: Confidence level of the two-sided intervals.
 
     Returns:
         a, b, n_searches (judged), searches, verdicts ("conflict 2, unresolved 1"), word (see the module), why; for each
@@ -157,7 +124,7 @@ def across(tables: Mapping[str, pd.DataFrame], level: float = 0.95) -> pd.DataFr
             "b": b,
             "n_searches": len(judged),
             "searches": ", ".join(judged["search"]),
-            "verdicts": ", ".join(f"{verdict} {n}" for verdict, n in counted),
+            "verdicts": ", ".join(f"{VERDICTS[verdict].name} {n}" for verdict, n in counted),
             "word": word,
             "why": why,
         }
@@ -174,23 +141,24 @@ def _word(group: pd.DataFrame, judged: pd.DataFrame, pooled: Mapping[str, Pooled
     p = min(1.0, len(pooled) * min(found.q_p for found in pooled.values()))
     if p <= 0.05:
         name = min(pooled, key=lambda name: pooled[name].q_p)
-        return "differs", f"{name} varies between searches by {100 * pooled[name].tau:.1f} points (p = {p:.2g})"
+        spread = points(pooled[name].tau).lstrip("+")
+        return "differs", f"{CONTRASTS[name]} varies between searches by {spread} points (p = {p:.2g})"
     verdicts = set(judged["verdict"])
     if len(verdicts) == 1 and verdicts != {"unresolved"}:
-        return "holds in all", f"{verdicts.pop()} in {_spoke(len(judged), len(group))}"
+        return "holds in all", f"{VERDICTS[verdicts.pop()].name} in {_spoke(len(judged), len(group))}"
     if "unresolved" in verdicts:
-        return "open", "no difference between searches is shown, and not every search settles the pair"
-    told = [f"{row['verdict']} in {row['search']}" for row in judged.to_dict("records")]
-    return "open", f"{', '.join(told)}, but that their effects differ is not shown"
+        return "open", "not every search settles the pair, and no difference between searches is shown"
+    each = [f"{VERDICTS[row['verdict']].name} in {row['search']}" for row in judged.to_dict("records")]
+    return "open", f"{', '.join(each)}; a difference between their effects is not shown"
 
 
-def _spoke(judged: int, of: int) -> str:
-    """How many searches spoke.
+def _spoke(judged: int, searches: int) -> str:
+    """How many searches could be judged.
 
     >>> _spoke(2, 2), _spoke(2, 3)
     ('2 of 2 searches', '2 of 2 searches that can be judged, of 3')
     """
-    return f"{judged} of {judged} searches" + (f" that can be judged, of {of}" if of > judged else "")
+    return f"{judged} of {judged} searches" + (f" that can be judged, of {searches}" if searches > judged else "")
 
 
 def from_store(uri: str) -> tuple[dict[str, pd.DataFrame], dict[str, str]]:
@@ -202,20 +170,17 @@ def from_store(uri: str) -> tuple[dict[str, pd.DataFrame], dict[str, str]]:
     Raises:
         LoadError: There is no such store.
     """
-    from analysis.conflicts import at_looks
-    from analysis.records import reader as load
-
     tables, skipped = {}, {}
     for name in load.searches(uri)["name"]:
         settings = load.settings(uri, name)
-        primary = settings.get("primary") or ()
-        primary = [pair.strip() for pair in primary.split(",")] if isinstance(primary, str) else list(primary)
-        margin = settings.get("margin")
         try:
             _, trials = load.records(uri, name)
-            margin = float(margin) if isinstance(margin, int | float) else 0.005
-            primary = [pair for pair in primary if pair]
-            table = at_looks(trials, margin=margin, primary=primary, firsts=load.looks(uri, name))
+            table = verdict_table(
+                trials,
+                margin=margin_of(settings),
+                primary=settings.get("primary") or (),
+                firsts=load.looks(uri, name),
+            )
         except ValueError as error:
             skipped[name] = str(error)
             continue
@@ -237,9 +202,6 @@ def context_of(trials: pd.DataFrame) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print what the searches of a store say together; 2 where that cannot be done."""
-    from analysis.records import reader as load
-    from analysis.records.mlflow_store import address
-
     lenient_output()
     parser = argparse.ArgumentParser(
         prog="python -m analysis.across",
@@ -276,13 +238,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def words(table: pd.DataFrame) -> list[str]:
-    """One line per pair, in percentage points; ± is a 95 % interval over searches."""
+    """One line per pair, in percentage points with 95 % intervals over searches."""
     lines = []
     for row in table.to_dict("records"):
         parts = [f"{row['a']} × {row['b']}: {row['word']} ({row['why']}); {row['verdicts']}"]
-        for name, said in (("b_given_a", "adding the second"), ("a_given_b", "adding the first")):
+        for name, added in (("b_given_a", "the second"), ("a_given_b", "the first")):
             if math.isfinite(row[name]):
-                low, high = (f"{100 * row[f'{name}{end}']:.1f}" for end in ("_low", "_high"))
-                parts.append(f"{said} {100 * row[name]:+.1f} points ({low} to {high}), I² {row[f'{name}_i2']:.0%}")
+                effect = span(row[name], row[f"{name}_low"], row[f"{name}_high"])
+                parts.append(f"adding {added}: {effect}, I² {percent(row[f'{name}_i2'], 0)}")
         lines.append("; ".join(parts))
     return lines

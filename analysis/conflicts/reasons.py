@@ -1,13 +1,14 @@
-"""A verdict in words: each direction first, then the pair, then what the reader must know beside it."""
+"""A verdict in words: each direction first, then the pair, then its caveats."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
-from analysis.conflicts.contrasts import FEWEST_FIRST_STAGES, LOG_ODDS, counted
-from analysis.conflicts.verdicts import ALONE, DIRECTIONS, HELPS, HURTS, MOST_FURTHER_SEEDS, NO_LOSS, Pair, Rule
+from analysis.conflicts.contrasts import FEWEST_FIRST_STAGES
+from analysis.conflicts.verdicts import ALONE, DIRECTIONS, HELPS, HURTS, NO_LOSS, Pair, Rule
+from analysis.formatting import MOST_SEEDS, bounds, counted, magnitude, percent, span
 from analysis.stats.intervals import Estimate, wilson_interval
 
 
@@ -31,20 +32,20 @@ def reason(pair: Pair, verdict: str, rule: Rule, more_seeds: Any) -> str:
     if pair.problem:
         return pair.problem
     said = [direction(pair, name, rule) for name in DIRECTIONS]
-    overlap = f"interaction {span(pair.estimate('interaction'), rule.level)}"
+    overlap = f"interaction {_interval(pair.estimate('interaction'), rule.level)}"
     if verdict == "conflict":
         said.append(f"their gains overlap, in accuracy and in log-odds: {overlap}")
     elif verdict == "harmful":
         hurt = [name for name in DIRECTIONS if pair.direction(name, rule) == HURTS] or [_clearest(pair)]
         said += [
-            f"{pair.added(name)} alone: {span(pair.estimate(ALONE[name]), rule.level)}, so it is not shown that the "
-            f"pair is to blame ({overlap})"
+            f"{pair.added(name)} alone: {_interval(pair.estimate(ALONE[name]), rule.level)}, so it is not shown that "
+            f"the pair is to blame ({overlap})"
             for name in hurt
         ]
     elif verdict == "synergy":
         said.append(f"together they gain more than the sum of both: {overlap}")
     elif verdict == "better together":
-        said.append(f"together they beat each of them alone, and neither of them; {overlap}")
+        said.append(f"together they beat each alone, and the recipe without them; {overlap}")
     elif verdict == "redundant":
         said.append(f"their gains overlap, in accuracy and in log-odds, and no loss is shown: {overlap}")
     elif verdict == "unresolved":
@@ -58,82 +59,69 @@ def direction(pair: Pair, name: str, rule: Rule) -> str:
     word = pair.direction(name, rule)
     low, high = found.interval(rule.level)
     if word in (HELPS, HURTS):
-        return f"adding {added} to {base} {word}: {span(found, rule.level)}"
+        return f"adding {added} to {base} {word}: {_interval(found, rule.level)}"
     if word == NO_LOSS:
-        return f"adding {added} to {base}: no loss of {points(rule.margin)} points or more, {span(found, rule.level)}"
-    return f"adding {added} to {base}: not known yet, anything from {signed(low)} to {signed(high)} points"
+        excluded = f"no loss of {magnitude(rule.margin)} points or more"
+        return f"adding {added} to {base}: {excluded}, {_interval(found, rule.level)}"
+    return f"adding {added} to {base}: not known yet, anything from {bounds(low, high)} points"
 
 
-def caveats(pair: Pair, verdict: str, rule: Rule, facts: dict[str, Any]) -> str:
-    """What the reader must know beside the verdict.
+class Facts(NamedTuple):
+    """What a verdict rests on.
 
     Args:
-        pair: The pair.
-        verdict: Its verdict.
-        rule: What it was judged by.
-        facts: `lost` (runs of the four cells that diverged), `diverged` and `runs` (of both together),
-            `first_stages`, `blocks`, `fitted`, `longer` (epochs with a over those without, the same of b), `fixed_val`.
+        lost: Trials of the four cells that diverged.
+        diverged: Trials with both tricks that diverged.
+        trials: Trials with both tricks.
+        first_stages: First stages behind the contrast that has the fewest.
+        blocks: Seed blocks with all four cells.
+        fitted: Whether the cells are predictions of a factorial's model.
+        longer: Epochs of the trials with the first trick over those without, and the same of the second.
+        fixed_val: What to know of a val that is the same in every block; "" where it differs.
     """
+
+    lost: int = 0
+    diverged: int = 0
+    trials: int = 0
+    first_stages: int = 0
+    blocks: int = 0
+    fitted: bool = False
+    longer: tuple[float, float] = (1.0, 1.0)
+    fixed_val: str = ""
+
+
+def caveats(pair: Pair, verdict: str, rule: Rule, facts: Facts) -> str:
+    """Limits of a verdict that its reader must know, each after a semicolon."""
     words = []
     if pair.earlier.get("verdict") == verdict:
         words.append(f"shown at look {pair.earlier['look']}")
     elif rule.look is not None and rule.look > 1 and not pair.impossible:
-        words.append(f"look {rule.look}: new claims are tested at {rule.alpha:.1%}")
-    if facts["diverged"]:
-        low, high = wilson_interval(facts["diverged"], facts["runs"], rule.level)
+        words.append(f"look {rule.look}: new claims are tested at {percent(rule.alpha)}")
+    if facts.diverged:
+        low, high = (percent(limit, 0) for limit in wilson_interval(facts.diverged, facts.trials, rule.level))
+        words.append(f"together they diverged in {facts.diverged} of {facts.trials} trials ({low} to {high})")
+    if facts.lost and not pair.problem:
         words.append(
-            f"together they diverged in {facts['diverged']} of {facts['runs']} trials ({low:.0%} to {high:.0%})"
-        )
-    if facts["lost"] and not pair.problem:
-        words.append(
-            f"{counted(facts['lost'], 'trial')} of these cells diverged: claims also hold with them at the worst value "
+            f"{counted(facts.lost, 'trial')} of these cells diverged: claims also hold with them at the worst value "
             "of their cell"
         )
     if not pair.problem and not pair.impossible:
-        if facts["first_stages"] < FEWEST_FIRST_STAGES:
-            words.append(f"measured on {counted(facts['first_stages'], 'first stage')} and true of no others")
-        if facts["fitted"]:
+        if facts.first_stages < FEWEST_FIRST_STAGES:
+            words.append(f"measured on {counted(facts.first_stages, 'first stage')} and true of no others")
+        if facts.fitted:
             words.append(
                 "exploratory: fitted to a factorial with the other tricks off, assuming no interactions of three tricks"
             )
-    for label, ratio in zip((pair.a, pair.b), facts["longer"], strict=True):
+    for label, ratio in zip((pair.a, pair.b), facts.longer, strict=True):
         if ratio > 1.05 or ratio < 0.95:
             words.append(f"trials with {label} were trained {ratio:.1f} times as long as those without")
-    if not pair.problem and facts["fixed_val"]:
-        words.append(facts["fixed_val"])
+    if not pair.problem and facts.fixed_val:
+        words.append(facts.fixed_val)
     return "".join(f"; {word}" for word in words)
 
 
-def points(fraction: float) -> str:
-    """A fraction in percentage points.
-
-    >>> points(0.0149), points(-0.0001)
-    ('1.5', '0.0')
-    """
-    text = f"{100 * fraction:.1f}"
-    return "0.0" if text == "-0.0" else text
-
-
-def signed(fraction: float) -> str:
-    """A difference in percentage points with its sign.
-
-    >>> signed(0.012), signed(-0.3), signed(0.0)
-    ('+1.2', '-30.0', '0.0')
-    """
-    text = points(fraction)
-    return text if text == "0.0" or text.startswith("-") else f"+{text}"
-
-
-def span(estimate: Estimate, level: float) -> str:
-    """A contrast in points with its limits."""
-    low, high = estimate.interval(level)
-    return f"{signed(estimate.value)} points ({signed(low)} to {signed(high)})"
-
-
-def overlap_in_log_odds(pair: Pair, level: float) -> tuple[float, float, float]:
-    """The interaction in log-odds with its limits."""
-    found = pair.estimate(LOG_ODDS)
-    return (found.value, *found.interval(level))
+def _interval(estimate: Estimate, level: float) -> str:
+    return span(estimate.value, *estimate.interval(level), " points")
 
 
 def _clearest(pair: Pair) -> str:
@@ -141,6 +129,6 @@ def _clearest(pair: Pair) -> str:
 
 
 def _further(more_seeds: Any) -> str:
-    if more_seeds is pd.NA or more_seeds >= MOST_FURTHER_SEEDS:
-        return f"even {MOST_FURTHER_SEEDS} further seeds would hardly settle the pair"
+    if more_seeds is pd.NA or more_seeds >= MOST_SEEDS:
+        return f"more than {MOST_SEEDS} further seeds would be needed to settle the pair"
     return f"about {counted(more_seeds, 'further seed')} would settle the pair"

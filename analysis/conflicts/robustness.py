@@ -14,9 +14,14 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.conflicts import pairwise
+from analysis.conflicts.table import pairwise
+from analysis.conflicts.verdicts import MARGIN
+from analysis.formatting import VERDICTS
 
-RATES = ("lr/3", "lr*3")
+RATES = {"lr/3": "a third of the learning rate", "lr*3": "three times the learning rate"}
+"""Settings in which every checked pair is run again -> what people read."""
+
+NOT_RUN = "not run at other learning rates"
 CHECKED = ("conflict", "harmful", "synergy", "better together")
 ROBUST, HERE = "robust", "at these settings"
 UNJUDGED = "not judged: "
@@ -26,18 +31,18 @@ def settings_agree(
     table: pd.DataFrame,
     checks: pd.DataFrame,
     metric: str = "final/accuracy",
-    margin: float = 0.005,
+    margin: float = MARGIN,
     *,
     level: float = 0.95,
 ) -> pd.DataFrame:
     """What became of each verdict that would be acted upon (`CHECKED`) in the settings in which it was run again.
 
     Args:
-        table: Of `analysis.conflicts.pairwise` on the design arm.
+        table: Conflict table of the design arm.
         checks: Table of trials; the rows with arm "check" are read, by their column `setting`.
-        metric: As in `pairwise`.
-        margin: As in `pairwise`.
-        level: As in `pairwise`.
+        metric: Column that the table was judged by.
+        margin: Its margin.
+        level: Its confidence level.
 
     Returns:
         One row per pair of the table with such a verdict: a, b, context, verdict, one column per setting
@@ -47,13 +52,13 @@ def settings_agree(
     """
     rows = checks[checks["arm"] == "check"]
     design = checks[checks["arm"] == "design"]
-    names = list(RATES) + sorted(set(rows["setting"]) - set(RATES) if len(rows) else ())
+    names = [*RATES, *sorted(set(rows["setting"]) - set(RATES) if len(rows) else ())]
     found = []
     for pair in table[table["verdict"].isin(CHECKED)].to_dict("records"):
-        own = {name: _verdict(rows[rows["setting"] == name], design, pair, metric, margin, level) for name in names}
-        word, why = _word(pair["verdict"], own)
+        there = {name: _verdict(rows[rows["setting"] == name], design, pair, metric, margin, level) for name in names}
+        word, why = _word(pair["verdict"], there)
         found.append(
-            {**{name: pair[name] for name in ("a", "b", "context", "verdict")}, **own, "word": word, "why": why}
+            {**{name: pair[name] for name in ("a", "b", "context", "verdict")}, **there, "word": word, "why": why}
         )
     return pd.DataFrame(found, columns=["a", "b", "context", "verdict", *names, "word", "why"])
 
@@ -79,14 +84,19 @@ def _verdict(
     return "" if row["verdict"] == "not applicable" else str(row["verdict"])
 
 
-def _word(verdict: str, own: dict[str, str]) -> tuple[str, str]:
-    missing = [name for name in RATES if not own[name]]
-    cut = {name: found.removeprefix(UNJUDGED) for name, found in own.items() if found.startswith(UNJUDGED)}
-    others = [f"{name}: {found}" for name, found in own.items() if found not in ("", verdict) and name not in cut]
+def _word(verdict: str, found: dict[str, str]) -> tuple[str, str]:
+    names = {setting: RATES.get(setting, setting) for setting in found}
+    missing = [names[setting] for setting in RATES if not found[setting]]
+    cut = [word.removeprefix(UNJUDGED) for word in found.values() if word.startswith(UNJUDGED)]
+    others = [
+        f"{names[setting]} ({VERDICTS[word].name})"
+        for setting, word in found.items()
+        if word not in ("", verdict) and not word.startswith(UNJUDGED)
+    ]
     if others:
-        return HERE, f"not shown at {'; at '.join(others)}"
+        return HERE, f"not shown at {' nor at '.join(others)}"
     if cut:
-        return HERE, f"not run far enough elsewhere: {next(iter(cut.values()))}"
+        return HERE, f"too few seeds at other settings: {cut[0]}"
     if missing:
-        return HERE, f"not run at {' and '.join(missing)}"
-    return ROBUST, f"shown at {', '.join(name for name, found in own.items() if found)} too"
+        return HERE, NOT_RUN if len(missing) == len(RATES) else f"not run at {missing[0]}"
+    return ROBUST, f"also shown at {', '.join(names[setting] for setting, word in found.items() if word)}"

@@ -21,8 +21,8 @@ from analysis.conflicts.contrasts import (
     mean_levels,
     pair_levels,
 )
-from analysis.conflicts.reasons import action, caveats, reason
-from analysis.conflicts.verdicts import CLAIMS, DIRECTIONS, HELPS, HURTS, Pair, Rule, adjust, rule_for
+from analysis.conflicts.reasons import Facts, action, caveats, reason
+from analysis.conflicts.verdicts import CLAIMS, DIRECTIONS, HELPS, HURTS, MARGIN, Pair, Rule, adjust, rule_for
 from analysis.stats.intervals import UNKNOWN, Estimate, wilson_interval
 
 REPORTED = ("alone_a", "alone_b", "interaction", "b_given_a", "a_given_b")
@@ -45,7 +45,7 @@ EFFECT_COLUMNS = (
 def pairwise(
     trials: pd.DataFrame,
     metric: str = "final/accuracy",
-    margin: float = 0.005,
+    margin: float = MARGIN,
     *,
     primary: Iterable[Sequence[str] | str] = (),
     level: float = 0.95,
@@ -70,9 +70,9 @@ def pairwise(
         metric: Column to judge by; never one of the test split.
         margin: The loss that would not matter, a fraction ≥ 0, declared beforehand (digits 0.02, CIFAR-100-LT 0.01).
         primary: Pairs declared before the search, as `("a", "b")` in any order or `"a×b"`.
-        level: Of the two-sided intervals; claims are tested two-sided at 1 − level.
+        level: Confidence level of the two-sided intervals; claims are tested two-sided at 1 − level.
         q: False discovery rate over the pairs that are not primary.
-        arm: Whose rows are judged.
+        arm: Arm whose rows are judged.
         look: Number of the look, where blocks were added after a look (`analysis.stats.alpha_spending`); `None`: there
             is one look only.
         earlier: The table of the look before. What it has shown stays shown.
@@ -110,9 +110,9 @@ def pairwise(
     -0.49 (-0.54 to -0.44)
     >>> for part in row.reason.split("; ")[:3]:
     ...     print(part)
-    adding weights to sampler hurts: -28.0 points (-28.2 to -27.8)
-    adding sampler to weights hurts: -26.7 points (-29.5 to -23.8)
-    their gains overlap, in accuracy and in log-odds: interaction -49.0 points (-54.0 to -44.0)
+    adding weights to sampler hurts: −28.0 points (−28.2 to −27.8)
+    adding sampler to weights hurts: −26.7 points (−29.5 to −23.8)
+    their gains overlap, in accuracy and in log-odds: interaction −49.0 points (−54.0 to −44.0)
     """
     check_options(metric, margin, level, q)
     tables = read_tables(trials, metric, arm)
@@ -138,9 +138,9 @@ def effects(trials: pd.DataFrame, metric: str = "final/accuracy", *, level: floa
     """Effect of each trick alone: differences within blocks from the baseline of its context, moderated over tricks.
 
     Args:
-        trials: As for `pairwise`.
+        trials: Table of trials, see `pairwise`.
         metric: Column to compare by; never one of the test split.
-        level: Of the two-sided intervals.
+        level: Confidence level of the two-sided intervals.
 
     Returns:
         One row per trick and context: trick, context, n_seeds, n_first_stages, mean_without, mean_with, effect, low,
@@ -148,7 +148,7 @@ def effects(trials: pd.DataFrame, metric: str = "final/accuracy", *, level: floa
         behind a trick of the first stage.
 
     Raises:
-        ValueError: As `pairwise`.
+        ValueError: The design arm cannot be read, see `pairwise`.
 
     >>> trials = pd.DataFrame([
     ...     {"arm": "design", "seed": seed, "first_stage": f"{tricks}{seed}", "tricks": tricks, "final/accuracy": y}
@@ -210,37 +210,33 @@ class _Site:
         pair, table = self.pair, self.table
         verdict = pair.verdict(rule)
         more_seeds = pd.NA if pair.impossible else pair.further_seeds(rule) if verdict == "unresolved" else 0
-        facts: dict[str, Any] = {
-            "lost": 0, "diverged": 0, "runs": 0, "first_stages": 0, "blocks": 0, "fitted": False, "longer": (1.0, 1.0),
-            "fixed_val": "",
-        }  # fmt: skip
-        means, share, images = np.full(4, np.nan), math.nan, 0
+        facts, means, share, images = Facts(), np.full(4, np.nan), math.nan, 0
         if table is not None:
             both, overlap = list(self.levels.rows[3]), self.samples[0]["interaction"]
             epochs = [float(np.mean(table.epochs[list(rows)])) for rows in self.levels.rows]
-            facts = {
-                "lost": self._diverged(self.needed),
-                "diverged": self._diverged(both),
-                "runs": int(table.runs[both].sum()),
-                "first_stages": min(sample.first_stages for sample in self.samples[0].values()),
-                "blocks": overlap.blocks,
-                "fitted": self.levels.fitted,
-                "longer": (epochs[1] / epochs[0], epochs[2] / epochs[0]),
-                "fixed_val": _fixed_val(table, overlap),
-            }
+            facts = Facts(
+                lost=self._diverged(self.needed),
+                diverged=self._diverged(both),
+                trials=int(table.runs[both].sum()),
+                first_stages=min(sample.first_stages for sample in self.samples[0].values()),
+                blocks=overlap.blocks,
+                fitted=self.levels.fitted,
+                longer=(epochs[1] / epochs[0], epochs[2] / epochs[0]),
+                fixed_val=_fixed_val(table, overlap),
+            )
             means, images = mean_levels(table, self.levels), overlap.n_images
             estimate = pair.estimate("interaction")
             share = estimate.images / estimate.error**2 if images else math.nan
-        wilson = wilson_interval(facts["diverged"], facts["runs"], rule.level)
+        wilson = wilson_interval(facts.diverged, facts.trials, rule.level)
         tested = _test_of(pair, verdict)
         return {
             "a": pair.a,
             "b": pair.b,
             "primary": pair.primary,
-            "n_seeds": facts["blocks"],
-            "n_first_stages": facts["first_stages"],
+            "n_seeds": facts.blocks,
+            "n_first_stages": facts.first_stages,
             **dict(zip(("mean_00", "mean_10", "mean_01", "mean_11"), map(float, means), strict=True)),
-            "diverged_11": facts["diverged"],
+            "diverged_11": facts.diverged,
             **self._numbers(rule.level),
             "p_value": pair.p.get(tested, math.nan),
             "adjusted_p": pair.adjusted.get(tested, math.nan),
@@ -254,12 +250,12 @@ class _Site:
             **{f"{name}_adjusted_p": pair.adjusted.get(name, math.nan) for name in DIRECTIONS},
             "context": "" if table is None else table.context,
             "excluded_harm": pair.excluded_harm(rule.level),
-            "trials_11": facts["runs"],
-            "diverged_11_rate": facts["diverged"] / facts["runs"] if facts["runs"] else math.nan,
+            "trials_11": facts.trials,
+            "diverged_11_rate": facts.diverged / facts.trials if facts.trials else math.nan,
             "diverged_11_rate_low": wilson[0],
             "diverged_11_rate_high": wilson[1],
-            "lost": facts["lost"],
-            "exploratory": facts["fitted"],
+            "lost": facts.lost,
+            "exploratory": facts.fitted,
             "val_images": images,
             "images_share": share,
             "look": pd.NA if rule.look is None else rule.look,

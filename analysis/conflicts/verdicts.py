@@ -36,9 +36,13 @@ import pandas as pd
 from scipy import special
 
 from analysis.conflicts.contrasts import LOG_ODDS
+from analysis.formatting import MOST_SEEDS
 from analysis.stats.alpha_spending import LOOKS, share_at
 from analysis.stats.intervals import Estimate
 from analysis.stats.multiplicity import benjamini_hochberg, holm
+
+MARGIN = 0.005
+"""Loss of accuracy that would not matter, where a search declares none."""
 
 HELPS, HURTS, NO_LOSS, UNKNOWN = "helps", "hurts", "no loss", "unknown"
 CLAIMS = ("conflict", "harmful", "synergy", "better together", "redundant")
@@ -50,7 +54,6 @@ DIRECTIONS = ("b_given_a", "a_given_b")
 ALONE = {"b_given_a": "alone_b", "a_given_b": "alone_a"}
 """Direction -> the effect alone of the trick that is added."""
 
-MOST_FURTHER_SEEDS = 100
 SETTLING_POWER = 0.8
 """Probability with which "further seeds that would settle it" do so, were the present estimates true."""
 
@@ -60,7 +63,7 @@ class Rule(NamedTuple):
 
     Args:
         margin: Loss that would not matter, a fraction.
-        level: Of the printed intervals.
+        level: Confidence level of the printed intervals.
         alpha: Largest raw p-value of a claim; a look's share of 1 − level.
         threshold: Largest adjusted p-value.
         look: Number of the look; `None` for the only one.
@@ -199,7 +202,7 @@ class Pair:
         if rule.look is not None:
             nearest = share_at(min(rule.look + 1, LOOKS), self.primary) / max(share_at(rule.look, self.primary), 1e-9)
             rule = rule._replace(alpha=rule.alpha * nearest, threshold=rule.threshold * nearest)
-        further = np.arange(1, MOST_FURTHER_SEEDS + 1)
+        further = np.arange(1, MOST_SEEDS + 1)
 
         def reached(name: str, sign: int, alpha: float, bound: float = 0.0) -> np.ndarray[Any, Any]:
             whole = np.ones(len(further), dtype=bool)
@@ -219,7 +222,7 @@ class Pair:
             compatible &= reached(name, 1, 1 - rule.level, -rule.margin)
         redundant = reached("interaction", -1, alpha("redundant")) & reached(LOG_ODDS, -1, alpha("redundant"))
         settled = np.flatnonzero(hurts | better | redundant | compatible)
-        return int(further[settled[0]]) if len(settled) else MOST_FURTHER_SEEDS
+        return int(further[settled[0]]) if len(settled) else MOST_SEEDS
 
 
 def adjust(pairs: Sequence[Pair]) -> None:

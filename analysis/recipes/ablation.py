@@ -1,4 +1,4 @@
-"""Around the winner: what may be removed from it, what depends on what, and the path from the baseline up to it.
+"""Ablation of the winner: what may be removed, what depends on what, and the path from the baseline up to it.
 
 The search runs the winner with some of its tricks removed, all cells on the same fresh seed blocks (arm "around",
 `tricks` = the removable labels that are on, `context` = "around:<recipe>"). With y(c, s) the accuracy of a cell on
@@ -27,6 +27,8 @@ import numpy as np
 import pandas as pd
 
 from analysis.conflicts.contrasts import DEVIATION_FLOOR, Sample, estimates
+from analysis.conflicts.verdicts import MARGIN
+from analysis.records.intervals import bounded_interval
 from analysis.records.schema import NUMBERS, choosable
 from analysis.stats.fixed_val import images_variance
 from analysis.stats.multiplicity import holm
@@ -66,7 +68,7 @@ PATH_COLUMNS = (
 def removals(
     trials: pd.DataFrame,
     metric: str = "final/accuracy",
-    margin: float = 0.005,
+    margin: float = MARGIN,
     *,
     winner: str | None = None,
     level: float = 0.95,
@@ -78,7 +80,7 @@ def removals(
         metric: Column of the val split, a fraction.
         margin: Loss that would not matter, a fraction.
         winner: Id of the recipe; that of the latest trial where absent.
-        level: Of the two-sided intervals.
+        level: Confidence level of the two-sided intervals.
 
     Returns:
         One row per removal, single tricks first, then pairs; within these the smallest loss first. `removed` is a
@@ -129,7 +131,7 @@ def path(
         trials: Table of trials; rows of the arm "around" are read.
         metric: Column of the val split, a fraction.
         winner: Id of the recipe; that of the latest trial where absent.
-        level: Of the two-sided intervals.
+        level: Confidence level of the two-sided intervals.
 
     Returns:
         One row per step, the baseline (step 0) first: what was `added`, all `tricks` that are on, mean with a t
@@ -155,7 +157,7 @@ def path(
     totals = _contrasts([{after: 1, up[0]: -1} for after in up[1:]], values, level)
     rows = []
     for step, cell in enumerate(up):
-        mean, low, high = _interval(list(scores[cell].values()), level)
+        mean, low, high = bounded_interval(list(scores[cell].values()), level)
         row: dict[str, Any] = {
             "step": step,
             "added": tuple(sorted(cell - up[step - 1])) if step else (),
@@ -273,9 +275,3 @@ def _sample(weights: Mapping[Cell, int], values: Values, seeds: Sequence[int]) -
         images, n_images = images_variance(contrast), contrast.shape[1]
     identity = tuple(sorted((tuple(sorted(cell)), weight) for cell, weight in weights.items()))
     return Sample((len(signs),), identity, scores, len(seeds), len(seeds), images, n_images, DEVIATION_FLOOR, "")
-
-
-def _interval(values: list[float], level: float) -> tuple[float, float, float]:
-    from analysis.records.intervals import bounded_interval
-
-    return bounded_interval(values, level)

@@ -55,7 +55,7 @@ def front(trials: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
 
     Args:
         trials: Table of trials, as `analysis.records.reader` gives it; those that finished count.
-        level: Of the intervals.
+        level: Confidence level of the intervals.
 
     Returns:
         One row per recipe, by falling accuracy: recipe, title, arm, seeds, accuracy, accuracy_low, accuracy_high,
@@ -65,6 +65,7 @@ def front(trials: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
     Raises:
         RecordError: The trials were recorded without the smoothed harmonic mean.
     """
+    # imported here because commands read this module's names before they read any table
     import pandas as pd
 
     from analysis.records import reader as load

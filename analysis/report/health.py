@@ -1,4 +1,4 @@
-"""Reasons not to believe a search, told where its results stand.
+"""Reasons not to believe a search, shown next to its results.
 
 A search always ends with a table and a best recipe. Each check below names a way in which both can be meaningless, from
 the records alone; what it finds is shown on the screen, in the report, in MLflow and in `findings.json`.
@@ -10,6 +10,7 @@ import math
 
 import pandas as pd
 
+from analysis.formatting import bounds, magnitude, percent, points
 from analysis.recipes.ablation import path
 from analysis.records.schema import NUMBERS
 from analysis.stats.intervals import wilson_interval
@@ -78,8 +79,8 @@ def small_val(trials: pd.DataFrame, margin: float, metric: str = "final/accuracy
         return ""
     over = f" a block over {blocks} block{'s' * (blocks != 1)}" if fresh else ", the same in every block,"
     return (
-        f"Val is small for a margin of {100 * margin:.1f} points: its {images} images{over} leave a difference of two "
-        f"recipes uncertain by up to ±{100 * 1.96 * error:.1f} points, were all their errors independent. More val "
+        f"Val is small for a margin of {magnitude(margin)} points: its {images} images{over} leave a difference of two "
+        f"recipes uncertain by up to ±{magnitude(1.96 * error)} points, were all their errors independent. More val "
         "images per class, more seed blocks or a larger margin would help."
     )
 
@@ -118,7 +119,7 @@ def under_tuned(trials: pd.DataFrame, margin: float, metric: str = "final/accura
     row = tuned.iloc[0]
     return (
         f"The baseline is under-tuned: the best recipe's learning rates, weight decays and lengths alone gain "
-        f"{100 * row['gain']:.1f} points ({100 * row['gain_low']:.1f} to {100 * row['gain_high']:.1f}). Gains over the "
+        f"{points(row['gain'])} points ({bounds(row['gain_low'], row['gain_high'])}). Gains over the "
         "baseline are partly tuning; search again with --tune-baseline."
     )
 
@@ -129,9 +130,9 @@ def lost_trials(trials: pd.DataFrame) -> str:
     lost = int(design["outcome"].isin(["diverged", "failed"]).sum())
     if not len(design) or lost <= MOST_LOST * len(design):
         return ""
-    low, high = wilson_interval(lost, len(design))
+    low, high = (percent(limit, 0) for limit in wilson_interval(lost, len(design)))
     return (
-        f"{lost} of the {len(design)} designed trials diverged or failed (95 % interval of the rate: {low:.0%} to "
-        f"{high:.0%}): what is said of a pair must hold with them at the worst value of their cell, so that fewer "
-        "pairs have an answer. A lower learning rate may help."
+        f"{lost} of the {len(design)} designed trials diverged or failed (95 % interval of the rate: {low} to {high}): "
+        "verdicts must hold with them at the worst value of their cell, so that fewer pairs have an answer. A lower "
+        "learning rate may help."
     )

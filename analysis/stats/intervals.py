@@ -19,7 +19,7 @@ class Estimate(NamedTuple):
     """A contrast with its standard error and degrees of freedom, tested by Student's t.
 
     Args:
-        value: What was measured.
+        value: The estimate.
         error: Standard error; NaN where unknown.
         df: Degrees of freedom of the error.
         images: The part of error² that further blocks do not lower, because val holds the same images in every block.
@@ -75,7 +75,7 @@ def wilson_interval(count: int, total: int, level: float = 0.95) -> tuple[float,
     Args:
         count: Trials with the outcome.
         total: All trials; 0 gives NaN.
-        level: Of the two-sided interval.
+        level: Confidence level of the two-sided interval.
 
     Returns:
         Lower and upper limit in [0, 1].

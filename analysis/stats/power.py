@@ -33,7 +33,7 @@ class Detectable(NamedTuple):
 
 
 class PowerError(ValueError):
-    """A design whose power cannot be told."""
+    """Raised for a design whose power cannot be computed."""
 
 
 def detectable(
@@ -59,7 +59,7 @@ def detectable(
         sd: σ, deviation of one trial within its block, a fraction > 0.
         primary: Whether the pair was declared.
         look: Number of the look, where further blocks may follow.
-        level: Of the two-sided intervals.
+        level: Confidence level of the two-sided intervals.
         power: Probability with which the effect is to be shown.
         q: False discovery rate of the matrix.
 

@@ -1,4 +1,4 @@
-"""What a search says when it ends: the answer on the screen, the report, and where to look next."""
+"""Prints the results of a search when it ends, writes its report, and says where to look next."""
 
 from __future__ import annotations
 
@@ -8,37 +8,50 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
 from analysis import files
+from analysis.conflicts import effects, verdict_table
+from analysis.conflicts.candidates import candidate_table
+from analysis.conflicts.other_searches import compare
 from analysis.console import styled
-from analysis.formatting import DIRECTIONS, VERDICTS, labels_of, points, settled, short
+from analysis.formatting import (
+    DIRECTION_NAMES,
+    VERDICTS,
+    cost_of_the_rest,
+    labels_of,
+    p_text,
+    percent_span,
+    plus_minus,
+    points,
+    seeds,
+    settled,
+    short,
+    span,
+    worse_harm,
+)  # fmt: skip
+from analysis.recipes.ablation import path, removals
+from analysis.records import mlflow_store
+from analysis.records import reader as load
 from analysis.records.schema import BASELINE, NUMBERS, NUMBERS_IN_WORDS
+from analysis.report import cards, page
+from analysis.report.context import classes_judged
+from analysis.report.findings import gather
+from analysis.report.health import warnings
+from analysis.report.plots.heat_map import heat_map_png
 from analysis.text import command, csv_text, markdown_cell, option, sentence
+from search import mlflow_tracker
 
 if TYPE_CHECKING:
-    import pandas as pd
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
     from search.run import SearchResult
     from search.settings import Settings
 
-STYLE = {
-    "conflict": "bold red",
-    "harmful": "red",
-    "synergy": "bold green",
-    "better together": "bold green",
-    "redundant": "yellow",
-    "compatible": "green",
-    "unresolved": "dim",
-    "not applicable": "dim",
-}
-
-ORDER = tuple(STYLE)
-"""Verdicts in the order in which a person wants to hear them."""
-
 NARROW = 22
-"""Letters of a name that fit beside the numbers in a terminal of 80 columns."""
+"""Letters of a name that fit next to the numbers in a terminal of 80 columns."""
 
 DECLARED = "declared"
 """Mark of a primary pair."""
@@ -46,11 +59,11 @@ DECLARED = "declared"
 
 @dataclass(frozen=True)
 class Extras:
-    """What was found beside the conflict table; each table is empty where nothing was run for it.
+    """Tables of a search besides its conflict table; empty where nothing was run for them.
 
     Args:
-        nominated: Pairs that the adaptive arm suggested, judged on fresh seeds.
-        removals: What the winner loses without each of its tricks, and without two.
+        nominated: Conflict table of the pairs that the adaptive arm suggested, on fresh seeds.
+        removals: Loss of the winner without each of its tricks, and without two.
         path: The steps from the baseline up to the winner.
     """
 
@@ -86,11 +99,9 @@ def extras(trials: pd.DataFrame, margin: float, winner: str | None) -> Extras:
         margin: Difference in accuracy that matters.
         winner: Id of the recipe.
     """
-    from analysis.conflicts.candidates import judged
-    from analysis.recipes.ablation import path, removals
 
     gone = removals(trials, margin=margin, winner=winner)
-    return Extras(judged(trials, margin=margin), gone, path(trials, winner=winner))
+    return Extras(candidate_table(trials, margin=margin), gone, path(trials, winner=winner))
 
 
 def health(trials: pd.DataFrame, margin: float, winner: str | None) -> tuple[str, ...]:
@@ -101,8 +112,6 @@ def health(trials: pd.DataFrame, margin: float, winner: str | None) -> tuple[str
         margin: Difference in accuracy that matters.
         winner: Id of the recipe that the race confirmed.
     """
-    from analysis.conflicts import effects
-    from analysis.report.health import warnings
 
     try:
         alone = effects(trials)
@@ -115,17 +124,16 @@ def conflict_table(
     console: Console, trials: pd.DataFrame, margin: float, primary: Sequence[str] = (), further: Sequence[int] = ()
 ) -> pd.DataFrame | None:
     """The table of pairs; where the design arm cannot be judged, the reason is printed and there is none."""
-    from search.verdict_table import judge, with_checks
 
     try:
-        return with_checks(judge(trials, margin, primary, further), trials, margin)
+        return verdict_table(trials, margin=margin, primary=primary, firsts=further)
     except ValueError as error:
         console.print(styled(f"No conflict table: {sentence(error)}", "yellow"), soft_wrap=True)
         return None
 
 
 def show_notes(console: Console, data: str, notes: Sequence[str]) -> None:
-    """Prints what a data set left out or assumed, where it did, so that no result is read as one of all its images."""
+    """Prints what a data set left out or assumed, so that no result is taken for one on all of its images."""
     if notes:
         console.print(styled(f"Data: {data}", "bold yellow"), soft_wrap=True)
         for note in notes:
@@ -145,19 +153,18 @@ def show(
 
     Args:
         console: Rich console for user-facing output.
-        result: What was found.
+        result: Result of the search.
         uri: MLflow store.
-        settings: Of the search.
+        settings: Settings of the search.
         settling: Whether it was cut off while it ran further blocks (`--settle`).
         used_up: Options that grant again the budgets that are used up.
         notes: What the data left out or assumed.
     """
-    from analysis.report.sections import judged
 
     console.print()
     if result.best is not None:
         console.print(_best(result.best))
-    if part := judged(result.trials):
+    if part := classes_judged(result.trials):
         console.print(styled(sentence(f"  {part}."), "yellow"), soft_wrap=True)
     for warning in result.health:
         console.print(styled(sentence(f"Before you believe it: {warning}"), "yellow"), soft_wrap=True)
@@ -170,7 +177,8 @@ def show(
             f"holds at this length of training, for this data and network.{_marks(result.conflicts)}{have}",
             style="dim", highlight=False,
         )  # fmt: skip
-        console.print(styled(settled(result.conflicts)), soft_wrap=True)
+        rest = cost_of_the_rest(result.conflicts, result.trials)
+        console.print(styled(f"{settled(result.conflicts)} {rest}".rstrip()), soft_wrap=True)
         for line in further_steps(result.conflicts, settings, settling, result.complete):
             console.print(styled(line), soft_wrap=True)
     elif result.conflicts is not None:
@@ -193,8 +201,6 @@ def show(
 
 def _places(result: SearchResult, uri: str) -> Iterator[tuple[str, str]]:
     """What to open or to run next; a file that was not written is not named."""
-    from analysis.records import mlflow_store
-    from search import mlflow_tracker
 
     report, best = result.folder / "report.html", result.folder / "best.yaml"
     if report.is_file():
@@ -221,9 +227,6 @@ def write_report(
     uri: str,
 ) -> None:
     """Writes the HTML page, if there is a trial to show, and the heat map of the pairs as a picture beside it."""
-    from analysis.records import reader as load
-    from analysis.report import page as report
-    from analysis.report.plots.heat_map import heat_map_png
 
     if conflicts is not None and len(conflicts):
         design = trials[trials["arm"] == "design"].iloc[0]
@@ -232,36 +235,35 @@ def write_report(
         files.write(path.with_name("conflicts.png"), picture)
     if len(trials):
         try:
-            elsewhere = report.over_searches(uri, str(about["name"]), trials, conflicts)
+            others = compare(uri, str(about["name"]), trials, conflicts)
         except load.LoadError:
-            elsewhere = None  # other searches are a further look, and must not cost this one its page
-        report.write(
-            path,
+            others = None  # other searches are a further look, and must not cost this one its page
+        findings = gather(
             trials,
             curves=load.curves(trials),
             conflicts=conflicts,
             margin=float(about["margin"]),
             primary=about.get("primary", ()),
             about=about,
-            elsewhere=elsewhere,
+            other_searches=others,
         )
+        page.write(path, findings)
 
 
 def answer(trials: pd.DataFrame, conflicts: pd.DataFrame | None, margin: float) -> str:
     """The findings in a few sentences, as Markdown; names are data and can start no markup."""
-    from analysis.report import page as report
 
     if not len(trials):
         return "No trial has finished."
-    found = report.gather(trials, conflicts=conflicts, margin=margin)
-    return "\n\n".join(f"**{heading}.** {markdown_cell(text)}" for heading, text in report.answer(found))
+    findings = gather(trials, conflicts=conflicts, margin=margin)
+    return "\n\n".join(f"**{heading}.** {markdown_cell(text)}" for heading, text in cards.answer(findings))
 
 
 def finished(settings: Settings, not_settled: Sequence[str] | None = None) -> str:
     """What a search says that is resumed and has nothing left to run.
 
     Args:
-        settings: Of the search.
+        settings: Settings of the search.
         not_settled: With `--settle`: why none of the primary pairs gets further blocks, a line each.
     """
     if not_settled is not None:
@@ -277,7 +279,7 @@ def further_steps(conflicts: pd.DataFrame, settings: Settings, settling: bool, c
 
     Args:
         conflicts: Table of pairs, with what became of the verdicts.
-        settings: Of the search.
+        settings: Settings of the search.
         settling: Whether further blocks have just been asked for.
         complete: Whether the search is at its end.
     """
@@ -288,7 +290,7 @@ def further_steps(conflicts: pd.DataFrame, settings: Settings, settling: bool, c
     if unresolved and not settling:
         pairs = "1 declared pair is" if unresolved == 1 else f"{unresolved} declared pairs are"
         them = "it" if unresolved == 1 else "them"
-        yield f"{pairs} unresolved. To run further seeds for {them} alone:\n  {resume_command(settings, '--settle')}"
+        yield f"{pairs} not known yet. To run further seeds for {them} alone:\n  {resume_command(settings, '--settle')}"
     new = (primary["verdict"] == "conflict") & primary["holds_why"].str.startswith("not run at")
     if settling and settings.check_seeds and new.any():
         yield f"To check at other learning rates what settling has shown:\n  {resume_command(settings)}"
@@ -301,30 +303,36 @@ def resume_command(settings: Settings, *more: str) -> str:
 
 
 def how_to_resume(settings: Settings, settling: bool = False, used_up: str = "") -> str:
-    """What a search that ends early says; one that was settling goes on with that, one out of budget with more."""
+    """How to continue a search that ended early, with `--settle` or a larger budget where it needs one."""
     more = ["--settle"] * settling + used_up.split()
     return f"Stopped before its end; finished trials are kept. To continue:\n  {resume_command(settings, *more)}"
 
 
+def _numbers(measured: Mapping[str, Any]) -> tuple[float, float, float]:
+    """Mean and limits; NaN where they are unknown."""
+    mean, low, high = (math.nan if measured[name] is None else measured[name] for name in ("mean", "low", "high"))
+    return mean, low, high
+
+
 def _best(best: Mapping[str, Any]) -> Text:
     measured, gain = best["measured"], best["measured"]["gain_over_baseline"]
-    number = len(measured["seeds"])
-    arms = {
-        "confirm": f"{number} fresh {'seed' if number == 1 else 'seeds'} that chose nothing",
-        "race": f"{_seeds(number)} of the race, by which it was chosen: the number is optimistic",
-        "design": f"{_seeds(number)} of the design arm, by which it was chosen: the number is optimistic",
-        "adaptive": f"{_seeds(number)} of the adaptive arm, by which it was chosen: the number is optimistic",
+    number = seeds(len(measured["seeds"]))
+    arms = {"confirm": f"{number.replace(' ', ' fresh ')} that took no part in the choice"} | {
+        arm: f"{number} of the {where}, by which it was chosen: the number is optimistic"
+        for arm, where in (("race", "race"), ("design", "design arm"), ("adaptive", "adaptive arm"))
     }
     lines = [
         styled(f"Best recipe: {sentence(best['title'])}", "bold").append(f"  ({best['recipe']})", "not bold"),
-        styled(f"  accuracy on val {_percent(measured)} over {arms[measured['arm']]}"),
+        styled(f"  accuracy on val {percent_span(*_numbers(measured))} over {arms[measured['arm']]}"),
     ]
     if "length" in measured:
         lines.append(styled(f"  {measured['length']}: train it longer before believing its conflicts", "yellow"))
     if best["title"] == BASELINE:
         lines.append(styled("  no recipe that was tried is better than the baseline"))
     elif gain["mean"] is not None:
-        lines.append(styled(f"  gain over the baseline {_points(gain)} points, {gain['seeds']} paired seeds"))
+        lines.append(
+            styled(f"  gain over the baseline {span(*_numbers(gain), ' points')}, {gain['seeds']} paired seeds")
+        )
     seen = measured["images_seen"]
     if seen["baseline"] and not 0.95 < seen["recipe"] / seen["baseline"] < 1.05:
         lines.append(
@@ -343,8 +351,6 @@ def _best(best: Mapping[str, Any]) -> Text:
 
 
 def _conflicts(conflicts: pd.DataFrame, trials: pd.DataFrame, width: int) -> Table:
-    from rich import box
-    from rich.table import Table
 
     first = trials[trials["arm"] == "design"].iloc[0]
     title = f"Which tricks conflict: {first['data']}, imbalance {first['imbalance']:g}, {first['model']}"
@@ -360,19 +366,26 @@ def _conflicts(conflicts: pd.DataFrame, trials: pd.DataFrame, width: int) -> Tab
     names = {label: label for label in labels_of(conflicts)} if wide else short(labels_of(conflicts))
     if not wide:
         names = {label: name if len(name) <= NARROW else name.replace("/", "/\n  ") for label, name in names.items()}
-    rows = sorted(conflicts.to_dict("records"), key=lambda row: (ORDER.index(row["verdict"]), _lower(row)))
+    order = list(VERDICTS)
+    rows = sorted(conflicts.to_dict("records"), key=lambda row: (order.index(row["verdict"]), worse_harm(row)))
     for row in rows:
+        style = VERDICTS[row["verdict"]]
         marks = [DECLARED] * bool(row["primary"]) + ["sign flip"] * (row["sign_flip"] is True)
         said = f"\n{', '.join(marks)}" if marks else ""
         said += f"\n{row['holds']}" if row.get("holds") else ""
         cells = [
-            styled(VERDICTS[row["verdict"]].name, STYLE[row["verdict"]]).append(said, "not bold dim"),
+            styled(style.name, style.terminal).append(said, "not bold dim"),
             styled(f"{names[row['a']]}\n{names[row['b']]}"),
             _direction(row, "b_given_a"),
             _direction(row, "a_given_b"),
         ]
         if wide:
-            cells += [_interval(row, "interaction"), _p(row["adjusted_p"]), str(row["n_seeds"]), styled(_action(row))]
+            cells += [
+                _interval(row, "interaction"),
+                p_text(float(row["adjusted_p"])),
+                str(row["n_seeds"]),
+                styled(_action(row)),
+            ]
         table.add_row(*cells)
     return table
 
@@ -404,7 +417,7 @@ def _extras(extras: Extras) -> Iterator[str]:
         for word in ("needed", "may be removed", "unknown"):
             found = [f"{row['removed'][0]} ({points(row['loss'])})" for row in singles if row["word"] == word]
             words += [f"{word}: {', '.join(found)}"] if found else []
-        yield f"\nPoints of accuracy that the best recipe loses without a trick (fresh seeds): {'; '.join(words)}."
+        yield f"\nPoints lost when a trick is removed from the best recipe (fresh seeds): {'; '.join(words)}."
     for row in extras.removals.to_dict("records"):
         if row["depends"]:
             yield f"  {' and '.join(row['removed'])}: {row['depends']} ({points(row['dependency'])} points)"
@@ -422,11 +435,6 @@ def _spelled(added: Sequence[str]) -> list[str]:
     return [NUMBERS_IN_WORDS if label == NUMBERS else label for label in added]
 
 
-def _lower(row: Mapping[str, Any]) -> float:
-    harm = min(float(row["b_given_a"]), float(row["a_given_b"]))
-    return harm if math.isfinite(harm) else math.inf
-
-
 def _action(row: Mapping[str, Any]) -> str:
     more = row["more_seeds"]
     if row["verdict"] == "not applicable":
@@ -439,31 +447,8 @@ def _action(row: Mapping[str, Any]) -> str:
 def _direction(row: Mapping[str, Any], name: str) -> str:
     """What adding one trick to the other does: a word above the number."""
     number = _interval(row, name)
-    return number if row["verdict"] == "not applicable" else f"{DIRECTIONS[row[f'{name}_verdict']]}\n{number}"
+    return number if row["verdict"] == "not applicable" else f"{DIRECTION_NAMES[row[f'{name}_verdict']]}\n{number}"
 
 
 def _interval(row: Mapping[str, Any], name: str) -> str:
-    mean, low, high = (float(row[key]) for key in (name, f"{name}_low", f"{name}_high"))
-    if not math.isfinite(mean):
-        return "–"
-    return f"{100 * mean:+.1f} ± {50 * (high - low):.1f}" if math.isfinite(high - low) else f"{100 * mean:+.1f}"
-
-
-def _p(value: Any) -> str:
-    if value is None or not math.isfinite(float(value)):
-        return "–"
-    return "<0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def _seeds(number: int) -> str:
-    return f"{number} seed" if number == 1 else f"{number} seeds"
-
-
-def _percent(numbers: Mapping[str, Any]) -> str:
-    spread = "" if numbers["low"] is None else f" ({100 * numbers['low']:.1f} … {100 * numbers['high']:.1f})"
-    return f"{100 * numbers['mean']:.1f} %{spread}"
-
-
-def _points(numbers: Mapping[str, Any]) -> str:
-    spread = "" if numbers["low"] is None else f" ({100 * numbers['low']:+.1f} … {100 * numbers['high']:+.1f})"
-    return f"{100 * numbers['mean']:+.1f}{spread}"
+    return plus_minus(row[name], row[f"{name}_low"], row[f"{name}_high"])

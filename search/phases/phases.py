@@ -140,12 +140,12 @@ class Known:
 
     def conflicts(self) -> pd.DataFrame | None:
         """The conflict table of the design as it stands; `None` where it cannot be judged."""
+        from analysis.conflicts import at_looks
         from analysis.records import reader as load
-        from search.verdict_table import judge
 
         try:
             design = load.frame(record for record in self.records.values() if record.arm == "design")
-            return judge(design, self.limits.margin, self.limits.primary, self.further)
+            return at_looks(design, margin=self.limits.margin, primary=self.limits.primary, firsts=self.further)
         except ValueError:
             return None
 

@@ -14,8 +14,8 @@ from statsmodels.stats.proportion import proportion_confint
 from analysis.conflicts import (
     at_looks,
     effects,
+    other_metric_tables,
     pairwise,
-    tables,
 )
 from analysis.stats.intervals import wilson_interval
 from analysis.stats.moderation import fit_prior
@@ -167,15 +167,15 @@ def test_every_verdict_where_it_was_planted():
     assert found == expected
     assert all(got[pair].more_seeds == 0 for pair in expected)
     assert re.match(
-        r"adding b to a hurts: -9\.9 points \(-10\.\d to -9\.\d\); adding a to b hurts: -9\.9 points .*; "
-        r"their gains overlap, in accuracy and in log-odds: interaction -14\.8 points \(-15\.\d to -14\.\d\)$",
+        r"adding b to a hurts: −9\.9 points \(−10\.\d to −9\.\d\); adding a to b hurts: −9\.9 points .*; "
+        r"their gains overlap, in accuracy and in log-odds: interaction −14\.8 points \(−15\.\d to −14\.\d\)$",
         got["a", "b"].reason,
     )
     assert [got["a", "b"].b_given_a, got["a", "b"].interaction] == pytest.approx([-0.10, -0.15], abs=0.005)
     assert "adding c to a: no loss of 2.0 points or more" in got["a", "c"].reason
     assert got["a", "e"].alone_b == pytest.approx(-0.05, abs=0.002)
     blame = (
-        "e alone: -4.9 points (-5.2 to -4.7), so it is not shown that the pair is to blame (interaction -0.1 points ("
+        "e alone: −4.9 points (−5.2 to −4.7), so it is not shown that the pair is to blame (interaction −0.1 points ("
     )
     assert blame in got["a", "e"].reason
     assert "they gain more than the sum of both" in got["c", "f"].reason
@@ -216,7 +216,7 @@ def test_noise_leaves_it_unresolved_and_says_how_many_seeds_more():
             "even 100 further seeds would hardly" if row.more_seeds == 100 else f"about {row.more_seeds} further seed"
         )
         assert some in row.reason
-        assert "not known yet, anything from -" in row.reason
+        assert "not known yet, anything from −" in row.reason
     assert table.more_seeds.min() < 100
 
 
@@ -339,7 +339,7 @@ def test_diverged_trials_are_counted_not_averaged():
     assert [row.diverged_11_rate, row.diverged_11_rate_low, row.diverged_11_rate_high] == pytest.approx(
         [0.4, low, high]
     )
-    assert "together they diverged in 2 of 5 trials (12% to 77%)" in row.reason
+    assert "together they diverged in 2 of 5 trials (12 % to 77 %)" in row.reason
     assert "2 trials of these cells diverged: claims also hold with them at the worst value of their cell" in row.reason
     trials.loc[trials.tricks == ("a", "b"), "outcome"] = "diverged"
     gone = only(pairwise(trials))
@@ -701,18 +701,18 @@ def test_tables_of_other_metrics():
     counts = [10, 10]
     trials["recalls"] = [(round(10 * y) / 10, 0.0) for y in trials[METRIC]]
     trials["val_counts"] = [counts] * len(trials)
-    found = tables(trials, 0.02, primary=["a×b"])
-    assert list(found) == [METRIC, "final/few", "final/smoothed_harmonic_mean"] and found.primary == METRIC
-    pd.testing.assert_frame_equal(found[METRIC], pairwise(trials, margin=0.02, primary=["a×b"]))
-    assert found["final/few"].interaction.to_numpy() == pytest.approx(found[METRIC].interaction.to_numpy() / 2)
+    found = other_metric_tables(trials, margin=0.02, primary=["a×b"])
+    assert list(found.tables) == ["final/few", "final/smoothed_harmonic_mean"]
+    decides = pairwise(trials, margin=0.02, primary=["a×b"])
+    assert found.tables["final/few"].interaction.to_numpy() == pytest.approx(decides.interaction.to_numpy() / 2)
     # two classes of ten images, k and 0 right: 2 / (11 / (k + ½) + 11 / ½)
     first = trials.iloc[0]
     by_hand = 2 / (11 / (10 * first.recalls[0] + 0.5) + 22)
-    means = found["final/smoothed_harmonic_mean"]
+    means = found.tables["final/smoothed_harmonic_mean"]
     assert means.mean_00.iloc[0] == pytest.approx(by_hand, rel=0.02)
-    assert found.notes["final/smoothed_harmonic_mean"].startswith("a class has only 10 val images")
-    less = tables(trials.drop(columns=["final/few", "recalls"]))
-    assert list(less) == [METRIC]
+    assert found.notes["final/smoothed_harmonic_mean"].startswith("A class has only 10 val images")
+    less = other_metric_tables(trials.drop(columns=["final/few", "recalls"]))
+    assert not less.tables
     assert less.skipped["final/few"] == "no trial has final/few (no class has fewer than 20 training images)"
     assert less.skipped["final/smoothed_harmonic_mean"] == "no trial has final/smoothed_harmonic_mean"
 

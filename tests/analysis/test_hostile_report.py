@@ -9,11 +9,12 @@ from html.parser import HTMLParser
 
 import pytest
 
-from analysis.conflicts import other_searches as across
+from analysis.conflicts.other_searches import OtherSearches, across, by_search
 from analysis.records import reader as load
 from analysis.records.schema import Record
 from analysis.report import html as page
 from analysis.report import page as report
+from analysis.report.findings import gather
 from analysis.text import FORMULA, printable
 
 
@@ -49,11 +50,11 @@ def written(made: list[Record], names: tuple[str, ...]) -> str:
     trials = load.frame(made)
     *_, search, reason, kind = names
     about = {"data_notes": "\n".join(names), reason: kind, "tracking_uri": search, "command": list(names)}
-    found = report.gather(trials, curves=load.curves(load.frame(made)), margin=0.02, about=about)
+    found = gather(trials, curves=load.curves(load.frame(made)), margin=0.02, about=about)
     tables = {f"{name}{number}": found.conflicts for number, name in enumerate((search, kind))}
-    elsewhere = report.Elsewhere(across.across(tables), across.by_search(tables), {reason: kind})
-    return report.render(report.gather(
-        trials, curves=load.curves(load.frame(made)), margin=0.02, about=about, elsewhere=elsewhere,
+    elsewhere = OtherSearches(across(tables), by_search(tables), {reason: kind})
+    return report.render(gather(
+        trials, curves=load.curves(load.frame(made)), margin=0.02, about=about, other_searches=elsewhere,
     ))  # fmt: skip
 
 
@@ -135,9 +136,9 @@ def test_what_the_data_left_out_stands_before_the_first_result(pages, hostile):
 
 def test_the_notes_are_a_list_and_absent_without_any(hostile):
     trials = load.frame(hostile.records())
-    shown = report.render(report.gather(trials, about={"data_notes": "3 images are left out\nval is cut"}))
+    shown = report.render(gather(trials, about={"data_notes": "3 images are left out\nval is cut"}))
     assert '<div class="note"><b>Data</b><ul><li>3 images are left out</li><li>val is cut</li></ul></div>' in shown
-    assert 'class="note"><b>Data' not in report.render(report.gather(trials))
+    assert 'class="note"><b>Data' not in report.render(gather(trials))
 
 
 def test_the_picture_of_hostile_names_is_drawn(hostile):

@@ -10,6 +10,7 @@ import subprocess
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from analysis import formatting as words
@@ -17,6 +18,7 @@ from analysis.records import reader as load
 from analysis.records.schema import Point, Record
 from analysis.report import html as page
 from analysis.report import page as report
+from analysis.report.findings import gather
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 
@@ -89,6 +91,25 @@ addEventListener("load", () => setTimeout(() => {
 </script>
 """
 
+FIRST_SCREEN = """
+<script>
+addEventListener("load", () => {
+  const columns = [...document.querySelectorAll(".minute > div")].map(column => column.getBoundingClientRect());
+  const cards = [...document.querySelectorAll(".minute section")].map(card => card.getBoundingClientRect());
+  const last = [...document.querySelectorAll("table tbody td.long summary")].filter(part => part.offsetHeight);
+  const result = document.createElement("pre");
+  result.id = "result";
+  result.textContent = JSON.stringify({
+    tops: columns.map(column => column.top), ends: columns.map((column, index) => Math.max(...cards.filter(
+      card => card.left < column.right && card.right > column.left).map(card => card.bottom))),
+    cards: cards.length,
+    lines: last.map(part => part.clientHeight / parseFloat(getComputedStyle(part).lineHeight)),
+  });
+  document.body.append(result);
+});
+</script>
+"""
+
 PHONE = """
 <iframe src="page.html" style="width: 390px; height: 800px; border: 0"></iframe>
 <script>
@@ -134,7 +155,7 @@ def records() -> list[Record]:
 def text(tmp_path_factory) -> str:
     path = tmp_path_factory.mktemp("page") / "report.html"
     made = records()
-    report.write(path, load.frame(made), curves=load.curves(load.frame(made)), margin=0.02)
+    report.write(path, gather(load.frame(made), curves=load.curves(load.frame(made)), margin=0.02))
     return path.read_text(encoding="utf-8")
 
 
@@ -182,6 +203,17 @@ def test_nothing_scrolls_sideways_on_a_phone(text, tmp_path):
     assert scroll <= 390
     # the first list is on the first screen
     assert tops[0] < 800 and tops == sorted(tops)
+
+
+@browser
+def test_the_first_screen_has_no_hole_and_reasons_fold_to_two_lines(text, tmp_path):
+    file = tmp_path / "page.html"
+    file.write_text(text.replace("</body>", FIRST_SCREEN + "</body>"), encoding="utf-8")
+    found = ran(file)
+    assert found["cards"] == 5 and len(found["tops"]) == 3
+    # the columns begin and end on one line
+    assert max(found["tops"]) - min(found["tops"]) < 1 and max(found["ends"]) - min(found["ends"]) < 1
+    assert found["lines"] and max(found["lines"]) < 2.2
 
 
 def contrast(one: str, other: str) -> float:
@@ -243,6 +275,9 @@ def test_labels_break_only_where_they_must():
 
 
 def test_pieces_escape_what_they_are_given():
-    evil = "<b>&\"'"
-    for made in (page.note(evil), page.wrap(evil), page.table([evil], [], "x", evil, evil)):
-        assert "<b>" not in made.replace("<button", "") and "&lt;b&gt;" in made
+    evil = "<x>&\"'"
+    content = pd.DataFrame({"a": [evil]})
+    cells = [page.name(evil, evil), page.Cell(evil, word=evil, more=[evil]), page.number(evil, 1.0, evil)]
+    table = page.table([evil], [cells], "x", content)
+    for made in (page.note(evil), page.wrap(evil), page.paragraph(evil), table):
+        assert "<x>" not in made and "&lt;x&gt;" in made

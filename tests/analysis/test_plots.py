@@ -31,19 +31,6 @@ def test_every_verdict_is_drawn_with_a_shape_of_its_own():
     assert {trace.name for trace in figure.data if "open" in trace.marker.symbol} == {"? not known yet"}
 
 
-def test_shares_say_what_is_more_than_chance():
-    table = pd.DataFrame(
-        {
-            "factor": ["lr", "first: mixup"], "share": [0.9, 0.1], "low": [0.8, 0.05], "high": [0.95, 0.2],
-            "levels": [4, 2], "matters": [True, False], "chance": [0.15, 0.15],
-        }
-    )  # fmt: skip
-    assert [(bar.name, bar.kind) for bar in forests.shares_info(table)] == [("lr", "more"), ("first: mixup", "chance")]
-    figure = forests.shares(table)
-    assert [shape.x0 for shape in figure.layout.shapes if shape.line.dash == "dot"] == [15]
-    assert figure.data[0].customdata[0] == "lr<br>90 % (80 % to 95 %)"
-
-
 def test_removals_are_sorted_by_what_is_lost():
     table = pd.DataFrame(
         {
@@ -86,7 +73,7 @@ def test_the_front_marks_its_knee_and_its_bars_are_the_intervals():
     figure = plots.front(table)
     on = next(trace for trace in figure.data if trace.name == "on the front")
     assert on.error_x.array == pytest.approx((10,)) and on.error_y.arrayminus == pytest.approx((50,))
-    assert "90.0 % (80.0 % to 100.0 %)" in on.customdata[0]
+    assert "90.0 % (80.0 to 100.0)" in on.customdata[0]
     assert list(figure.data[0].x) == [80, 90]
 
 

@@ -8,17 +8,21 @@ import math
 import re
 from html import escape, unescape
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from analysis.conflicts import effects, pairwise
-from analysis.formatting import VERDICTS, labels_of, points
+from analysis.conflicts.other_searches import OtherSearches, across, by_search
+from analysis.formatting import VERDICTS, cost_of_the_rest, labels_of, points
 from analysis.records import reader as load
 from analysis.records.schema import Point, Record, RecordError
-from analysis.report import html as page
+from analysis.report import cards, sections
 from analysis.report import page as report
+from analysis.report.findings import from_store, gather
+from analysis.report.html import MACROS
 from analysis.report.plots import curves as plots
 from analysis.report.plots import forest_plots as forests
 from analysis.report.plots import heat_map
@@ -35,7 +39,7 @@ JITTER = {
 }  # fmt: skip
 
 
-HEADINGS = ["Use together", "Avoid together", "One of them hurts", "Safe, or one is enough", "Not known yet"]
+HEADINGS = ["Use together", "Safe, or one is enough", "Avoid together", "One of them hurts", "Not known yet"]
 
 
 def record(trial: str, tricks: tuple[str, ...], seed: int, accuracy: float, **changes) -> Record:
@@ -93,7 +97,10 @@ def table(trials) -> pd.DataFrame:
 def html(trials, records, tmp_path_factory) -> str:
     path = tmp_path_factory.mktemp("report") / "report.html"
     about = {"command": "python run_search.py", "commit": "<abc>"}
-    report.write(path, trials, curves=load.curves(trials), margin=0.02, primary=[(WEIGHT, DRAW)], about=about)
+    report.write(
+        path,
+        gather(trials, curves=load.curves(trials), margin=0.02, primary=[(WEIGHT, DRAW)], about=about),
+    )
     return path.read_text(encoding="utf-8")
 
 
@@ -191,7 +198,7 @@ def test_progress_counts_in_the_order_of_the_end():
 
 
 def test_the_answer_names_the_best_the_conflict_and_what_is_free(trials):
-    answer = dict(report.answer(report.gather(trials, margin=0.02)))
+    answer = dict(cards.answer(gather(trials, margin=0.02)))
     best = answer["Best recipe"]
     # By hand: race means 0.85 and 0.65, gains all 0.20; half width of the t interval h = 4.3027 × 0.01 / √3 = 0.02484,
     # w = h² / (0.85 × 0.15) = 0.00484, (0.85 + w / 2) / (1 + w) ± √(0.1275 w + w² / 4) / (1 + w).
@@ -201,15 +208,15 @@ def test_the_answer_names_the_best_the_conflict_and_what_is_free(trials):
     assert "Over the baseline: +20.0 points (+20.0 to +20.0); paired over 3 seeds." in best
     # by hand: 0.60 + 0.003 × 2 against 0.88 + 0.003 × 2, the jitter of both being 0 on average
     assert answer["Avoid together"] == (
-        "1 of 3 pairs. Adding one to the other hurts, and their effects overlap: both are shown. "
+        "1 of 3 pairs. Adding one to the other hurts because their effects overlap. "
         "class_balanced × cost_sensitive (cost_sensitive added to class_balanced: −28.0 points (−28.5 to −27.5); "
         "it helps alone; not tested at other learning rates)."
     )
     safe = answer["Safe, or one is enough"]
     assert safe.startswith(
-        "2 of 3 pairs. A loss of 2.0 points or more is ruled out, or the effects overlap without a loss. mixup × "
+        "2 of 3 pairs. Intervals exclude a loss of 2.0 points or more, or the effects overlap without a loss. mixup × "
     )
-    assert safe.count(" (a loss above 0.3 points is ruled out)") == 2
+    assert safe.count(" (a loss of 0.3 points at most)") == 2
     assert answer["Use together"] == "No pair is shown to be better than each alone."
     assert answer["One of them hurts"] == "No further trick is shown to hurt beside another."
     assert answer["Not known yet"] == "Every pair has an answer."
@@ -217,13 +224,13 @@ def test_the_answer_names_the_best_the_conflict_and_what_is_free(trials):
 
 
 def test_reasons_not_to_believe_the_search_come_first_where_there_are_any(trials):
-    found = report.gather(trials, margin=0.02)
-    warned = dict(report.answer(found))["Before you believe it"]
+    found = gather(trials, margin=0.02)
+    warned = dict(cards.answer(found))["Before you believe it"]
     assert warned == " ".join(found.health) and "Val is small for a margin of 2.0 points" in warned
     text = words(report.render(found))
     assert text.index("Before you believe it") < text.index("better together")
     large = trials.assign(val_counts=[(3000, 3000, 3000)] * len(trials))
-    assert [name for name, _ in report.answer(report.gather(large, margin=0.02))] == [*HEADINGS, "Best recipe"]
+    assert [name for name, _ in cards.answer(gather(large, margin=0.02))] == [*HEADINGS, "Best recipe"]
 
 
 def test_pairs_that_gain_are_to_be_used_together():
@@ -233,9 +240,10 @@ def test_pairs_that_gain_are_to_be_used_together():
         for seed in range(5)
         for number, (tricks, mean) in enumerate(cells.items())
     ]
-    answer = dict(report.answer(report.gather(load.frame(rows), margin=0.02)))
+    answer = dict(cards.answer(gather(load.frame(rows), margin=0.02)))
     assert answer["Use together"].startswith(
-        "1 of 1 pairs. Adding each to the other helps, and both beat neither. mixup × class_balanced (at least +6."
+        "1 of 1 pairs. Adding each to the other helps, and both together beat the recipe without them. "
+        "mixup × class_balanced (at least +6."
     )
     assert " over either alone; not tested at other learning rates)." in answer["Use together"]
 
@@ -248,8 +256,8 @@ def test_a_pair_in_which_one_harms_is_not_a_pair_to_avoid(trials, table):
     changed = third(
         verdict="harmful", action=f"do not add {WEIGHT} to {DRAW}", sign_flip=False, a_given_b_verdict="unknown"
     )
-    found = report.gather(trials, conflicts=changed, margin=0.02)
-    answer = dict(report.answer(found))
+    found = gather(trials, conflicts=changed, margin=0.02)
+    answer = dict(cards.answer(found))
     assert answer["Avoid together"] == "No pair is shown to be in conflict."
     assert answer["One of them hurts"] == (
         "1 of 3 pairs. Adding one trick hurts; whether the pair or that trick alone is to blame is open. "
@@ -260,7 +268,7 @@ def test_a_pair_in_which_one_harms_is_not_a_pair_to_avoid(trials, table):
 
     def told(**row) -> str:
         other = third(verdict="harmful", sign_flip=False, **row)
-        return dict(report.answer(report.gather(trials, conflicts=other, margin=0.02)))["One of them hurts"]
+        return dict(cards.answer(gather(trials, conflicts=other, margin=0.02)))["One of them hurts"]
 
     assert "(cost_sensitive added to class_balanced: −28.0 points (−28.5 to −27.5); class_balanced added to " in told()
     # the direction that is shown, and not the one whose estimate is lower
@@ -270,17 +278,14 @@ def test_a_pair_in_which_one_harms_is_not_a_pair_to_avoid(trials, table):
 
 
 def test_the_first_line_counts_the_lists(trials):
-    page_text = words(report.render(report.gather(trials, margin=0.02)))
-    assert (
-        "+ 0 better together ✕ 1 to avoid together ! 0 of which one hurts ✓ 2 safe to combine ? 0 not known yet"
-        in page_text
-    )
-    assert page_text.index("1 to avoid together") < page_text.index("1 of 3 pairs")
+    page_text = words(report.render(gather(trials, margin=0.02)))
+    assert "+ 0 better together ✓ 2 safe ✕ 1 to avoid ! 0 with one that hurts ? 0 not known yet" in page_text
+    assert page_text.index("1 to avoid") < page_text.index("1 of 3 pairs")
 
 
 def test_the_answer_says_what_is_not_known(trials):
     few = trials[trials["seed"].isin([0, 1])]
-    answer = dict(report.answer(report.gather(few, margin=0.0001)))
+    answer = dict(cards.answer(gather(few, margin=0.0001)))
     assert "no race on fresh seeds has been run" in answer["Best recipe"]
     assert answer["Not known yet"].startswith("3 of 3 pairs. 0 of 6 directions and 0 of 3 pairs have an answer. ")
     assert "It does not mean that the pair is harmless" in VERDICTS["unresolved"].words
@@ -288,27 +293,27 @@ def test_the_answer_says_what_is_not_known(trials):
     noisy = trials[(trials["arm"] == "design") & (trials["seed"] < 3)].copy()
     spread = np.random.default_rng(0).normal(0, 0.04, len(noisy))
     noisy["final/accuracy"] = (noisy["final/accuracy"] + spread).clip(0, 1)
-    unsettled = dict(report.answer(report.gather(noisy, margin=0.001)))["Not known yet"]
+    unsettled = dict(cards.answer(gather(noisy, margin=0.001)))["Not known yet"]
     assert unsettled.startswith("2 of 3 pairs. 4 of 6 directions and 1 of 3 pairs have an answer. Another ")
     assert re.search(
-        r"mixup × class_balanced \(class_balanced added to mixup: helps; about \d+ seeds more would settle it\)",
+        r"mixup × class_balanced \(class_balanced added to mixup: helps; about \d+ more seeds\)",
         unsettled,
     )
-    one = dict(report.answer(report.gather(trials[trials["seed"] == 0])))
+    one = dict(cards.answer(gather(trials[trials["seed"] == 0])))
     assert one["Not known yet"].startswith("Unknown: no pair could be judged (")
     assert "its 90 images a block over 1 block leave " in one["Before you believe it"]
     assert "no interval" in one["Best recipe"] and "is not shown" in one["Best recipe"]
-    none = dict(report.answer(report.gather(trials.iloc[:0])))
+    none = dict(cards.answer(gather(trials.iloc[:0])))
     assert none["Best recipe"] == "Unknown: no trial has finished yet."
 
 
 def test_a_leading_baseline_and_a_longer_recipe_are_said():
     plain = [record(f"t{seed}", (), seed, 0.7) for seed in range(3)]
-    answer = dict(report.answer(report.gather(load.frame(plain))))
+    answer = dict(cards.answer(gather(load.frame(plain))))
     assert answer["Best recipe"].startswith("No recipe is ahead of the baseline, which has 70.0 % accuracy")
     longer = [record(f"t{seed + 5}", (MIX,), seed, 0.8, images=1056) for seed in range(3)]
     longer.append(record("t9", (MIX,), 9, 0.1, outcome="diverged"))
-    answer = dict(report.answer(report.gather(load.frame(plain + longer))))
+    answer = dict(cards.answer(gather(load.frame(plain + longer))))
     assert "It trains on 2.0 times the images that the baseline sees." in answer["Best recipe"]
     assert "1 of its trials diverged." in answer["Best recipe"]
 
@@ -318,7 +323,7 @@ def test_the_test_split_is_told_for_the_confirmed_winner_and_the_baseline(trials
         record("t300", (DRAW, MIX), 200, 0.84, arm="confirm", metrics={"final/accuracy": 0.84, "test/accuracy": 0.83}),
         record("t301", (), 200, 0.66, arm="confirm", metrics={"final/accuracy": 0.66, "test/accuracy": 0.64}),
     ]
-    answer = dict(report.answer(report.gather(pd.concat([trials, load.frame(confirmed)], ignore_index=True))))
+    answer = dict(cards.answer(gather(pd.concat([trials, load.frame(confirmed)], ignore_index=True))))
     assert answer["Best recipe"].endswith(
         "On the test split, read once, it has 83.0 % (1 seed) and the baseline has 64.0 % (1 seed)."
     )
@@ -326,9 +331,76 @@ def test_the_test_split_is_told_for_the_confirmed_winner_and_the_baseline(trials
 
 def test_the_test_split_never_ranks(trials):
     with pytest.raises(RecordError, match="metric 'test/accuracy' is of the test split"):
-        report.gather(trials, metric="test/accuracy")
+        gather(trials, metric="test/accuracy")
     with pytest.raises(RecordError, match="recipe 'nobody' cannot be called best: it has no finished trial"):
-        report.gather(trials, best="nobody")
+        gather(trials, best="nobody")
+
+
+@pytest.mark.parametrize(
+    "loss, words", [(0.0, "no loss"), (0.0004, "no loss"), (0.0006, "a loss of 0.1 points at most")]
+)
+def test_a_pair_without_a_loss_says_so(loss, words):
+    assert cards.excluded_loss(loss) == words
+
+
+def test_the_open_pairs_say_what_they_would_cost(trials):
+    noisy = trials[(trials["arm"] == "design") & (trials["seed"] < 3)].copy()
+    spread = np.random.default_rng(0).normal(0, 0.04, len(noisy))
+    noisy["final/accuracy"] = (noisy["final/accuracy"] + spread).clip(0, 1)
+    findings = gather(noisy, margin=0.001)
+    needed = sorted(findings.conflicts["more_seeds"][findings.conflicts["verdict"] == "unresolved"])
+    # two pairs are open: the cheaper one is half of them; a block has 7 trials of 2 s
+    text = dict(cards.answer(findings))["Not known yet"]
+    time = f"{14 * needed[0]:.0f} s" if 14 * needed[0] < 100 else f"{14 * needed[0] / 60:.0f} min"
+    assert len(needed) == 2
+    assert f"Another {needed[0]} seed blocks (--seeds +{needed[0]}: about {7 * needed[0]} trials and {time} of" in text
+
+
+@pytest.mark.parametrize(
+    "more, words",
+    [
+        ([7], "Another 7 seed blocks (--seeds +7: about 14 trials and 28 s of training) would settle it."),
+        ([1, 100], "Another 1 seed block (--seeds +1: about 2 trials and 4 s of training) would settle at least half"),
+        ([100, 100, 3], "More than 100 further seed blocks would be needed to settle at least half of them."),
+        ([pd.NA], "How many further seed blocks would settle it cannot be said yet."),
+        ([], ""),
+    ],
+)
+def test_the_cost_of_the_open_pairs_by_hand(more, words):
+    pairs = pd.DataFrame({"verdict": "unresolved", "more_seeds": pd.array(more, dtype="Int64")})
+    # two seed blocks of two trials of 2 s
+    design = pd.DataFrame({"arm": "design", "seed": [0, 0, 1, 1], "seconds": 2.0})
+    assert cost_of_the_rest(pairs, design).startswith(words) and bool(cost_of_the_rest(pairs, design)) == bool(words)
+
+
+DUMMY = """
+from markupsafe import Markup
+TITLE = "A dummy section"
+def problem(findings):
+    return None if len(findings.trials) > {least} else "there are too few trials"
+def html(findings):
+    return Markup("<p>{{}}</p>").format(f"<{{len(findings.trials)}} trials>" if {works} else findings.absent)
+"""
+
+
+def test_one_file_and_one_line_make_a_section_and_a_broken_one_costs_no_page(trials, tmp_path, monkeypatch):
+    names = {"dummy_shown": (0, True), "dummy_silent": (10**6, True), "dummy_broken": (0, False)}
+    for name, (least, works) in names.items():
+        (tmp_path / f"{name}.py").write_text(DUMMY.format(least=least, works=works))
+    monkeypatch.setattr(sections, "__path__", [*sections.__path__, str(tmp_path)])
+    monkeypatch.setattr(sections, "ORDER", (*names, "no_such_file", *sections.ORDER))
+    text = report.render(gather(trials, margin=0.02))
+    assert structure(text).open == [] and {*names, *sections.ORDER} <= set(structure(text).ids)
+    read = unescape(words(text))
+    assert f"A dummy section <{len(trials)} trials>" in read and "A dummy section there are too few trials" in read
+    assert "AttributeError: 'Findings' object has no attribute 'absent' dummy_broken.py, line 7" in read
+    assert read.count("This section could not be written; the rest of the page is complete.") == 2
+    assert "How to read a verdict For two tricks there are four recipes" in read
+
+
+def test_every_file_among_the_sections_is_registered():
+    files = {path.stem for path in Path(sections.__file__).parent.glob("*.py")} - {"__init__"}
+    assert files == set(sections.ORDER)
 
 
 # ------------------------------------------------------------------------------------------ the page
@@ -397,7 +469,10 @@ def test_the_page_says_the_verdicts_with_intervals_and_seeds(html, table):
     for look in VERDICTS.values():
         assert look.words in text
     assert "the margin is 2.0 points" in text
-    assert "41 trials have 164 epochs between them; 123 were trained, 41 (25 %) came from stages" in text
+    assert (
+        "The plans of 41 trials add up to 164 epochs: 123 were trained, 41 (25 %) were re-used from other trials."
+        in text
+    )
     assert "python run_search.py" in text and "&lt;abc&gt;" in text
 
 
@@ -409,7 +484,7 @@ def test_the_tables_are_copied_as_csv_in_fractions(html, table):
 
 
 def test_an_empty_search_says_what_is_missing(trials, tmp_path):
-    text = report.write(tmp_path / "r.html", trials.iloc[:0]).read_text(encoding="utf-8")
+    text = report.write(tmp_path / "r.html", gather(trials.iloc[:0])).read_text(encoding="utf-8")
     assert structure(text).open == []
     text = words(text)
     for sentence in (
@@ -424,7 +499,9 @@ def test_an_empty_search_says_what_is_missing(trials, tmp_path):
 
 
 def test_without_a_race_the_page_says_so(trials, tmp_path):
-    text = words(report.write(tmp_path / "r.html", trials[trials["arm"] == "design"]).read_text(encoding="utf-8"))
+    text = words(
+        report.write(tmp_path / "r.html", gather(trials[trials["arm"] == "design"])).read_text(encoding="utf-8")
+    )
     assert "No race on fresh seeds has been run" in text
 
 
@@ -442,7 +519,7 @@ def in_part(records: list[Record]) -> pd.DataFrame:
 
 def test_classes_without_val_images_are_named_where_the_accuracy_stands(records, tmp_path):
     trials = in_part(records)
-    html = report.write(tmp_path / "r.html", trials, margin=0.02).read_text(encoding="utf-8")
+    html = report.write(tmp_path / "r.html", gather(trials, margin=0.02)).read_text(encoding="utf-8")
     assert structure(html).open == [] and "<b>dog" not in html
     text = words(html)
     part = "1 of 3 classes has no val image: </script><b>dog. Accuracy on val is the mean recall of the other 2"
@@ -452,9 +529,11 @@ def test_classes_without_val_images_are_named_where_the_accuracy_stands(records,
     assert "recalls on 0 to 9 val images a class; points are" in text and "balanced val" not in text
     assert text.count(part) >= 3  # the answer, the units, the classes
     assert "The harmonic mean and the lowest recall are over 1 of 3 classes, those with enough val images" in text
-    answer = dict(report.answer(report.gather(trials, margin=0.02)))
+    answer = dict(cards.answer(gather(trials, margin=0.02)))
     assert said in answer["Best recipe"]
-    even = words(report.write(tmp_path / "r.html", load.frame(records), margin=0.02).read_text(encoding="utf-8"))
+    even = words(
+        report.write(tmp_path / "r.html", gather(load.frame(records), margin=0.02)).read_text(encoding="utf-8")
+    )
     assert "no val image" not in even and "recalls on 30 val images of each class" in even
 
 
@@ -469,7 +548,7 @@ def test_classes_are_shown_by_name(records, tmp_path):
     assert figure.data[0].customdata[0].startswith("ant, 100 training images: 9")
     assert figure.layout.xaxis.ticktext[2] == "<b>&lt;/script&gt;&lt;b&gt;d…</b><br>2"
     assert figure.data[0].error_y.array[2] == 0
-    html = report.write(tmp_path / "r.html", trials, margin=0.02).read_text(encoding="utf-8")
+    html = report.write(tmp_path / "r.html", gather(trials, margin=0.02)).read_text(encoding="utf-8")
     source = re.search(r'<textarea id="csv-classes"[^>]*>(.*?)</textarea>', html, re.DOTALL).group(1)
     rows = list(csv.DictReader(io.StringIO(unescape(source))))
     assert [row["class"] for row in rows] == ["ant", "bee", "</script><b>dog"]
@@ -489,7 +568,9 @@ def test_text_of_others_is_escaped(tmp_path):
     rows = [dataclasses.replace(row, context="") for row in rows]
     rows.append(record("t50", (evil,), 5, 0.1, outcome="failed", reason=evil))
     trials = load.frame(rows)
-    text = report.write(tmp_path / "r.html", trials, curves=load.curves(trials), about={evil: evil}).read_text()
+    text = report.write(
+        tmp_path / "r.html", gather(trials, curves=load.curves(load.frame(rows)), about={evil: evil})
+    ).read_text()
     assert "<img" not in text
     assert structure(text).open == []
 
@@ -498,12 +579,12 @@ def test_the_lists_come_before_everything_else(html):
     text = words(html)
     order = [text.index(head) for head in (*HEADINGS, "Best recipe")]
     assert order == sorted(order) and order[-1] < text.index("Which tricks conflict")
-    assert "class_balanced × cost_sensitive" in text[order[1] : order[2]]
+    assert "class_balanced × cost_sensitive" in text[order[2] : order[3]]
 
 
 def test_long_lists_unfold():
-    items = tuple((f"a{index} × b", "1 point") for index in range(9))
-    card = page.card(page.Card("Safe, or one is enough", "compatible", "9 of 9 pairs.", items))
+    pairs = tuple((f"a{index} × b", "1 point") for index in range(9))
+    card = MACROS.card(cards.Card("Safe, or one is enough", "compatible", "9 of 9 pairs.", pairs))
     assert card.index("a4 ×") < card.index("<details><summary>and 4 more</summary>") < card.index("a5 ×")
     assert structure(card).open == []
 
@@ -514,8 +595,11 @@ def with_metrics(trials: pd.DataFrame) -> pd.DataFrame:
 
 
 def test_pairs_are_judged_by_further_metrics_behind_a_switch(trials, tmp_path):
-    found = report.gather(with_metrics(trials), margin=0.02)
-    assert list(found.others) == ["final/few", "final/smoothed_harmonic_mean"] and found.skipped == {}
+    found = gather(with_metrics(trials), margin=0.02)
+    assert (
+        list(found.other_metrics.tables) == ["final/few", "final/smoothed_harmonic_mean"]
+        and found.other_metrics.skipped == {}
+    )
     text = report.render(found)
     assert structure(text).open == []
     assert text.count('type="radio" name="metric"') == 3
@@ -528,8 +612,11 @@ def test_pairs_are_judged_by_further_metrics_behind_a_switch(trials, tmp_path):
 def test_a_metric_that_some_trials_lack_is_skipped_with_the_reason(trials):
     lacking = with_metrics(trials)
     lacking.loc[lacking.index[0], "final/few"] = math.nan
-    found = report.gather(lacking, margin=0.02)
-    assert list(found.others) == ["final/smoothed_harmonic_mean"] and "final/few" in found.skipped["final/few"]
+    found = gather(lacking, margin=0.02)
+    assert (
+        list(found.other_metrics.tables) == ["final/smoothed_harmonic_mean"]
+        and "final/few" in found.other_metrics.skipped["final/few"]
+    )
     assert "No table by few-shot accuracy: " in words(report.render(found))
 
 
@@ -547,17 +634,21 @@ def checks(setting: str, means: dict) -> list[Record]:
 def test_a_verdict_is_robust_where_it_holds_at_other_learning_rates(records):
     four = {cell: mean for cell, mean in MEANS.items() if MIX not in cell}
     same = load.frame(records + checks("lr/3", four) + checks("lr*3", four))
-    held = report.gather(same, margin=0.02).held
-    assert held[DRAW, WEIGHT] == "robust: shown at a third of the learning rate, three times the learning rate too"
+
+    def robustness(trials: pd.DataFrame) -> list[str]:
+        row = gather(trials, margin=0.02).conflicts.set_index(["a", "b"]).loc[DRAW, WEIGHT]
+        return [row["holds"], row["holds_why"]]
+
+    assert robustness(same) == ["robust", "also shown at a third of the learning rate, three times the learning rate"]
     better = {**four, (WEIGHT, DRAW): 0.9}
-    other = report.gather(load.frame(records + checks("lr/3", four) + checks("lr*3", better)), margin=0.02)
-    assert other.held[DRAW, WEIGHT].startswith("at these settings: not shown at three times the learning rate: ")
-    half = report.gather(load.frame(records + checks("lr/3", four)), margin=0.02)
-    assert half.held[DRAW, WEIGHT] == "at these settings: not run at three times the learning rate"
+    other = robustness(load.frame(records + checks("lr/3", four) + checks("lr*3", better)))
+    assert other == ["at these settings", "not shown at three times the learning rate (better together)"]
+    half = robustness(load.frame(records + checks("lr/3", four)))
+    assert half == ["at these settings", "not run at three times the learning rate"]
     short = [row for row in checks("lr/3", four) + checks("lr*3", four) if row.seed < 2]
-    told = dict(report.answer(report.gather(load.frame(records + short), margin=0.02)))
+    told = dict(cards.answer(gather(load.frame(records + short), margin=0.02)))
     assert "too few seeds at other learning rates to say whether it holds there" in told["Avoid together"]
-    assert "robust: shown at a third" in words(report.render(report.gather(same, margin=0.02)))
+    assert "robust: also shown at a third" in words(report.render(gather(same, margin=0.02)))
 
 
 def test_nominated_pairs_are_judged_apart(records):
@@ -568,7 +659,7 @@ def test_nominated_pairs_are_judged_apart(records):
                arm="nominated", context="nominated:x")
         for seed in range(4) for number, (tricks, mean) in enumerate(cells.items())
     ]  # fmt: skip
-    found = report.gather(load.frame(records + rows), margin=0.02)
+    found = gather(load.frame(records + rows), margin=0.02)
     assert found.nominated[["a", "b", "verdict"]].values.tolist() == [[*pair, "conflict"]]
     assert "train/focal" not in set(found.conflicts["a"])
     assert "Pairs that the adaptive arm suggested" in words(report.render(found))
@@ -580,7 +671,7 @@ def test_stops_are_told_in_numbers(trials):
         record("t500", (MIX,), 100, 0.5, arm="adaptive", outcome="stopped", stop=stop, reason="too low"),
         record("t501", (MIX,), 100, 0.5, arm="adaptive", outcome="stopped", reason="an old record's words"),
     ]
-    text = words(report.render(report.gather(pd.concat([trials, load.frame(stopped)], ignore_index=True))))
+    text = words(report.render(gather(pd.concat([trials, load.frame(stopped)], ignore_index=True))))
     assert "Why 2 trials were stopped" in text
     assert "50 % of its plan61.270.17a &gt; bclass_means" in text.replace("</td>", "") and "an old record's words" in (
         text.replace("&#x27;", "'")
@@ -588,22 +679,20 @@ def test_stops_are_told_in_numbers(trials):
 
 
 def test_pairs_are_compared_with_other_searches(trials, table):
-    from analysis.conflicts.other_searches import across, by_search
-
     weaker = table.assign(**{name: table[name] / 2 for name in ("b_given_a", "a_given_b", "interaction")})
     tables = {"demo: digits-lt, imbalance 50": table, "other: digits-lt, imbalance 10": weaker}
     each = by_search(tables)
-    found = report.gather(
-        trials, margin=0.02, elsewhere=report.Elsewhere(across(tables), each, {"third": "it has <no> design"})
+    found = gather(
+        trials, margin=0.02, other_searches=OtherSearches(across(tables), each, {"third": "it has <no> design"})
     )
     text = report.render(found)
     assert structure(text).open == [] and "figure-elsewhere" in text
     read = words(text)
     assert "2 searches of the store have pairs in common." in read and "other: digits-lt, imbalance 10" in read
     assert "differs" in read and "Left out, third: it has &lt;no&gt; design" in read
-    bars = forests.elsewhere_info(each)
+    bars = forests.other_searches_info(each)
     assert [bar.kind for bar in bars[:2]] == ["compatible", "compatible"] and len(bars) == 6
-    alone = words(report.render(report.gather(trials, margin=0.02)))
+    alone = words(report.render(gather(trials, margin=0.02)))
     assert "Not known: the store holds no other search with these pairs." in alone
 
 
@@ -611,11 +700,11 @@ def test_a_fixed_val_is_named_with_its_images_share(trials):
     rng = np.random.default_rng(1)
     hits = [tuple(int(hit) for hit in rng.random(200) < y) for y in trials["final/accuracy"]]
     fixed = trials.assign(correct=hits, split_seed=0, **{"final/accuracy": [sum(h) / 200 for h in hits]})
-    text = words(report.render(report.gather(fixed, margin=0.02)))
+    text = words(report.render(gather(fixed, margin=0.02)))
     assert "Val is the same 200 images in every block: their share of the variance" in text
-    assert "Every block has its own split" in words(report.render(report.gather(trials, margin=0.02)))
+    assert "Every block has its own split" in words(report.render(gather(trials, margin=0.02)))
     unknown = trials.assign(split_seed=0)
-    assert "too narrow for new ones" in words(report.render(report.gather(unknown, margin=0.02)))
+    assert "too narrow for new ones" in words(report.render(gather(unknown, margin=0.02)))
 
 
 def around(trials: pd.DataFrame) -> pd.DataFrame:
@@ -631,7 +720,7 @@ def around(trials: pd.DataFrame) -> pd.DataFrame:
 
 
 def test_what_the_best_recipe_needs(trials):
-    found = report.gather(pd.concat([trials, around(trials)], ignore_index=True), margin=0.02)
+    found = gather(pd.concat([trials, around(trials)], ignore_index=True), margin=0.02)
     text = report.render(found)
     assert {"figure-path", "figure-removals", "csv-path", "csv-removals"} <= set(structure(text).ids)
     rows = {row["removed"]: row for row in csv_of(text, "removals")}
@@ -639,7 +728,7 @@ def test_what_the_best_recipe_needs(trials):
     steps = csv_of(text, "path")
     assert [step["added"] for step in steps] == ["", DRAW, MIX]
     assert float(steps[-1]["total"]) == pytest.approx(0.2, abs=0.01)
-    assert "Not known: the best recipe was not run with some" in words(report.render(report.gather(trials)))
+    assert "Not known: the best recipe was not run with some" in words(report.render(gather(trials)))
 
 
 def csv_of(html: str, name: str) -> list[dict[str, str]]:
@@ -649,7 +738,7 @@ def csv_of(html: str, name: str) -> list[dict[str, str]]:
 
 def test_the_front_is_drawn_on_a_large_val(trials):
     large = with_metrics(trials).assign(val_counts=[(60, 60, 60)] * len(trials))
-    text = report.render(report.gather(large, margin=0.02))
+    text = report.render(gather(large, margin=0.02))
     assert "figure-front" in structure(text).ids
     rows = csv_of(text, "front")
     assert sum(row["knee"] == "True" for row in rows) == 1
@@ -658,16 +747,16 @@ def test_the_front_is_drawn_on_a_large_val(trials):
 
 
 def test_primary_pairs_may_come_as_text(trials):
-    found = report.gather(trials, margin=0.02, primary=f"{DRAW}×{WEIGHT}, {MIX}×{DRAW}")
+    found = gather(trials, margin=0.02, primary=f"{DRAW}×{WEIGHT}, {MIX}×{DRAW}")
     assert found.conflicts["primary"].tolist() == [True, False, True]
 
 
 def test_the_front_is_refused_on_a_small_val(trials):
-    assert "needs at least 50 val images per class" in words(report.render(report.gather(trials)))
+    assert "needs at least 50 val images per class" in words(report.render(gather(trials)))
 
 
 def test_the_context_names_the_other_tricks(trials):
-    text = words(report.render(report.gather(trials, about={"epochs_scale": 0.5})))
+    text = words(report.render(gather(trials, about={"epochs_scale": 0.5})))
     assert "4 epochs (50 % of the standard length); no other trick on" in text
 
 
@@ -682,11 +771,11 @@ def test_the_command_reads_the_latest_search(uri, records, table, tmp_path, caps
     tracker.summary(*conflict_summary(table))
     assert tracker.close() == []
 
-    name, found = report.from_store(uri)
-    assert name == "demo" and found.margin == 0.02 and found.missing == ""
+    name, found = from_store(uri)
+    assert name == "demo" and found.margin == 0.02 and found.problem == ""
     assert found.conflicts[["a", "b", "verdict"]].equals(table[["a", "b", "verdict"]])
     assert found.conflicts["primary"].tolist() == [False, False, True]
-    assert [name for name, _ in report.answer(found)] == ["Before you believe it", *HEADINGS, "Best recipe"]
+    assert [name for name, _ in cards.answer(found)] == ["Before you believe it", *HEADINGS, "Best recipe"]
 
     assert report.main(["--out", "page.html"]) == 0
     assert capsys.readouterr().out == f"report of search demo (41 trials in {uri}): page.html\n"
@@ -699,10 +788,10 @@ def test_the_command_reads_the_latest_search(uri, records, table, tmp_path, caps
         if one.arm == "design":
             other.log(dataclasses.replace(one, search="other", imbalance=10.0))
     assert other.close() == []
-    _, found = report.from_store(uri, "demo")
-    assert found.elsewhere.pooled["n_searches"].tolist() == [2, 2, 2]
-    assert found.elsewhere.pooled["word"].tolist()[2] == "holds in all"
-    assert sorted(set(found.elsewhere.searches["search"])) == [
+    _, found = from_store(uri, "demo")
+    assert found.other_searches.pooled["n_searches"].tolist() == [2, 2, 2]
+    assert found.other_searches.pooled["word"].tolist()[2] == "holds in all"
+    assert sorted(set(found.other_searches.searches["search"])) == [
         "demo: digits-lt, imbalance 50, resnet8, 4 epochs", "other: digits-lt, imbalance 10, resnet8, 4 epochs"
     ]  # fmt: skip
     assert "figure-elsewhere" in report.render(found)

@@ -56,8 +56,8 @@ def test_the_screen_names_the_classes_beside_the_best_accuracy(tmp_path: Path) -
     summary.show(console, result, "sqlite:///mlflow.db", settings)
     said = console.file.getvalue().splitlines()
     (at,) = (number for number, line in enumerate(said) if line.startswith("  accuracy on val 100.0 % ("))
-    low = float(said[at].partition("(")[2].split(" … ")[0])
-    assert 70 < low < 85 and " … 100.0)" in said[at]
+    low = float(said[at].partition("(")[2].split(" to ")[0])
+    assert 70 < low < 85 and " to 100.0)" in said[at]
     assert any(line.strip() == f"{PART}." for line in said[at : at + 4])
 
 

@@ -10,9 +10,10 @@ import pytest
 import yaml
 from PIL import Image
 
+from analysis.conflicts import search_verdicts
 from analysis.records import reader as load
 from analysis.records.schema import Record
-from search import export, verdict_table
+from search import export
 from search.export import ExportError, document, main
 from search.mlflow_tracker import Tracker
 from spaces.domain import Space, Stage, one_of
@@ -119,10 +120,11 @@ def test_the_looks_of_a_search_are_judged_at_their_shares(uri, tmp_path, monkeyp
         for one in RECORDS:
             tracker.log(one)
     asked = []
-    monkeypatch.setattr(verdict_table, "judge", lambda *given: asked.append(given[1:]) or 1 / 0)
+    monkeypatch.setattr(search_verdicts, "verdict_table", lambda trials, **given: asked.append(given) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main(["--tracking-uri", uri, "--out", str(tmp_path / "best.yaml")])
-    assert asked == [(0.02, ["first/cost_sensitive×first/class_balanced"], [2])]
+    pair = "first/cost_sensitive×first/class_balanced"
+    assert asked == [{"margin": 0.02, "primary": pair, "firsts": [2]}]
 
 
 def test_nothing_finished():
@@ -178,8 +180,6 @@ def test_the_command(logged, tmp_path, capsys):
 
 
 def test_the_verdicts_are_those_of_every_look_at_its_share(uri, tmp_path, monkeypatch):
-    from search import verdict_table
-
     with Tracker(uri, "looked", "digits-lt") as tracker:
         tracker.start({"margin": 0.02, "primary": "first/class_balanced×first/cost_sensitive"}, {})
         for one in RECORDS:
@@ -187,12 +187,9 @@ def test_the_verdicts_are_those_of_every_look_at_its_share(uri, tmp_path, monkey
         tracker.summary({}, {"looks": "[1]"})
     assert load.looks(uri, "looked") == [1]
     asked = []
-    monkeypatch.setattr(
-        verdict_table, "judge", lambda trials, margin, primary, further: asked.append((primary, further))
-    )
-    monkeypatch.setattr(verdict_table, "with_checks", lambda table, trials, margin: None)
+    monkeypatch.setattr(search_verdicts, "verdict_table", lambda trials, **given: asked.append(given))
     assert main(["--tracking-uri", uri, "--out", str(tmp_path / "best.yaml")]) == 0
-    assert asked == [(["first/class_balanced×first/cost_sensitive"], [1])]
+    assert asked == [{"margin": 0.02, "primary": "first/class_balanced×first/cost_sensitive", "firsts": [1]}]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from analysis.conflicts import pairwise
+from analysis.conflicts import at_looks, pairwise, verdict_table
 from search.console.summary import (
     _conflicts,
     _extras,
@@ -21,7 +21,6 @@ from search.console.summary import (
     how_to_resume,
 )
 from search.settings import Settings
-from search.verdict_table import judge, with_checks
 
 PAIR = "a×b"
 CELLS = ((), ("a",), ("b",), ("a", "b"))
@@ -51,52 +50,52 @@ def checked(down: tuple[float, ...], up: tuple[float, ...], blocks: int = 3) -> 
 @pytest.mark.parametrize(
     "down, up, word, why",
     [
-        (CONFLICT, CONFLICT, "robust", "shown at lr/3, lr*3 too"),
-        (CONFLICT, ADDITIVE, "at these settings", "not shown at lr*3: "),
+        (CONFLICT, CONFLICT, "robust", "also shown at a third of the learning rate, three times the learning rate"),
+        (CONFLICT, ADDITIVE, "at these settings", "not shown at three times the learning rate ("),
     ],
 )
 def test_a_conflict_is_final_where_it_holds_at_all_three_rates(down, up, word, why):
     trials = checked(down, up)
-    row = with_checks(judge(trials, 0.02), trials, 0.02).iloc[0]
+    row = verdict_table(trials, margin=0.02).iloc[0]
     assert (row["verdict"], row["holds"]) == ("conflict", word) and row["holds_why"].startswith(why)
 
 
 def test_without_checks_a_verdict_holds_at_these_settings_only():
-    row = with_checks(judge(DESIGN, 0.02), DESIGN, 0.02).iloc[0]
-    assert row["holds"] == "at these settings" and row["holds_why"] == "not run at lr/3 and lr*3"
+    row = verdict_table(DESIGN, margin=0.02).iloc[0]
+    assert row["holds"] == "at these settings" and row["holds_why"] == "not run at other learning rates"
 
 
 def test_checks_that_were_cut_after_one_block_do_not_cost_the_table(capsys):
     trials = checked(CONFLICT, CONFLICT, blocks=1)
     table = conflict_table(Console(), trials, 0.02)
     assert table is not None and table["holds"].item() == "at these settings"
-    assert "not run far enough elsewhere: the check arm has 1 block" in table["holds_why"].item()
+    assert "too few seeds at other settings: the check arm has 1 block" in table["holds_why"].item()
 
 
 def test_a_pair_that_is_free_needs_no_check():
     design = rows("design", ADDITIVE, 8)
-    row = with_checks(judge(design, 0.05), design, 0.05).iloc[0]
+    row = verdict_table(design, margin=0.05).iloc[0]
     assert row["verdict"] == "better together" and row["holds"] == "at these settings"
     idle = rows("design", (0.6,) * 4, 8)
-    row = with_checks(judge(idle, 0.05), idle, 0.05).iloc[0]
+    row = verdict_table(idle, margin=0.05).iloc[0]
     assert row["verdict"] == "compatible" and row["holds"] == ""
 
 
 def test_every_look_at_primary_pairs_is_judged_at_its_share():
     trials = pd.concat([rows("design", ADDITIVE, 3), rows("design", ADDITIVE, 4, first=10)], ignore_index=True)
-    first = judge(trials[trials["seed"] < 10], 0.02, [PAIR])
-    second = judge(trials, 0.02, [PAIR], [10])
+    first = at_looks(trials[trials["seed"] < 10], margin=0.02, primary=[PAIR])
+    second = at_looks(trials, margin=0.02, primary=[PAIR], firsts=[10])
     assert (first["look"].item(), second["look"].item()) == (1, 2)
     expected = pairwise(trials, margin=0.02, primary=[PAIR], look=2, earlier=first)
     pd.testing.assert_frame_equal(second, expected)
     # blocks that were added after a look are another one, also where nothing was declared
-    assert judge(trials, 0.02, (), [10])["look"].item() == 2
-    assert pd.isna(judge(trials, 0.02)["look"].item())
+    assert at_looks(trials, margin=0.02, firsts=[10])["look"].item() == 2
+    assert pd.isna(at_looks(trials, margin=0.02)["look"].item())
 
 
 def test_what_an_earlier_look_has_shown_stays_shown():
     later = rows("design", (0.6, 0.6, 0.6, 0.75), 5, first=10)
-    table = judge(pd.concat([DESIGN, later], ignore_index=True), 0.02, [PAIR], [10])
+    table = at_looks(pd.concat([DESIGN, later], ignore_index=True), margin=0.02, primary=[PAIR], firsts=[10])
     assert table["verdict"].item() == "conflict" and "shown at look 1" in table["reason"].item()
 
 
@@ -122,7 +121,7 @@ def test_the_table_fits_a_narrow_terminal_and_says_what_its_words_mean():
     trials = checked(CONFLICT, CONFLICT).assign(data="digits-lt", imbalance=50.0, model="resnet8")
     renamed = {"a": "representation/class_balanced", "b": "representation/label_aware_smoothing"}
     trials["tricks"] = [tuple(renamed[label] for label in on) for on in trials["tricks"]]
-    table = with_checks(judge(trials, 0.02, ["×".join(renamed.values())]), trials, 0.02)
+    table = verdict_table(trials, margin=0.02, primary=["×".join(renamed.values())])
     console = Console(width=80, record=True)
     console.print(_conflicts(table, trials, 80))
     shown = console.export_text()
@@ -152,7 +151,7 @@ def test_the_table_fits_a_narrow_terminal_and_says_what_its_words_mean():
     ],
 )
 def test_what_may_be_done_about_declared_pairs(verdict, settling, said):
-    table = pd.DataFrame([{"primary": True, "verdict": verdict, "holds_why": "not run at lr/3 and lr*3"}])
+    table = pd.DataFrame([{"primary": True, "verdict": verdict, "holds_why": "not run at other learning rates"}])
     settings = Settings(name="mine", space="s", data="digits-lt")
     lines = list(further_steps(table, settings, settling, True))
     assert len(lines) == bool(said) and all(said in line and "--resume mine" in line for line in lines)

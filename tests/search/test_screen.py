@@ -14,6 +14,8 @@ import yaml
 from markdown_it import MarkdownIt
 
 import run_search
+from analysis.conflicts import at_looks
+from analysis.conflicts.search_verdicts import with_robustness
 from analysis.console import Console
 from analysis.records import reader as load
 from analysis.text import FORMULA, printable
@@ -24,7 +26,6 @@ from search.console.display import Display
 from search.explain import show_stop
 from search.run import Search, SearchResult
 from search.settings import Settings
-from search.verdict_table import judge, with_checks
 from spaces.domain import Space, Stage, forbid, one_of
 from trainables import train
 
@@ -35,12 +36,20 @@ NAME = "x[v2] $(touch x) |<b>#"
 def result(records, folder: Path, name: str = "mine") -> SearchResult:
     """What a search with these records leaves, made by what makes it in a search."""
     trials = load.frame(records)
-    table = judge(trials, 0.02)
+    table = at_looks(trials, margin=0.02)
     settings = {"final_share": 0.5}
     best = export.document(trials, lambda recipe: {"stages": []}, conflicts=table, settings=settings)
     extras = summary.extras(trials, 0.02, "w")
     return SearchResult(
-        name, folder, False, trials, with_checks(table, trials, 0.02), best, {"design": 1.0}, (1.0, 2.0), extras
+        name,
+        folder,
+        False,
+        trials,
+        with_robustness(table, trials, margin=0.02),
+        best,
+        {"design": 1.0},
+        (1.0, 2.0),
+        extras,
     )
 
 

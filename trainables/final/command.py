@@ -12,7 +12,7 @@ import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from analysis.console import styled
-from analysis.records.schema import prediction_interval
+from analysis.records.intervals import prediction_interval
 from analysis.text import sentence
 from trainables.data import load
 from trainables.evaluation.deployment import read

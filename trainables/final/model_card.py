@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from analysis.records.schema import interval
+from analysis.records.intervals import interval
 from analysis.text import markdown_cell, printable
 from trainables.data.images.decoding import Preprocessing
 from trainables.final import own_code, serving

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import pandas as pd
+import plotly.graph_objects as go
 
-from analysis.formatting import FAINT, INK, percent, seeds
+from analysis.formatting import FAINT, INK, percent_span, seeds
 from analysis.records.intervals import bounded_interval
 from analysis.records.schema import ARMS
 from analysis.report.plots.style import BEST, PLAIN, safe, style
-
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
 
 MARKERS = {
     "tune": "triangle-up", "design": "circle", "check": "circle-open", "adaptive": "diamond", "race": "square",
@@ -50,8 +48,6 @@ def front_info(table: pd.DataFrame) -> list[Trade]:
 
 def front(table: pd.DataFrame) -> go.Figure:
     """Accuracy against harmonic mean, the front as a line, intervals on its recipes."""
-    import plotly.graph_objects as go
-
     info = front_info(table)
     figure = go.Figure()
     line = sorted((t for t in info if t.kind != "beaten"), key=lambda trade: trade.accuracy[0])
@@ -83,7 +79,8 @@ def front(table: pd.DataFrame) -> go.Figure:
                 x=[100 * t.accuracy[0] for t in mine], y=[100 * t.harmonic_mean[0] for t in mine], mode="markers",
                 name=words, marker={"color": colour, "symbol": symbol, "size": size}, **errors,
                 customdata=[
-                    f"{safe(t.title)}<br>accuracy {_span(t.accuracy)}<br>harmonic mean {_span(t.harmonic_mean)}"
+                    f"{safe(t.title)}<br>accuracy {percent_span(*t.accuracy)}<br>"
+                    f"harmonic mean {percent_span(*t.harmonic_mean)}"
                     for t in mine
                 ],
                 hovertemplate="%{customdata}<extra></extra>",
@@ -99,12 +96,6 @@ def _reach(numbers: tuple[float, float, float], end: int) -> float:
     """Length of an error bar in percent; 0 where there is no interval."""
     bound = numbers[end]
     return 100 * abs(bound - numbers[0]) if math.isfinite(bound) else 0.0
-
-
-def _span(numbers: tuple[float, float, float]) -> str:
-    mean, low, high = numbers
-    bounds = f" ({percent(low)} to {percent(high)})" if math.isfinite(low) else ""
-    return percent(mean) + bounds
 
 
 # --------------------------------------------------------------------------------------------- curves
@@ -123,9 +114,9 @@ def curves_info(curves: pd.DataFrame, recipes: Mapping[str, str], metric: str = 
     """Curves of a few recipes.
 
     Args:
-        curves: Of `analysis.records.reader.curves`.
+        curves: Table of learning curves (`analysis.records.reader.curves`).
         recipes: Id of a recipe to the name it is drawn under.
-        metric: Which metric.
+        metric: The metric that is drawn.
     """
     found = []
     for recipe, name in recipes.items():
@@ -143,8 +134,6 @@ def curves_info(curves: pd.DataFrame, recipes: Mapping[str, str], metric: str = 
 
 def learning_curves(info: Sequence[Curve]) -> go.Figure:
     """Mean over seeds as a thick line, every seed as a thin one."""
-    import plotly.graph_objects as go
-
     figure = go.Figure()
     for curve, (colour, dash) in zip(info, ((BEST, "solid"), (PLAIN, "dash"), ("#D55E00", "dot")), strict=False):
         for seed, (epochs, values) in curve.seeds.items():
@@ -236,8 +225,6 @@ def recalls_info(trials: pd.DataFrame, recipes: Mapping[str, str]) -> list[Recal
 
 def recalls(info: Sequence[Recall]) -> go.Figure:
     """Recall by class, from the most to the least frequent."""
-    import plotly.graph_objects as go
-
     figure = go.Figure()
     shift = 0.12
     few = bool(info) and len(info[0].classes) <= 30
@@ -260,7 +247,7 @@ def recalls(info: Sequence[Recall]) -> go.Figure:
                     "arrayminus": [_reach(numbers, 1) for numbers in each],
                 } if known else None,
                 customdata=[
-                    f"{safe(class_name)}, {count} training images: {_span(numbers)}"
+                    f"{safe(class_name)}, {count} training images: {percent_span(*numbers)}"
                     for class_name, count, numbers in zip(recall.names, sizes, each, strict=True)
                 ],
                 hovertemplate=f"%{{customdata}}, {seeds(recall.seeds)}<extra></extra>",
@@ -317,8 +304,6 @@ def progress_info(trials: pd.DataFrame, metric: str = "final/accuracy") -> Progr
 
 def progress(trials: pd.DataFrame, metric: str = "final/accuracy") -> go.Figure:
     """Every finished trial as a mark, its arm by shape, and the best single trial so far as a line."""
-    import plotly.graph_objects as go
-
     info = progress_info(trials, metric)
     figure = go.Figure()
     for arm in ARMS:

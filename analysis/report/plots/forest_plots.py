@@ -1,19 +1,17 @@
-"""Estimates with their intervals, one line each: pairs, tricks alone, importances, removals, the ablation path."""
+"""Estimates with their intervals, one line each: pairs, tricks alone, removals, the ablation path."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import pandas as pd
+import plotly.graph_objects as go
 
 from analysis.formatting import FAINT, INK, VERDICTS, context_words, labels_of, percent, points, seeds, short, span
 from analysis.records.schema import NUMBERS, NUMBERS_IN_WORDS
 from analysis.report.plots.style import BEST, LINE, lines, safe, style
-
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
 
 
 class Bar(NamedTuple):
@@ -75,9 +73,9 @@ def pairs(table: pd.DataFrame, margin: float | None = None, metric: str = "accur
     """Forest plot of both harms of every pair.
 
     Args:
-        table: Of pairs.
+        table: Conflict table.
         margin: Harm that would not matter, drawn as a dotted line.
-        metric: What is judged, in words.
+        metric: Name of the metric on the axis.
     """
     figure = _forest(pairs_info(table), _verdict_looks(), f"points of {metric}")
     if margin:
@@ -85,7 +83,7 @@ def pairs(table: pd.DataFrame, margin: float | None = None, metric: str = "accur
     return figure
 
 
-def elsewhere_info(searches: pd.DataFrame) -> list[Bar]:
+def other_searches_info(searches: pd.DataFrame) -> list[Bar]:
     """The worse harm of each pair in each search, pair by pair; `kind` is the verdict there."""
     names = short(labels_of(searches))
     bars = []
@@ -100,9 +98,9 @@ def elsewhere_info(searches: pd.DataFrame) -> list[Bar]:
     return bars
 
 
-def elsewhere(searches: pd.DataFrame) -> go.Figure:
+def other_searches(searches: pd.DataFrame) -> go.Figure:
     """Forest plot of pairs that several searches have."""
-    return _forest(elsewhere_info(searches), _verdict_looks())
+    return _forest(other_searches_info(searches), _verdict_looks())
 
 
 def _verdict_looks() -> dict[str, tuple[str, str, str]]:
@@ -126,14 +124,12 @@ def _forest(
     """One line per bar, its text above it, so that long names fit on a phone.
 
     Args:
-        bars: From the top.
+        bars: The bars, from the top.
         looks: Kind to colour, shape, and words of the legend.
         axis: Title of the axis.
         show: An estimate in words.
         counted: Whether `Bar.seeds` are seeds.
     """
-    import plotly.graph_objects as go
-
     figure = go.Figure()
     place = {index: len(bars) - 1 - index for index in range(len(bars))}
     for kind, (colour, symbol, words) in looks.items():
@@ -177,27 +173,6 @@ def _forest(
         visible=False,
     )
     figure.update_layout(showlegend=True, margin={"l": 8, "r": 8, "t": 8, "b": 50})
-    return figure
-
-
-def shares_info(table: pd.DataFrame) -> list[Bar]:
-    """Importance of each factor, the largest first; `kind` is "more" than chance or "chance"."""
-    return [
-        Bar(row["factor"], row["share"], row["low"], row["high"], int(row["levels"]), kind)
-        for row in table.to_dict("records")
-        for kind in ("more" if row["matters"] else "chance",)
-    ]
-
-
-def shares(table: pd.DataFrame, most: int = 15) -> go.Figure:
-    """Importances as a forest; the dotted line is what chance alone may give."""
-    looks = {
-        "more": (BEST, "circle", "more than chance may give"),
-        "chance": (FAINT, "circle-open", "not shown to be more"),
-    }
-    figure = _forest(shares_info(table)[:most], looks, "share, %", lambda value: percent(value, 0), False)
-    if len(table):
-        figure.add_vline(x=100 * float(table["chance"].iloc[0]), line={"color": FAINT, "width": 1, "dash": "dot"})
     return figure
 
 
@@ -250,8 +225,6 @@ def path_info(table: pd.DataFrame) -> list[Step]:
 
 def path(table: pd.DataFrame) -> go.Figure:
     """The ablation path, the baseline at the top: one line per step, its text above it."""
-    import plotly.graph_objects as go
-
     info = path_info(table)
     places = list(range(len(info) - 1, -1, -1))
     known = all(math.isfinite(step.low) and math.isfinite(step.high) for step in info)

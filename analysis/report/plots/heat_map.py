@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import math
+import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
+import plotly.graph_objects as go
 
 from analysis.formatting import INK, VERDICTS, labels_of, letter, points, seeds, short, span
 from analysis.report.plots.style import safe, style
 from analysis.text import printable
-
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
 
 
 class Cell(NamedTuple):
@@ -84,8 +85,6 @@ def _pair_span(pair: Mapping[str, Any], name: str) -> str:
 
 def heat_map(table: pd.DataFrame, effects: pd.DataFrame | None = None) -> go.Figure:
     """Verdict by colour and sign, estimate in points in the cell, intervals on hover."""
-    import plotly.graph_objects as go
-
     info = heat_map_info(table, effects)
     size = len(info.labels)
     kinds = [*VERDICTS, "alone"]
@@ -144,15 +143,12 @@ def heat_map_png(table: pd.DataFrame, effects: pd.DataFrame | None = None, title
     """The same as a picture, for places that show no page: MLflow's list of artifacts.
 
     Args:
-        table: Of pairs.
-        effects: Of the tricks alone, for the diagonal.
+        table: Conflict table.
+        effects: Effects of the tricks alone, for the diagonal.
         title: Above the picture: the context.
     """
-    import io
-    import logging
-    import warnings
-
-    # where the home folder cannot be written, it tells of its temporary cache in the middle of our output
+    # imported here because it is slow and the page does not need it; where the home folder cannot be written, it
+    # reports its temporary cache in the middle of our output
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -1,13 +1,66 @@
-"""The sections of the report, one function each: what a search found to HTML.
+"""The sections of the report: one module each, in the order of `ORDER`.
 
-Numbers are fractions in the tables and in CSV; people read percent and points.
+A section has a `TITLE`, says why it does not apply to these findings (`problem`), and writes itself (`html`). A section
+that fails is shown as a card with its error; the others are written all the same.
 """
 
-from analysis.report.sections.on_pairs import elsewhere, least, no_table, nominated, pairs
-from analysis.report.sections.on_recipes import alone, around, classes, curves, front, importance, recipes
-from analysis.report.sections.on_search import context, cost, judged, notices, progress, provenance, units, verdicts
+from __future__ import annotations
 
-__all__ = [
-    "alone", "around", "classes", "context", "cost", "curves", "elsewhere", "front", "importance", "judged", "least",
-    "no_table", "nominated", "notices", "pairs", "progress", "provenance", "recipes", "units", "verdicts",
-]  # fmt: skip
+import logging
+import traceback
+from importlib import import_module
+from typing import NamedTuple, Protocol, cast
+
+from markupsafe import Markup
+
+from analysis.report.findings import Findings
+from analysis.report.html import MACROS, note
+
+log = logging.getLogger(__name__)
+
+ORDER = (
+    "pairs", "nominated", "other_searches", "recipes", "ablation", "front", "alone", "curves", "classes", "progress",
+    "cost", "verdicts", "provenance",
+)  # fmt: skip
+"""Names of the modules; one that is named here is a section of the page."""
+
+
+class Section(Protocol):
+    """What a module of this package offers."""
+
+    TITLE: str
+
+    def problem(self, findings: Findings) -> str | None:
+        """Why the section does not apply, in whole sentences; `None` where it does."""
+
+    def html(self, findings: Findings) -> Markup:
+        """The section's content; called only where it applies."""
+
+
+class Rendered(NamedTuple):
+    """A section of the page.
+
+    Args:
+        id: Name of its module.
+        title: Its heading.
+        body: Its content, or why there is none.
+    """
+
+    id: str
+    title: str
+    body: Markup
+
+
+def rendered(name: str, findings: Findings) -> Rendered:
+    """Writes a section, or says why it does not apply or could not be written."""
+    title = name.replace("_", " ").capitalize()
+    try:
+        section = cast(Section, import_module(f"{__name__}.{name}"))
+        title = section.TITLE
+        problem = section.problem(findings)
+        return Rendered(name, title, section.html(findings) if problem is None else note(problem))
+    except Exception as error:  # whatever is wrong with one section must not cost the page
+        log.exception("section %r of the report could not be written", name)
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{last.filename.rpartition('/')[2]}, line {last.lineno}"
+        return Rendered(name, title, Markup(MACROS.broken(f"{type(error).__name__}: {error}", place)))

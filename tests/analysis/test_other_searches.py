@@ -8,7 +8,8 @@ from statsmodels.stats.meta_analysis import combine_effects
 from statsmodels.stats.oneway import anova_generic
 
 from analysis.conflicts import other_searches as module
-from analysis.conflicts.other_searches import CONTRASTS, across, by_search, pool
+from analysis.conflicts.other_searches import CONTRASTS, across, by_search
+from analysis.stats.meta import pool
 
 
 def table(verdict="conflict", harm=-0.03, error=0.005, a="p", b="q", **other):
@@ -88,12 +89,12 @@ def test_words():
     # three points beside none is a difference; one beside half a point is none, whatever the verdicts are called
     assert word(table(), table("compatible", 0.0))[0] == "differs"
     assert word(table(harm=-0.01), table("compatible", -0.005)) == (
-        "open", "conflict in s0, compatible in s1, but that their effects differ is not shown")  # fmt: skip
+        "open", "conflict in s0, safe to combine in s1; a difference between their effects is not shown")  # fmt: skip
     said, why = word(table(harm=-0.03), table(harm=-0.10))
-    assert said == "differs" and why.startswith("interaction varies between searches by 9.")
+    assert said == "differs" and why.startswith("the interaction varies between searches by 9.")
     assert word(table(), table("unresolved", -0.025)) == (
         "open",
-        "no difference between searches is shown, and not every search settles the pair",
+        "not every search settles the pair, and no difference between searches is shown",
     )
     unknown = table("unresolved").assign(**{f"{name}_se": np.nan for name in CONTRASTS})
     assert word(table(), unknown) == ("too few", "1 of 2 searches can be judged")
@@ -131,7 +132,7 @@ def test_numbers_of_the_row():
     assert (row.n_searches, row.searches, row.verdicts) == (2, "one, two", "conflict 2")
     assert row.b_given_a_low < -0.025 < row.b_given_a_high
     assert module.words(across({"one": table(), "two": table()}))[0].startswith(
-        "p × q: holds in all (conflict in 2 of 2 searches); conflict 2; adding the second -3.0 points ("
+        "p × q: holds in all (conflict in 2 of 2 searches); conflict 2; adding the second: −3.0 ("
     )
 
 

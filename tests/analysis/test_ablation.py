@@ -51,6 +51,23 @@ def test_losses_and_the_dependency_by_hand():
     assert list(gone)[:2] == [("b",), ("a",)] and {row["n_seeds"] for row in gone.values()} == {3}
 
 
+@pytest.mark.parametrize(
+    "alone, neither, word",
+    [(0.60, 0.58, "worth more together"), (0.89, 0.60, "one stands in for the other"), (0.75, 0.60, "")],
+)
+def test_what_two_tricks_are_to_each_other(alone, neither, word):
+    # whole − without a − without b + neither: 0.90 − 2 · alone + neither, by hand +0.28, −0.28 and 0
+    noise = np.array([0.0, 0.004, -0.004])
+    cells = {
+        ("a", "b"): 0.9 + noise,
+        ("a",): alone - noise,
+        ("b",): alone + noise[::-1],
+        (): neither + noise[[1, 2, 0]],
+    }
+    row = by_removed(table({on: list(values) for on, values in cells.items()}))["a", "b"]
+    assert row["dependency"] == pytest.approx(0.9 - 2 * alone + neither) and row["depends"] == word
+
+
 def test_with_two_samples_nothing_is_lent_and_the_interval_is_students():
     gone = by_removed(table(CELLS))
     differences = [0.10, 0.11, 0.09]

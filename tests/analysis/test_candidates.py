@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.conflicts.candidates import judged, nominate
+from analysis.conflicts.candidates import candidate_table, nominate
 from analysis.records.schema import RecordError
 
 LABELS = ("first/a", "first/b", "first/c", "last", "last/x")
@@ -56,6 +56,37 @@ def test_too_little_suggests_nothing():
     assert nominate(trials(-0.15).assign(tricks=[()] * 80)).empty
 
 
+def cells(counts: tuple[int, ...], means: tuple[float, ...]) -> pd.DataFrame:
+    """Trials of the four cells 00, 10, 01, 11 of the labels a and b, half a point around their means."""
+    rows = [
+        {"arm": "adaptive", "outcome": "finished", "tricks": on, "final/accuracy": mean + 0.005 * (-1) ** index}
+        for on, count, mean in zip(((), ("a",), ("b",), ("a", "b")), counts, means, strict=True)
+        for index in range(count)
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_the_suggestion_is_the_interaction_of_the_cells_by_hand():
+    # what the additive model fits cancels: 0.57 − 0.62 − 0.66 + 0.50, with even counts the half points cancel too
+    row = nominate(cells((4, 6, 8, 4), (0.50, 0.62, 0.66, 0.57))).iloc[0]
+    assert row["suggested"] == pytest.approx(-0.21) and list(row[["n_00", "n_10", "n_01", "n_11"]]) == [4, 6, 8, 4]
+    # error² = s² (1/4 + 1/6 + 1/8 + 1/4) with s² of the additive fit, 22 − 3 degrees of freedom
+    residual = np.linalg.lstsq(*_additive(cells((4, 6, 8, 4), (0.50, 0.62, 0.66, 0.57))), rcond=None)[1][0]
+    assert row["ratio"] == pytest.approx(-0.21 / np.sqrt(residual / 19 * (1 / 4 + 1 / 6 + 1 / 8 + 1 / 4)))
+    assert nominate(cells((4, 6, 8, 4), (0.50, 0.62, 0.66, 0.99))).empty  # a synergy is no suspicion
+
+
+def _additive(trials: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    matrix = [[1.0, "a" in on, "b" in on] for on in trials["tricks"]]
+    return np.array(matrix, dtype=float), trials["final/accuracy"].to_numpy()
+
+
+def test_every_cell_needs_three_trials():
+    means = (0.50, 0.62, 0.66, 0.57)
+    assert len(nominate(cells((4, 4, 4, 3), means))) == 1
+    assert nominate(cells((4, 4, 5, 2), means)).empty
+
+
 def test_nominated_pairs_are_one_family_of_tests():
     generator = np.random.default_rng(5)
     rows = [
@@ -64,12 +95,14 @@ def test_nominated_pairs_are_one_family_of_tests():
         for a, b, harm in (("a", "b", 0.05), ("a", "c", 0.0), ("d", "e", 0.0))
         for seed in range(4) for on in ((), (a,), (b,), (a, b))
     ]  # fmt: skip
-    table = judged(pd.DataFrame(rows), margin=0.02)
+    table = candidate_table(pd.DataFrame(rows), margin=0.02)
     assert list(zip(table.a, table.b, strict=True)) == [("a", "b"), ("a", "c"), ("d", "e")]
     # the smallest of three: Benjamini and Hochberg multiply it by three
     assert table.verdict[0] == "conflict"
     assert table.adjusted_p[0] == pytest.approx(3 * table.p_value[0])
-    assert judged(pd.DataFrame(rows[:4])).empty and judged(pd.DataFrame(rows).assign(arm="design")).empty
+    assert (
+        candidate_table(pd.DataFrame(rows[:4])).empty and candidate_table(pd.DataFrame(rows).assign(arm="design")).empty
+    )
 
 
 def test_nothing_is_nominated_by_the_test_split():

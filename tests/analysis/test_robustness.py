@@ -37,24 +37,27 @@ def check(means, setting, **options):
 def test_robust_needs_both_learning_rates():
     row = agreed(check(CONFLICT, "lr/3"), check(CONFLICT, "lr*3")).iloc[0]
     assert (row.verdict, row["lr/3"], row["lr*3"]) == ("conflict", "conflict", "conflict")
-    assert (row.word, row.why) == ("robust", "shown at lr/3, lr*3 too")
+    assert (row.word, row.why) == (
+        "robust",
+        "also shown at a third of the learning rate, three times the learning rate",
+    )
 
 
 def test_what_goes_away_is_of_these_settings():
     row = agreed(check(CONFLICT, "lr/3"), check(GONE, "lr*3"), check(CONFLICT, "full length")).iloc[0]
     assert (row.word, row["full length"]) == ("at these settings", "conflict")
-    assert row.why == "not shown at lr*3: better together"
+    assert row.why == "not shown at three times the learning rate (better together)"
 
 
 def test_what_was_not_run_is_said():
     row = agreed(check(CONFLICT, "lr/3")).iloc[0]
-    assert (row.word, row.why, row["lr*3"]) == ("at these settings", "not run at lr*3", "")
-    assert agreed().iloc[0].why == "not run at lr/3 and lr*3"
+    assert (row.word, row.why, row["lr*3"]) == ("at these settings", "not run at three times the learning rate", "")
+    assert agreed().iloc[0].why == "not run at other learning rates"
 
 
 def test_the_final_length_counts_where_it_was_run():
     row = agreed(check(CONFLICT, "lr/3"), check(CONFLICT, "lr*3"), check(GONE, "full length")).iloc[0]
-    assert (row.word, row.why) == ("at these settings", "not shown at full length: better together")
+    assert (row.word, row.why) == ("at these settings", "not shown at full length (better together)")
 
 
 def test_one_block_is_no_check():
@@ -66,7 +69,7 @@ def test_too_few_first_stages_are_no_check():
     row = agreed(check(CONFLICT, "lr/3", blocks=2), check(CONFLICT, "lr*3", blocks=2)).iloc[0]
     assert row.word == "at these settings"
     # two blocks of a first-stage trick can show nothing, which is not the same as showing that it went away
-    assert row.why.startswith("not run far enough elsewhere: ") and "at least 3" in row.why
+    assert row.why.startswith("too few seeds at other settings: ") and "at least 3" in row.why
 
 
 def test_checks_may_stand_in_a_context_of_their_own():
