@@ -1,4 +1,4 @@
-"""What a search stands on: its space, its baseline, its design and the published recipes, at one set of numbers.
+"""Builds every recipe of a search at the tuned learning rate and weight decay.
 
 The baseline's learning rate and weight decay may be found first (`--tune-baseline`); from then on they hold in every
 cell of the design, in the baseline and in the published recipes. Recipes that are changed a little (another learning
@@ -21,8 +21,11 @@ from trainables.data import Standard
 from trainables.plan.model import NONE, LabelledOneOf, Pick, Plan, Recipe, build, defaults
 from trainables.registry import PlanError
 
-MOST_TUNED = 3
-"""Values of the learning rate, and of the weight decay, on the grid that tunes the baseline: 9 points at most."""
+MAX_GRID = 3
+"""Values of the learning rate, and of the weight decay, on the grid that tunes the baseline."""
+
+MAX_PUBLISHED = 5
+"""Recipes of `spaces.recipes`."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class Context:
     weight_decay: float
 
 
-class Ground:
+class RecipeFactory:
     """Recipes of a search, at the context's numbers.
 
     Args:
@@ -59,9 +62,9 @@ class Ground:
         self.kind, self.primary = kind, primary
         self.space = space if context is None else _fixed(space, context)
 
-    def at(self, context: Context) -> Ground:
+    def at(self, context: Context) -> RecipeFactory:
         """The same at other numbers."""
-        return Ground(
+        return RecipeFactory(
             self.untuned, self.standard, self.scale, kind=self.kind, primary=self.primary, context=context
         )  # fmt: skip
 
@@ -283,7 +286,7 @@ def _fixed(space: Space, context: Context) -> Space:
 
 
 def _around(domain: Any, middle: float) -> tuple[float, ...]:
-    """At most `MOST_TUNED` values around the baseline's own.
+    """At most `MAX_GRID` values around the baseline's own.
 
     >>> _around(None, 0.1), _around(0.05, 0.05)
     ((0.033333, 0.1, 0.3), (0.05,))
@@ -299,8 +302,8 @@ def _around(domain: Any, middle: float) -> tuple[float, ...]:
     else:
         values = (middle,)
     ordered = sorted(set(values) | {middle})
-    at = min(max(ordered.index(middle) - MOST_TUNED // 2, 0), max(len(ordered) - MOST_TUNED, 0))
-    return tuple(ordered[at : at + MOST_TUNED])
+    at = min(max(ordered.index(middle) - MAX_GRID // 2, 0), max(len(ordered) - MAX_GRID, 0))
+    return tuple(ordered[at : at + MAX_GRID])
 
 
 def _short(value: float) -> float:
