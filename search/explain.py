@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from analysis.console import styled
 from analysis.records.schema import Record
 from analysis.text import echo, lenient_output, sentence
-from search.scheduling.tasks import Journal, JournalError
+from search.scheduling.journal import Journal, JournalError
 from search.settings import Settings, SettingsError
 
 if TYPE_CHECKING:

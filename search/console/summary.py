@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,7 @@ from analysis import files
 from analysis.console import styled
 from analysis.formatting import DIRECTIONS, VERDICTS, labels_of, points, settled, short
 from analysis.records.schema import BASELINE, NUMBERS, NUMBERS_IN_WORDS
-from analysis.text import command, csv_text, markdown_cell, option, sentence
+from analysis.text import command, markdown_cell, option, sentence
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from analysis.records.schema import Record
-    from search.run import SearchResult
+    from search.result import SearchResult
     from search.settings import Settings
 
 STYLE = {
@@ -43,55 +42,6 @@ NARROW = 22
 
 DECLARED = "declared"
 """Mark of a primary pair."""
-
-
-@dataclass(frozen=True)
-class Extras:
-    """What was found beside the conflict table; each table is empty where nothing was run for it.
-
-    Args:
-        nominated: Pairs that the adaptive arm suggested, judged on fresh seeds.
-        removals: What the winner loses without each of its tricks, and without two.
-        path: The steps from the baseline up to the winner.
-    """
-
-    nominated: pd.DataFrame
-    removals: pd.DataFrame
-    path: pd.DataFrame
-
-    def save(self, folder: Path) -> None:
-        """Writes the tables that hold something: nominated.csv, removals.csv, path.csv; others' files go away.
-
-        A file of an earlier run of the search may speak of another winner.
-        """
-        for name, table in (("nominated", self.nominated), ("removals", self.removals), ("path", self.path)):
-            file = folder / f"{name}.csv"
-            if len(table):
-                files.write(file, csv_text(table))
-            else:
-                file.unlink(missing_ok=True)
-
-    @property
-    def tags(self) -> dict[str, str]:
-        """The same in words, for the search's run in MLflow; a nominated pair's verdict is a conflict tag as well."""
-        words = {f"nominated/{row['a']}--{row['b']}": row["verdict"] for row in self.nominated.to_dict("records")}
-        singles = [row for row in self.removals.to_dict("records") if len(row["removed"]) == 1]
-        return words | {f"removal/{row['removed'][0]}": row["word"] for row in singles}
-
-
-def extras(trials: pd.DataFrame, margin: float, winner: str | None) -> Extras:
-    """Tables of the nominated pairs and of what surrounds the winner.
-
-    Args:
-        trials: Table of trials.
-        margin: Difference in accuracy that matters.
-        winner: Id of the recipe.
-    """
-    from analysis.conflicts.candidates import judged
-    from analysis.recipes.ablation import path, removals
-
-    gone = removals(trials, margin=margin, winner=winner)
-    return Extras(judged(trials, margin=margin), gone, path(trials, winner=winner))
 
 
 def health(trials: pd.DataFrame, margin: float, winner: str | None) -> tuple[str, ...]:
@@ -176,7 +126,7 @@ def show(
             console.print(styled(line), soft_wrap=True)
     elif result.conflicts is not None:
         console.print("No conflict table: the space screens no pair (screen= names fewer than two labels).")
-    for line in _extras(result.extras):
+    for line in _tables(result.tables):
         console.print(styled(line))
     phases = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in result.phase_seconds.items() if name != "done")
     epochs, seconds = result.saved
@@ -394,28 +344,29 @@ def _marks(conflicts: pd.DataFrame) -> str:
     return "".join(words)
 
 
-def _extras(extras: Extras) -> Iterator[str]:
-    for row in extras.nominated.to_dict("records"):
+def _tables(tables: Mapping[str, pd.DataFrame]) -> Iterator[str]:
+    rows = {name: table.to_dict("records") for name, table in tables.items()}
+    for row in rows.get("nominated", ()):
         yield (
             f"Nominated by the adaptive arm, run on {row['n_seeds']} fresh seeds: {row['a']} × {row['b']}: "
             f"{VERDICTS[row['verdict']].name}, {row['reason']}"
         )
-    singles = [row for row in extras.removals.to_dict("records") if len(row["removed"]) == 1]
+    singles = [row for row in rows.get("removals", ()) if len(row["removed"]) == 1]
     if singles:
         words = []
         for word in ("needed", "may be removed", "unknown"):
             found = [f"{row['removed'][0]} ({points(row['loss'])})" for row in singles if row["word"] == word]
             words += [f"{word}: {', '.join(found)}"] if found else []
         yield f"\nPoints of accuracy that the best recipe loses without a trick (fresh seeds): {'; '.join(words)}."
-    for row in extras.removals.to_dict("records"):
+    for row in rows.get("removals", ()):
         if row["depends"]:
             yield f"  {' and '.join(row['removed'])}: {row['depends']} ({points(row['dependency'])} points)"
-    if len(extras.path):
+    if rows.get("path"):
         steps = [
             f"{100 * row['mean']:.1f} %"
             if not row["added"]
             else f"+ {' + '.join(_spelled(row['added']))} {100 * row['mean']:.1f} %"
-            for row in extras.path.to_dict("records")
+            for row in rows["path"]
         ]
         yield f"From the baseline up: {' → '.join(steps)} (path.csv has the intervals)."
 

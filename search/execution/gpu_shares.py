@@ -35,6 +35,9 @@ WORKER_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OMP_WAIT_
 PACKAGES = ("analysis", "search", "spaces", "trainables")
 """What the workers of a cluster are sent."""
 
+CODE_FOLDER = "code"
+"""Folder of the workspace that holds what is sent."""
+
 UPLOADED = "longtail_uploaded"
 """Module under which the workers of a cluster find the folders of `--tricks`."""
 
@@ -137,7 +140,7 @@ def packed(settings: Settings) -> list[str]:
     Copied, without what only this machine can use, into the results folder for as long as the search runs. A space
     needs no copy: what workers are told is the finished plan.
     """
-    code = settings.folder.resolve() / "code"
+    code = settings.folder.resolve() / CODE_FOLDER
     shutil.rmtree(code, ignore_errors=True)
     ignored = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
     folders = []
@@ -366,8 +369,8 @@ class Shares:
             self._alone_since = now
         return waiting if now - self._alone_since > WAIT_SECONDS else set()
 
-    def again(self, trial: str, reason: str, lost: bool) -> str:
-        """Why a failed trial is begun again, "" where it is not.
+    def retry(self, trial: str, reason: str, lost: bool) -> str:
+        """Why a failed trial is tried again, "" where it is not.
 
         Args:
             trial: Its id.
@@ -384,7 +387,7 @@ class Shares:
         if lost:
             self._lost[trial] += 1
             if self._lost[trial] < LOST_TRIES:
-                return "its process is gone; once more from what the stage store has of it"
+                return "worker process died; retrying from the last saved stage"
         return ""
 
     def unmet(self, trial: str) -> str:

@@ -68,7 +68,8 @@ class Orchestrator:
         hours = settings.gpu_hours
         self.budget = Budget(settings.time_budget, None if hours is None else 3600 * hours, settings.gpus_per_trial)
         self._restore()
-        self.phases = phases.enabled(settings, state.extra_blocks, all_phases)
+        self.all_phases = tuple(phases.PHASES if all_phases is None else all_phases)
+        self.phases = phases.enabled(settings, state.extra_blocks, self.all_phases)
         adaptive = next((phase for phase in self.phases if isinstance(phase, Adaptive)), Adaptive())
         self.proposer = Proposer(state, sampler, journal, adaptive)
         self._queues: dict[str, list[TrialRequest]] = {}  # by name of an open phase
