@@ -17,7 +17,6 @@ from analysis.records.schema import NUMBERS, Point, Record
 from search import phases
 from search.phases.candidates import MAX_PAIRS
 from search.phases.extra_blocks import why_not
-from search.phases.race import Confirm, Final, Race
 from search.phases.tune import Tune
 from search.recipes import MAX_PUBLISHED, RecipeFactory
 from search.scheduling.early_stopping import Halving, stages_of
@@ -29,6 +28,7 @@ from search.scheduling.trial_request import TrialRequest
 from search.settings import Settings
 from search.state import SearchState
 from spaces.domain import Space, Stage, forbid, log_uniform, one_of
+from tests.search.whole_searches import small_phases
 from trainables.data import standard
 from trainables.pipeline.store import StageStore, stage_keys
 
@@ -48,15 +48,6 @@ def keys(request):
     return stage_keys(request.recipe.plan, {"seed": request.seed})
 
 
-def replaced(*others):
-    """The phases of a search, some of them with other numbers."""
-    by_name = {phase.name: phase for phase in others}
-    return tuple(by_name.get(phase.name, phase) for phase in phases.PHASES)
-
-
-SMALL_RACE = (Race(contenders=2, seeds=2), Final(Race(contenders=2, seeds=2), finalists=1, seeds=1), Confirm(seeds=2))
-
-
 def accuracy(request: TrialRequest) -> float:
     """A world of its own: each label adds, each seed and recipe has its noise."""
     noise = int(request.recipe.plan.id[:4], 16) / 65536 + request.seed % 7 / 7
@@ -71,9 +62,9 @@ def accuracy(request: TrialRequest) -> float:
 def record(request: TrialRequest, outcome: str = "finished", value: float | None = None) -> Record:
     value = accuracy(request) if value is None else value
     return Record(
-        search="s", trial=request.id, arm=request.arm, recipe=request.recipe.plan.id, title=request.title, seed=request.seed,
-        split_seed=request.seed, setting=request.setting, first_stage="f", tricks=request.tricks, context=request.context,
-        outcome=outcome,
+        search="s", trial=request.id, arm=request.arm, recipe=request.recipe.plan.id, title=request.title,
+        seed=request.seed, split_seed=request.seed, setting=request.setting, first_stage="f", tricks=request.tricks,
+        context=request.context, outcome=outcome,
         choices={}, plan=request.recipe.plan.to_dict(), data="digits-lt", model="resnet8", imbalance=50.0,
         fingerprint="f", counts=(), val_counts=(), epochs=30, epochs_trained=30, images=0, steps=0, seconds=1.0,
         seconds_saved=0.0, reused=(), metrics={"final/accuracy": value} if outcome == "finished" else {},
@@ -152,7 +143,7 @@ class World:
 
 @pytest.fixture
 def small_race(monkeypatch):
-    monkeypatch.setattr(World, "phases", replaced(*SMALL_RACE))
+    monkeypatch.setattr(World, "phases", small_phases(2, 1, 2))
 
 
 def test_the_order_of_a_search(tmp_path, small_race):
@@ -188,7 +179,7 @@ def test_the_winner_is_raced_and_confirmed_against_the_baseline(tmp_path, small_
     assert len(raced) == 3 and baseline in raced and set(raced.values()) == {2}
     final = [request for request in handed if request.phase == "final" and request.recipe.plan.id != baseline]
     by_race = {
-        recipe: sum(accuracy(request) for request in handed if request.phase == "race" and request.recipe.plan.id == recipe)
+        recipe: sum(accuracy(one) for one in handed if one.phase == "race" and one.recipe.plan.id == recipe)
         for recipe in raced if recipe != baseline
     }  # fmt: skip
     assert winner == max(by_race, key=by_race.get) == final[0].recipe.plan.id
@@ -316,7 +307,8 @@ def test_diverged_and_failed_trials_do_not_stop_the_search(tmp_path, small_race)
     world = World(tmp_path, seeds=2, trials=4)
     handed = world.play(outcome=lambda request: outcomes.get(request.id, "finished"))
     assert world.orchestrator.phase == "done" and world.orchestrator.state.winner is not None
-    assert {name: world.orchestrator.state.records[name].outcome for name in outcomes if name in world.orchestrator.state.records} == {
+    records = world.orchestrator.state.records
+    assert {name: records[name].outcome for name in outcomes if name in records} == {
         "design-0-001": "diverged", "adaptive-0001": "stopped",
     }  # fmt: skip
     assert set(world.orchestrator.state.failures) == {"adaptive-0000"}
@@ -678,12 +670,12 @@ def conflicting(request: TrialRequest) -> float:
 @pytest.fixture
 def whole(small_race, monkeypatch):
     """Every phase, few seeds."""
-    monkeypatch.setattr(World, "phases", replaced(Tune(1, 2, 1), *SMALL_RACE))
+    monkeypatch.setattr(World, "phases", small_phases(2, 1, 2, Tune(1, 2, 1)))
     monkeypatch.setattr(nominate, "FEWEST", 2)
     monkeypatch.setattr(sys.modules[__name__], "accuracy", conflicting)
     return {
-        "seeds": 3, "trials": 16, "children_per_start": 2, "tune_baseline": True, "start_points": True, "check_seeds": 2,
-        "margin": 0.02,
+        "seeds": 3, "trials": 16, "children_per_start": 2, "tune_baseline": True, "start_points": True,
+        "check_seeds": 2, "margin": 0.02,
     }  # fmt: skip
 
 

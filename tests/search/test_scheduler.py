@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from search.execution.gpu_shares import Share, Shares
-from search.execution.ray_tune import StageScheduler
+from search.execution.ray_tune import TuneScheduler
 from search.scheduling.early_stopping import Decision, Halving, stages_of
 from spaces.domain import Space, Stage, one_of
 from trainables.data import standard
@@ -164,8 +164,8 @@ def test_the_newest_waiting_trial_gets_the_free_process():
             ("runs", "RUNNING"),
         )
     ]
-    scheduler = StageScheduler(SimpleNamespace(tasks={}, running={}), rule(), Shares(Share(1, 0), Share(1, 0)))
-    controller = SimpleNamespace(get_trials=lambda: trials)
+    scheduler = TuneScheduler(SimpleNamespace(running={}), rule(), Shares(Share(1, 0), Share(1, 0)), 2)
+    controller = SimpleNamespace(get_trials=lambda: trials, stop_trial=lambda trial: None)
     assert scheduler.choose_trial_to_run(controller).name == "new"
     trials[1:3] = []
     assert scheduler.choose_trial_to_run(controller) is None
@@ -178,8 +178,9 @@ def test_only_the_adaptive_arm_is_judged_and_what_finishes_is_noted():
         )
         for name, arm in (("a", "adaptive"), ("b", "adaptive"), ("c", "adaptive"), ("d", "design"), ("e", "adaptive"))
     }
-    agenda = SimpleNamespace(tasks=tasks, peers=lambda trial: lambda other: True)
-    scheduler = StageScheduler(agenda, rule((0.5,), factor=2), Shares(Share(1, 0), Share(1, 0)))
+    proposer = SimpleNamespace(peers=lambda trial: lambda other: True)
+    driver = SimpleNamespace(state=SimpleNamespace(requests=tasks), proposer=proposer)
+    scheduler = TuneScheduler(driver, rule((0.5,), factor=2), Shares(Share(1, 0), Share(1, 0)), 2)
 
     def report(name, score, outcome="running"):
         trial = SimpleNamespace(config={"task": name})

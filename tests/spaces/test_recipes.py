@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from search.recipes import Ground
+from search.recipes import RecipeFactory
 from spaces.recipes import published
 from trainables.data import standard
 from trainables.plan.model import build, check_space, defaults
@@ -67,7 +67,7 @@ def test_every_part_of_a_recipe_can_be_taken_away_again(place):
     """What the search does around a winner, should a published recipe win."""
     from spaces.domain import Space, Stage
 
-    ground = Ground(Space(stages=[Stage("only", length=1)]), standard("digits-lt"))
+    ground = RecipeFactory(Space(stages=[Stage("only", length=1)]), standard("digits-lt"))
     recipe = ground.published[place]
     labels = ground.removable(recipe)
     assert labels

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from search.recipes import Context, Ground, retuned, scaled
+from search.recipes import Context, RecipeFactory, retuned, scaled
 from search.space_file import load_space
 from spaces.domain import Space, Stage, integer, log_uniform, one_of, trick, uniform
 from trainables.data import standard
@@ -27,7 +27,7 @@ SPACE = Space(
     ],
     screen=["first/cost_sensitive", "balanced", "deferred"],
 )  # fmt: skip
-GROUND = Ground(SPACE, STANDARD)
+GROUND = RecipeFactory(SPACE, STANDARD)
 
 
 def recipe(*labels: str):
@@ -39,7 +39,7 @@ def test_the_grid_has_the_space_s_own_values_around_the_standard_s():
     # the standard's rate 0.1 and its neighbours among 0.01, 0.0215, 0.0464, 0.1, 0.2154
     assert {point.lr for point in points} == {0.04642, 0.1, 0.2154}
     assert {point.weight_decay for point in points} == {1e-4, 5e-4, 2e-3} and len(points) == 9
-    fixed = Ground(Space(stages=[Stage("only", length=1, lr=0.05, weight_decay=1e-3)]), STANDARD)
+    fixed = RecipeFactory(Space(stages=[Stage("only", length=1, lr=0.05, weight_decay=1e-3)]), STANDARD)
     assert fixed.grid() == (Context(0.05, 1e-3),)
 
 
@@ -58,7 +58,7 @@ def test_a_context_is_where_cells_baseline_and_published_recipes_stand():
 
 
 def test_a_context_fills_what_the_space_leaves_to_the_data_set():
-    ground = Ground(Space(stages=[Stage("only", length=1)]), STANDARD).at(Context(0.3, 1e-3))
+    ground = RecipeFactory(Space(stages=[Stage("only", length=1)]), STANDARD).at(Context(0.3, 1e-3))
     assert (ground.space.stages[0].lr, ground.space.stages[0].weight_decay) == (0.3, 1e-3)
 
 
@@ -98,7 +98,7 @@ def test_a_recipe_of_nowhere_has_nothing_to_remove():
 
 
 def test_the_four_cells_of_a_factorial_s_pair_stand_in_its_context():
-    ground = Ground(load_space("spaces/full_combo.py"), STANDARD, kind="factorial")
+    ground = RecipeFactory(load_space("spaces/full_combo.py"), STANDARD, kind="factorial")
     a, b = "representation/cost_sensitive", "representation/class_balanced"
     four = ground.four(a, b)
     assert [set(cell.tricks) for cell in four] == [set(), {a}, {b}, {a, b}]
@@ -110,7 +110,7 @@ def test_the_four_cells_of_a_factorial_s_pair_stand_in_its_context():
 
 
 def test_a_pair_that_excludes_itself_has_no_four_cells():
-    ground = Ground(load_space("spaces/full_combo.py"), STANDARD)
+    ground = RecipeFactory(load_space("spaces/full_combo.py"), STANDARD)
     with pytest.raises(PlanError, match="options of one choice"):
         ground.four("classifier", "deferred/class_balanced")
 
