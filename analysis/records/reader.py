@@ -23,6 +23,7 @@ import pandas as pd
 
 from analysis.records.mlflow_store import StoreError, address, connect, database, name_of
 from analysis.records.schema import (
+    ARM,
     ARMS,
     BASELINE,
     OUTCOMES,
@@ -397,7 +398,9 @@ def _table(rows: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def _checked(search: str, trials: pd.DataFrame) -> pd.DataFrame:
-    for column, allowed in (("arm", ARMS), ("outcome", OUTCOMES)):
+    # a further phase of a search may have an arm of its own
+    arms = (*ARMS, *sorted(arm for arm in set(map(str, trials["arm"])) - set(ARMS) if ARM.fullmatch(arm)))
+    for column, allowed in (("arm", arms), ("outcome", OUTCOMES)):
         unknown = sorted(set(trials[column]) - set(allowed))
         if unknown:
             raise LoadError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +21,9 @@ the design again in another `setting` (learning rate, final length). adaptive: f
 seeds, by which the winner is chosen. confirm: winner and baseline on seeds that chose nothing; the only arm that reads
 the test split. around: the winner with some of its tricks removed, down to the baseline. nominated: the four cells of
 pairs that the adaptive arm suggested, on fresh seeds."""
+
+ARM = re.compile(r"[a-z][a-z_]*")
+"""An arm that a further phase of a search may bring."""
 
 OUTCOMES = ("finished", "stopped", "diverged", "failed")
 """stopped: by the scheduler. diverged: a loss that is not finite. failed: an error or a lost worker."""
@@ -81,7 +85,7 @@ class Record:
     Args:
         search: Name of the search.
         trial: Id of the trial in it.
-        arm: One of `ARMS`.
+        arm: One of `ARMS`, or that of a further phase.
         recipe: Id of the plan: equal plans, equal ids.
         title: The recipe in words, e.g. "representation/cost_sensitive + classifier".
         seed: Seed block.
@@ -164,8 +168,8 @@ class Record:
     schema: int = field(default=SCHEMA)
 
     def __post_init__(self) -> None:
-        if self.arm not in ARMS:
-            raise RecordError(f"trial {self.trial!r}: arm must be one of {', '.join(ARMS)}, got {self.arm!r}")
+        if not ARM.fullmatch(self.arm):
+            raise RecordError(f"trial {self.trial!r}: arm must be a lower-case word, got {self.arm!r}")
         if self.outcome not in OUTCOMES:
             raise RecordError(
                 f"trial {self.trial!r}: outcome must be one of {', '.join(OUTCOMES)}, got {self.outcome!r}"

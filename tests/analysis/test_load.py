@@ -186,7 +186,7 @@ def test_a_folder_is_no_store(address):
 @pytest.mark.parametrize(
     ("key", "value", "match"),
     [
-        ("arm", "desing", r"search 'demo': arm 'desing' is unknown; allowed are tune, design, check, adaptive"),
+        ("arm", "De sign", r"search 'demo': arm 'De sign' is unknown; allowed are tune, design, check, adaptive"),
         ("outcome", "ok", r"outcome 'ok' is unknown; allowed are finished, stopped, diverged, failed"),
         ("schema", "99", r"was written in schema 99, this version of longtail-tune reads schema 1"),
         ("tricks", "[", r"is not a trial of longtail-tune: .* mend that with: python -m search.sync demo"),
