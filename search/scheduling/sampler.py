@@ -88,7 +88,11 @@ class Sampler:
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._space, self._standard, self._scale, self._seed = space, standard, epochs_scale, seed
-        self.study = optuna.create_study(study_name=name, directions=["maximize"] * len(metrics))
+        # its own, because a trial of a resumed search can be reported on through the storage alone
+        self._storage = optuna.storages.InMemoryStorage()
+        directions = ["maximize"] * len(metrics)
+        self.study = optuna.create_study(storage=self._storage, study_name=name, directions=directions)
+        self._id = self._storage.get_study_id_from_name(name)
         self._file = None if file is None else StudyFile(file, self.study, metrics)
         self._taught: dict[str, FrozenTrial] = {}  # by recipe: learned from other arms, not yet in the study
 
@@ -145,8 +149,8 @@ class Sampler:
             return
         # Optuna takes nothing on the way where there are several metrics
         for epoch, score in steps if len(self.study.directions) == 1 else ():
-            # not by Trial.report, whose object would be drawn for once more
-            self.study._storage.set_trial_intermediate_value(trial._trial_id, epoch, score)
+            key = self._storage.get_trial_id_from_study_id_trial_number(self._id, number)
+            self._storage.set_trial_intermediate_value(key, epoch, score)
         if outcome == "finished":
             self.study.tell(number, values_of(value))
         elif outcome == "stopped":
@@ -160,26 +164,27 @@ class Sampler:
 
     def learn(self, recipe: Recipe, value: float | Sequence[float], arm: str = "design") -> None:
         """Keeps a recipe that was measured elsewhere for the study, if the space can express it; see `take_in`."""
+        if recipe.plan.id in self._taught:
+            return
         distributions: dict[str, BaseDistribution] = {}
 
         def replay(name: str, domain: Domain, default: Any) -> Any:
             distributions[name] = _distribution(domain)
-            value = recipe.params[name]
-            if not distributions[name]._contains(distributions[name].to_internal_repr(value)):
-                raise PlanError(f"{name}: {value!r} is not offered by the space")
-            return value
+            return recipe.params[name]
 
         try:
             again = build(self._space, replay, self._standard, self._scale)
-        except (PlanError, KeyError, ValueError):
-            return
-        if again.plan.id == recipe.plan.id and recipe.plan.id not in self._taught:
-            self._taught[recipe.plan.id] = create_trial(
+            # refuses a value that the space does not offer
+            trial = create_trial(
                 params=dict(recipe.params),
                 distributions=distributions,
                 values=values_of(value),
                 user_attrs={"recipe": recipe.plan.id, "title": recipe.title, "arm": arm},
             )
+        except (PlanError, KeyError, ValueError):
+            return
+        if again.plan.id == recipe.plan.id:
+            self._taught[recipe.plan.id] = trial
 
     def take_in(self) -> list[dict[str, Any]]:
         """Adds to the study what other arms have taught since, each recipe once.
