@@ -1080,3 +1080,48 @@ def test_blocks_that_are_added_later_are_another_look(tmp_path):
         assert world.orchestrator.state.added_blocks == further
     table = world.orchestrator.state.conflicts()
     assert table is None or set(table.look.dropna()) <= {3}
+
+
+def without_blocks(world: World) -> None:
+    """The journal as an earlier version wrote it."""
+    known = ("event", "task", "record", "gpu_seconds", "lag", "number", "params", "values", "attributes")
+    events = [json.loads(line) for line in world.journal.path.read_text().splitlines()]
+    old = [{key: event[key] for key in known if key in event} for event in events if event["event"] != "blocks"]
+    world.journal.path.write_text("".join(json.dumps(event) + "\n" for event in old))
+
+
+def test_blocks_that_an_earlier_version_did_not_count_are_a_look_when_others_are_added(tmp_path):
+    world = World(tmp_path, seeds=3, trials=0, race=False)
+    world.play()
+    without_blocks(world)
+    world.change(seeds=5)
+    world.play()
+    assert world.orchestrator.state.added_blocks == [3]
+    assert world.begin().state.block_counts == [3, 5]
+
+
+@pytest.mark.parametrize("steps", [2, 7])
+def test_a_design_that_an_earlier_version_left_unfinished_was_no_look(tmp_path, steps):
+    world = World(tmp_path, seeds=5, trials=0, race=False)
+    world.play(steps=steps)
+    assert len(world.orchestrator.state.records) % 2, "in the middle of a block"
+    without_blocks(world)
+    world.begin()
+    world.play()
+    assert world.orchestrator.state.added_blocks == [] and len(world.orchestrator.state.records) == 10
+
+
+def test_phases_that_do_not_depend_on_each_other_overlap_and_decide_the_same(tmp_path, whole):
+    one = World(tmp_path / "one", WIDE, **whole)
+    expected = outline(one.play())
+    world, running, together = World(tmp_path / "many", WIDE, **whole), [], set()
+    while not world.orchestrator.finished:
+        while len(running) < 40 and (request := world.orchestrator.next()) is not None:
+            running.append(request)
+        together.add(frozenset(request.phase for request in running))
+        if running:
+            world.end(running.pop(0))
+    assert outline(world.orchestrator.state.requests.values()) == expected
+    assert any({"confirm", "check", "around"} <= phases for phases in together)
+    assert any({"design", "start"} <= phases for phases in together)
+    assert (contents(world), world.confirmed()) == (contents(one), one.confirmed())

@@ -7,8 +7,11 @@ import pytest
 from ray.exceptions import ActorDiedError, NodeDiedError, OutOfMemoryError, RayTaskError, WorkerCrashedError
 from ray.tune.utils.serialization import TuneFunctionEncoder
 
+import search
+from search import phases
 from search.execution.gpu_shares import Share, Shares
 from search.execution.ray_tune import Failure, TuneScheduler, TuneSearcher, _Failures, describe_error
+from tests.search.whole_searches import ALIKE, TRICK, journal, small_phases
 
 
 def in_setup(error: Exception) -> ActorDiedError:
@@ -100,3 +103,22 @@ def test_nothing_is_handed_out_while_a_larger_share_is_waited_for():
     assert searcher.suggest("c") is None
     shares.started("t0")
     assert searcher.suggest("d") == {"task": "t1", "spec": "{}", "cpus": 1, "gpus": 0.25}
+
+
+ONCE_MORE = """import os, pathlib; pathlib.Path({folder!r}, str(os.getpid())).touch()
+            return -(q * torch.log_softmax(outputs.logits, 1)).sum(1)"""
+
+
+@pytest.mark.usefixtures("cluster")
+def test_slots_that_wait_keep_their_processes(place, tricks_folder, monkeypatch):
+    """At the end of each phase a slot waits; a new process would take longer than several of these trials."""
+    monkeypatch.setattr(phases, "PHASES", small_phases(2, 2, 2))
+    seen = place / "seen"
+    seen.mkdir()
+    body = ONCE_MORE.format(folder=str(seen))
+    (tricks_folder / "always.py").write_text(TRICK.format(what="Cross-entropy.", body=body))
+    (place / "alike.py").write_text(ALIKE)
+    few = {"seeds": 2, "trials": 0, "start_points": False, "check_seeds": 0, "max_concurrent": 2}
+    result = search.run("alike.py", name="kept", tricks=(str(tricks_folder),), **few)
+    assert result.complete and len(journal(result.folder)) == 4 * 4
+    assert len(list(seen.iterdir())) == 2

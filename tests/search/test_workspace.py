@@ -196,8 +196,8 @@ def test_data_that_are_streamed_are_compared_too(place):
 def test_images_that_the_first_block_does_not_draw_are_seen_by_the_blocks_that_do(place):
     """Where a longer tail is cut, a block has a part of the images."""
     search = made("--space", "space.py", "--data", "folder:photos", "--imbalance", "4")
-    marks = {seed: {search._fingerprint(seed)} for seed in range(4)}
-    assert block_changes(marks, search._fingerprint) == []
+    marks = {seed: {search.context.splits.fingerprint(seed)} for seed in range(4)}
+    assert block_changes(marks, search.context.splits.fingerprint) == []
     first = {image.numpy().tobytes() for image in search._data(0).train_images}
     for file in sorted((place / "photos" / "cat").iterdir()):
         pixels = np.array(Image.open(file))
@@ -245,7 +245,8 @@ def test_a_space_that_reads_and_imports_beside_it_is_resumed_without_any_of_it(r
     assert made("--resume", "mine", "--space", "space.py").open() == []
     # the copies are a space of their own
     assert (
-        made("--space", f"{folder}/space/space.py", "--data", "folder:photos").space == made("--resume", "mine").space
+        made("--space", f"{folder}/space/space.py", "--data", "folder:photos").order.space
+        == made("--resume", "mine").order.space
     )
     for name in ("space.py", "options_beside.py", "further_beside.py", "parts/tricks.json"):
         (reading / name).unlink()
