@@ -114,7 +114,7 @@ class Display:
     def _counts(self) -> tuple[int, int, str]:
         """Trials that have ended, trials planned, and the remaining time in words."""
         done = sum(self._outcomes.values())
-        planned = max(self._orchestrator.planned, done)
+        planned = max(self._orchestrator.schedule.planned, done)
         return done, planned, self._remaining(done - self._began_with, planned - done)
 
     def _remaining(self, ended: int, left: int) -> str:

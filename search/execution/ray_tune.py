@@ -8,20 +8,11 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from ray.exceptions import (
-    NodeDiedError,
-    ObjectLostError,
-    OutOfMemoryError,
-    RayActorError,
-    RaySystemError,
-    WorkerCrashedError,
-)
 from ray.tune import Callback, CheckpointConfig, FailureConfig, RunConfig, TuneConfig, Tuner
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
@@ -29,6 +20,7 @@ from ray.tune.search import Searcher
 from analysis.records.schema import Point, Record
 from search.context import SearchContext
 from search.execution import cluster
+from search.execution.failures import FailureCount, describe_error
 from search.execution.gpu_shares import Shares
 from search.execution.interrupts import Interrupts
 from search.scheduling.early_stopping import Decision, Halving, stages_of
@@ -284,7 +276,7 @@ class TuneCallback(_DriverOnly, Callback):  # type: ignore[misc]
         self.interrupted = False
         self._problem: Exception | None = None
         self._noted: set[str] = set()
-        self._failures = _Failures()
+        self._failures = FailureCount()
 
     def interrupt(self) -> None:
         """Ends the search at the next event."""
@@ -416,45 +408,3 @@ class TuneCallback(_DriverOnly, Callback):  # type: ignore[misc]
             except Exception:
                 # the record is in the journal: nobody who only looks at it may end the search
                 log.exception("%s could not be shown or tracked", record.trial)
-
-
-class _Failures:
-    """Counts failures in a row, to end a search in which every trial would fail for the same reason."""
-
-    def __init__(self) -> None:
-        self._alike: tuple[str, int] = "", 0
-        self._ended_otherwise = False
-
-    def count(self, record: Record) -> str:
-        """Takes the next record; why the search should end, in words, or an empty text."""
-        if record.outcome != "failed":
-            self._alike, self._ended_otherwise = ("", 0), True
-            return ""
-        alike = NUMBER.sub("#", record.reason)
-        self._alike = alike, self._alike[1] + 1 if alike == self._alike[0] else 1
-        count = self._alike[1]
-        if count < (IN_A_ROW if self._ended_otherwise else FIRST):
-            return ""
-        which = f"{count} trials in a row" if self._ended_otherwise else f"The first {count} trials"
-        return f"{which} failed for the same reason: {record.reason}"
-
-
-FIRST, IN_A_ROW = 3, 10
-"""After how many failures alike a search ends: where nothing has ended otherwise, and where something has."""
-
-NUMBER = re.compile(r"\d+")
-"""What may differ between reasons that are alike: sizes, positions, process ids."""
-
-
-def describe_error(error: Any) -> tuple[str, bool]:
-    """What an error of Ray says, in one line, and whether the trial's process is gone."""
-    # an error in the process's own start is told as its death
-    if isinstance(error, LOST) and not getattr(error, "actor_init_failed", False):
-        return f"{type(error).__name__}: its process is gone", True
-    # what a trial raises it has told itself: what is left is a whole traceback of Ray's, which ends with the cause
-    lines = str(error).strip().splitlines()
-    return (lines[-1] if lines else type(error).__name__), False
-
-
-LOST = (RayActorError, WorkerCrashedError, NodeDiedError, RaySystemError, ObjectLostError, OutOfMemoryError)
-"""Errors of Ray that say nothing about the trial: its process or its machine is gone."""

@@ -10,36 +10,27 @@ there.
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from analysis.records.schema import Record
 from search import phases
 from search.phases.adaptive import Adaptive
-from search.phases.extra_blocks import ExtraBlocks
 from search.phases.phase import Phase
 from search.scheduling.budget import Budget
 from search.scheduling.journal import Journal
-from search.scheduling.proposer import Proposer, is_proposal, proposal_id
+from search.scheduling.proposer import is_proposal, proposal_id
 from search.scheduling.sampler import Sampler
+from search.scheduling.schedule import Schedule
 from search.scheduling.stage_locks import StageLocks
 from search.scheduling.trial_request import TrialRequest
 from search.state import SearchState
 from trainables.plan.model import Plan
-from trainables.training.numerics import groups_of
 
 log = logging.getLogger(__name__)
 
 STORE_FULL = "the disk of the stage store"
 """How the reason of a trial begins that found no room for its stage: every other trial would fail too."""
-
-AHEAD = 4
-"""Proposals that may wait for a stage in training while the next one is asked for: no slot idles for them."""
-
-ADAPTIVE_SHARE = 0.8
-"""Share of a budget after which nothing more is proposed; the rest is kept for the race."""
 
 
 class Orchestrator:
@@ -67,59 +58,15 @@ class Orchestrator:
         settings = state.settings
         hours = settings.gpu_hours
         self.budget = Budget(settings.time_budget, None if hours is None else 3600 * hours, settings.gpus_per_trial)
-        self._restore()
+        restore(journal, state, self.budget)
         self.all_phases = tuple(phases.PHASES if all_phases is None else all_phases)
-        self.phases = phases.enabled(settings, state.extra_blocks, self.all_phases)
-        adaptive = next((phase for phase in self.phases if isinstance(phase, Adaptive)), Adaptive())
-        self.proposer = Proposer(state, sampler, journal, adaptive)
-        self._queues: dict[str, list[TrialRequest]] = {}  # by name of an open phase
-        self._closed: set[str] = set()
-        self.running: dict[str, TrialRequest] = {}
+        chosen = phases.enabled(settings, state.extra_blocks, self.all_phases)
+        self.schedule = Schedule(chosen, state, sampler, journal, locks, self.budget, joint)
+        self.proposer, self.running = self.schedule.proposer, self.schedule.running
         self.stopped_because = ""
         """Why the search ends early, in words; empty while it need not."""
         self._stopping = self._said_waiting = self._began = False
-        self._advance()
-
-    def _restore(self) -> None:
-        """Restores what earlier runs of the search have journaled.
-
-        Raises:
-            JournalError: The journal is damaged.
-        """
-        for event in self.journal.events():
-            try:
-                self._restore_event(event)
-                self.budget.restore(event)
-            except (KeyError, TypeError, AttributeError) as error:
-                raise self.journal.damaged(event["line"], f"line {event['line']} is damaged ({error!r})") from error
-
-    def _restore_event(self, event: Mapping[str, Any]) -> None:
-        kind, line, state = event["event"], event["line"], self.state
-        if kind == "task":
-            request = TrialRequest.from_dict(event["task"])
-            expected = proposal_id(sum(known.number is not None for known in state.requests.values()))
-            if request.number is not None and request.id not in state.requests and request.id != expected:
-                raise self.journal.damaged(
-                    line, f"line {line} proposes {request.id}, and the line that proposed {expected} is missing"
-                )
-            state.requests[request.id] = request
-        elif kind == "look":
-            state.looks.append(event["look"])
-        elif kind == "blocks":
-            state.block_counts.append(event["seeds"])
-        elif kind == "record":
-            record = Record.from_dict(event["record"])
-            if is_proposal(record.trial) and record.trial not in state.requests:
-                raise self.journal.damaged(
-                    line, f"line {line} records {record.trial}, and the line that proposed it is missing"
-                )
-            self.budget.charge(event.get("gpu_seconds", record.seconds * record.gpus))
-            if record.outcome == "failed":
-                state.records.pop(record.trial, None)  # it may succeed the next time
-            else:
-                state.records[record.trial] = record
-        elif kind in ("again", "cut"):
-            self.budget.charge(event.get("gpu_seconds", 0.0))
+        self.schedule.advance()
 
     # --- trials -------------------------------------------------------------------------------------------
 
@@ -131,17 +78,17 @@ class Orchestrator:
             self.journal.write("spent", **self.budget.entry())
         if self._stopping:
             return None
-        self._advance()
-        request = self._pick()
-        if request is None and self.proposer.exhausted and Adaptive.name not in self._closed:
-            self._advance()  # a space that is exhausted ends its arm
-            request = self._pick()
+        self.schedule.advance()
+        request = self.schedule.pick()
+        if request is None and self.proposer.exhausted:
+            self.schedule.advance()  # a space that is exhausted ends its arm
+            request = self.schedule.pick()
         if request is not None:
             self.running[request.id] = request
             self.budget.start(request.id)
             self._said_waiting = False
             return request
-        if any(self._queues.values()) and not self.running and not self._said_waiting:
+        if self.schedule.heads and not self.running and not self._said_waiting:
             self._said_waiting = True
             log.warning("waiting for a stage that another search is training: %s", self.locks.waits_for)
         return None
@@ -165,7 +112,7 @@ class Orchestrator:
         else:
             self.state.records[record.trial] = record
         self.locks.release(request, finished=record.outcome == "finished")
-        self.locks.evict([*self.running.values(), *(queue[0] for queue in self._queues.values() if queue)])
+        self.locks.evict([*self.running.values(), *self.schedule.heads])
         if request.number is not None:
             self.proposer.observe(request, record)
 
@@ -181,9 +128,9 @@ class Orchestrator:
         used = share * self.budget.end(trial)
         self.budget.charge(used)
         self.journal.write("again", trial=trial, reason=reason, gpu_seconds=used, **self.budget.entry())
-        request = self.running.pop(trial)
+        request = self.running[trial]
         self.locks.release(request)
-        self._queues[request.phase].insert(0, request)
+        self.schedule.requeue(request)
 
     def stop(self, reason: str = "") -> None:
         """Starts nothing more.
@@ -217,134 +164,29 @@ class Orchestrator:
                 counts.append(seeds)
                 self.journal.write("blocks", seeds=seeds)
 
-    # --- phases -------------------------------------------------------------------------------------------
-
-    def _advance(self) -> None:
-        """Opens phases whose predecessors have ended, plans what has become known, and closes what has ended."""
-        names = {phase.name for phase in self.phases}
-        for phase in self.phases:
-            if phase.name in self._closed or (names & set(phase.after)) - self._closed:
-                continue
-            if phase.name not in self._queues:
-                self._queues[phase.name] = []
-                self._plan(phase)
-            while not self._pending(phase.name):
-                if isinstance(phase, Adaptive) and self._may_propose():
-                    break
-                if not self._plan(phase):
-                    self._close(phase)
-                    break
-
-    def _plan(self, phase: Phase) -> bool:
-        """Queues what follows from the records; whether the phase had anything new."""
-        if isinstance(phase, Adaptive):
-            waiting = self.proposer.recall()
-            self._queues[phase.name] += waiting
-            return bool(waiting)
-        if isinstance(phase, ExtraBlocks) and (look := phase.decide(self.state)) is not None:
-            self.state.looks.append(look)
-            self.journal.write("look", look=look)
-        new = [request for request in phase.plan(self.state) if request.id not in self.state.requests]
-        for request in self._with_company(new):
-            self.state.requests[request.id] = request
-            if request.id not in self.state.records:
-                self._queues[phase.name].append(request)
-        return bool(new)
-
-    def _close(self, phase: Phase) -> None:
-        if isinstance(phase, Adaptive):
-            self.proposer.close()
-        phase.close(self.state, self.sampler)
-        self._closed.add(phase.name)
-
-    def _pending(self, phase: str) -> bool:
-        """Whether a trial of a phase waits or runs."""
-        return bool(self._queues[phase]) or any(request.phase == phase for request in self.running.values())
-
-    def _with_company(self, requests: list[TrialRequest]) -> list[TrialRequest]:
-        """The trials, each with the seeds of its recipe that are trained jointly with it."""
-        if not self.locks.shares_stages:
-            return requests  # what one trial trains for another has to lie somewhere
-        seeds: dict[str, list[int]] = {}
-        for request in requests:
-            if not request.may_stop and self._joint(request.recipe.plan):
-                seeds.setdefault(request.recipe.plan.id, []).append(request.seed)
-        groups = {
-            (plan, seed): group
-            for plan, of_plan in seeds.items()
-            for group in groups_of(sorted(set(of_plan)))
-            for seed in group
-            if len(group) > 1
-        }
-        return [replace(each, company=groups.get((each.recipe.plan.id, each.seed), ())) for each in requests]
-
-    def _pick(self) -> TrialRequest | None:
-        """Takes the first trial that may start, those of earlier phases first, proposals as there is room."""
-        for phase in self.phases:
-            request = self._startable(phase.name)
-            while request is None and isinstance(phase, Adaptive) and self._propose():
-                request = self._startable(phase.name)
-            if request is not None:
-                return request
-        return None
-
-    def _startable(self, phase: str) -> TrialRequest | None:
-        """The first trial of a phase that shares no unfinished stage with a running one, taken from its queue."""
-        queue = self._queues.get(phase, [])
-        position = next((at for at, request in enumerate(queue) if self.locks.acquire(request)), None)
-        return None if position is None else queue.pop(position)
-
-    def _may_propose(self) -> bool:
-        return self.proposer.proposes and self.budget.used <= ADAPTIVE_SHARE
-
-    def _propose(self) -> bool:
-        """Asks for a proposal, if one can be made now; whether it is worth looking at the queue again."""
-        name = Adaptive.name
-        if name not in self._queues or name in self._closed:
-            return False
-        # where nothing runs any more, no result is waited for: it would never come
-        ready = self.proposer.ready() or not self._pending(name)
-        if not ready or len(self._queues[name]) >= AHEAD or not self._may_propose():
-            return False
-        request = self.proposer.propose()
-        if request is not None:
-            self.state.requests[request.id] = request
-            self._queues[name].append(request)
-        return True
-
     # --- progress -----------------------------------------------------------------------------------------
 
     def catch_up(self) -> bool:
         """Whether nothing is left to run, now that everything that was recorded has been planned again."""
-        self._advance()
+        self.schedule.advance()
         return self.phase == "done"
 
     @property
     def phase(self) -> str:
         """Name of the first phase that has not ended; "done" after the last one."""
-        return next((phase.name for phase in self.phases if phase.name not in self._closed), "done")
+        return self.schedule.current
 
     @property
     def description(self) -> str:
         """What the phases of the running trials do."""
         # a list: the display asks from a thread of its own
         active = {request.phase for request in list(self.running.values())} or {self.phase}
-        return "; ".join(phase.description for phase in self.phases if phase.name in active) or "done"
+        return "; ".join(phase.description for phase in self.schedule.phases if phase.name in active) or "done"
 
     @property
     def finished(self) -> bool:
         """Whether nothing more will start."""
         return self._stopping or self.phase == "done"
-
-    @property
-    def planned(self) -> int:
-        """Trials of the whole search: exact for phases that have been planned, upper bounds for the others."""
-        planned = Counter(request.phase for request in list(self.state.requests.values()))
-        cells = len(self.state.factory.cells)
-        for phase in self.phases:
-            if phase.name not in self._closed and (phase.name not in self._queues or isinstance(phase, Adaptive)):
-                planned[phase.name] = max(planned[phase.name], phase.max_trials(self.state.settings, cells))
-        return planned.total()
 
     @property
     def left(self) -> str:
@@ -353,3 +195,44 @@ class Orchestrator:
         if self.phase == Adaptive.name:
             words.append(f"{max(0, self.state.settings.trials - self.proposer.asked)} proposals")
         return ", ".join(words)
+
+
+def restore(journal: Journal, state: SearchState, budget: Budget) -> None:
+    """Restores what earlier runs of the search have journaled.
+
+    Raises:
+        JournalError: The journal is damaged.
+    """
+    for event in journal.events():
+        try:
+            _restore_event(event, journal, state, budget)
+            budget.restore(event)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise journal.damaged(event["line"], f"line {event['line']} is damaged ({error!r})") from error
+
+
+def _restore_event(event: Mapping[str, Any], journal: Journal, state: SearchState, budget: Budget) -> None:
+    kind, line = event["event"], event["line"]
+    if kind == "task":
+        request = TrialRequest.from_dict(event["task"])
+        expected = proposal_id(sum(known.number is not None for known in state.requests.values()))
+        if request.number is not None and request.id not in state.requests and request.id != expected:
+            raise journal.damaged(
+                line, f"line {line} proposes {request.id}, and the line that proposed {expected} is missing"
+            )
+        state.requests[request.id] = request
+    elif kind == "look":
+        state.looks.append(event["look"])
+    elif kind == "blocks":
+        state.block_counts.append(event["seeds"])
+    elif kind == "record":
+        record = Record.from_dict(event["record"])
+        if is_proposal(record.trial) and record.trial not in state.requests:
+            raise journal.damaged(line, f"line {line} records {record.trial}, and the line that proposed it is missing")
+        budget.charge(event.get("gpu_seconds", record.seconds * record.gpus))
+        if record.outcome == "failed":
+            state.records.pop(record.trial, None)  # it may succeed the next time
+        else:
+            state.records[record.trial] = record
+    elif kind in ("again", "cut"):
+        budget.charge(event.get("gpu_seconds", 0.0))

@@ -58,7 +58,7 @@ def test_the_screen_names_the_classes_beside_the_best_accuracy(tmp_path: Path) -
 
 def test_the_running_search_says_that_its_best_is_over_a_part() -> None:
     state = SimpleNamespace(records={"t0": record(0)})
-    driver = SimpleNamespace(state=state, phase="design", planned=2, running={}, left="")
+    driver = SimpleNamespace(state=state, phase="design", schedule=SimpleNamespace(planned=2), running={}, left="")
     display = Display(Console(file=io.StringIO()), driver, 1)  # type: ignore[arg-type]
     assert (
         "best 100.0% (mean over the 2 of 4 classes that have val images) in a single trial: baseline" in display._line()

@@ -401,9 +401,9 @@ def test_stop_hands_out_nothing_more(tmp_path):
 
 def test_planned_counts_what_is_known(tmp_path, small_race):
     world = World(tmp_path, seeds=2, trials=3)
-    assert world.orchestrator.planned == 2 * 2 + 3 + (2 + 1) * 2 + (1 + 1) * 1 + 2 * 2
+    assert world.orchestrator.schedule.planned == 2 * 2 + 3 + (2 + 1) * 2 + (1 + 1) * 1 + 2 * 2
     handed = world.play()
-    assert world.orchestrator.planned == len(handed)
+    assert world.orchestrator.schedule.planned == len(handed)
 
 
 # --- resume -----------------------------------------------------------------------------------------------
@@ -693,7 +693,7 @@ def test_every_phase_in_its_order(tmp_path, whole):
     assert order == [
         "tune", "design", "start", "adaptive", "race", "final", "confirm", "check", "nominated", "around",
     ]  # fmt: skip
-    assert world.orchestrator.phase == "done" and world.orchestrator.planned == len(handed)
+    assert world.orchestrator.phase == "done" and world.orchestrator.schedule.planned == len(handed)
     seeds = {name: {request.seed for request in requests} for name, requests in by_phase(handed).items()}
     assert seeds.pop("check") <= seeds["design"], "a check is paired with the design's blocks"
     seeds["adaptive"] |= seeds.pop("start")

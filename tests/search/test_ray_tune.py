@@ -9,8 +9,9 @@ from ray.tune.utils.serialization import TuneFunctionEncoder
 
 import search
 from search import phases
+from search.execution.failures import FailureCount, describe_error
 from search.execution.gpu_shares import Share, Shares
-from search.execution.ray_tune import Failure, TuneScheduler, TuneSearcher, _Failures, describe_error
+from search.execution.ray_tune import Failure, TuneScheduler, TuneSearcher
 from tests.search.whole_searches import ALIKE, TRICK, journal, small_phases
 
 
@@ -55,7 +56,7 @@ def test_an_error_stays_in_memory(tmp_path):
 
 def why(*outcomes: tuple[str, str]) -> str:
     """Why a search ends after these records; the last word counts."""
-    failures = _Failures()
+    failures = FailureCount()
     said = [failures.count(SimpleNamespace(outcome=outcome, reason=reason)) for outcome, reason in outcomes]
     return said[-1] if not any(said[:-1]) else "earlier"
 

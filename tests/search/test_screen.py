@@ -208,7 +208,8 @@ class Clock:
 
 def display(planned: int, slots: int) -> tuple[Display, SimpleNamespace, io.StringIO]:
     driver = SimpleNamespace(
-        state=SimpleNamespace(records={}, requests={}), planned=planned, phase="design", description="design [v2]",
+        state=SimpleNamespace(records={}, requests={}), schedule=SimpleNamespace(planned=planned), phase="design",
+        description="design [v2]",
         running={}, left="", budget=SimpleNamespace(seconds_left=None),
     )  # fmt: skip
     file = io.StringIO()
