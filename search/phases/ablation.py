@@ -7,6 +7,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 from analysis.records.schema import NUMBERS
+from search.design.removal import removable, without
 from search.phases.phase import Phase
 from search.recipes import RecipeFactory
 from search.scheduling.trial_request import TrialRequest
@@ -133,7 +134,7 @@ class _Cells:
 
     def __init__(self, factory: RecipeFactory, winner: Recipe) -> None:
         self.factory, self.winner = factory, winner
-        self.units = factory.removable(winner)
+        self.units = removable(factory, winner)
         self._recipes: dict[Cell, Recipe | None] = {}
         self._plans: dict[str, Cell] = {}
         plain = self._without(Cell())
@@ -156,6 +157,6 @@ class _Cells:
     def _without(self, cell: Cell) -> Recipe | None:
         gone = [unit for unit in self.units if unit not in cell]
         try:
-            return self.factory.without(self.winner, gone) if gone else self.winner
+            return without(self.factory, self.winner, gone) if gone else self.winner
         except PlanError:
             return None

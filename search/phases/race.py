@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from search.design.removal import own_length
 from search.phases.phase import Phase
 from search.recipes import MAX_PUBLISHED
 from search.scheduling.trial_request import TrialRequest
@@ -44,7 +45,10 @@ class Race(OfTheRace):
         """The best by their means so far, the published recipes that finished, and those that have raced before."""
         arms = ("adaptive", "design", "start")
         # a cell that the design has prolonged races at the length that the space gives it
-        recipes = {r.plan.id: r for r in map(state.factory.own_length, state.ranked(state.tried(arms), arms))}
+        recipes = {
+            recipe.plan.id: recipe
+            for recipe in (own_length(state.factory, one) for one in state.ranked(state.tried(arms), arms))
+        }
         recipes.pop(state.factory.baseline.plan.id, None)
         ranked = list(recipes.values())
         published = set(state.factory.titles) if state.settings.start_points else set()

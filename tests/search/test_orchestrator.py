@@ -15,6 +15,7 @@ from analysis.recipes.ablation import path, removals
 from analysis.records import reader as load
 from analysis.records.schema import NUMBERS, Point, Record
 from search import phases
+from search.design.removal import removable
 from search.phases.candidates import MAX_PAIRS
 from search.phases.extra_blocks import why_not
 from search.phases.tune import Tune
@@ -797,7 +798,7 @@ def test_around_the_winner_there_is_a_way_down_to_the_baseline(tmp_path, whole):
     world = World(tmp_path, WIDE, **whole)
     requests = by_phase(world.play())["around"]
     winner = world.orchestrator.state.winner
-    units = set(world.orchestrator.state.factory.removable(winner))
+    units = set(removable(world.orchestrator.state.factory, winner))
     assert units and {request.context for request in requests} == {f"around:{winner.plan.id}"}
     cells = {frozenset(request.tricks): request for request in requests}
     assert cells[max(cells, key=len)].recipe.plan.id == winner.plan.id
@@ -819,7 +820,7 @@ def test_another_winner_has_all_cells_of_its_own(tmp_path, whole, monkeypatch):
     state = world.orchestrator.state
     former = state.winner
     others = (recipe for recipe in state.tried(("race",)) if recipe.plan.id != former.plan.id)
-    other = next(recipe for recipe in others if state.factory.removable(recipe))
+    other = next(recipe for recipe in others if removable(state.factory, recipe))
     monkeypatch.setattr(SearchState, "winner", property(lambda self: other))
     world.begin()
     world.play()

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from search.design.removal import own_length, removable, without
 from search.recipes import Context, RecipeFactory, retuned, scaled
 from search.space_file import load_space
 from spaces.domain import Space, Stage, integer, log_uniform, one_of, trick, uniform
@@ -71,14 +72,14 @@ def test_scaling_touches_every_stage_and_nothing_else():
 
 def test_what_may_be_removed():
     full = recipe("first/cost_sensitive", "balanced", "balanced/input_mixup", "deferred")
-    assert GROUND.removable(full) == ("first/cost_sensitive", "balanced", "balanced/input_mixup", "deferred")
-    assert GROUND.removable(recipe()) == ()
+    assert removable(GROUND, full) == ("first/cost_sensitive", "balanced", "balanced/input_mixup", "deferred")
+    assert removable(GROUND, recipe()) == ()
 
 
 def test_what_is_taken_away_leaves_the_rest_and_the_length():
     full = recipe("first/cost_sensitive", "balanced", "deferred/class_balanced")
-    assert GROUND.without(full, ["deferred"]).plan.id == recipe("first/cost_sensitive", "balanced").plan.id
-    less = GROUND.without(full, ["balanced"])
+    assert without(GROUND, full, ["deferred"]).plan.id == recipe("first/cost_sensitive", "balanced").plan.id
+    less = without(GROUND, full, ["balanced"])
     assert [stage.name for stage in less.plan.stages] == ["first", "deferred"]
     # 21 + 6 + 9 epochs: the 6 go to the stage before
     assert [stage.epochs for stage in less.plan.stages] == [27, 9]
@@ -87,14 +88,14 @@ def test_what_is_taken_away_leaves_the_rest_and_the_length():
 
 def test_a_trick_that_another_one_needs_cannot_go():
     with pytest.raises(PlanError, match="ldam needs 'cosine'"):
-        GROUND.without(recipe("first/ldam", "first/cosine_head"), ["first/cosine_head"])
+        without(GROUND, recipe("first/ldam", "first/cosine_head"), ["first/cosine_head"])
 
 
 def test_a_recipe_of_nowhere_has_nothing_to_remove():
     strange = scaled(recipe("first/cost_sensitive"), 1.7)
-    assert GROUND.removable(strange) == ()
+    assert removable(GROUND, strange) == ()
     with pytest.raises(PlanError, match="not a recipe of the space"):
-        GROUND.without(strange, ["first/cost_sensitive"])
+        without(GROUND, strange, ["first/cost_sensitive"])
 
 
 def test_the_four_cells_of_a_factorial_s_pair_stand_in_its_context():
@@ -121,6 +122,6 @@ def test_a_prolonged_cell_has_a_recipe_of_the_space_s_own_length():
         if cell.context == "balanced" and cell.tricks == ("first/cost_sensitive",)
     )  # fmt: skip
     plain = recipe("first/cost_sensitive")
-    assert prolonged.plan.epochs > plain.plan.epochs and GROUND.removable(prolonged) == ()
-    assert GROUND.own_length(prolonged) == plain and GROUND.removable(plain) == ("first/cost_sensitive",)
-    assert GROUND.own_length(plain) is plain
+    assert prolonged.plan.epochs > plain.plan.epochs and removable(GROUND, prolonged) == ()
+    assert own_length(GROUND, prolonged) == plain and removable(GROUND, plain) == ("first/cost_sensitive",)
+    assert own_length(GROUND, plain) is plain

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from search.design.removal import removable, without
 from search.recipes import RecipeFactory
 from spaces.recipes import published
 from trainables.data import standard
@@ -69,9 +70,9 @@ def test_every_part_of_a_recipe_can_be_taken_away_again(place):
 
     ground = RecipeFactory(Space(stages=[Stage("only", length=1)]), standard("digits-lt"))
     recipe = ground.published[place]
-    labels = ground.removable(recipe)
+    labels = removable(ground, recipe)
     assert labels
     for label in labels:
-        less = ground.without(recipe, [label])
+        less = without(ground, recipe, [label])
         assert label not in less.labels and less.plan.epochs == recipe.plan.epochs
-    assert ground.without(recipe, labels).title == "baseline"
+    assert without(ground, recipe, labels).title == "baseline"
