@@ -16,7 +16,7 @@ from search.design.labels import Design
 from search.execution import gpu_shares
 from search.identity import SEEDS_APART
 from search.recipes import RecipeFactory
-from search.scheduling.early_stopping import SHORTENED, Halving
+from search.scheduling.early_stopping import SHORTENED, CohortASHA
 from search.scheduling.objective import PARTS, check_objective
 from search.settings import Settings, SettingsError
 from search.workspace import kept_list
@@ -119,7 +119,7 @@ class SearchContext:
         }  # fmt: skip
         if settings.objective == "both":
             changes["rungs"] = ()  # Optuna prunes nothing where there are two objectives
-        Halving(settings.rungs, settings.reduction_factor, settings.rung_score)  # refuses what it cannot use
+        CohortASHA(settings.rungs, settings.reduction_factor, settings.rung_score)  # refuses what it cannot use
         standard = data.standard(name, root)
         try:
             model = settled(settings.model or space.model or standard.model)
@@ -154,9 +154,9 @@ class SearchContext:
         """The cells of the design arm."""
         return self.factory.design
 
-    def early_stopping(self) -> Halving:
+    def early_stopping(self) -> CohortASHA:
         """The early stopping of the adaptive arm, which has seen nothing yet."""
-        return Halving(self.settings.rungs, self.settings.reduction_factor, self.settings.rung_score)
+        return CohortASHA(self.settings.rungs, self.settings.reduction_factor, self.settings.rung_score)
 
     # --- checks -------------------------------------------------------------------------------------------
 

@@ -107,9 +107,9 @@ def rule(settings: Settings) -> str:
 
 def standings(settings: Settings, records: Sequence[Record]) -> Mapping[tuple[float, str], Mapping[str, float]]:
     """(rung, cohort) to what every trial had there, in the order of the rungs."""
-    from search.scheduling.early_stopping import Halving
+    from search.scheduling.early_stopping import CohortASHA
 
-    halving = Halving(settings.rungs, settings.reduction_factor, settings.rung_score)
+    halving = CohortASHA(settings.rungs, settings.reduction_factor, settings.rung_score)
     halving.remember(records)
     return dict(sorted(halving.scores.items()))
 

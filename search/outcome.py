@@ -99,7 +99,7 @@ def conclude(
         console.print(styled(f"report.html could not be written: {sentence(error)}", "yellow"), soft_wrap=True)
     seconds = epoch_time.of_records(records)
     if seconds is not None:
-        measured = epoch_time.Pace(seconds, f"median of search {settings.name}")
+        measured = epoch_time.EpochTime(seconds, f"median of search {settings.name}")
         epoch_time.keep(settings, context.model, measured)
     result = SearchResult(
         settings.name, folder, ending.complete, trials, conflicts, best, ending.display.phase_seconds,

@@ -256,11 +256,11 @@ def _at_random(draws: random.Random, fixed: Mapping[str, Any]) -> Pick:
     return pick
 
 
-def pace_of(context: SearchContext, measure: bool) -> pace.Pace | None:
+def pace_of(context: SearchContext, measure: bool) -> pace.EpochTime | None:
     """Seconds per epoch from the last search of such trials here, or else, where asked for, measured now."""
     found = pace.known(context.settings, context.model)
     if found is None and measure:
-        found = pace.Pace(seconds_per_epoch(context), "of the baseline, measured on one slot of this machine")
+        found = pace.EpochTime(seconds_per_epoch(context), "of the baseline, measured on one slot of this machine")
         pace.keep(context.settings, context.model, found)
     return found
 

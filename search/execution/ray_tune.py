@@ -21,9 +21,9 @@ from analysis.records.schema import Point, Record
 from search.context import SearchContext
 from search.execution import cluster
 from search.execution.failures import FailureCount, describe_error
-from search.execution.gpu_shares import Shares
+from search.execution.gpu_shares import ResourceAllocator
 from search.execution.interrupts import Interrupts
-from search.scheduling.early_stopping import Decision, Halving, stages_of
+from search.scheduling.early_stopping import CohortASHA, Decision, stages_of
 from search.scheduling.orchestrator import Orchestrator
 from search.scheduling.trial_request import TrialRequest
 from trainables.trial import Trial
@@ -53,7 +53,7 @@ def execute(
     context: SearchContext,
     callback: TuneCallback,
     scheduler: TuneScheduler,
-    shares: Shares,
+    shares: ResourceAllocator,
     slots: int,
     interrupts: Interrupts,
     own_ray: bool,
@@ -142,7 +142,7 @@ class TuneSearcher(_DriverOnly, Searcher):  # type: ignore[misc]
     """
 
     def __init__(
-        self, orchestrator: Orchestrator, spec_of: Callable[[TrialRequest], dict[str, Any]], shares: Shares
+        self, orchestrator: Orchestrator, spec_of: Callable[[TrialRequest], dict[str, Any]], shares: ResourceAllocator
     ) -> None:
         super().__init__(metric="score", mode="max")
         self._orchestrator, self._spec_of, self._shares = orchestrator, spec_of, shares
@@ -171,7 +171,7 @@ class TuneSearcher(_DriverOnly, Searcher):  # type: ignore[misc]
 
 
 class TuneScheduler(_DriverOnly, FIFOScheduler):  # type: ignore[misc]
-    """Ray's scheduler: stops trials of the adaptive arm as `Halving` decides, and no others.
+    """Ray's scheduler: stops trials of the adaptive arm as `CohortASHA` decides, and no others.
 
     Args:
         orchestrator: Knows the trials.
@@ -180,7 +180,7 @@ class TuneScheduler(_DriverOnly, FIFOScheduler):  # type: ignore[misc]
         slots: Trials at a time.
     """
 
-    def __init__(self, orchestrator: Orchestrator, halving: Halving, shares: Shares, slots: int) -> None:
+    def __init__(self, orchestrator: Orchestrator, halving: CohortASHA, shares: ResourceAllocator, slots: int) -> None:
         super().__init__()
         self._orchestrator, self._halving, self._shares, self._slots = orchestrator, halving, shares, slots
         self.decisions: dict[str, Decision] = {}
@@ -260,7 +260,7 @@ class TuneCallback(_DriverOnly, Callback):  # type: ignore[misc]
         orchestrator: Orchestrator,
         scheduler: TuneScheduler,
         context: SearchContext,
-        shares: Shares,
+        shares: ResourceAllocator,
         listeners: Sequence[Callable[[Record], object]] = (),
         note: Callable[[str], object] = log.warning,
         tick: Callable[[Mapping[str, float]], object] = lambda progress: None,

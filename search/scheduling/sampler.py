@@ -1,4 +1,4 @@
-"""A space as Optuna sees it: TPE proposes recipes, define-by-run, and is told the truth about them.
+"""The adaptive arm's sampler: a define-by-run study of Optuna, in which TPE proposes recipes.
 
 The study lies in memory and follows from the journal alone; `results/<search>/optuna.db` is a copy that
 `optuna-dashboard` opens. Stopped trials are pruned at their step, not complete; diverged and failed ones are failures;
@@ -36,8 +36,8 @@ class Proposal:
     """A recipe that Optuna proposed.
 
     Args:
-        number: Of its trial in the study.
-        recipe: To train.
+        number: Number of its trial in the study.
+        recipe: What to train.
         drawn: How it came about, for the journal: what was drawn for it, and for those before it that cannot be
             trained.
     """
@@ -51,8 +51,8 @@ class SpaceExhausted(RuntimeError):
     """Every proposal is forbidden or cannot be trained.
 
     Args:
-        why: In words.
-        number: Of the first of these proposals in the study.
+        why: Why, in words.
+        number: Number of the first of these proposals in the study.
         refused: What was drawn for each of them.
     """
 
@@ -62,17 +62,17 @@ class SpaceExhausted(RuntimeError):
 
 
 class Sampler:
-    """Asks Optuna for recipes and tells it how they did.
+    """Asks Optuna for recipes and tells it their results.
 
     The study lies in memory. It follows from the journal (`rebuild`), and is written to a file for people to look at.
 
     Args:
         space: What may vary.
-        standard: Of the data set.
+        standard: Standard recipe of the data set.
         epochs_scale: Multiplies every stage's epochs.
         file: SQLite file that follows the study; `None` for none.
-        name: Of the study.
-        seed: Of the sampler.
+        name: Name of the study.
+        seed: Seed of the sampler.
         metrics: Names of what is maximised; with several, Optuna looks for their Pareto front.
     """
 
@@ -136,12 +136,12 @@ class Sampler:
     def tell(
         self, number: int, outcome: str, value: float | Sequence[float] | None, steps: Sequence[tuple[int, float]]
     ) -> None:
-        """How a proposal did.
+        """Tells Optuna the result of a proposal.
 
         Args:
-            number: Of the proposal.
-            outcome: As in the record.
-            value: Of a finished trial, a fraction; one for each of the metrics, where there are several.
+            number: Number of the proposal.
+            outcome: Outcome in the record.
+            value: Result of a finished trial, a fraction; one for each metric where there are several.
             steps: (epoch, score) of its evaluations, for trials that were stopped.
         """
         trial = self._trials()[number]
@@ -159,7 +159,7 @@ class Sampler:
             self.study.tell(number, state=TrialState.FAIL)
 
     def use(self, space: Space) -> None:
-        """Goes on with the space at other numbers, once the baseline's are known."""
+        """Continues with the space at other numbers, once the baseline is tuned."""
         self._space = space
 
     def learn(self, recipe: Recipe, value: float | Sequence[float], arm: str = "design") -> None:
@@ -204,7 +204,7 @@ class Sampler:
         To be called once, on an empty study, when the space is at the numbers that it had when the search proposed.
 
         Args:
-            events: Of the journal.
+            events: Events of the journal.
 
         Returns:
             What other arms had taught before journals said so, for the journal.

@@ -20,7 +20,7 @@ from search.phases.candidates import MAX_PAIRS
 from search.phases.extra_blocks import why_not
 from search.phases.tune import Tune
 from search.recipes import MAX_PUBLISHED, RecipeFactory
-from search.scheduling.early_stopping import Halving, stages_of
+from search.scheduling.early_stopping import CohortASHA, stages_of
 from search.scheduling.journal import Journal, JournalError
 from search.scheduling.orchestrator import Orchestrator
 from search.scheduling.sampler import Sampler, SpaceExhausted
@@ -425,7 +425,7 @@ class Judged(World):
 
     def begin(self) -> Orchestrator:
         super().begin()
-        self.halving = Halving((0.5,), 2, "accuracy", least=2)
+        self.halving = CohortASHA((0.5,), 2, "accuracy", least=2)
         self.halving.remember(self.orchestrator.state.records.values())
         return self.orchestrator
 
@@ -1006,7 +1006,7 @@ class Rungs:
     """Early stopping without Ray: every proposal is judged half-way."""
 
     def __init__(self, orchestrator):
-        self.orchestrator, self.halving = orchestrator, Halving((0.5,), 2, "accuracy")
+        self.orchestrator, self.halving = orchestrator, CohortASHA((0.5,), 2, "accuracy")
 
     def outcome(self, request: TrialRequest) -> str:
         kinds, points = stages_of(request.recipe.plan), [dataclasses.asdict(record(request).curve[0])]

@@ -100,7 +100,7 @@ def test_it_shows_and_leaves_nothing(tmp_path):
 
 def test_the_time_is_that_of_the_last_search_here(tmp_path):
     looked = search(tmp_path)
-    pace.keep(looked.settings, looked.model, pace.Pace(90.0, "median of search y"))
+    pace.keep(looked.settings, looked.model, pace.EpochTime(90.0, "median of search y"))
     console = Console(width=160, record=True)
     show(console, looked)
     shown = console.export_text()

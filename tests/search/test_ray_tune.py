@@ -10,7 +10,7 @@ from ray.tune.utils.serialization import TuneFunctionEncoder
 import search
 from search import phases
 from search.execution.failures import FailureCount, describe_error
-from search.execution.gpu_shares import Share, Shares
+from search.execution.gpu_shares import ResourceAllocator, Share
 from search.execution.ray_tune import Failure, TuneScheduler, TuneSearcher
 from tests.search.whole_searches import ALIKE, TRICK, journal, small_phases
 
@@ -94,7 +94,7 @@ class Tasks:
 
 
 def test_nothing_is_handed_out_while_a_larger_share_is_waited_for():
-    tasks, shares = Tasks(), Shares(Share(1, 0.25), Share(4, 1))
+    tasks, shares = Tasks(), ResourceAllocator(Share(1, 0.25), Share(4, 1))
     searcher = TuneSearcher(tasks, lambda task: {}, shares)
     assert searcher.suggest("a") == {"task": "t0", "spec": "{}", "cpus": 1, "gpus": 0.25}
     assert shares.retry("t0", "OutOfMemoryError: x", lost=False)

@@ -1,4 +1,4 @@
-"""Shares of GPUs by Ray's resource counting, with a GPU that Ray is only told of; the numbers by hand."""
+"""ResourceAllocator of GPUs by Ray's resource counting, with a GPU that Ray is only told of; the numbers by hand."""
 
 import json
 import logging
@@ -15,7 +15,7 @@ from rich.console import Console
 
 from search.context import SearchContext
 from search.execution import gpu_shares as resources
-from search.execution.gpu_shares import WORKER_ENVIRONMENT, Share, Shares, neediest, propose
+from search.execution.gpu_shares import WORKER_ENVIRONMENT, ResourceAllocator, Share, neediest, propose
 from search.run import Launch, launch
 from search.settings import Settings, SettingsError, gpus
 from search.space_file import load_space
@@ -93,7 +93,7 @@ def test_what_is_measured_is_what_may_need_most(make_plan):
 
 
 def test_out_of_memory_is_tried_once_more_with_twice_the_share():
-    shares = Shares(Share(1, 0.25), Share(8, 1))
+    shares = ResourceAllocator(Share(1, 0.25), Share(8, 1))
     for reason in ("OutOfMemoryError: CUDA out of memory", "torch.OutOfMemoryError: x", "MemoryError"):
         assert shares.retry(reason, reason, lost=False) == "out of memory with 0.25 GPUs; once more with 0.5 GPUs"
         assert shares.of(reason) == Share(1, 0.5)
@@ -107,7 +107,7 @@ def test_what_torch_says_where_the_memory_of_the_machine_is_too_little():
     with pytest.raises(RuntimeError) as caught:
         torch.empty(10**16)
     reason = f"{type(caught.value).__name__}: {str(caught.value).splitlines()[0]}"
-    assert Shares(Share(1, 0), Share(4, 0)).retry("a", reason, lost=False)
+    assert ResourceAllocator(Share(1, 0), Share(4, 0)).retry("a", reason, lost=False)
 
 
 @pytest.mark.parametrize(
@@ -122,23 +122,23 @@ def test_what_torch_says_where_the_memory_of_the_machine_is_too_little():
     ],
 )
 def test_other_words_for_out_of_memory(reason, is_memory):
-    assert bool(Shares(Share(1, 0.5), Share(8, 1)).retry("a", reason, lost=False)) == is_memory
+    assert bool(ResourceAllocator(Share(1, 0.5), Share(8, 1)).retry("a", reason, lost=False)) == is_memory
 
 
 def test_there_is_no_more_than_a_whole_gpu():
-    assert Shares(Share(1, 1.0), Share(8, 4)).retry("a", "OutOfMemoryError: x", lost=False) == ""
-    three = Shares(Share(1, 0.75), Share(8, 1))
+    assert ResourceAllocator(Share(1, 1.0), Share(8, 4)).retry("a", "OutOfMemoryError: x", lost=False) == ""
+    three = ResourceAllocator(Share(1, 0.75), Share(8, 1))
     assert three.retry("a", "OutOfMemoryError: x", lost=False) and three.of("a") == Share(1, 1.0)
 
 
 def test_without_a_gpu_it_is_the_neighbours_that_go():
-    shares = Shares(Share(1, 0), Share(4, 0))
+    shares = ResourceAllocator(Share(1, 0), Share(4, 0))
     assert shares.retry("a", "MemoryError", lost=False) == "out of memory with 1 CPUs; once more with 2 CPUs"
-    assert Shares(Share(4, 0), Share(4, 0)).retry("a", "MemoryError", lost=False) == ""
+    assert ResourceAllocator(Share(4, 0), Share(4, 0)).retry("a", "MemoryError", lost=False) == ""
 
 
 def test_a_lost_trial_is_begun_three_times_in_all():
-    shares = Shares(Share(1, 0), Share(4, 0))
+    shares = ResourceAllocator(Share(1, 0), Share(4, 0))
     assert [bool(shares.retry("a", "its process is gone", lost=True)) for _ in range(4)] == [True, True, False, False]
     assert bool(shares.retry("b", "its process is gone", lost=True))
     assert "times" not in shares.note("b", "its process is gone")
@@ -146,7 +146,7 @@ def test_a_lost_trial_is_begun_three_times_in_all():
 
 
 def test_a_share_that_never_comes_is_given_up(monkeypatch):
-    shares, clock = Shares(Share(1, 0.25), Share(8, 1)), [100.0]
+    shares, clock = ResourceAllocator(Share(1, 0.25), Share(8, 1)), [100.0]
     monkeypatch.setattr(resources.time, "monotonic", lambda: clock[0])
     assert shares.retry("a", "OutOfMemoryError: x", lost=False)
     # while another of ours runs it may be that one which holds it
