@@ -224,7 +224,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         echo("run_search.py: interrupted", file=sys.stderr)
         return 130
     except Exception as error:
-        from search.run import cannot_write
+        from search.execution.disk import cannot_write
 
         why = cannot_write(error)
         if not why:
@@ -240,18 +240,18 @@ def _run(options: argparse.Namespace) -> int:
     if options.dry_run:
         from search.dry_run import dry_run
 
-        dry_run(lambda: _search(options, console), console, options.measure)
+        dry_run(lambda: _order(options), console, options.measure)
         return 0
-    search = _search(options, console)
-    search.explain = options.explain
-    result = search.run()
-    if search.interrupted:
+    from search.run import launch
+
+    result = launch(_order(options), console)
+    if result.interrupted:
         return 130
-    return 1 if search.failed or result.best is None else 0
+    return 1 if result.failed or result.best is None else 0
 
 
-def _search(options: argparse.Namespace, console: Any) -> Any:
-    from search.run import Search
+def _order(options: argparse.Namespace) -> Any:
+    from search.run import Launch
     from search.settings import Settings, SettingsError, gpus, judged
     from search.space_file import load_space
     from search.workspace import kept_space
@@ -296,7 +296,7 @@ def _search(options: argparse.Namespace, console: Any) -> Any:
             raise SettingsError(
                 "--settle extends this search, --accept-changes starts a new one: give only one of them"
             )
-        return Search(space, settings, file, console, resume=True, settle=settle, accept_changes=accept)
+        return Launch(space, settings, file, True, settle, accept, options.explain)
 
     if options.accept_changes:
         raise SettingsError("--accept-changes continues a search that exists: name it with --resume")
@@ -310,7 +310,7 @@ def _search(options: argparse.Namespace, console: Any) -> Any:
     if options.val is not None:
         data = judged(data, options.val)
     settings = Settings(name=name, space=str(options.space), data=data, output=output, **given)
-    return Search(space, settings, options.space, console)
+    return Launch(space, settings, options.space, explain=options.explain)
 
 
 def _settle(options: argparse.Namespace, settings: Any) -> int | None:

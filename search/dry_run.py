@@ -10,14 +10,14 @@ from trainables.stand_ins import StandInUsed, is_genuine, only_looking
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from search.run import Search
+    from search.run import Launch
 
 
-def dry_run(make: Callable[[], Search], console: Console, measure: bool = False) -> None:
+def dry_run(make: Callable[[], Launch], console: Console, measure: bool = False) -> None:
     """Shows what would run.
 
     Args:
-        make: Makes the search; called again where a trick cannot be looked at without torch.
+        make: Reads what the search is started with; called again where a trick cannot be looked at without torch.
         console: Rich console for user-facing output.
         measure: Train the baseline for some seconds to say how long everything takes.
 
@@ -35,9 +35,10 @@ def dry_run(make: Callable[[], Search], console: Console, measure: bool = False)
     _show(make, console, measure)
 
 
-def _show(make: Callable[[], Search], console: Console, measure: bool = False) -> None:
-    search = make()
-    # with what it imports, inside the stand-ins
+def _show(make: Callable[[], Launch], console: Console, measure: bool = False) -> None:
+    # with what they import, inside the stand-ins
     from search.console.preview import show
+    from search.context import SearchContext
 
-    show(console, search, measure)
+    order = make()
+    show(console, SearchContext.make(order.space, order.settings), measure)

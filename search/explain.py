@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from analysis.console import styled
 from analysis.records.schema import Record
 from analysis.text import echo, lenient_output, sentence
-from search.scheduling.tasks import Journal, JournalError
+from search.scheduling.journal import Journal, JournalError
 from search.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
@@ -107,9 +107,9 @@ def rule(settings: Settings) -> str:
 
 def standings(settings: Settings, records: Sequence[Record]) -> Mapping[tuple[float, str], Mapping[str, float]]:
     """(rung, cohort) to what every trial had there, in the order of the rungs."""
-    from search.scheduling.early_stopping import Halving
+    from search.scheduling.early_stopping import CohortASHA
 
-    halving = Halving(settings.rungs, settings.reduction_factor, settings.rung_score)
+    halving = CohortASHA(settings.rungs, settings.reduction_factor, settings.rung_score)
     halving.remember(records)
     return dict(sorted(halving.scores.items()))
 

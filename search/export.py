@@ -228,7 +228,7 @@ def check_identity(uri: str, name: str, trials: pd.DataFrame, settings: Mapping[
     folder = next((place / name for place in places if (place / name / "search.json").is_file()), None)
     if folder is None:
         return [], "the folder of its results is not here"
-    from search.workspace import changes_in
+    from search.identity import changes_in
 
     try:
         return changes_in(folder), ""

@@ -1,4 +1,4 @@
-"""What a search stands on: its space, its baseline, its design and the published recipes, at one set of numbers.
+"""Builds every recipe of a search at the tuned learning rate and weight decay.
 
 The baseline's learning rate and weight decay may be found first (`--tune-baseline`); from then on they hold in every
 cell of the design, in the baseline and in the published recipes. Recipes that are changed a little (another learning
@@ -18,11 +18,14 @@ from search.design.labels import Cell, Design, four_cells, make_design
 from spaces.domain import Domain, LogUniform, OneOf, Space, Stage, Uniform
 from spaces.recipes import published
 from trainables.data import Standard
-from trainables.plan import NONE, LabelledOneOf, Pick, Plan, Recipe, build, defaults
+from trainables.plan import LabelledOneOf, Pick, Plan, Recipe, build, defaults
 from trainables.registry import PlanError
 
-MOST_TUNED = 3
-"""Values of the learning rate, and of the weight decay, on the grid that tunes the baseline: 9 points at most."""
+MAX_GRID = 3
+"""Values of the learning rate, and of the weight decay, on the grid that tunes the baseline."""
+
+MAX_PUBLISHED = 5
+"""Recipes of `spaces.recipes`."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class Context:
     weight_decay: float
 
 
-class Ground:
+class RecipeFactory:
     """Recipes of a search, at the context's numbers.
 
     Args:
@@ -59,9 +62,9 @@ class Ground:
         self.kind, self.primary = kind, primary
         self.space = space if context is None else _fixed(space, context)
 
-    def at(self, context: Context) -> Ground:
+    def at(self, context: Context) -> RecipeFactory:
         """The same at other numbers."""
-        return Ground(
+        return RecipeFactory(
             self.untuned, self.standard, self.scale, kind=self.kind, primary=self.primary, context=context
         )  # fmt: skip
 
@@ -142,7 +145,7 @@ class Ground:
     @cached_property
     def published(self) -> tuple[Recipe, ...]:
         """The published recipes, those that the space can express in its own words."""
-        return tuple(self._own(recipe) or recipe for recipe, _ in self._published.values())
+        return tuple(_in_own_words(self, recipe) or recipe for recipe, _ in self._published.values())
 
     @property
     def titles(self) -> dict[str, str]:
@@ -152,92 +155,14 @@ class Ground:
     @cached_property
     def _published(self) -> dict[str, tuple[Recipe, str]]:
         found: dict[str, tuple[Recipe, str]] = {}
-        lr = self.context.lr if self.context is not None else self.standard.lr
-        for one in published(lr):
+        for one in published(self.lr):
             recipe = build(one.space, defaults(one.labels), self.standard, self.scale)
             found.setdefault(recipe.plan.id, (recipe, one.title))
         return found
 
-    def _own(self, recipe: Recipe) -> Recipe | None:
-        """The recipe as the space's own choices, if they give the same plan."""
-        try:
-            found = build(self.space, _pick_like(recipe), self.standard, self.scale)
-        except PlanError:
-            return None
-        return found if found.plan.id == recipe.plan.id else None
-
-    # --- taking tricks away ---------------------------------------------------------------------------------
-
-    def removable(self, recipe: Recipe) -> tuple[str, ...]:
-        """Labels of a recipe that can be taken away from it: tricks that may be absent, and whole optional stages.
-
-        Empty where the recipe is not one of the space's, nor a published one.
-        """
-        space = self._home(recipe)
-        if space is None:
-            return ()
-        labels: list[str] = []
-
-        def record(name: str, domain: Domain, default: Any) -> Any:
-            value = recipe.params.get(name, default)
-            if isinstance(domain, LabelledOneOf) and value in domain.options and value != default:
-                label = domain.labels[domain.options.index(value)]
-                if label is not None and ("/" not in label or NONE in domain.options):
-                    labels.append(label)
-            return value
-
-        build(space, record, self.standard, self.scale)
-        return tuple(labels)
-
-    def without(self, recipe: Recipe, gone: Iterable[str]) -> Recipe:
-        """A recipe with some of its removable labels taken away and every other choice and number kept.
-
-        A stage that is taken away leaves its epochs to what stands in its place, or to the stage before.
-
-        Raises:
-            PlanError: What is left cannot be trained, e.g. a margin loss without its cosine head.
-        """
-        space = self._home(recipe)
-        if space is None:
-            raise PlanError(f"recipe {recipe.plan.id}: not a recipe of the space, so nothing can be taken away from it")
-        absent = set(gone)
-
-        def pick(name: str, domain: Domain, default: Any) -> Any:
-            value = recipe.params.get(name, default)
-            if not isinstance(domain, LabelledOneOf) or value not in domain.options:
-                return value
-            if domain.labels[domain.options.index(value)] not in absent:
-                return value
-            return NONE if NONE in domain.options else domain.options[0]
-
-        found = build(space, pick, self.standard, self.scale)
-        missing = recipe.plan.epochs - found.plan.epochs
-        return found if missing <= 0 else replace(found, plan=_prolonged(recipe.plan, found.plan, missing))
-
-    def own_length(self, recipe: Recipe) -> Recipe:
-        """The recipe of the same choices at the length that its space gives it; itself where there is none."""
-        if self._home(recipe) is not None:
-            return recipe
-        try:
-            plain = build(self.space, _pick_given(recipe.params), self.standard, self.scale)
-        except PlanError:
-            return recipe
-        stages = [stage.name for stage in plain.plan.stages]
-        return plain if stages == [stage.name for stage in recipe.plan.stages] else recipe
-
-    def _home(self, recipe: Recipe) -> Space | None:
-        """The space in whose choices a recipe is written; `None` where its choices do not give its plan."""
-        for space in (self.space, *(one.space for one in published(self._lr))):
-            try:
-                again = build(space, _pick_given(recipe.params), self.standard, self.scale)
-            except PlanError:
-                continue
-            if again.plan.id == recipe.plan.id:
-                return space
-        return None
-
     @property
-    def _lr(self) -> float:
+    def lr(self) -> float:
+        """Learning rate of the published recipes: the tuned one, or that of the data set."""
         return self.context.lr if self.context is not None else self.standard.lr
 
 
@@ -283,7 +208,7 @@ def _fixed(space: Space, context: Context) -> Space:
 
 
 def _around(domain: Any, middle: float) -> tuple[float, ...]:
-    """At most `MOST_TUNED` values around the baseline's own.
+    """At most `MAX_GRID` values around the baseline's own.
 
     >>> _around(None, 0.1), _around(0.05, 0.05)
     ((0.033333, 0.1, 0.3), (0.05,))
@@ -299,23 +224,12 @@ def _around(domain: Any, middle: float) -> tuple[float, ...]:
     else:
         values = (middle,)
     ordered = sorted(set(values) | {middle})
-    at = min(max(ordered.index(middle) - MOST_TUNED // 2, 0), max(len(ordered) - MOST_TUNED, 0))
-    return tuple(ordered[at : at + MOST_TUNED])
+    at = min(max(ordered.index(middle) - MAX_GRID // 2, 0), max(len(ordered) - MAX_GRID, 0))
+    return tuple(ordered[at : at + MAX_GRID])
 
 
 def _short(value: float) -> float:
     return float(f"{value:.5g}")
-
-
-def _pick_given(params: Mapping[str, Any]) -> Pick:
-    def pick(name: str, domain: Domain, default: Any) -> Any:
-        if name not in params:
-            raise PlanError(f"{name} was not chosen")
-        if params[name] not in domain:
-            raise PlanError(f"{name}: {params[name]!r} is not offered")
-        return params[name]
-
-    return pick
 
 
 def _pick_like(recipe: Recipe) -> Pick:
@@ -339,11 +253,10 @@ def _pick_like(recipe: Recipe) -> Pick:
     return pick
 
 
-def _prolonged(whole: Plan, left: Plan, missing: int) -> Plan:
-    """The plan with the stage before the first absent one as much longer as the others are gone."""
-    here = {stage.name for stage in left.stages}
-    before = next((i for i, stage in enumerate(whole.stages) if stage.name not in here), len(left.stages)) - 1
-    at = min(max(before, 0), len(left.stages) - 1)
-    stages = list(left.stages)
-    stages[at] = replace(stages[at], epochs=stages[at].epochs + missing)
-    return Plan(tuple(stages))
+def _in_own_words(factory: RecipeFactory, recipe: Recipe) -> Recipe | None:
+    """The recipe as the space's own choices, if they give the same plan."""
+    try:
+        found = build(factory.space, _pick_like(recipe), factory.standard, factory.scale)
+    except PlanError:
+        return None
+    return found if found.plan.id == recipe.plan.id else None

@@ -19,7 +19,7 @@ from analysis.records.schema import Record, RecordError
 from analysis.text import command, echo, lenient_output
 from search.list import running
 from search.mlflow_tracker import INDEX, SearchRun, Tracker, TrackingError, choose
-from search.scheduling.tasks import Journal
+from search.scheduling.journal import Journal
 from search.settings import Settings, SettingsError
 
 

@@ -1,8 +1,6 @@
-"""The folder of a search, and the identity of what its results stand on: settings, space, data, code, versions.
+"""The folder of a search: made whole or not at all, locked while a process runs the search, checked when it resumes.
 
-Trials are compared with each other over days, so all of them must stand on the same. What that is gets written down
-when a search starts (`identity.json`) and compared each time it is resumed, settled or exported. The space itself is
-kept as a value: neither the space file nor what it reads is needed again.
+The space itself is kept as a value: neither the space file nor what it reads is needed again.
 """
 
 from __future__ import annotations
@@ -10,28 +8,29 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from importlib.metadata import version
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis import files
-from analysis.text import printable
-from search.settings import KEPT, MAY_CHANGE, UNDO, Settings, SettingsError
+from search import identity
+from search.identity import Identity
+from search.scheduling.journal import Journal
+from search.settings import UNDO, Settings, SettingsError
 from search.space_file import load_space, read_space
-from spaces.domain import OneOf, Space, SpaceError, from_dict, to_dict
-from trainables.code_identity import closure, code_hash, is_own, relocated
+from spaces.domain import Space, SpaceError
+from trainables.evaluation.deployment import Deployment, read
+from trainables.pipeline.leases import NO_LOCKS, Lock
 
 if TYPE_CHECKING:
-    from trainables.data import LongTailed
-    from trainables.evaluation.deployment import Deployment
+    from search.context import SearchContext
 
-IDENTITY = "identity.json"
+log = logging.getLogger(__name__)
 
 LARGEST_COPY = 10_000_000
 """Bytes of the largest file beside a space that is copied; the space's value is kept whatever it read."""
@@ -42,308 +41,116 @@ SPACE_HEAD = "from spaces.domain import Forbidden, Integer, LogUniform, OneOf, S
 STARTING = ".start-"
 """Beginning of the name of a folder that is being made, until it is moved into its place."""
 
-SEEDS_APART = 10_000
-"""Between the seed blocks of two `--seed`s: more than there are blocks in a search."""
 
-SHOWN = 6
-"""Changes of one kind that a message names."""
-
-
-@dataclass(frozen=True)
-class Identity:
-    """What the results of a search stand on.
+class Workspace:
+    """The results folder of a search.
 
     Args:
-        settings: Those that may not change once a search has begun.
-        space: What may vary.
-        files: Name to hash of the kept copies of the space file and of what it read beside it.
-        data: Of the first seed block: fingerprint, shape, and name, number and digest of each class's images.
-        code: Name to hash of the user's own code that the space's tricks and the network stand on.
-        versions: Name to version of what decides results besides.
+        settings: Settings of the search.
+        file: The space's file; `None` for a space made in Python.
     """
 
-    settings: dict[str, Any]
-    space: Space
-    files: dict[str, str]
-    data: dict[str, Any]
-    code: dict[str, str]
-    versions: dict[str, str]
+    def __init__(self, settings: Settings, file: Path | None) -> None:
+        self.name, self.output, self.folder, self._file = settings.name, settings.output, settings.folder, file
+        self._lock = Lock(self.folder / "search.lock")
 
-    def write(self, folder: Path) -> None:
-        """Writes it into a search's folder."""
-        content = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        files.write(folder / IDENTITY, files.to_json(content | {"space": to_dict(self.space)}, indent=1) + "\n")
-
-    @staticmethod
-    def read(folder: Path) -> Identity | None:
-        """The identity in a search's folder; `None` of a search that an earlier version has started.
+    def claim(self) -> None:
+        """Keeps every other driver out of the search, until `release`.
 
         Raises:
-            SettingsError: The file is damaged.
+            SettingsError: Another one is in it.
         """
-        file = folder / IDENTITY
-        if not file.exists():
-            return None
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-            space = from_dict(content["space"])
-            parts = {name: dict(content[name]) for name in ("settings", "files", "data", "code", "versions")}
-            parts["data"]["classes"] = [
-                (str(name), int(count), digest) for name, count, digest in parts["data"]["classes"]
-            ]
-            _ = parts["data"]["fingerprint"]
-            if not isinstance(space, Space):
-                raise TypeError(f"space is a {type(space).__name__}")
+            free = self._lock.acquire(seconds=3.0)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise SettingsError(f"{self.folder}: cannot write there ({error.strerror or error})") from error
+            log.warning("%s cannot be locked: make sure that no other process runs this search", self.folder)
+            return
+        if not free:
+            raise SettingsError(
+                f"--resume {self.name}: {self.folder} is in use by {self._lock.owner}; wait for that process to "
+                "end, or stop it with Ctrl-C"
+            )
+
+    def release(self) -> None:
+        """Lets other drivers in."""
+        self._lock.release(remove=True)
+
+    def create(self, context: SearchContext) -> None:
+        """Makes the folder of a new search.
+
+        Raises:
+            SettingsError: It cannot be written, or the name is taken.
+            SpaceError: The space file does not give the same space each time.
+        """
+        kind, _, file = (context.settings.design or "").partition(":")
+        now = identity.identify(
+            context.space, context.settings, context.model, context.splits.first, context.deployment
+        )
+        create(context.settings, now, self._file, context.deployment, file if kind == "list" else None)
+
+    def changes(self, context: SearchContext) -> tuple[list[str], str]:
+        """What is not as it was when the search started.
+
+        Returns:
+            Each change in words, and what a person should know where nothing has changed.
+        """
+        before = Identity.read(self.folder)
+        now = identity.identify(
+            context.space, context.settings, context.model, context.splits.first, context.deployment
+        )
+        changed: list[str] = []
+        if before is not None:
+            now = dataclasses.replace(now, files=files_now(self._file, before, self.folder))
+            changed = identity.changes(before, now)
+        elif kept_space(context.settings)[0] != context.space:
+            changed = [f"the space is not that of {self.folder / 'space.py'} any more"]
+        if before is None or before.data["fingerprint"] == now.data["fingerprint"]:
+            changed += identity.block_changes(self._trained(), context.splits.fingerprint)
+        if before is not None or changed:
+            return changed, ""
+        dataclasses.replace(now, files=hashes(self.folder)).write(self.folder)
+        return [], (
+            f"{self.folder} was made by an earlier version, which did not record what a search stands on: its space "
+            "and the data of its trials are unchanged, its code and versions are assumed to be"
+        )
+
+    def _trained(self) -> dict[int, set[str]]:
+        """Fingerprints of the data by seed of the split, as the trials have recorded them."""
+        found: dict[int, set[str]] = {}
+        for record in Journal(self.folder / "journal.jsonl").records().values():
+            found.setdefault(record.split_seed, set()).add(record.fingerprint)
+        return found
+
+    def deployment(self, context: SearchContext, resume: bool) -> Deployment:
+        """How results are weighted; for a resumed search, as it was read when the search started.
+
+        Raises:
+            SettingsError: What was kept is damaged.
+        """
+        settings = context.settings
+        if not resume:
+            return read(settings.prior, settings.cost, context.splits.first.class_names)
+        kept = self.folder / "deployment.json"
+        try:
+            return Deployment.from_dict(json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else None)
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            raise SettingsError(f"--resume {folder.name}: {file} is damaged ({error!r}); {UNDO}") from error
-        return Identity(space=space, **parts)
+            raise SettingsError(f"--resume {self.name}: {kept} is damaged ({error!r}); {UNDO}") from error
 
+    def keep(self, **changes: Any) -> None:
+        """Writes down settings that were not known when the search started, without those of this run alone."""
+        dataclasses.replace(Settings.stored(self.output, self.name), **changes).save()
+        before = Identity.read(self.folder)
+        # a search that is killed between the two has a lag of 0 here, which `changes` takes for not known yet
+        if "lag" in changes and before is not None and before.settings.get("lag") != changes["lag"]:
+            settings = {**before.settings, "lag": changes["lag"]}
+            dataclasses.replace(before, settings=settings).write(self.folder)
 
-# ------------------------------------------------------------------------------------------ what there is now
-
-
-def identify(space: Space, settings: Settings, model: str, data: LongTailed, deployment: Deployment) -> Identity:
-    """The identity of a search as it would run now; `files` are left to `create`.
-
-    Args:
-        space: What may vary.
-        settings: Of the search.
-        model: Name of the network.
-        data: The first seed block.
-        deployment: How results are weighed.
-    """
-    return Identity(
-        settings=_fixed(settings, model, deployment),
-        space=space,
-        files={},
-        data=_data(data),
-        code=_code(space, model),
-        versions=_versions(space),
-    )
-
-
-def _fixed(settings: Settings, model: str, deployment: Deployment) -> dict[str, Any]:
-    """The settings that decide what a search finds, without places: what lies there is compared itself."""
-    free = {*MAY_CHANGE, *KEPT, "name", "space", "output", "continues", "gpus_reason", "prior", "cost"}
-    fields = {name: value for name, value in dataclasses.asdict(settings).items() if name not in free}
-    kind, _, file = (settings.design or "").partition(":")
-    fields |= {"model": relocated(model, os.path.basename), "design": f"{kind}:" if file else settings.design}
-    fields["deployment"] = deployment.to_dict() if deployment else None
-    return dict(json.loads(json.dumps(fields)))
-
-
-def _data(data: LongTailed) -> dict[str, Any]:
-    """The images of each class as a set, so that a change can be named; the fingerprint also knows order and splits."""
-    from torch import Tensor
-
-    digests: list[list[bytes]] = [[] for _ in data.class_names]
-    counts, resident = [0] * data.classes, True
-    for split in ("train", "val", "test"):
-        images, labels = getattr(data, f"{split}_images"), getattr(data, f"{split}_labels").tolist()
-        resident = resident and isinstance(images, Tensor)
-        for number, label in enumerate(labels):
-            counts[label] += 1
-            if resident:
-                digests[label].append(hashlib.blake2b(images[number].contiguous().numpy(), digest_size=8).digest())
-    classes = [
-        (name, count, hashlib.sha256(b"".join(sorted(found))).hexdigest()[:16] if resident else None)
-        for name, count, found in zip(data.class_names, counts, digests, strict=True)
-    ]
-    return {
-        "fingerprint": data.fingerprint,
-        "split_seed": data.split_seed,
-        "shape": list(data.train_images.shape[1:]),
-        "classes": classes,
-    }
-
-
-def _code(space: Space, model: str) -> dict[str, str]:
-    """The user's own code behind the tricks of a space and behind the network."""
-    from trainables.data.catalogue import Name
-    from trainables.models import MODELS, own, pretrained
-    from trainables.registry import entry, source_file
-
-    found: dict[str, str] = {}
-    for trick in _tricks(space):
-        file = source_file(entry(trick).cls)
-        if not is_own(file):
-            continue
-        # what a trick reads beside itself in other ways than by an import
-        aside = {other.stem: other for other in file.parent.glob("_*.py") if other.name != "__init__.py"}
-        for path in closure({file.stem: file, **aside}).values():
-            found[f"{path.name} of the trick {trick}"] = code_hash(path)
-    parsed = Name.parse(model)
-    if parsed.kind not in MODELS:
-        for path in own.files(parsed.kind).values():
-            found[f"{path.name} of the network"] = code_hash(path)
-    elif "pretrained" in parsed.options:
-        found["the file of pretrained weights"] = pretrained.mark(Path(parsed.options["pretrained"]))
-    return found
-
-
-def _versions(space: Space) -> dict[str, str]:
-    from trainables.pipeline.keys import code_version
-    from trainables.registry import entry, source_file
-
-    files = {trick: source_file(entry(trick).cls) for trick in _tricks(space)}
-    return {
-        "torch": version("torch"),
-        "torchvision": version("torchvision"),
-        "the code of longtail-tune's training": code_version(),
-        **{f"the code of the trick {trick}": code_version(trick) for trick, file in files.items() if not is_own(file)},
-    }
-
-
-def _tricks(space: Space) -> list[str]:
-    """Names of all tricks of a space."""
-    from trainables.plan import tricks_of
-
-    slots = [slot.options if isinstance(slot, OneOf) else (slot,) for slot in space.stages]
-    return sorted(
-        {trick.name for options in slots for stage in options if stage is not None for trick in tricks_of(stage)}
-    )
-
-
-def keep_lag(settings: Settings) -> None:
-    """Writes down the lag, which is not known before the machine is, beside the settings that may not change.
-
-    A search that is killed between this and its settings has 0 here, which `changes` takes for not known yet.
-    """
-    before = Identity.read(settings.folder)
-    if before is not None and before.settings.get("lag") != settings.lag:
-        dataclasses.replace(before, settings={**before.settings, "lag": settings.lag}).write(settings.folder)
-
-
-# ------------------------------------------------------------------------------------------ what has changed
-
-
-def changes(before: Identity, now: Identity) -> list[str]:
-    """What is not as it was when the search started, each in words; empty where everything is."""
-    return [
-        *(f"{'deployment.json' if name == 'deployment' else f'{name} of search.json'} was {old!r}, "
-          f"is {now.settings.get(name)!r}"
-          for name, old in before.settings.items()
-          if old != now.settings.get(name) and not (name == "lag" and old == 0)),
-        *_space_changes(before, now),
-        *_data_changes(before.data, now.data),
-        *_code_changes(before.code, now.code),
-        *_version_changes(before.versions, now.versions),
-    ]  # fmt: skip
-
-
-def _space_changes(before: Identity, now: Identity) -> list[str]:
-    old, new = before.space, now.space
-    if old == new:
-        return []
-    named = [name for name in {**before.files, **now.files} if before.files.get(name) != now.files.get(name)]
-    stages = [
-        {stage.name: (stage, position) for position, slot in enumerate(space.stages)
-         for stage in (slot.options if isinstance(slot, OneOf) else (slot,)) if stage is not None}
-        for space in (old, new)
-    ]  # fmt: skip
-    parts = [f"stage {name}" for name in {**stages[0], **stages[1]} if stages[0].get(name) != stages[1].get(name)]
-    parts += [f"{name}=" for name in ("screen", "forbid", "data", "model") if getattr(old, name) != getattr(new, name)]
-    where = f" ({_listed(sorted(named))})" if named and before.files and now.files else ""
-    return [f"the space has changed{where}: {_listed(parts or ['its choice of stages'])}"]
-
-
-def _data_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    if before["fingerprint"] == now["fingerprint"] and before.get("split_seed") == now.get("split_seed"):
-        return []
-    old, new = ({name: (count, digest) for name, count, digest in data["classes"]} for data in (before, now))
-    said = []
-    for name, (count, digest) in old.items():
-        if name not in new:
-            said.append(f"class {printable(name)} with its {_images(count)} is gone")
-        elif new[name][0] != count:
-            more = new[name][0] - count
-            said.append(f"{printable(name)} has {_images(new[name][0])} instead of {count} ({more:+})")
-        elif new[name][1] != digest:
-            said.append(f"{printable(name)} has other images or labels than before ({count}, as before)")
-    said += [f"class {printable(name)} with its {_images(new[name][0])} is new" for name in new if name not in old]
-    if before.get("shape") != now.get("shape"):
-        said.append(f"the images' shape was {before.get('shape')}, is {now['shape']}")
-    if not said:
-        said = ["the same number of images, but files were replaced, touched or renamed, or are divided otherwise"]
-    return [f"the data have changed: {_listed(said)}"]
-
-
-def _images(count: int) -> str:
-    return "1 image" if count == 1 else f"{count} images"
-
-
-def _code_changes(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """A file that only one of both has is imported by one that has changed, or belongs to another space or network."""
-    return [f"{printable(name)} has changed" for name, old in before.items() if now.get(name, old) != old]
-
-
-def _version_changes(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    return [
-        f"{name} has changed" if name.startswith("the code of") else f"{name} was {old}, is {now[name]}"
-        for name, old in before.items()
-        if now.get(name, old) != old
-    ]
-
-
-def _listed(parts: Iterable[str]) -> str:
-    some = list(parts)
-    return ", ".join(some[:SHOWN]) + (f" and {len(some) - SHOWN} more" if len(some) > SHOWN else "")
-
-
-def block_changes(trained: Mapping[int, set[str]], fingerprint: Callable[[int], str]) -> list[str]:
-    """Seed blocks whose data are not what their trials were trained on.
-
-    Where a longer tail is cut, a block draws its images from more than the first block has.
-
-    Args:
-        trained: Seed of the split to the fingerprints that its trials have recorded.
-        fingerprint: Of the data of a split as they are now.
-    """
-    blocks = [str(seed) for seed, marks in sorted(trained.items()) if marks != {fingerprint(seed)}]
-    return [f"the data have changed: other images or labels in seed blocks {_listed(blocks)}"] if blocks else []
-
-
-def refusal(asked: str, changed: Iterable[str], again: str) -> str:
-    """The sentence for somebody who goes on with a search whose ground has changed.
-
-    Args:
-        asked: The option that goes on.
-        changed: What is not as it was.
-        again: What `--accept-changes` would do.
-    """
-    return (
-        f"{asked}: {'; '.join(changed)}, and results from before and after must not be compared; undo that, or give "
-        f"--accept-changes as well, which {again}"
-    )
-
-
-def changes_in(folder: Path) -> list[str]:
-    """What of the data and of the user's code is not as it was when the search in a folder started.
-
-    Versions of libraries are not compared: what was measured stays true, and whoever trains a recipe has others.
-
-    Raises:
-        ValueError: Data or code are not here, or cannot be read.
-    """
-    from trainables import data
-    from trainables.evaluation.deployment import Deployment
-    from trainables.models import settled
-    from trainables.registry import discover
-
-    before = Identity.read(folder)
-    if before is None:
-        raise SettingsError(f"{folder} has no {IDENTITY}, because an earlier version started the search")
-    settings = Settings.stored(folder.parent, folder.name)
-    discover(*settings.tricks)
-    model = settled(settings.model or data.standard(settings.data, settings.data_root).model)
-    first = data.load(
-        settings.data, root=settings.data_root, imbalance=settings.imbalance, split_seed=settings.seed * SEEDS_APART
-    )
-    now = identify(before.space, settings, model, first, Deployment())
-    return [*_data_changes(before.data, now.data), *_code_changes(before.code, now.code)]
-
-
-# ------------------------------------------------------------------------------------------ the folder
+    def remove(self, *names: str) -> None:
+        """Removes folders of this run; the whole folder where none is named."""
+        for folder in [self.folder / name for name in names] or [self.folder]:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def create(
@@ -494,7 +301,7 @@ def files_now(file: Path | None, identity: Identity, folder: Path) -> dict[str, 
     }
 
 
-def successor(settings: Settings, changed: Iterable[str]) -> Settings:
+def successor_of(settings: Settings, changed: Iterable[str]) -> Settings:
     """The settings of the search that takes the place of one whose ground has changed: fresh seeds, another name."""
     stem, _, last = settings.name.rpartition("-")
     own = int(last) if settings.continues and last.isdecimal() else 1

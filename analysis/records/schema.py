@@ -14,6 +14,7 @@ import dataclasses
 import functools
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal, get_type_hints
@@ -28,6 +29,9 @@ the design again in another `setting` (learning rate, final length). adaptive: f
 seeds, by which the winner is chosen. confirm: winner and baseline on seeds that chose nothing; the only arm that reads
 the test split. around: the winner with some of its tricks removed, down to the baseline. nominated: the four cells of
 pairs that the adaptive arm suggested, on fresh seeds."""
+
+ARM = re.compile(r"[a-z][a-z_]*")
+"""An arm that a further phase of a search may bring."""
 
 OUTCOMES = ("finished", "stopped", "diverged", "failed")
 """stopped: by the scheduler. diverged: a loss that is not finite. failed: an error or a lost worker."""
@@ -136,7 +140,7 @@ class Record:
     Args:
         search: Name of the search.
         trial: Id of the trial in it.
-        arm: One of `ARMS`.
+        arm: One of `ARMS`, or that of a further phase.
         recipe: Id of the plan: equal plans, equal ids.
         title: The recipe in words, e.g. "representation/cost_sensitive + classifier".
         seed: Seed block.
@@ -221,8 +225,8 @@ class Record:
     schema: Annotated[int, TAG] = SCHEMA
 
     def __post_init__(self) -> None:
-        if self.arm not in ARMS:
-            raise RecordError(f"trial {self.trial!r}: arm must be one of {', '.join(ARMS)}, got {self.arm!r}")
+        if not ARM.fullmatch(self.arm):
+            raise RecordError(f"trial {self.trial!r}: arm must be a lower-case word, got {self.arm!r}")
         if self.outcome not in OUTCOMES:
             raise RecordError(
                 f"trial {self.trial!r}: outcome must be one of {', '.join(OUTCOMES)}, got {self.outcome!r}"

@@ -6,6 +6,7 @@ import math
 import threading
 import time
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console, Group
@@ -17,7 +18,7 @@ from rich.text import Text
 from analysis.console import styled
 from analysis.records.schema import Record
 from analysis.text import printable
-from search.scheduling.orchestrator import Agenda
+from search.scheduling.orchestrator import Orchestrator
 
 LINE_SECONDS = 10.0
 """Without a terminal, a line at most this often."""
@@ -31,24 +32,24 @@ class Display:
 
     Args:
         console: Where to write.
-        agenda: What is running and done.
-        progress: Task id -> fraction of its plan, of the running trials.
+        orchestrator: What is running and done.
         slots: Trials at a time.
     """
 
-    def __init__(self, console: Console, agenda: Agenda, progress: dict[str, float], slots: int) -> None:
-        self._console, self._agenda, self._progress, self._slots = console, agenda, progress, slots
+    def __init__(self, console: Console, orchestrator: Orchestrator, slots: int) -> None:
+        self._console, self._orchestrator, self._slots = console, orchestrator, slots
+        self._progress: dict[str, float] = {}  # fraction of its plan that each running trial has behind it
         self._began = time.monotonic()
-        self._began_with = len(agenda.records)
-        self._outcomes: Counter[str] = Counter(record.outcome for record in agenda.records.values())
+        self._began_with = len(orchestrator.state.records)
+        self._outcomes: Counter[str] = Counter(record.outcome for record in orchestrator.state.records.values())
         self._best: Record | None = None
-        for record in agenda.records.values():
+        for record in orchestrator.state.records.values():
             self._note_best(record)
         self._reused = self._saved = 0.0
         self._noted = self._began
         self._training_since: float | None = None
         self.phase_seconds: dict[str, float] = {}
-        self._last_line = -LINE_SECONDS
+        self._last_line = self._began
         self._lock = threading.Lock()
         self._live = (
             Live(console=console, get_renderable=self._render, refresh_per_second=4, transient=True)
@@ -62,7 +63,7 @@ class Display:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._note_phase()
+        self._note_phase(self._orchestrator.phase)
         if self._live is not None:
             self._live.stop()
 
@@ -76,10 +77,18 @@ class Display:
             self._reused += record.epochs - record.epochs_trained
             self._saved += record.seconds_saved
             self._note_best(record)
-            self._note_phase()
+            self._note_phase(self._orchestrator.state.requests[record.trial].phase)
         if record.outcome in ("failed", "diverged"):
             said = f"{record.trial} {record.outcome}: {record.reason}"
             self._console.print(styled(said, "yellow"), soft_wrap=True)
+
+    def tick(self, progress: Mapping[str, float]) -> None:
+        """Shows a line now and then; between two events, where a slot that has become free is taken again.
+
+        Args:
+            progress: Fraction of its plan that each running trial has behind it.
+        """
+        self._progress = dict(progress)
         if self._live is None and time.monotonic() - self._last_line >= LINE_SECONDS:
             self._last_line = time.monotonic()
             self._console.print(styled(self._line()), soft_wrap=True)
@@ -96,17 +105,16 @@ class Display:
         if self._best is None or accuracy > self._best.metrics["final/accuracy"]:
             self._best = record
 
-    def _note_phase(self) -> None:
+    def _note_phase(self, phase: str) -> None:
         """The time since the last trial ended belongs to the phase of the one that ends now."""
         now = time.monotonic()
-        phase = self._agenda.phase
         self.phase_seconds[phase] = self.phase_seconds.get(phase, 0.0) + now - self._noted
         self._noted = now
 
     def _counts(self) -> tuple[int, int, str]:
         """Trials that have ended, trials planned, and the remaining time in words."""
         done = sum(self._outcomes.values())
-        planned = max(self._agenda.planned, done)
+        planned = max(self._orchestrator.schedule.planned, done)
         return done, planned, self._remaining(done - self._began_with, planned - done)
 
     def _remaining(self, ended: int, left: int) -> str:
@@ -117,7 +125,7 @@ class Display:
         running = min(sum(self._progress.copy().values()), left)
         rate = (ended + running) / max(1e-3, time.monotonic() - self._training_since)
         seconds = (left - running) / rate
-        allowed = self._agenda.seconds_left
+        allowed = self._orchestrator.budget.seconds_left
         return f"about {_clock(seconds if allowed is None else min(seconds, allowed))} left"
 
     def _best_text(self) -> str:
@@ -130,21 +138,21 @@ class Display:
 
     def _line(self) -> str:
         done, planned, left = self._counts()
-        gone, running = _clock(time.monotonic() - self._began), len(self._agenda.running)
+        gone, running = _clock(time.monotonic() - self._began), len(self._progress)
         return (
-            f"[{gone}] {self._agenda.phase}: {done}/{planned} trials, {running} running, "
+            f"[{gone}] {self._orchestrator.phase}: {done}/{planned} trials, {running} running, "
             f"{self._outcomes['stopped']} stopped early, best {self._best_text()}, {left}{self._budget()}"
         )
 
     def _budget(self) -> str:
-        left = self._agenda.left
+        left = self._orchestrator.left
         return f" (budget left: {left})" if left else ""
 
     def _render(self) -> Any:
         with self._lock:
             done, planned, left = self._counts()
             head = Table.grid(padding=(0, 2))
-            head.add_row("phase", styled(self._agenda.words, "bold"))
+            head.add_row("phase", styled(self._orchestrator.description, "bold"))
             bar = Table.grid(padding=(0, 1))
             bar.add_row(ProgressBar(total=planned, completed=done, width=40), f"{done}/{planned} trials")
             head.add_row("done", bar)
@@ -158,9 +166,9 @@ class Display:
             running = Table.grid(padding=(0, 2))
             # a copy: the trials go on while this is drawn
             for name, share in sorted(self._progress.copy().items())[: self._slots]:
-                task = self._agenda.tasks[name]
+                request = self._orchestrator.state.requests[name]
                 bar = ProgressBar(total=1.0, completed=share, width=20)
-                running.add_row(f"  {name}", bar, Text(printable(task.title), overflow="ellipsis", no_wrap=True))
+                running.add_row(f"  {name}", bar, Text(printable(request.title), overflow="ellipsis", no_wrap=True))
             return Group(head, running)
 
 

@@ -17,7 +17,7 @@ from analysis.text import printable
 from search.design import power_preview as prospect
 from search.design.labels import Design
 from search.execution import epoch_time as pace
-from search.phases.phases import outlook
+from search.phases import outlook
 from search.scheduling.early_stopping import SHORTENED
 from search.scheduling.sampler import ATTEMPTS, siblings
 from spaces.domain import (
@@ -38,22 +38,22 @@ from trainables.registry import PlanError, entry
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from search.run import Search
+    from search.context import SearchContext
 
 TRIAL_SECONDS = 0.35
 """What a trial costs besides training: Ray, the first report, the record; by `tests/benchmarks/overhead.py`."""
 
 
-def show(console: Console, search: Search, measure: bool = False) -> None:
+def show(console: Console, context: SearchContext, measure: bool = False) -> None:
     """Prints the preview.
 
     Args:
         console: Rich console for user-facing output.
-        search: What would run.
+        context: What would run.
         measure: Whether to train the baseline for some seconds, where no search has told how long an epoch takes.
     """
-    settings, space = search.settings, search.space
-    search.check_data()
+    settings, space = context.settings, context.space
+    context.check_data()
     console.print(tree(space))
     choices, recipes, continuous = count(space)
     more = ", and continuous numbers" if continuous else ""
@@ -63,14 +63,14 @@ def show(console: Console, search: Search, measure: bool = False) -> None:
     for rule in space.forbid:
         console.print(styled(f"  never together: {' and '.join(rule.labels)} ({rule.reason})"))
 
-    design = search.design
+    design = context.design
     for pair in design.impossible:
         console.print(styled(f"  not applicable: {pair.a} × {pair.b}: {pair.reason}"))
     console.print()
-    for part in prospect.show(design, settings.seeds, search.standard.sd, search.standard.margin, settings.data):
+    for part in prospect.show(design, settings.seeds, context.standard.sd, context.standard.margin, settings.data):
         console.print(styled(part) if isinstance(part, str) else part)
-    arms = _arms(search, design)
-    found = pace_of(search, measure)
+    arms = _arms(context, design)
+    found = pace_of(context, measure)
     slots = max(1, settings.max_concurrent or _cores(settings.cpus_per_trial))
     table = Table(title="What would run", title_justify="left")
     for column in ("arm", "recipes", "seeds", "trials", "epochs", "with re-use", f"time on {slots} slots"):
@@ -97,7 +97,7 @@ def show(console: Console, search: Search, measure: bool = False) -> None:
         f"About {total / 60:.1f} minutes in all, from {found.seconds * 1000:.0f} ms per epoch ({found.source}) and "
         f"{TRIAL_SECONDS} s of overhead per trial; early stopping is not taken into account."
         if found
-        else f"How long that takes is unknown: no search of {settings.data} with {search.model} has run from "
+        else f"How long that takes is unknown: no search of {settings.data} with {context.model} has run from "
         f"{settings.output} on this machine; --dry-run --measure trains the baseline for some seconds to find out."
     )
     console.print(styled(known))
@@ -176,9 +176,9 @@ def _size(value: Any) -> int:
     return 1
 
 
-def _arms(search: Search, design: Design) -> Iterator[tuple[str, int, int, int, int, int]]:
+def _arms(context: SearchContext, design: Design) -> Iterator[tuple[str, int, int, int, int, int]]:
     """(arm, recipes, seeds, trials, epochs, epochs with re-use) of each arm."""
-    settings = search.settings
+    settings = context.settings
     cells = [cell.recipe.plan for cell in design.cells]
     distinct = len({plan.id for plan in cells})
     blocks: dict[int, list[Plan]] = {}
@@ -186,11 +186,11 @@ def _arms(search: Search, design: Design) -> Iterator[tuple[str, int, int, int, 
         blocks.setdefault(block, []).append(cell.recipe.plan)
     plans = [plan for block in blocks.values() for plan in block]
     reused = sum(trained(block) for block in blocks.values())
-    proposed = list(_random_recipes(search))
-    work = [each for plan in proposed for each in (plan, *_shortened(search, plan))]
-    starts = [recipe.plan for recipe in search.ground.published] if search.limits.starts else []
+    proposed = list(_random_recipes(context))
+    work = [each for plan in proposed for each in (plan, *_shortened(context, plan))]
+    starts = [recipe.plan for recipe in context.factory.published] if context.settings.start_points else []
     mean = round(sum(plan.cost for plan in proposed or cells) / len(proposed or cells))
-    for name, _, trials in outlook(search.limits, len(cells)):
+    for name, _, trials in outlook(context.settings, len(cells)):
         if name == "design":
             yield name, distinct, len(blocks), len(plans), sum(plan.cost for plan in plans), reused
         elif name == "adaptive":
@@ -201,9 +201,9 @@ def _arms(search: Search, design: Design) -> Iterator[tuple[str, int, int, int, 
             yield name, 0, 0, trials, trials * mean, trials * mean
 
 
-def _shortened(search: Search, plan: Plan) -> list[Plan]:
+def _shortened(context: SearchContext, plan: Plan) -> list[Plan]:
     """The versions of a plan that a trial of the adaptive arm trains before it."""
-    tried = search.halving.rungs if search.halving.score == SHORTENED else ()
+    tried = context.settings.rungs if context.settings.rung_score == SHORTENED else ()
     return [plan.shortened(rung) for rung in tried]
 
 
@@ -217,26 +217,26 @@ def trained(plans: list[Plan]) -> int:
     return sum(seen.values())
 
 
-def _random_recipes(search: Search) -> Iterator[Plan]:
+def _random_recipes(context: SearchContext) -> Iterator[Plan]:
     """As many plans as the adaptive arm has trials, drawn at random the way it proposes them."""
     draws = random.Random(0)
     fixed: list[dict[str, Any]] = []
     proposed = 0
-    for _ in range(ATTEMPTS * search.settings.trials):
-        if proposed == search.settings.trials:
+    for _ in range(ATTEMPTS * context.settings.trials):
+        if proposed == context.settings.trials:
             return
-        if proposed % search.settings.children_per_start == 0:
+        if proposed % context.settings.children_per_start == 0:
             fixed = []
         try:
             recipe: Recipe = build(
-                search.space,
+                context.space,
                 _at_random(draws, fixed[proposed % len(fixed)] if fixed else {}),
-                search.standard,
-                search.settings.epochs_scale,
+                context.standard,
+                context.settings.epochs_scale,
             )
         except PlanError:
             continue
-        fixed = fixed or siblings(search.space, search.standard, search.settings.epochs_scale, recipe)
+        fixed = fixed or siblings(context.space, context.standard, context.settings.epochs_scale, recipe)
         proposed += 1
         yield recipe.plan
 
@@ -256,33 +256,33 @@ def _at_random(draws: random.Random, fixed: Mapping[str, Any]) -> Pick:
     return pick
 
 
-def pace_of(search: Search, measure: bool) -> pace.Pace | None:
+def pace_of(context: SearchContext, measure: bool) -> pace.EpochTime | None:
     """Seconds per epoch from the last search of such trials here, or else, where asked for, measured now."""
-    found = pace.known(search.settings, search.model)
+    found = pace.known(context.settings, context.model)
     if found is None and measure:
-        found = pace.Pace(seconds_per_epoch(search), "of the baseline, measured on one slot of this machine")
-        pace.keep(search.settings, search.model, found)
+        found = pace.EpochTime(seconds_per_epoch(context), "of the baseline, measured on one slot of this machine")
+        pace.keep(context.settings, context.model, found)
     return found
 
 
-def seconds_per_epoch(search: Search) -> float:
+def seconds_per_epoch(context: SearchContext) -> float:
     """Seconds of one epoch of the baseline on this machine, evaluation included."""
     import torch
 
     from trainables.pipeline.pipeline import Pipeline
     from trainables.trial import cached_data
 
-    settings = search.settings
+    settings = context.settings
     torch.set_num_threads(1)
     data = cached_data(settings.data, settings.data_root, settings.imbalance, 0)
-    plan = build(search.space, defaults(), search.standard, settings.epochs_scale).plan
-    pipeline = Pipeline(plan, data, search.model, 0, torch.device("cpu"), numerics=settings.numerics)
+    plan = build(context.space, defaults(), context.standard, settings.epochs_scale).plan
+    pipeline = Pipeline(plan, data, context.model, 0, torch.device("cpu"), numerics=settings.numerics)
     epochs, began = 1, time.perf_counter()
     pipeline.advance()
     if not pipeline.finished:
         # the first epoch is slower than those after it
         epochs, began = 0, time.perf_counter()
-    while not pipeline.finished and epochs < 2 * search.standard.eval_every and time.perf_counter() - began < 20:
+    while not pipeline.finished and epochs < 2 * context.standard.eval_every and time.perf_counter() - began < 20:
         pipeline.advance()
         epochs += 1
     return (time.perf_counter() - began) / epochs

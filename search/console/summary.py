@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,6 @@ from rich.text import Text
 
 from analysis import files
 from analysis.conflicts import effects, verdict_table
-from analysis.conflicts.candidates import candidate_table
 from analysis.conflicts.other_searches import compare
 from analysis.console import styled
 from analysis.formatting import (
@@ -34,7 +32,6 @@ from analysis.formatting import (
     span,
     worse_harm,
 )  # fmt: skip
-from analysis.recipes.ablation import path, removals
 from analysis.records import mlflow_store
 from analysis.records import reader as load
 from analysis.records.schema import BASELINE, NUMBERS, NUMBERS_IN_WORDS
@@ -43,11 +40,11 @@ from analysis.report.context import classes_judged
 from analysis.report.findings import gather
 from analysis.report.health import warnings
 from analysis.report.plots.heat_map import heat_map_png
-from analysis.text import command, csv_text, markdown_cell, option, sentence
+from analysis.text import command, markdown_cell, option, sentence
 from search import mlflow_tracker
 
 if TYPE_CHECKING:
-    from search.run import SearchResult
+    from search.result import SearchResult
     from search.settings import Settings
 
 NARROW = 22
@@ -55,53 +52,6 @@ NARROW = 22
 
 DECLARED = "declared"
 """Mark of a primary pair."""
-
-
-@dataclass(frozen=True)
-class Extras:
-    """Tables of a search besides its conflict table; empty where nothing was run for them.
-
-    Args:
-        nominated: Conflict table of the pairs that the adaptive arm suggested, on fresh seeds.
-        removals: Loss of the winner without each of its tricks, and without two.
-        path: The steps from the baseline up to the winner.
-    """
-
-    nominated: pd.DataFrame
-    removals: pd.DataFrame
-    path: pd.DataFrame
-
-    def save(self, folder: Path) -> None:
-        """Writes the tables that hold something: nominated.csv, removals.csv, path.csv; others' files go away.
-
-        A file of an earlier run of the search may speak of another winner.
-        """
-        for name, table in (("nominated", self.nominated), ("removals", self.removals), ("path", self.path)):
-            file = folder / f"{name}.csv"
-            if len(table):
-                files.write(file, csv_text(table))
-            else:
-                file.unlink(missing_ok=True)
-
-    @property
-    def tags(self) -> dict[str, str]:
-        """The same in words, for the search's run in MLflow; a nominated pair's verdict is a conflict tag as well."""
-        words = {f"nominated/{row['a']}--{row['b']}": row["verdict"] for row in self.nominated.to_dict("records")}
-        singles = [row for row in self.removals.to_dict("records") if len(row["removed"]) == 1]
-        return words | {f"removal/{row['removed'][0]}": row["word"] for row in singles}
-
-
-def extras(trials: pd.DataFrame, margin: float, winner: str | None) -> Extras:
-    """Tables of the nominated pairs and of what surrounds the winner.
-
-    Args:
-        trials: Table of trials.
-        margin: Difference in accuracy that matters.
-        winner: Id of the recipe.
-    """
-
-    gone = removals(trials, margin=margin, winner=winner)
-    return Extras(candidate_table(trials, margin=margin), gone, path(trials, winner=winner))
 
 
 def health(trials: pd.DataFrame, margin: float, winner: str | None) -> tuple[str, ...]:
@@ -183,7 +133,7 @@ def show(
             console.print(styled(line), soft_wrap=True)
     elif result.conflicts is not None:
         console.print("No conflict table: the space screens no pair (screen= names fewer than two labels).")
-    for line in _extras(result.extras):
+    for line in _tables(result.tables):
         console.print(styled(line))
     phases = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in result.phase_seconds.items() if name != "done")
     epochs, seconds = result.saved
@@ -405,28 +355,29 @@ def _marks(conflicts: pd.DataFrame) -> str:
     return "".join(words)
 
 
-def _extras(extras: Extras) -> Iterator[str]:
-    for row in extras.nominated.to_dict("records"):
+def _tables(tables: Mapping[str, pd.DataFrame]) -> Iterator[str]:
+    rows = {name: table.to_dict("records") for name, table in tables.items()}
+    for row in rows.get("nominated", ()):
         yield (
             f"Nominated by the adaptive arm, run on {row['n_seeds']} fresh seeds: {row['a']} × {row['b']}: "
             f"{VERDICTS[row['verdict']].name}, {row['reason']}"
         )
-    singles = [row for row in extras.removals.to_dict("records") if len(row["removed"]) == 1]
+    singles = [row for row in rows.get("removals", ()) if len(row["removed"]) == 1]
     if singles:
         words = []
         for word in ("needed", "may be removed", "unknown"):
             found = [f"{row['removed'][0]} ({points(row['loss'])})" for row in singles if row["word"] == word]
             words += [f"{word}: {', '.join(found)}"] if found else []
         yield f"\nPoints lost when a trick is removed from the best recipe (fresh seeds): {'; '.join(words)}."
-    for row in extras.removals.to_dict("records"):
+    for row in rows.get("removals", ()):
         if row["depends"]:
             yield f"  {' and '.join(row['removed'])}: {row['depends']} ({points(row['dependency'])} points)"
-    if len(extras.path):
+    if rows.get("path"):
         steps = [
             f"{100 * row['mean']:.1f} %"
             if not row["added"]
             else f"+ {' + '.join(_spelled(row['added']))} {100 * row['mean']:.1f} %"
-            for row in extras.path.to_dict("records")
+            for row in rows["path"]
         ]
         yield f"From the baseline up: {' → '.join(steps)} (path.csv has the intervals)."
 

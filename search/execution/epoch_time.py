@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Pace:
+class EpochTime:
     """Seconds of one epoch, and where they are from.
 
     Args:
@@ -40,16 +40,16 @@ def file_of(settings: Settings) -> Path:
     return Path(settings.output) / "pace.json"
 
 
-def known(settings: Settings, model: str) -> Pace | None:
+def known(settings: Settings, model: str) -> EpochTime | None:
     """What is known of such trials on this machine; `None` if nothing is."""
     found = _read(file_of(settings)).get(_key(settings, model))
     try:
-        return None if found is None else Pace(float(found["seconds"]), str(found["source"]))
+        return None if found is None else EpochTime(float(found["seconds"]), str(found["source"]))
     except (KeyError, TypeError, ValueError):
         return None
 
 
-def keep(settings: Settings, model: str, pace: Pace) -> None:
+def keep(settings: Settings, model: str, pace: EpochTime) -> None:
     """Keeps a pace for later previews. One that cannot be written is lost, and nothing else is."""
     file = file_of(settings)
     paces = _read(file) | {_key(settings, model): {"seconds": pace.seconds, "source": pace.source}}

@@ -1,8 +1,8 @@
-"""What a search runs on: Ray here or a cluster, the share of a GPU that a trial gets, and trials that it lost.
+"""The machines of a search: a local Ray or a cluster, the share of a GPU of each trial, and trials that were lost.
 
 A GPU's memory is not divided by Ray, which only counts shares: each process caps itself (`training.memory`), so a
-greedy trial runs out of memory alone. It is tried once more with twice the share. A trial whose process or machine is
-gone is run again from what the stage store has of it.
+greedy trial runs out of memory alone. It is retried once with twice the share. A trial whose process or machine died is
+retried from its last saved stage.
 """
 
 from __future__ import annotations
@@ -34,6 +34,9 @@ WORKER_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OMP_WAIT_
 
 PACKAGES = ("analysis", "search", "spaces", "trainables")
 """What the workers of a cluster are sent."""
+
+CODE_FOLDER = "code"
+"""Folder of the workspace that holds what is sent."""
 
 UPLOADED = "longtail_uploaded"
 """Module under which the workers of a cluster find the folders of `--tricks`."""
@@ -137,7 +140,7 @@ def packed(settings: Settings) -> list[str]:
     Copied, without what only this machine can use, into the results folder for as long as the search runs. A space
     needs no copy: what workers are told is the finished plan.
     """
-    code = settings.folder.resolve() / "code"
+    code = settings.folder.resolve() / CODE_FOLDER
     shutil.rmtree(code, ignore_errors=True)
     ignored = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
     folders = []
@@ -229,14 +232,14 @@ def check_storage(settings: Settings) -> None:
 
 
 @dataclass(frozen=True)
-class Proposal:
+class GpuShareEstimate:
     """A share of a GPU, and why in one sentence."""
 
     share: float
     reason: str
 
 
-def propose(found: Footprint, cpus: float, cpus_per_trial: float) -> Proposal:
+def propose(found: Footprint, cpus: float, cpus_per_trial: float) -> GpuShareEstimate:
     """The share of a GPU that a trial should get: 1 / n, with n trials side by side.
 
         n = min(⌊total / (HEADROOM · memory)⌋, ⌊CPUs of a GPU / CPUs of a trial⌋, ⌈CROWD / utilisation⌉), at least 1
@@ -260,7 +263,7 @@ def propose(found: Footprint, cpus: float, cpus_per_trial: float) -> Proposal:
     use = "" if math.isnan(found.busy) else f" and keeps the GPU {found.busy:.0%} busy"
     peak = f"{found.memory / 1e9:.1f} of {found.total / 1e9:.1f} GB" if found.memory else "an unknown amount of memory"
     trials = "one trial" if count == 1 else f"{count} trials"
-    return Proposal(
+    return GpuShareEstimate(
         1 / count,
         f"--gpus-per-trial auto: a trial takes {peak}{use}, about {found.seconds:.0f} s in all: "
         f"{trials} on each GPU, bound by {bound}",
@@ -278,7 +281,7 @@ def neediest(plans: Iterable[Plan], most: int = 4) -> list[Plan]:
     return sorted(distinct.values(), key=need, reverse=True)[:most]
 
 
-def measured(specs: Sequence[dict[str, Any]], cpus_per_trial: float) -> Proposal:
+def measured(specs: Sequence[dict[str, Any]], cpus_per_trial: float) -> GpuShareEstimate:
     """Trains a few steps of some trials, one after the other on a GPU of their own, and proposes a share.
 
     Args:
@@ -327,12 +330,12 @@ PyTorch has an error of its own for the GPU's allocator alone: memory of the mac
 take beside the tensors, are told by the text of another one."""
 
 
-class Shares:
-    """What every trial holds, and whether one that failed is begun again.
+class ResourceAllocator:
+    """Allocates shares of machines to trials, and decides whether a failed trial is retried.
 
     Args:
-        usual: What a trial gets.
-        most: What one can get at all: the largest machine's.
+        usual: Share of a trial.
+        most: Largest share there is: that of the largest machine.
     """
 
     def __init__(self, usual: Share, most: Share) -> None:
@@ -366,8 +369,8 @@ class Shares:
             self._alone_since = now
         return waiting if now - self._alone_since > WAIT_SECONDS else set()
 
-    def again(self, trial: str, reason: str, lost: bool) -> str:
-        """Why a failed trial is begun again, "" where it is not.
+    def retry(self, trial: str, reason: str, lost: bool) -> str:
+        """Why a failed trial is tried again, "" where it is not.
 
         Args:
             trial: Its id.
@@ -384,7 +387,7 @@ class Shares:
         if lost:
             self._lost[trial] += 1
             if self._lost[trial] < LOST_TRIES:
-                return "its process is gone; once more from what the stage store has of it"
+                return "worker process died; retrying from the last saved stage"
         return ""
 
     def unmet(self, trial: str) -> str:
@@ -409,10 +412,10 @@ class Shares:
         return Share(max(share.cpus, min(2 * share.cpus, self._most.cpus)), 0.0)
 
 
-def shares(settings: Settings) -> Shares:
+def shares(settings: Settings) -> ResourceAllocator:
     """The shares of a search on the Ray that was joined."""
     import ray
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     most = Share(*(max((node.get(kind, 0.0) for node in nodes), default=0.0) for kind in ("CPU", "GPU")))
-    return Shares(Share(settings.cpus_per_trial, settings.gpus_per_trial), most)
+    return ResourceAllocator(Share(settings.cpus_per_trial, settings.gpus_per_trial), most)

@@ -1,37 +1,107 @@
-"""The agenda and the stopping rule, as Ray Tune's searcher, scheduler and callback.
+"""The one adapter to Ray Tune: orchestrator and early stopping as its searcher, scheduler and callback.
 
-All three live in the driver and share one agenda: the searcher asks it for the next trial, the scheduler
-judges the adaptive arm, the callback turns what a trial reported into its record.
+All three live in the driver and share one orchestrator: the searcher asks it for the next trial, the scheduler judges
+the adaptive arm, the callback turns what a trial reported into its record.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from ray.exceptions import (
-    NodeDiedError,
-    ObjectLostError,
-    OutOfMemoryError,
-    RayActorError,
-    RaySystemError,
-    WorkerCrashedError,
-)
-from ray.tune import Callback
+from ray.tune import Callback, CheckpointConfig, FailureConfig, RunConfig, TuneConfig, Tuner
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from analysis.records.schema import Record
-from search.execution.gpu_shares import Shares
-from search.scheduling.early_stopping import Decision, Halving, stages_of
-from search.scheduling.orchestrator import Agenda, Task, points_of
+from analysis.records.schema import Point, Record
+from search.context import SearchContext
+from search.execution import cluster
+from search.execution.failures import FailureCount, describe_error
+from search.execution.gpu_shares import ResourceAllocator
+from search.execution.interrupts import Interrupts
+from search.scheduling.early_stopping import CohortASHA, Decision, stages_of
+from search.scheduling.orchestrator import Orchestrator
+from search.scheduling.trial_request import TrialRequest
+from trainables.trial import Trial
 
 log = logging.getLogger(__name__)
+
+ENVIRONMENT = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the record is MLflow's
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",  # the journal is what is resumed from
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DEDUP_LOGS": "0",
+}
+"""Of this process, before Ray is imported."""
+
+FOLDER = "ray"
+"""What Tune needs on the disk lies in this folder of the workspace, and is removed at the end."""
+
+LOST_PROCESS = "{} is gone (killed, or the machine has run out of memory), and no trial can be trained without it."
+"""Why a search ends whose Ray has lost a process."""
+
+
+def execute(
+    orchestrator: Orchestrator,
+    context: SearchContext,
+    callback: TuneCallback,
+    scheduler: TuneScheduler,
+    shares: ResourceAllocator,
+    slots: int,
+    interrupts: Interrupts,
+    own_ray: bool,
+) -> None:
+    """Runs trials until the orchestrator has none left, a person interrupts, or Ray is lost.
+
+    Args:
+        orchestrator: Decides what runs.
+        context: The search.
+        callback: Turns what trials report into records.
+        scheduler: Stops trials early.
+        shares: Share of the machine of each trial.
+        slots: Trials at a time.
+        interrupts: Signals of this process.
+        own_ray: Whether Ray was started by this process.
+
+    Raises:
+        Exception: What a record could not be taken for, e.g. a journal that cannot be written.
+    """
+    tuner = Tuner(
+        Trial,
+        tune_config=TuneConfig(
+            search_alg=TuneSearcher(orchestrator, context.spec, shares),
+            scheduler=scheduler,
+            metric="score",
+            mode="max",
+            num_samples=-1,
+            max_concurrent_trials=slots,
+            reuse_actors=True,
+            trial_dirname_creator=lambda trial: trial.trial_id,
+        ),
+        run_config=RunConfig(
+            name=FOLDER,
+            storage_path=str(context.settings.folder.resolve()),
+            callbacks=[callback],
+            failure_config=FailureConfig(max_failures=0),
+            checkpoint_config=CheckpointConfig(checkpoint_at_end=False),
+            verbose=0,
+        ),
+    )
+    with interrupts.between_events(callback.interrupt):
+        try:
+            lost = cluster.run_watched(tuner.fit, lambda: callback.interrupted, callback.interrupt, own_ray)
+        except (KeyboardInterrupt, Interrupted):
+            return
+    if lost:
+        orchestrator.stop(LOST_PROCESS.format(lost))
+        orchestrator.note_interruption()
 
 
 class Interrupted(Exception):
@@ -62,31 +132,33 @@ class Failure(_DriverOnly):
         self._trial.run_metadata.num_failures += 1
 
 
-class Conductor(_DriverOnly, Searcher):  # type: ignore[misc]
-    """Ray's searcher: hands the agenda's tasks out as trial configurations.
+class TuneSearcher(_DriverOnly, Searcher):  # type: ignore[misc]
+    """Ray's searcher: hands the orchestrator's trials out as configurations.
 
     Args:
-        agenda: What to run.
-        spec_of: Task -> the JSON-able `TrialSpec` of its trial.
-        shares: What each trial holds.
+        orchestrator: Decides what runs.
+        spec_of: Request -> the JSON-able `TrialSpec` of its trial.
+        shares: Share of the machine of each trial.
     """
 
-    def __init__(self, agenda: Agenda, spec_of: Callable[[Task], dict[str, Any]], shares: Shares) -> None:
+    def __init__(
+        self, orchestrator: Orchestrator, spec_of: Callable[[TrialRequest], dict[str, Any]], shares: ResourceAllocator
+    ) -> None:
         super().__init__(metric="score", mode="max")
-        self._agenda, self._spec_of, self._shares = agenda, spec_of, shares
+        self._orchestrator, self._spec_of, self._shares = orchestrator, spec_of, shares
 
     def suggest(self, trial_id: str) -> Any:
         """The next configuration, `None` to be asked again, or `FINISHED`."""
-        if self._shares.waiting & self._agenda.running.keys():
+        if self._shares.waiting & self._orchestrator.running.keys():
             # processes that are used again never give their share back, so a larger one would never be free
             return None
-        task = self._agenda.next()
-        if task is not None:
+        request = self._orchestrator.next()
+        if request is not None:
             # one string: Ray flattens, formats and copies every key of a configuration
-            share = self._shares.of(task.id)
-            spec = json.dumps(self._spec_of(task))
-            return {"task": task.id, "spec": spec, "cpus": share.cpus, "gpus": share.gpus}
-        return Searcher.FINISHED if self._agenda.finished else None
+            share = self._shares.of(request.id)
+            spec = json.dumps(self._spec_of(request))
+            return {"task": request.id, "spec": spec, "cpus": share.cpus, "gpus": share.gpus}
+        return Searcher.FINISHED if self._orchestrator.finished else None
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Nothing: the callback hears of it with more detail."""
@@ -98,37 +170,42 @@ class Conductor(_DriverOnly, Searcher):  # type: ignore[misc]
         """Nothing, for the same reason."""
 
 
-class StageScheduler(_DriverOnly, FIFOScheduler):  # type: ignore[misc]
-    """Ray's scheduler: stops trials of the adaptive arm as `Halving` decides, and no others.
+class TuneScheduler(_DriverOnly, FIFOScheduler):  # type: ignore[misc]
+    """Ray's scheduler: stops trials of the adaptive arm as `CohortASHA` decides, and no others.
 
     Args:
-        agenda: Knows the arm of a trial.
-        halving: The rule.
+        orchestrator: Knows the trials.
+        halving: Early stopping.
         shares: Knows which trial waits for a larger share.
+        slots: Trials at a time.
     """
 
-    def __init__(self, agenda: Agenda, halving: Halving, shares: Shares) -> None:
+    def __init__(self, orchestrator: Orchestrator, halving: CohortASHA, shares: ResourceAllocator, slots: int) -> None:
         super().__init__()
-        self._agenda, self._halving, self._shares = agenda, halving, shares
+        self._orchestrator, self._halving, self._shares, self._slots = orchestrator, halving, shares, slots
         self.decisions: dict[str, Decision] = {}
+        self._usual: Any = None  # resources of a trial with the usual share
+        self._kept = 0
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         """Before anything of a trial is begun."""
         trial.handle_error = Failure(trial)
+        self._usual = self._usual or trial.placement_group_factory
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """CONTINUE or STOP."""
-        task = self._agenda.tasks[trial.config["task"]]
-        kinds = stages_of(task.recipe.plan)
-        if task.arm == "adaptive" and (result["outcome"] != "running" or not task.may_stop):
+        request = self._orchestrator.state.requests[trial.config["task"]]
+        kinds = stages_of(request.recipe.plan)
+        if request.arm == "adaptive" and (result["outcome"] != "running" or not request.may_stop):
             # what may not be stopped, or has come to its end, shows all the same what can be reached
-            self._halving.recall(task.id, kinds, result["points"])
-        if not task.may_stop or result["outcome"] != "running":
+            self._halving.recall(request.id, kinds, result["points"])
+        if not request.may_stop or result["outcome"] != "running":
             return str(TrialScheduler.CONTINUE)
-        decision = self._halving.judge(task.id, kinds, result["points"], self._agenda.peers(task.id))
+        peers = self._orchestrator.proposer.peers(request.id)
+        decision = self._halving.judge(request.id, kinds, result["points"], peers)
         if decision is None:
             return str(TrialScheduler.CONTINUE)
-        self.decisions[task.id] = decision
+        self.decisions[request.id] = decision
         return str(TrialScheduler.STOP)
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
@@ -138,57 +215,72 @@ class StageScheduler(_DriverOnly, FIFOScheduler):  # type: ignore[misc]
         to a process that has become free, its own process called off, and so on for ever: one slot would do
         all the work. The newest has no process on its way.
         """
+        self._keep_processes(tune_controller)
         waiting = (trial for trial in reversed(tune_controller.get_trials()) if trial.status == "PENDING")
         newest = next(waiting, None)
-        hopeless = self._shares.hopeless(self._agenda.running)
+        hopeless = self._shares.hopeless(self._orchestrator.running)
         if newest is not None and hopeless and newest.config["task"] in hopeless:
             # the recorder hears of its end, and sees that it never began
             tune_controller.stop_trial(newest)
             return None
         return newest
 
+    def _keep_processes(self, tune_controller: Any) -> None:
+        """Keeps the processes of idle slots for later trials, unless a trial waits for a larger share.
 
-class Recorder(_DriverOnly, Callback):  # type: ignore[misc]
-    """Ray's callback: reports become records, records go to the agenda and to whoever listens.
+        Tune keeps as many idle processes as trials wait for one, and otherwise a single one. So wherever slots have
+        to wait for a result, at the end of each phase at the latest, it would end their processes and start others,
+        which takes many times as long as a short trial. Tune has no option for that: its count of waiting trials is
+        raised by the number of slots. Where a version of Tune has no such count, the search is only slower.
+        """
+        wanted = 0 if self._shares.waiting & self._orchestrator.running.keys() else self._slots
+        controller = getattr(tune_controller.stop_trial, "__self__", None)
+        cache = getattr(controller, "_actor_cache", None)
+        if cache is not None and self._usual is not None and wanted != self._kept:
+            cache.increase_max(self._usual, wanted - self._kept)
+            self._kept = wanted
+
+
+class TuneCallback(_DriverOnly, Callback):  # type: ignore[misc]
+    """Ray's callback: reports become records, which go to the orchestrator and to the listeners.
 
     Args:
-        agenda: Takes records.
+        orchestrator: Takes records.
         scheduler: Knows why a trial was stopped.
-        search: Name of the search.
-        data: Name of the data set.
-        model: Name of the network.
+        context: The search.
+        shares: Share of the machine of each trial, and whether one that failed is tried again.
         listeners: Called with every record.
-        shares: What each trial holds, and which is begun again.
+        note: Called with what a trial warns of, each text once.
+        tick: Called between two events of Tune, several times a second.
+        interrupt_with: What ends the loop of Tune after `interrupt`.
     """
 
     def __init__(
         self,
-        agenda: Agenda,
-        scheduler: StageScheduler,
-        search: str,
-        data: str,
-        model: str,
-        listeners: list[Callable[[Record], None]],
-        shares: Shares,
+        orchestrator: Orchestrator,
+        scheduler: TuneScheduler,
+        context: SearchContext,
+        shares: ResourceAllocator,
+        listeners: Sequence[Callable[[Record], object]] = (),
+        note: Callable[[str], object] = log.warning,
+        tick: Callable[[Mapping[str, float]], object] = lambda progress: None,
+        interrupt_with: type[BaseException] = KeyboardInterrupt,
     ) -> None:
-        self._agenda, self._scheduler, self._listeners, self._shares = agenda, scheduler, listeners, shares
-        self._search, self._data, self._model = search, data, model
+        self._orchestrator, self._scheduler, self._context, self._shares = orchestrator, scheduler, context, shares
+        self._listeners, self._note, self._tick, self._interrupt_with = listeners, note, tick, interrupt_with
         self._points: dict[str, list[dict[str, Any]]] = {}
         self._last: dict[str, dict[str, Any]] = {}
         self._started: dict[str, float] = {}
         self.progress: dict[str, float] = {}
+        """Fraction of its plan that each running trial has behind it."""
         self.interrupted = False
-        self.interrupt_with: type[BaseException] = KeyboardInterrupt
-        self.note: Callable[[str], object] = log.warning
-        """Called with what a trial warns of, each text once."""
         self._problem: Exception | None = None
         self._noted: set[str] = set()
-        self._alike: tuple[str, int] = "", 0
-        self._ended_otherwise = False
+        self._failures = FailureCount()
 
     def interrupt(self) -> None:
         """Ends the search at the next event."""
-        self._agenda.stop()
+        self._orchestrator.stop()
         self.interrupted = True
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
@@ -197,87 +289,88 @@ class Recorder(_DriverOnly, Callback):  # type: ignore[misc]
             # Tune only logs what goes wrong while a trial ends
             raise self._problem
         if self.interrupted:
-            raise self.interrupt_with
+            raise self._interrupt_with
+        self._tick(self.progress)
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial has a slot."""
-        task = trial.config["task"]
-        self._shares.started(task)
-        self._agenda.started(task)
-        self._started[task] = time.time()
-        self.progress[task] = 0.0
+        name = trial.config["task"]
+        self._shares.started(name)
+        self._orchestrator.started(name)
+        self._started[name] = time.time()
+        self.progress[name] = 0.0
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         """A trial has reported."""
-        task = trial.config["task"]
+        name = trial.config["task"]
         for note in result["notes"]:
             if note not in self._noted:
                 self._noted.add(note)
-                self.note(f"{task}: {note}")
+                self._note(f"{name}: {note}")
         if result["outcome"] == "failed":
             # its process ends by itself, and nothing else is trained in it
-            self._last.setdefault(task, {"payload": {}})["failure"] = result["failure"]
+            self._last.setdefault(name, {"payload": {}})["failure"] = result["failure"]
             return
-        self._points.setdefault(task, []).extend(result["points"])
-        self._last[task] = {"payload": result["payload"], "outcome": result["outcome"]}
-        self.progress[task] = result["progress"]
+        self._points.setdefault(name, []).extend(result["points"])
+        self._last[name] = {"payload": result["payload"], "outcome": result["outcome"]}
+        self.progress[name] = result["progress"]
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial has finished, diverged or been stopped, or has waited too long for a larger share."""
-        task = trial.config["task"]
-        if task in self._shares.waiting:
-            self._shares.waiting.discard(task)
-            self._record(task, "failed", self._shares.unmet(task))
+        name = trial.config["task"]
+        if name in self._shares.waiting:
+            self._shares.waiting.discard(name)
+            self._record(name, "failed", self._shares.unmet(name))
             return
-        decision = self._scheduler.decisions.get(task)
-        outcome = self._last[task]["outcome"] if decision is None else "stopped"
-        self._record(task, outcome, str(decision or ""), {} if decision is None else decision.to_dict())
+        decision = self._scheduler.decisions.get(name)
+        outcome = self._last[name]["outcome"] if decision is None else "stopped"
+        self._record(name, outcome, str(decision or ""), {} if decision is None else decision.to_dict())
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial has raised, or its process is gone."""
         if self.interrupted:
             return  # with Ray, or for it: not its own doing, and begun again when the search is resumed
-        task = trial.config["task"]
-        said = self._last.get(task, {}).get("failure")
-        reason, lost = _told(trial.handle_error.error) if said is None else (said, False)
-        held = self._shares.of(task)
-        again = self._shares.again(task, reason, lost) if task in self._agenda.running else ""
+        name = trial.config["task"]
+        said = self._last.get(name, {}).get("failure")
+        reason, lost = describe_error(trial.handle_error.error) if said is None else (said, False)
+        share = self._shares.of(name)
+        again = self._shares.retry(name, reason, lost) if name in self._orchestrator.running else ""
         if again:
-            log.info("%s: %s (%s)", task, again, reason)
+            log.info("%s: %s (%s)", name, again, reason)
             for kept in (self._points, self._last, self.progress):
-                kept.pop(task, None)
-            self._agenda.again(task, f"{again} ({reason})", held.gpus)
+                kept.pop(name, None)
+            self._orchestrator.requeue(name, f"{again} ({reason})", share.gpus)
             return
-        self._record(task, "failed", self._shares.note(task, reason))
+        self._record(name, "failed", self._shares.note(name, reason))
 
     def _record(self, name: str, outcome: str, reason: str, stop: Mapping[str, Any] = MappingProxyType({})) -> None:
-        if self._problem is not None or name not in self._agenda.running:
+        if self._problem is not None or name not in self._orchestrator.running:
             return  # Tune reports a trial again, as failed, after an error in here
-        task = self._agenda.tasks[name]
+        request = self._orchestrator.state.requests[name]
         payload = self._last.pop(name, {}).get("payload", {})
         points = payload.get("curve") or self._points.get(name, [])
         self._points.pop(name, None)
         self.progress.pop(name, None)
         record = Record(
-            search=self._search,
-            data=self._data,
-            model=self._model,
-            trial=task.id,
-            arm=task.arm,
-            recipe=task.recipe.plan.id,
-            title=task.title or task.recipe.title,
-            seed=task.seed,
-            split_seed=task.seed,
+            search=self._context.settings.name,
+            data=self._context.settings.data,
+            model=self._context.model,
+            trial=request.id,
+            arm=request.arm,
+            recipe=request.recipe.plan.id,
+            title=request.title or request.recipe.title,
+            seed=request.seed,
+            split_seed=request.seed,
             first_stage=payload.get("first_stage", ""),
-            tricks=task.tricks,
-            context=task.context,
-            setting=task.setting,
+            tricks=request.tricks,
+            context=request.context,
+            setting=request.setting,
             outcome=outcome,
-            choices=task.recipe.choices,
-            plan=task.recipe.plan.to_dict(),
-            families=task.recipe.families,
+            choices=request.recipe.choices,
+            plan=request.recipe.plan.to_dict(),
+            families=request.recipe.families,
             imbalance=payload.get("imbalance", float("nan")),
             fingerprint=payload.get("fingerprint", ""),
             counts=tuple(payload.get("counts", ())),
@@ -294,7 +387,7 @@ class Recorder(_DriverOnly, Callback):  # type: ignore[misc]
             recalls=tuple(payload.get("recalls", ())),
             correct=tuple(payload.get("correct", ())),
             per_class=payload.get("per_class", {}),
-            curve=points_of(points),
+            curve=tuple(Point(**point) for point in points),
             reason=reason or payload.get("reason", ""),
             stop=dict(stop),
             gpus=self._shares.of(name).gpus,
@@ -302,48 +395,16 @@ class Recorder(_DriverOnly, Callback):  # type: ignore[misc]
             started=self._started.pop(name, time.time()),
         )
         try:
-            self._agenda.take(record)
+            self._orchestrator.record(record)
         except Exception as error:
             self._problem = error
             raise
-        self._count_failures(record)
+        why = self._failures.count(record)
+        if why and not self._orchestrator.stopped_because:
+            self._orchestrator.stop(why)
         for listen in self._listeners:
             try:
                 listen(record)
             except Exception:
                 # the record is in the journal: nobody who only looks at it may end the search
                 log.exception("%s could not be shown or tracked", record.trial)
-
-    def _count_failures(self, record: Record) -> None:
-        """Ends a search in which every trial would fail for the same reason."""
-        if record.outcome != "failed":
-            self._alike, self._ended_otherwise = ("", 0), True
-            return
-        alike = NUMBER.sub("#", record.reason)
-        self._alike = alike, self._alike[1] + 1 if alike == self._alike[0] else 1
-        count = self._alike[1]
-        if count >= (IN_A_ROW if self._ended_otherwise else FIRST) and not self._agenda.stopped_because:
-            which = f"{count} trials in a row" if self._ended_otherwise else f"The first {count} trials"
-            self._agenda.stopped_because = f"{which} failed for the same reason: {record.reason}"
-            self._agenda.stop()
-
-
-FIRST, IN_A_ROW = 3, 10
-"""After how many failures alike a search ends: where nothing has ended otherwise, and where something has."""
-
-NUMBER = re.compile(r"\d+")
-"""What may differ between reasons that are alike: sizes, positions, process ids."""
-
-
-def _told(error: Any) -> tuple[str, bool]:
-    """What an error of Ray says, in one line, and whether the trial's process is gone."""
-    # an error in the process's own start is told as its death
-    if isinstance(error, LOST) and not getattr(error, "actor_init_failed", False):
-        return f"{type(error).__name__}: its process is gone", True
-    # what a trial raises it has told itself: what is left is a whole traceback of Ray's, which ends with the cause
-    lines = str(error).strip().splitlines()
-    return (lines[-1] if lines else type(error).__name__), False
-
-
-LOST = (RayActorError, WorkerCrashedError, NodeDiedError, RaySystemError, ObjectLostError, OutOfMemoryError)
-"""Errors of Ray that say nothing about the trial: its process or its machine is gone."""

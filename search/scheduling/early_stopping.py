@@ -8,7 +8,7 @@ through theirs: all are one cohort). A cohort of fewer than four stops nobody. A
 the rungs it would have passed. Which score decides best is measured in `docs/rung_scores.md`.
 
 The rule is asynchronous successive halving, Li et al. 2020, "A System for Massively Parallel Hyperparameter
-Tuning" (arXiv:1810.05934), in its stopping form: at a rung a trial goes on if it is in the best 1/η of what
+Tuning" (arXiv:1810.05934), in its stopping form: at a rung a trial continues if it is in the best 1/η of what
 its cohort has shown so far. Differs: the cohorts, and fractions of the plan instead of epochs.
 """
 
@@ -68,16 +68,18 @@ class Decision:
         return dataclasses.asdict(self)
 
 
-class Halving:
-    """The decisions, without Ray. What a search takes for granted stands in `search.settings.Settings` alone.
+class CohortASHA:
+    """Asynchronous successive halving within cohorts, without Ray.
+
+    Defaults are declared in `search.settings.Settings` alone.
 
     Args:
         rungs: Fractions of the plan, ascending, in (0, 1).
-        factor: η, above 1: the best 1/η of a cohort go on.
+        factor: η, above 1: the best 1/η of a cohort continue.
         score: Which metric of a point is compared, one of `SCORES`.
         least: A smaller cohort stops nobody.
 
-    >>> halving = Halving(rungs=(0.5,), factor=2, score="accuracy", least=4)
+    >>> halving = CohortASHA(rungs=(0.5,), factor=2, score="accuracy", least=4)
     >>> def judged(name, value):
     ...     point = {"stage": "a", "epoch": 5, "progress": 0.5, "metrics": {"accuracy": value}}
     ...     return halving.judge(name, {"a": ""}, [point])
@@ -112,7 +114,7 @@ class Halving:
             peers: Which other trials of its cohort it is compared with.
 
         Returns:
-            The first rung at which it falls short, or `None` to go on.
+            The first rung at which it falls short, or `None` to continue.
         """
         for rung, point in self._passed(trial, points):
             decision = self._at_rung(trial, rung, self._cohort(kinds, point), point, peers)

@@ -1,4 +1,4 @@
-"""A space as Optuna sees it: TPE proposes recipes, define-by-run, and is told the truth about them.
+"""The adaptive arm's sampler: a define-by-run study of Optuna, in which TPE proposes recipes.
 
 The study lies in memory and follows from the journal alone; `results/<search>/optuna.db` is a copy that
 `optuna-dashboard` opens. Stopped trials are pruned at their step, not complete; diverged and failed ones are failures;
@@ -36,8 +36,8 @@ class Proposal:
     """A recipe that Optuna proposed.
 
     Args:
-        number: Of its trial in the study.
-        recipe: To train.
+        number: Number of its trial in the study.
+        recipe: What to train.
         drawn: How it came about, for the journal: what was drawn for it, and for those before it that cannot be
             trained.
     """
@@ -51,8 +51,8 @@ class SpaceExhausted(RuntimeError):
     """Every proposal is forbidden or cannot be trained.
 
     Args:
-        why: In words.
-        number: Of the first of these proposals in the study.
+        why: Why, in words.
+        number: Number of the first of these proposals in the study.
         refused: What was drawn for each of them.
     """
 
@@ -62,17 +62,17 @@ class SpaceExhausted(RuntimeError):
 
 
 class Sampler:
-    """Asks Optuna for recipes and tells it how they did.
+    """Asks Optuna for recipes and tells it their results.
 
     The study lies in memory. It follows from the journal (`rebuild`), and is written to a file for people to look at.
 
     Args:
         space: What may vary.
-        standard: Of the data set.
+        standard: Standard recipe of the data set.
         epochs_scale: Multiplies every stage's epochs.
         file: SQLite file that follows the study; `None` for none.
-        name: Of the study.
-        seed: Of the sampler.
+        name: Name of the study.
+        seed: Seed of the sampler.
         metrics: Names of what is maximised; with several, Optuna looks for their Pareto front.
     """
 
@@ -88,7 +88,11 @@ class Sampler:
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._space, self._standard, self._scale, self._seed = space, standard, epochs_scale, seed
-        self.study = optuna.create_study(study_name=name, directions=["maximize"] * len(metrics))
+        # its own, because a trial of a resumed search can be reported on through the storage alone
+        self._storage = optuna.storages.InMemoryStorage()
+        directions = ["maximize"] * len(metrics)
+        self.study = optuna.create_study(storage=self._storage, study_name=name, directions=directions)
+        self._id = self._storage.get_study_id_from_name(name)
         self._file = None if file is None else StudyFile(file, self.study, metrics)
         self._taught: dict[str, FrozenTrial] = {}  # by recipe: learned from other arms, not yet in the study
 
@@ -132,12 +136,12 @@ class Sampler:
     def tell(
         self, number: int, outcome: str, value: float | Sequence[float] | None, steps: Sequence[tuple[int, float]]
     ) -> None:
-        """How a proposal did.
+        """Tells Optuna the result of a proposal.
 
         Args:
-            number: Of the proposal.
-            outcome: As in the record.
-            value: Of a finished trial, a fraction; one for each of the metrics, where there are several.
+            number: Number of the proposal.
+            outcome: Outcome in the record.
+            value: Result of a finished trial, a fraction; one for each metric where there are several.
             steps: (epoch, score) of its evaluations, for trials that were stopped.
         """
         trial = self._trials()[number]
@@ -145,8 +149,8 @@ class Sampler:
             return
         # Optuna takes nothing on the way where there are several metrics
         for epoch, score in steps if len(self.study.directions) == 1 else ():
-            # not by Trial.report, whose object would be drawn for once more
-            self.study._storage.set_trial_intermediate_value(trial._trial_id, epoch, score)
+            key = self._storage.get_trial_id_from_study_id_trial_number(self._id, number)
+            self._storage.set_trial_intermediate_value(key, epoch, score)
         if outcome == "finished":
             self.study.tell(number, values_of(value))
         elif outcome == "stopped":
@@ -155,31 +159,32 @@ class Sampler:
             self.study.tell(number, state=TrialState.FAIL)
 
     def use(self, space: Space) -> None:
-        """Goes on with the space at other numbers, once the baseline's are known."""
+        """Continues with the space at other numbers, once the baseline is tuned."""
         self._space = space
 
     def learn(self, recipe: Recipe, value: float | Sequence[float], arm: str = "design") -> None:
         """Keeps a recipe that was measured elsewhere for the study, if the space can express it; see `take_in`."""
+        if recipe.plan.id in self._taught:
+            return
         distributions: dict[str, BaseDistribution] = {}
 
         def replay(name: str, domain: Domain, default: Any) -> Any:
             distributions[name] = _distribution(domain)
-            value = recipe.params[name]
-            if not distributions[name]._contains(distributions[name].to_internal_repr(value)):
-                raise PlanError(f"{name}: {value!r} is not offered by the space")
-            return value
+            return recipe.params[name]
 
         try:
             again = build(self._space, replay, self._standard, self._scale)
-        except (PlanError, KeyError, ValueError):
-            return
-        if again.plan.id == recipe.plan.id and recipe.plan.id not in self._taught:
-            self._taught[recipe.plan.id] = create_trial(
+            # refuses a value that the space does not offer
+            trial = create_trial(
                 params=dict(recipe.params),
                 distributions=distributions,
                 values=values_of(value),
                 user_attrs={"recipe": recipe.plan.id, "title": recipe.title, "arm": arm},
             )
+        except (PlanError, KeyError, ValueError):
+            return
+        if again.plan.id == recipe.plan.id:
+            self._taught[recipe.plan.id] = trial
 
     def take_in(self) -> list[dict[str, Any]]:
         """Adds to the study what other arms have taught since, each recipe once.
@@ -199,7 +204,7 @@ class Sampler:
         To be called once, on an empty study, when the space is at the numbers that it had when the search proposed.
 
         Args:
-            events: Of the journal.
+            events: Events of the journal.
 
         Returns:
             What other arms had taught before journals said so, for the journal.

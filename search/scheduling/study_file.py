@@ -92,7 +92,8 @@ class StudyFile:
         if not all(map(_agree, there, ours)):
             raise ValueError("the file holds another study")
         self._storage, self._id = storage, study
-        self._kept = [(trial._trial_id, trial.state.is_finished()) for trial in there]
+        keys = (storage.get_trial_id_from_study_id_trial_number(study, trial.number) for trial in there)
+        self._kept = [(key, trial.state.is_finished()) for key, trial in zip(keys, there, strict=True)]
 
     def _append(self) -> None:
         """Writes the trials that are new, or finished since."""
@@ -117,7 +118,7 @@ class StudyFile:
             study = optuna.create_study(
                 storage=self._storage, study_name=self._study.study_name, directions=self._study.directions
             )
-            self._id = study._study_id
+            self._id = self._storage.get_study_id_from_name(self._study.study_name)
             with warnings.catch_warnings():
                 # what the dashboard's axes are called: nothing depends on it
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)

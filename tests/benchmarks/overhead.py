@@ -51,7 +51,7 @@ def make_data(folder: Path) -> str:
 def searched(folder: Path, data: str, trials: int) -> tuple[list[float], list[float], float, float]:
     """Part 1: start times of all trials, the driver's CPU seconds at the end of each, wall time, time in training."""
     import search
-    from search.scheduling.tasks import Journal
+    from search.scheduling.journal import Journal
 
     cpu: list[float] = []
     write = Journal.write

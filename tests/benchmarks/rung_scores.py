@@ -5,7 +5,7 @@
 
 `record` trains random recipes of `spaces/full_combo.py` to their end, with every score on the way, and each of them
 again as a whole plan shortened to every rung. `replay` searches these records again and again without training:
-recipes in random order go through the stopping rule itself (`early_stopping.Halving`), a few at a time, until
+recipes in random order go through the stopping rule itself (`early_stopping.CohortASHA`), a few at a time, until
 the budget of epochs is spent.
 
 Kendall's τ_b is between the score at a rung and the final accuracy: over all recipes, and over pairs of recipes of
@@ -37,7 +37,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 from scipy import stats
 
-from search.scheduling.early_stopping import SHORTENED, Halving
+from search.scheduling.early_stopping import SHORTENED, CohortASHA
 
 ROOT = Path(__file__).parents[2]
 SHARES = (0.25, 0.5, 0.75)
@@ -228,7 +228,7 @@ def steps(line: Line, rule: Rule) -> Iterator[tuple[float, dict[str, Any], str]]
 
 def simulate(lines: Sequence[Line], order: Sequence[int], rule: Rule, budget: float, slots: int) -> Found:
     """One search: recipes in this order, as many at a time as there are slots, until the epochs are spent."""
-    halving = Halving(rule.rungs, rule.factor, rule.score or "accuracy")
+    halving = CohortASHA(rule.rungs, rule.factor, rule.score or "accuracy")
     waiting, finished, running = deque(order), list[int](), list[tuple[float, int, int, Any]]()
     spent, begun = 0.0, set[int]()
 

@@ -17,10 +17,9 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from rich.console import Console
 
 from search.console.preview import _random_recipes
-from search.run import Search
+from search.context import SearchContext
 from search.settings import Settings
 from search.space_file import load_space
 from spaces.domain import Space, Stage, one_of, trick
@@ -56,7 +55,7 @@ def lists(trials: int) -> None:
             name="x", space="full_combo", data="digits-lt", imbalance=50, epochs_scale=1 / 3,
             trials=trials, children_per_start=children,
         )  # fmt: skip
-        plans = list(_random_recipes(Search(space, settings, None, Console())))
+        plans = list(_random_recipes(SearchContext.make(space, settings)))
         with tempfile.TemporaryDirectory() as folder:
             plain, slow = run(plans, None)
             paid, quick = run(plans, StageStore(folder))

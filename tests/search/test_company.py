@@ -1,15 +1,19 @@
 """Seeds of one recipe in one network, in a search: who waits for whom, and that every record is there as ever."""
 
+import dataclasses
 import json
 
 import pytest
 
 import search
-from search.recipes import Ground
-from search.scheduling.orchestrator import Agenda, Journal, Limits
+from search.recipes import RecipeFactory
+from search.scheduling.journal import Journal
+from search.scheduling.orchestrator import Orchestrator
 from search.scheduling.sampler import Sampler
-from search.scheduling.tasks import Task
+from search.scheduling.stage_locks import StageLocks
+from search.scheduling.trial_request import TrialRequest
 from search.settings import Settings, SettingsError
+from search.state import SearchState
 from spaces.domain import Space, Stage, one_of
 from trainables.data import standard
 from trainables.pipeline.keys import stage_keys
@@ -29,46 +33,49 @@ SPACE = Space(
 )
 
 
-def keys(plan, seed, company):
-    return stage_keys(plan, {"seed": seed, "company": list(company)})
+def keys(request):
+    return stage_keys(request.recipe.plan, {"seed": request.seed, "company": list(request.company)})
 
 
-def agenda_of(folder, fused=lambda plan: True, store=True, seeds=5) -> Agenda:
+def orchestrator_of(folder, joint=lambda plan: True, store=True, seeds=5) -> Orchestrator:
     sampler = Sampler(SPACE, STANDARD, 1.0, None, "study", 0)
-    limits = Limits(seeds=seeds, trials=0, race=False)
-    stages = StageStore(folder / "stages") if store else None
-    return Agenda(Ground(SPACE, STANDARD), sampler, limits, Journal(folder / "j"), keys, stages, fused=fused)
+    settings = Settings(
+        name="s", space="s", data="digits-lt", seeds=seeds, trials=0, race=False, start_points=False, check_seeds=0
+    )
+    state = SearchState(RecipeFactory(SPACE, STANDARD), settings, 0.02)
+    locks = StageLocks(keys, StageStore(folder / "stages") if store else None)
+    return Orchestrator(state, sampler, Journal(folder / "j"), locks, joint)
 
 
 def test_seeds_of_a_recipe_come_in_fours_and_wait_for_the_first(tmp_path):
-    agenda = agenda_of(tmp_path)
-    companies = {(task.recipe.title, task.seed): task.company for task in agenda.tasks.values()}
+    driver = orchestrator_of(tmp_path)
+    companies = {(task.recipe.title, task.seed): task.company for task in driver.state.requests.values()}
     assert {seed: company for (_, seed), company in companies.items()} == {
         **dict.fromkeys(range(4), (0, 1, 2, 3)), 4: (),
     }  # fmt: skip
-    first, second, third, fourth = (agenda.next() for _ in range(4))
+    first, second, third, fourth = (driver.next() for _ in range(4))
     # of each recipe one of the four, then those that are alone
     assert [task.seed for task in (first, second, third, fourth)] == [0, 0, 4, 4]
-    assert first.recipe.plan.id != second.recipe.plan.id and agenda.next() is None
+    assert first.recipe.plan.id != second.recipe.plan.id and driver.next() is None
     for task in (first, second):
         written = {
-            key for seed in task.company for stage in keys(task.recipe.plan, seed, task.company) for key in stage
+            key for seed in task.company for stage in keys(dataclasses.replace(task, seed=seed)) for key in stage
         }
-        assert agenda.running[task.id] == written
-    for key in agenda.running[first.id]:
-        agenda._store.folder(key).mkdir(parents=True)
-        (agenda._store.folder(key) / "manifest.json").write_text("{}")
-    rest = [agenda.next() for _ in range(3)]
+        assert driver.locks.held[task.id] == written
+    for key in driver.locks.held[first.id]:
+        driver.locks._store.folder(key).mkdir(parents=True)
+        (driver.locks._store.folder(key) / "manifest.json").write_text("{}")
+    rest = [driver.next() for _ in range(3)]
     assert [(task.recipe.plan.id, task.seed) for task in rest] == [(first.recipe.plan.id, seed) for seed in (1, 2, 3)]
-    assert Task.from_dict(json.loads(json.dumps(first.to_dict()))) == first
+    assert TrialRequest.from_dict(json.loads(json.dumps(first.to_dict()))) == first
     old = {name: value for name, value in first.to_dict().items() if name != "company"}
-    assert Task.from_dict(old).company == ()  # of a journal from before
+    assert TrialRequest.from_dict(old).company == ()  # of a journal from before
 
 
 def test_without_a_store_or_the_wish_each_is_alone(tmp_path):
-    for place, more in (("a", {"store": False}), ("b", {"fused": lambda plan: False})):
+    for place, more in (("a", {"store": False}), ("b", {"joint": lambda plan: False})):
         (tmp_path / place).mkdir()
-        assert {task.company for task in agenda_of(tmp_path / place, **more).tasks.values()} == {()}
+        assert {task.company for task in orchestrator_of(tmp_path / place, **more).state.requests.values()} == {()}
     with pytest.raises(SettingsError, match=r"--fused-trials must be off with --no-reuse, because .* got 'auto'"):
         Settings(name="a", space="b", data="digits-lt", fused_trials="auto", reuse=False)
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
 import pytest
 from PIL import Image
 from rich.console import Console
@@ -46,11 +45,7 @@ def test_the_screen_names_the_classes_beside_the_best_accuracy(tmp_path: Path) -
     best = document(trials, {PLAN.id: PLAN.to_dict()}.__getitem__)
     assert best["measured"]["metric"].endswith(f"; {PART}")
     assert best["measured"]["prediction"]["low"] < 0.8  # seven images that all seeds get right are no promise
-    extras = summary.Extras(*(pd.DataFrame() for _ in range(3)))
-    extras = dataclasses.replace(
-        extras, nominated=pd.DataFrame(), removals=pd.DataFrame(columns=["removed", "depends"])
-    )
-    result = SearchResult("demo", tmp_path, True, trials, None, best, {}, (0.0, 0.0), extras)
+    result = SearchResult("demo", tmp_path, True, trials, None, best, {}, (0.0, 0.0))
     settings = Settings(name="demo", space="s.py", data="folder:photos")
     console = Console(width=200, file=io.StringIO())
     summary.show(console, result, "sqlite:///mlflow.db", settings)
@@ -62,14 +57,15 @@ def test_the_screen_names_the_classes_beside_the_best_accuracy(tmp_path: Path) -
 
 
 def test_the_running_search_says_that_its_best_is_over_a_part() -> None:
-    agenda = SimpleNamespace(records={"t0": record(0)}, phase="design", planned=2, running={}, left="")
-    display = Display(Console(file=io.StringIO()), agenda, {}, 1)  # type: ignore[arg-type]
+    state = SimpleNamespace(records={"t0": record(0)})
+    driver = SimpleNamespace(state=state, phase="design", schedule=SimpleNamespace(planned=2), running={}, left="")
+    display = Display(Console(file=io.StringIO()), driver, 1)  # type: ignore[arg-type]
     assert (
         "best 100.0% (mean over the 2 of 4 classes that have val images) in a single trial: baseline" in display._line()
     )
     whole = dataclasses.replace(record(0), val_counts=(4, 3, 2, 2))
-    agenda.records = {"t0": whole}
-    whole_display = Display(Console(file=io.StringIO()), agenda, {}, 1)  # type: ignore[arg-type]
+    state.records = {"t0": whole}
+    whole_display = Display(Console(file=io.StringIO()), driver, 1)  # type: ignore[arg-type]
     assert "best 100.0% in a single trial: baseline" in whole_display._line()
 
 

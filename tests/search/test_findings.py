@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -12,14 +13,16 @@ from rich.console import Console
 from analysis.conflicts import at_looks, pairwise, verdict_table
 from search.console.summary import (
     _conflicts,
-    _extras,
     _marks,
+    _tables,
     conflict_table,
-    extras,
     finished,
     further_steps,
     how_to_resume,
 )
+from search.outcome import save_tables
+from search.phases.ablation import Ablation
+from search.phases.candidates import Candidates
 from search.settings import Settings
 
 PAIR = "a×b"
@@ -99,7 +102,19 @@ def test_what_an_earlier_look_has_shown_stays_shown():
     assert table["verdict"].item() == "conflict" and "shown at look 1" in table["reason"].item()
 
 
-def test_the_extras_in_words_files_and_tags(tmp_path):
+def of_phases(trials, winner: str | None) -> tuple[dict, dict]:
+    """Tables and tags of the phases that leave some."""
+    plan = None if winner is None else SimpleNamespace(plan=SimpleNamespace(id=winner))
+    state = SimpleNamespace(margin=0.02, winner=plan)
+    tables, tags = {}, {}
+    for phase in (Candidates(), Ablation()):
+        found = phase.tables(state, trials)
+        tables |= found
+        tags |= phase.tags(found)
+    return tables, tags
+
+
+def test_the_tables_of_phases_in_words_files_and_tags(tmp_path):
     around = pd.DataFrame([
         {"arm": "around", "context": "around:w", "outcome": "finished", "started": 1.0, "recipe": "+".join(on),
          "seed": 6000 + block, "tricks": on, "final/accuracy": value + 0.001 * block}
@@ -107,11 +122,11 @@ def test_the_extras_in_words_files_and_tags(tmp_path):
     ])  # fmt: skip
     nominated = rows("nominated", CONFLICT, 4, first=7000, context="nominated:a×b")
     cut = rows("nominated", CONFLICT, 1, first=7000, context="nominated:c×d")
-    found = extras(pd.concat([DESIGN, around, nominated, cut], ignore_index=True), 0.02, "w")
-    assert found.tags == {"nominated/a--b": "conflict", "removal/a": "needed", "removal/b": "may be removed"}
-    found.save(tmp_path)
+    tables, tags = of_phases(pd.concat([DESIGN, around, nominated, cut], ignore_index=True), "w")
+    assert tags == {"nominated/a--b": "conflict", "removal/a": "needed", "removal/b": "may be removed"}
+    save_tables(tables, tmp_path)
     assert {file.name for file in tmp_path.iterdir()} == {"nominated.csv", "removals.csv", "path.csv"}
-    words = "\n".join(_extras(found))
+    words = "\n".join(_tables(tables))
     assert "Nominated by the adaptive arm, run on 4 fresh seeds: a × b: conflict" in words
     assert "needed: a (+20.0); may be removed: b (+0.1)" in words
     assert "From the baseline up: 60.1 % → + a 90.0 % → + b 90.1 %" in words
@@ -159,11 +174,11 @@ def test_what_may_be_done_about_declared_pairs(verdict, settling, said):
     assert list(further_steps(table.assign(primary=False), settings, settling, True)) == []
 
 
-def test_without_extras_nothing_is_said_and_nothing_left(tmp_path):
-    found = extras(DESIGN, 0.02, None)
-    assert list(_extras(found)) == [] and found.tags == {}
+def test_without_tables_nothing_is_said_and_nothing_left(tmp_path):
+    tables, tags = of_phases(DESIGN, None)
+    assert list(_tables(tables)) == [] and tags == {}
     (tmp_path / "path.csv").write_text("of a former winner")
-    found.save(tmp_path)
+    save_tables(tables, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from search.scheduling import tasks
-from search.scheduling.tasks import Journal, JournalError
+from search.scheduling import journal as module
+from search.scheduling.journal import Journal, JournalError
 
 
 @pytest.fixture
@@ -170,7 +170,7 @@ def test_what_is_damaged_in_them_is_named(journal, line):
 FULL = """
 import resource, sys
 from pathlib import Path
-from search.scheduling.tasks import Journal, JournalError
+from search.scheduling.journal import Journal, JournalError
 it = Journal(Path(sys.argv[1]))
 size = it.path.stat().st_size
 resource.setrlimit(resource.RLIMIT_FSIZE, (size + 40, size + 40))
@@ -187,7 +187,7 @@ def test_a_file_that_cannot_grow_keeps_its_lines(journal):
     before = journal.path.read_bytes()
     done = subprocess.run(
         [sys.executable, "-c", FULL, journal.path], capture_output=True, text=True, check=True,
-        cwd=Path(tasks.__file__).parents[1],
+        cwd=Path(module.__file__).parents[1],
     )  # fmt: skip
     assert done.stderr == ""
     (line,) = done.stdout.splitlines()

@@ -7,11 +7,15 @@ import pytest
 from optuna.trial import TrialState
 
 from analysis.records.schema import Point, Record
-from search.recipes import Ground
+from search.recipes import RecipeFactory
+from search.scheduling.journal import Journal
 from search.scheduling.objective import check_objective, scalar, values
-from search.scheduling.orchestrator import Agenda, Journal, Limits, Task
+from search.scheduling.orchestrator import Orchestrator
 from search.scheduling.sampler import Sampler
+from search.scheduling.stage_locks import StageLocks
+from search.scheduling.trial_request import TrialRequest
 from search.settings import OBJECTIVES, Settings, SettingsError
+from search.state import SearchState
 from spaces.domain import Space, Stage, one_of
 from trainables.data import standard
 from trainables.pipeline.keys import stage_keys
@@ -70,7 +74,7 @@ def test_a_harmonic_mean_alone_is_a_study_of_one():
 # --- in a search ------------------------------------------------------------------------------------------
 
 
-def record(task: Task, outcome: str = "finished") -> Record:
+def record(task: TrialRequest, outcome: str = "finished") -> Record:
     """A world in which `cost_sensitive` is worth accuracy and `class_balanced` the worst classes."""
     labels = task.recipe.labels
     accuracy = 0.5 + 0.2 * ("only/cost_sensitive" in labels) + 0.05 * ("only/class_balanced" in labels)
@@ -85,19 +89,20 @@ def record(task: Task, outcome: str = "finished") -> Record:
     )  # fmt: skip
 
 
-def played(folder, objective: str, trials: int = 6, race: bool = True) -> tuple[Agenda, list[Task]]:
+def played(folder, objective: str, trials: int = 6, race: bool = True) -> tuple[Orchestrator, list[TrialRequest]]:
     """A whole search of `SPACE`, without Ray."""
     metrics = {"accuracy": 1, "harmonic_mean": 1, "both": 2}[objective]
     space = dataclasses.replace(SPACE, screen=["only/cost_sensitive", "only/class_balanced"])
     sampler = Sampler(space, standard("digits-lt"), 1.0, None, "s", 0, [f"m{n}" for n in range(metrics)])
-    limits = Limits(seeds=1, trials=trials, race=race, objective=objective)
-    ground = Ground(space, standard("digits-lt"))
-    keys = lambda plan, seed, company: stage_keys(plan, {"seed": seed})  # noqa: E731
-    agenda, tasks = Agenda(ground, sampler, limits, Journal(folder / "journal.jsonl"), keys, None), []
-    while (task := agenda.next()) is not None:
-        tasks.append(task)
-        agenda.take(record(task))
-    return agenda, tasks
+    few = {"seeds": 1, "start_points": False, "check_seeds": 0}
+    settings = Settings(name="s", space="s", data="digits-lt", trials=trials, race=race, objective=objective, **few)
+    state = SearchState(RecipeFactory(space, standard("digits-lt")), settings, 0.005)
+    locks = StageLocks(lambda request: stage_keys(request.recipe.plan, {"seed": request.seed}), None)
+    driver, requests = Orchestrator(state, sampler, Journal(folder / "journal.jsonl"), locks), []
+    while (request := driver.next()) is not None:
+        requests.append(request)
+        driver.record(record(request))
+    return driver, requests
 
 
 @pytest.mark.parametrize(
@@ -109,10 +114,10 @@ def played(folder, objective: str, trials: int = 6, race: bool = True) -> tuple[
     ],
 )
 def test_the_race_is_won_by_the_objective(tmp_path, objective, winner):
-    agenda, _ = played(tmp_path, objective)
-    assert agenda.winner.title == winner
-    told = [trial.values for trial in agenda.sampler.study.get_trials(states=(TrialState.COMPLETE,))]
-    known = [values(record(task).metrics, objective) for task in agenda.tasks.values()]
+    driver, _ = played(tmp_path, objective)
+    assert driver.state.winner.title == winner
+    told = [trial.values for trial in driver.sampler.study.get_trials(states=(TrialState.COMPLETE,))]
+    known = [values(record(task).metrics, objective) for task in driver.state.requests.values()]
     # the design's means and every proposal
     assert len(told) == 4 + 6 and all(any(pytest.approx(one) == other for other in known) for one in told)
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from search.execution import epoch_time as pace
-from search.execution.epoch_time import Pace
+from search.execution.epoch_time import EpochTime
 from search.settings import Settings
 
 
@@ -18,30 +18,30 @@ def settings(tmp_path) -> Settings:
 
 def test_what_is_kept_is_known_for_the_same_trials_alone(settings):
     assert pace.known(settings, "resnet8") is None
-    pace.keep(settings, "resnet8", Pace(0.25, "search x"))
-    pace.keep(settings, "resnet32", Pace(4.0, "search x"))
-    assert pace.known(settings, "resnet8") == Pace(0.25, "search x")
-    assert pace.known(settings, "resnet32") == Pace(4.0, "search x")
+    pace.keep(settings, "resnet8", EpochTime(0.25, "search x"))
+    pace.keep(settings, "resnet32", EpochTime(4.0, "search x"))
+    assert pace.known(settings, "resnet8") == EpochTime(0.25, "search x")
+    assert pace.known(settings, "resnet32") == EpochTime(4.0, "search x")
     for other in ({"imbalance": 10.0}, {"gpus_per_trial": 0.5}, {"data": "cifar10-lt"}, {"output": "elsewhere"},
                   {"precision": "bf16"}, {"graph": "on"}):  # fmt: skip
         assert pace.known(dataclasses.replace(settings, **other), "resnet8") is None, other
 
 
 def test_a_damaged_file_is_as_none(settings):
-    pace.keep(settings, "resnet8", Pace(0.25, "search x"))
+    pace.keep(settings, "resnet8", EpochTime(0.25, "search x"))
     key = next(iter(json.loads(pace.file_of(settings).read_text())))
     odd = ['{"source": "x"}', '{"source": 1, "seconds": 1}', '{"source": "x", "seconds": "fast"}', "3", "null"]
     odd += [f'{{"source": "x", "seconds": {seconds}}}' for seconds in ("NaN", "-1", "true", "1e999", "1" + "0" * 400)]
     for text in ("{", "[1]", "", "[" * 100_000, *(f"{{{json.dumps(key)}: {value}}}" for value in odd)):
         pace.file_of(settings).write_text(text)
         assert pace.known(settings, "resnet8") is None
-    pace.keep(settings, "resnet8", Pace(0.5, "search y"))
-    assert pace.known(settings, "resnet8") == Pace(0.5, "search y")
+    pace.keep(settings, "resnet8", EpochTime(0.5, "search y"))
+    assert pace.known(settings, "resnet8") == EpochTime(0.5, "search y")
 
 
 def test_a_folder_that_cannot_be_written_costs_nothing_else(settings, tmp_path):
     (tmp_path / "results").write_text("a file")
-    pace.keep(settings, "resnet8", Pace(0.25, "search x"))
+    pace.keep(settings, "resnet8", EpochTime(0.25, "search x"))
     assert pace.known(settings, "resnet8") is None
 
 

@@ -6,10 +6,10 @@ from rich.console import Console
 from analysis.conflicts.contrasts import FEWEST_FIRST_STAGES as FEWEST
 from search.console import preview
 from search.console.preview import count, seconds_per_epoch, show, trained, tree
+from search.context import SearchContext
 from search.design.labels import make_design
 from search.design.power_preview import FEWEST_FIRST_STAGES
 from search.execution import epoch_time as pace
-from search.run import Search
 from search.settings import Settings
 from spaces.domain import Space, Stage, forbid, integer, log_uniform, one_of, some_of, trick, uniform
 from trainables.data import standard
@@ -79,9 +79,9 @@ def test_the_tree_names_every_stage_and_choice():
         assert text in shown, text
 
 
-def search(tmp_path, space=SPACE, **changes) -> Search:
+def search(tmp_path, space=SPACE, **changes) -> SearchContext:
     settings = {"trials": 5, "seeds": 2, "epochs_scale": 0.1, "output": str(tmp_path), "max_concurrent": 2} | changes
-    return Search(space, Settings(name="x", space="s", data="digits-lt", **settings), None, Console())
+    return SearchContext.make(space, Settings(name="x", space="s", data="digits-lt", **settings))
 
 
 def test_it_shows_and_leaves_nothing(tmp_path):
@@ -100,7 +100,7 @@ def test_it_shows_and_leaves_nothing(tmp_path):
 
 def test_the_time_is_that_of_the_last_search_here(tmp_path):
     looked = search(tmp_path)
-    pace.keep(looked.settings, looked.model, pace.Pace(90.0, "median of search y"))
+    pace.keep(looked.settings, looked.model, pace.EpochTime(90.0, "median of search y"))
     console = Console(width=160, record=True)
     show(console, looked)
     shown = console.export_text()

@@ -1,4 +1,4 @@
-"""Shares of GPUs by Ray's resource counting, with a GPU that Ray is only told of; the numbers by hand."""
+"""ResourceAllocator of GPUs by Ray's resource counting, with a GPU that Ray is only told of; the numbers by hand."""
 
 import json
 import logging
@@ -13,9 +13,10 @@ import ray
 import torch
 from rich.console import Console
 
+from search.context import SearchContext
 from search.execution import gpu_shares as resources
-from search.execution.gpu_shares import WORKER_ENVIRONMENT, Share, Shares, neediest, propose
-from search.run import Search
+from search.execution.gpu_shares import WORKER_ENVIRONMENT, ResourceAllocator, Share, neediest, propose
+from search.run import Launch, launch
 from search.settings import Settings, SettingsError, gpus
 from search.space_file import load_space
 from spaces.domain import Stage
@@ -92,21 +93,21 @@ def test_what_is_measured_is_what_may_need_most(make_plan):
 
 
 def test_out_of_memory_is_tried_once_more_with_twice_the_share():
-    shares = Shares(Share(1, 0.25), Share(8, 1))
+    shares = ResourceAllocator(Share(1, 0.25), Share(8, 1))
     for reason in ("OutOfMemoryError: CUDA out of memory", "torch.OutOfMemoryError: x", "MemoryError"):
-        assert shares.again(reason, reason, lost=False) == "out of memory with 0.25 GPUs; once more with 0.5 GPUs"
+        assert shares.retry(reason, reason, lost=False) == "out of memory with 0.25 GPUs; once more with 0.5 GPUs"
         assert shares.of(reason) == Share(1, 0.5)
-        assert shares.again(reason, reason, lost=False) == ""
+        assert shares.retry(reason, reason, lost=False) == ""
     assert shares.note("MemoryError", "MemoryError") == "MemoryError (with 0.5 GPUs, after 0.25 GPUs were too little)"
     assert shares.of("another") == Share(1, 0.25)
-    assert shares.again("another", "ValueError: this says OutOfMemoryError", lost=False) == ""
+    assert shares.retry("another", "ValueError: this says OutOfMemoryError", lost=False) == ""
 
 
 def test_what_torch_says_where_the_memory_of_the_machine_is_too_little():
     with pytest.raises(RuntimeError) as caught:
         torch.empty(10**16)
     reason = f"{type(caught.value).__name__}: {str(caught.value).splitlines()[0]}"
-    assert Shares(Share(1, 0), Share(4, 0)).again("a", reason, lost=False)
+    assert ResourceAllocator(Share(1, 0), Share(4, 0)).retry("a", reason, lost=False)
 
 
 @pytest.mark.parametrize(
@@ -121,33 +122,33 @@ def test_what_torch_says_where_the_memory_of_the_machine_is_too_little():
     ],
 )
 def test_other_words_for_out_of_memory(reason, is_memory):
-    assert bool(Shares(Share(1, 0.5), Share(8, 1)).again("a", reason, lost=False)) == is_memory
+    assert bool(ResourceAllocator(Share(1, 0.5), Share(8, 1)).retry("a", reason, lost=False)) == is_memory
 
 
 def test_there_is_no_more_than_a_whole_gpu():
-    assert Shares(Share(1, 1.0), Share(8, 4)).again("a", "OutOfMemoryError: x", lost=False) == ""
-    three = Shares(Share(1, 0.75), Share(8, 1))
-    assert three.again("a", "OutOfMemoryError: x", lost=False) and three.of("a") == Share(1, 1.0)
+    assert ResourceAllocator(Share(1, 1.0), Share(8, 4)).retry("a", "OutOfMemoryError: x", lost=False) == ""
+    three = ResourceAllocator(Share(1, 0.75), Share(8, 1))
+    assert three.retry("a", "OutOfMemoryError: x", lost=False) and three.of("a") == Share(1, 1.0)
 
 
 def test_without_a_gpu_it_is_the_neighbours_that_go():
-    shares = Shares(Share(1, 0), Share(4, 0))
-    assert shares.again("a", "MemoryError", lost=False) == "out of memory with 1 CPUs; once more with 2 CPUs"
-    assert Shares(Share(4, 0), Share(4, 0)).again("a", "MemoryError", lost=False) == ""
+    shares = ResourceAllocator(Share(1, 0), Share(4, 0))
+    assert shares.retry("a", "MemoryError", lost=False) == "out of memory with 1 CPUs; once more with 2 CPUs"
+    assert ResourceAllocator(Share(4, 0), Share(4, 0)).retry("a", "MemoryError", lost=False) == ""
 
 
 def test_a_lost_trial_is_begun_three_times_in_all():
-    shares = Shares(Share(1, 0), Share(4, 0))
-    assert [bool(shares.again("a", "its process is gone", lost=True)) for _ in range(4)] == [True, True, False, False]
-    assert bool(shares.again("b", "its process is gone", lost=True))
+    shares = ResourceAllocator(Share(1, 0), Share(4, 0))
+    assert [bool(shares.retry("a", "its process is gone", lost=True)) for _ in range(4)] == [True, True, False, False]
+    assert bool(shares.retry("b", "its process is gone", lost=True))
     assert "times" not in shares.note("b", "its process is gone")
-    assert shares.again("c", "ValueError: a mistake", lost=False) == ""
+    assert shares.retry("c", "ValueError: a mistake", lost=False) == ""
 
 
 def test_a_share_that_never_comes_is_given_up(monkeypatch):
-    shares, clock = Shares(Share(1, 0.25), Share(8, 1)), [100.0]
+    shares, clock = ResourceAllocator(Share(1, 0.25), Share(8, 1)), [100.0]
     monkeypatch.setattr(resources.time, "monotonic", lambda: clock[0])
-    assert shares.again("a", "OutOfMemoryError: x", lost=False)
+    assert shares.retry("a", "OutOfMemoryError: x", lost=False)
     # while another of ours runs it may be that one which holds it
     for clock[0] in (100.0, 5_000.0):
         assert shares.hopeless({"a": set(), "b": set()}) == set()
@@ -177,7 +178,7 @@ def one_gpu():
 def run(place: Path, monkeypatch, tricks: dict[str, float], **settings) -> tuple[dict, list, dict]:
     """Records by title, the trials that were begun again, and what search.json says."""
     monkeypatch.chdir(place)
-    monkeypatch.setattr(Search, "_device", "cpu")
+    monkeypatch.setattr(SearchContext, "device", "cpu")
     (place / "tricks").mkdir()
     for name, needs in tricks.items():
         (place / "tricks" / f"{name}.py").write_text(GREEDY.format(needs=needs))
@@ -189,8 +190,7 @@ def run(place: Path, monkeypatch, tricks: dict[str, float], **settings) -> tuple
         name="shares", space="space.py", data="digits-lt", seeds=1, trials=0, race=False, start_points=False,
         epochs_scale=0.1, tricks=(str(place / "tricks"),), **settings,
     )  # fmt: skip
-    search = Search(load_space(file), chosen, file, Console(quiet=True))
-    search.run()
+    launch(Launch(load_space(file), chosen, file), Console(quiet=True))
     folder = place / "results" / "shares"
     events = [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
     records = {event["record"]["title"]: event["record"] for event in events if event["event"] == "record"}

@@ -25,17 +25,19 @@ from rich.console import Console
 
 import run_search
 import search
-from search import export
-from search.phases import phases
-from search.run import Search
+from search import export, phases
+from search.context import SearchContext
+from search.phases.tune import Tune
+from search.run import Launch, launch
+from search.scheduling.trial_request import TrialRequest
 from search.settings import Settings, SettingsError
 from search.space_file import load_space
 from spaces.domain import Space, Stage, log_uniform, one_of
-from tests.search.whole_searches import FLAGS, SMALL, SPACE, TINY, journal, results, runs, texts
+from tests.search.whole_searches import FLAGS, SMALL, SPACE, TINY, journal, results, runs, small_phases, texts
 from trainables.data import load
 from trainables.pipeline.keys import stage_keys
 from trainables.pipeline.leases import Lock
-from trainables.plan import Plan
+from trainables.plan import Plan, Recipe
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -48,9 +50,7 @@ def finished(tmp_path_factory, empty_store) -> Path:
     (place / "small.py").write_text(SPACE)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
-        patch.setattr(phases, "ROUNDS", (1, 1, 2))
-        patch.setattr(phases, "CONTENDERS", 2)
-        patch.setattr(phases, "FINALISTS", 1)
+        patch.setattr(phases, "PHASES", small_phases(1, 1, 2))
         arguments = ["--space", "small.py", *FLAGS, "--rung-score", "accuracy", "--rungs", "0.99", "--name", "whole"]
         assert run_search.main(arguments) == 0
     return place
@@ -94,13 +94,18 @@ def test_the_driver_knows_the_keys_of_the_workers(finished):
     records = journal(finished / "results" / "whole")
     folder = finished / "results" / "whole"
     settings = Settings.stored(str(finished / "results"), "whole")
-    made = Search(load_space(folder / "space.py"), settings, folder / "space.py", Console(), resume=True)
+    made = SearchContext.make(load_space(folder / "space.py"), settings)
     before = torch.get_num_threads()
     torch.set_num_threads(2)  # as a person's shell has it
     try:
         expected = set()
         for record in records.values():
-            expected |= {keys[-1] for keys in made._keys(Plan.from_dict(record["plan"]), record["seed"])}
+            recipe = Recipe(Plan.from_dict(record["plan"]), {}, ())
+            proposed = 0 if record["trial"].startswith("adaptive-") else None
+            request = TrialRequest(
+                record["trial"], record["arm"], record["arm"], recipe, record["seed"], (), number=proposed
+            )
+            expected |= {keys[-1] for keys in made.keys(request)}
     finally:
         torch.set_num_threads(before)
     assert stored == expected
@@ -138,10 +143,7 @@ def test_optuna_has_the_truth(finished):
 
 @pytest.mark.slow
 def test_a_search_with_everything_and_then_more_of_it(place, monkeypatch, capsys):
-    monkeypatch.setattr(phases, "ROUNDS", (2, 1, 2))
-    monkeypatch.setattr(phases, "CONTENDERS", 2)
-    monkeypatch.setattr(phases, "FINALISTS", 1)
-    monkeypatch.setattr(phases, "TUNED", (1, 1, 1))
+    monkeypatch.setattr(phases, "PHASES", small_phases(2, 1, 2, Tune(1, 1, 1)))
     pair = "first/class_balanced×first/cost_sensitive"
     flags = [*FLAGS[:8], "--tune-baseline", "--check-seeds", "2", "--check-full-length", "--primary", pair]
     assert run_search.main(["--space", "small.py", *flags, "--name", "all"]) == 0
@@ -171,9 +173,7 @@ def test_a_search_with_everything_and_then_more_of_it(place, monkeypatch, capsys
 
 def test_resuming_a_finished_search_runs_nothing_again(finished, monkeypatch, capsys):
     monkeypatch.chdir(finished)
-    monkeypatch.setattr(phases, "ROUNDS", (1, 1, 2))
-    monkeypatch.setattr(phases, "CONTENDERS", 2)
-    monkeypatch.setattr(phases, "FINALISTS", 1)
+    monkeypatch.setattr(phases, "PHASES", small_phases(1, 1, 2))
     folder = finished / "results" / "whole"
     before, runs_before = (folder / "journal.jsonl").read_text(), {run.info.run_id for run in runs(finished, "whole")}
     best = (folder / "best.yaml").read_text()
@@ -261,9 +261,9 @@ def test_two_drivers_never_run_one_search(finished, monkeypatch, capsys):
             assert f"--resume whole: results/whole is in use by process {os.getpid()} on " in said.err
             assert said.err.count("\n") == 1 and ", started 20" in said.err and not said.out
         settings, space = Settings.stored("results", "whole"), folder / "space.py"
-        settling = Search(load_space(space), settings, space, Console(), resume=True, settle=5)
+        settling = Launch(load_space(space), settings, space, resume=True, extra_blocks=5)
         with pytest.raises(SettingsError, match="results/whole is in use by process"):
-            settling.run()
+            launch(settling, Console())
         assert export.main(["--search", "whole", "--out", "other.yaml"]) == 0
         assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
         assert {run.info.run_id: run.info.status for run in runs(finished, "whole")} == runs_before

@@ -17,10 +17,10 @@ from mlflow import MlflowClient
 import run_search
 import search
 from search import sync
-from search.execution.ray_tune import Recorder
+from search.execution.ray_tune import TuneCallback
 from search.export import main as export_main
-from search.scheduling import orchestrator as agenda
-from search.scheduling.tasks import Journal
+from search.scheduling.journal import Journal
+from search.scheduling.orchestrator import Orchestrator
 from search.workspace import SPACE_HEAD
 from tests.search.whole_searches import ALIKE, ONCE, SMALL, TINY, TRICK, journal, runs, texts
 
@@ -137,14 +137,14 @@ def test_a_damaged_journal_is_one_sentence_and_its_remedy_works(place, capsys):
 
 
 def test_a_store_that_goes_away_costs_no_result_and_is_written_later(place, monkeypatch, capsys, caplog):
-    taken = agenda.Agenda.take
+    taken = Orchestrator.record
 
     def deleting(self, record):
         taken(self, record)
-        if len(self.records) == 2:
+        if len(self.state.records) == 2:
             (place / "mlflow.db").rename(place / "away.db")
 
-    monkeypatch.setattr(agenda.Agenda, "take", deleting)
+    monkeypatch.setattr(Orchestrator, "record", deleting)
     result = search.run(TINY, name="away", **ONCE)
     assert result.complete and result.best is not None
     said = capsys.readouterr().out
@@ -161,14 +161,14 @@ def test_a_store_that_goes_away_costs_no_result_and_is_written_later(place, monk
 
 
 def test_an_error_in_the_driver_loses_nothing_and_says_how_to_go_on(place, monkeypatch, capsys):
-    taken = agenda.Agenda.take
+    taken = Orchestrator.record
 
     def broken(self, record):
         taken(self, record)
-        if len(self.records) == 2:
+        if len(self.state.records) == 2:
             raise OSError("no space left on device")
 
-    monkeypatch.setattr(agenda.Agenda, "take", broken)
+    monkeypatch.setattr(Orchestrator, "record", broken)
     with pytest.raises(Exception, match="no space left on device"):
         search.run(TINY, name="cut", **ONCE)
     assert "python run_search.py --resume cut" in capsys.readouterr().out
@@ -252,7 +252,7 @@ def test_a_time_budget_ends_the_search_gracefully(place, capsys):
     before = journal(result.folder)
     assert run_search.main(["--resume", "brief"]) == 2
     said = capsys.readouterr().err
-    assert "--resume brief: its budget is exhausted; to continue, grant as much again: --time-budget 0.01" in said
+    assert "--resume brief: budget exhausted; to continue, grant as much again: --time-budget 0.01" in said
     assert journal(result.folder) == before and runs(place, "brief")[0].info.status == "KILLED"
 
 
@@ -299,14 +299,14 @@ def test_a_full_disk_is_a_sentence_and_the_search_is_resumed(place, capsys, monk
 def test_an_interrupt_waits_for_the_end_of_an_event(place, monkeypatch):
     """Ctrl-C never falls into a native call or a half-written journal entry."""
     seen = []
-    take = Recorder._record
+    take = TuneCallback._record
 
     def interrupted(self, *arguments):
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(0.05)
         seen.append(take(self, *arguments))
 
-    monkeypatch.setattr(Recorder, "_record", interrupted)
+    monkeypatch.setattr(TuneCallback, "_record", interrupted)
     result = search.run(TINY, name="once", **ONCE)
     assert not result.complete and len(seen) == len(journal(result.folder)) == 1
     # in the caller's Ray nothing is left behind that would hold a slot
@@ -319,16 +319,16 @@ def test_an_interrupt_waits_for_the_end_of_an_event(place, monkeypatch):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupt_while_the_searcher_is_asked_is_one(place, monkeypatch, number):
     """Nothing runs then, so that Tune takes the search for finished."""
-    hand_out, seen = agenda.Agenda.next, []
+    hand_out, seen = Orchestrator.next, []
 
     def interrupted(self):
-        if len(self.records) == 2 and not seen:
+        if len(self.state.records) == 2 and not seen:
             seen.append(number)
             os.kill(os.getpid(), number)
             time.sleep(0.05)
         return hand_out(self)
 
-    monkeypatch.setattr(agenda.Agenda, "next", interrupted)
+    monkeypatch.setattr(Orchestrator, "next", interrupted)
     (place / "tiny.py").write_text(f"{SPACE_HEAD}\nSPACE = {TINY!r}\n")
     options = ["--seeds", "2", "--trials", "0", "--no-race", "--no-checks", "--max-concurrent", "1"]
     assert run_search.main(["--space", "tiny.py", "--name", "asked", *options]) == 130

@@ -1,12 +1,12 @@
-"""Halving by hand: what is compared, with whom, and who is stopped."""
+"""CohortASHA by hand: what is compared, with whom, and who is stopped."""
 
 from types import SimpleNamespace
 
 import pytest
 
-from search.execution.gpu_shares import Share, Shares
-from search.execution.ray_tune import StageScheduler
-from search.scheduling.early_stopping import Decision, Halving, stages_of
+from search.execution.gpu_shares import ResourceAllocator, Share
+from search.execution.ray_tune import TuneScheduler
+from search.scheduling.early_stopping import CohortASHA, Decision, stages_of
 from spaces.domain import Space, Stage, one_of
 from trainables.data import standard
 from trainables.plan import build, defaults
@@ -19,14 +19,14 @@ def point(progress: float, score: float, stage: str = "a", epoch: int = 5) -> di
     return {"stage": stage, "member": 0, "epoch": epoch, "progress": progress, "metrics": metrics}
 
 
-def rule(rungs=(0.5, 0.75), factor=3.0, score="class_means", least=4) -> Halving:
-    return Halving(rungs, factor, score, least)
+def rule(rungs=(0.5, 0.75), factor=3.0, score="class_means", least=4) -> CohortASHA:
+    return CohortASHA(rungs, factor, score, least)
 
 
 TO_COME = {"a": "all", "b": ""}
 
 
-def judged(halving: Halving, scores: dict[str, float], kinds: dict[str, str] = TO_COME, **where) -> list[str]:
+def judged(halving: CohortASHA, scores: dict[str, float], kinds: dict[str, str] = TO_COME, **where) -> list[str]:
     """Names of the trials that are stopped."""
     return [
         name for name, score in scores.items()
@@ -166,8 +166,8 @@ def test_the_newest_waiting_trial_gets_the_free_process():
             ("runs", "RUNNING"),
         )
     ]
-    scheduler = StageScheduler(SimpleNamespace(tasks={}, running={}), rule(), Shares(Share(1, 0), Share(1, 0)))
-    controller = SimpleNamespace(get_trials=lambda: trials)
+    scheduler = TuneScheduler(SimpleNamespace(running={}), rule(), ResourceAllocator(Share(1, 0), Share(1, 0)), 2)
+    controller = SimpleNamespace(get_trials=lambda: trials, stop_trial=lambda trial: None)
     assert scheduler.choose_trial_to_run(controller).name == "new"
     trials[1:3] = []
     assert scheduler.choose_trial_to_run(controller) is None
@@ -180,8 +180,9 @@ def test_only_the_adaptive_arm_is_judged_and_what_finishes_is_noted():
         )
         for name, arm in (("a", "adaptive"), ("b", "adaptive"), ("c", "adaptive"), ("d", "design"), ("e", "adaptive"))
     }
-    agenda = SimpleNamespace(tasks=tasks, peers=lambda trial: lambda other: True)
-    scheduler = StageScheduler(agenda, rule((0.5,), factor=2), Shares(Share(1, 0), Share(1, 0)))
+    proposer = SimpleNamespace(peers=lambda trial: lambda other: True)
+    driver = SimpleNamespace(state=SimpleNamespace(requests=tasks), proposer=proposer)
+    scheduler = TuneScheduler(driver, rule((0.5,), factor=2), ResourceAllocator(Share(1, 0), Share(1, 0)), 2)
 
     def report(name, score, outcome="running"):
         trial = SimpleNamespace(config={"task": name})

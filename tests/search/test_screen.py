@@ -23,8 +23,12 @@ from search import export
 from search import mlflow_tracker as tracking
 from search.console import preview, summary
 from search.console.display import Display
+from search.context import SearchContext
 from search.explain import show_stop
-from search.run import Search, SearchResult
+from search.outcome import save_tables
+from search.phases.ablation import Ablation
+from search.phases.candidates import Candidates
+from search.run import SearchResult
 from search.settings import Settings
 from spaces.domain import Space, Stage, forbid, one_of
 from trainables import train
@@ -33,13 +37,20 @@ NAME = "x[v2] $(touch x) |<b>#"
 """Without what `Settings` refuses in a name."""
 
 
+def tables_of(trials, winner: str | None) -> dict:
+    """Tables of the phases that have some."""
+    plan = None if winner is None else SimpleNamespace(plan=SimpleNamespace(id=winner))
+    state = SimpleNamespace(margin=0.02, winner=plan)
+    return Candidates().tables(state, trials) | Ablation().tables(state, trials)
+
+
 def result(records, folder: Path, name: str = "mine") -> SearchResult:
     """What a search with these records leaves, made by what makes it in a search."""
     trials = load.frame(records)
     table = at_looks(trials, margin=0.02)
     settings = {"final_share": 0.5}
     best = export.document(trials, lambda recipe: {"stages": []}, conflicts=table, settings=settings)
-    extras = summary.extras(trials, 0.02, "w")
+    tables = tables_of(trials, "w")
     return SearchResult(
         name,
         folder,
@@ -49,7 +60,7 @@ def result(records, folder: Path, name: str = "mine") -> SearchResult:
         best,
         {"design": 1.0},
         (1.0, 2.0),
-        extras,
+        tables,
     )
 
 
@@ -96,9 +107,7 @@ def test_no_file_is_named_that_is_not_there(found):
 def test_another_recipe_is_offered_where_there_is_one(found, hostile):
     one = [record for record in hostile.records() if not record.tricks]
     trials = load.frame(one)
-    alone = SearchResult(
-        "mine", found.folder, True, trials, None, None, {}, (0.0, 0.0), summary.extras(trials, 0.02, None)
-    )
+    alone = SearchResult("mine", found.folder, True, trials, None, None, {}, (0.0, 0.0), tables_of(trials, None))
     assert "search.export" not in said(alone, settings_of(found.folder))
 
 
@@ -138,7 +147,7 @@ def test_commands_of_a_finished_search_can_be_pasted():
 
 
 def test_tables_in_files_hold_no_formula(found, hostile, tmp_path):
-    found.extras.save(tmp_path)
+    save_tables(found.tables, tmp_path)
     cells = []
     for name in ("nominated.csv", "removals.csv", "path.csv"):
         with (tmp_path / name).open(newline="", encoding="utf-8") as file:
@@ -189,7 +198,7 @@ def test_the_preview_shows_reasons_and_data_as_they_are(hostile, tmp_path):
     settings = Settings(name="x", space="s", data="digits-lt", trials=1, seeds=1, output=str(tmp_path / "[v2]"))
     file = io.StringIO()
     console = Console(file=file)
-    preview.show(console, Search(space, settings, None, console))
+    preview.show(console, SearchContext.make(space, settings))
     shown = file.getvalue()
     assert f"never together: first/cost_sensitive and first/class_balanced ({printable(reason)})\n" in shown
     assert "from " + str(tmp_path / "[v2]") in shown and printable(shown) == shown
@@ -207,12 +216,19 @@ class Clock:
 
 
 def display(planned: int, slots: int) -> tuple[Display, SimpleNamespace, io.StringIO]:
-    agenda = SimpleNamespace(
-        records={}, planned=planned, phase="design", words="design [v2]", running={}, left="", tasks={},
-        seconds_left=None,
+    driver = SimpleNamespace(
+        state=SimpleNamespace(records={}, requests={}), schedule=SimpleNamespace(planned=planned), phase="design",
+        description="design [v2]",
+        running={}, left="", budget=SimpleNamespace(seconds_left=None),
     )  # fmt: skip
     file = io.StringIO()
-    return Display(Console(file=file), agenda, {}, slots), agenda, file
+    return Display(Console(file=file), driver, slots), driver, file
+
+
+def show_record(shown: Display, record) -> None:
+    """As a search does: the trial is known, ends, and the display is looked at."""
+    shown._orchestrator.state.requests[record.trial] = SimpleNamespace(phase=record.arm, title=record.title)
+    shown.record(record)
 
 
 @pytest.mark.parametrize("slots", [1, 8])
@@ -226,7 +242,7 @@ def test_the_first_estimate_is_near(hostile, monkeypatch, slots):
     for ended in range(80):
         if ended % slots == 0:
             clock.now += 2
-        shown.record(record)
+        show_record(shown, record)
         estimates[ended + 1] = shown._counts()[2]
     fewest = max(3, slots)
     assert {estimates[ended] for ended in range(1, fewest)} == {"time left not known yet"}
@@ -238,16 +254,16 @@ def test_the_first_estimate_is_near(hostile, monkeypatch, slots):
 
 def test_running_trials_count_by_their_progress_and_the_budget_bounds_the_estimate(hostile, monkeypatch):
     clock = Clock(monkeypatch)
-    shown, agenda, _ = display(5, 1)
+    shown, driver, _ = display(5, 1)
     record = hostile.records()[0]
     for _ in range(3):
         clock.now += 2
-        shown.record(record)
+        show_record(shown, record)
     assert shown._counts()[2] == "about 0:04 left"
     clock.now += 1
     shown._progress["next"] = 0.5
     assert shown._counts()[2] == "about 0:03 left"
-    agenda.seconds_left = 1.0
+    driver.budget.seconds_left = 1.0
     assert shown._counts()[2] == "about 0:01 left"
 
 
@@ -255,17 +271,17 @@ def test_the_best_trial_never_falls(hostile):
     shown, _, _ = display(5, 1)
     best = []
     for record in hostile.records():
-        shown.record(record)
+        show_record(shown, record)
         best.append(shown._best.metrics["final/accuracy"])
     assert best == sorted(best) and best[-1] == max(r.metrics["final/accuracy"] for r in hostile.records())
 
 
 def test_a_line_and_the_live_display_show_names_as_they_are(hostile):
-    shown, agenda, file = display(5, 1)
+    shown, driver, file = display(5, 1)
     for record in hostile.records()[-4:]:
-        shown.record(record)
+        show_record(shown, record)
     assert printable(hostile.HOSTILE[8]) in file.getvalue(), "the reason of the failed trial"
-    agenda.tasks["t"] = SimpleNamespace(title=hostile.HOSTILE[4])
+    driver.state.requests["t"] = SimpleNamespace(title=hostile.HOSTILE[4])
     shown._progress["t"] = 0.5
     shown._console.print(shown._render())
     said = file.getvalue()

@@ -11,15 +11,19 @@ import pytest
 import torch
 
 from analysis.records.schema import Record
-from search.recipes import Ground
-from search.scheduling.orchestrator import Agenda, Journal, Limits, Task
+from search.recipes import RecipeFactory
+from search.scheduling.journal import Journal
+from search.scheduling.orchestrator import Orchestrator
 from search.scheduling.sampler import Sampler
+from search.scheduling.stage_locks import StageLocks
+from search.scheduling.trial_request import TrialRequest
+from search.settings import Settings
+from search.state import SearchState
 from spaces.domain import Space, Stage, one_of
 from trainables.data import standard
 from trainables.pipeline.keys import stage_keys
 from trainables.pipeline.leases import Leases
 from trainables.pipeline.store import StageStore
-from trainables.plan import Plan
 
 ROOT = Path(__file__).parents[2]
 
@@ -32,29 +36,29 @@ SPACE = Space(
 )
 
 
-def keys(plan: Plan, seed: int, company: tuple[int, ...] = ()) -> list[list[str]]:
-    return stage_keys(plan, {"seed": seed})
+def keys(request: TrialRequest) -> list[list[str]]:
+    return stage_keys(request.recipe.plan, {"seed": request.seed})
 
 
-def agenda_of(folder: Path, store: StageStore) -> Agenda:
+def orchestrator_of(folder: Path, store: StageStore, limit: int | None = None) -> Orchestrator:
     folder.mkdir()
     sampler = Sampler(SPACE, standard("digits-lt"), 1.0, folder / "optuna.db", "x", 0)
-    ground = Ground(SPACE, standard("digits-lt"))
     assert store.shared_folder is not None
     leases = Leases(store.shared_folder / "leases")
-    limits = Limits(seeds=1, trials=0, race=False)
-    return Agenda(ground, sampler, limits, Journal(folder / "journal.jsonl"), keys, store, leases=leases)
+    settings = Settings(name="x", space="s", data="d", seeds=1, trials=0, race=False, start_points=False, check_seeds=0)
+    state = SearchState(RecipeFactory(SPACE, standard("digits-lt")), settings, 0.02)
+    return Orchestrator(state, sampler, Journal(folder / "journal.jsonl"), StageLocks(keys, store, leases, limit))
 
 
-def train(store: StageStore, task: Task) -> int:
+def train(store: StageStore, task: TrialRequest) -> int:
     """Stands for a trial: writes what is not there; how many stages that were."""
-    missing = [key for stage in keys(task.recipe.plan, task.seed) for key in stage if not store.has(key)]
+    missing = [key for stage in keys(task) for key in stage if not store.has(key)]
     for key in dict.fromkeys(missing):
         store.put(key, {"x": torch.zeros(1)}, {"seconds": 1.0})
     return len(set(missing))
 
 
-def record_of(task: Task) -> Record:
+def record_of(task: TrialRequest) -> Record:
     return Record(
         search="x", trial=task.id, arm=task.arm, recipe=task.recipe.plan.id, title="", seed=task.seed,
         split_seed=task.seed, first_stage="", tricks=task.tricks, context=task.context, outcome="finished", choices={},
@@ -63,26 +67,26 @@ def record_of(task: Task) -> Record:
     )  # fmt: skip
 
 
-def test_two_agendas_train_every_stage_once(tmp_path: Path) -> None:
+def test_two_orchestrators_train_every_stage_once(tmp_path: Path) -> None:
     store = StageStore(tmp_path / "stages")
-    one, other = agenda_of(tmp_path / "one", store), agenda_of(tmp_path / "other", store)
-    everything = {key for task in one._queue for stage in keys(task.recipe.plan, task.seed) for key in stage}
+    one, other = orchestrator_of(tmp_path / "one", store), orchestrator_of(tmp_path / "other", store)
+    everything = {key for task in one.state.requests.values() for stage in keys(task) for key in stage}
     trained, waited = 0, 0
-    running: list[tuple[Agenda, Task]] = []
+    running: list[tuple[Orchestrator, TrialRequest]] = []
     for _ in range(200):
-        for agenda in (one, other):
-            task = agenda.next()
+        for driver in (one, other):
+            task = driver.next()
             if task is not None:
-                running.append((agenda, task))
-            elif not agenda.finished:
+                running.append((driver, task))
+            elif not driver.finished:
                 waited += 1
-        held = [key for _, task in running for stage in keys(task.recipe.plan, task.seed) for key in set(stage)]
+        held = [key for _, task in running for stage in keys(task) for key in set(stage)]
         unfinished = [key for key in held if not store.has(key)]
         assert len(unfinished) == len(set(unfinished)), "two running trials need the same unfinished stage"
         if running:
-            agenda, task = running.pop(0)
+            driver, task = running.pop(0)
             trained += train(store, task)
-            agenda.take(record_of(task))
+            driver.record(record_of(task))
         if one.finished and other.finished:
             break
     assert one.finished and other.finished and not running
@@ -97,26 +101,25 @@ def test_a_search_that_waits_for_another_says_for_whom_and_goes_on_at_once(
     store = StageStore(tmp_path / "stages")
     assert store.shared_folder is not None
     other = Leases(store.shared_folder / "leases")
-    one = agenda_of(tmp_path / "one", store)
-    assert other.acquire({key for task in one._queue for key in one._all_keys(task)})
+    one = orchestrator_of(tmp_path / "one", store)
+    assert other.acquire({key for task in one.state.requests.values() for stage in keys(task) for key in stage})
     assert [one.next() for _ in range(3)] == [None] * 3 and not one.finished
     (said,) = [entry.getMessage() for entry in caplog.records]
-    assert said.startswith(f"waiting for a stage that another search trains: process {os.getpid()} on ")
+    assert said.startswith(f"waiting for a stage that another search is training: process {os.getpid()} on ")
     other.close()
     assert one.next() is not None
 
 
 def test_a_bounded_store_stays_bounded_and_the_search_ends(tmp_path: Path) -> None:
     store = StageStore(tmp_path / "stages")
-    agenda = agenda_of(tmp_path / "one", store)
     store.put("ff00", {"x": torch.zeros(1)}, {"seconds": 1.0})
     room = 2 * store.entries()[0].bytes
-    agenda._store_limit = room
-    while (task := agenda.next()) is not None:
+    driver = orchestrator_of(tmp_path / "one", store, room)
+    while (task := driver.next()) is not None:
         train(store, task)
-        agenda.take(record_of(task))
+        driver.record(record_of(task))
         assert sum(found.bytes for found in store.entries()) <= room
-    assert agenda.finished and len(agenda.records) == 4
+    assert driver.finished and len(driver.state.records) == 4
 
 
 @pytest.mark.slow

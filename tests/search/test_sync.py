@@ -24,7 +24,7 @@ from search import list as search_list
 from search import mlflow_tracker as tracking
 from search import sync
 from search.mlflow_tracker import Tracker, TrackingError
-from search.scheduling.tasks import Journal
+from search.scheduling.journal import Journal
 from search.settings import Settings
 
 PLAIN = Record(

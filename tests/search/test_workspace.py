@@ -3,10 +3,12 @@
 Everything up to the first trial is the real thing; nothing is trained.
 """
 
+import dataclasses
 import json
 import os
 import shutil
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +18,12 @@ from rich.console import Console
 
 import run_search
 from search import workspace
+from search.context import SearchContext
+from search.execution import session
+from search.identity import Identity, block_changes, changes_in
+from search.run import Launch
 from search.settings import Settings, SettingsError
-from search.workspace import Identity, block_changes, changes_in, successor
+from search.workspace import Workspace, successor_of
 from spaces.domain import SpaceError
 from trainables import registry
 from trainables.trial import forget_data
@@ -74,32 +80,45 @@ def picture(file: Path, seed: int) -> None:
     Image.fromarray(np.random.RandomState(seed).randint(0, 255, (8, 8, 3)).astype(np.uint8)).save(file)
 
 
-def made(*arguments: str):
-    """The search of a command line, as it is before it makes or opens its folder."""
+@dataclass
+class Made:
+    """A search of a command line, as it is before it makes or opens its folder."""
+
+    order: Launch
+    context: SearchContext
+    workspace: Workspace
+
+    def open(self) -> list[str]:
+        return session.opened(self.order, self.context, self.workspace, Console())
+
+
+def made(*arguments: str) -> Made:
     options = run_search.parser().parse_args([*arguments, *([] if "--resume" in arguments else ["--name", "mine"])])
     forget_data()
-    search = run_search._search(options, Console())
-    search.deployment = search._deployment()
-    return search
+    order = run_search._order(options)
+    context = SearchContext.make(order.space, order.settings)
+    workspace = Workspace(context.settings, order.file)
+    deployment = workspace.deployment(context, order.resume)
+    return Made(order, dataclasses.replace(context, deployment=deployment), workspace)
 
 
 def begin(*arguments: str) -> Path:
     search = made("--space", "space.py", "--data", "folder:photos", *arguments)
-    assert search.open_folder() == []
-    assert made("--resume", "mine").open_folder() == []
-    return search.settings.folder
+    assert search.open() == []
+    assert made("--resume", "mine").open() == []
+    return search.workspace.folder
 
 
 def refused(*arguments: str) -> str:
     """What has changed; that accepting it is offered, and works."""
     with pytest.raises(SettingsError) as caught:
-        made("--resume", "mine", *arguments).open_folder()
+        made("--resume", "mine", *arguments).open()
     what, _, remedy = str(caught.value).removeprefix("--resume mine: ").partition(", and results from before and after")
     assert remedy == (
         " must not be compared; undo that, or give --accept-changes as well, which starts mine-2 with the same "
         "settings on fresh seed blocks and leaves mine as it is"
     )
-    assert "; ".join(made("--resume", "mine", "--accept-changes", *arguments).open_folder()) == what
+    assert "; ".join(made("--resume", "mine", "--accept-changes", *arguments).open()) == what
     return what
 
 
@@ -126,7 +145,7 @@ def test_data_that_come_back_are_the_same(place):
     shutil.move("photos/ant/00.png", "00.png")
     assert "ant has 19 images instead of 20 (-1)" in refused()
     shutil.move("00.png", "photos/ant/00.png")
-    assert made("--resume", "mine").open_folder() == []
+    assert made("--resume", "mine").open() == []
 
 
 def test_exchanged_labels_of_equal_counts_are_seen(place):
@@ -156,14 +175,14 @@ def test_a_list_of_files_and_arrays_are_compared_as_well(place):
     images = np.random.RandomState(0).randint(0, 255, (40, 8, 8, 3)).astype(np.uint8)
     labels = np.arange(40) % 2
     np.savez(place / "own.npz", x=images, y=labels)
-    made("--space", "space.py", "--data", "npz:own.npz").open_folder()
+    made("--space", "space.py", "--data", "npz:own.npz").open()
     labels[[0, 1]] = labels[[1, 0]]
     np.savez(place / "own.npz", x=images, y=labels)
     assert "0 has other images or labels than before (20, as before), 1 has other" in refused()
     shutil.rmtree("results")
     rows = [f"photos/{name}/{index:02}.png,{name}" for name in SIZES for index in range(10)]
     (place / "list.csv").write_text("path,label\n" + "\n".join(rows))
-    made("--space", "space.py", "--data", "csv:list.csv").open_folder()
+    made("--space", "space.py", "--data", "csv:list.csv").open()
     (place / "list.csv").write_text("path,label\n" + "\n".join(rows[:-1]))
     assert refused() == "the data have changed: cat has 9 images instead of 10 (-1)"
 
@@ -177,8 +196,8 @@ def test_data_that_are_streamed_are_compared_too(place):
 def test_images_that_the_first_block_does_not_draw_are_seen_by_the_blocks_that_do(place):
     """Where a longer tail is cut, a block has a part of the images."""
     search = made("--space", "space.py", "--data", "folder:photos", "--imbalance", "4")
-    marks = {seed: {search._fingerprint(seed)} for seed in range(4)}
-    assert block_changes(marks, search._fingerprint) == []
+    marks = {seed: {search.context.splits.fingerprint(seed)} for seed in range(4)}
+    assert block_changes(marks, search.context.splits.fingerprint) == []
     first = {image.numpy().tobytes() for image in search._data(0).train_images}
     for file in sorted((place / "photos" / "cat").iterdir()):
         pixels = np.array(Image.open(file))
@@ -223,16 +242,17 @@ def test_a_space_that_reads_and_imports_beside_it_is_resumed_without_any_of_it(r
     copies = {str(path.relative_to(folder / "space")) for path in (folder / "space").rglob("*") if path.is_file()}
     assert copies == {"space.py", "parts/tricks.json", "options_beside.py", "further_beside.py"}
     assert "options_beside" not in sys.modules and "further_beside" not in sys.modules
-    assert made("--resume", "mine", "--space", "space.py").open_folder() == []
+    assert made("--resume", "mine", "--space", "space.py").open() == []
     # the copies are a space of their own
     assert (
-        made("--space", f"{folder}/space/space.py", "--data", "folder:photos").space == made("--resume", "mine").space
+        made("--space", f"{folder}/space/space.py", "--data", "folder:photos").order.space
+        == made("--resume", "mine").order.space
     )
     for name in ("space.py", "options_beside.py", "further_beside.py", "parts/tricks.json"):
         (reading / name).unlink()
-    assert made("--resume", "mine").open_folder() == []
+    assert made("--resume", "mine").open() == []
     shutil.rmtree(folder / "space")
-    assert made("--resume", "mine").open_folder() == []
+    assert made("--resume", "mine").open() == []
 
 
 @pytest.mark.parametrize(
@@ -246,7 +266,7 @@ def test_a_space_that_reads_and_imports_beside_it_is_resumed_without_any_of_it(r
 def test_a_change_beside_the_space_is_named(reading, name, text):
     begin()
     (reading / name).write_text(text)
-    assert made("--resume", "mine").open_folder() == []  # goes on with its own copy
+    assert made("--resume", "mine").open() == []  # goes on with its own copy
     said = refused("--space", "space.py")
     # without further_beside, which another options_beside does not import
     named = "space/further_beside.py, " * (name == "options_beside.py") + f"space/{name}"
@@ -256,14 +276,14 @@ def test_a_change_beside_the_space_is_named(reading, name, text):
 def test_a_kept_space_that_is_edited_is_seen(place):
     folder = begin()
     (folder / "space.py").write_text("# a comment\n" + SPACE)
-    assert made("--resume", "mine").open_folder() == []
+    assert made("--resume", "mine").open() == []
     (folder / "space.py").write_text(SPACE.replace("class_balanced", "square_root"))
     assert refused() == "the space has changed (space.py): stage only, screen="
     (folder / "space.py").write_text("SPACE = (")
     with pytest.raises(SpaceError, match=r"results/mine/space.py, line 1: not Python"):
         made("--resume", "mine")
     (folder / "space.py").unlink()
-    assert made("--resume", "mine").open_folder() == []
+    assert made("--resume", "mine").open() == []
 
 
 def test_a_kept_copy_beside_the_space_that_is_edited_is_seen(reading):
@@ -275,7 +295,7 @@ def test_a_kept_copy_beside_the_space_that_is_edited_is_seen(reading):
 def test_a_space_that_is_another_each_time_is_refused(place):
     (place / "space.py").write_text(SPACE.replace("epochs=1", "epochs=__import__('random').randint(1, 10**9)"))
     with pytest.raises(SpaceError, match=r"space.py: gives another space each time it is read"):
-        made("--space", "space.py").open_folder()
+        made("--space", "space.py").open()
     assert not (place / "results" / "mine").exists() and not list((place / "results").iterdir())
 
 
@@ -283,7 +303,7 @@ def test_what_a_space_reads_that_is_large_is_not_copied(reading, monkeypatch):
     monkeypatch.setattr(workspace, "LARGEST_COPY", 20)
     folder = begin()
     assert not (folder / "space" / "options_beside.py").exists()
-    assert made("--resume", "mine", "--space", "space.py").open_folder() == []
+    assert made("--resume", "mine", "--space", "space.py").open() == []
 
 
 # ------------------------------------------------------------------------------------------ code and versions
@@ -299,7 +319,7 @@ def test_the_code_of_own_tricks_is_compared(place, monkeypatch):
     begin("--tricks", "more")
     (place / "more" / "own_weights.py").write_text("# words\n" + TRICK)
     (place / "more" / "unused.py").write_text("X = 2\n")
-    assert made("--resume", "mine").open_folder() == []
+    assert made("--resume", "mine").open() == []
     (place / "more" / "own_weights.py").write_text(TRICK + "\nEXTRA = 1\n")
     assert refused() == "own_weights.py of the trick own_weights has changed"
     (place / "more" / "own_weights.py").write_text(TRICK)
@@ -308,7 +328,7 @@ def test_the_code_of_own_tricks_is_compared(place, monkeypatch):
     (place / "helper_of_own_weights.py").write_text("FACTOR = 1.0\n")
     shutil.copytree("more", "elsewhere")
     registry._ENTRIES.pop("own_weights")  # as in another process
-    assert made("--resume", "mine", "--tricks", "elsewhere").open_folder() == []
+    assert made("--resume", "mine", "--tricks", "elsewhere").open() == []
 
 
 def test_the_code_and_the_weights_of_a_network_are_compared(place, monkeypatch):
@@ -316,7 +336,7 @@ def test_the_code_and_the_weights_of_a_network_are_compared(place, monkeypatch):
     (place / "width_of_own_net.py").write_text("WIDTH = 8\n")
     (place / "own_net_of_a_test.py").write_text(NETWORK)
     begin("--model", "own_net_of_a_test.py:net?depth=1")
-    assert made("--resume", "mine", "--model", "./own_net_of_a_test.py:net?depth=1").open_folder() == []
+    assert made("--resume", "mine", "--model", "./own_net_of_a_test.py:net?depth=1").open() == []
     (place / "width_of_own_net.py").write_text("WIDTH = 16\n")
     assert refused() == "width_of_own_net.py of the network has changed"
     with pytest.raises(SettingsError, match="--model cannot change"):
@@ -364,9 +384,9 @@ def test_the_lag_is_known_when_the_machine_is_and_stays(place):
     folder = begin()
     assert json.loads((folder / "identity.json").read_text())["settings"]["lag"] == 0
     edit(folder, "search.json", lambda content: content.update(lag=6))  # killed before the next line
-    assert made("--resume", "mine").open_folder() == []
-    workspace.keep_lag(Settings.stored("results", "mine"))
-    assert made("--resume", "mine").open_folder() == []
+    assert made("--resume", "mine").open() == []
+    made("--resume", "mine").workspace.keep(lag=6)
+    assert made("--resume", "mine").open() == []
     edit(folder, "search.json", lambda content: content.update(lag=7))
     assert refused() == "lag of search.json was 6, is 7"
 
@@ -379,7 +399,7 @@ def test_an_edited_weighing_is_seen(place):
     for content in ("", "{", "[1]", "{}", '{"prior": 3}', '"x"'):
         (folder / "deployment.json").write_text(content)
         with pytest.raises(SettingsError, match=r"--resume mine: .*deployment.json (is damaged|was)"):
-            made("--resume", "mine").open_folder()
+            made("--resume", "mine").open()
 
 
 @pytest.mark.parametrize(
@@ -391,7 +411,7 @@ def test_a_damaged_identity_is_one_sentence(place, content):
     folder = begin()
     (folder / "identity.json").write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(SettingsError, match=r"^--resume mine: results/mine/identity.json is damaged .*; undo what "):
-        made("--resume", "mine").open_folder()
+        made("--resume", "mine").open()
 
 
 def test_every_odd_value_in_an_identity_is_one_sentence(place):
@@ -401,7 +421,7 @@ def test_every_odd_value_in_an_identity_is_one_sentence(place):
         for odd in (None, 3, "x", [], [1], {"a": 1}):
             (folder / "identity.json").write_text(json.dumps(whole | {part: odd}))
             with pytest.raises((SettingsError, SpaceError)) as caught:
-                made("--resume", "mine").open_folder()
+                made("--resume", "mine").open()
                 raise SettingsError("nothing of it was an identity's")  # an empty part says what is not there
             assert len(str(caught.value).splitlines()) == 1
 
@@ -412,7 +432,7 @@ def test_every_odd_value_in_an_identity_is_one_sentence(place):
 def test_a_search_of_an_earlier_version_goes_on_and_is_compared_from_then_on(place, capsys):
     folder = begin()
     (folder / "identity.json").unlink()
-    assert made("--resume", "mine").open_folder() == []
+    assert made("--resume", "mine").open() == []
     assert "results/mine was made by an earlier version" in capsys.readouterr().out
     assert Identity.read(folder) is not None
     (place / "photos" / "ant" / "00.png").unlink()
@@ -425,7 +445,7 @@ def test_a_folder_is_there_whole_or_not_at_all(place, monkeypatch):
     search = made("--space", "space.py", "--data", "folder:photos")
     monkeypatch.setattr(Settings, "save", lambda self, folder=None: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        search.open_folder()
+        search.open()
     assert list((place / "results").iterdir()) == []
     monkeypatch.undo()
     monkeypatch.chdir(place)
@@ -435,19 +455,19 @@ def test_a_folder_is_there_whole_or_not_at_all(place, monkeypatch):
     begin()
     assert [path.name for path in (place / "results").iterdir()] == ["mine"]
     with pytest.raises(SettingsError, match="--name mine: results/mine exists; choose another name, or --resume mine"):
-        search.open_folder()
+        search.open()
 
 
 def test_the_search_that_takes_the_place_of_another(tmp_path):
     settings = Settings(
         name="mine-10", space="s", data="digits-lt", output=str(tmp_path), seed=4, design="list:a/b.csv"
     )
-    second = successor(settings, ["the data have changed: cat is gone"])
+    second = successor_of(settings, ["the data have changed: cat is gone"])
     assert (second.name, second.seed, second.design) == ("mine-10-2", 5, f"list:{tmp_path}/mine-10/design.csv")
     assert second.continues == "mine-10, whose results stand apart: the data have changed: cat is gone"
     (tmp_path / "mine-10-2").mkdir()
-    assert (successor(settings, []).name, successor(settings, []).seed) == ("mine-10-3", 6)
-    assert (successor(second, []).name, successor(second, []).seed) == ("mine-10-3", 6)
+    assert (successor_of(settings, []).name, successor_of(settings, []).seed) == ("mine-10-3", 6)
+    assert (successor_of(second, []).name, successor_of(second, []).seed) == ("mine-10-3", 6)
 
 
 def test_an_export_knows_what_has_changed(place):

@@ -5,6 +5,9 @@ from pathlib import Path
 
 from mlflow import MlflowClient
 
+from search.phases import PHASES
+from search.phases.phase import Phase
+from search.phases.race import Confirm, Final, Race
 from spaces.domain import Space, Stage, one_of
 
 SPACE = """
@@ -83,3 +86,17 @@ def runs(place: Path, name: str) -> list:
 
 TINY = Space(stages=[Stage("only", epochs=1, choose=[one_of(None, "cost_sensitive")])], screen=["only/cost_sensitive"])
 ONCE = {"seeds": 2, "trials": 0, "race": False, "max_concurrent": 2}
+
+
+def small_phases(race: int, final: int, confirm: int, *others: Phase) -> tuple[Phase, ...]:
+    """The phases of a search with a race of two contenders and one finalist.
+
+    Args:
+        race: Seeds of the race, as the two after it.
+        final: Seeds of the final.
+        confirm: Seeds of the confirmation.
+        others: Further phases with other numbers than usual.
+    """
+    first = Race(contenders=2, seeds=race)
+    small = {phase.name: phase for phase in (first, Final(first, 1, final), Confirm(confirm), *others)}
+    return tuple(small.get(phase.name, phase) for phase in PHASES)

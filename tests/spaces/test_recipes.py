@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from search.recipes import Ground
+from search.design.removal import removable, without
+from search.recipes import RecipeFactory
 from spaces.recipes import published
 from trainables.data import standard
 from trainables.plan import build, check_space, defaults
@@ -69,11 +70,11 @@ def test_every_part_of_a_recipe_can_be_taken_away_again(place):
     """What the search does around a winner, should a published recipe win."""
     from spaces.domain import Space, Stage
 
-    ground = Ground(Space(stages=[Stage("only", length=1)]), standard("digits-lt"))
+    ground = RecipeFactory(Space(stages=[Stage("only", length=1)]), standard("digits-lt"))
     recipe = ground.published[place]
-    labels = ground.removable(recipe)
+    labels = removable(ground, recipe)
     assert labels
     for label in labels:
-        less = ground.without(recipe, [label])
+        less = without(ground, recipe, [label])
         assert label not in less.labels and less.plan.epochs == recipe.plan.epochs
-    assert ground.without(recipe, labels).title == "baseline"
+    assert without(ground, recipe, labels).title == "baseline"

@@ -306,13 +306,13 @@ def progress(trials: pd.DataFrame, metric: str = "final/accuracy") -> go.Figure:
     """Every finished trial as a mark, its arm by shape, and the best single trial so far as a line."""
     info = progress_info(trials, metric)
     figure = go.Figure()
-    for arm in ARMS:
+    for arm in (*ARMS, *sorted(set(info.arm) - set(ARMS))):
         mine = [index for index, name in enumerate(info.arm) if name == arm]
         if mine:
             figure.add_trace(
                 go.Scatter(
                     x=[info.order[i] for i in mine], y=[100 * info.score[i] for i in mine], mode="markers", name=arm,
-                    marker={"symbol": MARKERS[arm], "color": COLOURS[arm], "size": 8},
+                    marker={"symbol": MARKERS.get(arm, "hexagon"), "color": COLOURS.get(arm, FAINT), "size": 8},
                     customdata=[safe(info.title[i]) for i in mine],
                     hovertemplate="trial %{x}: %{y:.1f} %<br>%{customdata}<extra></extra>",
                 )

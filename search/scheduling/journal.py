@@ -1,4 +1,4 @@
-"""What a search runs, one trial at a time: tasks, how many of them, and the journal that they are written to."""
+"""The journal of a search: its decisions and results, from which an interrupted search is resumed."""
 
 from __future__ import annotations
 
@@ -7,117 +7,14 @@ import logging
 import os
 import re
 import zlib
-from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from analysis.records.schema import Record
 from analysis.text import command
-from trainables.plan import Plan, Recipe
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Task:
-    """One trial to run.
-
-    Args:
-        id: Of the trial in the search, e.g. "design-0-007".
-        arm: As in the record.
-        phase: Name of the phase that planned it; the race has two, "race" and "final".
-        recipe: What to train.
-        seed: Seed block; also the seed of the split.
-        tricks: Labels for the record.
-        context: Of the design cell, or what else the labels' 0 level was measured in.
-        title: In words.
-        setting: As in the record: how a check differs from the design.
-        number: Of the proposal in the study, for the adaptive arm.
-        start: Which start of the adaptive arm it belongs to.
-        read_test: Whether to measure on test.
-        company: Seeds that are trained in one network with this one, itself among them; empty for a trial by itself.
-    """
-
-    id: str
-    arm: str
-    phase: str
-    recipe: Recipe
-    seed: int
-    tricks: tuple[str, ...]
-    context: str = ""
-    title: str = ""
-    setting: str = ""
-    number: int | None = None
-    start: int | None = None
-    read_test: bool = False
-    company: tuple[int, ...] = ()
-
-    @property
-    def may_stop(self) -> bool:
-        """Whether the scheduler may stop it: what was proposed, and nothing that is compared over seeds."""
-        return self.number is not None
-
-    def to_dict(self) -> dict[str, Any]:
-        """A JSON-able dict."""
-        fields = asdict(self)
-        fields["recipe"] = {
-            "plan": self.recipe.plan.to_dict(),
-            "params": dict(self.recipe.params),
-            "labels": list(self.recipe.labels),
-        }
-        return fields
-
-    @staticmethod
-    def from_dict(fields: Mapping[str, Any]) -> Task:
-        """The inverse of `to_dict`."""
-        own = fields["recipe"]
-        recipe = Recipe(Plan.from_dict(own["plan"]), own["params"], tuple(own["labels"]))
-        lists = {name: tuple(fields.get(name, ())) for name in ("tricks", "company")}
-        return Task(**{**fields, **lists, "recipe": recipe})
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How much to run.
-
-    Args:
-        seeds: Blocks of the design arm.
-        trials: Proposals of the adaptive arm.
-        children: Later stages proposed for each new start.
-        race: Whether to race at all.
-        seconds: Budget of wall time, counted anew from this run on; `None` for what is left of an earlier one, if any.
-        gpu_seconds: Budget of seconds times share of GPUs, of all runs of the search together; `None` for none.
-        gpus: Share of GPUs that a running trial holds.
-        tune: Whether the baseline's learning rate and weight decay are found first.
-        starts: Whether the published recipes are trained.
-        check_seeds: Blocks of the checks, of the nominated pairs and of the recipes around the winner; 0 for none.
-        full_length: Whether pairs of the winner are run again at the final length.
-        settle: Further blocks that this run may add for the primary pairs that are unresolved, over all of them;
-            `None` for a search that goes on as planned.
-        margin: Difference in accuracy that matters.
-        primary: Pairs declared before the search.
-        objective: What the sampler learns and recipes are ranked by, one of `search.scheduling.objective.OBJECTIVES`.
-        lag: Proposal k is made with the results of proposals 0 to k − lag, whichever others have finished.
-    """
-
-    seeds: int = 5
-    trials: int = 40
-    children: int = 6
-    race: bool = True
-    seconds: float | None = None
-    gpu_seconds: float | None = None
-    gpus: float = 0.0
-    tune: bool = False
-    starts: bool = False
-    check_seeds: int = 0
-    full_length: bool = False
-    settle: int | None = None
-    margin: float = 0.005
-    primary: tuple[str, ...] = ()
-    objective: str = "accuracy"
-    lag: int = 4
 
 
 class JournalError(ValueError):
@@ -129,7 +26,7 @@ SEAL = re.compile(rb', "crc32": "([0-9a-f]{8})"\}$')
 
 
 class Journal:
-    """What was decided and what came of it, one JSON object a line, flushed to disk.
+    """Decisions and results of a search, one JSON object a line, flushed to disk.
 
     Every line has its number and a checksum, so that a line that was changed, taken out or put in is found. A last
     line that a crash has cut off does not count. Lines without a checksum, which earlier versions wrote, are read

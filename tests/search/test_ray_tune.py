@@ -7,8 +7,12 @@ import pytest
 from ray.exceptions import ActorDiedError, NodeDiedError, OutOfMemoryError, RayTaskError, WorkerCrashedError
 from ray.tune.utils.serialization import TuneFunctionEncoder
 
-from search.execution.gpu_shares import Share, Shares
-from search.execution.ray_tune import Conductor, Failure, Recorder, StageScheduler, _told
+import search
+from search import phases
+from search.execution.failures import FailureCount, describe_error
+from search.execution.gpu_shares import ResourceAllocator, Share
+from search.execution.ray_tune import Failure, TuneScheduler, TuneSearcher
+from tests.search.whole_searches import ALIKE, TRICK, journal, small_phases
 
 
 def in_setup(error: Exception) -> ActorDiedError:
@@ -33,13 +37,15 @@ def in_setup(error: Exception) -> ActorDiedError:
     ],
 )
 def test_what_an_error_says(error, said, lost):
-    assert _told(error) == (said, lost)
+    assert describe_error(error) == (said, lost)
 
 
 def test_an_error_stays_in_memory(tmp_path):
     """Ray would pickle it into the results folder, and unpickle what lies there at the end."""
-    trial = SimpleNamespace(run_metadata=SimpleNamespace(num_failures=0), local_path=str(tmp_path))
-    StageScheduler(SimpleNamespace(), SimpleNamespace(), SimpleNamespace()).on_trial_add(None, trial)
+    trial = SimpleNamespace(
+        run_metadata=SimpleNamespace(num_failures=0), local_path=str(tmp_path), placement_group_factory=None
+    )
+    TuneScheduler(SimpleNamespace(), SimpleNamespace(), SimpleNamespace(), 2).on_trial_add(None, trial)
     trial.handle_error(ActorDiedError())
     assert isinstance(trial.handle_error, Failure) and isinstance(trial.handle_error.error, ActorDiedError)
     assert trial.run_metadata.num_failures == 1 and list(tmp_path.iterdir()) == []
@@ -48,32 +54,20 @@ def test_an_error_stays_in_memory(tmp_path):
     assert b"ActorDied" not in bytes.fromhex(written["value"])
 
 
-class Counted:
-    """An agenda that is told to stop."""
-
-    stopped_because = ""
-    stopped = False
-
-    def stop(self):
-        self.stopped = True
-
-
-def ended(*outcomes: tuple[str, str]) -> Counted:
-    driver = Counted()
-    recorder = Recorder(driver, None, "s", "d", "m", [], None)
-    for outcome, reason in outcomes:
-        recorder._count_failures(SimpleNamespace(outcome=outcome, reason=reason))
-    return driver
+def why(*outcomes: tuple[str, str]) -> str:
+    """Why a search ends after these records; the last word counts."""
+    failures = FailureCount()
+    said = [failures.count(SimpleNamespace(outcome=outcome, reason=reason)) for outcome, reason in outcomes]
+    return said[-1] if not any(said[:-1]) else "earlier"
 
 
 FAILED, OTHER, FINISHED = ("failed", "ValueError: 7 images in /x/3.png"), ("failed", "KeyError: 'x'"), ("finished", "")
 
 
 def test_a_search_whose_trials_all_fail_alike_ends():
-    driver = ended(FAILED, ("failed", "ValueError: 9 images in /x/12.png"), FAILED)
-    assert driver.stopped
-    assert driver.stopped_because == "The first 3 trials failed for the same reason: ValueError: 7 images in /x/3.png"
-    assert ended(FINISHED, *[FAILED] * 10).stopped_because.startswith("10 trials in a row failed for the same reason")
+    said = why(FAILED, ("failed", "ValueError: 9 images in /x/12.png"), FAILED)
+    assert said == "The first 3 trials failed for the same reason: ValueError: 7 images in /x/3.png"
+    assert why(FINISHED, *[FAILED] * 10).startswith("10 trials in a row failed for the same reason")
 
 
 @pytest.mark.parametrize(
@@ -82,12 +76,11 @@ def test_a_search_whose_trials_all_fail_alike_ends():
      (FAILED, FAILED, FINISHED, FAILED), (FINISHED, *[FAILED] * 9, ("stopped", ""), *[FAILED] * 9)],
 )  # fmt: skip
 def test_some_failures_end_no_search(outcomes):
-    driver = ended(*outcomes)
-    assert not driver.stopped and driver.stopped_because == ""
+    assert why(*outcomes) == ""
 
 
 class Tasks:
-    """An agenda that always has a next task."""
+    """An orchestrator that always has a next trial."""
 
     finished = False
 
@@ -101,13 +94,32 @@ class Tasks:
 
 
 def test_nothing_is_handed_out_while_a_larger_share_is_waited_for():
-    tasks, shares = Tasks(), Shares(Share(1, 0.25), Share(4, 1))
-    conductor = Conductor(tasks, lambda task: {}, shares)
-    assert conductor.suggest("a") == {"task": "t0", "spec": "{}", "cpus": 1, "gpus": 0.25}
-    assert shares.again("t0", "OutOfMemoryError: x", lost=False)
+    tasks, shares = Tasks(), ResourceAllocator(Share(1, 0.25), Share(4, 1))
+    searcher = TuneSearcher(tasks, lambda task: {}, shares)
+    assert searcher.suggest("a") == {"task": "t0", "spec": "{}", "cpus": 1, "gpus": 0.25}
+    assert shares.retry("t0", "OutOfMemoryError: x", lost=False)
     # it is back in the queue, and has to be handed out itself
     del tasks.running["t0"]
-    assert conductor.suggest("b") == {"task": "t0", "spec": "{}", "cpus": 1, "gpus": 0.5}
-    assert conductor.suggest("c") is None
+    assert searcher.suggest("b") == {"task": "t0", "spec": "{}", "cpus": 1, "gpus": 0.5}
+    assert searcher.suggest("c") is None
     shares.started("t0")
-    assert conductor.suggest("d") == {"task": "t1", "spec": "{}", "cpus": 1, "gpus": 0.25}
+    assert searcher.suggest("d") == {"task": "t1", "spec": "{}", "cpus": 1, "gpus": 0.25}
+
+
+ONCE_MORE = """import os, pathlib; pathlib.Path({folder!r}, str(os.getpid())).touch()
+            return -(q * torch.log_softmax(outputs.logits, 1)).sum(1)"""
+
+
+@pytest.mark.usefixtures("cluster")
+def test_slots_that_wait_keep_their_processes(place, tricks_folder, monkeypatch):
+    """At the end of each phase a slot waits; a new process would take longer than several of these trials."""
+    monkeypatch.setattr(phases, "PHASES", small_phases(2, 2, 2))
+    seen = place / "seen"
+    seen.mkdir()
+    body = ONCE_MORE.format(folder=str(seen))
+    (tricks_folder / "always.py").write_text(TRICK.format(what="Cross-entropy.", body=body))
+    (place / "alike.py").write_text(ALIKE)
+    few = {"seeds": 2, "trials": 0, "start_points": False, "check_seeds": 0, "max_concurrent": 2}
+    result = search.run("alike.py", name="kept", tricks=(str(tricks_folder),), **few)
+    assert result.complete and len(journal(result.folder)) == 4 * 4
+    assert len(list(seen.iterdir())) == 2

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from search.recipes import Context, Ground, retuned, scaled
+from search.design.removal import own_length, removable, without
+from search.recipes import Context, RecipeFactory, retuned, scaled
 from search.space_file import load_space
 from spaces.domain import Space, Stage, integer, log_uniform, one_of, trick, uniform
 from trainables.data import standard
@@ -27,7 +28,7 @@ SPACE = Space(
     ],
     screen=["first/cost_sensitive", "balanced", "deferred"],
 )  # fmt: skip
-GROUND = Ground(SPACE, STANDARD)
+GROUND = RecipeFactory(SPACE, STANDARD)
 
 
 def recipe(*labels: str):
@@ -39,7 +40,7 @@ def test_the_grid_has_the_space_s_own_values_around_the_standard_s():
     # the standard's rate 0.1 and its neighbours among 0.01, 0.0215, 0.0464, 0.1, 0.2154
     assert {point.lr for point in points} == {0.04642, 0.1, 0.2154}
     assert {point.weight_decay for point in points} == {1e-4, 5e-4, 2e-3} and len(points) == 9
-    fixed = Ground(Space(stages=[Stage("only", length=1, lr=0.05, weight_decay=1e-3)]), STANDARD)
+    fixed = RecipeFactory(Space(stages=[Stage("only", length=1, lr=0.05, weight_decay=1e-3)]), STANDARD)
     assert fixed.grid() == (Context(0.05, 1e-3),)
 
 
@@ -58,7 +59,7 @@ def test_a_context_is_where_cells_baseline_and_published_recipes_stand():
 
 
 def test_a_context_fills_what_the_space_leaves_to_the_data_set():
-    ground = Ground(Space(stages=[Stage("only", length=1)]), STANDARD).at(Context(0.3, 1e-3))
+    ground = RecipeFactory(Space(stages=[Stage("only", length=1)]), STANDARD).at(Context(0.3, 1e-3))
     assert (ground.space.stages[0].lr, ground.space.stages[0].weight_decay) == (0.3, 1e-3)
 
 
@@ -71,14 +72,14 @@ def test_scaling_touches_every_stage_and_nothing_else():
 
 def test_what_may_be_removed():
     full = recipe("first/cost_sensitive", "balanced", "balanced/input_mixup", "deferred")
-    assert GROUND.removable(full) == ("first/cost_sensitive", "balanced", "balanced/input_mixup", "deferred")
-    assert GROUND.removable(recipe()) == ()
+    assert removable(GROUND, full) == ("first/cost_sensitive", "balanced", "balanced/input_mixup", "deferred")
+    assert removable(GROUND, recipe()) == ()
 
 
 def test_what_is_taken_away_leaves_the_rest_and_the_length():
     full = recipe("first/cost_sensitive", "balanced", "deferred/class_balanced")
-    assert GROUND.without(full, ["deferred"]).plan.id == recipe("first/cost_sensitive", "balanced").plan.id
-    less = GROUND.without(full, ["balanced"])
+    assert without(GROUND, full, ["deferred"]).plan.id == recipe("first/cost_sensitive", "balanced").plan.id
+    less = without(GROUND, full, ["balanced"])
     assert [stage.name for stage in less.plan.stages] == ["first", "deferred"]
     # 21 + 6 + 9 epochs: the 6 go to the stage before
     assert [stage.epochs for stage in less.plan.stages] == [27, 9]
@@ -87,18 +88,18 @@ def test_what_is_taken_away_leaves_the_rest_and_the_length():
 
 def test_a_trick_that_another_one_needs_cannot_go():
     with pytest.raises(PlanError, match="ldam needs 'cosine'"):
-        GROUND.without(recipe("first/ldam", "first/cosine_head"), ["first/cosine_head"])
+        without(GROUND, recipe("first/ldam", "first/cosine_head"), ["first/cosine_head"])
 
 
 def test_a_recipe_of_nowhere_has_nothing_to_remove():
     strange = scaled(recipe("first/cost_sensitive"), 1.7)
-    assert GROUND.removable(strange) == ()
+    assert removable(GROUND, strange) == ()
     with pytest.raises(PlanError, match="not a recipe of the space"):
-        GROUND.without(strange, ["first/cost_sensitive"])
+        without(GROUND, strange, ["first/cost_sensitive"])
 
 
 def test_the_four_cells_of_a_factorial_s_pair_stand_in_its_context():
-    ground = Ground(load_space("spaces/full_combo.py"), STANDARD, kind="factorial")
+    ground = RecipeFactory(load_space("spaces/full_combo.py"), STANDARD, kind="factorial")
     a, b = "representation/cost_sensitive", "representation/class_balanced"
     four = ground.four(a, b)
     assert [set(cell.tricks) for cell in four] == [set(), {a}, {b}, {a, b}]
@@ -110,7 +111,7 @@ def test_the_four_cells_of_a_factorial_s_pair_stand_in_its_context():
 
 
 def test_a_pair_that_excludes_itself_has_no_four_cells():
-    ground = Ground(load_space("spaces/full_combo.py"), STANDARD)
+    ground = RecipeFactory(load_space("spaces/full_combo.py"), STANDARD)
     with pytest.raises(PlanError, match="options of one choice"):
         ground.four("classifier", "deferred/class_balanced")
 
@@ -121,6 +122,6 @@ def test_a_prolonged_cell_has_a_recipe_of_the_space_s_own_length():
         if cell.context == "balanced" and cell.tricks == ("first/cost_sensitive",)
     )  # fmt: skip
     plain = recipe("first/cost_sensitive")
-    assert prolonged.plan.epochs > plain.plan.epochs and GROUND.removable(prolonged) == ()
-    assert GROUND.own_length(prolonged) == plain and GROUND.removable(plain) == ("first/cost_sensitive",)
-    assert GROUND.own_length(plain) is plain
+    assert prolonged.plan.epochs > plain.plan.epochs and removable(GROUND, prolonged) == ()
+    assert own_length(GROUND, prolonged) == plain and removable(GROUND, plain) == ("first/cost_sensitive",)
+    assert own_length(GROUND, plain) is plain

@@ -1,0 +1,205 @@
+"""What a search leaves when it ends: tables, the best recipe, the report, and all of it in MLflow."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from analysis import files
+from analysis.console import Console, styled
+from analysis.records import reader
+from analysis.records.schema import Record, RecordError
+from analysis.report import findings_json
+from analysis.text import csv_text, sentence
+from search import export, mlflow_tracker
+from search.console import summary
+from search.context import SearchContext
+from search.execution import epoch_time
+from search.execution.disk import cannot_write
+from search.identity import IDENTITY
+from search.result import SearchResult
+from search.scheduling.orchestrator import Orchestrator
+
+if TYPE_CHECKING:
+    from search.console.display import Display
+
+log = logging.getLogger(__name__)
+
+ARTIFACTS = ("best.yaml", "conflicts.csv", "conflicts.png", "report.html", "space.py", "search.json", "findings.json",
+             IDENTITY)  # fmt: skip
+"""Files of the folder that go to MLflow, besides the tables of the phases."""
+
+
+@dataclass
+class Ending:
+    """How a search came to its end.
+
+    Args:
+        orchestrator: What was run.
+        display: What was shown of it.
+        complete: Whether it ran to its end.
+        interrupted: Whether a person ended it.
+        failed: Whether it could not continue, or a result could not be written.
+    """
+
+    orchestrator: Orchestrator
+    display: Display
+    complete: bool
+    interrupted: bool = False
+    failed: bool = False
+
+
+def conclude(
+    context: SearchContext, ending: Ending, tracker: mlflow_tracker.Tracker, uri: str, console: Console
+) -> SearchResult:
+    """Judges, exports, writes, shows and tracks what a search has found.
+
+    Args:
+        context: The search.
+        ending: How it came to its end.
+        tracker: Its runs in MLflow, which are closed.
+        uri: MLflow store.
+        console: Rich console for user-facing output.
+    """
+    settings, margin, folder = context.settings, context.standard.margin, context.settings.folder
+    orchestrator, state = ending.orchestrator, ending.orchestrator.state
+    records = list(state.records.values())
+    trials = reader.frame(records)
+    writing = _Writer(ending, console)
+    conflicts = summary.conflict_table(console, trials, margin, settings.primary, state.added_blocks)
+    winner = None if state.winner is None else state.winner.plan.id
+    by_phase = {phase.name: phase.tables(state, trials) for phase in orchestrator.all_phases}
+    tables = {name: table for found in by_phase.values() for name, table in found.items()}
+    with writing("tables"):
+        save_tables(tables, folder)
+    if conflicts is not None:
+        with writing("conflicts.csv"):
+            files.write(folder / "conflicts.csv", csv_text(conflicts))
+    best = _export(context, records, trials, conflicts, writing, console)
+    health = summary.health(trials, margin, winner)
+    found = findings_json.document(
+        trials, conflicts, best, health=health, complete=ending.complete, margin=margin, provenance=context.params()
+    )
+    found["tables"] = {name: json.loads(table.to_json(orient="records")) for name, table in tables.items()}
+    with writing("findings.json"):
+        files.write(folder / "findings.json", files.to_json(found, indent=2) + "\n")
+    try:
+        with writing("report.html"):
+            summary.write_report(folder / "report.html", trials, conflicts, context.params(), uri)
+    except Exception as error:
+        # what was found out must reach the screen and MLflow all the same
+        log.exception("the report could not be written")
+        console.print(styled(f"report.html could not be written: {sentence(error)}", "yellow"), soft_wrap=True)
+    seconds = epoch_time.of_records(records)
+    if seconds is not None:
+        measured = epoch_time.EpochTime(seconds, f"median of search {settings.name}")
+        epoch_time.keep(settings, context.model, measured)
+    result = SearchResult(
+        settings.name, folder, ending.complete, trials, conflicts, best, ending.display.phase_seconds,
+        ending.display.saved, tables, health, ending.interrupted, ending.failed,
+    )  # fmt: skip
+    settling = state.extra_blocks is not None and orchestrator.phase != "done"
+    # before MLflow is waited for: a server that does not answer must not keep the results back
+    again = orchestrator.budget.grant_again()
+    summary.show(console, result, uri, settings, settling, again, context.splits.first.notes)
+    tags = {"looks": str(state.added_blocks), "health": " ".join(health) or "no warnings"}
+    for phase in orchestrator.all_phases:
+        tags |= phase.tags(by_phase[phase.name])
+    # MLflow shows the note as the run's description
+    tags["mlflow.note.content"] = summary.answer(trials, conflicts, margin)
+    _track(tracker, records, folder, conflicts, tables, tags)
+    close(tracker, ending.complete, console)
+    return result
+
+
+def save_tables(tables: dict[str, pd.DataFrame], folder: Path) -> None:
+    """Writes every table that holds something as NAME.csv; the files of the others, which may be of an earlier run of
+    the search and speak of another winner, are removed."""
+    for name, table in tables.items():
+        file = folder / f"{name}.csv"
+        if len(table):
+            files.write(file, csv_text(table))
+        else:
+            file.unlink(missing_ok=True)
+
+
+def _export(
+    context: SearchContext, records: list[Record], trials: pd.DataFrame, conflicts: pd.DataFrame | None,
+    writing: _Writer, console: Console,
+) -> dict[str, Any] | None:  # fmt: skip
+    """The best recipe, written to best.yaml; `None`, with the reason on the screen, where there is none."""
+    settings = context.settings
+    plans = {record.recipe: record.plan for record in records}
+    pick = {"accuracy": None, "both": "knee"}.get(settings.objective, settings.objective)
+    try:
+        best = export.document(trials, plans.__getitem__, pick=pick, conflicts=conflicts, settings=context.params())
+        with writing("best.yaml"):
+            export.write(best, settings.folder / "best.yaml")
+    except (export.ExportError, RecordError) as error:
+        console.print(styled(sentence(error), "yellow"), soft_wrap=True)
+        return None
+    return best
+
+
+def _track(
+    tracker: mlflow_tracker.Tracker, records: list[Record], folder: Path, conflicts: pd.DataFrame | None,
+    tables: dict[str, pd.DataFrame], tags: dict[str, str],
+) -> None:  # fmt: skip
+    """Writes the findings to the search's run."""
+    metrics = {
+        "reuse/epochs_saved": sum(record.epochs - record.epochs_trained for record in records),
+        "reuse/seconds_saved": sum(record.seconds_saved for record in records),
+    }
+    # what fresh seeds have shown of a nominated pair is found by the same query as what the design has shown
+    pairs = [table for table in tables.values() if {"a", "b", "verdict"} <= set(table.columns)]
+    judged = [table for table in (conflicts, *pairs) if table is not None and len(table)]
+    for table in judged:
+        harms, verdicts = mlflow_tracker.conflict_summary(table)
+        metrics |= harms
+        tags |= verdicts
+    names = {*ARTIFACTS, *(f"{name}.csv" for name in tables)}
+    artifacts = {
+        file.name: file.read_bytes() if file.suffix == ".png" else file.read_text(encoding="utf-8")
+        for file in sorted(folder.iterdir())
+        if file.name in names
+    }
+    tracker.summary(metrics, tags, artifacts, anew=mlflow_tracker.FINDINGS)
+    for table in judged:
+        tracker.mark(table)
+
+
+def close(tracker: mlflow_tracker.Tracker, complete: bool, console: Console) -> None:
+    """Waits for MLflow, for a bounded time, and says what it lacks."""
+    tracker.close("FINISHED" if complete else "KILLED", tell=lambda text: console.print(styled(sentence(text))))
+    if tracker.missing:
+        console.print(styled(sentence(tracker.missing), "yellow"), soft_wrap=True)
+
+
+class _Writer:
+    """Says what could not be written on a full disk, and continues: what was found out must be shown.
+
+    Args:
+        ending: Marked as failed where something could not be written.
+        console: Rich console for user-facing output.
+    """
+
+    def __init__(self, ending: Ending, console: Console) -> None:
+        self._ending, self._console = ending, console
+
+    @contextmanager
+    def __call__(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if not cannot_write(error):
+                raise
+            self._ending.failed = True
+            said = f"{what} could not be written: {error.strerror}"
+            self._console.print(styled(sentence(said), "yellow"), soft_wrap=True)

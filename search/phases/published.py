@@ -1,0 +1,42 @@
+"""Published recipes, each trained once: start points of the adaptive arm."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from search.phases.phase import Phase
+from search.recipes import MAX_PUBLISHED
+from search.scheduling.trial_request import TrialRequest
+from search.settings import Settings
+from search.state import SearchState
+
+if TYPE_CHECKING:
+    from search.scheduling.sampler import Sampler
+
+
+class Published(Phase):
+    """The published recipes, each trained to its end."""
+
+    name, arm = "start", "adaptive"
+    description = "adaptive arm: the published recipes"
+    after = ("tune",)
+    first_seed = 1_000
+
+    def enabled(self, settings: Settings) -> bool:
+        return settings.start_points and (settings.trials > 0 or settings.race)
+
+    def plan(self, state: SearchState) -> Iterator[TrialRequest]:
+        for recipe in state.factory.published:
+            title = f"{state.factory.titles[recipe.plan.id]}: {recipe.title}"
+            yield self.request(state, recipe.plan.id, recipe, self.first_seed, title=title)
+
+    def close(self, state: SearchState, sampler: Sampler) -> None:
+        """Teaches the sampler the recipes that the space can express."""
+        for recipe in state.tried((self.name,)):
+            means = state.objective_means(recipe.plan.id, (self.name,))
+            if means is not None:
+                sampler.learn(recipe, means, self.name)
+
+    def max_trials(self, settings: Settings, cells: int) -> int:
+        return MAX_PUBLISHED

@@ -1,0 +1,144 @@
+"""What a search knows while it runs: its trials, their records, its interim analyses, and what follows from them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from analysis.records.schema import Record
+from search.recipes import RecipeFactory
+from search.scheduling import objective
+from search.scheduling.trial_request import TrialRequest
+from search.settings import Settings
+from trainables.plan import Recipe
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass
+class SearchState:
+    """The trials of a search and their results.
+
+    Args:
+        factory: Builds its recipes, at the baseline's tuned numbers.
+        settings: Settings of the search.
+        margin: Difference in accuracy that matters.
+        first_seed: Added to every seed block.
+        extra_blocks: Further blocks that `--settle` may add in this run, over all declared pairs; `None` for a search
+            that continues as planned.
+        requests: Trials by id.
+        records: Records by trial id, without failed trials.
+        failures: Records of trials that failed in this run.
+        looks: Earlier decisions to run further blocks, in order: context, cells and numbers of blocks.
+        block_counts: Numbers of design blocks that were asked for, one for each change of `--seeds`.
+    """
+
+    factory: RecipeFactory
+    settings: Settings
+    margin: float
+    first_seed: int = 0
+    extra_blocks: int | None = None
+    requests: dict[str, TrialRequest] = field(default_factory=dict)
+    records: dict[str, Record] = field(default_factory=dict)
+    failures: dict[str, Record] = field(default_factory=dict)
+    looks: list[dict[str, Any]] = field(default_factory=list)
+    block_counts: list[int] = field(default_factory=list)
+
+    def results(self, phases: Sequence[str]) -> list[tuple[TrialRequest, Record]]:
+        """Trials of some phases with their records, by seed.
+
+        After a resume, trials of a later phase appear when it is planned again.
+        """
+        found = [(self.requests[name], record) for name, record in self.records.items() if name in self.requests]
+        chosen = (pair for pair in found if pair[0].phase in phases)
+        return sorted(chosen, key=lambda pair: (pair[1].seed, pair[0].id))
+
+    def metrics(self, plan: str, phases: Sequence[str]) -> list[dict[str, float]]:
+        """Final metrics of a recipe's finished trials, by seed."""
+        pairs = self.results(phases)
+        return [record.metrics for _, record in pairs if record.outcome == "finished" and record.recipe == plan]
+
+    def values(self, plan: str, phases: Sequence[str]) -> list[float]:
+        """The objective of a recipe's finished trials as one number each, by seed."""
+        return [objective.scalar(metrics, self.settings.objective) for metrics in self.metrics(plan, phases)]
+
+    def accuracies(self, plan: str, phases: Sequence[str]) -> list[float]:
+        """Accuracies on val of a recipe's finished trials, by seed."""
+        return [metrics["final/accuracy"] for metrics in self.metrics(plan, phases)]
+
+    def objective_means(self, plan: str, phases: Sequence[str]) -> list[float] | None:
+        """Mean of each part of the objective, for the sampler; `None` if the recipe never finished."""
+        found = [objective.values(metrics, self.settings.objective) for metrics in self.metrics(plan, phases)]
+        known = [parts for parts in found if parts is not None]
+        return [fmean(part) for part in zip(*known, strict=True)] if known else None
+
+    def tried(self, phases: Sequence[str]) -> list[Recipe]:
+        """Recipes that have a record in some phases, without the baseline."""
+        found = {request.recipe.plan.id: request.recipe for request, _ in self.results(phases)}
+        found.pop(self.factory.baseline.plan.id, None)
+        return list(found.values())
+
+    def ranked(
+        self, recipes: Iterable[Recipe], phases: Sequence[str], seeds: Collection[int] | None = None
+    ) -> list[Recipe]:
+        """Recipes by their means, best first; those that never finished are left out.
+
+        Args:
+            recipes: What to rank.
+            phases: Whose trials count.
+            seeds: Seeds that count, so that later rounds do not change an earlier choice; all where absent.
+        """
+        values: dict[str, list[float]] = {}
+        for _, record in self.results(phases):
+            if record.outcome == "finished" and (seeds is None or record.seed in seeds):
+                value = objective.scalar(record.metrics, self.settings.objective)
+                values.setdefault(record.recipe, []).append(value)
+        scored = [(fmean(values[recipe.plan.id]), recipe) for recipe in recipes if recipe.plan.id in values]
+        return [recipe for _, recipe in sorted(scored, key=lambda pair: (-pair[0], pair[1].plan.id))]
+
+    def frame(self, phases: Sequence[str]) -> pd.DataFrame:
+        """The trials of some phases as a table."""
+        from analysis.records import reader  # pandas, which the preview does not need
+
+        return reader.frame(record for _, record in self.results(phases))
+
+    def conflicts(self) -> pd.DataFrame | None:
+        """The conflict table of the design as it stands; `None` where it cannot be judged."""
+        from analysis.conflicts import at_looks
+        from analysis.records import reader  # pandas and SciPy, which the preview does not need
+
+        try:
+            design = reader.frame(record for record in self.records.values() if record.arm == "design")
+            return at_looks(design, margin=self.margin, primary=self.settings.primary, firsts=self.added_blocks)
+        except ValueError:
+            return None
+
+    @property
+    def added_blocks(self) -> list[int]:
+        """First seeds of the blocks that were added after an interim analysis, by `--settle` or by `--seeds +N`."""
+        firsts = (*(look["first"] for look in self.looks), *self.block_counts[:-1])
+        return sorted({self.first_seed + first for first in firsts})
+
+    def recorded_blocks(self) -> int:
+        """Design blocks that the records show, for journals of versions that did not write down their number.
+
+        Whoever looked at the table saw these blocks. Blocks of a design that was interrupted, and of which nothing
+        was judged yet, do not count.
+        """
+        first_look = min((look["first"] for look in self.looks), default=None)
+        blocks = {record.seed - self.first_seed for record in self.records.values() if record.arm == "design"}
+        planned = [block for block in blocks if first_look is None or block < first_look]
+        count = max(planned, default=-1) + 1
+        later = any(record.arm not in ("tune", "design") for record in self.records.values())
+        runs = {f"design-{block}-{position:03d}" for block, position, _ in self.factory.runs(count)}
+        return count if later or runs <= self.records.keys() else 0
+
+    @property
+    def winner(self) -> Recipe | None:
+        """The recipe that leads the race; `None` before its final."""
+        finalists = {request.recipe.plan.id for request, _ in self.results(("final",))}
+        raced = [recipe for recipe in self.tried(("race",)) if recipe.plan.id in finalists]
+        return next(iter(self.ranked(raced, ("race", "final"))), None)
