@@ -19,6 +19,10 @@ from trainables.training.seeding import generator, sent
 PURPOSES = ("draw", "view", "image", "shift", "augment", "mix", "loss")
 """Purposes of the random numbers of an epoch, each with its own generator."""
 
+GROUP_BYTES = 2**22
+"""Image and augment tricks change consecutive batches together up to this size: on small images the calls cost more
+than the pixels."""
+
 
 @dataclass(frozen=True)
 class Epoch:
@@ -106,15 +110,19 @@ class StageFeed:
         data, feed = self._data, feed_of(self._data)
         # image tricks must see raw images before they are shifted
         fed = feed.raw(batches) if self._image else feed.augmented(batches, draws["shift"])
-        for index, images in zip(batches, fed, strict=True):
-            batch = Batch.plain(images, index, data.train_labels[index])
+        for indices, images in _grouped(batches, fed, GROUP_BYTES if self._image or self._augment else 0):
+            index = torch.cat(indices)
+            batch = Batch.plain(torch.cat(images), index, data.train_labels[index])
             if self._image:
                 for change in self._image:
                     batch = change(batch, draws["image"])
                 batch = batch.with_images(own(batch.images, data.pad, data.flip, data.crop, draws["shift"]))
             for change in self._augment:
                 batch = change(batch, draws["augment"])
-            yield batch.with_images(data.normalise(batch.images))
+            sizes = [len(index) for index in indices]
+            parts = (batch.images.split(sizes, dim=1), indices, batch.y.split(sizes), batch.share.split(sizes))
+            for changed, *rest in zip(*parts, strict=True):
+                yield Batch(data.normalise(changed), *rest)
 
     def _views(
         self, features: Tensor, batches: Sequence[Tensor], draws: torch.Generator
@@ -126,3 +134,19 @@ class StageFeed:
         for index, view in zip(batches, views, strict=True):
             labels = self._data.train_labels[index]
             yield Batch.plain(labels.new_zeros(len(labels), 0, 0, 0), index, labels), features[view, index]
+
+
+def _grouped(
+    batches: Sequence[Tensor], fed: Iterator[Tensor], limit: int
+) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
+    """Indices and images of consecutive batches whose images have at most `limit` bytes, at least one batch each."""
+    indices: list[Tensor] = []
+    images: list[Tensor] = []
+    for index, pixels in zip(batches, fed, strict=True):
+        if indices and sum(each.nbytes for each in (*images, pixels)) > limit:
+            yield indices, images
+            indices, images = [], []
+        indices.append(index)
+        images.append(pixels)
+    if indices:
+        yield indices, images
