@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from rich.console import Console
 
 import run_search
 from search.settings import Settings
@@ -188,7 +187,7 @@ def test_a_time_budget_is_given_anew_or_what_is_left(begun):
     # None: the journal knows what is left
     for given, expected in (([], None), (["--time-budget", "5"], 5.0)):
         options = run_search.parser().parse_args(["--resume", "mine", *given])
-        resumed = run_search._search(options, Console()).settings
+        resumed = run_search._order(options).settings
         assert (resumed.time_budget, resumed.gpu_hours) == (expected, 2.0)
 
 

@@ -283,7 +283,7 @@ def test_a_home_folder_that_cannot_be_written(tmp_path):
         "ray.shutdown()\n"
     )
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
-    root = str(Path(resources.__file__).parents[1])
+    root = str(Path(resources.__file__).parents[2])
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=120,
         env=environment | {"HOME": "/proc/nowhere", "PYTHONPATH": root},
