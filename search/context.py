@@ -23,7 +23,7 @@ from search.workspace import kept_list
 from spaces.domain import Space
 from trainables import data
 from trainables.data import Standard
-from trainables.evaluation.deployment import Deployment
+from trainables.deployment import Deployment
 from trainables.models import MODELS, ModelError, check, check_on, settled
 from trainables.pipeline.keys import features_key, stage_keys
 from trainables.plan import Plan, check_space
@@ -168,7 +168,7 @@ class SearchContext:
         Raises:
             ValueError: An option that does not fit the data.
         """
-        from trainables.evaluation.deployment import read
+        from trainables.deployment import read
 
         settings = self.settings
         bundled = settings.data.partition("?")[0] == BUNDLED

@@ -24,7 +24,7 @@ from trainables.code_identity import closure, code_hash, is_own, relocated
 
 if TYPE_CHECKING:
     from trainables.data import LongTailed
-    from trainables.evaluation.deployment import Deployment
+    from trainables.deployment import Deployment
 
 IDENTITY = "identity.json"
 
@@ -296,7 +296,7 @@ def changes_in(folder: Path) -> list[str]:
         ValueError: Data or code are not here, or cannot be read.
     """
     from trainables import data
-    from trainables.evaluation.deployment import Deployment
+    from trainables.deployment import Deployment
     from trainables.models import settled
     from trainables.registry import discover
 

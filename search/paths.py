@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from trainables.code_identity import relocated
-from trainables.evaluation.deployment import PRIORS
+from trainables.deployment import PRIORS
 
 PROJECT, ID = "project", "id"
 """Keys of `search.json` that are no settings: the project, and what tells a copy of a search from another search."""

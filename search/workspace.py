@@ -24,7 +24,7 @@ from search.scheduling.journal import Journal
 from search.settings import UNDO, Settings, SettingsError
 from search.space_file import load_space, read_space
 from spaces.domain import Space, SpaceError
-from trainables.evaluation.deployment import Deployment, read
+from trainables.deployment import Deployment, read
 from trainables.pipeline.leases import NO_LOCKS, Lock
 
 if TYPE_CHECKING:

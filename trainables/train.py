@@ -22,7 +22,7 @@ from analysis.console import Console, styled
 from analysis.records.mlflow_store import shown
 from analysis.text import command, echo, lenient_output, sentence
 from trainables.data.catalogue import DataError
-from trainables.evaluation.deployment import DeploymentError
+from trainables.deployment import DeploymentError
 from trainables.final.command import compare_with_search, data_of, train_as_searched, train_recipe
 from trainables.final.model_card import stages_of
 from trainables.final.recipe import TrainError, lengthened, read_recipe, to_full_length

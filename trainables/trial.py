@@ -23,7 +23,7 @@ from ray.tune import PlacementGroupFactory, Trainable
 
 from trainables.data import DataError, LongTailed, load
 from trainables.data.loaders import held_bytes
-from trainables.evaluation.deployment import Deployment
+from trainables.deployment import Deployment
 from trainables.evaluation.summary import per_class
 from trainables.pipeline.footprint import Footprint, footprint
 from trainables.pipeline.joint_seeds import JointSeeds

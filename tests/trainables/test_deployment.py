@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from trainables.evaluation.deployment import Deployment, DeploymentError, read
+from trainables.deployment import Deployment, DeploymentError, read
 
 NAMES = ("ant", "bee", "cat")
 

@@ -9,7 +9,7 @@ import torch
 
 from spaces.domain import Stage, trick
 from trainables.data.loaders import held_bytes
-from trainables.evaluation.deployment import Deployment
+from trainables.deployment import Deployment
 from trainables.pipeline.joint_seeds import JointSeeds
 from trainables.pipeline.storage import StoreFull
 from trainables.trial import Splits, Trial, TrialFailed, TrialSpec, cached_data, folder_of, pick_device, pipeline_of

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from trainables import metrics
-from trainables.evaluation.deployment import Deployment
+from trainables.deployment import Deployment
 
 UNWEIGHTED = Deployment()
 """No prior and no costs: nothing is measured besides."""

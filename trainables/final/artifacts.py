@@ -16,7 +16,7 @@ from safetensors.torch import save as save_tensors
 
 from analysis.files import to_json, write
 from analysis.text import csv_cell, printable
-from trainables.evaluation.deployment import Deployment
+from trainables.deployment import Deployment
 from trainables.final import serving
 from trainables.final.model_card import TABLE, card
 from trainables.final.network import RECIPE, weights_file, weights_metadata

@@ -15,7 +15,7 @@ from analysis.console import styled
 from analysis.records.intervals import prediction_interval
 from analysis.text import sentence
 from trainables.data import load
-from trainables.evaluation.deployment import read
+from trainables.deployment import read
 from trainables.final import data_identity, serving
 from trainables.final.artifacts import CARD, MEASURED, write_artifacts
 from trainables.final.errors import TrainError

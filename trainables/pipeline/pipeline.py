@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from trainables.data import LongTailed
-from trainables.evaluation.deployment import Deployment
+from trainables.deployment import Deployment
 from trainables.evaluation.summary import UNWEIGHTED, summary
 from trainables.models import Network, build
 from trainables.pipeline.executor import StageExecutor
