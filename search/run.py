@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 import sqlite3
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,7 +25,8 @@ from search.execution import cluster
 from search.execution import gpu_shares as resources
 from search.execution.gpu_shares import WORKER_ENVIRONMENT
 from search.execution.interrupts import Interrupts, children_outlive_the_terminal
-from search.settings import UNDO, Settings, SettingsError, checked, gpus
+from search.request import BUNDLED, Request, requested, takes_options
+from search.settings import ALL_OPTIONS, UNDO, Settings, SettingsError
 from search.workspace import SEEDS_APART, kept_list
 from spaces.domain import Space
 from trainables.pipeline.leases import NO_LOCKS, Lock
@@ -47,9 +47,6 @@ if TYPE_CHECKING:
 __all__ = ["WORKER_ENVIRONMENT", "Search", "SearchResult", "run"]
 
 log = logging.getLogger(__name__)
-
-BUNDLED = "digits-lt"
-"""The data that come with the libraries."""
 
 LAG = 4
 """Results of the last few proposals are not waited for, see `search.phases.adaptive`."""
@@ -123,56 +120,37 @@ class SearchResult:
     health: tuple[str, ...] = ()
 
 
-def run(
-    space: Space | str | Path,
-    *,
-    data: str | None = None,
-    name: str | None = None,
-    resume: bool = False,
-    accept_changes: bool = False,
-    **settings: Any,
-) -> SearchResult:
-    """Searches a space; the same as `run_search.py`.
+@takes_options
+def run(space: Space | str | Path, **options: Any) -> SearchResult:
+    """Searches a space; the same as the command, whose options are listed in `docs/cli.md`.
 
     Args:
         space: A `Space`, or the path of a space file.
-        data: Name of the data set; the space's own, or digits-lt, where absent.
-        name: Of the search; made of the space's name and the time where absent.
-        resume: Whether to go on with the search of that name, whose space, data, code and settings must be the same.
-        accept_changes: With `resume`: whether a search of which one has changed is followed by a new one with the same
-            settings on fresh seed blocks.
-        **settings: Fields of `search.settings.Settings`; `gpus_per_trial` may be "auto".
+        **options: Any option of the command by its name, e.g. `trials=20, race=False`; `help(search.run)` lists them.
+            `resume=True` continues the search of that `name`.
 
     Returns:
         Tables and files of the search.
 
     Raises:
-        ValueError: Anything that cannot be started as asked, in one sentence.
+        ValueError: It cannot be started as asked, in one sentence.
     """
-    from search.space_file import load_space
+    where = "search.run: "
+    for name in options:
+        if name in ALL_OPTIONS and ALL_OPTIONS[name].command_only:
+            raise SettingsError(f"{where}{name} is an option of the command alone")
+    if isinstance(options.get("resume"), bool):
+        options["resume"] = str(options.get("name", "")) if options["resume"] else None
+    return search_for(requested({"space": space, **options}, where), Console()).run()
 
-    loaded = space if isinstance(space, Space) else load_space(space)
-    path = None if isinstance(space, Space) else Path(space)
-    if "gpus_per_trial" in settings:
-        settings |= gpus(settings["gpus_per_trial"])
-    given = settings if data is None else {**settings, "data": data}
-    if accept_changes and not resume:
-        raise SettingsError("search.run: accept_changes needs an existing search: give its name and resume=True")
-    if resume:
-        stored = Settings.stored(str(settings.get("output", "results")), str(name or ""))
-        changed = stored.changed({"time_budget": None, **given})
-        return Search(loaded, changed, path, Console(), resume=True, accept_changes=accept_changes).run()
-    stem = path.stem if path is not None else "space"
-    chosen = checked(
-        {
-            "name": name or f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}",
-            "space": str(path or "<python>"),
-            "data": loaded.data or "digits-lt",
-            **given,
-        },
-        "search.run: ",
+
+def search_for(request: Request, console: Console) -> Search:
+    """The search of a request."""
+    search = Search(
+        request.space, request.settings, request.file, console, request.resume, request.settle, request.accept_changes
     )
-    return Search(loaded, chosen, path, Console()).run()
+    search.explain = request.explain
+    return search
 
 
 class Search:
@@ -620,7 +598,7 @@ class Search:
             children=settings.children_per_start,
             race=settings.race,
             seconds=settings.time_budget,
-            gpu_seconds=None if settings.gpu_hours is None else 3600 * settings.gpu_hours,
+            gpu_seconds=settings.gpu_seconds,
             gpus=settings.gpus_per_trial,
             tune=settings.tune_baseline,
             starts=settings.start_points,

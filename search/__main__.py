@@ -1,0 +1,68 @@
+"""`longtail-tune search`, also `python run_search.py`: searches a space."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from analysis import command_line
+from analysis.command_line import Parser
+from analysis.console import Console
+from analysis.text import echo, sentence
+from search.execution.interrupts import Interrupts
+from search.settings import ALL_OPTIONS, GROUPS
+
+
+def parser(prog: str = "python -m search") -> Parser:
+    """The options of `search.settings`; those that are not given are absent from what it parses."""
+    it = Parser(
+        prog, argument_default=argparse.SUPPRESS,
+        description="Search combinations of long-tail tricks for the best recipe, and report which tricks conflict.",
+        epilog="Options that are left out take the value of the data set's standard recipe where no default is shown.",
+    )  # fmt: skip
+    for title in GROUPS:
+        group = it.add_argument_group(title)
+        for known in ALL_OPTIONS.values():
+            if known.group == title:
+                known.add_to(group)
+    return it
+
+
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m search") -> int:
+    """Runs the command; 0 done, 1 nothing finished or ended early, 2 cannot be started as asked, 130 interrupted."""
+    it = parser(prog)
+
+    def body(options: argparse.Namespace) -> int:
+        with Interrupts():
+            return _search(options, it.prog)
+
+    return command_line.run(it, arguments, body)
+
+
+def _search(options: argparse.Namespace, prog: str) -> int:
+    # --help must be fast
+    from search.console.preview import show
+    from search.request import requested
+    from search.run import cannot_write, search_for
+
+    console = Console()
+    try:
+        search = search_for(requested(vars(options)), console)
+        if getattr(options, "dry_run", False):
+            show(console, search, getattr(options, "measure", False))
+            return 0
+        result = search.run()
+    except Exception as error:
+        why = "" if isinstance(error, ValueError) else cannot_write(error)
+        if not why:
+            raise
+        echo(f"{prog}: error: {sentence(why)}", file=sys.stderr)
+        return 1
+    if search.interrupted:
+        return 130
+    return 1 if search.failed or result.best is None else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
