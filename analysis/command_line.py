@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+from analysis import files
 from analysis.text import echo, lenient_output, sentence
 
 PACKAGES = ("analysis", "search", "spaces", "trainables")
@@ -18,7 +19,7 @@ TRACKING_URI = "MLflow store (default: MLFLOW_TRACKING_URI, or mlflow.db in this
 
 
 class UsageError(ValueError):
-    """A command line that cannot be parsed."""
+    """A command line that cannot be parsed, or a file of it that cannot be written."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -46,11 +47,20 @@ class Parser(argparse.ArgumentParser):
             near = difflib.get_close_matches(unknown[1], known, n=1)
             hint = f"did you mean {near[0]}?" if near else "--help lists the options"
             raise UsageError(f"there is no option {unknown[1]}: {hint}")
+        choice = re.match(r"argument (\S+): invalid choice: '(.*)' \(choose from (.*)\)", message)
+        if choice:
+            allowed = re.findall(r"[\w-]+", choice[3])
+            near = difflib.get_close_matches(choice[2], allowed, n=1)
+            hint = f": did you mean {near[0]!r}?" if near else ""
+            raise UsageError(f"{choice[1]} must be one of {', '.join(allowed)}, got {choice[2]!r}{hint}")
         raise UsageError(re.sub(r"^argument (\S+): must ", r"\1 must ", message))
 
 
 def run(
-    parser: argparse.ArgumentParser, arguments: Sequence[str] | None, body: Callable[[argparse.Namespace], int]
+    parser: argparse.ArgumentParser,
+    arguments: Sequence[str] | None,
+    body: Callable[[argparse.Namespace], int],
+    expected: tuple[type[Exception], ...] = (OSError,),
 ) -> int:
     """Parses a command line and runs what it asks for.
 
@@ -58,6 +68,7 @@ def run(
         parser: Of the command; its `prog` begins every message.
         arguments: Words of the command line; those of the process if absent.
         body: Does the work and returns the exit code.
+        expected: Errors that are answered in one sentence, like those of the project's own classes.
 
     Returns:
         What `body` returns; 2 where it refuses what was asked, 130 after Ctrl-C.
@@ -65,14 +76,27 @@ def run(
     lenient_output()
     try:
         return body(parser.parse_args(arguments))
-    except (ValueError, OSError) as error:
-        if isinstance(error, ValueError) and type(error).__module__.partition(".")[0] not in PACKAGES:
-            raise  # a bug, and not a refusal
+    except Exception as error:
+        ours = isinstance(error, ValueError) and type(error).__module__.partition(".")[0] in PACKAGES
+        if not ours and not isinstance(error, expected):
+            raise
         echo(f"{parser.prog}: error: {sentence(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         echo(f"\n{parser.prog}: interrupted", file=sys.stderr)
         return 130
+
+
+def write(path: str, text: str) -> None:
+    """Writes the file that the option `--out` names.
+
+    Raises:
+        UsageError: It cannot be written.
+    """
+    try:
+        files.write(path, text)
+    except OSError as error:
+        raise UsageError(f"--out {path} cannot be written: {error.strerror or error}") from error
 
 
 def byte_count(text: str) -> int:

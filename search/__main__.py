@@ -19,7 +19,6 @@ def parser(prog: str = "python -m search") -> Parser:
     it = Parser(
         prog, argument_default=argparse.SUPPRESS,
         description="Search combinations of long-tail tricks for the best recipe, and report which tricks conflict.",
-        epilog="Options that are left out take the value of the data set's standard recipe where no default is shown.",
     )  # fmt: skip
     for title in GROUPS:
         group = it.add_argument_group(title)
@@ -37,7 +36,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m search")
         with Interrupts():
             return _search(options, it.prog)
 
-    return command_line.run(it, arguments, body)
+    return command_line.run(it, arguments, body, expected=())
 
 
 def _search(options: argparse.Namespace, prog: str) -> int:

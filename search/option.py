@@ -9,7 +9,6 @@ import argparse
 import dataclasses
 import difflib
 import enum
-import functools
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -201,7 +200,6 @@ def note(flag: str, on_resume: OnResume = FIXED, *, default: Any = "", compared:
     return dataclasses.field(default=default, metadata={OPTION: known})
 
 
-@functools.cache
 def declared(kind: type) -> Mapping[str, Option]:
     """The options of a dataclass by name, with what their fields say of them."""
     hints, found = get_type_hints(kind), {}
@@ -229,7 +227,7 @@ def validated(kind: type[T], fields: Mapping[str, Any], where: str, after: str =
     Raises:
         SettingsError: A field is unknown, absent, of another type or out of its range.
     """
-    from pydantic import ValidationError  # --help must be fast
+    from pydantic import TypeAdapter, ValidationError  # --help must be fast
 
     known, texts = declared(kind), {}
     for name, value in fields.items():
@@ -241,7 +239,7 @@ def validated(kind: type[T], fields: Mapping[str, Any], where: str, after: str =
             raise SettingsError(f"{where}{short(name)[1:-1]} must be text in UTF-8, got {short(value)}{after}")
     body = ", ".join(f"{json.dumps(name)}: {text}" for name, text in texts.items())
     try:
-        return _adapter(kind).validate_json(f"{{{body}}}")  # type: ignore[no-any-return]
+        return TypeAdapter(kind).validate_json(f"{{{body}}}")
     except ValidationError as error:
         found = error.errors(include_url=False)[0]
         name = str(found["loc"][0]) if found["loc"] else ""
@@ -254,13 +252,6 @@ def validated(kind: type[T], fields: Mapping[str, Any], where: str, after: str =
         else:
             sentence = str(found["msg"])
         raise SettingsError(f"{where}{sentence}{after}") from error
-
-
-@functools.cache
-def _adapter(kind: type) -> Any:
-    from pydantic import TypeAdapter  # --help must be fast
-
-    return TypeAdapter(kind)
 
 
 def _plain(value: Any) -> Any:

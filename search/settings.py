@@ -44,6 +44,8 @@ from trainables.data import FEEDS, fed, rooted
 from trainables.data.catalogue import VALS
 from trainables.training.numerics import PRECISIONS, SWITCH, Numerics
 
+__all__ = ["ALL_OPTIONS", "OPTIONS", "UNDO", "Invocation", "More", "Settings", "SettingsError", "gpus"]
+
 FILE = "search.json"
 
 UNDO = "undo what changed it, or start a new search"

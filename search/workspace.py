@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 from analysis import files
 from analysis.text import printable
-from search.settings import FIXED, OPTIONS, UNDO, Settings, SettingsError
+from search.option import FIXED
+from search.settings import OPTIONS, UNDO, Settings, SettingsError
 from search.space_file import load_space, read_space
 from spaces.domain import OneOf, Space, SpaceError, from_dict, to_dict
 from trainables.code_identity import closure, code_hash, is_own, relocated

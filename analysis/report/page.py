@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -17,7 +16,8 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from analysis import files
+from analysis import command_line, files
+from analysis.command_line import TRACKING_URI, Parser
 from analysis.formatting import DIRECTIONS, labels_of, percent, points, seeds, settled, short, span
 from analysis.records import reader as load
 from analysis.records.mlflow_store import address
@@ -25,7 +25,7 @@ from analysis.records.schema import RecordError
 from analysis.report import html as page
 from analysis.report import sections
 from analysis.report.health import warnings
-from analysis.text import echo, lenient_output, sentence
+from analysis.text import echo, sentence
 
 MARGIN = 0.01
 """Harm that would not matter, where a search did not say."""
@@ -289,31 +289,24 @@ def from_store(uri: str, search: str | None = None) -> tuple[str, Found]:
     return name, replace(found, curves=_filled(load.curves(uri, drawn)), elsewhere=elsewhere)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the page of a search; 2 where that cannot be done."""
-    lenient_output()
-    parser = argparse.ArgumentParser(
-        prog="python -m analysis.report", description="Write what a search found as one HTML page."
-    )
-    parser.add_argument("--search", metavar="NAME", help="the search (default: the latest)")
-    parser.add_argument(
-        "--tracking-uri",
-        metavar="URI",
-        help="the MLflow store (default: MLFLOW_TRACKING_URI, or mlflow.db in this directory)",
-    )
-    parser.add_argument("--out", metavar="FILE", default="report.html", help="the page (default: %(default)s)")
-    options = parser.parse_args(arguments)
+def parser(prog: str = "python -m analysis.report") -> Parser:
+    """The command's options."""
+    it = Parser(prog, description="Write what a search found as one HTML page.")
+    it.add_argument("--search", metavar="NAME", help="the search (default: the latest)")
+    it.add_argument("--tracking-uri", metavar="URI", help=TRACKING_URI)
+    it.add_argument("--out", metavar="FILE", default="report.html", help="page to write (default: %(default)s)")
+    return it
+
+
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m analysis.report") -> int:
+    """Writes the page of a search; 2 where that cannot be done."""
+    return command_line.run(parser(prog), arguments, _report)
+
+
+def _report(options: argparse.Namespace) -> int:
     uri = address(options.tracking_uri)
-    try:
-        name, found = from_store(uri, options.search)
-        files.write(options.out, render(found))
-    except (load.LoadError, RecordError) as error:
-        echo(f"error: {sentence(error)}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        why = error.strerror or str(error)
-        echo(f"error: --out {sentence(options.out)} cannot be written: {sentence(why)}", file=sys.stderr)
-        return 2
+    name, found = from_store(uri, options.search)
+    command_line.write(options.out, render(found))
     echo(sentence(f"report of search {name} ({len(found.trials)} trials in {uri}): {options.out}"))
     return 0
 

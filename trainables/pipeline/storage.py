@@ -41,7 +41,9 @@ LEFT_SECONDS = 3600.0
 
 
 class StoreFull(OSError):
-    """There is no room for another finished stage."""
+    """There is no room for another finished stage; `remedy` says what a search can do about it."""
+
+    remedy = ""
 
 
 def retried(action: Callable[P, T]) -> Callable[P, T]:
@@ -336,10 +338,11 @@ def _flushed(path: Path, content: bytes) -> None:
 
 def _explained(error: OSError, place: str) -> OSError:
     if error.errno in FULL:
-        clean = command("python", "-m", "trainables.pipeline.store", "clean", *option("--store", place))
-        return StoreFull(
-            error.errno,
-            f"the disk of the stage store {place} is full; make room ({clean} --store-limit 10GB), limit the store "
-            "with --store-limit, or choose another folder with --store",
+        clean = command("python", "-m", "trainables.stage_store", "clean", *option("--store", place))
+        full = StoreFull(error.errno, f"the disk of the stage store {place} is full")
+        full.remedy = (
+            f"; make room ({clean} --store-limit 10GB), limit the store with --store-limit, or choose another folder "
+            "with --store"
         )
+        return full
     return error

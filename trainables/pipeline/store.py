@@ -12,13 +12,12 @@ and does not fit its checksums: what cannot be read at the moment stays, and is 
 
 from __future__ import annotations
 
-import argparse
 import functools
 import hashlib
 import json
 import logging
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -30,7 +29,6 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from analysis.text import echo, lenient_output, sentence
 from trainables import code_identity
 from trainables.pipeline.storage import LEFT_SECONDS, LocalStorage, StoreFull, open_storage
 from trainables.plan.model import Plan, StagePlan
@@ -186,6 +184,7 @@ class StageStore:
     def __init__(self, root: str | Path) -> None:
         self.root = root
         self._files = open_storage(root)
+        self._unkept: set[str] = set()
 
     @property
     def shared_folder(self) -> Path | None:
@@ -246,7 +245,7 @@ class StageStore:
     def put_partial(self, key: str, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Keeps a stage that is still being trained, so that a crash costs seconds; replaces the last one.
 
-        Training does not need it: where it cannot be written, that is reported and nothing else.
+        Training does not need it: where it cannot be written, that is reported once for each stage.
         """
         body = save_tensors(
             {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
@@ -255,12 +254,12 @@ class StageStore:
         try:
             self._files.write(_partial(key), hashlib.sha256(body).digest() + body)
         except OSError as error:
-            log.warning(
-                "the unfinished stage %s cannot be kept in %s (%s): a crash would cost it",
-                key,
-                self.root,
-                _words(error),
-            )
+            if key not in self._unkept:
+                self._unkept.add(key)
+                log.warning(
+                    "the unfinished stage %s cannot be kept in %s (%s): a crash would cost it",
+                    key, self.root, _words(error),
+                )  # fmt: skip
 
     def get_partial(self, key: str) -> StoredStage | None:
         """A stage that was being trained, or `None`; a damaged one is reported and forgotten."""
@@ -566,87 +565,3 @@ def _again(found: Entry, there: Mapping[str, Entry]) -> float:
             break
         seconds += took
     return seconds
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """`python -m trainables.stage_store`: lists, verifies, cleans; 1 where something is damaged."""
-    lenient_output()
-    parser = argparse.ArgumentParser(prog="python -m trainables.stage_store", description=__doc__.split("\n\n")[0])
-    parser.add_argument(
-        "command", choices=("list", "verify", "clean"), nargs="?", default="list", help="what to do (default: list)"
-    )
-    parser.add_argument(
-        "--store", default="results/stages", help="folder or URL of the store (default: results/stages)"
-    )
-    parser.add_argument(
-        "--store-limit", type=byte_count, help="with clean: maximum size to keep, e.g. 500MB (default: no limit)"
-    )
-    options = parser.parse_args(arguments)
-    try:
-        return {"list": _list, "verify": _verify, "clean": _clean}[options.command](StageStore(options.store), options)
-    except OSError as error:
-        parser.error(f"--store {options.store}: {_words(error)}")
-
-
-def _verify(store: StageStore, options: argparse.Namespace) -> int:
-    there, problems = store.entries(), list(store.problems())
-    echo(*(f"{problem.key}: {problem.reason}" for problem in problems))
-    damaged = sum(problem.damaged for problem in problems)
-    unread = f", {len(problems) - damaged} not readable now" if len(problems) > damaged else ""
-    echo(f"{len(there)} entries read, {damaged} damaged{unread}, in {options.store}")
-    return 1 if problems else 0
-
-
-def _clean(store: StageStore, options: argparse.Namespace) -> int:
-    cleaned = store.clean()
-    there = store.entries()
-    removed = store.evict(options.store_limit) if options.store_limit is not None else []
-    freed = cleaned.bytes + sum(found.bytes for found in removed)
-    echo(
-        f"removed {cleaned.damaged} damaged entries, {cleaned.left} left by processes that are gone, {cleaned.old} "
-        f"unfinished stages, and {len(removed)} of {len(there)} others ({freed / 1e6:.1f} MB)"
-    )
-    return 0
-
-
-def _list(store: StageStore, options: argparse.Namespace) -> int:
-    there = store.entries()
-    for found in there:
-        parent = f" from {found.parent[:8]}" if found.parent else ""
-        echo(
-            f"{found.key[:8]}  {found.kind:<8} {found.epochs:>4} epochs {found.seconds:>8.1f} s "
-            f"{found.bytes / 1e6:>9.2f} MB  seed {found.seed}{parent}"
-        )
-    total, seconds = sum(found.bytes for found in there), sum(found.seconds for found in there)
-    size = f"{total / 1e6:.1f} MB, {seconds:.0f} s of training"
-    echo(f"{len(there)} entries, {size}, in {sentence(options.store)}")
-    partials, left = store.partials(), store.left()
-    if partials:
-        echo(f"{len(partials)} unfinished stages, {sum(partials.values()) / 1e6:.1f} MB")
-    if left:
-        echo(f"{len(left)} left by processes that are gone, {sum(left.values()) / 1e6:.1f} MB: `clean` removes them")
-    unreadable = len(store.folders()) - len(there)
-    if unreadable:
-        echo(f"{unreadable} entries cannot be read: `verify` says why")
-    return 0
-
-
-def byte_count(text: str) -> int:
-    """Bytes from 1000, 500MB, 20GB, 1TB.
-
-    >>> byte_count("1.5GB")
-    1500000000
-    """
-    units = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "B": 1}
-    number, factor = text.strip().upper(), 1
-    for unit, size in units.items():
-        if number.endswith(unit):
-            number, factor = number[: -len(unit)], size
-            break
-    try:
-        value = float(number) * factor
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a size like 500MB or 20GB, got {text!r}")
-    return int(value)

@@ -1,0 +1,316 @@
+"""What `python -m trainables.train` does: trains the seeds of a recipe, or repeats what the search did."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from scipy import stats
+
+from analysis.console import Console, styled
+from analysis.text import sentence
+from trainables.data import load
+from trainables.evaluation.deployment import read
+from trainables.final import data_identity, leaves, served, tracking
+from trainables.final.errors import TrainError
+from trainables.final.leaves import named, stages_of
+from trainables.final.network import RECIPE
+from trainables.final.recipe import lengthened, read_recipe, to_full_length
+from trainables.final.training import Every, Folder, Stop, Stopped, device_name, pipeline_of
+from trainables.final.training import train as train_seed
+from trainables.models import MODELS, build, check_on, identity
+from trainables.pipeline.storage import FULL
+from trainables.plan.model import Plan
+from trainables.training.numerics import Numerics
+from trainables.training.stage_run import Diverged
+
+FRESH_SEED = 5_000
+"""Seeds of final training; no arm of a search uses them."""
+
+
+def train(options: argparse.Namespace, again: str) -> int:
+    """Does what the command line asks for.
+
+    Args:
+        options: Of `trainables.train`.
+        again: The command line that continues an interrupted training.
+
+    Returns:
+        0 done, 1 where `--as-searched` falls outside the prediction, 130 stopped.
+    """
+    # MLflow reports its use, and looks for newer versions, also where nothing is recorded
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        return _trained(options, again)
+    except Diverged as error:
+        raise TrainError(str(error)) from error
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise TrainError(f"the disk of {options.out} is full; make room, then continue with: {again}") from error
+
+
+def _trained(options: argparse.Namespace, again: str) -> int:
+    console = Console()
+
+    def tell(line: str) -> None:
+        console.print(styled(sentence(line)), soft_wrap=True)
+
+    recipe = read_recipe(options.recipe, tuple(options.tricks or ()), options.model, options.trust, tell)
+    plan = Plan.from_dict(recipe["plan"])
+    _check(options)
+    root = recipe["provenance"].get("data_root")
+    if options.data_root is not None:  # absolute: workers may run in another folder
+        root = str(Path(options.data_root).expanduser().resolve())
+        recipe["provenance"]["data_root"] = root
+    recipe["data"] = _data_of(options, recipe, root)
+    if recipe["data"].get("since_search"):
+        tell(f"data: {recipe['data']['since_search']}")
+    seeds = options.seeds if options.seeds is not None else (5 if options.as_searched else 1)
+    if not options.as_searched:
+        plan = lengthened(plan, options.epochs_scale * to_full_length(recipe, root))
+    kind = "as searched, val kept" if options.as_searched else "no val held out"
+    many = "1 seed" if seeds == 1 else f"{seeds} seeds"
+    title = sentence(f"recipe {recipe['recipe']}: {recipe['title']}")
+    console.print(styled(f"{title}\n{stages_of(plan)}\n{many}, {kind}"))
+    numbers = [FRESH_SEED + number for number in range(seeds)]
+    if options.as_searched:
+        return _compare(console, recipe, _as_searched(console, options, recipe, plan, root, numbers))
+    return _train(console, options, again, recipe, plan, root, numbers)
+
+
+def _data_of(options: argparse.Namespace, recipe: Mapping[str, Any], root: str | None) -> dict[str, Any]:
+    """The recipe's data with their identity; of a training that is taken up again they must be those it began with."""
+    if options.resume:
+        own, folder = recipe["data"], Folder(options.out)
+        folder.noted()  # before the data are read
+        return folder.check_data(data_identity.identity(own["name"], root, own["imbalance"]))
+    return data_identity.checked(options.recipe, recipe, root, new_data=options.new_data, repeats=options.as_searched)
+
+
+def _check(options: argparse.Namespace) -> None:
+    allowed: dict[str, tuple[bool, str]] = {
+        "seeds": (options.seeds is None or options.seeds >= 1, "at least 1"),
+        "epochs_scale": (0 < options.epochs_scale < math.inf, "a number above 0"),
+        **{name: (getattr(options, name) >= 1, "at least 1") for name in ("threads", "accumulate", "workers")},
+        "save_minutes": (0 <= options.save_minutes < math.inf, "a number of at least 0"),
+        "save_epochs": (options.save_epochs >= 0, "at least 0"),
+    }
+    for name, (holds, words) in allowed.items():
+        if not holds:
+            raise TrainError(f"--{name.replace('_', '-')} must be {words}, got {getattr(options, name)}")
+    if not options.as_searched:
+        return
+    for given, words, flags in (
+        (options.accumulate * options.workers > 1, "repeats the search, with whole batches", "--accumulate, --workers"),
+        (options.precision is not None, "repeats the search, in its precision", "--precision"),
+        (options.epochs_scale != 1, "repeats the search, at its length", "--epochs-scale"),
+        (options.prior is not None or options.cost is not None, "compares accuracy alone", "--prior, --cost"),
+        (options.new_data, "repeats the search, on its data", "--new-data"),
+        (options.resume, "keeps nothing that could be resumed", "--resume"),
+    ):
+        if given:
+            raise TrainError(f"--as-searched {words}; leave {flags.replace(', ', ' and ')} out")
+
+
+def _load(recipe: Mapping[str, Any], root: str | None, seed: int, fold_val: bool) -> Any:
+    own = recipe["data"]
+    return load(own["name"], root=root, imbalance=own["imbalance"], split_seed=seed, fold_val=fold_val)
+
+
+def _threads(options: argparse.Namespace) -> None:
+    if not torch.cuda.is_available():
+        torch.set_num_threads(options.threads)
+
+
+def _train(
+    console: Console, options: argparse.Namespace, again: str, recipe: dict[str, Any], plan: Plan, root: str | None,
+    seeds: list[int],
+) -> int:  # fmt: skip
+    """Trains every seed and writes the artifacts; 130 where it was stopped."""
+
+    def tell(line: str) -> None:
+        console.print(styled(sentence(line)), soft_wrap=True)
+
+    _threads(options)
+    how = leaves.How(device_name(), options.precision or "fp32", options.accumulate, options.workers)
+    every = Every(60 * options.save_minutes, options.save_epochs)
+    # what cannot be loaded must not leave a folder
+    fingerprints = [_load(recipe, root, seed, True).fingerprint for seed in seeds[1:]]
+    data = _load(recipe, root, seeds[0], True)
+    fingerprints = [data.fingerprint, *fingerprints]
+    cut = data_identity.left_out(recipe["data"], root, len(data.train_labels))
+    if cut:
+        recipe["data"]["left_out"] = cut
+        tell(
+            f"data: {cut} training images are left out by the imbalance of {recipe['data']['imbalance']:g} that the "
+            "search asked for; --new-data trains on all"
+        )
+    deployment = read(options.prior, options.cost, data.class_names)
+    channels, height, width = map(int, data.train_images.shape[1:])
+    check_on(recipe["model"], classes=data.classes, shape=(channels, height, width))
+    if options.program and recipe["model"] not in MODELS:
+        network = build(recipe["model"], classes=data.classes, channels=channels, generator=torch.Generator())
+        try:
+            served.rehearse(network, (channels, height, width))
+        except served.NotExported as error:
+            raise TrainError(
+                f"{recipe['model']}: {error}; mend that, or leave the program out with --no-program"
+            ) from error
+    settings: dict[str, Any] = {
+        "recipe": recipe["recipe"], "plan": plan.to_dict(), "model": identity(recipe["model"]),
+        "data": recipe["data"], "seeds": seeds, "fingerprints": fingerprints, **asdict(how),
+        # last: what is none of the above is the code, a library or a network's file
+        "code": pipeline_of(recipe, plan, seeds[0], data, how, None, every).keys[-1][-1],
+    }  # fmt: skip
+    folder = Folder(options.out)
+    if options.resume:
+        settings = folder.go_on(settings)
+    else:
+        folder.start(settings)
+    run = tracking.Run(
+        options.tracking_uri,
+        recipe["data"]["name"],
+        f"final {recipe['title']}"[:200],
+        {"level": "final", "recipe": recipe["recipe"], "source_search": str(recipe["provenance"].get("search", ""))},
+        _params(recipe, plan, seeds, how, data),
+        settings.get("run"),
+    )
+    if run.run_id is not None:
+        folder.note({**settings, "run": run.run_id})
+    finished = []
+    status = "FAILED"
+    try:
+        with Stop(tell) as stop, _bars(console) as progress:
+            for number, seed in enumerate(seeds):
+                data = data if number == 0 else _load(recipe, root, seed, True)
+                if data.fingerprint != fingerprints[number]:
+                    raise TrainError(
+                        "the data have changed while they were trained on; take the old data again, then go on with: "
+                        + again
+                    )
+                bar = progress.add_task(f"seed {number + 1}/{len(seeds)}", total=1.0)
+                show = _shower(progress, bar, f"seed {number + 1}/{len(seeds)}", run, seed, plan)
+                if how.workers == 1:
+                    pipeline = pipeline_of(recipe, plan, seed, data, how, folder.store, every)
+                    finished.append(train_seed(pipeline, seed, every, lambda: stop.asked, show))
+                else:
+                    from trainables.final.workers import train_together  # with Ray, for several processes only
+
+                    finished.append(
+                        train_together(
+                            recipe, plan, seed, data, root, how, folder, every, lambda: stop.asked, show,
+                            options.threads, options.address,
+                        )
+                    )  # fmt: skip
+                progress.remove_task(bar)
+        measured, missing = leaves.keep(recipe, plan, finished, how, options.out, deployment, options.program)
+        programs = [] if missing else [served.PROGRAM, served.SERVED]
+        left = [*programs, RECIPE, leaves.TABLE, leaves.MEASURED, leaves.CARD]
+        run.metrics(_summary(measured))
+        run.files(options.out, [name for name in left if name != served.PROGRAM])  # the MLflow model holds it
+        status = "FINISHED"
+    except (Stopped, KeyboardInterrupt):
+        status = "KILLED"
+        console.print(styled(f"stopped; continue with: {again}"), soft_wrap=True)
+        return 130
+    finally:
+        run.close(status)
+    folder.clear()
+    for one in measured:
+        accuracy = 100 * one["metrics"]["test/accuracy"]
+        part = leaves.part_of_classes(data, sentence)
+        over = f"{accuracy:.1f} %{f' {part}' if part else ''}"
+        said = f"  seed {one['seed']}: accuracy on test {over}, {one['seconds']:.1f} s, "
+        console.print(styled(said + sentence(options.out / one["file"])), soft_wrap=True)
+    console.print(styled(sentence(f"written to {options.out}: weights, {', '.join(left)}")), soft_wrap=True)
+    if options.program and missing:
+        console.print(styled(sentence(f"there is no {served.PROGRAM}: {missing}")), soft_wrap=True)
+    return 0
+
+
+def _bars(console: Any) -> Any:
+    shown = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
+    return Progress(*shown, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True)
+
+
+def _shower(progress: Any, bar: Any, title: str, run: Any, seed: int, plan: Plan) -> Any:
+    def show(done: float, stage: str, epoch: int, loss: float) -> None:
+        spoken = f"{title}  {sentence(stage)} epoch {epoch}" + (f"  loss {loss:.3f}" if math.isfinite(loss) else "")
+        progress.update(bar, completed=done, description=spoken)
+        if math.isfinite(loss):
+            run.metrics({f"seed{seed}/train_loss": loss}, round(done * plan.epochs))
+
+    return show
+
+
+def _params(recipe: Mapping[str, Any], plan: Plan, seeds: Sequence[int], how: Any, data: Any) -> dict[str, Any]:
+    """What is shown of the run in MLflow."""
+    params: dict[str, Any] = {
+        "data": recipe["data"]["name"], "imbalance": data.imbalance, "model": named(recipe["model"]),
+        "seeds": ", ".join(map(str, seeds)), "epochs": plan.epochs, **asdict(how),
+    }  # fmt: skip
+    for stage in plan.stages:
+        tricks = ", ".join(trick.name for trick in stage.tricks) or "plain"
+        params |= {f"{stage.name}/tricks": tricks, f"{stage.name}/epochs": stage.epochs, f"{stage.name}/lr": stage.lr}
+    return params
+
+
+def _summary(measured: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Means over seeds, and every seed's own."""
+    keys = [key for key in measured[0]["metrics"] if all(math.isfinite(run["metrics"][key]) for run in measured)]
+    means = {key: sum(run["metrics"][key] for run in measured) / len(measured) for key in keys}
+    return means | {f"seed{run['seed']}/{key}": run["metrics"][key] for run in measured for key in keys}
+
+
+def _as_searched(
+    console: Any, options: argparse.Namespace, recipe: Mapping[str, Any], plan: Plan, root: str | None, seeds: list[int]
+) -> list[Any]:
+    """Trains every seed as the search did; nothing is kept."""
+    _threads(options)
+    numerics = Numerics.of(recipe["numerics"])
+    finished = []
+    with _bars(console) as progress:
+        for number, seed in enumerate(seeds):
+            bar = progress.add_task(f"seed {number + 1}/{len(seeds)}", total=1.0)
+            data, how = _load(recipe, root, seed, False), leaves.How(device_name(), numerics.precision)
+            pipeline = pipeline_of(recipe, plan, seed, data, how, None, Every(), evaluate=True, numerics=numerics)
+            finished.append(
+                train_seed(
+                    pipeline, seed, Every(), lambda: False,
+                    lambda done, *more, bar=bar: progress.update(bar, completed=done),
+                )
+            )  # fmt: skip
+            progress.remove_task(bar)
+    return finished
+
+
+def _compare(console: Any, recipe: Mapping[str, Any], finished: Sequence[Any]) -> int:
+    """Whether the mean of fresh runs falls in the search's prediction interval."""
+    values = [one.pipeline.result()[0]["final/accuracy"] for one in finished]
+    earlier = recipe["measured"]["values"]
+    mean = sum(values) / len(values)
+    for one, value in zip(finished, values, strict=True):
+        console.print(f"  seed {one.seed}: accuracy on val {100 * value:.1f} %, {one.seconds:.1f} s", highlight=False)
+    if len(earlier) < 2:
+        console.print("The search has one run of this recipe: it predicts nothing. Export one that raced.")
+        return 1
+    before = sum(earlier) / len(earlier)
+    spread = math.sqrt(sum((value - before) ** 2 for value in earlier) / (len(earlier) - 1))
+    half = float(stats.t.ppf(0.975, len(earlier) - 1)) * spread * math.sqrt(1 / len(earlier) + 1 / len(values))
+    inside = before - half <= mean <= before + half
+    low, high = max(0.0, before - half), min(1.0, before + half)
+    console.print(
+        f"mean of {len(values)} fresh seeds {100 * mean:.1f} %; predicted from the search's {len(earlier)} seeds: "
+        f"{100 * low:.1f} to {100 * high:.1f} % (95 %): {'inside' if inside else 'OUTSIDE'}",
+        highlight=False, soft_wrap=True,
+    )  # fmt: skip
+    return 0 if inside else 1
