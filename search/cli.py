@@ -7,12 +7,11 @@ import importlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
 
 from analysis import command_line
 from analysis.command_line import Parser
 from analysis.text import echo
-from search.settings import ALL_OPTIONS
+from search.settings import ALL_OPTIONS, NOW
 
 PROG = "longtail-tune"
 
@@ -106,13 +105,9 @@ def _cell(it: argparse.ArgumentParser, action: argparse.Action) -> str:
 
 def _of_search(action: argparse.Action) -> str:
     known = ALL_OPTIONS[action.dest]
-    stored = known.command_only or known.group == "this run"
-    name = "" if known.command_only else f"`{known.name}={_value(action, known.default)}`"
-    return f" {'' if stored else known.on_resume.value} | {name} |"
-
-
-def _value(action: argparse.Action, default: Any) -> str:
-    return repr(action.const if action.nargs == 0 else default)
+    resumed = "" if known.group == NOW else known.on_resume.value
+    name = f"{known.name}={action.const!r}" if action.nargs == 0 else known.name
+    return f" {resumed} | {'' if known.command_only else f'`{name}`'} |"
 
 
 if __name__ == "__main__":

@@ -14,8 +14,10 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-import run_search
 from search import workspace
+from search.__main__ import parser
+from search.request import requested
+from search.run import search_for
 from search.settings import Settings, SettingsError
 from search.workspace import Identity, block_changes, changes_in, successor
 from spaces.domain import SpaceError
@@ -76,9 +78,9 @@ def picture(file: Path, seed: int) -> None:
 
 def made(*arguments: str):
     """The search of a command line, as it is before it makes or opens its folder."""
-    options = run_search.parser().parse_args([*arguments, *([] if "--resume" in arguments else ["--name", "mine"])])
+    options = parser().parse_args([*arguments, *([] if "--resume" in arguments else ["--name", "mine"])])
     forget_data()
-    search = run_search._search(options, Console())
+    search = search_for(requested(vars(options)), Console())
     search.deployment = search._deployment()
     return search
 
