@@ -146,7 +146,7 @@ class Option:
                 f"{self.flag} +{value} adds to a search that exists: name it with --resume, or leave the plus out"
             )
         for holds, allowed in (
-            (not number or value >= self.at_least, f"at least {self.at_least:g}{unit}"),
+            (not number or self.at_least == -math.inf or value >= self.at_least, f"at least {self.at_least:g}{unit}"),
             (not number or self.above == -math.inf or value > self.above, f"above {self.above:g}{unit}"),
             (not number or value <= self.at_most, f"at most {self.at_most:,.0f}"),
             (not self.choices or value is None or value in self.choices, self.words),

@@ -71,7 +71,7 @@ def requested(given: Mapping[str, Any], where: str = "") -> Request:
     for name in ("accept_changes", "settle", "settle_budget"):
         if given.get(name):
             raise SettingsError(f"{where}{ALL_OPTIONS[name].flag} needs a search that exists: name it with --resume")
-    if given.get("space") is None:
+    if "space" not in given:
         raise SettingsError("--space FILE is needed, e.g. --space spaces/full_combo.py (or --resume NAME)")
     space, file = _space(given["space"])
     stem = "space" if file is None else file.stem

@@ -222,8 +222,6 @@ class Settings:
     continues: str = note("--accept-changes", compared=False)
 
     def __post_init__(self) -> None:
-        for known in OPTIONS.values():
-            known.check(getattr(self, known.name))
         name = self.name
         for holds, allowed in (
             (name.strip(". ") and not BARRED.search(name), "a name without slashes, quotes, percent signs and line "
@@ -235,6 +233,8 @@ class Settings:
         ):  # fmt: skip
             if not holds:
                 raise SettingsError(f"--name must be {allowed}, got {short(name)}")
+        for known in OPTIONS.values():
+            known.check(getattr(self, known.name))
         if self.fused_trials != "off" and not self.reuse:
             raise SettingsError(
                 "--fused-trials must be off with --no-reuse, because what a trial trains for others lies in the "
