@@ -231,6 +231,8 @@ def validated(kind: type[T], fields: Mapping[str, Any], where: str, after: str =
 
     known, texts = declared(kind), {}
     for name, value in fields.items():
+        if isinstance(value, More) and name in known:
+            known[name].check(value)
         try:
             texts[str(name)] = json.dumps(value, default=_plain, ensure_ascii=False)
         except (TypeError, ValueError, RecursionError):
