@@ -43,10 +43,10 @@ def test_help_names_defaults_in_the_usual_form(command):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_an_option_that_is_misspelt_is_one_sentence(command, capsys):
-    assert cli.main([command, "--helq"]) == 2
-    assert (
-        capsys.readouterr().err == f"longtail-tune {command}: error: there is no option --helq: did you mean --help?\n"
-    )
+    needed = ["x"] if command in ("train", "describe") else []
+    assert cli.main([command, *needed, "--helq"]) == 2
+    said = "there is no option --helq: did you mean --help?"
+    assert capsys.readouterr().err == f"longtail-tune {command}: error: {said}\n"
 
 
 def test_a_command_that_is_misspelt(capsys):
