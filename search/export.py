@@ -31,7 +31,6 @@ from search.workspace import changes_in
 from trainables import data
 from trainables.data.catalogue import DataError
 from trainables.final.data_identity import has_own_tail, identity
-from trainables.final.own_code import hashes, tricks_of
 from trainables.training.numerics import Numerics
 
 if TYPE_CHECKING:
@@ -182,6 +181,8 @@ def _imbalance(first: pd.Series, settings: Mapping[str, Any]) -> float | None:
 
 def _code(plan: Mapping[str, Any], model: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Folders of further tricks where the plan has one of theirs, and hashes of all own code that it runs."""
+    from trainables.final.own_code import hashes, tricks_of  # with torch, and --help must be fast
+
     folders = [str(folder) for folder in settings.get("tricks") or ()] if tricks_of(plan) else []
     return {"tricks": folders, "code": hashes(plan, folders, model)}
 
