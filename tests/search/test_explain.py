@@ -55,8 +55,8 @@ def said(capsys, *arguments: str) -> list[str]:
 
 def test_all_that_were_stopped(place, capsys):
     assert said(capsys) == [
-        "search hand: judged by class_means at 50% of the plan; the best 1/3 of a cohort continue, and a cohort of fewer "
-        "than four stops none",
+        "search hand: judged by class_means at 50% of the plan; the best 1/3 of a cohort continue, and a cohort of "
+        "fewer than four stops none",
         "4 trials of the adaptive arm: 3 finished, 1 stopped",
         f"  50%, {COHORT}: 4 trials judged, 1 stopped",
         f"d stopped at 50% of its plan: class_means 25.0% is below 50.0%, the cut among 4 trials in {COHORT} "
