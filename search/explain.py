@@ -1,4 +1,4 @@
-"""`python -m search.explain [TRIAL]`: why trials were stopped, or how one trial stood at every rung.
+"""`python -m search.explain [TRIAL]`: why trials were stopped, or how one trial ranked at every rung.
 
 Reads the journal of a search, also while it runs. `run_search.py --explain` prints the same sentences as they happen.
 """
@@ -12,18 +12,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from analysis import command_line
+from analysis.command_line import Parser
 from analysis.console import styled
 from analysis.records.schema import Record
-from analysis.text import echo, lenient_output, sentence
-from search.scheduling.journal import Journal, JournalError
-from search.settings import Settings, SettingsError
+from analysis.text import echo
+from search.scheduling.early_stopping import CohortASHA
+from search.settings import Settings
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 
 class ExplainError(ValueError):
-    """Nothing that could be explained."""
+    """There is nothing to explain."""
 
 
 def show_stop(console: Console, record: Record) -> None:
@@ -33,7 +35,7 @@ def show_stop(console: Console, record: Record) -> None:
 
 
 def latest(output: str) -> str:
-    """The search in a results folder that was written to last.
+    """The search of a results folder that was written to last.
 
     Raises:
         ExplainError: There is none.
@@ -45,7 +47,9 @@ def latest(output: str) -> str:
 
 
 def judged(settings: Settings) -> list[Record]:
-    """The trials of a search's adaptive arm that are over, in the order in which they ended."""
+    """The ended trials of a search's adaptive arm, in the order in which they ended."""
+    from search.scheduling.journal import Journal  # with torch, and --help must be fast
+
     records: dict[str, Record] = {}
     for event in Journal(settings.folder / "journal.jsonl").events():
         if event["event"] == "record" and event["record"]["arm"] == "adaptive":
@@ -55,7 +59,7 @@ def judged(settings: Settings) -> list[Record]:
 
 
 def overview(settings: Settings, records: Sequence[Record]) -> Iterator[str]:
-    """The rule, what came of the trials at each rung, and one line for each that was stopped."""
+    """The rule, the number of trials judged and stopped at each rung, and one line for each stopped trial."""
     yield rule(settings)
     outcomes = Counter(record.outcome for record in records)
     yield f"{len(records)} trials of the adaptive arm: " + ", ".join(f"{n} {what}" for what, n in outcomes.items())
@@ -68,7 +72,7 @@ def overview(settings: Settings, records: Sequence[Record]) -> Iterator[str]:
 
 
 def one(settings: Settings, records: Sequence[Record], name: str) -> Iterator[str]:
-    """How a trial stood at every rung that it passed.
+    """How a trial ranked at every rung that it passed.
 
     Raises:
         ExplainError: There is no such trial in the adaptive arm.
@@ -77,8 +81,8 @@ def one(settings: Settings, records: Sequence[Record], name: str) -> Iterator[st
     if found is None:
         known = ", ".join(record.trial for record in records[:5])
         raise ExplainError(
-            f"search {settings.name!r} has no trial {name!r} in its adaptive arm, the only one that is judged on the "
-            f"way" + (f"; it has {known}{', …' if len(records) > 5 else ''}" if records else "")
+            f"search {settings.name!r} has no trial {name!r} in its adaptive arm, the only one with early stopping"
+            + (f"; it has {known}{', …' if len(records) > 5 else ''}" if records else "")
         )
     yield rule(settings)
     yield f"{found.trial} [{found.title}], seed {found.seed}: {found.reason or found.outcome}"
@@ -87,8 +91,8 @@ def one(settings: Settings, records: Sequence[Record], name: str) -> Iterator[st
             own, all_of_them = values[name], sorted(values.values(), reverse=True)
             place = all_of_them.index(own) + 1
             yield (
-                f"  {rung:.0%}, {cohort}: {settings.rung_score} {own:.1%}, number {place} of the {len(values)} trials "
-                f"that have come here by now (best {all_of_them[0]:.1%})"
+                f"  {rung:.0%}, {cohort}: {settings.rung_score} {own:.1%}, rank {place} of the {len(values)} trials "
+                f"that have reached this rung so far (best {all_of_them[0]:.1%})"
             )
     if "final/accuracy" in found.metrics:
         yield f"  end: accuracy {found.metrics['final/accuracy']:.1%}"
@@ -97,45 +101,39 @@ def one(settings: Settings, records: Sequence[Record], name: str) -> Iterator[st
 def rule(settings: Settings) -> str:
     """The stopping rule in one line."""
     if not settings.rungs:
-        return f"search {settings.name}: nothing is stopped early"
+        return f"search {settings.name}: no trial is stopped early"
     rungs = ", ".join(f"{rung:.0%}" for rung in settings.rungs)
     return (
         f"search {settings.name}: judged by {settings.rung_score} at {rungs} of the plan; the best "
-        f"1/{settings.reduction_factor:g} of a cohort continue, and no trial of fewer than four is stopped"
+        f"1/{settings.reduction_factor:g} of a cohort continue, and a cohort of fewer than four stops none"
     )
 
 
 def standings(settings: Settings, records: Sequence[Record]) -> Mapping[tuple[float, str], Mapping[str, float]]:
-    """(rung, cohort) to what every trial had there, in the order of the rungs."""
-    from search.scheduling.early_stopping import CohortASHA
-
+    """(rung, cohort) to the score of every trial there, in the order of the rungs."""
     halving = CohortASHA(settings.rungs, settings.reduction_factor, settings.rung_score)
     halving.remember(records)
     return dict(sorted(halving.scores.items()))
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def parser(prog: str = "python -m search.explain") -> Parser:
+    """The command's options."""
+    it = Parser(prog, description="Say why trials were stopped, or how one trial ranked at every rung.")
+    it.add_argument("trial", nargs="?", metavar="TRIAL", help="one trial, e.g. adaptive-0007 (default: all stopped)")
+    it.add_argument("--search", metavar="NAME", help="the search (default: the latest)")
+    it.add_argument("--output", default="results", metavar="DIR", help="folder of results (default: %(default)s)")
+    return it
+
+
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m search.explain") -> int:
     """Explains; 2 where that cannot be done."""
-    lenient_output()
-    parser = argparse.ArgumentParser(prog="python -m search.explain", description=__doc__.split("\n\n")[0])
-    parser.add_argument(
-        "trial", nargs="?", metavar="TRIAL", help="one trial, e.g. adaptive-0007 (default: all that were stopped)"
-    )
-    parser.add_argument("--search", metavar="NAME", help="the search (default: the latest)")
-    parser.add_argument("--output", default="results", metavar="DIR", help="folder of the results (default: results)")
-    options = parser.parse_args(arguments)
-    try:
-        settings = Settings.stored(options.output, options.search or latest(options.output))
-        records = judged(settings)
-        lines = overview(settings, records) if options.trial is None else one(settings, records, options.trial)
-        for line in lines:
-            echo(line)
-    except SettingsError as error:
-        echo(f"search.explain: {sentence(error).replace('--resume', '--search', 1)}", file=sys.stderr)
-        return 2
-    except (ExplainError, JournalError, OSError) as error:
-        echo(f"search.explain: {sentence(error)}", file=sys.stderr)
-        return 2
+    return command_line.run(parser(prog), arguments, _explain)
+
+
+def _explain(options: argparse.Namespace) -> int:
+    settings = Settings.stored(options.output, options.search or latest(options.output), "--search")
+    records = judged(settings)
+    echo(*(overview(settings, records) if options.trial is None else one(settings, records, options.trial)))
     return 0
 
 

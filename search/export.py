@@ -16,13 +16,22 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis import files
+from analysis import command_line, files
+from analysis.command_line import TRACKING_URI, Parser
+from analysis.conflicts.search_verdicts import margin_of, verdict_table
 from analysis.formatting import coverage
+from analysis.recipes import pareto
 from analysis.recipes.pareto import HARMONIC_MEAN, PICKS
+from analysis.records import mlflow_store
+from analysis.records import reader as load
 from analysis.records.intervals import bounded_interval, difference_interval, prediction_interval
-from analysis.records.schema import BASELINE, RecordError
-from analysis.text import command, echo, lenient_output, sentence
+from analysis.records.mlflow_store import address
+from analysis.records.schema import BASELINE
+from analysis.text import command, echo, sentence
+from search.identity import changes_in
+from trainables import data
 from trainables.data.catalogue import DataError
+from trainables.final.data_identity import has_own_tail, identity
 from trainables.training.numerics import Numerics
 
 if TYPE_CHECKING:
@@ -60,8 +69,6 @@ def document(
     Raises:
         ExportError: No such rank or recipe, or nothing has finished; a pick that val is too small for.
     """
-    from analysis.records import reader as load
-
     ranking = load.ranking(trials)
     if ranking.empty:
         raise ExportError("no trial of this search has finished: there is no recipe to export yet")
@@ -128,8 +135,6 @@ def picked(trials: pd.DataFrame, pick: str, val_images: int | None) -> str:
     Raises:
         ExportError: Val is too small for a harmonic mean as a target.
     """
-    from analysis.recipes import pareto
-
     if pick != "accuracy" and val_images is not None:
         refused = pareto.too_few(f"--pick {pick}", str(trials["data"].iloc[0]), [val_images])
         if refused is not None:
@@ -142,7 +147,7 @@ def picked(trials: pd.DataFrame, pick: str, val_images: int | None) -> str:
 
 def write(content: Mapping[str, Any], path: Path) -> None:
     """Writes a document as YAML, with a line that says what to do with it; its places are relative to the file."""
-    from trainables.final.recipe import to_yaml, with_relative_places
+    from trainables.final.recipe import to_yaml, with_relative_places  # with torch, and --help must be fast
 
     # YAML ends a line, and thereby a comment, at more characters than one sees
     named = sentence(f"Recipe {content['recipe']} of the search {content['provenance']['search']}: {content['title']}")
@@ -155,15 +160,12 @@ def _data(first: pd.Series, settings: Mapping[str, Any]) -> dict[str, Any]:
 
     Data that were taken with their own tail have no imbalance: it would cut away images that are added later.
     """
-    from trainables.data import load
-    from trainables.final.data_identity import identity
-
     name = str(first["data"])
     found: dict[str, Any] = {"name": name, "imbalance": _imbalance(first, settings)}
     root, seed = settings.get("data_root"), int(first["split_seed"])
     # where they cannot be read, final training compares the fingerprints of the trials and says what is wrong
     with contextlib.suppress(DataError, OSError):
-        there = load(name, root=root, split_seed=seed, imbalance=found["imbalance"])
+        there = data.load(name, root=root, split_seed=seed, imbalance=found["imbalance"])
         if there.fingerprint == first["fingerprint"]:
             found |= identity(name, root, found["imbalance"])
     return found
@@ -171,8 +173,6 @@ def _data(first: pd.Series, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _imbalance(first: pd.Series, settings: Mapping[str, Any]) -> float | None:
     """The imbalance that the data were cut to; `None` where they were taken with a tail of their own."""
-    from trainables.final.data_identity import has_own_tail
-
     whole = False
     # data that this version does not know were cut to what the record says
     with contextlib.suppress(DataError):
@@ -182,7 +182,7 @@ def _imbalance(first: pd.Series, settings: Mapping[str, Any]) -> float | None:
 
 def _code(plan: Mapping[str, Any], model: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Folders of further tricks where the plan has one of theirs, and hashes of all own code that it runs."""
-    from trainables.final.own_code import hashes, tricks_of
+    from trainables.final.own_code import hashes, tricks_of  # with torch, and --help must be fast
 
     folders = [str(folder) for folder in settings.get("tricks") or ()] if tricks_of(plan) else []
     return {"tricks": folders, "code": hashes(plan, folders, model)}
@@ -211,8 +211,6 @@ def check_identity(uri: str, name: str, trials: pd.DataFrame, settings: Mapping[
     Raises:
         ExportError: The trials of the search do not stand on the same data.
     """
-    from analysis.records import mlflow_store
-
     marks = trials.groupby("split_seed")["fingerprint"].nunique()
     blocks = [str(seed) for seed in marks[marks > 1].index]
     counts = {str(list(count)) for count in trials["counts"]}
@@ -228,8 +226,6 @@ def check_identity(uri: str, name: str, trials: pd.DataFrame, settings: Mapping[
     folder = next((place / name for place in places if (place / name / "search.json").is_file()), None)
     if folder is None:
         return [], "the folder of its results is not here"
-    from search.identity import changes_in
-
     try:
         return changes_in(folder), ""
     except (ValueError, OSError) as error:
@@ -295,83 +291,72 @@ def _named(values: Sequence[float], names: Sequence[str]) -> dict[str, Any]:
     return {name: round(value, 6) if math.isfinite(value) else None for name, value in zip(names, values, strict=True)}
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Exports; 2 where that cannot be done."""
-    lenient_output()
-    parser = argparse.ArgumentParser(prog="python -m search.export", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--search", metavar="NAME", help="the search (default: the latest)")
-    parser.add_argument(
-        "--rank", metavar="N", type=int, default=1, help="rank of the recipe; 1 is the best (default: 1)"
-    )
-    parser.add_argument("--recipe", metavar="ID", help="id of the recipe, instead of its rank (default: none)")
-    parser.add_argument(
+def parser(prog: str = "python -m search.export") -> Parser:
+    """The command's options."""
+    it = Parser(prog, description="Export a recipe of a search as a file that trains the final model.")
+    it.add_argument("--search", metavar="NAME", help="the search (default: the latest)")
+    it.add_argument("--rank", metavar="N", type=int, default=1, help="rank of the recipe; 1 is the best (default: 1)")
+    it.add_argument("--recipe", metavar="ID", help="id of the recipe, instead of its rank (default: none)")
+    it.add_argument(
         "--pick", choices=PICKS,
         help="a recipe on the Pareto front of accuracy and harmonic mean, instead of a rank (default: none)",
     )  # fmt: skip
-    parser.add_argument(
+    it.add_argument(
         "--out", metavar="FILE", type=Path, default=Path("best.yaml"), help="file to write (default: best.yaml)"
     )
-    parser.add_argument(
-        "--tracking-uri",
-        metavar="URI",
-        help="MLflow store (default: MLFLOW_TRACKING_URI, or mlflow.db in this directory)",
-    )
-    parser.add_argument(
-        "--accept-changes",
-        action="store_true",
+    it.add_argument("--tracking-uri", metavar="URI", help=TRACKING_URI)
+    it.add_argument(
+        "--accept-changes", action="store_true",
         help="export although data or code have changed since the search, and note it in the file (default: refuse)",
-    )
-    options = parser.parse_args(arguments)
+    )  # fmt: skip
+    return it
 
-    from analysis.conflicts.search_verdicts import margin_of, verdict_table
-    from analysis.records import reader as load
-    from analysis.records.mlflow_store import address
 
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m search.export") -> int:
+    """Exports; 2 where that cannot be done."""
+    return command_line.run(parser(prog), arguments, _export)
+
+
+def _export(options: argparse.Namespace) -> int:
     uri = address(options.tracking_uri)
-    try:
-        name, trials = load.records(uri, options.search)
-        settings = load.settings(uri, name)
-        changed, unknown = check_identity(uri, name, trials, settings)
-        if changed and not options.accept_changes:
-            raise ExportError(
-                f"search {name!r}: {'; '.join(changed)} since it was started; undo that, or give --accept-changes, "
-                "which exports the recipe all the same and notes it in the file"
-            )
-        try:
-            conflicts = verdict_table(
-                trials,
-                margin=margin_of(settings),
-                primary=settings.get("primary") or (),
-                firsts=load.looks(uri, name),
-            )
-        except ValueError:
-            conflicts = None  # no complete design arm: the file then lists no verdicts
-        content = document(
-            trials,
-            dict(zip(trials["recipe"], trials["plan"], strict=True)).__getitem__,
-            rank=options.rank,
-            recipe=options.recipe,
-            pick=options.pick,
-            conflicts=conflicts,
-            settings=settings,
+    name, trials = load.records(uri, options.search)
+    settings = load.settings(uri, name)
+    changed, unknown = check_identity(uri, name, trials, settings)
+    if changed and not options.accept_changes:
+        raise ExportError(
+            f"search {name!r}: {'; '.join(changed)} since it was started; undo that, or give --accept-changes, "
+            "which exports the recipe all the same and notes it in the file"
         )
-        if changed:
-            content["provenance"] |= {"changed_since": changed}
-        write(content, options.out)
-    except (load.LoadError, RecordError, ExportError, OSError) as error:
-        echo(f"search.export: {sentence(error)}", file=sys.stderr)
-        return 2
+    try:
+        conflicts = verdict_table(
+            trials,
+            margin=margin_of(settings),
+            primary=settings.get("primary") or (),
+            firsts=load.looks(uri, name),
+        )
+    except ValueError:
+        conflicts = None  # no complete design arm: the file then lists no verdicts
+    content = document(
+        trials,
+        dict(zip(trials["recipe"], trials["plan"], strict=True)).__getitem__,
+        rank=options.rank,
+        recipe=options.recipe,
+        pick=options.pick,
+        conflicts=conflicts,
+        settings=settings,
+    )
+    if changed:
+        content["provenance"] |= {"changed_since": changed}
+    write(content, options.out)
     measured = content["measured"]
     spread = "" if measured["low"] is None else f" ({100 * measured['low']:.1f} to {100 * measured['high']:.1f})"
     kind = "baseline" if content["title"] == BASELINE else "recipe"
+    notes = [f"note: since the search was started, {sentence(text)}" for text in changed]
+    if unknown:
+        notes.append(f"note: its data and code could not be compared with those of the search: {sentence(unknown)}")
     echo(
         f"search {sentence(name)} in {sentence(uri)}",
-        *(f"note: since the search was started, {sentence(text)}" for text in changed),
-        *(
-            [f"note: its data and code were not compared with what they are now: {sentence(unknown)}"]
-            if unknown
-            else []
-        ),
+        *notes,
         f"{kind} {content['recipe']}: {sentence(content['title'])}, accuracy on val {100 * measured['mean']:.1f} "
         f"%{spread} over {len(measured['seeds'])} {'seed' if len(measured['seeds']) == 1 else 'seeds'} "
         f"({measured['arm']})",

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from analysis import files
 from analysis.text import printable
-from search.settings import KEPT, MAY_CHANGE, UNDO, Settings, SettingsError
+from search.option import FIXED
+from search.settings import OPTIONS, UNDO, Settings, SettingsError
 from spaces.domain import OneOf, Space, from_dict, to_dict
 from trainables.code_identity import closure, code_hash, is_own, relocated
 
@@ -107,8 +108,8 @@ def identify(space: Space, settings: Settings, model: str, data: LongTailed, dep
 
 def _fixed(settings: Settings, model: str, deployment: Deployment) -> dict[str, Any]:
     """The settings that decide what a search finds, without places: what lies there is compared itself."""
-    free = {*MAY_CHANGE, *KEPT, "name", "space", "output", "continues", "gpus_reason", "prior", "cost"}
-    fields = {name: value for name, value in dataclasses.asdict(settings).items() if name not in free}
+    compared = [name for name, option in OPTIONS.items() if option.compared and option.on_resume is FIXED]
+    fields: dict[str, Any] = {name: getattr(settings, name) for name in compared}
     kind, _, file = (settings.design or "").partition(":")
     fields |= {"model": relocated(model, os.path.basename), "design": f"{kind}:" if file else settings.design}
     fields["deployment"] = deployment.to_dict() if deployment else None

@@ -9,22 +9,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
+from analysis import command_line
+from analysis.command_line import TRACKING_URI, Parser
 from analysis.records import mlflow_store
 from analysis.records import reader as load
-from analysis.text import echo, lenient_output, printable, sentence
+from analysis.text import echo, printable, sentence
 
 LOCK = "search.lock"
 """File in a search's folder that its driver holds locked."""
 
 
 ELSEWHERE = "running?"
-"""Status of a search whose folder is not on this machine: whether its driver is alive cannot be told."""
+"""Status of a search whose folder is not on this machine, so that its driver cannot be asked."""
 
 
 def running(folder: Path) -> bool | None:
     """Whether the driver of a search is alive on this machine; `None` where its folder is not here."""
-    from filelock import FileLock, Timeout
-
     if not folder.is_dir():
         return None
     lock = folder / LOCK
@@ -79,29 +81,32 @@ def _status(uri: str, row: dict[str, Any], output: str | None) -> str:
     return "running" if any(alive) else "interrupted"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the table; 2 where the store cannot be read."""
-    lenient_output()
-    parser = argparse.ArgumentParser(prog="python -m search.list", description="List the searches in an MLflow store.")
-    parser.add_argument(
-        "--tracking-uri", metavar="URI", help="the store (default: MLFLOW_TRACKING_URI, or mlflow.db here)"
-    )
-    parser.add_argument("--output", metavar="DIR", help="folder of results (default: where each search was started)")
-    options = parser.parse_args(arguments)
-    lenient_output()
+def parser(prog: str = "python -m search.list") -> Parser:
+    """The command's options."""
+    it = Parser(prog, description="List the searches in an MLflow store, newest first.")
+    it.add_argument("--tracking-uri", metavar="URI", help=TRACKING_URI)
+    it.add_argument("--output", metavar="DIR", help="folder of results (default: that of each search)")
+    return it
+
+
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m search.list") -> int:
+    """Prints the table; 2 where the store cannot be read."""
+    return command_line.run(parser(prog), arguments, _list)
+
+
+def _list(options: argparse.Namespace) -> int:
     uri = mlflow_store.address(options.tracking_uri)
-    try:
-        text = table(uri, options.output)
-    except load.LoadError as error:
-        echo(f"error: {sentence(error)}", file=sys.stderr)
-        return 2
+    text = table(uri, options.output)
     echo(
         sentence(f"searches in {uri}{mlflow_store.source(options.tracking_uri)}"),
         text,
-        "best: mean accuracy on val of the leading recipe, in the arm that speaks for it",
+        "best: mean accuracy on val of the leading recipe, in the arm that measures it best",
     )
     if ELSEWHERE in text:
-        echo(f"{ELSEWHERE}: the search's folder is not here (say where with --output), so it may have been interrupted")
+        echo(
+            f"{ELSEWHERE}: the folder of the search is not on this machine, so it may have been interrupted; name the "
+            "folder of results with --output"
+        )
     return 0
 
 

@@ -1,267 +1,279 @@
-"""What a search is started with, checked, and kept beside its results so that it can be resumed."""
+"""The options of a search, each declared once, and the settings they make: checked, stored and read again.
+
+A field of `Settings` or `Invocation` is an option. From its declaration come the command line, the keywords of
+`search.run`, the checks, what a resumed search may change, what `search.json` holds, and `docs/cli.md`: a new option is
+one field, and the code that reads it.
+"""
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import difflib
-import functools
 import json
-import math
 import os
 import re
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 from analysis import files
+from analysis.command_line import byte_count
 from analysis.text import command, printable
 from search import paths
-from trainables.training.numerics import Numerics
+from search.option import (
+    CHANGES,
+    FIXED,
+    GROWS,
+    THIS_RUN,
+    More,
+    SettingsError,
+    declared,
+    is_text,
+    note,
+    option,
+    short,
+    validated,
+)
+from search.scheduling.early_stopping import SCORES
+from trainables.code_identity import relocated
+from trainables.data import FEEDS, fed, rooted
+from trainables.data.catalogue import VALS
+from trainables.training.numerics import PRECISIONS, SWITCH, Numerics
+
+__all__ = ["ALL_OPTIONS", "OPTIONS", "UNDO", "Invocation", "More", "Settings", "SettingsError", "gpus"]
+
+FILE = "search.json"
+
+UNDO = "undo what changed it, or start a new search"
 
 BARRED = re.compile(r"[/\\'\"`%\x00-\x1f]")
 """What a name must not hold: it is a folder, a file in a store's address, and quoted in MLflow's queries."""
 
-
-OBJECTIVES = ("accuracy", "harmonic_mean", "both")
-
-MAY_CHANGE = {
-    "time_budget", "cpus_per_trial", "gpus_per_trial", "gpus_auto", "max_concurrent", "address", "tracking_uri",
-    "store_limit", "gpu_hours", "check_seeds", "check_full_length", "data_root", "store", "tricks",
-}  # fmt: skip
-"""Settings that a resumed search may be given anew: they decide where it runs and how long, not what it finds.
-
-Data and code may lie elsewhere than before: whether they are the same is judged by what they hold."""
-
-KEPT = ("trials", "seeds", "gpu_hours", "check_seeds", "check_full_length", "data_root", "store", "tricks")
-"""Settings of these that belong to the search and not to one run of it."""
-
-MAY_GROW = ("trials", "seeds")
-"""Settings that a resumed search may be given more of: `--trials +50`."""
-
-FLAGS = {
-    "gpus_auto": "--gpus-per-trial", "gpus_reason": "--gpus-per-trial", "race": "--no-race", "reuse": "--no-reuse",
-    "start_points": "--no-start-points", "continues": "--accept-changes",
-}  # fmt: skip
-"""Options that are not called like their setting."""
-
-TYPES = {"str": "text", "int": "a whole number", "float": "a number", "bool": "true or false",
-         "tuple[str, ...]": "a list of texts", "tuple[float, ...]": "a list of numbers"}  # fmt: skip
-UNITS = {"time_budget": "a number of seconds", "gpu_hours": "a number of hours", "store_limit": "a number of bytes"}
-"""What a setting must be, in words, by its annotation or its name."""
-
-MOST = {
-    "trials": 1_000_000, "seeds": 200, "check_seeds": 200, "children_per_start": 1_000_000, "seed": 1_000_000_000,
-    "max_concurrent": 1_000_000, "lag": 1_000_000,
-    "epochs_scale": 10_000, "store_limit": 2**60, "time_budget": 1e9, "gpu_hours": 1e9,
-    "cpus_per_trial": 1e6, "gpus_per_trial": 1e6, "imbalance": 1e9, "reduction_factor": 1e6,
-}  # fmt: skip
-"""Upper bounds. Seed blocks of the arms lie 1,000 apart, and some recipes get several times as many as asked for."""
-
 NAMES_TAKEN = ("stages", "pace.json")
 """What else lies in a folder of results."""
 
+OBJECTIVES = ("accuracy", "harmonic_mean", "both")
 
-class SettingsError(ValueError):
-    """A search that cannot be started as asked."""
+WHAT, MUCH, STOP = "what to search", "how much to run", "early stopping in the adaptive arm"
+WHERE, KEEP, NOW = "where it runs", "what is kept", "this run"
+GROUPS = (WHAT, MUCH, STOP, WHERE, KEEP, NOW)
 
 
-class More(int):
-    """A number that is added to what a search has: `--trials +50`."""
+def _fractions(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be fractions like 0.5,0.75, got {text!r}") from None
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that decides a search, JSON-able.
-
-    Args:
-        name: Of the search.
-        space: Where the space came from, for people.
-        data: Name of the data set.
-        data_root: Its folder, where it is not bundled.
-        imbalance: Largest class over smallest; the data set's standard one where absent.
-        model: Name of the network; the data set's standard one where absent.
-        trials: Of the adaptive arm.
-        prior: "uniform", "train" or a file of classes and weights: how often each class occurs where the model is used.
-        cost: A file with what each mistake costs.
-        seeds: Seed blocks of the design arm.
-        design: "pairs", "factorial" or "list:FILE"; pairs where absent.
-        primary: Pairs declared beforehand, "a×b"; the others are explored.
-        children_per_start: Later stages proposed for each new first stage.
-        race: Whether contenders race on fresh seeds.
-        start_points: Whether the published recipes are trained, and race.
-        tune_baseline: Whether the baseline's learning rate and weight decay are found first, on a small grid.
-        check_seeds: Seed blocks of the checks of verdicts, of nominated pairs and of the recipes around the winner;
-            0 for none of them.
-        check_full_length: Whether the winner's pairs are run again at the final length, where the search is shorter.
-        time_budget: Seconds of wall time. A search that goes on without it has what is left of the last one; given
-            anew, it begins anew. `None` for no bound.
-        gpu_hours: Hours times share of GPUs of all trials of the search, over all its runs; `None` for no bound.
-        epochs_scale: Multiplies every stage's epochs.
-        seed: Base of all seeds.
-        lag: Proposal k of the adaptive arm knows the results of proposals 0 to k − lag; 0 is 4, or the number of slots
-            where that is larger, and is replaced by it when the search begins.
-        rungs: Fractions of a plan at which the adaptive arm is judged.
-        reduction_factor: The best 1/η go on.
-        rung_score: What is compared at a rung. This default and those of the two before: `docs/rung_scores.md`.
-        objective: What is maximised: accuracy, harmonic_mean or both; with both nothing is stopped early.
-        cpus_per_trial: Ray CPUs of a trial.
-        gpus_per_trial: Ray GPUs of a trial, may be a fraction.
-        gpus_auto: Whether that fraction is measured before the search, which then puts it in.
-        gpus_reason: Why it is what was measured, in a sentence.
-        max_concurrent: Trials at a time; as many as fit where absent.
-        address: Of a Ray cluster; a local one is started where absent.
-        output: Folder of results.
-        store: Folder of finished stages.
-        store_limit: Bytes that the store may hold; `None` for no bound.
-        reuse: Whether finished stages are re-used.
-        tracking_uri: MLflow store.
-        tricks: Folders of further tricks.
-        feed: How images get to training: "resident", "streamed", or "auto", by their size.
-        precision: Of training, see `trainables.training.numerics.Numerics`, as the next four.
-        channels_last: Memory format.
-        fused_members: Whether members are trained together.
-        graph: Whether steps are replayed as CUDA graphs.
-        fused_trials: Whether seeds of a recipe are trained together.
-        continues: The search whose settings this one has, and what had changed since that one was started.
-    """
+    """Everything that decides a search, as `search.json` holds it."""
 
     # how a stored search is read, see `checked`
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "strict": True}
 
-    name: str
-    space: str
-    data: str
-    data_root: str | None = None
-    imbalance: float | None = None
-    model: str | None = None
-    prior: str | None = None
-    cost: str | None = None
-    trials: int = 40
-    seeds: int = 5
-    design: str | None = None
-    primary: tuple[str, ...] = ()
-    children_per_start: int = 6
-    race: bool = True
-    start_points: bool = True
-    tune_baseline: bool = False
-    check_seeds: int = 3
-    check_full_length: bool = False
-    time_budget: float | None = None
-    gpu_hours: float | None = None
-    epochs_scale: float = 1.0
-    seed: int = 0
-    lag: int = 0
-    rungs: tuple[float, ...] = (0.25,)
-    reduction_factor: float = 4.0
-    rung_score: str = "shortened"
-    objective: str = "accuracy"
-    cpus_per_trial: float = 1.0
-    gpus_per_trial: float = 0.0
-    gpus_auto: bool = False
-    gpus_reason: str = ""
-    max_concurrent: int | None = None
-    address: str | None = None
-    output: str = "results"
-    store: str | None = None
-    store_limit: int | None = None
-    reuse: bool = True
-    tracking_uri: str | None = None
-    tricks: tuple[str, ...] = ()
-    feed: str = "auto"
-    precision: str = "fp32"
-    channels_last: str = "auto"
-    fused_members: str = "off"
-    graph: str = "off"
-    fused_trials: str = "off"
-    continues: str = ""
+    name: str = option(KEEP, "name of the search", shown="name of the space and the time", compared=False)
+    space: str = option(WHAT, "space file, e.g. spaces/full_combo.py", "FILE", shown=None, compared=False)
+    data: str = option(WHAT, "data set", shown="the space's own, otherwise digits-lt")
+    data_root: str | None = option(
+        WHAT, "folder that holds the data, if they are not bundled", "DIR", CHANGES,
+        default=None, shown=None, path=True,
+    )  # fmt: skip
+    feed: str = option(
+        WHAT, "how images reach training: from memory, streamed from their files, or whichever suits their size",
+        default="auto", choices=FEEDS,
+    )  # fmt: skip
+    imbalance: float | None = option(
+        WHAT, "size of the largest class divided by that of the smallest", "X",
+        default=None, at_most=1e9, shown="the data set's standard value",
+    )  # fmt: skip
+    prior: str | None = option(
+        WHAT, "class prior in deployment: uniform, train, or a CSV file; reports prior_accuracy", "FILE",
+        default=None, path=True, compared=False,
+    )  # fmt: skip
+    cost: str | None = option(
+        WHAT, "CSV matrix of what each mistake costs; reports expected_cost", "FILE",
+        default=None, path=True, compared=False,
+    )  # fmt: skip
+    model: str | None = option(
+        WHAT, "network: NAME[?pretrained=FILE] or module:function",
+        default=None, shown="the space's own, otherwise the data set's",
+    )  # fmt: skip
+    objective: str = option(
+        WHAT, "what is maximised: accuracy, the harmonic mean of the recalls, which favours the worst classes, or both",
+        default="accuracy", choices=OBJECTIVES,
+    )  # fmt: skip
+    tricks: tuple[str, ...] = option(
+        WHAT, "folder with your own tricks; repeat the option for several folders", "DIR", CHANGES,
+        default=(), path=True,
+    )  # fmt: skip
+
+    trials: int = option(
+        MUCH, "trials of the adaptive arm; with --resume, +N adds N more", "N", GROWS,
+        default=40, at_least=0, at_most=1_000_000,
+    )  # fmt: skip
+    # seed blocks of the arms lie 1,000 apart, and some recipes get several times as many as asked for
+    seeds: int = option(
+        MUCH, "seed blocks of the design arm; with --resume, +N adds N more", "N", GROWS,
+        default=5, at_least=0, at_most=200,
+    )  # fmt: skip
+    design: str | None = option(
+        MUCH, "cells of the design arm: pairs, factorial, which is exploratory, or list:FILE", "KIND",
+        default=None, shown="pairs",
+    )  # fmt: skip
+    primary: tuple[str, ...] = option(
+        MUCH, "pairs to declare before the search; 'a x b' works too", "A×B,C×D", default=(), parse=_listed
+    )
+    children_per_start: int = option(
+        MUCH, "variants of the later stages to try for each first stage", "N",
+        default=6, at_least=1, at_most=1_000_000,
+    )  # fmt: skip
+    lag: int = option(
+        MUCH, "let a proposal of the adaptive arm learn from all earlier ones except the last N - 1, so that N trials "
+        "can run at the same time and the search stays reproducible", "N",
+        default=0, at_least=0, at_most=1_000_000, shown="4, or the number of trials that fit if that is larger",
+    )  # fmt: skip
+    race: bool = option(MUCH, "do not race the best recipes on fresh seeds", default=True)
+    start_points: bool = option(MUCH, "do not train and race the published recipes", default=True)
+    tune_baseline: bool = option(
+        MUCH, "first tune the learning rate and weight decay of the baseline on a small grid", default=False
+    )
+    check_seeds: int = option(
+        MUCH, "seeds for the robustness checks, the nominated pairs and the ablation of the best recipe", "N", CHANGES,
+        default=3, at_least=0, at_most=200, off="--no-checks",
+    )  # fmt: skip
+    check_full_length: bool = option(
+        MUCH, "also check the pairs of the best recipe at the length of final training", on_resume=CHANGES,
+        default=False,
+    )  # fmt: skip
+    # a search that is resumed without it has what is left of the last one
+    time_budget: float | None = option(
+        MUCH, "end gracefully after this time, summed over all runs of the search", "SECONDS", THIS_RUN,
+        default=None, above=0, at_most=1e9, unit="seconds", shown="no limit",
+    )  # fmt: skip
+    gpu_hours: float | None = option(
+        MUCH, "end gracefully after this many GPU hours; half a GPU counts half", "X", CHANGES,
+        default=None, above=0, at_most=1e9, unit="hours", shown="no limit",
+    )  # fmt: skip
+    epochs_scale: float = option(
+        MUCH, "factor that multiplies the epochs of every stage", "X", default=1.0, above=0, at_most=10_000
+    )
+    seed: int = option(MUCH, "base of all random seeds", "N", default=0, at_least=0, at_most=1_000_000_000)
+
+    # docs/rung_scores.md measures these three defaults
+    rungs: tuple[float, ...] = option(
+        STOP, "fractions of a plan at which trials are judged", "X,Y", default=(0.25,), parse=_fractions
+    )
+    reduction_factor: float = option(
+        STOP, "the best 1/η of a cohort continue after a rung", "η", default=4.0, above=1, at_most=1e6
+    )
+    rung_score: str = option(
+        STOP, "score to compare at a rung; shortened trains the whole plan in fewer epochs first",
+        default="shortened", choices=SCORES,
+    )  # fmt: skip
+
+    cpus_per_trial: float = option(WHERE, "CPUs that each trial gets", "X", THIS_RUN, default=1.0, above=0, at_most=1e6)
+    gpus_per_trial: float = option(
+        WHERE, "GPUs that each trial gets: a number, a fraction such as 0.25, or auto, which measures it", "X",
+        THIS_RUN, default=0.0, at_least=0, at_most=1e6, parse=str,
+    )  # fmt: skip
+    gpus_auto: bool = note("--gpus-per-trial", THIS_RUN, default=False)
+    gpus_reason: str = note("--gpus-per-trial", compared=False)
+    max_concurrent: int | None = option(
+        WHERE, "maximum number of trials that run at the same time", "N", THIS_RUN,
+        default=None, at_least=1, at_most=1_000_000, shown="all that fit",
+    )  # fmt: skip
+    address: str | None = option(
+        WHERE, "Ray cluster to join", "HOST:PORT", THIS_RUN,
+        default=None, shown="start a local one for this search",
+    )  # fmt: skip
+    precision: str = option(
+        WHERE, "precision of convolutions; bf16 is faster on large images", default="fp32", choices=PRECISIONS
+    )
+    channels_last: str = option(
+        WHERE, "channels-last memory format; auto uses it where it is faster", default="auto", choices=SWITCH
+    )
+    fused_members: str = option(WHERE, "train the members of a stage together", default="off", choices=SWITCH)
+    fused_trials: str = option(WHERE, "train the seeds of a recipe together", default="off", choices=SWITCH)
+    graph: str = option(WHERE, "replay each training step as a CUDA graph", default="off", choices=("on", "off"))
+
+    output: str = option(KEEP, "folder for the results", "DIR", default="results", compared=False)
+    store: str | None = option(
+        KEEP, "folder for finished stages", "DIR", CHANGES, default=None, shown="OUTPUT/stages", path=True
+    )
+    store_limit: int | None = option(
+        KEEP, "maximum size of that folder, e.g. 20GB", "SIZE", THIS_RUN,
+        default=None, at_least=0, at_most=2**60, unit="bytes", parse=byte_count, shown="no limit",
+    )  # fmt: skip
+    reuse: bool = option(KEEP, "train every stage of every trial, re-using none", default=True)
+    tracking_uri: str | None = option(
+        KEEP, "MLflow store, or none", "URI", THIS_RUN,
+        default=None, shown="MLFLOW_TRACKING_URI, or mlflow.db in this directory",
+    )  # fmt: skip
+    continues: str = note("--accept-changes", compared=False)
 
     def __post_init__(self) -> None:
-        _ = self.numerics  # refuses what it does not know
-        rules = (
-            ("trials", self.trials >= 0, "at least 0"),
-            ("seeds", self.seeds >= 0, "at least 0"),
-            ("lag", self.lag >= 0, "at least 0"),
-            ("primary", not isinstance(self.primary, str), "a list of pairs such as ['a×b']"),
-            ("children_per_start", self.children_per_start >= 1, "at least 1"),
-            ("time_budget", self.time_budget is None or self.time_budget > 0, "above 0 seconds"),
-            ("gpu_hours", self.gpu_hours is None or self.gpu_hours > 0, "above 0 hours"),
-            ("check_seeds", self.check_seeds >= 0, "at least 0"),
-            ("epochs_scale", self.epochs_scale > 0, "above 0"),
-            ("cpus_per_trial", self.cpus_per_trial > 0, "above 0"),
-            ("gpus_per_trial", self.gpus_per_trial >= 0, "at least 0"),
-            ("max_concurrent", self.max_concurrent is None or self.max_concurrent >= 1, "at least 1"),
-            ("seed", self.seed >= 0, "at least 0"),
-            ("reduction_factor", self.reduction_factor > 1, "above 1"),
-            ("store_limit", self.store_limit is None or self.store_limit >= 0, "at least 0 bytes"),
-            (
-                "fused_trials",
-                self.fused_trials == "off" or self.reuse,
-                "off with --no-reuse, because what a trial trains for others lies in the store",
-            ),
-            ("objective", self.objective in OBJECTIVES, f"one of {', '.join(OBJECTIVES)}"),
-            (
-                "name",
-                bool(self.name.strip(". ")) and not BARRED.search(self.name),
-                "a name without slashes, quotes, percent signs and line ends",
-            ),
-            (
-                "name",
-                printable(self.name, keep="") == self.name and not self.name.startswith((".", "-")),
-                "a name of characters that can be seen, without a dot or a dash at its beginning",
-            ),
-            ("name", len(self.name.encode(errors="replace")) <= 200, "at most 200 bytes long"),
-            ("name", self.name not in NAMES_TAKEN, f"another name than {' and '.join(NAMES_TAKEN)}"),
-            *((field, getattr(self, field) != "", "a name, and not empty") for field in ("space", "data", *PLACES)),
-            *((name, (getattr(self, name) or 0) <= most, f"at most {most:,.0f}") for name, most in MOST.items()),
-        )
-        for field in MAY_GROW:
-            if isinstance(getattr(self, field), More):
-                raise SettingsError(
-                    f"{flag(field)} +{getattr(self, field)} adds to a search that is there: give its name with "
-                    "--resume, or leave the plus out"
-                )
-        for field, holds, allowed in rules:
+        name = self.name
+        for holds, allowed in (
+            (name.strip(". ") and not BARRED.search(name), "a name without slashes, quotes, percent signs and line "
+             "ends"),
+            (printable(name, keep="") == name and not name.startswith((".", "-")), "a name of visible characters that "
+             "does not begin with a dot or a dash"),
+            (len(name.encode(errors="replace")) <= 200, "at most 200 bytes long"),
+            (name not in NAMES_TAKEN, f"another name than {' and '.join(NAMES_TAKEN)}"),
+        ):  # fmt: skip
             if not holds:
-                raise SettingsError(f"{flag(field)} must be {allowed}, got {_short(getattr(self, field))}")
-        for field, value in vars(self).items():
-            for one in value if isinstance(value, tuple) else (value,):
-                if isinstance(one, float) and not math.isfinite(one):
-                    raise SettingsError(f"{flag(field)} must be a finite number, got {one}")
-                if isinstance(one, str) and not _is_text(one):
-                    raise SettingsError(
-                        f"{flag(field)} must be text in UTF-8 without NUL characters, got {_short(one)}"
-                    )
+                raise SettingsError(f"--name must be {allowed}, got {short(name)}")
+        for known in OPTIONS.values():
+            known.check(getattr(self, known.name))
+        if self.fused_trials != "off" and not self.reuse:
+            raise SettingsError(
+                "--fused-trials must be off with --no-reuse, because what a trial trains for others lies in the "
+                f"store, got {self.fused_trials!r}"
+            )
 
     @property
     def numerics(self) -> Numerics:
         """How trials compute."""
-        return Numerics(self.precision, self.channels_last, self.fused_members, self.graph, self.fused_trials)
+        return Numerics(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Numerics)})
+
+    @property
+    def gpu_seconds(self) -> float | None:
+        """Budget of GPU time in seconds; `None` for no limit."""
+        return None if self.gpu_hours is None else 3600 * self.gpu_hours
 
     @property
     def folder(self) -> Path:
-        """Where the search leaves its results."""
+        """Folder of the search's results."""
         return Path(self.output) / self.name
 
     @property
     def store_folder(self) -> Path:
-        """Where finished stages lie: shared by all searches of one results folder, unless told otherwise."""
+        """Folder of finished stages; by default all searches of one results folder share it."""
         return Path(self.store) if self.store is not None else Path(self.output) / "stages"
 
     @property
     def store_place(self) -> str:
-        """The same for whoever works in another directory: an absolute path, or the URL that was given."""
+        """The same for a process in another directory: an absolute path, or the URL that was given."""
         return self.store if self.store is not None and "://" in self.store else str(self.store_folder.resolve())
 
     def save(self, folder: Path | None = None) -> None:
         """Writes the settings beside the results, places relative to where the search was started.
 
         Args:
-            folder: Into which, where the search's own is still being made beside its place.
+            folder: The folder to write into, while the search's own is still being made beside its place.
         """
         file = (folder or self.folder) / FILE
-        before = _read(file) if file.is_file() else {}
+        before = _content(file, f"--resume {self.name}") if file.is_file() else {}
         project = paths.project_of(self.folder, before) or Path.cwd()
         own = {
             paths.ID: before.get(paths.ID) or uuid.uuid4().hex,
@@ -271,77 +283,121 @@ class Settings:
         files.write(file, files.to_json(own | fields, indent=2) + "\n")
 
     def changed(self, given: Mapping[str, Any]) -> Settings:
-        """The settings of a search that goes on, with some given anew.
+        """The settings of a search that is resumed with some options given again.
 
         Raises:
-            SettingsError: One that decides what the search finds is not as it was, or is none at all.
+            SettingsError: An option is unknown, out of its range, or differs although it is fixed.
         """
         more = {name: getattr(self, name) + value for name, value in given.items() if isinstance(value, More)}
         fields = _rooted({**given, **more}, self)
-        asked = checked({**dataclasses.asdict(self), **fields}, f"--resume {self.name}: ")
+        asked = validated(Settings, {**dataclasses.asdict(self), **fields}, f"--resume {self.name}: ")
         new = {name: value for name in fields if not _same(name, getattr(self, name), value := getattr(asked, name))}
-        refused = [flag(name) for name in new if name not in MAY_CHANGE and name not in more]
+        fixed = (FIXED, GROWS)
+        refused = [OPTIONS[name] for name in new if OPTIONS[name].on_resume in fixed and name not in more]
         if refused:
-            grows = [f"{flag(name)} +N adds" for name in MAY_GROW if flag(name) in refused]
+            grows = [f" ({known.flag} +N adds)" for known in refused if known.on_resume is GROWS]
             raise SettingsError(
-                f"--resume {self.name}: {', '.join(refused)} cannot change in a search that has begun; "
-                f"leave it out{''.join(f' ({text})' for text in grows)}, or start a new search"
+                f"--resume {self.name}: {', '.join(known.flag for known in refused)} cannot change in a search that "
+                f"has begun; leave it out{''.join(grows)}, or start a new search"
             )
         return dataclasses.replace(self, **new)
 
     def keep_changes(self) -> None:
-        """Writes down what a resumed search was given that belongs to the search and not to this run of it."""
+        """Stores what a resumed search was given for its rest, and not for this run alone."""
+        kept = [name for name, known in OPTIONS.items() if known.on_resume in (GROWS, CHANGES)]
         stored = Settings.stored(self.output, self.name)
-        dataclasses.replace(stored, **{name: getattr(self, name) for name in KEPT}).save()
+        dataclasses.replace(stored, **{name: getattr(self, name) for name in kept}).save()
 
     @staticmethod
-    def stored(output: str | Path, name: str) -> Settings:
+    def stored(output: str | Path, name: str, option: str = "--resume") -> Settings:
         """The settings of a search that was started before.
+
+        Args:
+            output: Folder of results.
+            name: Of the search.
+            option: With which the user named it, for messages.
 
         Raises:
             SettingsError: There is none of that name; its file is damaged; the folder is a copy of another search's.
         """
         folder = Path(output) / name
-        file = folder / FILE
+        file, asked = folder / FILE, f"{option} {name}".strip()
         if not file.is_file():
             known = sorted(path.parent.name for path in Path(output).glob(f"[!.]*/{FILE}"))
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
             there = f"searches in {output} are {', '.join(known)}" if known else f"there is no search in {output}"
-            raise SettingsError(f"--resume {name}: no such search: {hint}{there}")
-        fields = _read(file)
-        where = f"--resume {name}: {file}: "
+            raise SettingsError(f"{asked}: no such search: {hint}{there}")
+        fields = _content(file, asked)
+        where = f"{asked}: {file}: "
         written = fields.get(paths.PROJECT, "")
-        if not isinstance(written, str) or not _is_text(written):
+        if not isinstance(written, str) or not is_text(written):
             raise SettingsError(
-                f"{where}project must be the folder that the search was started in, got {_short(written)}; {UNDO}"
+                f"{where}project must be the folder that the search was started in, got {short(written)}; {UNDO}"
             )
         before = paths.original(folder, fields)
         if before is not None:
             raise SettingsError(
-                f"--resume {name}: {folder} is a copy of {before}, and both would write into the same runs of MLflow; "
+                f"{asked}: {folder} is a copy of {before}, and both would write into the same runs of MLflow; "
                 f"resume that one, or remove it if this copy is the one to keep"
             )
         project = paths.project_of(folder, fields)
         own = {key: value for key, value in fields.items() if key not in (paths.PROJECT, paths.ID)}
         # where the results lie now: the folder may have moved
         here = {"output": str(output)}
-        found = checked((own if project is None else paths.absolute(own, project)) | here, where)
+        fields = (own if project is None else paths.absolute(own, project)) | here
+        found = validated(Settings, fields, where, f"; {UNDO}")
         if found.name != name:
             raise SettingsError(
-                f"--resume {name}: {folder} holds the search {found.name!r}, whose trials have that name in MLflow; "
-                f"give the folder its name back: {command('mv', folder, folder.with_name(found.name))}"
+                f"{asked}: {folder} holds the search {found.name!r}, whose trials have that name in MLflow; "
+                f"rename the folder: {command('mv', folder, folder.with_name(found.name))}"
             )
         return found
 
 
-FILE = "search.json"
+@dataclass(frozen=True)
+class Invocation:
+    """Options of one run of the command, which are not stored."""
 
-PLACES = ("data_root", "model", "prior", "cost", "design", "address", "output", "store", "tracking_uri")
-"""Settings that name something outside the search: absent, but never empty."""
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "strict": True}
+
+    val: str | None = option(
+        WHAT, "validation split: balanced, or realistic, with the class proportions of training",
+        default=None, choices=VALS, shown="balanced",
+    )  # fmt: skip
+    resume: str | None = option(
+        NOW, "continue an interrupted search, or add to a finished one", default=None, shown=None
+    )
+    accept_changes: bool = option(
+        NOW, "with --resume: if data, space or code have changed, start NAME-2 on fresh seeds instead of refusing",
+        default=False,
+    )  # fmt: skip
+    settle: bool = option(NOW, "with --resume: run further seeds for unresolved primary pairs", default=False)
+    settle_budget: int = option(
+        NOW, "with --settle: maximum number of further seeds over all pairs", "SEEDS",
+        default=20, at_least=1, at_most=1_000_000,
+    )  # fmt: skip
+    explain: bool = option(NOW, "say why a trial is stopped, as it happens", default=False)
+    dry_run: bool = option(
+        NOW, "show the space, what would run and how long it would take; run nothing", default=False, command_only=True
+    )
+    measure: bool = option(
+        NOW, "with --dry-run: train for some seconds to estimate the duration", default=False, command_only=True
+    )
+
+    def __post_init__(self) -> None:
+        for known in declared(Invocation).values():
+            known.check(getattr(self, known.name))
 
 
-def _read(file: Path) -> dict[str, Any]:
+OPTIONS = declared(Settings)
+"""Settings by name."""
+
+ALL_OPTIONS = MappingProxyType({**OPTIONS, **declared(Invocation)})
+"""Everything that a command line may hold, by name."""
+
+
+def _content(file: Path, asked: str) -> dict[str, Any]:
     """What a file of settings holds.
 
     Raises:
@@ -352,96 +408,14 @@ def _read(file: Path) -> dict[str, Any]:
         found = json.loads(file.read_bytes().decode("utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         why = (str(error).splitlines() or [type(error).__name__])[0]
-        raise SettingsError(f"--resume {file.parent.name}: {file} cannot be read ({why}); {UNDO}") from error
+        raise SettingsError(f"{asked}: {file} cannot be read ({why}); {UNDO}") from error
     if not isinstance(found, dict):
-        raise SettingsError(
-            f"--resume {file.parent.name}: {file} must hold an object of settings, got {_short(found)}; {UNDO}"
-        )
+        raise SettingsError(f"{asked}: {file} must hold an object of settings, got {short(found)}; {UNDO}")
     return found
 
 
-UNDO = "undo what changed it, or start a new search"
-
-
-def checked(fields: Mapping[str, Any], where: str) -> Settings:
-    """Settings from fields that may be of any type, as a file or a caller from Python gives them.
-
-    Args:
-        fields: Name to value; lists, paths and NumPy's numbers are taken as well.
-        where: What stands before the sentence of an error.
-
-    Raises:
-        SettingsError: A field that is unknown, absent, of another type or out of its range.
-    """
-    from pydantic import ValidationError
-
-    texts, undo = {}, f"; {UNDO}" if FILE in where else ""
-    for name, value in fields.items():
-        try:
-            texts[str(name)] = json.dumps(value, default=_plain, ensure_ascii=False)
-        except (TypeError, ValueError, RecursionError):
-            raise SettingsError(f"{where}{_must(str(name), value)}{undo}") from None
-        if not _is_text(str(name) + texts[str(name)]):
-            raise SettingsError(f"{where}{_short(name)[1:-1]} must be text in UTF-8, got {_short(value)}{undo}")
-    body = ", ".join(f"{json.dumps(name)}: {text}" for name, text in texts.items())
-    try:
-        return _adapter().validate_json(f"{{{body}}}")  # type: ignore[no-any-return]
-    except ValidationError as error:
-        found = error.errors(include_url=False)[0]
-        name = str(found["loc"][0]) if found["loc"] else ""
-        if found["type"] == "value_error":
-            sentence = str(found["ctx"]["error"])
-        elif found["type"] == "missing":
-            sentence = f"{name} is missing"
-        elif name in texts:
-            sentence = _must(name, fields[name])
-        else:
-            sentence = str(found["msg"])
-        raise SettingsError(f"{where}{sentence}{undo}") from error
-
-
-@functools.cache
-def _adapter() -> Any:
-    from pydantic import TypeAdapter
-
-    return TypeAdapter(Settings)
-
-
-def _plain(value: Any) -> Any:
-    """What JSON can say of a path or of one of NumPy's numbers."""
-    if isinstance(value, Path):
-        return str(value)
-    if type(value).__module__ == "numpy" and value.ndim == 0:
-        return value.item()
-    raise TypeError(type(value).__name__)
-
-
-def _must(name: str, value: Any) -> str:
-    """What a setting must be."""
-    types = {field.name: str(field.type) for field in dataclasses.fields(Settings)}
-    if name not in types:
-        near = difflib.get_close_matches(name, types, n=1)
-        return f"there is no setting {_short(name)}: " + (
-            f"did you mean {near[0]!r}?" if near else f"known are {', '.join(types)}"
-        )
-    base, _, optional = types[name].partition(" | ")
-    words = UNITS.get(name, TYPES[base]) + (" or none" if optional else "")
-    return f"{name} must be {words}, got {_short(value)}"
-
-
-def _short(value: Any) -> str:
-    """A value as a message shows it."""
-    try:
-        text = repr(value)
-    except ValueError:  # a whole number of thousands of digits
-        text = f"a number of {value.bit_length()} bits" if isinstance(value, int) else type(value).__name__
-    return text if len(text) <= 80 else f"{text[:77]}…"
-
-
 def _rooted(given: Mapping[str, Any], stored: Settings) -> dict[str, Any]:
-    """What is given anew, with data and networks named as a stored search names them."""
-    from trainables.code_identity import relocated
-    from trainables.data import fed, rooted
+    """The options given, with data and networks named as a stored search names them."""
 
     def place(text: str) -> str:
         return os.path.realpath(os.path.expanduser(text))
@@ -461,20 +435,12 @@ def _rooted(given: Mapping[str, Any], stored: Settings) -> dict[str, Any]:
     return fields
 
 
-def _is_text(text: str) -> bool:
-    try:
-        return b"\x00" not in text.encode()
-    except UnicodeEncodeError:
-        return False
-
-
 def _same(name: str, was: Any, given: Any) -> bool:
-    """Whether a setting is given as it was; a folder may be spelt in another way."""
-    if name == "tricks":
-        return len(was) == len(given) and all(_same("", *pair) for pair in zip(was, given, strict=True))
-    if name in ("", "data_root", "store", "prior", "cost") and was is not None and given is not None:
-        return bool(was == given or Path(was).expanduser().resolve() == Path(given).expanduser().resolve())
-    return bool(was == given)
+    """Whether an option is given as it was; a path may be spelt in another way."""
+    if was == given or not OPTIONS[name].path or was is None or given is None:
+        return bool(was == given)
+    old, new = ((value,) if isinstance(value, str) else value for value in (was, given))
+    return [Path(one).expanduser().resolve() for one in old] == [Path(one).expanduser().resolve() for one in new]
 
 
 def gpus(given: float | str) -> dict[str, Any]:
@@ -493,26 +459,3 @@ def gpus(given: float | str) -> dict[str, Any]:
         return {"gpus_per_trial": float(given), "gpus_auto": False}
     except (TypeError, ValueError):
         raise SettingsError(f"--gpus-per-trial must be a number or auto, got {given!r}") from None
-
-
-def flag(field: str) -> str:
-    """The option of a setting.
-
-    >>> flag("max_concurrent"), flag("reuse")
-    ('--max-concurrent', '--no-reuse')
-    """
-    return FLAGS.get(field, "--" + field.replace("_", "-"))
-
-
-def judged(data: str, val: str) -> str:
-    """The name of the data with a val of that kind; see `trainables.data.judged`."""
-    from trainables.data import judged as named
-
-    return named(data, val)
-
-
-def byte_count(text: str) -> int:
-    """Bytes from text such as 500MB or 20GB, as the store's own command reads it."""
-    from trainables.pipeline.storage import byte_count as read
-
-    return read(text)

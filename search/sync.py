@@ -1,9 +1,9 @@
 """`python -m search.sync NAME`: writes a search into MLflow again, from its journal.
 
 The journal in the search's folder is the truth, and MLflow an index of it. Whatever happened to the index (runs were
-deleted, doubled or cut off; the database was deleted or damaged; a server was away), it holds afterwards what the
-journal says. No data and no Ray are needed, and nothing is trained. A database that is damaged is kept under another
-name; runs that no record speaks of go to MLflow's deleted runs.
+deleted, duplicated or cut off; the database was deleted or damaged; a server was unreachable), afterwards it holds what
+the journal says. This needs neither data nor Ray, and trains nothing. A damaged database is kept under another name;
+runs without a record move to MLflow's deleted runs.
 """
 
 from __future__ import annotations
@@ -12,15 +12,20 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from analysis import command_line
+from analysis.command_line import Parser
 from analysis.records import mlflow_store
 from analysis.records.mlflow_index import text
 from analysis.records.schema import Record, RecordError
-from analysis.text import command, echo, lenient_output
+from analysis.text import command, echo, sentence
 from search.list import running
 from search.mlflow_tracker import INDEX, SearchRun, Tracker, TrackingError, choose
-from search.scheduling.journal import Journal
 from search.settings import Settings, SettingsError
+
+if TYPE_CHECKING:
+    from search.scheduling.journal import Journal
 
 
 def recorded(journal: Journal) -> list[Record]:
@@ -42,13 +47,15 @@ def sync(name: str, output: str = "results", tracking_uri: str | None = None) ->
     Raises:
         ValueError: There is no such search, it is running, or the store cannot be written.
     """
-    settings = Settings.stored(output, name)
+    from search.scheduling.journal import Journal  # with torch, and --help must be fast
+
+    settings = Settings.stored(output, name, "")
     folder = settings.folder
     if running(folder):
         raise TrackingError(f"{name}: the search is running, and writes to MLflow itself; sync it when it has ended")
     uri, words = choose(tracking_uri or settings.tracking_uri)
     if uri == mlflow_store.NOWHERE:
-        raise TrackingError(f"{name}: the search was not tracked; give the store to write it to with --tracking-uri")
+        raise TrackingError(f"{name}: the search was not tracked; name the store to write to with --tracking-uri")
     records = recorded(Journal(folder / "journal.jsonl"))
     data = _index(folder, settings, records)
     aside = _whole(uri)
@@ -69,7 +76,7 @@ def sync(name: str, output: str = "results", tracking_uri: str | None = None) ->
 
 
 def _tell(message: str) -> None:
-    """Says at once what is waited for, even if the output goes into a pipe."""
+    """Prints at once what is being waited for, also into a pipe."""
     echo(message)
     sys.stdout.flush()
 
@@ -88,14 +95,14 @@ def _index(folder: Path, settings: Settings, records: Sequence[Record]) -> str:
         kept.save(folder)
         echo(
             f"{settings.name}: {INDEX} was missing; {command('python', 'run_search.py', '--resume')} "
-            f"{command(settings.name)} works out what was found, if that is missing in MLflow",
+            f"{command(settings.name)} computes the findings again, if MLflow lacks them",
             file=sys.stderr,
         )
     return kept.data
 
 
 def _whole(uri: str) -> str:
-    """Keeps a database that is damaged or half made under another name, and returns a line that says so."""
+    """Moves a damaged or half-made database out of the way, under another name; returns a sentence about it."""
     file = mlflow_store.database(uri)
     if file is None:
         return ""
@@ -113,30 +120,37 @@ def _many(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def parser(prog: str = "python -m search.sync") -> Parser:
+    """The command's options."""
+    it = Parser(prog, description="Write searches into MLflow again, from their journals.")
+    it.add_argument("names", nargs="*", metavar="NAME", help="the searches")
+    it.add_argument("--all", action="store_true", help="every search in the folder of results")
+    it.add_argument("--output", metavar="DIR", default="results", help="folder of results (default: %(default)s)")
+    it.add_argument("--tracking-uri", metavar="URI", help="MLflow store (default: that of each search)")
+    return it
+
+
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m search.sync") -> int:
     """Writes searches into MLflow again; returns 2 if that is not possible for one of them."""
-    parser = argparse.ArgumentParser(
-        prog="python -m search.sync", description="Write searches into MLflow again, from their journals."
-    )
-    parser.add_argument("names", nargs="*", metavar="NAME", help="the searches")
-    parser.add_argument("--all", action="store_true", help="every search in the folder of results")
-    parser.add_argument("--output", metavar="DIR", default="results", help="folder of results (default: %(default)s)")
-    parser.add_argument("--tracking-uri", metavar="URI", help="the MLflow store (default: each search's own)")
-    options = parser.parse_args(arguments)
-    lenient_output()
+    it = parser(prog)
+    return command_line.run(it, arguments, lambda options: _sync(options, it.prog))
+
+
+def _sync(options: argparse.Namespace, prog: str) -> int:
     names = list(options.names)
     if options.all:
         names = sorted(path.parent.name for path in Path(options.output).glob("*/search.json"))
     if not names:
-        what = f"there is no search in {options.output}" if options.all else "give the name of a search, or --all"
-        echo(f"search.sync: {what}", file=sys.stderr)
-        return 2
+        raise SettingsError(
+            f"there is no search in {options.output}" if options.all else "name at least one search, or give --all"
+        )
     code = 0
     for name in names:
         try:
             echo(sync(name, options.output, options.tracking_uri))
         except (SettingsError, TrackingError, RecordError, mlflow_store.StoreError, OSError) as error:
-            echo(f"search.sync: {str(error).replace('--resume ', '', 1)}", file=sys.stderr)
+            # the others are synced all the same
+            echo(f"{prog}: error: {sentence(error)}", file=sys.stderr)
             code = 2
     return code
 

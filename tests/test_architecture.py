@@ -18,6 +18,7 @@ MAY_IMPORT = {
     "trainables": {
         "trainables",
         "spaces.domain",
+        "analysis.command_line",
         "analysis.console",
         "analysis.files",
         "analysis.records",
@@ -25,7 +26,7 @@ MAY_IMPORT = {
         "analysis.text",
     },
     "search": {"search", "spaces", "trainables", "analysis"},
-    "run_search.py": {"search", "analysis.console", "analysis.text"},
+    "run_search.py": {"search"},
 }
 """Where a package may look, itself included; spaces know nothing but the words they are written in."""
 

@@ -1,60 +1,66 @@
 """All commands: help in one form, and output that no terminal breaks on."""
 
-import argparse
 import importlib
 import io
 import re
+import subprocess
 import sys
-from collections.abc import Iterator
 
 import pytest
 
-COMMANDS = (
-    "run_search", "search.export", "search.list", "search.explain", "analysis.report.__main__", "analysis.across",
-    "trainables.train", "trainables.data.__main__", "trainables.stage_store",
+from analysis.command_line import Parser
+from search import cli
+from search.cli import COMMANDS
+
+MODULES = (
+    "run_search", "search", "search.cli", "search.export", "search.list", "search.explain", "search.sync",
+    "analysis.report", "analysis.across", "trainables.train", "trainables.data", "trainables.stage_store",
+    "trainables.registry",
 )  # fmt: skip
+"""What `python -m` runs."""
 
 WITHOUT_DEFAULT = {"--space", "--resume", "--data-root"}
 """Options that are needed, or absent where they are not given."""
 
 
-class Parsing(Exception):
-    """A parser that is about to read its arguments."""
+def parser_of(command: str) -> Parser:
+    return importlib.import_module(COMMANDS[command][0]).parser(f"longtail-tune {command}")
 
 
-@pytest.fixture(params=COMMANDS)
-def parsers(request, monkeypatch) -> list[argparse.ArgumentParser]:
-    """A command's parser and those of its subcommands."""
-
-    def tell(self, *arguments):
-        raise Parsing(self)
-
-    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", tell)
-    with pytest.raises(Parsing) as caught:
-        importlib.import_module(request.param).main([])
-    return list(within(caught.value.args[0]))
-
-
-def within(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
-    yield parser
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_names_defaults_in_the_usual_form(command):
+    parser = parser_of(command)
+    assert parser.prog == f"longtail-tune {command}" and str(parser.description).endswith(".")
     for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            for inner in action.choices.values():
-                yield from within(inner)
+        name = "/".join(action.option_strings) or action.dest
+        assert action.help, f"{name} has no help"
+        shown = parser._get_formatter()._expand_help(action)
+        # what follows a name is a part of it: NAME[?option=…]
+        assert not re.search(r"(?<!\w)\[", shown), f"{name}: {shown}"
+        if action.option_strings and action.nargs != 0 and action.option_strings[-1] not in WITHOUT_DEFAULT:
+            assert re.search(r"\(default: [^)]+\)$", shown), f"{name}: {shown}"
 
 
-def test_help_names_defaults_in_the_usual_form(parsers):
-    for parser in parsers:
-        for action in parser._actions:
-            name = "/".join(action.option_strings) or action.dest
-            if isinstance(action, argparse._SubParsersAction):
-                continue
-            assert action.help, f"{name} has no help"
-            shown = parser._get_formatter()._expand_help(action)
-            # what follows a name is a part of it: NAME[?option=…]
-            assert not re.search(r"(?<!\w)\[", shown), f"{name}: {shown}"
-            if action.option_strings and action.nargs != 0 and action.option_strings[-1] not in WITHOUT_DEFAULT:
-                assert re.search(r"\(default: [^)]+\)$", shown), f"{name}: {shown}"
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_option_that_is_misspelt_is_one_sentence(command, capsys):
+    needed = ["x"] if command in ("train", "describe") else []
+    assert cli.main([command, *needed, "--helq"]) == 2
+    said = "there is no option --helq: did you mean --help?"
+    assert capsys.readouterr().err == f"longtail-tune {command}: error: {said}\n"
+
+
+def test_a_command_that_is_misspelt(capsys):
+    assert cli.main(["serch"]) == 2
+    assert capsys.readouterr().err.endswith("got 'serch': did you mean 'search'?\n")
+    assert cli.main([]) == 0 and "describe" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_module_runs_as_a_command(module):
+    done = subprocess.run(
+        [sys.executable, "-m", module, "--help"], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert done.stdout.startswith("usage: ")
 
 
 class Terminal:
@@ -78,7 +84,7 @@ ENCODINGS = pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
 def test_help_in_a_terminal_that_lacks_characters(command, encoding, monkeypatch):
     terminal = Terminal(monkeypatch, encoding)
     with pytest.raises(SystemExit) as caught:
-        importlib.import_module(command).main(["--help"])
+        cli.main([command, "--help"])
     assert caught.value.code == 0 and b"usage: " in terminal.shown
 
 
@@ -95,5 +101,5 @@ def test_output_in_a_terminal_that_lacks_characters(encoding, tmp_path, monkeypa
     space = importlib.import_module("spaces.full_combo").__file__
     assert run_search.main(["--space", str(space), "--dry-run", "--trials", "2"]) == 0
     assert b"0.002 ... 0.2" in terminal.shown
-    registry.main()
+    assert registry.main([]) == 0
     assert b"| `cost_sensitive` |" in terminal.shown

@@ -1,4 +1,4 @@
-"""Commands that train nothing work in a process in which nothing that trains can be imported."""
+"""Help, and commands that only read MLflow, import nothing that trains."""
 
 import os
 import subprocess
@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from search.cli import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -49,31 +51,12 @@ def run(place: Path, script: str, *arguments: str) -> str:
     ("arguments", "shown"),
     [
         (("run_search", "--help"), "--dry-run"),
-        (("run_search", "--space", str(ROOT / "spaces/full_combo.py"), "--dry-run"), "What would run"),
-        (("trainables.registry",), "| `cost_sensitive` | weight |"),
-        (("search.list", "--help"), "--tracking-uri"),
-        (("search.export", "--help"), "--rank"),
-        (("analysis.report", "--help"), "--tracking-uri"),
+        (("search.cli", "--help"), "describe"),
+        *((("search.cli", command, "--help"), f"longtail-tune {command}") for command in COMMANDS),
     ],
 )
-def test_without_torch_ray_optuna_and_mlflow(tmp_path, arguments, shown):
+def test_help_without_torch_ray_optuna_and_mlflow(tmp_path, arguments, shown):
     assert shown in run(tmp_path, RUN, f"{TRAINING},mlflow", *arguments)
-
-
-def test_a_trick_that_computes_while_it_is_imported_is_looked_at_with_torch(tmp_path):
-    (tmp_path / "tricks").mkdir()
-    (tmp_path / "tricks" / "mine.py").write_text(
-        "from dataclasses import dataclass\nimport torch\nfrom trainables.registry import trick\n"
-        "HALF = float(torch.ones(1) / 2)\n"
-        "@trick(seam='weight', family='test', source='none')\n@dataclass(frozen=True)\nclass Mine:\n"
-        "    share: float = HALF\n    def build(self, facts):\n        return lambda labels: labels * 0 + self.share\n"
-    )
-    (tmp_path / "space.py").write_text(
-        "from spaces.domain import Space, Stage, one_of\n"
-        "SPACE = Space(stages=[Stage('a', length=1, choose=[one_of(None, 'mine')])])\n"
-    )
-    shown = run(tmp_path, RUN, "mlflow", "run_search", "--space", "space.py", "--tricks", "tricks", "--dry-run")
-    assert "mine" in shown and shown.count("What would run") == 1
 
 
 STORE = (

@@ -12,6 +12,8 @@ import pytest
 import torch
 
 import run_search
+from search.__main__ import parser
+from search.request import requested
 from search.settings import Settings
 from trainables.train import main as train
 
@@ -53,7 +55,7 @@ def test_a_val_that_cannot_be_chosen(place: Path, capsys) -> None:
     said = refused(capsys, "--space", "space.py", "--data", "csv:list.csv", "--val", "realistic")
     assert said.startswith("--val realistic: the val of csv is not cut from a balanced pool; that of cifar10-lt, ")
     said = refused(capsys, "--space", "space.py", "--val", "realistc")
-    assert said == "digits-lt?val=realistc: option val must be balanced or realistic, got 'realistc'"
+    assert said == "--val must be balanced or realistic, got 'realistc': did you mean 'realistic'?"
 
 
 @pytest.mark.parametrize(
@@ -104,7 +106,7 @@ def test_a_space_file_that_is_none(place, capsys, content, sentence):
         (["--reduction-factor", "1"], "--reduction-factor must be above 1, got 1.0"),
         (
             ["--rung-score", "loss"],
-            "--rung-score must be one of accuracy, adjusted, class_means, shortened, got 'loss'",
+            "--rung-score must be accuracy, adjusted, class_means or shortened, got 'loss'",
         ),
         (["--model", "resnet8?pretrained=nowhere.pth"], "nowhere.pth: no such file"),
         (["--model", "nowhere_at_all:net"], "--model: nowhere_at_all:net: there is no module 'nowhere_at_all' here"),
@@ -115,7 +117,7 @@ def test_a_space_file_that_is_none(place, capsys, content, sentence):
         (["--store", "/proc/stages"], "--store /proc/stages: cannot write there"),
         (["--tracking-uri", "sqlite:////proc/nothing/mlflow.db"], "the MLflow store cannot be written"),
         (["--tracking-uri", "sqlite:///space.py/mlflow.db"], "the MLflow store cannot be written"),
-        (["--val", "real"], "option val must be balanced or realistic, got 'real'"),
+        (["--val", "real"], "--val must be balanced or realistic, got 'real'"),
         (["--prior", "gone.csv"], "--prior gone.csv: cannot read the file (No such file or directory)"),
         (["--cost", "space.py"], "--cost space.py: has 1 row of costs, and the data 10 classes"),
         (["--design", "pair"], "--design pair: did you mean pairs? allowed are pairs, factorial, list:FILE"),
@@ -165,7 +167,7 @@ def refused_with_cache(capsys, *arguments: str) -> str:
 @pytest.mark.parametrize(
     "arguments, sentence",
     [
-        (["--settle"], "--settle adds to a search that exists: name it with --resume"),
+        (["--settle"], "--settle needs a search that exists: name it with --resume"),
         (["--gpu-hours", "0"], "--gpu-hours must be above 0 hours, got 0.0"),
         (["--check-seeds", "-1"], "--check-seeds must be at least 0, got -1"),
     ],
@@ -176,8 +178,7 @@ def test_phases_that_cannot_be(place, capsys, arguments, sentence):
 
 def test_more_of_a_search_that_is_not_there(place, capsys):
     assert refused_with_cache(capsys, "--space", "space.py", "--trials", "+3") == (
-        "run_search.py: error: --trials +3 adds to a search that is there: give its name with --resume, or leave the "
-        "plus out\n"
+        "run_search.py: error: --trials +3 adds to a search that exists: name it with --resume, or leave the plus out\n"
     )
 
 
@@ -186,8 +187,7 @@ def test_a_time_budget_is_given_anew_or_what_is_left(begun):
     dataclasses.replace(settings, time_budget=60.0, gpu_hours=2.0).save()
     # None: the journal knows what is left
     for given, expected in (([], None), (["--time-budget", "5"], 5.0)):
-        options = run_search.parser().parse_args(["--resume", "mine", *given])
-        resumed = run_search._order(options).settings
+        resumed = requested(vars(parser().parse_args(["--resume", "mine", *given]))).settings
         assert (resumed.time_budget, resumed.gpu_hours) == (expected, 2.0)
 
 
@@ -235,7 +235,7 @@ def test_a_resumed_search_of_an_earlier_version_whose_space_has_changed(begun, p
 
 def test_changes_are_accepted_of_a_search_that_is_there(begun, capsys):
     said = refused(capsys, "--space", "space.py", "--accept-changes")
-    assert said == "--accept-changes continues a search that exists: name it with --resume"
+    assert said == "--accept-changes needs a search that exists: name it with --resume"
 
 
 def test_a_dry_run_prints_and_leaves_nothing(place, capsys):
@@ -249,7 +249,7 @@ def test_a_dry_run_prints_and_leaves_nothing(place, capsys):
 @pytest.mark.parametrize(
     "arguments, sentence",
     [
-        (["--val", "some"], "digits-lt?val=some: option val must be balanced or realistic, got 'some'"),
+        (["--val", "some"], "--val must be balanced or realistic, got 'some'"),
         (["--imbalance", "0.5"], "digits-lt: imbalance must lie between 1 and 100 "),
         (["--prior", "gone.csv"], "--prior gone.csv: cannot read the file"),
         (["--cost", "gone.csv"], "--cost gone.csv: cannot read the file"),
@@ -291,6 +291,4 @@ def test_help_imports_nothing_heavy():
 
 
 def test_numbers_that_are_none(place, capsys):
-    with pytest.raises(SystemExit) as caught:
-        run_search.main(["--space", "space.py", "--trials", "many"])
-    assert caught.value.code == 2 and "argument --trials: invalid int value: 'many'" in capsys.readouterr().err
+    assert refused(capsys, "--space", "space.py", "--trials", "many") == ("--trials must be a whole number, got 'many'")

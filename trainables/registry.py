@@ -49,6 +49,7 @@ Where each seam acts. A word in capitals is a seam; the functions in brackets ho
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import difflib
 import hashlib
@@ -57,15 +58,16 @@ import importlib.util
 import math
 import pkgutil
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-from analysis.text import echo, lenient_output
+from analysis import command_line
+from analysis.command_line import Parser
+from analysis.text import echo
 from spaces.domain import DOMAINS
-from trainables.stand_ins import only_looking
 
 T = TypeVar("T")
 
@@ -356,13 +358,21 @@ def _numbers(known: Entry) -> str:
     return ", ".join(shown) or "none"
 
 
-def main() -> None:
+def parser(prog: str = "python -m trainables.registry") -> Parser:
+    """The command, which has no options."""
+    return Parser(prog, description="List every trick with its seam, family, numbers and source, as a Markdown table.")
+
+
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m trainables.registry") -> int:
     """Prints the gallery."""
-    lenient_output()
-    with only_looking():
+
+    def body(_: argparse.Namespace) -> int:
         echo(gallery())
+        return 0
+
+    return command_line.run(parser(prog), arguments, body)
 
 
 if __name__ == "__main__":
     # run as `python -m`, this module is `__main__`; the tricks register with the imported one
-    importlib.import_module("trainables.registry").main()
+    sys.exit(importlib.import_module("trainables.registry").main())

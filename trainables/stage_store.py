@@ -5,34 +5,50 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from analysis.text import echo, lenient_output, sentence
-from trainables.pipeline.housekeeping import clean, problems
-from trainables.pipeline.storage import byte_count
-from trainables.pipeline.store import StageStore, words
+from analysis import command_line
+from analysis.command_line import Parser, UsageError, byte_count
+from analysis.text import echo, sentence
+
+if TYPE_CHECKING:
+    from trainables.pipeline.store import StageStore
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """`python -m trainables.stage_store`: lists, verifies, cleans; 1 where something is damaged."""
-    lenient_output()
-    parser = argparse.ArgumentParser(prog="python -m trainables.stage_store", description=__doc__.split("\n\n")[0])
-    parser.add_argument(
+def parser(prog: str = "python -m trainables.stage_store") -> Parser:
+    """The command's options."""
+    it = Parser(prog, description="List, verify and clean the store of finished stages.")
+    it.add_argument(
         "command", choices=("list", "verify", "clean"), nargs="?", default="list", help="what to do (default: list)"
     )
-    parser.add_argument(
-        "--store", default="results/stages", help="folder or URL of the store (default: results/stages)"
-    )
-    parser.add_argument(
-        "--store-limit", type=byte_count, help="with clean: maximum size to keep, e.g. 500MB (default: no limit)"
-    )
-    options = parser.parse_args(arguments)
+    it.add_argument(
+        "--store", metavar="DIR", default="results/stages",
+        help="folder or URL of the store (default: results/stages)",
+    )  # fmt: skip
+    it.add_argument(
+        "--store-limit", metavar="SIZE", type=byte_count,
+        help="with clean: maximum size to keep, e.g. 500MB (default: no limit)",
+    )  # fmt: skip
+    return it
+
+
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m trainables.stage_store") -> int:
+    """Runs the command; 1 where `verify` finds something damaged, 2 where the store cannot be read."""
+    return command_line.run(parser(prog), arguments, _run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from trainables.pipeline.store import StageStore  # with torch, and --help must be fast
+
     try:
         return {"list": _list, "verify": _verify, "clean": _clean}[options.command](StageStore(options.store), options)
     except OSError as error:
-        parser.error(f"--store {options.store}: {words(error)}")
+        raise UsageError(f"--store {options.store}: {error.strerror or error}") from error
 
 
 def _verify(store: StageStore, options: argparse.Namespace) -> int:
+    from trainables.pipeline.housekeeping import problems  # with torch
+
     there, found = store.entries(), list(problems(store))
     echo(*(f"{problem.key}: {problem.reason}" for problem in found))
     damaged = sum(problem.damaged for problem in found)
@@ -42,6 +58,8 @@ def _verify(store: StageStore, options: argparse.Namespace) -> int:
 
 
 def _clean(store: StageStore, options: argparse.Namespace) -> int:
+    from trainables.pipeline.housekeeping import clean  # with torch
+
     cleaned = clean(store)
     there = store.entries()
     removed = store.evict(options.store_limit) if options.store_limit is not None else []

@@ -1,51 +1,29 @@
 """`python -m trainables.train best.yaml`: final training of an exported recipe.
 
-Trains the recipe at full length on all the data that may be trained on (val folded back in), over fresh
-seeds, and measures on test. Leaves, for the best-documented use, the weights, an exported program, an MLflow model
-that `mlflow models predict` serves, the recipe, a table of recalls per class and a model card; the run is in MLflow.
-Ctrl-C loses nothing: `--resume` continues, with the same weights in the end as if nothing had happened. With
-`--as-searched` it does what the search did instead, val kept, and says whether the result falls where the search
-predicted.
+Trains the recipe at full length on all the data that may be trained on (val folded back in), over fresh seeds, and
+measures on test. Leaves, for the best-documented use, the weights, an exported program, an MLflow model that `mlflow
+models predict` serves, the recipe, a table of recalls per class and a model card; the run is in MLflow. Ctrl-C loses
+nothing: `--resume` continues, and ends with the same weights as an uninterrupted training. `--as-searched` trains as
+the search did, val held out, and says whether the result falls where the search predicted.
 """
 
 from __future__ import annotations
 
 import argparse
-import errno
-import math
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis.console import Console, styled
+from analysis import command_line
+from analysis.command_line import TRACKING_URI, Parser
 from analysis.records.mlflow_store import shown
-from analysis.text import command, echo, lenient_output, sentence
-from trainables.data.catalogue import DataError
-from trainables.deployment import DeploymentError
-from trainables.final.command import compare_with_search, data_of, train_as_searched, train_recipe
-from trainables.final.model_card import stages_of
-from trainables.final.recipe import TrainError, lengthened, read_recipe, to_full_length
-from trainables.models import ModelError
-from trainables.pipeline.storage import StoreFull
-from trainables.plan import Plan
-from trainables.registry import PlanError
+from analysis.text import command
 from trainables.training.numerics import PRECISIONS
-from trainables.training.stage_run import Diverged
-
-__all__ = ["FRESH_SEED", "TrainError", "lengthened", "main", "read_recipe"]
-
-FRESH_SEED = 5_000
-"""Seeds of final training; no arm of a search uses them."""
 
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""What a write fails with where there is no room."""
-
-
-def parser() -> argparse.ArgumentParser:
+def parser(prog: str = "python -m trainables.train") -> Parser:
     """The command's options."""
-    it = argparse.ArgumentParser(prog="python -m trainables.train", description=__doc__.split("\n\n")[0])
+    it = Parser(prog, description="Train the final model of an exported recipe, at full length on all its data.")
     it.add_argument("recipe", type=Path, help="recipe file, written by a search or by python -m search.export")
     it.add_argument(
         "--as-searched", action="store_true",
@@ -119,95 +97,22 @@ def parser() -> argparse.ArgumentParser:
         "--save-epochs", metavar="N", type=int, default=0,
         help="also save a checkpoint every N epochs (default: 0, which saves none)",
     )  # fmt: skip
-    keep.add_argument(
-        "--tracking-uri",
-        metavar="URI",
-        help="MLflow store, or none (default: MLFLOW_TRACKING_URI, or mlflow.db in this directory)",
-    )
+    keep.add_argument("--tracking-uri", metavar="URI", help=TRACKING_URI.replace("store", "store, or none"))
     return it
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m trainables.train") -> int:
     """Trains; 2 where that cannot be done, 1 where `--as-searched` falls outside the prediction, 130 stopped."""
-    lenient_output()
     given = list(sys.argv[1:] if arguments is None else arguments)
-    options = parser().parse_args(given)
-    lenient_output()
-    # MLflow reports its use, and looks for newer versions, also where nothing is recorded
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # a resumed training needs the same options again
-    told = [shown(word) for word in given]
-    options.again = command("python", "-m", "trainables.train", *told, *([] if options.resume else ["--resume"]))
-    try:
-        return _main(options)
-    except (TrainError, PlanError, DataError, DeploymentError, ModelError, Diverged, OSError, StoreFull) as error:
-        if isinstance(error, StoreFull) or (isinstance(error, OSError) and error.errno in FULL):
-            said = f"the disk of {sentence(options.out)} is full; make room, then continue with: {options.again}"
-        else:
-            said = sentence(error)
-        echo(f"trainables.train: error: {said}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        echo("\ntrainables.train: interrupted", file=sys.stderr)
-        return 130
 
+    def body(options: argparse.Namespace) -> int:
+        from trainables.final.command import train  # with torch, and --help must be fast
 
-def _main(options: argparse.Namespace) -> int:
-    console = Console()
+        # a training that is resumed must be asked for in the same words
+        resume = [] if options.resume else ["--resume"]
+        return train(options, command(*prog.split(), *map(shown, given), *resume))
 
-    def tell(line: str) -> None:
-        console.print(styled(sentence(line)), soft_wrap=True)
-
-    recipe = read_recipe(options.recipe, tuple(options.tricks or ()), options.model, options.trust, tell)
-    plan = Plan.from_dict(recipe["plan"])
-    _check(options)
-    root = recipe["provenance"].get("data_root")
-    if options.data_root is not None:  # absolute: workers may run in another folder
-        root = str(Path(options.data_root).expanduser().resolve())
-        recipe["provenance"]["data_root"] = root
-    recipe["data"] = data_of(options, recipe, root)
-    if recipe["data"].get("since_search"):
-        tell(f"data: {recipe['data']['since_search']}")
-    seeds = options.seeds if options.seeds is not None else (5 if options.as_searched else 1)
-    if not options.as_searched:
-        plan = lengthened(plan, options.epochs_scale * to_full_length(recipe, root))
-    kind = "as searched, val kept" if options.as_searched else "no val held out"
-    many = "1 seed" if seeds == 1 else f"{seeds} seeds"
-    title = sentence(f"recipe {recipe['recipe']}: {recipe['title']}")
-    console.print(styled(f"{title}\n{stages_of(plan)}\n{many}, {kind}"))
-    numbers = [FRESH_SEED + number for number in range(seeds)]
-    if options.as_searched:
-        return compare_with_search(console, recipe, train_as_searched(console, options, recipe, plan, root, numbers))
-    return train_recipe(console, options, recipe, plan, root, numbers)
-
-
-def _check(options: argparse.Namespace) -> None:
-    if options.seeds is not None and options.seeds < 1:
-        raise TrainError(f"--seeds must be at least 1, got {options.seeds}")
-    if not 0 < options.epochs_scale < math.inf:
-        raise TrainError(f"--epochs-scale must be a number above 0, got {options.epochs_scale}")
-    for name in ("threads", "accumulate", "workers"):
-        if getattr(options, name) < 1:
-            raise TrainError(f"--{name} must be at least 1, got {getattr(options, name)}")
-    if options.as_searched and options.accumulate * options.workers > 1:
-        raise TrainError(
-            "--as-searched repeats what the search did, with whole batches; leave --accumulate and --workers out"
-        )
-    if options.as_searched and options.precision is not None:
-        raise TrainError("--as-searched repeats what the search did, in its precision; leave --precision out")
-    if not 0 <= options.save_minutes < math.inf:
-        raise TrainError(f"--save-minutes must be a number of at least 0, got {options.save_minutes}")
-    if options.save_epochs < 0:
-        raise TrainError(f"--save-epochs must be at least 0, got {options.save_epochs}")
-    if options.as_searched and options.epochs_scale != 1:
-        raise TrainError("--as-searched repeats what the search did, at its length; leave --epochs-scale out")
-    if options.as_searched and (options.prior is not None or options.cost is not None):
-        raise TrainError("--as-searched compares accuracy alone; leave --prior and --cost out")
-    if options.as_searched and options.new_data:
-        raise TrainError("--as-searched repeats what the search did, on its data; leave --new-data out")
-    if options.as_searched and options.resume:
-        raise TrainError("--as-searched keeps nothing that --resume could continue; leave one of them out")
+    return command_line.run(parser(prog), given, body)
 
 
 if __name__ == "__main__":

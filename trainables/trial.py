@@ -237,7 +237,7 @@ class _Notes(logging.Handler):
 def failure_of(error: BaseException) -> str:
     """An error in one line: its kind and the first line of its text; of a full store the sentence alone."""
     if isinstance(error, StoreFull):
-        return str(error.strerror)
+        return f"{error.strerror}{error.remedy}"
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 

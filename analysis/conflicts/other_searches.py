@@ -23,13 +23,14 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from analysis import files
+from analysis import command_line
+from analysis.command_line import TRACKING_URI, Parser
 from analysis.conflicts.search_verdicts import margin_of, verdict_table
 from analysis.formatting import VERDICTS, percent, points, span
 from analysis.records import reader as load
 from analysis.records.mlflow_store import address
 from analysis.stats.meta import Pooled, pool
-from analysis.text import csv_text, echo, lenient_output, sentence
+from analysis.text import csv_text, echo, sentence
 
 CONTRASTS = {
     "interaction": "the interaction",
@@ -200,33 +201,25 @@ def context_of(trials: pd.DataFrame) -> str:
     return f"{row['data']}, imbalance {row['imbalance']:.3g}, {row['model']}, {row['epochs']:g} epochs"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Print what the searches of a store say together; 2 where that cannot be done."""
-    lenient_output()
-    parser = argparse.ArgumentParser(
-        prog="python -m analysis.across",
-        description="Does a verdict hold in other searches? One table across them.",
-    )
-    parser.add_argument(
-        "--tracking-uri",
-        metavar="URI",
-        help="the MLflow store (default: MLFLOW_TRACKING_URI, or mlflow.db in this directory)",
-    )
-    parser.add_argument("--out", metavar="FILE", help="CSV file to write the table to (default: none)")
-    options = parser.parse_args(arguments)
+def parser(prog: str = "python -m analysis.across") -> Parser:
+    """The command's options."""
+    it = Parser(prog, description="Tell whether a verdict holds in the other searches of a store, in one table.")
+    it.add_argument("--tracking-uri", metavar="URI", help=TRACKING_URI)
+    it.add_argument("--out", metavar="FILE", help="CSV file to write the table to (default: none)")
+    return it
+
+
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m analysis.across") -> int:
+    """Prints what the searches of a store say together; 2 where that cannot be done."""
+    return command_line.run(parser(prog), arguments, _across)
+
+
+def _across(options: argparse.Namespace) -> int:
     uri = address(options.tracking_uri)
-    try:
-        tables, skipped = from_store(uri)
-        table = across(tables)
-        if options.out:
-            files.write(options.out, csv_text(table))
-    except load.LoadError as error:
-        echo(f"error: {sentence(error)}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        why = error.strerror or str(error)
-        echo(f"error: --out {sentence(options.out)} cannot be written: {sentence(why)}", file=sys.stderr)
-        return 2
+    tables, skipped = from_store(uri)
+    table = across(tables)
+    if options.out:
+        command_line.write(options.out, csv_text(table))
     for name, why in skipped.items():
         echo(sentence(f"left out {name}: {why}"), file=sys.stderr)
     counted = {0: "no search", 1: "one search"}.get(

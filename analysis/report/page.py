@@ -6,21 +6,19 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from analysis import files
+from analysis import command_line, files
+from analysis.command_line import TRACKING_URI, Parser
 from analysis.records.mlflow_store import address
-from analysis.records.reader import LoadError
-from analysis.records.schema import RecordError
 from analysis.report import cards, context, sections
 from analysis.report.findings import Findings, from_store
 from analysis.report.html import HERE, TEMPLATES
-from analysis.text import echo, lenient_output, sentence
+from analysis.text import echo, sentence
 
 
 def write(path: str | Path, findings: Findings) -> Path:
@@ -59,30 +57,23 @@ def _asset(name: str) -> Markup:
     return Markup((HERE / name).read_text(encoding="utf-8"))  # our own file
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the page of a search; 2 where that cannot be done."""
-    lenient_output()
-    parser = argparse.ArgumentParser(
-        prog="python -m analysis.report", description="Write what a search found as one HTML page."
-    )
-    parser.add_argument("--search", metavar="NAME", help="the search (default: the latest)")
-    parser.add_argument(
-        "--tracking-uri",
-        metavar="URI",
-        help="the MLflow store (default: MLFLOW_TRACKING_URI, or mlflow.db in this directory)",
-    )
-    parser.add_argument("--out", metavar="FILE", default="report.html", help="the page (default: %(default)s)")
-    options = parser.parse_args(arguments)
+def parser(prog: str = "python -m analysis.report") -> Parser:
+    """The command's options."""
+    it = Parser(prog, description="Write what a search found as one HTML page.")
+    it.add_argument("--search", metavar="NAME", help="the search (default: the latest)")
+    it.add_argument("--tracking-uri", metavar="URI", help=TRACKING_URI)
+    it.add_argument("--out", metavar="FILE", default="report.html", help="page to write (default: %(default)s)")
+    return it
+
+
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m analysis.report") -> int:
+    """Writes the page of a search; 2 where that cannot be done."""
+    return command_line.run(parser(prog), arguments, _report)
+
+
+def _report(options: argparse.Namespace) -> int:
     uri = address(options.tracking_uri)
-    try:
-        name, findings = from_store(uri, options.search)
-        write(options.out, findings)
-    except (LoadError, RecordError) as error:
-        echo(f"error: {sentence(error)}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        why = error.strerror or str(error)
-        echo(f"error: --out {sentence(options.out)} cannot be written: {sentence(why)}", file=sys.stderr)
-        return 2
+    name, findings = from_store(uri, options.search)
+    command_line.write(options.out, render(findings))
     echo(sentence(f"report of search {name} ({len(findings.trials)} trials in {uri}): {options.out}"))
     return 0

@@ -39,13 +39,13 @@ from trainables.plan import choices_of
 from trainables.trial import forget_data
 
 if TYPE_CHECKING:
-    from search.run import Launch
+    from search.request import Request
 
 
 # --------------------------------------------------------------------------------- before anything is trained
 
 
-def checked(order: Launch, context: SearchContext, workspace: Workspace, console: Console) -> SearchContext:
+def checked(request: Request, context: SearchContext, workspace: Workspace, console: Console) -> SearchContext:
     """The search with its MLflow store and deployment, after everything that can be refused before it starts.
 
     Raises:
@@ -58,13 +58,13 @@ def checked(order: Launch, context: SearchContext, workspace: Workspace, console
     # a search that continues in another directory still writes where it did; the password is kept nowhere
     context = context.with_settings(tracking_uri=uri)
     gpu_shares.check(context.settings)
-    context = dataclasses.replace(context, deployment=workspace.deployment(context, order.resume))
+    context = dataclasses.replace(context, deployment=workspace.deployment(context, request.resume))
     context.check_objective()
     context.check_model()
     return context
 
 
-def opened(order: Launch, context: SearchContext, workspace: Workspace, console: Console) -> list[str]:
+def opened(request: Request, context: SearchContext, workspace: Workspace, console: Console) -> list[str]:
     """Makes the folder of a new search, or compares a resumed one with what it was started on.
 
     Returns:
@@ -73,21 +73,21 @@ def opened(order: Launch, context: SearchContext, workspace: Workspace, console:
     Raises:
         SettingsError: The folder cannot be made, or something has changed and that was not accepted.
     """
-    if not order.resume:
+    if not request.resume:
         workspace.create(context)
         return []
     changed, note = workspace.changes(context)
-    if changed and not order.accept_changes:
+    if changed and not request.accept_changes:
         name = successor_of(context.settings, ()).name
         again = f"starts {name} with the same settings on fresh seed blocks and leaves {workspace.name} as it is"
-        settle = "" if order.extra_blocks is None else " --settle"
+        settle = "" if request.extra_blocks is None else " --settle"
         raise SettingsError(refusal(f"--resume {workspace.name}{settle}", changed, again))
     if note:
         console.print(styled(sentence(note), "dim"), soft_wrap=True)
     return changed
 
 
-def successor(order: Launch, context: SearchContext, changed: list[str], console: Console) -> Launch:
+def successor(request: Request, context: SearchContext, changed: list[str], console: Console) -> Request:
     """The new search in the place of one that stands on something that has changed, and stays as it is."""
     stored = Settings.stored(context.settings.output, context.settings.name)
     budget = context.settings.time_budget or stored.time_budget
@@ -97,19 +97,19 @@ def successor(order: Launch, context: SearchContext, changed: list[str], console
         "seed blocks."
     )
     console.print(styled(sentence(said), "bold yellow"), soft_wrap=True)
-    return dataclasses.replace(order, settings=settings, resume=False, extra_blocks=None, accept_changes=False)
+    return dataclasses.replace(request, settings=settings, resume=False, extra_blocks=None, accept_changes=False)
 
 
 # --------------------------------------------------------------------------------- the run
 
 
 def run(
-    order: Launch, context: SearchContext, workspace: Workspace, console: Console, interrupts: Interrupts
+    request: Request, context: SearchContext, workspace: Workspace, console: Console, interrupts: Interrupts
 ) -> SearchResult:
     """Trains, and concludes from what there is.
 
     Args:
-        order: What was started.
+        request: What was asked for.
         context: The search, checked.
         workspace: Its folder, claimed.
         console: Rich console for user-facing output.
@@ -126,21 +126,21 @@ def run(
         with _ray(workspace, interrupts) as own_ray:
             context = _joined(context, workspace, console, interrupts)
             slots = gpu_shares.slots(context.settings)
-            context = _with_lag(context, workspace, order.resume, slots)
-            with _orchestrator(order, context) as orchestrator:
+            context = _with_lag(context, workspace, request.resume, slots)
+            with _orchestrator(request, context) as orchestrator:
                 state = orchestrator.state
-                if order.resume and orchestrator.catch_up():
-                    ending = _nothing_left(order, context, orchestrator, tracker, console)
+                if request.resume and orchestrator.catch_up():
+                    ending = _nothing_left(request, context, orchestrator, tracker, console)
                 else:
-                    ending = _train(order, context, orchestrator, tracker, console, interrupts, slots, own_ray)
+                    ending = _train(request, context, orchestrator, tracker, console, interrupts, slots, own_ray)
         return outcome.conclude(context, ending, tracker, uri, console)
     except BaseException as error:
         recorded_some = state is not None and bool(state.records)
-        if recorded_some or order.resume:
+        if recorded_some or request.resume:
             if tracker is not None:
                 tracker.close("KILLED")
             if recorded_some and not isinstance(error, ValueError):
-                how = summary.how_to_resume(context.settings, order.extra_blocks is not None)
+                how = summary.how_to_resume(context.settings, request.extra_blocks is not None)
                 console.print(styled(how, "bold yellow"), soft_wrap=True)
             raise
         # nothing was recorded: the name is free again, in MLflow as well
@@ -195,7 +195,7 @@ def _with_lag(context: SearchContext, workspace: Workspace, resume: bool, slots:
 
 
 @contextmanager
-def _orchestrator(order: Launch, context: SearchContext) -> Iterator[Orchestrator]:
+def _orchestrator(request: Request, context: SearchContext) -> Iterator[Orchestrator]:
     """The orchestrator on what the journal holds; gives the locks of the stage store back at the end."""
     settings = context.settings
     store = StageStore(settings.store_place) if settings.reuse else None
@@ -211,7 +211,7 @@ def _orchestrator(order: Launch, context: SearchContext) -> Iterator[Orchestrato
         [name.removeprefix("final/") for name in PARTS[settings.objective]],
     )
     first_seed = settings.seed * SEEDS_APART
-    state = SearchState(context.factory, settings, context.standard.margin, first_seed, order.extra_blocks)
+    state = SearchState(context.factory, settings, context.standard.margin, first_seed, request.extra_blocks)
     locks = StageLocks(context.keys, store, leases, settings.store_limit)
     try:
         yield Orchestrator(
@@ -223,16 +223,16 @@ def _orchestrator(order: Launch, context: SearchContext) -> Iterator[Orchestrato
 
 
 def _train(
-    order: Launch, context: SearchContext, orchestrator: Orchestrator, tracker: mlflow_tracker.Tracker,
+    request: Request, context: SearchContext, orchestrator: Orchestrator, tracker: mlflow_tracker.Tracker,
     console: Console, interrupts: Interrupts, slots: int, own_ray: bool,
 ) -> Ending:  # fmt: skip
     """Runs trials until none is left, the budget is used up or a person interrupts."""
     settings = context.settings
     again = orchestrator.budget.grant_again()
-    if order.resume and again:
+    if request.resume and again:
         raise SettingsError(f"--resume {settings.name}: budget exhausted; to continue, grant as much again: {again}")
-    _track(order, context, orchestrator, tracker)
-    if order.resume:
+    _track(request, context, orchestrator, tracker)
+    if request.resume:
         # not before everything stands: asked again after a refusal, `--trials +50` must not add twice
         settings.keep_changes()
     shares = gpu_shares.shares(settings)
@@ -242,7 +242,7 @@ def _train(
     scheduler = ray_tune.TuneScheduler(orchestrator, halving, shares, slots)
     display = Display(console, orchestrator, slots)
     listeners: list[Any] = [tracker.log, display.record]
-    if order.explain:
+    if request.explain:
         listeners.append(lambda record: explain.show_stop(console, record))
     callback = ray_tune.TuneCallback(
         orchestrator, scheduler, context, shares, listeners,
@@ -255,7 +255,7 @@ def _train(
             ray_tune.execute(orchestrator, context, callback, scheduler, shares, slots, interrupts, own_ray)
     except Exception as error:
         if orchestrator.journal.problem is not None:
-            resuming = summary.how_to_resume(settings, order.extra_blocks is not None).splitlines()[-1].strip()
+            resuming = summary.how_to_resume(settings, request.extra_blocks is not None).splitlines()[-1].strip()
             raise JournalError(f"{orchestrator.journal.problem}: {resuming}") from None
         why = cannot_write(error)
         if not why:
@@ -270,21 +270,21 @@ def _train(
     if interrupts.received:
         console.print("\nInterrupted; the results so far follow.")
     failed = bool(orchestrator.stopped_because)
-    complete = orchestrator.phase == "done" and not failed and _was_complete(order, tracker)
+    complete = orchestrator.phase == "done" and not failed and _was_complete(request, tracker)
     return Ending(orchestrator, display, complete, interrupts.received, failed)
 
 
 def _nothing_left(
-    order: Launch, context: SearchContext, orchestrator: Orchestrator, tracker: mlflow_tracker.Tracker,
+    request: Request, context: SearchContext, orchestrator: Orchestrator, tracker: mlflow_tracker.Tracker,
     console: Console,
 ) -> Ending:  # fmt: skip
     """Says that a search is finished; its tables are written again."""
-    why = None if order.extra_blocks is None else why_not(orchestrator.state)
+    why = None if request.extra_blocks is None else why_not(orchestrator.state)
     console.print(styled(summary.finished(context.settings, why)), soft_wrap=True)
-    _track(order, context, orchestrator, tracker)
+    _track(request, context, orchestrator, tracker)
     context.settings.keep_changes()
     _keep_study(orchestrator, console)
-    return Ending(orchestrator, Display(console, orchestrator, 1), _was_complete(order, tracker))
+    return Ending(orchestrator, Display(console, orchestrator, 1), _was_complete(request, tracker))
 
 
 def _keep_study(orchestrator: Orchestrator, console: Console) -> None:
@@ -294,15 +294,17 @@ def _keep_study(orchestrator: Orchestrator, console: Console) -> None:
         console.print(styled(problem, "yellow"), soft_wrap=True)
 
 
-def _track(order: Launch, context: SearchContext, orchestrator: Orchestrator, tracker: mlflow_tracker.Tracker) -> None:
+def _track(
+    request: Request, context: SearchContext, orchestrator: Orchestrator, tracker: mlflow_tracker.Tracker
+) -> None:
     """Opens the search in MLflow, with everything that its journal has."""
     choices = set(choices_of(context.space))
     if context.settings.start_points:
         choices |= {name for recipe in context.factory.published for name in recipe.choices}
-    tracker.start(context.params(), {"space": context.settings.space}, choices=choices, resume=order.resume)
+    tracker.start(context.params(), {"space": context.settings.space}, choices=choices, resume=request.resume)
     tracker.replay(recorded(orchestrator.journal))
 
 
-def _was_complete(order: Launch, tracker: mlflow_tracker.Tracker) -> bool:
+def _was_complete(request: Request, tracker: mlflow_tracker.Tracker) -> bool:
     """Settling runs further blocks and nothing else: a search that was cut before is not at its end after it."""
-    return order.extra_blocks is None or tracker.before == "FINISHED"
+    return request.extra_blocks is None or tracker.before == "FINISHED"

@@ -56,8 +56,7 @@ class Orchestrator:
     ) -> None:
         self.state, self.sampler, self.journal, self.locks, self._joint = state, sampler, journal, locks, joint
         settings = state.settings
-        hours = settings.gpu_hours
-        self.budget = Budget(settings.time_budget, None if hours is None else 3600 * hours, settings.gpus_per_trial)
+        self.budget = Budget(settings.time_budget, settings.gpu_seconds, settings.gpus_per_trial)
         restore(journal, state, self.budget)
         self.all_phases = tuple(phases.PHASES if all_phases is None else all_phases)
         chosen = phases.enabled(settings, state.extra_blocks, self.all_phases)

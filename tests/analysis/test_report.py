@@ -806,7 +806,7 @@ def test_the_command_reads_the_latest_search(uri, records, table, tmp_path, caps
 def test_the_command_without_a_store_says_what_to_do(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert report.main([]) == 2
-    assert capsys.readouterr().err.startswith("error: there is no MLflow store at ")
+    assert capsys.readouterr().err.startswith("python -m analysis.report: error: there is no MLflow store at ")
     assert not any(tmp_path.iterdir())
 
 

@@ -55,8 +55,8 @@ def said(capsys, *arguments: str) -> list[str]:
 
 def test_all_that_were_stopped(place, capsys):
     assert said(capsys) == [
-        "search hand: judged by class_means at 50% of the plan; the best 1/3 of a cohort continue, and no trial of "
-        "fewer than four is stopped",
+        "search hand: judged by class_means at 50% of the plan; the best 1/3 of a cohort continue, and a cohort of "
+        "fewer than four stops none",
         "4 trials of the adaptive arm: 3 finished, 1 stopped",
         f"  50%, {COHORT}: 4 trials judged, 1 stopped",
         f"d stopped at 50% of its plan: class_means 25.0% is below 50.0%, the cut among 4 trials in {COHORT} "
@@ -67,7 +67,7 @@ def test_all_that_were_stopped(place, capsys):
 def test_how_one_trial_stood(place, capsys):
     assert said(capsys, "a")[1:] == [
         "a [title of a], seed 1000: finished",
-        f"  50%, {COHORT}: class_means 50.0%, number 2 of the 4 trials that have come here by now (best 75.0%)",
+        f"  50%, {COHORT}: class_means 50.0%, rank 2 of the 4 trials that have reached this rung so far (best 75.0%)",
         "  end: accuracy 50.0%",
     ]
     assert f"d [title of d], seed 1000: {STOP}" in said(capsys, "d", "--search", "hand")
@@ -76,7 +76,7 @@ def test_how_one_trial_stood(place, capsys):
 def test_nothing_is_stopped_without_rungs(place, capsys):
     settings = dataclasses.replace(Settings.stored("results", "hand"), rungs=())
     settings.save()
-    assert said(capsys)[0] == "search hand: nothing is stopped early"
+    assert said(capsys)[0] == "search hand: no trial is stopped early"
 
 
 @pytest.mark.parametrize(
@@ -86,14 +86,14 @@ def test_nothing_is_stopped_without_rungs(place, capsys):
         (["--output", "elsewhere"], "there is no search in elsewhere; name its folder with --output"),
         (
             ["e"],
-            "search 'hand' has no trial 'e' in its adaptive arm, the only one that is judged on the way; it has a, b",
+            "search 'hand' has no trial 'e' in its adaptive arm, the only one with early stopping; it has a, b",
         ),
         (["design-0-000"], "search 'hand' has no trial 'design-0-000' in its adaptive arm"),
     ],
 )
 def test_what_is_not_there(place, capsys, arguments, sentence):
     assert explain.main(arguments) == 2
-    assert capsys.readouterr().err.startswith(f"search.explain: {sentence}")
+    assert capsys.readouterr().err.startswith(f"python -m search.explain: error: {sentence}")
 
 
 def test_a_stop_is_one_line_and_nothing_else_is(capsys):

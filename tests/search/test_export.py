@@ -19,9 +19,9 @@ from search.mlflow_tracker import Tracker
 from spaces.domain import Space, Stage, one_of
 from trainables.data import load as digits
 from trainables.data import standard
+from trainables.final.recipe import read_recipe
 from trainables.plan import build, defaults
 from trainables.train import main as final_training
-from trainables.train import read_recipe
 
 TRICKS = [one_of(None, "cost_sensitive"), one_of(None, "class_balanced")]
 SPACE = Space(stages=[Stage("first", length=1, choose=TRICKS)])
@@ -205,7 +205,7 @@ def test_bad_input(logged, tmp_path, monkeypatch, capsys, arguments, sentence):
     monkeypatch.chdir(tmp_path)
     assert main(["--tracking-uri", logged, *arguments]) == 2
     said = capsys.readouterr().err
-    assert said.startswith("search.export: ") and sentence in said and len(said.splitlines()) == 1
+    assert said.startswith("python -m search.export: error: ") and sentence in said and len(said.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
 
 

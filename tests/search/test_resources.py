@@ -16,7 +16,8 @@ from rich.console import Console
 from search.context import SearchContext
 from search.execution import gpu_shares as resources
 from search.execution.gpu_shares import WORKER_ENVIRONMENT, ResourceAllocator, Share, neediest, propose
-from search.run import Launch, launch
+from search.request import Request
+from search.run import launch
 from search.settings import Settings, SettingsError, gpus
 from search.space_file import load_space
 from spaces.domain import Stage
@@ -190,7 +191,7 @@ def run(place: Path, monkeypatch, tricks: dict[str, float], **settings) -> tuple
         name="shares", space="space.py", data="digits-lt", seeds=1, trials=0, race=False, start_points=False,
         epochs_scale=0.1, tricks=(str(place / "tricks"),), **settings,
     )  # fmt: skip
-    launch(Launch(load_space(file), chosen, file), Console(quiet=True))
+    launch(Request(load_space(file), chosen, file), Console(quiet=True))
     folder = place / "results" / "shares"
     events = [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
     records = {event["record"]["title"]: event["record"] for event in events if event["event"] == "record"}

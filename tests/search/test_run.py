@@ -28,7 +28,8 @@ import search
 from search import export, phases
 from search.context import SearchContext
 from search.phases.tune import Tune
-from search.run import Launch, launch
+from search.request import Request
+from search.run import launch
 from search.scheduling.trial_request import TrialRequest
 from search.settings import Settings, SettingsError
 from search.space_file import load_space
@@ -261,7 +262,7 @@ def test_two_drivers_never_run_one_search(finished, monkeypatch, capsys):
             assert f"--resume whole: results/whole is in use by process {os.getpid()} on " in said.err
             assert said.err.count("\n") == 1 and ", started 20" in said.err and not said.out
         settings, space = Settings.stored("results", "whole"), folder / "space.py"
-        settling = Launch(load_space(space), settings, space, resume=True, extra_blocks=5)
+        settling = Request(load_space(space), settings, space, resume=True, extra_blocks=5)
         with pytest.raises(SettingsError, match="results/whole is in use by process"):
             launch(settling, Console())
         assert export.main(["--search", "whole", "--out", "other.yaml"]) == 0

@@ -165,7 +165,7 @@ def test_it_is_explained(stopped, place, capsys, monkeypatch):
     best = max(found.values(), key=lambda record: record["curve"][0]["metrics"]["shortened"])
     assert explain.main([best["trial"], "--search", "short"]) == 0
     own = best["curve"][0]["metrics"]["shortened"]
-    assert f"shortened {own:.1%}, number 1 of the 10 trials that have come here by now" in capsys.readouterr().out
+    assert f"shortened {own:.1%}, rank 1 of the 10 trials that have reached this rung so far" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -13,7 +13,6 @@ import pytest
 import yaml
 from markdown_it import MarkdownIt
 
-import run_search
 from analysis.conflicts import at_looks
 from analysis.conflicts.search_verdicts import with_robustness
 from analysis.console import Console
@@ -21,6 +20,7 @@ from analysis.records import reader as load
 from analysis.text import FORMULA, printable
 from search import export
 from search import mlflow_tracker as tracking
+from search.__main__ import parser
 from search.console import preview, summary
 from search.console.display import Display
 from search.context import SearchContext
@@ -131,7 +131,7 @@ def test_printed_commands_can_be_pasted(found, monkeypatch):
         *[["python", "-m", "trainables.train"]] * 2,
         ["python", "-m", "search.export"],
     ]
-    options = run_search.parser().parse_args(read[0][2:])
+    options = parser().parse_args(read[0][2:])
     assert (options.resume, options.output, options.settle) == ("a $(b)", str(folder.parent), True)
     assert options.time_budget == 60
     for words in read[2:4]:

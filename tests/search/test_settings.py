@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import search
-from search.settings import More, Settings, SettingsError, checked, flag
+from search.option import validated
+from search.settings import OPTIONS, More, Settings, SettingsError
 from spaces.domain import Space, SpaceError, Stage
 
 PLAIN = Settings(name="mine", space="spaces/full_combo.py", data="digits-lt")
@@ -54,9 +55,7 @@ def test_a_name_that_cannot_be(name):
 
 @pytest.mark.parametrize("name", ["-a", ".a", "a\x7f", "a\u202eb", "stages", "x" * 201, "\ud800"])
 def test_a_name_that_would_be_taken_for_something_else(name):
-    with pytest.raises(
-        SettingsError, match=r"--name must be (a name of characters that can be seen|another|at most 200)"
-    ):
+    with pytest.raises(SettingsError, match=r"--name must be (a name of visible characters|another|at most 200)"):
         dataclasses.replace(PLAIN, name=name)
 
 
@@ -153,8 +152,8 @@ def test_a_copied_folder_does_not_resume_the_original(tmp_path, monkeypatch):
     with pytest.raises(SettingsError) as caught:
         Settings.stored("results", "other")
     assert str(caught.value) == (
-        "--resume other: results/other holds the search 'mine', whose trials have that name in MLflow; give the folder "
-        "its name back: mv results/other results/mine"
+        "--resume other: results/other holds the search 'mine', whose trials have that name in MLflow; rename the "
+        "folder: mv results/other results/mine"
     )
     subprocess.run(str(caught.value).rpartition(": ")[2], shell=True, check=True)
     assert Settings.stored("results", "mine").name == "mine"
@@ -209,9 +208,9 @@ def stored(tmp_path, content: str | bytes) -> str:
         ('{"name": "mine", "space": "s"}', "data is missing"),
         (
             '{"name": "mine", "space": "s", "data": "d", "trails": 3}',
-            "there is no setting 'trails': did you mean 'trials'?",
+            "there is no option 'trails': did you mean 'trials'?",
         ),
-        ('{"name": "mine", "space": "s", "data": "d", "": 3}', "there is no setting '': known are name, space"),
+        ('{"name": "mine", "space": "s", "data": "d", "": 3}', "there is no option '': known are name, space"),
         ('{"name": "mine", "space": "s", "data": "d", "project": 3}', "project must be the folder that the search"),
         ('{"name": "mine", "space": "s", "data": "d", "project": "a\\u0000b"}', "project must be the folder that"),
     ],
@@ -226,28 +225,28 @@ ODD = {
     "nan": math.nan, "infinite": math.inf, "number as text": "5", "NUL": "a\0b", "half a character": "\ud800",
 }  # fmt: skip
 ALLOWED = {
-    "str": {"text", "number as text"}, "bool": {"true"}, "int": set(), "float": {"fraction"},
-    "tuple[str, ...]": {"empty list"}, "tuple[float, ...]": {"empty list"},
+    str: {"text", "number as text"}, bool: {"true"}, int: set(), float: {"fraction"},
+    tuple[str, ...]: {"empty list"}, tuple[float, ...]: {"empty list"},
 }  # fmt: skip
 """What is no fault for a setting of a type, whatever it means; `null` where the setting may be absent."""
 
 
 @pytest.mark.parametrize("odd", ODD)
-@pytest.mark.parametrize("field", dataclasses.fields(Settings), ids=lambda field: field.name)
+@pytest.mark.parametrize("field", OPTIONS.values(), ids=lambda field: field.name)
 def test_every_odd_value_of_every_field_is_one_sentence(tmp_path, field, odd):
-    base, _, optional = str(field.type).partition(" | ")
+    base = field.type
     fields = dataclasses.asdict(PLAIN) | {field.name: ODD[odd]}
     text = json.dumps(fields)
-    if field.name == "output" or odd in ALLOWED[base] | ({"null"} if optional else set()):
+    if field.name == "output" or odd in ALLOWED[base] | ({"null"} if field.optional else set()):
         return  # what the results lie in now counts
-    if odd == "empty" and field.name in ("gpus_reason", "continues", "rung_score", "feed"):
-        return  # of text for people; what the early stopping and the data refuse themselves
+    if odd == "empty" and field.name in ("gpus_reason", "continues"):
+        return  # text for people
     if field.name == "imbalance" and odd in ("negative", "fraction"):
         return
-    if field.name == "name" and base == "str" and odd in ALLOWED["str"]:
+    if field.name == "name" and odd in ALLOWED[str]:
         return
     said = stored(tmp_path, text)
-    assert field.name in said or flag(field.name) in said or "must be" in said
+    assert field.name in said or field.flag in said
 
 
 def test_the_words_of_a_wrong_type(tmp_path):
@@ -270,7 +269,7 @@ def test_the_words_of_a_wrong_type(tmp_path):
     "given, sentence",
     [
         ({"trials": "6"}, "search.run: trials must be a whole number, got '6'"),
-        ({"trial": 6}, "search.run: there is no setting 'trial': did you mean 'trials'?"),
+        ({"trial": 6}, "search.run: there is no option 'trial': did you mean 'trials'?"),
         ({"time_budget": "1h"}, "search.run: time_budget must be a number of seconds or none, got '1h'"),
         ({"seeds": None}, "search.run: seeds must be a whole number, got None"),
         ({"seeds": 201}, "search.run: --seeds must be at most 200, got 201"),
@@ -288,7 +287,14 @@ def test_the_words_of_a_wrong_type(tmp_path):
         ({"race": object()}, "search.run: race must be true or false, got <object"),
         ({"gpus_per_trial": [1]}, "--gpus-per-trial must be a number or auto, got [1]"),
         ({"resume": True, "name": "gone"}, "--resume gone: no such search: "),
-        ({"accept_changes": True}, "search.run: accept_changes needs an existing search: give its name"),
+        ({"accept_changes": True}, "search.run: --accept-changes needs a search that exists: name it with --resume"),
+        ({"settle": True}, "search.run: --settle needs a search that exists: name it with --resume"),
+        ({"settle_budget": 0}, "search.run: --settle-budget must be at least 1, got 0"),
+        ({"explain": "yes"}, "search.run: explain must be true or false, got 'yes'"),
+        ({"dry_run": True}, "search.run: dry_run is an option of the command alone"),
+        ({"val": "real"}, "search.run: --val must be balanced or realistic, got 'real'"),
+        ({"objective": "accuracies"}, "search.run: --objective must be accuracy, harmonic_mean or both, got"),
+        ({"precision": "fp16"}, "search.run: --precision must be fp32 or bf16, got 'fp16': did you mean 'bf16'?"),
     ],
 )
 def test_from_python_a_fault_is_one_sentence(tmp_path, monkeypatch, given, sentence):
@@ -306,8 +312,9 @@ def test_from_python_a_space_that_is_none(space):
 
 
 def test_from_python_lists_paths_and_numpy_are_taken(tmp_path):
-    found = checked({"name": "n", "space": "s", "data": "d", "trials": np.int64(3), "rungs": [np.float64(0.5)],
-                     "output": tmp_path, "epochs_scale": np.float32(0.5), "time_budget": 60}, "x: ")  # fmt: skip
+    given = {"name": "n", "space": "s", "data": "d", "trials": np.int64(3), "rungs": [np.float64(0.5)],
+             "output": tmp_path, "epochs_scale": np.float32(0.5), "time_budget": 60}  # fmt: skip
+    found = validated(Settings, given, "x: ")
     assert (found.trials, found.rungs, found.output, found.epochs_scale) == (3, (0.5,), str(tmp_path), 0.5)
     assert type(found.trials) is int and found.time_budget == 60.0
 
@@ -315,7 +322,7 @@ def test_from_python_lists_paths_and_numpy_are_taken(tmp_path):
 def test_a_resumed_search_is_given_the_right_types():
     with pytest.raises(SettingsError, match="--resume mine: max_concurrent must be a whole number or none, got '2'"):
         PLAIN.changed({"max_concurrent": "2"})
-    with pytest.raises(SettingsError, match="--resume mine: there is no setting 'trial': did you mean 'trials'"):
+    with pytest.raises(SettingsError, match="--resume mine: there is no option 'trial': did you mean 'trials'"):
         PLAIN.changed({"trial": 3})
 
 
@@ -375,7 +382,7 @@ def test_more_without_a_search_to_add_to():
     with pytest.raises(SettingsError) as caught:
         dataclasses.replace(PLAIN, trials=More(50))
     assert str(caught.value) == (
-        "--trials +50 adds to a search that is there: give its name with --resume, or leave the plus out"
+        "--trials +50 adds to a search that exists: name it with --resume, or leave the plus out"
     )
 
 
@@ -400,13 +407,3 @@ def test_places(tmp_path):
     settings = dataclasses.replace(PLAIN, output=str(tmp_path))
     assert settings.folder == tmp_path / "mine" and settings.store_folder == tmp_path / "stages"
     assert dataclasses.replace(settings, store=str(tmp_path / "s")).store_folder == tmp_path / "s"
-
-
-def test_every_option_of_the_command_is_a_setting():
-    import run_search
-
-    options = {action.option_strings[-1] for action in run_search.parser()._actions if action.option_strings}
-    fields = {field.name for field in dataclasses.fields(Settings)}
-    assert set(run_search.GIVEN) <= fields
-    # the lag follows from the slots, once the machine is known
-    assert {flag(name) for name in fields - {"lag"}} <= options

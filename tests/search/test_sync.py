@@ -352,7 +352,7 @@ def test_a_search_that_tracked_nothing_is_written_later(journal, uri, tmp_path):
     assert not (tmp_path / "mlruns").exists()
     fields = json.loads((folder / "search.json").read_text())
     (folder / "search.json").write_text(json.dumps(fields | {"tracking_uri": "none"}))
-    with pytest.raises(TrackingError, match=r"demo: the search was not tracked; give the store to write it to with"):
+    with pytest.raises(TrackingError, match=r"demo: the search was not tracked; name the store to write to with"):
         sync.sync("demo")
     sync.sync("demo", tracking_uri=uri)
     tracked = contents(uri)
@@ -361,7 +361,7 @@ def test_a_search_that_tracked_nothing_is_written_later(journal, uri, tmp_path):
 
 def test_a_search_of_which_nothing_is_kept_but_its_journal(journal, uri, capsys):
     sync.sync("demo")
-    assert "mlflow.json was missing; python run_search.py --resume demo works out" in capsys.readouterr().err
+    assert "mlflow.json was missing; python run_search.py --resume demo computes" in capsys.readouterr().err
     assert len(load.records(uri, "demo")[1]) == 3
     assert load.settings(uri, "demo")["seeds"] == 5
 
@@ -370,7 +370,8 @@ def test_a_search_that_runs_is_not_synced(journal, uri, capsys):
     with FileLock(journal.path.parent / search_list.LOCK):
         assert sync.main(["demo"]) == 2
     assert capsys.readouterr().err == (
-        "search.sync: demo: the search is running, and writes to MLflow itself; sync it when it has ended\n"
+        "python -m search.sync: error: demo: the search is running, and writes to MLflow itself; sync it when it has "
+        "ended\n"
     )
     assert sync.main(["dmeo"]) == 2
     assert "dmeo: no such search: did you mean 'demo'?" in capsys.readouterr().err
@@ -380,7 +381,9 @@ def test_a_search_that_runs_is_not_synced(journal, uri, capsys):
 def test_a_journal_line_that_is_no_record_is_said_in_a_sentence(journal, uri, capsys):
     journal.write("record", record={"schema": 99})
     assert sync.main(["demo"]) == 2
-    assert capsys.readouterr().err.startswith("search.sync: a record of schema 99 cannot be read by schema 1")
+    assert capsys.readouterr().err.startswith(
+        "python -m search.sync: error: a record of schema 99 cannot be read by schema 1"
+    )
 
 
 def test_the_list_says_whether_a_driver_is_alive(journal, uri, capsys):

@@ -472,7 +472,9 @@ def test_the_list_without_a_store_says_what_to_do(tmp_path, monkeypatch, capsys)
     monkeypatch.chdir(tmp_path)
     assert search_list.main([]) == 2
     error = capsys.readouterr().err
-    assert error.startswith(f"error: there is no MLflow store at {tmp_path / 'mlflow.db'}; run a search")
+    assert error.startswith(
+        f"python -m search.list: error: there is no MLflow store at {tmp_path / 'mlflow.db'}; run a search"
+    )
     assert error.count("\n") == 1
 
 

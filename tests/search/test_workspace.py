@@ -16,12 +16,12 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-import run_search
 from search import workspace
+from search.__main__ import parser
 from search.context import SearchContext
 from search.execution import session
 from search.identity import Identity, block_changes, changes_in
-from search.run import Launch
+from search.request import Request, requested
 from search.settings import Settings, SettingsError
 from search.workspace import Workspace, successor_of
 from spaces.domain import SpaceError
@@ -84,22 +84,22 @@ def picture(file: Path, seed: int) -> None:
 class Made:
     """A search of a command line, as it is before it makes or opens its folder."""
 
-    order: Launch
+    request: Request
     context: SearchContext
     workspace: Workspace
 
     def open(self) -> list[str]:
-        return session.opened(self.order, self.context, self.workspace, Console())
+        return session.opened(self.request, self.context, self.workspace, Console())
 
 
 def made(*arguments: str) -> Made:
-    options = run_search.parser().parse_args([*arguments, *([] if "--resume" in arguments else ["--name", "mine"])])
+    options = parser().parse_args([*arguments, *([] if "--resume" in arguments else ["--name", "mine"])])
     forget_data()
-    order = run_search._order(options)
-    context = SearchContext.make(order.space, order.settings)
-    workspace = Workspace(context.settings, order.file)
-    deployment = workspace.deployment(context, order.resume)
-    return Made(order, dataclasses.replace(context, deployment=deployment), workspace)
+    request = requested(vars(options))
+    context = SearchContext.make(request.space, request.settings)
+    workspace = Workspace(context.settings, request.file)
+    deployment = workspace.deployment(context, request.resume)
+    return Made(request, dataclasses.replace(context, deployment=deployment), workspace)
 
 
 def begin(*arguments: str) -> Path:
@@ -245,8 +245,8 @@ def test_a_space_that_reads_and_imports_beside_it_is_resumed_without_any_of_it(r
     assert made("--resume", "mine", "--space", "space.py").open() == []
     # the copies are a space of their own
     assert (
-        made("--space", f"{folder}/space/space.py", "--data", "folder:photos").order.space
-        == made("--resume", "mine").order.space
+        made("--space", f"{folder}/space/space.py", "--data", "folder:photos").request.space
+        == made("--resume", "mine").request.space
     )
     for name in ("space.py", "options_beside.py", "further_beside.py", "parts/tricks.json"):
         (reading / name).unlink()

@@ -138,7 +138,10 @@ def test_what_cannot_be_trained_on_is_shown_and_refused(photos: Path, capsys: py
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["digit-lt"], "trainables.data: error: unknown data set 'digit-lt': did you mean 'digits-lt'?"),
+        (
+            ["digit-lt"],
+            "python -m trainables.data describe: error: unknown data set 'digit-lt': did you mean 'digits-lt'?",
+        ),
         (["digits-lt", "--imbalance", "0"], "imbalance must lie between 1 and 100"),
         (["digits-lt", "--split-seed", "-1"], "--split-seed must be at least 0, got -1"),
         (["csv:nowhere.csv"], "there is no nowhere.csv under"),

@@ -31,12 +31,12 @@ from trainables.data.catalogue import DataError
 from trainables.final import training
 from trainables.final.model_card import spread
 from trainables.final.network import trained
-from trainables.final.recipe import with_relative_places
+from trainables.final.recipe import TrainError, lengthened, read_recipe, with_relative_places
 from trainables.final.serving import serving_module
 from trainables.models import ModelError, build
 from trainables.plan import Plan
 from trainables.registry import PlanError
-from trainables.train import TrainError, lengthened, main, read_recipe
+from trainables.train import main
 from trainables.training.numerics import Numerics
 
 STAGES = [
@@ -518,8 +518,10 @@ def test_a_full_disk_is_one_sentence_and_the_training_goes_on(recipe, command, w
     *told, ended = full.stderr.splitlines()
     assert full.returncode == 2 and told
     assert all(line.startswith("the unfinished stage ") and line.endswith(": a crash would cost it") for line in told)
+    # told once for each stage, without the options of a search, which this command lacks
+    assert len(told) == len({line.split()[3] for line in told}) and "--store" not in full.stderr
     assert ended.startswith(
-        f"trainables.train: error: the disk of {tmp_path / 'out'} is full; make room, then continue with: python -m"
+        f"python -m trainables.train: error: the disk of {tmp_path / 'out'} is full; make room, then continue with: "
     )
     assert command(recipe(), "--resume") == 0
 
@@ -779,7 +781,7 @@ def without(key):
 def test_a_bad_recipe_ends_with_one_sentence(change, message, recipe, command, tmp_path, capsys):
     assert command(change(recipe())) == 2
     printed = capsys.readouterr().err
-    assert printed.startswith("trainables.train: error: ")
+    assert printed.startswith("python -m trainables.train: error: ")
     assert message in printed
     assert len(printed.splitlines()) == 1 and len(printed) < 1000
     assert not list((tmp_path / "out").glob("*"))
@@ -865,7 +867,7 @@ def test_as_a_module_too(tmp_path):
         capture_output=True, text=True, timeout=100, check=False, cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 2
-    assert done.stderr.startswith("trainables.train: error: nope.yaml: no such file;")
+    assert done.stderr.startswith("python -m trainables.train: error: nope.yaml: no such file;")
     assert "Traceback" not in done.stderr
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from analysis.console import styled
+from analysis.console import Console, styled
 from analysis.records.intervals import prediction_interval
 from analysis.text import sentence
 from trainables.data import load
@@ -19,17 +21,76 @@ from trainables.deployment import read
 from trainables.final import data_identity, serving
 from trainables.final.artifacts import CARD, MEASURED, write_artifacts
 from trainables.final.errors import TrainError
-from trainables.final.model_card import TABLE, named, part_of_classes
+from trainables.final.model_card import TABLE, named, part_of_classes, stages_of
 from trainables.final.network import RECIPE
+from trainables.final.recipe import lengthened, read_recipe, to_full_length
 from trainables.final.setup import CheckpointPolicy, TrainingSetup
 from trainables.final.tracking import MlflowRun
-from trainables.final.training import GracefulStop, TrainingStopped, UnfinishedRun, device_name, pipeline_of, train
+from trainables.final.training import GracefulStop, TrainingStopped, UnfinishedRun, device_name, pipeline_of
+from trainables.final.training import train as train_seed
 from trainables.models import MODELS, build, check_on, identity
+from trainables.pipeline.storage import FULL
 from trainables.plan import Plan
 from trainables.training.numerics import Numerics
+from trainables.training.stage_run import Diverged
+
+FRESH_SEED = 5_000
+"""Seeds of final training; no arm of a search uses them."""
 
 
-def data_of(options: argparse.Namespace, recipe: Mapping[str, Any], root: str | None) -> dict[str, Any]:
+def train(options: argparse.Namespace, again: str) -> int:
+    """Does what the command line asks for.
+
+    Args:
+        options: Of `trainables.train`.
+        again: The command line that continues an interrupted training.
+
+    Returns:
+        0 done, 1 where `--as-searched` falls outside the prediction, 130 stopped.
+    """
+    # MLflow reports its use, and looks for newer versions, also where nothing is recorded
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        return _trained(options, again)
+    except Diverged as error:
+        raise TrainError(str(error)) from error
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise TrainError(f"the disk of {options.out} is full; make room, then continue with: {again}") from error
+
+
+def _trained(options: argparse.Namespace, again: str) -> int:
+    console = Console()
+
+    def tell(line: str) -> None:
+        console.print(styled(sentence(line)), soft_wrap=True)
+
+    recipe = read_recipe(options.recipe, tuple(options.tricks or ()), options.model, options.trust, tell)
+    plan = Plan.from_dict(recipe["plan"])
+    _check(options)
+    root = recipe["provenance"].get("data_root")
+    if options.data_root is not None:  # absolute: workers may run in another folder
+        root = str(Path(options.data_root).expanduser().resolve())
+        recipe["provenance"]["data_root"] = root
+    recipe["data"] = _data_of(options, recipe, root)
+    if recipe["data"].get("since_search"):
+        tell(f"data: {recipe['data']['since_search']}")
+    seeds = options.seeds if options.seeds is not None else (5 if options.as_searched else 1)
+    if not options.as_searched:
+        plan = lengthened(plan, options.epochs_scale * to_full_length(recipe, root))
+    kind = "as searched, val kept" if options.as_searched else "no val held out"
+    many = "1 seed" if seeds == 1 else f"{seeds} seeds"
+    title = sentence(f"recipe {recipe['recipe']}: {recipe['title']}")
+    console.print(styled(f"{title}\n{stages_of(plan)}\n{many}, {kind}"))
+    numbers = [FRESH_SEED + number for number in range(seeds)]
+    if options.as_searched:
+        return _compare_with_search(console, recipe, _train_as_searched(console, options, recipe, plan, root, numbers))
+    return _train_recipe(console, options, again, recipe, plan, root, numbers)
+
+
+def _data_of(options: argparse.Namespace, recipe: Mapping[str, Any], root: str | None) -> dict[str, Any]:
     """The recipe's data with their identity; a resumed training must have the data that it started with."""
     if options.resume:
         own, folder = recipe["data"], UnfinishedRun(options.out)
@@ -40,9 +101,35 @@ def data_of(options: argparse.Namespace, recipe: Mapping[str, Any], root: str | 
     )
 
 
-def train_recipe(
-    console: Any, options: argparse.Namespace, recipe: dict[str, Any], plan: Plan, root: str | None, seeds: list[int]
-) -> int:
+def _check(options: argparse.Namespace) -> None:
+    allowed: dict[str, tuple[bool, str]] = {
+        "seeds": (options.seeds is None or options.seeds >= 1, "at least 1"),
+        "epochs_scale": (0 < options.epochs_scale < math.inf, "a number above 0"),
+        **{name: (getattr(options, name) >= 1, "at least 1") for name in ("threads", "accumulate", "workers")},
+        "save_minutes": (0 <= options.save_minutes < math.inf, "a number of at least 0"),
+        "save_epochs": (options.save_epochs >= 0, "at least 0"),
+    }
+    for name, (holds, words) in allowed.items():
+        if not holds:
+            raise TrainError(f"--{name.replace('_', '-')} must be {words}, got {getattr(options, name)}")
+    if not options.as_searched:
+        return
+    for given, words, flags in (
+        (options.accumulate * options.workers > 1, "repeats the search, with whole batches", "--accumulate, --workers"),
+        (options.precision is not None, "repeats the search, in its precision", "--precision"),
+        (options.epochs_scale != 1, "repeats the search, at its length", "--epochs-scale"),
+        (options.prior is not None or options.cost is not None, "compares accuracy alone", "--prior, --cost"),
+        (options.new_data, "repeats the search, on its data", "--new-data"),
+        (options.resume, "keeps nothing that could be resumed", "--resume"),
+    ):
+        if given:
+            raise TrainError(f"--as-searched {words}; leave {flags.replace(', ', ' and ')} out")
+
+
+def _train_recipe(
+    console: Any, options: argparse.Namespace, again: str, recipe: dict[str, Any], plan: Plan, root: str | None,
+    seeds: list[int],
+) -> int:  # fmt: skip
     """Trains every seed and writes the artifacts; 130 where it was stopped."""
 
     def tell(line: str) -> None:
@@ -103,13 +190,13 @@ def train_recipe(
                 if data.fingerprint != fingerprints[number]:
                     raise TrainError(
                         "the data have changed while they were trained on; restore the old data, then continue with: "
-                        + options.again
+                        + again
                     )
                 bar = progress.add_task(f"seed {number + 1}/{len(seeds)}", total=1.0)
                 show = _shower(progress, bar, f"seed {number + 1}/{len(seeds)}", run, seed, plan)
                 if setup.workers == 1:
                     pipeline = pipeline_of(recipe, plan, seed, data, setup, folder.store, policy)
-                    finished.append(train(pipeline, seed, policy, lambda: stop.asked, show))
+                    finished.append(train_seed(pipeline, seed, policy, lambda: stop.asked, show))
                 else:
                     # the workers need Ray, which takes seconds to import
                     from trainables.final.workers import train_with_workers
@@ -129,7 +216,7 @@ def train_recipe(
         status = "FINISHED"
     except (TrainingStopped, KeyboardInterrupt):
         status = "KILLED"
-        console.print(styled(f"stopped; continue with: {options.again}"), soft_wrap=True)
+        console.print(styled(f"stopped; continue with: {again}"), soft_wrap=True)
         return 130
     finally:
         run.close(status)
@@ -146,7 +233,7 @@ def train_recipe(
     return 0
 
 
-def train_as_searched(
+def _train_as_searched(
     console: Any, options: argparse.Namespace, recipe: Mapping[str, Any], plan: Plan, root: str | None, seeds: list[int]
 ) -> list[Any]:
     """Trains every seed as the search did; nothing is kept."""
@@ -159,7 +246,7 @@ def train_as_searched(
             data, setup = _load(recipe, root, seed, False), TrainingSetup(device_name(), numerics.precision)
             pipeline = pipeline_of(recipe, plan, seed, data, setup, None, policy, evaluate=True, numerics=numerics)
             finished.append(
-                train(
+                train_seed(
                     pipeline, seed, policy, lambda: False,
                     lambda done, *more, bar=bar: progress.update(bar, completed=done),
                 )
@@ -168,7 +255,7 @@ def train_as_searched(
     return finished
 
 
-def compare_with_search(console: Any, recipe: Mapping[str, Any], finished: Sequence[Any]) -> int:
+def _compare_with_search(console: Any, recipe: Mapping[str, Any], finished: Sequence[Any]) -> int:
     """Whether the mean of fresh runs falls in the search's prediction interval."""
     values = [one.pipeline.result()[0]["final/accuracy"] for one in finished]
     earlier = recipe["measured"]["values"]

@@ -7,7 +7,6 @@ An error that may pass (no file handle free, a stale NFS handle, a network that 
 
 from __future__ import annotations
 
-import argparse
 import errno
 import functools
 import os
@@ -42,7 +41,9 @@ LEFT_SECONDS = 3600.0
 
 
 class StoreFull(OSError):
-    """There is no room for another finished stage."""
+    """There is no room for another finished stage; `remedy` says what a search can do about it."""
+
+    remedy = ""
 
 
 def retried(action: Callable[P, T]) -> Callable[P, T]:
@@ -337,31 +338,11 @@ def _write_flushed(path: Path, content: bytes) -> None:
 
 def _explain(error: OSError, place: str) -> OSError:
     if error.errno in FULL:
-        clean = command("python", "-m", "trainables.pipeline.store", "clean", *option("--store", place))
-        return StoreFull(
-            error.errno,
-            f"the disk of the stage store {place} is full; make room ({clean} --store-limit 10GB), limit the store "
-            "with --store-limit, or choose another folder with --store",
+        clean = command("python", "-m", "trainables.stage_store", "clean", *option("--store", place))
+        full = StoreFull(error.errno, f"the disk of the stage store {place} is full")
+        full.remedy = (
+            f"; make room ({clean} --store-limit 10GB), limit the store with --store-limit, or choose another folder "
+            "with --store"
         )
+        return full
     return error
-
-
-def byte_count(text: str) -> int:
-    """Bytes from 1000, 500MB, 20GB, 1TB.
-
-    >>> byte_count("1.5GB")
-    1500000000
-    """
-    units = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "B": 1}
-    number, factor = text.strip().upper(), 1
-    for unit, size in units.items():
-        if number.endswith(unit):
-            number, factor = number[: -len(unit)], size
-            break
-    try:
-        value = float(number) * factor
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a size like 500MB or 20GB, got {text!r}")
-    return int(value)

@@ -44,6 +44,7 @@ class StageStore:
     def __init__(self, root: str | Path) -> None:
         self.root = root
         self.files = open_storage(root)
+        self._unkept: set[str] = set()
 
     @property
     def shared_folder(self) -> Path | None:
@@ -102,17 +103,17 @@ class StageStore:
     def put_partial(self, key: str, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Keeps a stage that is still being trained, so that a crash costs seconds; replaces the last one.
 
-        Training does not need it: where it cannot be written, that is reported and nothing else.
+        Training does not need it: where it cannot be written, that is reported once for each stage.
         """
         try:
             self.files.write(partial_file(key), pack_partial(key, tensors, state))
         except OSError as error:
-            log.warning(
-                "the unfinished stage %s cannot be kept in %s (%s): a crash would cost it",
-                key,
-                self.root,
-                words(error),
-            )
+            if key not in self._unkept:
+                self._unkept.add(key)
+                log.warning(
+                    "the unfinished stage %s cannot be kept in %s (%s): a crash would cost it",
+                    key, self.root, words(error),
+                )  # fmt: skip
 
     def get_partial(self, key: str) -> StoredStage | None:
         """An unfinished stage, or `None`; a damaged one is reported and removed."""

@@ -287,7 +287,6 @@ def long_tailed(
 
     from trainables.data.images.streamed import StreamedImages
 
-    _ = torch.empty(0).dtype  # where torch is a stand-in, this says so before everything is decoded in vain
     held = _held(name, source, options)
     source = held.source
     division = divide(

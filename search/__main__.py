@@ -1,0 +1,69 @@
+"""`longtail-tune search`, also `python run_search.py`: searches a space."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from analysis import command_line
+from analysis.command_line import Parser
+from analysis.console import Console
+from analysis.text import echo, sentence
+from search.execution.interrupts import Interrupts
+from search.settings import ALL_OPTIONS, GROUPS
+
+
+def parser(prog: str = "python -m search") -> Parser:
+    """The options of `search.settings`; those that are not given are absent from what it parses."""
+    it = Parser(
+        prog, argument_default=argparse.SUPPRESS,
+        description="Search combinations of long-tail tricks for the best recipe, and report which tricks conflict.",
+    )  # fmt: skip
+    for title in GROUPS:
+        group = it.add_argument_group(title)
+        for known in ALL_OPTIONS.values():
+            if known.group == title:
+                known.add_to(group)
+    return it
+
+
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m search") -> int:
+    """Runs the command; 0 done, 1 nothing finished or ended early, 2 cannot be started as asked, 130 interrupted."""
+    it = parser(prog)
+
+    def body(options: argparse.Namespace) -> int:
+        with Interrupts():
+            return _search(options, it.prog)
+
+    return command_line.run(it, arguments, body, expected=())
+
+
+def _search(options: argparse.Namespace, prog: str) -> int:
+    # --help must be fast
+    from search.console.preview import show
+    from search.context import SearchContext
+    from search.execution.disk import cannot_write
+    from search.request import requested
+    from search.run import launch
+
+    console = Console()
+    try:
+        request = requested(vars(options))
+        if getattr(options, "dry_run", False):
+            show(console, SearchContext.make(request.space, request.settings), getattr(options, "measure", False))
+            return 0
+        result = launch(request, console)
+    except Exception as error:
+        why = "" if isinstance(error, ValueError) else cannot_write(error)
+        if not why:
+            raise
+        echo(f"{prog}: error: {sentence(why)}", file=sys.stderr)
+        return 1
+    if result.interrupted:
+        return 130
+    return 1 if result.failed or result.best is None else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
