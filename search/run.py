@@ -668,11 +668,11 @@ class Search:
 
     def _fused(self, plan: Plan) -> bool:
         """Whether trials of a plan train several seeds in one network."""
+        from trainables.batch import pixels_of
         from trainables.training.joint_seeds import fused_stages
 
         images = self._data(self.settings.seed * SEEDS_APART).train_images
-        pixels = int(images.shape[-2] * images.shape[-1])
-        return bool(fused_stages(plan, self.settings.numerics, self._device, pixels))
+        return bool(fused_stages(plan, self.settings.numerics, self._device, pixels_of(images)))
 
     def _keys(self, plan: Plan, seed: int, company: tuple[int, ...] = ()) -> list[list[str]]:
         """Stage keys as the trial will have them; equal prefixes are what the agenda keeps apart."""

@@ -21,6 +21,7 @@ from trainables.code_identity import relocated
 from trainables.data.catalogue import Name
 from trainables.models import own, pretrained
 from trainables.models.errors import ModelError
+from trainables.models.linear import linear
 from trainables.models.network import Network
 from trainables.models.resnet import resnet
 from trainables.models.resnet_cifar import resnet_cifar
@@ -44,10 +45,12 @@ MODELS: Mapping[str, Builder] = MappingProxyType(
         "resnet50": partial(resnet, Bottleneck, (3, 4, 6, 3)),
         "resnet152": partial(resnet, Bottleneck, (3, 8, 36, 3)),
         "resnext50": partial(resnet, Bottleneck, (3, 4, 6, 3), groups=32, width=4),
+        "linear": linear,
     }
 )
 """resnet8 to resnet56: He et al.'s for CIFAR, 64 features. resnet34_cifar: 512 features, 3×3 stem. The others:
-ImageNet's stem, made for images of 224 pixels; at 32 pixels their last maps are 1×1."""
+ImageNet's stem, made for images of 224 pixels; at 32 pixels their last maps are 1×1. linear: a classifier alone, for
+data that are features."""
 
 
 def build(name: str, *, classes: int, channels: int, generator: torch.Generator) -> Network:
@@ -56,7 +59,7 @@ def build(name: str, *, classes: int, channels: int, generator: torch.Generator)
     Args:
         name: A key of `MODELS`, one with `?pretrained=FILE`, or the user's own.
         classes: C, at least 2.
-        channels: c of the images (B, c, H, W).
+        channels: c of the images (B, c, H, W), or D of features (B, D).
         generator: On the CPU; all initial values come from it, none from the global stream.
 
     Raises:

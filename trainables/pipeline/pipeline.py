@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from trainables import metrics
+from trainables.batch import pixels_of
 from trainables.data import LongTailed
 from trainables.evaluation.deployment import Deployment
 from trainables.models import Network, build, identity
@@ -388,8 +389,8 @@ class Pipeline:
         """
         at = self._at
         stage, numerics = self.plan.stages[at.stage], self.start.numerics
-        height, width = self.data.train_images.shape[-2:]
-        together = can_be_fused(stage) and numerics.fuses(self.start.device.type, stage.batch_size * height * width)
+        pixels = stage.batch_size * pixels_of(self.data.train_images)
+        together = can_be_fused(stage) and numerics.fuses(self.start.device.type, pixels)
         together &= self.start.parts.count == 1
         members = group_of(at.member, stage.members) if together else range(at.member, at.member + 1)
         if middles is not None and len(middles) != len(members):  # they could not be trained together

@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
+from trainables.batch import pixels_of
 from trainables.pipeline.pipeline import Diverged, Pipeline
 from trainables.plan.model import Plan
 from trainables.training.fusion import CannotFuse, FusedRun
@@ -49,9 +50,9 @@ class Company:
     """
 
     def __init__(self, lead: Pipeline, others: Callable[[], Sequence[Pipeline | None]]) -> None:
-        height, width = lead.data.train_images.shape[-2:]
         self.lead = lead
-        self._fusable = fused_stages(lead.plan, lead.start.numerics, lead.start.device.type, height * width)
+        pixels = pixels_of(lead.data.train_images)
+        self._fusable = fused_stages(lead.plan, lead.start.numerics, lead.start.device.type, pixels)
         known = lead.store is not None and all(lead.store.has(keys[-1]) for keys in lead.keys)
         made = [] if known or not self._fusable else others()
         self._going = [lead if pipeline is None else pipeline for pipeline in made] or [lead]  # none that has diverged

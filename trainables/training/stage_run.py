@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from trainables import metrics
-from trainables.batch import Batch, Facts, Outputs, evaluation_batch
+from trainables.batch import Batch, Facts, Outputs, evaluation_batch, pixels_of
 from trainables.data import LongTailed
 from trainables.data.augment import own
 from trainables.data.loaders import feed_of
@@ -534,7 +534,7 @@ def _settled(start: Start, stage: StagePlan, network: Network) -> Network:
     images = start.data.train_images
     # a backbone with cached features sees evaluation batches alone, so its features are those of any batch size
     size = evaluation_batch(images) if stage.views else stage.batch_size
-    last = start.numerics.channels_last_for(start.device.type, size * images.shape[-2] * images.shape[-1])
+    last = start.numerics.channels_last_for(start.device.type, size * pixels_of(images)) and images.ndim == 4
     return network.settle(start.numerics.precision, torch.channels_last if last else torch.contiguous_format)
 
 
