@@ -4,7 +4,8 @@ data = load("digits-lt", imbalance=50, split_seed=3)
 data.train_images, data.train_labels, data.counts
 
 Own data have a name as well: `folder:PATH`, `csv:FILE`, `npz:FILE`, each with options after a question mark
-(`folder:photos?size=64&broken=skip`; see `trainables.data.user_data.own`). `python -m trainables.data describe NAME`
+(`folder:photos?size=64&broken=skip`; see `trainables.data.user_data.own`), and so have features of images that a
+network has computed, `features:FILE` (see `trainables.data.features`). `python -m trainables.data describe NAME`
 shows what a name stands for before anything is trained.
 """
 
@@ -30,7 +31,7 @@ __all__ = [
 
 
 def names() -> list[str]:
-    """The known data sets, in alphabetical order; those of `folder:`, `csv:` and `npz:` come on top.
+    """The known data sets, in alphabetical order; those of `folder:`, `csv:`, `npz:` and `features:` come on top.
 
     >>> "digits-lt" in names()
     True

@@ -46,9 +46,10 @@ PREFIXES: Mapping[str, str] = MappingProxyType(
         "folder": "trainables.data.user_data.own",
         "csv": "trainables.data.user_data.own",
         "npz": "trainables.data.user_data.own",
+        "features": "trainables.data.features",
     }
 )
-"""Kinds of own data: `folder:PATH`, `csv:FILE`, `npz:FILE`."""
+"""Kinds of own data: `folder:PATH`, `csv:FILE`, `npz:FILE`, `features:FILE`."""
 
 
 VALS = ("balanced", "realistic")
