@@ -203,8 +203,8 @@ class Search:
         from search.scheduling.early_stopping import Halving
         from trainables import data
         from trainables.evaluation.deployment import Deployment
-        from trainables.models import ModelError, check, settled
-        from trainables.plan.model import check_space
+        from trainables.models import ModelError, check, input_format, settled
+        from trainables.plan.model import check_space, provided
         from trainables.registry import discover
 
         # as a name and a place that mean the same in another process, in MLflow and in the exported recipe
@@ -233,8 +233,13 @@ class Search:
         try:
             self.model = settled(settings.model or space.model or self.standard.model)
             check(self.model)
+            expected = input_format(self.model)
         except ModelError as error:
             raise SettingsError(f"--model: {error}") from error
+        if expected is not None:
+            name = data.sized(name, expected.size, expected.interpolation)
+            self.settings = settings = dataclasses.replace(settings, data=name)
+        self.standard = dataclasses.replace(self.standard, provides=provided(name, self.model))
         if settings.model or space.model:
             # by absolute places, wherever it is resumed from
             self.settings = settings = dataclasses.replace(settings, model=self.model)
@@ -426,10 +431,9 @@ class Search:
         """Refuses weights of another architecture, and an own network that cannot be run, before there is a folder."""
         from trainables.models import MODELS, check_on
 
-        if self.model not in MODELS:
+        if self.model not in MODELS or (self.model == "linear") != (self.standard.model == "linear"):
             data = self._data(self.settings.seed * SEEDS_APART)
-            channels, height, width = data.train_images.shape[1:]
-            check_on(self.model, classes=data.classes, shape=(int(channels), int(height), int(width)))
+            check_on(self.model, classes=data.classes, shape=tuple(map(int, data.train_images.shape[1:])))
 
     def _abandon(self, error: BaseException, tracker: Any) -> None:
         """Leaves nothing of a search of which nothing was recorded, and says how to go on with another."""

@@ -26,6 +26,7 @@ __all__ = [
     "load",
     "names",
     "rooted",
+    "sized",
     "standard",
 ]
 
@@ -90,6 +91,21 @@ def fed(name: str, feed: str) -> str:
     named = _with(parsed, "feed", feed)
     Name.parse(named).choice("feed", FEEDS)
     return named
+
+
+def sized(name: str, size: int, interpolation: str) -> str:
+    """The name with `?size=` and `&interpolation=` of image files set, where it does not say them itself.
+
+    >>> sized("folder:photos?size=64", 224, "bicubic"), sized("digits-lt", 224, "bicubic")
+    ('folder:photos?size=64&interpolation=bicubic', 'digits-lt')
+    """
+    parsed = Name.parse(name)
+    if "interpolation" not in getattr(module_of(name), "OPTIONS", ()) or parsed.kind == "npz":
+        return name
+    for option, value in (("size", str(size)), ("interpolation", interpolation)):
+        if option not in parsed.options:
+            parsed = Name.parse(_with(parsed, option, value))
+    return parsed.text
 
 
 def judged(name: str, val: str) -> str:

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from trainables.data.long_tail import LongTailed
 
 OPTIONS = ("val", "test")
+PROVIDES = ("trained",)
 ARRAYS = tuple(f"{letter}_{split}" for letter in "xy" for split in SPLITS)
 NAMES = ("class_names", *(f"class_names_{split}" for split in SPLITS))
 LARGEST_TEXT = 10**8
@@ -78,6 +79,7 @@ def standard(name: str, root: str | None = None) -> Standard:
         margin=0.01 if classes >= 50 else 0.02,
         final_epochs=30,
         sd=0.004 if classes >= 50 else 0.01,
+        provides=PROVIDES,
     )
 
 

@@ -17,13 +17,14 @@ import torch
 
 from analysis.files import to_json, write
 from analysis.text import csv_cell, markdown_cell, printable
+from trainables.data.catalogue import Name
 from trainables.data.images.decoding import Preprocessing
 from trainables.evaluation.deployment import Deployment
 from trainables.final import own_code, served
 from trainables.final.network import RECIPE, described, weights_file
 from trainables.final.recipe import to_yaml, with_relative_places
 from trainables.metrics import FEW_BELOW, MANY_ABOVE
-from trainables.models import MODELS, identity
+from trainables.models import identity, is_own
 from trainables.pipeline.pipeline import Pipeline
 from trainables.plan.model import Plan
 
@@ -221,11 +222,11 @@ def _head(recipe: Mapping[str, Any], data: Any) -> list[str]:
 
 def named(model: str) -> str:
     """The network without places."""
-    name, sign, file = model.partition("?pretrained=")
-    if sign:
-        return f"{name} (pretrained: {Path(file).name})"
-    where, colon, function = name.rpartition(":")
-    return f"{Path(where).name}:{function}" if colon else name
+    parsed = Name.parse(model)
+    if file := parsed.options.get("pretrained"):
+        return f"{parsed.kind} ({'from scratch' if file == 'no' else f'pretrained: {Path(file).name}'})"
+    where, colon, function = parsed.kind.rpartition(":")
+    return f"{Path(where).name}:{function}" if colon else parsed.kind
 
 
 def _data(recipe: Mapping[str, Any], data: Any) -> list[str]:
@@ -436,7 +437,7 @@ def _program(data: Any, seed: int) -> list[str]:
 def _use(recipe: Mapping[str, Any], data: Any, measured: Sequence[Mapping[str, Any]], missing: str) -> list[str]:
     seed = measured[0]["seed"]
     program = _program(data, seed) if not missing else [f"There is no exported program: {markdown_cell(missing)}.", ""]
-    own = recipe["model"].partition("?")[0] not in MODELS or own_code.tricks_of(recipe["plan"])
+    own = is_own(recipe["model"]) or own_code.tricks_of(recipe["plan"])
     trust = f", trust=True)  # runs the code that {RECIPE} names" if own else ")"
     return [
         "## Use",
@@ -477,8 +478,8 @@ def _steps(rules: Preprocessing, height: int, width: int) -> list[str]:
     turned = "The EXIF orientation is applied" if rules.orientation == "exif" else "The EXIF orientation is ignored"
     colours = "Grey is repeated in three channels (RGB)" if rules.channels == 3 else "Colour becomes grey by ITU-R 601"
     sized = (
-        f"The shorter side is resized to {rules.size} pixels (bilinear, smoothed where it shrinks; Pillow), and the "
-        f"centre of {rules.size}×{rules.size} is cut out"
+        f"The shorter side is resized to {rules.size} pixels ({rules.interpolation}, smoothed where it shrinks; "
+        f"Pillow), and the centre of {rules.size}×{rules.size} is cut out"
         if rules.size
         else f"Nothing is resized: an image must have {width}×{height} pixels"
     )

@@ -12,9 +12,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from trainables.data import LongTailed
+from trainables.data.catalogue import Name
 from trainables.final.errors import TrainError
 from trainables.final.recipe import parsed, read_recipe
-from trainables.models import MODELS, Network, build
+from trainables.models import MODELS, Network, build, is_own
 from trainables.plan.model import Plan
 from trainables.training.stage_run import Start, assemble
 
@@ -67,9 +68,8 @@ def trained(
         shape, counts = _checked(json.loads(said["shape"]), json.loads(said["counts"]))
     except (SafetensorError, KeyError, ValueError, RecursionError) as error:
         raise TrainError(f"{file}: not a file that python -m trainables.train left ({error})") from error
-    name = str(parsed(place / RECIPE).get("model")).partition("?pretrained=")[0]
-    if model is None and name in MODELS:
-        model = name  # the values of a pretrained file are trained over
+    if model is None:
+        model = _untrained(str(parsed(place / RECIPE).get("model")))
     recipe = read_recipe(place / RECIPE, tricks, model, trust)
 
     def fresh(generator: torch.Generator) -> Network:
@@ -86,6 +86,17 @@ def trained(
             f"{file}: not the weights of the network that {place / RECIPE} describes ({why[:200]})"
         ) from error
     return network.eval()
+
+
+def _untrained(model: str) -> str | None:
+    """The network without pretrained values, which were trained over; `None` of the user's own, which says itself."""
+    name = Name.parse(model)
+    if name.kind in MODELS:
+        return name.kind
+    if is_own(model):
+        return None
+    options = {**name.options, "pretrained": "no"}
+    return f"{name.kind}?" + "&".join(f"{option}={value}" for option, value in options.items())
 
 
 def _checked(shape: Any, counts: Any) -> tuple[list[int], torch.Tensor]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -20,7 +20,7 @@ from trainables import metrics
 from trainables.batch import pixels_of
 from trainables.data import LongTailed
 from trainables.evaluation.deployment import Deployment
-from trainables.models import Network, build, identity
+from trainables.models import Network, build, identity, input_format
 from trainables.pipeline.store import StageStore, StoredStage, features_key, numerics, stage_keys
 from trainables.plan.model import Plan
 from trainables.training.batch_sharding import Parts
@@ -67,6 +67,15 @@ class Cost:
     steps: int = 0
     seconds: float = 0.0
     seconds_saved: float = 0.0
+
+
+def normalised_for(model: str, data: LongTailed) -> LongTailed:
+    """The data with the mean and deviation that a pretrained network expects; as they are for any other."""
+    expected = input_format(model)
+    if expected is None or data.kind == "features":
+        return data
+    mean, std = map(torch.tensor, expected.of_channels(int(data.train_images.shape[1])))
+    return replace(data, mean=mean, std=std)
 
 
 def trial_context(
@@ -146,7 +155,8 @@ class Pipeline:
         parts: Parts | None = None,
         company: Sequence[tuple[int, str]] = (),
     ) -> None:
-        self.plan, self.data, self.store, self.evaluate = plan, data.to(device), store, evaluate
+        self.plan, self.store, self.evaluate = plan, store, evaluate
+        self.data = normalised_for(model, data).to(device)
         self.deployment = deployment
         network = partial(_fresh, model, data.classes, int(data.train_images.shape[1]))
         parts = parts or Parts()

@@ -29,6 +29,7 @@ Options follow a question mark: `folder:photos?size=64&broken=skip` (in a shell,
 | `crop` | `shift` | `resized`: training takes crops of random size and shape instead of shifts |
 | `feed` | `auto` | `resident`: all in memory; `streamed`: decoded as needed; `auto`: streamed where above the limit |
 | `background` | white | colour under transparent pixels: a name, or #rrggbb |
+| `interpolation` | `bilinear` | or `bicubic`: how files are resized |
 | `orientation` | `exif` | `ignore` leaves images as they lie in the file, whatever their EXIF data say |
 | `resident_limit` | 8 | largest set in memory, 10⁹ bytes |
 | `workers` | one per core, ≤ 8 | processes that decode what is streamed; 0 decodes in the training process |
