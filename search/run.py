@@ -685,7 +685,7 @@ class Search:
         from search.phases.phases import ADAPTIVE_SEED, RACE_SEED
         from search.scheduling.early_stopping import SHORTENED
         from trainables.pipeline.pipeline import trial_context
-        from trainables.pipeline.store import features_key, stage_keys
+        from trainables.pipeline.store import features_key, stage_keys, start_key
 
         cuda = self._device == "cuda" and torch.cuda.is_available()
         device, asked = torch.device("cuda" if cuda else "cpu"), self.settings.numerics
@@ -700,10 +700,10 @@ class Search:
         stages = [stage_keys(each, context) for each in plans]
         # features of a start are work that two trials may share, like a stage
         features = [
-            [features_key(keys[index - 1][-1], stage)]
+            [features_key(keys[index - 1][-1] if index else start_key(context), stage)]
             for each, keys in zip(plans, stages, strict=True)
             for index, stage in enumerate(each.stages)
-            if stage.views and index
+            if stage.views
         ]
         return [key for keys in stages for key in keys] + features
 

@@ -24,6 +24,7 @@ where absent, at most a fifth of the class.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
 import hashlib
@@ -216,14 +217,15 @@ def _read_once(file: Path, stamp: tuple[int, int]) -> _Given:
     if len({found.dtype.kind for found in labels.values()}) > 1:
         raise DataError(f"{file}: the labels of one split are names, those of another numbers; save them alike")
     lists = {name: _names(file, name, places, metadata) for name in NAMES if name in places or name in metadata}
-    for name, names in lists.items():
+    for name, listed in lists.items():
         first, others = next(iter(lists.items()))
-        if names != others:
-            at = next((i for i, pair in enumerate(zip(names, others, strict=False)) if pair[0] != pair[1]), None)
-            how = f"{len(names)} and {len(others)} names" if at is None else f"{names[at]!r} and {others[at]!r}"
+        if listed != others:
+            at = next((i for i, pair in enumerate(zip(listed, others, strict=False)) if pair[0] != pair[1]), None)
+            how = f"{len(listed)} and {len(others)} names" if at is None else f"{listed[at]!r} and {others[at]!r}"
             raise DataError(f"{file}: {name} and {first} differ ({how}); all splits must have the same classes")
     written = np.unique(np.concatenate(list(labels.values()))).tolist()
-    names_in, names = next(iter(lists.items()), ("", None))
+    names_in = next(iter(lists), "")
+    names = lists.get(names_in)
     class_names, number, odd = own.class_names_of(file, written, names_in, names)
     numbered = {
         split: np.array([number[label] for label in found.tolist()], dtype=np.int64) for split, found in labels.items()
@@ -323,15 +325,14 @@ def _array(file: Path, places: Mapping[str, _Place], name: str) -> NDArray[Any]:
 def _names(file: Path, name: str, places: Mapping[str, _Place], metadata: Mapping[str, str]) -> list[str]:
     if name in places:
         return own.names_of(file, name, _head(places[name]))
-    try:
+    names: Any = None
+    with contextlib.suppress(ValueError):
         names = json.loads(metadata[name])
-    except ValueError:
-        names = None
     if not isinstance(names, list) or not all(isinstance(one, str) and one for one in names):
         raise DataError(f"{file}: {name} must be a JSON list of texts, got {metadata[name]:.60}")
     if len(set(names)) < len(names):
         raise DataError(f"{file}: {name} has a name more than once; give each class its own name")
-    return names
+    return list(names)
 
 
 def _provenance(file: Path, places: Mapping[str, _Place], metadata: Mapping[str, str]) -> dict[str, Any]:
@@ -342,10 +343,9 @@ def _provenance(file: Path, places: Mapping[str, _Place], metadata: Mapping[str,
             raise DataError(f"{file}: provenance must be one text, got {head.kind} {head.shape}")
         held = own.stored_array(file, "provenance").reshape(-1)[0]
         text = held.decode() if isinstance(held, bytes) else str(held)
-    try:
+    found: Any = None
+    with contextlib.suppress(ValueError):
         found = json.loads(text)
-    except ValueError:
-        found = None
     if not isinstance(found, dict):
         raise DataError(f"{file}: provenance must be a JSON object, got {text:.60}")
     return found

@@ -233,7 +233,9 @@ def _data(recipe: Mapping[str, Any], data: Any) -> list[str]:
     counts = data.counts.tolist()
     groups = {kind: sum(group_of(count) == kind for count in counts) for kind in ("many", "medium", "few")}
     shown = ", ".join(f"{count} {kind}" for kind, count in groups.items())
-    size = "×".join(map(str, data.train_images.shape[-2:]))
+    size = "×".join(map(str, data.train_images.shape[-2:])) + " pixels"
+    if data.kind == "features":
+        size = f"{data.train_images.shape[1]} features"
     shift = f"random shift by up to {data.pad} pixels" if data.pad else "no shift"
     if data.crop == "resized":
         shift = "crops of random size and shape"
@@ -245,17 +247,25 @@ def _data(recipe: Mapping[str, Any], data: Any) -> list[str]:
     return [
         "## Data",
         "",
-        f"{markdown_cell(data.name)}: {sum(counts)} training images of {size} pixels in {data.classes} classes, "
+        f"{markdown_cell(data.name)}: {sum(counts)} training images of {size} in {data.classes} classes, "
         f"{max(counts)} in the largest and {min(counts)} in the smallest (classes by size: {shown}; many is above "
         f"{MANY_ABOVE} images, few "
         f"below {FEW_BELOW}). All of them were trained on: no val was held out.{cut} "
         f"Test: {len(data.test_labels)} images. Fingerprint {data.fingerprint}.",
         "",
-        f"Augmentation of the data set itself: {shift}, {'' if data.flip else 'not '}mirrored at random.",
-        "",
+        *_augmentation(data, shift),
         *(f"- {markdown_cell(note)}" for note in told),
         *([""] if told else []),
     ]
+
+
+def _augmentation(data: Any, shift: str) -> list[str]:
+    """How training changes images by itself."""
+    if data.kind == "images":
+        return [f"Augmentation of the data set itself: {shift}, {'' if data.flip else 'not '}mirrored at random.", ""]
+    if data.train_views is None:
+        return []
+    return [f"Training drew one of {len(data.train_views)} views of each image in every epoch.", ""]
 
 
 def stages_of(plan: Plan) -> str:
@@ -408,9 +418,15 @@ def _limits(recipe: Mapping[str, Any], plan: Plan, data: Any, how: How) -> list[
 
 
 def _program(data: Any, seed: int) -> list[str]:
-    channels, height, width = map(int, data.train_images.shape[1:])
+    shape = ", ".join(map(str, data.train_images.shape[1:]))
+    kind, dtype = ("features", "float32") if data.kind == "features" else ("images", "uint8")
+    request = (
+        f"'{{\"dataframe_records\": [{{\"features\": ['$(printf '0,%.0s' {{2..{data.train_images.shape[1]}}})'0]}}]}}'"
+        if data.kind == "features"
+        else '\'{"dataframe_records": [{"image": "\'"$(base64 < photo.jpg | tr -d \'\\n\')"\'"}]}\''
+    )
     return [
-        f"`{served.SERVED}` is what MLflow serves: {served.INPUT}. The answer to an image has its `class`, the "
+        f"`{served.SERVED}` is what MLflow serves: {served.input_of(data)}. The answer to an image has its `class`, the "
         "`probability` and `label` of that class, and the `probabilities` of every class by name. It holds all "
         f"preprocessing and needs nothing of this project. It is seed {seed}.",
         "",
@@ -418,9 +434,9 @@ def _program(data: Any, seed: int) -> list[str]:
         f"        -i {served.SERVED}/serving_input_example.json",
         f"    mlflow models serve -m {served.SERVED} --env-manager local --port 5001",
         "    curl http://127.0.0.1:5001/invocations -H 'Content-Type: application/json' \\",
-        '        -d \'{"dataframe_records": [{"image": "\'"$(base64 < photo.jpg | tr -d \'\\n\')"\'"}]}\'',
+        f"        -d {request}",
         "",
-        f"`{served.PROGRAM}` is the network alone, without MLflow: uint8 images (N, {channels}, {height}, {width}) to "
+        f"`{served.PROGRAM}` is the network alone, without MLflow: {dtype} {kind} (N, {shape}) to "
         f"probabilities (N, {data.classes}), a column per class in the order of {TABLE}. Readout and normalisation are "
         "inside; what comes before (see below) is not.",
         "",
@@ -428,7 +444,7 @@ def _program(data: Any, seed: int) -> list[str]:
         "import torch",
         "",
         f'program = torch.export.load("{served.PROGRAM}").module()',
-        f"probabilities = program(torch.zeros(2, {channels}, {height}, {width}, dtype=torch.uint8))",
+        f"probabilities = program(torch.zeros(2, {shape}, dtype=torch.{dtype}))",
         "```",
         "",
     ]
@@ -456,6 +472,15 @@ def _use(recipe: Mapping[str, Any], data: Any, measured: Sequence[Mapping[str, A
 
 def _preprocessing(data: Any, missing: str) -> list[str]:
     """What happens to an image before the network, step by step."""
+    if data.kind == "features":
+        return [
+            "## Preprocessing",
+            "",
+            f"The features come from {markdown_cell(data.backbone or 'a network that their file does not name')}. "
+            f"Minus the mean of each that was measured on the training features, divided by {float(data.std[0]):.6g}; "
+            "both are inside the program.",
+            "",
+        ]
     rules = served.preprocessing_of(data)
     _, height, width = map(int, data.train_images.shape[1:])
     where = "In this order, as with the training images"

@@ -100,13 +100,13 @@ def _untrained(model: str) -> str | None:
 
 
 def _checked(shape: Any, counts: Any) -> tuple[list[int], torch.Tensor]:
-    """(c, H, W) and (C,) as the file has them.
+    """(c, H, W), or (D,) of features, and (C,) as the file has them.
 
     Raises:
         ValueError: They are none.
     """
-    if not _are_counts(shape) or len(shape) != 3:
-        raise ValueError(f"shape must be three whole numbers, got {str(shape)[:60]}")
+    if not _are_counts(shape) or len(shape) not in (1, 3):
+        raise ValueError(f"shape must be one whole number or three, got {str(shape)[:60]}")
     if not _are_counts(counts) or sum(counts) > MOST_IMAGES:
         raise ValueError(f"counts must be the training images of each class, got {str(counts)[:60]}")
     return shape, torch.tensor(counts)
@@ -121,11 +121,12 @@ def _blank(shape: list[int], counts: torch.Tensor) -> LongTailed:
     """Data of these numbers without pixels: a head may be built by the counts, its values are the weights'."""
     labels = torch.arange(len(counts)).repeat_interleave(counts)
     none: dict[str, Any] = {}
+    dtype = torch.float32 if len(shape) == 1 else torch.uint8
     for split in ("val", "test"):
-        none |= {f"{split}_images": torch.zeros(0, *shape, dtype=torch.uint8), f"{split}_labels": labels[:0]}
+        none |= {f"{split}_images": torch.zeros(0, *shape, dtype=dtype), f"{split}_labels": labels[:0]}
     return LongTailed(
         name="blank", classes=len(counts), class_names=tuple(map(str, range(len(counts)))), imbalance=1.0,
-        split_seed=0, train_images=torch.zeros(1, *shape, dtype=torch.uint8).expand(len(labels), *shape),
+        split_seed=0, train_images=torch.zeros(1, *shape, dtype=dtype).expand(len(labels), *shape),
         train_labels=labels, mean=torch.zeros(shape[0]), std=torch.ones(shape[0]), pad=0, flip=False,
         fingerprint="blank", **none,
     )  # fmt: skip

@@ -104,9 +104,7 @@ def network(name: Name, *, classes: int, channels: int, generator: torch.Generat
     timm, wanted, file = _timm(name), name.kind.removeprefix(PREFIX), name.options.get("pretrained")
     format_ = input_format(name)
     config = timm.get_pretrained_cfg(wanted)
-    sized: dict[str, Any] = {}
-    if config.fixed_input_size and format_.size != config.input_size[-1]:
-        sized["img_size"] = format_.size
+    sized = _size_option(config, format_.size)
     if channels not in (1, 3):
         raise ModelError(f"{name.text}: takes images of 1 or 3 channels, the data have {channels}")
     with torch.random.fork_rng(devices=[]):
@@ -150,10 +148,8 @@ class _Body(nn.Module):
 @functools.lru_cache(maxsize=16)
 def _mean_is_pooled(wanted: str, size: int) -> bool:
     """Whether the mean over the last maps is what the network's classifier reads."""
-    import timm  # an extra of this project, needed where it is named
-
-    config = timm.get_pretrained_cfg(wanted)
-    sized = {"img_size": size} if config.fixed_input_size and size != config.input_size[-1] else {}
+    timm = _timm(Name.parse(PREFIX + wanted))
+    sized = _size_option(timm.get_pretrained_cfg(wanted), size)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         made: Any = timm.create_model(wanted, pretrained=False, num_classes=0, **sized).eval()
         maps = made.forward_features(torch.rand(1, 3, size, size))
@@ -161,6 +157,11 @@ def _mean_is_pooled(wanted: str, size: int) -> bool:
             return False
         pooled, mean = made.forward_head(maps, pre_logits=True), maps.mean(dim=(2, 3))
     return pooled.shape == mean.shape and torch.allclose(pooled, mean, rtol=1e-4, atol=1e-5)
+
+
+def _size_option(config: Any, size: int) -> dict[str, Any]:
+    """What tells a network that is made for one size of images that they have another."""
+    return {"img_size": size} if config.fixed_input_size and size != config.input_size[-1] else {}
 
 
 def _timm(name: Name) -> Any:

@@ -21,7 +21,15 @@ from trainables.batch import pixels_of
 from trainables.data import LongTailed
 from trainables.evaluation.deployment import Deployment
 from trainables.models import Network, build, identity, input_format
-from trainables.pipeline.store import StageStore, StoredStage, features_key, numerics, stage_keys
+from trainables.pipeline.store import (
+    StageStore,
+    StoredStage,
+    features_key,
+    numerics,
+    plain_features_key,
+    stage_keys,
+    start_key,
+)
 from trainables.plan.model import Plan
 from trainables.training.batch_sharding import Parts
 from trainables.training.fusion import CannotFuse, FusedRun
@@ -163,6 +171,7 @@ class Pipeline:
         self.start = Start(self.data, network, seed, device, numerics or Numerics(), parts)
         context = trial_context(data.fingerprint, model, seed, device, numerics, company) | parts.identity()
         self.keys = stage_keys(plan, context if evaluate else {**context, "measured": False})
+        self._start_key = start_key(context)
         self.save_seconds = save_seconds
         self._at = _Progress()
         self._run: StageRun | FusedRun | None = None
@@ -412,7 +421,7 @@ class Pipeline:
                 members = range(at.member, at.member + 1)
         if len(members) == 1:
             self._start_members(members, middles)
-        self._judge = Judge(self.start, self.plan, at.stage)
+        self._judge = Judge(self.start, self.plan, at.stage, kept=self._kept_of_split)
         self._saved_at = time.perf_counter()
 
     def _start_members(self, members: range, middles: Sequence[Middle] | None) -> None:
@@ -433,10 +442,20 @@ class Pipeline:
 
     def _kept_features(self, compute: Callable[[], Tensor]) -> Tensor:
         """Features of fixed views from the store, or computed and kept there for other stages from this start."""
+        return self._kept(features_key(self._before, self.plan.stages[self._at.stage]), compute)
+
+    def _kept_of_split(self, split: str, compute: Callable[[], Tensor]) -> Tensor:
+        """Likewise, features of a split's images as they are."""
+        return self._kept(plain_features_key(self._before, split), compute)
+
+    @property
+    def _before(self) -> str:
+        """The key of what the current stage starts from; before the first one, of data and network."""
+        return self.keys[self._at.stage - 1][-1] if self._at.stage else self._start_key
+
+    def _kept(self, key: str, compute: Callable[[], Tensor]) -> Tensor:
         if self.store is None:
             return compute()
-        before = self.keys[self._at.stage - 1][-1]
-        key = features_key(before, self.plan.stages[self._at.stage])
         stored = self.store.get(key)
         if stored is not None:
             return stored.tensors["features"].to(self.start.device)

@@ -546,16 +546,22 @@ class Judge:
         plan: The plan.
         index: The stage, whose readout is used.
         split: "val" or "test".
+        kept: Of a frozen backbone, features by name that were computed before: given how to compute them, they are
+            taken or computed.
     """
 
-    def __init__(self, start: Start, plan: Plan, index: int, split: str = "val") -> None:
+    def __init__(
+        self, start: Start, plan: Plan, index: int, split: str = "val",
+        kept: Callable[[str, Callable[[], Tensor]], Tensor] = lambda name, compute: compute(),
+    ) -> None:  # fmt: skip
         data = start.data
+        self._split, self._kept = split, kept
         self._start, self._stage = start, plan.stages[index]
         self._images = data.val_images if split == "val" else data.test_images
         self._labels = data.val_labels if split == "val" else data.test_labels
         self._generators = partial(generator, start.seed, plan.chain_number(index))
         self._frozen = self._stage.views > 0
-        self._features: list[Tensor] = []
+        self._features: Tensor | None = None
         self._class_means: float | None = None
 
     @torch.no_grad()
@@ -597,23 +603,33 @@ class Judge:
         made = next((trick.made() for trick in self._stage.on("readout")), None)
         readout = None if made is None else made.build(facts)
         views = getattr(made, "views", lambda images: images[None])
-        for number, images in enumerate(self._images.split(evaluation_batch(self._images))):
-            if number < len(self._features):
-                outputs = network.classify(self._features[number])
-            else:
-                outputs = network(self._start.data.normalise(views(images)))
-                if self._frozen and not outputs.views and outputs.features is not None:
-                    self._features.append(outputs.features)
+        size = evaluation_batch(self._images)
+        if self._frozen and not hasattr(made, "views"):
+            told = (network.classify(features) for features in self._of_split(network).split(size))
+        else:
+            told = (network(self._start.data.normalise(views(images))) for images in self._images.split(size))
+        for outputs in told:
             yield outputs.logits if readout is None else readout(outputs)
+
+    def _of_split(self, network: Network) -> Tensor:
+        """(M, D) features of the split; of a frozen backbone they are computed once."""
+
+        def compute() -> Tensor:
+            batches = self._images.split(evaluation_batch(self._images))
+            return torch.cat([network(self._start.data.normalise(images)).features for images in batches])
+
+        if not self._frozen:
+            return compute()
+        if self._features is None:
+            self._features = self._kept(self._split, compute)
+        return self._features
 
     def _nearest_mean(self, network: Network, facts: Facts) -> float:
         data = self._start.data
-        features = facts.features()
+        features = self._kept("train", facts.features) if self._frozen else facts.features()
         sums = features.new_zeros(data.classes, features.shape[1]).index_add_(0, data.train_labels, features)
         means = functional.normalize(sums, dim=1)
-        batches = self._images.split(evaluation_batch(self._images))
-        seen = torch.cat([network(data.normalise(images)).features for images in batches])
-        nearest = (functional.normalize(seen, dim=1) @ means.T).argmax(dim=1)
+        nearest = (functional.normalize(self._of_split(network), dim=1) @ means.T).argmax(dim=1)
         return float(metrics.recalls(nearest, self._labels, data.classes).nanmean())
 
 
