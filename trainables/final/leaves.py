@@ -426,9 +426,9 @@ def _program(data: Any, seed: int) -> list[str]:
         else '\'{"dataframe_records": [{"image": "\'"$(base64 < photo.jpg | tr -d \'\\n\')"\'"}]}\''
     )
     return [
-        f"`{served.SERVED}` is what MLflow serves: {served.input_of(data)}. The answer to an image has its `class`, the "
-        "`probability` and `label` of that class, and the `probabilities` of every class by name. It holds all "
-        f"preprocessing and needs nothing of this project. It is seed {seed}.",
+        f"`{served.SERVED}` is what MLflow serves: {served.input_of(data)}. The answer to an image has its "
+        "`class`, the `probability` and `label` of that class, and the `probabilities` of every class by name. It "
+        f"holds all preprocessing and needs nothing of this project. It is seed {seed}.",
         "",
         f"    mlflow models predict -m {served.SERVED} -t json --env-manager local \\",
         f"        -i {served.SERVED}/serving_input_example.json",
