@@ -268,7 +268,8 @@ def _npz(file: Path) -> tuple[dict[str, _Place], dict[str, str]]:
                 before = sum(struct.unpack("<HH", raw.read(4)))  # the member's name and its extra field
                 size = math.prod(head.shape) * head.kind.itemsize
                 offset = member.header_offset + 30 + before + member.file_size - size
-            kind = "object" if head.kind.hasobject else head.kind.name if head.kind.isnative else head.kind.str
+            numbers = head.kind.kind in "fiub" and head.kind.isnative
+            kind = "object" if head.kind.hasobject else head.kind.name if numbers else head.kind.str
             places[name] = _Place(head.shape, kind, offset)
     return places, {}
 
