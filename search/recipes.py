@@ -149,12 +149,25 @@ class Ground:
         """Names of the published recipes by plan id."""
         return {plan: title for plan, (_, title) in self._published.items()}
 
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """A sentence on each published recipe that cannot be trained on these data."""
+        self._published  # noqa: B018  (which finds them)
+        return tuple(self._left_out)
+
     @cached_property
     def _published(self) -> dict[str, tuple[Recipe, str]]:
         found: dict[str, tuple[Recipe, str]] = {}
+        self._left_out: list[str] = []
         lr = self.context.lr if self.context is not None else self.standard.lr
         for one in published(lr):
-            recipe = build(one.space, defaults(one.labels), self.standard, self.scale)
+            try:
+                recipe = build(one.space, defaults(one.labels), self.standard, self.scale)
+            except PlanError as error:
+                if "images" in self.standard.provides:
+                    raise
+                self._left_out.append(f"the published recipe {one.title} is left out: {error}")
+                continue
             found.setdefault(recipe.plan.id, (recipe, one.title))
         return found
 

@@ -394,6 +394,8 @@ class Search:
             return self._run_successor(changed)
         self._take_lock()
         summary.show_notes(self.console, settings.data, self._notes)
+        for note in self.ground.left_out if self.limits.starts else ():
+            self.console.print(styled(note), soft_wrap=True)
         tracker = None
         try:
             # MLflow makes its database in seconds that Ray needs as well

@@ -69,6 +69,9 @@ def show(console: Console, search: Search, measure: bool = False) -> None:
     console.print()
     for part in prospect.show(design, settings.seeds, search.standard.sd, search.standard.margin, settings.data):
         console.print(styled(part) if isinstance(part, str) else part)
+    if search.limits.starts:
+        for sentence in search.ground.left_out:
+            console.print(styled(sentence))
     arms = _arms(search, design)
     found = pace_of(search, measure)
     slots = max(1, settings.max_concurrent or _cores(settings.cpus_per_trial))
