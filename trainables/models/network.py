@@ -85,9 +85,13 @@ class Network(nn.Module):
         Raises:
             ValueError: Images of another rank, or a blend at an unknown layer.
         """
-        rank, wanted = (4, "images must be (B, c, H, W)") if len(self.backbone) else (2, "features must be (B, D)")
+        rank, wanted = (
+            (4, "images must be (B, c, H, W) or (V, B, c, H, W)")
+            if len(self.backbone)
+            else (2, "features must be (B, D) or (V, B, D)")
+        )
         if images.ndim not in (rank, rank + 1):
-            raise ValueError(f"{wanted}, or have views in front of that, got shape {tuple(images.shape)}")
+            raise ValueError(f"{wanted}, got shape {tuple(images.shape)}")
         views = 1 if images.ndim == rank else images.shape[0]
         flat = images.flatten(0, 1) if images.ndim > rank else images  # (V·B, c, H, W)
         if blend is not None:
