@@ -152,13 +152,29 @@ class RecipeFactory:
         """Names of the published recipes by plan id."""
         return {plan: title for plan, (_, title) in self._published.items()}
 
-    @cached_property
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """A sentence on each published recipe that cannot be trained on these data."""
+        return self._published_and_left_out[1]
+
+    @property
     def _published(self) -> dict[str, tuple[Recipe, str]]:
+        return self._published_and_left_out[0]
+
+    @cached_property
+    def _published_and_left_out(self) -> tuple[dict[str, tuple[Recipe, str]], tuple[str, ...]]:
         found: dict[str, tuple[Recipe, str]] = {}
+        left_out: list[str] = []
         for one in published(self.lr):
-            recipe = build(one.space, defaults(one.labels), self.standard, self.scale)
+            try:
+                recipe = build(one.space, defaults(one.labels), self.standard, self.scale)
+            except PlanError as error:
+                if "images" in self.standard.provides:
+                    raise
+                left_out.append(f"the published recipe {one.title} is left out: {error}")
+                continue
             found.setdefault(recipe.plan.id, (recipe, one.title))
-        return found
+        return found, tuple(left_out)
 
     @property
     def lr(self) -> float:

@@ -16,7 +16,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-LIBRARIES = ("torch", "torchvision", "safetensors", "ray", "optuna", "mlflow")
+LIBRARIES = ("torch", "torchvision", "timm", "safetensors", "ray", "optuna", "mlflow")
 """What stands in for what trains, schedules, proposes and records."""
 
 OURS = ("analysis", "longtail_tricks_", "search", "spaces", "trainables")

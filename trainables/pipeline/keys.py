@@ -41,7 +41,7 @@ def stage_keys(plan: Plan, context: Mapping[str, Any]) -> list[list[str]]:
         member's, where there is one).
     """
     keys: list[list[str]] = []
-    before = digest({"context": dict(context), "code": code_version()})
+    before = start_key(context)
     for index, stage in enumerate(plan.stages):
         chain = plan.chain(index)
         own = {
@@ -56,6 +56,16 @@ def stage_keys(plan: Plan, context: Mapping[str, Any]) -> list[list[str]]:
         keys.append([*members, key])
         before = key
     return keys
+
+
+def start_key(context: Mapping[str, Any]) -> str:
+    """The key of what lies before the first stage: data, network, seed and numerics, and the code."""
+    return digest({"context": dict(context), "code": code_version()})
+
+
+def plain_features_key(before: str, split: str) -> str:
+    """The key of a frozen backbone's features of a split's images as they are."""
+    return digest({"features": before, "split": split})
 
 
 def features_key(before: str, stage: StagePlan) -> str:

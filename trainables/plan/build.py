@@ -68,7 +68,7 @@ def build(space: Space, pick: Pick, standard: Standard, epochs_scale: float = 1.
         labels.extend(f"{stage.name}/{trick.name}" for trick in tricks)
         stages.append(_fill(stage, tricks, stages, ask, standard, epochs_scale))
     plan = Plan(tuple(stages))
-    check(plan)
+    check(plan, standard.provides)
     for forbidden in space.forbid:
         if set(forbidden.labels) <= set(labels):
             raise Forbidden(f"{' and '.join(forbidden.labels)} are forbidden together: {forbidden.reason}")
