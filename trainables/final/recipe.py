@@ -205,6 +205,9 @@ class _Stage(_Part):
     eval_every: int
     tricks: list[_Trick]
     views: Annotated[int, Field(le=10_000)] = 0
+    optimizer: str = "sgd"
+    layer_decay: float = 1.0
+    clip: float | None = None
 
 
 class _Plan(_Part):

@@ -19,7 +19,7 @@ import json
 import logging
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -92,7 +92,7 @@ _OF_MERGED = ("merge", "readout")
 
 def _content(stage: StagePlan) -> dict[str, Any]:
     """What a member's entry depends on: not names, not how many members there are, not what is done with them."""
-    fields = asdict(stage)
+    fields = stage.to_dict()
     for field in ("name", "members", "carry"):
         del fields[field]
     alone = stage.members == 1

@@ -40,6 +40,10 @@ class TrickPlan:
         return make(self.name, **self.numbers)
 
 
+FINE_TUNING: Mapping[str, Any] = {"optimizer": "sgd", "layer_decay": 1.0, "clip": None}
+"""Numbers of a stage that fine-tuning may set, with what they are elsewhere."""
+
+
 @dataclass(frozen=True)
 class StagePlan:
     """One stage with every number filled in. See `spaces.domain.Stage` for the fields."""
@@ -58,6 +62,14 @@ class StagePlan:
     eval_every: int
     tricks: tuple[TrickPlan, ...] = ()
     views: int = 0
+    optimizer: str = "sgd"
+    layer_decay: float = 1.0
+    clip: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields; those of fine-tuning only where they are set, so that plans without them keep their ids."""
+        fields = dataclasses.asdict(self)
+        return {key: value for key, value in fields.items() if key not in FINE_TUNING or value != FINE_TUNING[key]}
 
     def on(self, seam: str) -> list[TrickPlan]:
         """The stage's tricks on one seam, in written order."""
@@ -72,7 +84,7 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able dict."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))  # type: ignore[no-any-return]
+        return json.loads(json.dumps({"stages": [stage.to_dict() for stage in self.stages]}))  # type: ignore[no-any-return]
 
     @staticmethod
     def from_dict(fields: Mapping[str, Any]) -> Plan:
@@ -180,8 +192,9 @@ class Recipe:
         """Readable choices by stage and seam: {"classifier/draw": "class_balanced", "classifier/lr": 0.1}."""
         readable: dict[str, Any] = {"stages": " > ".join(stage.name for stage in self.plan.stages)}
         for stage in self.plan.stages:
-            for key in _STAGE_NUMBERS:
-                readable[f"{stage.name}/{key}"] = getattr(stage, key)
+            numbers = stage.to_dict()
+            for key in (*_STAGE_NUMBERS, *(key for key in FINE_TUNING if key in numbers)):
+                readable[f"{stage.name}/{key}"] = numbers[key]
             for seam in SEAMS:
                 names = [trick.name for trick in stage.on(seam)]
                 if names:
@@ -205,7 +218,8 @@ def choices_of(space: Space) -> list[str]:
             # what an earlier stage keeps on stands in this one as well
             keys = own | before if stage.keep else own
             here |= keys
-            names |= {f"{stage.name}/{key}" for key in (*_STAGE_NUMBERS, *keys)}
+            tuned = [key for key in FINE_TUNING if getattr(stage, key) is not None]
+            names |= {f"{stage.name}/{key}" for key in (*_STAGE_NUMBERS, *tuned, *keys)}
         before |= here
     return sorted(names)
 
@@ -460,7 +474,7 @@ def _fill(
     last = before[-1] if before else None
     carries_all = last is not None and stage.carry == "all"
     carried = {}
-    for key in ("lr", "weight_decay", "momentum", "nesterov", "batch_size", "schedule"):
+    for key in ("lr", "weight_decay", "momentum", "nesterov", "batch_size", "schedule", *FINE_TUNING):
         if carries_all:
             if getattr(stage, key) is not None:
                 raise PlanError(
@@ -469,7 +483,7 @@ def _fill(
                 )
             carried[key] = getattr(last, key)
         else:
-            carried[key] = number(key, getattr(standard, key))
+            carried[key] = number(key, FINE_TUNING[key] if key in FINE_TUNING else getattr(standard, key))
     length = number("length", None)
     epochs = number("epochs", None) if length is None else _positive(stage, "length", length) * standard.epochs
     return StagePlan(
@@ -516,10 +530,14 @@ def _positive(stage: Stage, key: str, value: Any) -> float:
     return float(value)
 
 
+OPTIMIZERS = ("sgd", "adamw")
+
 _NUMBERS: Mapping[str, tuple[Callable[[float], bool], str]] = {
     "lr": (lambda value: 0 < value < math.inf, "a number above 0"),
     "weight_decay": (lambda value: 0 <= value < math.inf, "a number of at least 0"),
     "momentum": (lambda value: 0 <= value < 1, "a number in [0, 1)"),
+    "layer_decay": (lambda value: 0 < value <= 1, "a number in (0, 1]"),
+    "clip": (lambda value: 0 < value < math.inf, "a number above 0, or none"),
     "epochs": (lambda value: value >= 1 and isinstance(value, int), "a whole number ≥ 1"),
     "batch_size": (lambda value: value >= 2 and isinstance(value, int), "a whole number ≥ 2"),
     "views": (lambda value: value >= 0 and isinstance(value, int), "a whole number ≥ 0"),
@@ -531,10 +549,13 @@ _NUMBERS: Mapping[str, tuple[Callable[[float], bool], str]] = {
 def _check_numbers(stage: StagePlan, where: str) -> None:
     for key, (holds, allowed) in _NUMBERS.items():
         value = getattr(stage, key)
+        if key == "clip" and value is None:
+            continue
         # an edited file may hold text: YAML reads 1e-3 as one
         if not isinstance(value, (int, float)) or isinstance(value, bool) or not holds(value):
             raise PlanError(f"{where}: {key} must be {allowed}, got {value!r}")
-    for key, options in {"carry": ("start", "all", "weights"), "reduction": REDUCTIONS}.items():
+    named = {"carry": ("start", "all", "weights"), "reduction": REDUCTIONS, "optimizer": OPTIMIZERS}
+    for key, options in named.items():
         value = getattr(stage, key)
         if value not in options:
             raise PlanError(f"{where}: unknown {key} {value!r}: {did_you_mean(str(value), options)}")
@@ -544,6 +565,8 @@ def _check_numbers(stage: StagePlan, where: str) -> None:
         raise PlanError(f"{where}: {error}") from error
     if not isinstance(stage.nesterov, bool) or (stage.nesterov and not stage.momentum):
         raise PlanError(f"{where}: nesterov must be true (with a momentum above 0) or false, got {stage.nesterov!r}")
+    if stage.nesterov and stage.optimizer != "sgd":
+        raise PlanError(f"{where}: {stage.optimizer} has no Nesterov momentum; use nesterov=False, or optimizer='sgd'")
 
 
 def _check_views(stage: StagePlan, frozen_by: list[Any], by_seam: Mapping[str, list[Any]], where: str) -> None:
@@ -602,4 +625,6 @@ def _describe(stage: StagePlan) -> str:
     carry = "" if stage.carry == "start" else f", carries {stage.carry}"
     numbers = f"{stage.epochs} epochs{members}, lr {stage.lr:g}, wd {stage.weight_decay:g}"
     views = f", {stage.views} views" if stage.views else ""
+    set_here = stage.to_dict()
+    views += "".join(f", {key} {set_here[key]}" for key in FINE_TUNING if key in set_here)
     return f"{stage.name}: {numbers}{views}{carry}; {tricks or 'plain'}"

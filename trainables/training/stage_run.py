@@ -30,6 +30,7 @@ from trainables.registry import PlanError, entry
 from trainables.training.batch_sharding import Parts, blended_at_input, rows_of, synchronised, unmixed
 from trainables.training.cuda_graph import GraphedStep, can_be_captured
 from trainables.training.numerics import Numerics
+from trainables.training.optimizer import clip_gradient, optimizer_of, restore, saved, set_rate
 from trainables.training.schedule import schedule_of
 from trainables.training.seeding import generator, sent
 
@@ -136,16 +137,11 @@ class StageRun:
 
         # members of one stage start from the same network and differ in what they draw
         self.network, groups = assemble(start, plan, index, self._shared_generator, handed)
-        self.optimiser = torch.optim.SGD(
-            [_group(group, self.stage.lr) for group in groups],
-            lr=self.stage.lr,
-            momentum=self.stage.momentum,
-            weight_decay=self.stage.weight_decay,
-            nesterov=self.stage.nesterov,
-            fused=True,
-        )
+        backbone = self.network.backbone_parameters()
+        self._frozen = self.network.fix_batchnorm and not any(parameter.requires_grad for parameter in backbone)
+        self.optimiser = optimizer_of(self.stage, groups, self.network)
         if handed is not None and continues:
-            _load_optimiser(self.optimiser, handed.optimiser)
+            restore(self.optimiser, handed.optimiser)
         tricks = {seam: [t.made() for t in self.stage.on(seam)] for seam in _BUILT_HERE}
         facts = stage_facts(start, self.network, self._chain_epochs, self._generator)
         facts = replace(facts, averages_from=averages_from)
@@ -186,12 +182,7 @@ class StageRun:
             self._graphed = self._graph(epoch)
         total = torch.zeros((), device=self.start.device)
         for step, (batch, features) in enumerate(epoch.stream):
-            for group in self.optimiser.param_groups:
-                rate = self.rate(epoch, step) * group["lr_scale"]
-                if isinstance(group["lr"], Tensor):
-                    group["lr"].fill_(rate)  # in place: a graph knows where it lies
-                else:
-                    group["lr"] = rate
+            set_rate(self.optimiser, self.rate(epoch, step))
             if self._graphed is None:
                 batch, outputs, loss = self._step(epoch, batch, features)
             else:
@@ -204,6 +195,7 @@ class StageRun:
         """One step of the optimiser; the last part of the batch, what the network said of it, and the loss."""
         self.optimiser.zero_grad(set_to_none=True)
         batch, outputs, loss = self._gradient(epoch, batch, features)
+        clip_gradient(self.optimiser, self.stage.clip)
         self.optimiser.step()
         return batch, outputs, loss
 
@@ -273,8 +265,8 @@ class StageRun:
         if not math.isfinite(self.train_loss):
             raise Diverged(f"{where}: the training loss is {self.train_loss}")
         # the last step of an epoch may be the one that breaks it
-        # statistics too; a fixed backbone does not move
-        moving = self.network.head if self.network.fix_batchnorm else self.network
+        # statistics too; a frozen backbone with fixed ones does not move
+        moving = self.network.head if self._frozen else self.network
         if not torch.stack([tensor.isfinite().all() for tensor in moving.state_dict().values()]).all():
             raise Diverged(f"{where}: a weight is no longer finite")
 
@@ -347,7 +339,7 @@ class StageRun:
         """What the next stage takes over."""
         return Handed(
             _copy(self.network.state_dict()),
-            _save_optimiser(self.optimiser),
+            saved(self.optimiser),
             self._first_epoch + self.epoch,
             self._first_step + self.steps,
             _copy(self.averaged),
@@ -365,7 +357,7 @@ class StageRun:
     def load(self, handed: Handed, epoch: int, images: int, steps: int) -> None:
         """Continues from the middle of the stage."""
         self.network.load_state_dict(handed.model)
-        _load_optimiser(self.optimiser, handed.optimiser)
+        restore(self.optimiser, handed.optimiser)
         self.averaged = dict(handed.averaged)
         self.epoch, self.images, self.steps = epoch, images, steps
 
@@ -653,33 +645,6 @@ def _split(indices: Tensor, batch_size: int) -> Iterator[Tensor]:
     yield from batches
 
 
-def _group(group: Mapping[str, Any], lr: float) -> dict[str, Any]:
-    scale = group.get("lr_scale", 1.0)
-    return {**group, "lr_scale": scale, "lr": lr * scale}
-
-
 def _copy(state: Mapping[str, Tensor]) -> State:
     # in one memory format, whichever the network is trained in
     return {name: tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in state.items()}
-
-
-def _parameters(optimiser: torch.optim.Optimizer) -> Iterator[Any]:
-    for group in optimiser.param_groups:
-        yield from group["params"]
-
-
-def _save_optimiser(optimiser: torch.optim.Optimizer) -> State:
-    buffers = {}
-    for position, parameter in enumerate(_parameters(optimiser)):
-        momentum = optimiser.state[parameter].get("momentum_buffer")
-        if momentum is not None:
-            buffers[str(position)] = momentum.detach().clone(memory_format=torch.contiguous_format)
-    return buffers
-
-
-def _load_optimiser(optimiser: torch.optim.Optimizer, buffers: Mapping[str, Tensor]) -> None:
-    for position, parameter in enumerate(_parameters(optimiser)):
-        if str(position) in buffers:
-            # laid out like its parameter: the fused step walks through both side by side
-            buffer = torch.empty_like(parameter, requires_grad=False).copy_(buffers[str(position)])
-            optimiser.state[parameter]["momentum_buffer"] = buffer
