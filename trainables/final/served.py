@@ -27,6 +27,7 @@ from trainables.data.images.decoding import Preprocessing
 from trainables.final import predictor
 from trainables.final.errors import TrainError
 from trainables.models import Network
+from trainables.models.layers import folded
 from trainables.pipeline.pipeline import Pipeline
 from trainables.training.seeding import generator
 from trainables.training.stage_run import stage_facts
@@ -86,6 +87,7 @@ def served(pipeline: Pipeline) -> Served:
     plan, data = pipeline.plan, start.data
     last = len(plan.stages) - 1
     network = pipeline.network().cpu().settle("fp32", torch.contiguous_format)
+    folded(network)
     made = next((trick.made() for trick in plan.stages[last].on("readout")), None)
     readout = None
     if made is not None:

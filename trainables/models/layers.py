@@ -1,10 +1,11 @@
-"""The layers of a backbone in forward order, whatever network it belongs to."""
+"""The layers of a network, whichever it is: in forward order, and with their weights folded into one."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from torch import nn
+from torch.nn.utils import parametrize
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
@@ -42,6 +43,13 @@ def layers_of(backbone: nn.Module) -> list[list[nn.Parameter]]:
     return [[*first, *layers[0]], *layers[1:]] if layers else [first]
 
 
+def folded(network: nn.Module) -> None:
+    """Makes what is added to a weight in every pass (a low-rank product) part of the weight, in place."""
+    for module in list(network.modules()):
+        for name in list(getattr(module, "parametrizations", ())):
+            parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+
+
 def _walk(module: nn.Module, listed: bool = False) -> Iterator[tuple[nn.Module, bool]]:
     """The modules in order, each with whether it is a layer: of the others only their direct parameters are meant.
 
@@ -50,7 +58,7 @@ def _walk(module: nn.Module, listed: bool = False) -> Iterator[tuple[nn.Module, 
     """
     children = list(module.children())
     container = isinstance(module, CONTAINERS)
-    if not container and (not hasattr(module, "blocks") if listed else not any(map(_holds_list, children))):
+    if not container and (not hasattr(module, "blocks") if listed else not _holds_list(module)):
         yield module, True
         return
     yield module, False
@@ -59,4 +67,6 @@ def _walk(module: nn.Module, listed: bool = False) -> Iterator[tuple[nn.Module, 
 
 
 def _holds_list(module: nn.Module) -> bool:
+    if parametrize.is_parametrized(module):  # its list is one of functions of its weight
+        return False
     return isinstance(module, CONTAINERS) or any(_holds_list(child) for child in module.children())
