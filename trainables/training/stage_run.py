@@ -27,6 +27,7 @@ from trainables.models import Network
 from trainables.objective import Objective, reduce
 from trainables.plan.model import Plan, StagePlan
 from trainables.registry import PlanError, entry
+from trainables.training import linear_steps
 from trainables.training.batch_sharding import Parts, blended_at_input, rows_of, synchronised, unmixed
 from trainables.training.cuda_graph import GraphedStep, can_be_captured
 from trainables.training.numerics import Numerics
@@ -88,6 +89,8 @@ class Epoch:
         expected: Mean weight of its images.
         stream: The batches, with features where they are cached.
         generator: For losses that draw.
+        batches: The indices of each batch.
+        draws: A generator for each purpose.
     """
 
     number: int
@@ -96,6 +99,8 @@ class Epoch:
     expected: float
     stream: Iterator[tuple[Batch, Tensor | None]]
     generator: torch.Generator
+    batches: Sequence[Tensor]
+    draws: Mapping[str, torch.Generator]
 
 
 class StageRun:
@@ -154,7 +159,7 @@ class StageRun:
             seam: [made.build(seen if seam in _OF_IMAGES else facts) for made in sitting]
             for seam, sitting in tricks.items()
         }
-        self._draw, self._mix, self._average = (next(iter(built[seam]), None) for seam in ("draw", "mix", "average"))
+        self._draw, self.mix, self._average = (next(iter(built[seam]), None) for seam in ("draw", "mix", "average"))
         self._image, self._augment, self._after_step = (built[seam] for seam in ("image", "augment", "after_step"))
         self.objective = Objective([t.made() for t in self.stage.tricks], facts)
         self._features = kept(self._view_features) if self.stage.views else None
@@ -164,6 +169,7 @@ class StageRun:
         synchronised(self.network, self._parts, start.device)
         self._called: torch.nn.Module | None = None
         self._graphed: GraphedStep | None = None
+        self._fixed = linear_steps.fixed_features(self, self._features)
 
     @property
     def finished(self) -> bool:
@@ -177,6 +183,9 @@ class StageRun:
             Diverged: The epoch's mean loss, or a weight behind it, is not finite.
         """
         epoch = self.begin_epoch()
+        if self._fixed is not None:
+            self.end_epoch(epoch, linear_steps.train(self, epoch, self._fixed))
+            return
         if self._called is None:  # not before all workers are here
             self._called = self._parts.parallel(self.network)
             self._graphed = self._graph(epoch)
@@ -195,9 +204,12 @@ class StageRun:
         """One step of the optimiser; the last part of the batch, what the network said of it, and the loss."""
         self.optimiser.zero_grad(set_to_none=True)
         batch, outputs, loss = self._gradient(epoch, batch, features)
+        self._update()
+        return batch, outputs, loss
+
+    def _update(self) -> None:
         clip_gradient(self.optimiser, self.stage.clip)
         self.optimiser.step()
-        return batch, outputs, loss
 
     def _graph(self, epoch: Epoch) -> GraphedStep | None:
         """The step as a CUDA graph, where that is asked for and can be; it keeps nothing of the epoch."""
@@ -225,7 +237,16 @@ class StageRun:
             raise PlanError(f"stage {self.stage.name!r}: the weights of all drawn images are 0")
         batches = list(_split(indices, self.stage.batch_size))
         self.network.train()
-        return Epoch(chain_epoch, len(indices), len(batches), expected, self._batches(batches, draws), draws["loss"])
+        return Epoch(
+            chain_epoch,
+            len(indices),
+            len(batches),
+            expected,
+            self._batches(batches, draws),
+            draws["loss"],
+            batches,
+            draws,
+        )
 
     def rate(self, epoch: Epoch, step: int) -> float:
         """The learning rate of a step."""
@@ -242,6 +263,15 @@ class StageRun:
         """What comes after the optimiser's step."""
         for after in self._after_step:
             after(self.network, outputs, batch)
+        self._count_step()
+
+    def take_step(self, epoch: Epoch, step: int) -> None:
+        """A step of the optimiser along the gradient that is there, where no trick acts behind it."""
+        set_rate(self.optimiser, self.rate(epoch, step))
+        self._update()
+        self._count_step()
+
+    def _count_step(self) -> None:
         self.steps += 1
         self._update_average(None)
 
@@ -325,7 +355,7 @@ class StageRun:
         if len(slices) == 1:
             return [whole]
         # partners inside the network must be of the same part
-        plain, mix, epoch = unmixed(whole), self._mix, self._counted()
+        plain, mix, epoch = unmixed(whole), self.mix, self._counted()
         assert mix is not None
         return [
             mix(rows_of(plain, rows), self._generator(f"mix {number}", epoch)) for number, rows in enumerate(slices)
@@ -384,7 +414,7 @@ class StageRun:
         else:
             plain = self._of_views(self._features, batches, draws["view"])
         for batch, features in plain:
-            yield (batch if self._mix is None else self._mix(batch, draws["mix"])), features
+            yield (batch if self.mix is None else self.mix(batch, draws["mix"])), features
 
     def _augmented(self, batches: Sequence[Tensor], draws: Mapping[str, torch.Generator]) -> Iterator[Batch]:
         """Images with these indices, changed, shifted and flipped, augmented and normalised; not mixed."""
@@ -406,11 +436,17 @@ class StageRun:
     ) -> Iterator[tuple[Batch, Tensor]]:
         """Batches without pixels, and the features of one view of each image."""
         sizes = [len(index) for index in batches]
-        drawn = [torch.randint(len(features), (size,), generator=draws) for size in sizes]
-        views = sent(torch.cat(drawn), self.start.device).split(sizes)
+        views = self._drawn_views(draws, len(features), sizes).split(sizes)
         for index, view in zip(batches, views, strict=True):
             labels = self.data.train_labels[index]
             yield Batch.plain(labels.new_zeros(len(labels), 0, 0, 0), index, labels), features[view, index]
+
+    def drawn_views(self, epoch: Epoch, count: int, sizes: Sequence[int]) -> Tensor:
+        """(M,) which of the cached views each image of an epoch is seen in."""
+        return self._drawn_views(epoch.draws["view"], count, sizes)
+
+    def _drawn_views(self, draws: torch.Generator, count: int, sizes: Sequence[int]) -> Tensor:
+        return sent(torch.cat([torch.randint(count, (size,), generator=draws) for size in sizes]), self.start.device)
 
     @torch.no_grad()
     def _view_features(self) -> Tensor:
@@ -566,7 +602,7 @@ class Judge:
         network.eval()
         facts = stage_facts(self._start, network, self._stage.epochs, self._generators)
         logits = torch.cat(list(self._logits(network, facts))).double()
-        if self._class_means is None or not self._frozen:
+        if self._class_means is None or not (self._frozen or len(network.backbone) == 0):
             self._class_means = self._nearest_mean(network, facts)
         network.train(training)
         predicted = logits.argmax(dim=1)
