@@ -7,6 +7,7 @@ rate, the final length, some tricks removed) are made here as well.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from typing import Any
 
 from search.design.labels import Cell, Design, four_cells, make_design
 from spaces.domain import Domain, LogUniform, OneOf, Space, Stage, Uniform
-from spaces.recipes import published
+from spaces.recipes import Published, published, published_for_pretrained
 from trainables.data import Standard
 from trainables.plan.model import NONE, LabelledOneOf, Pick, Plan, Recipe, build, defaults
 from trainables.registry import PlanError
@@ -152,11 +153,16 @@ class Ground:
     @cached_property
     def _published(self) -> dict[str, tuple[Recipe, str]]:
         found: dict[str, tuple[Recipe, str]] = {}
-        lr = self.context.lr if self.context is not None else self.standard.lr
-        for one in published(lr):
-            recipe = build(one.space, defaults(one.labels), self.standard, self.scale)
-            found.setdefault(recipe.plan.id, (recipe, one.title))
+        for one in self._papers:
+            with contextlib.suppress(PlanError):  # one that needs images has no place where the data are features
+                recipe = build(one.space, defaults(one.labels), self.standard, self.scale)
+                found.setdefault(recipe.plan.id, (recipe, one.title))
         return found
+
+    @property
+    def _papers(self) -> tuple[Published, ...]:
+        pretrained = "trained" in getattr(self.standard, "provides", ())
+        return published(self._lr) + (published_for_pretrained(self._lr) if pretrained else ())
 
     def _own(self, recipe: Recipe) -> Recipe | None:
         """The recipe as the space's own choices, if they give the same plan."""
@@ -227,7 +233,7 @@ class Ground:
 
     def _home(self, recipe: Recipe) -> Space | None:
         """The space in whose choices a recipe is written; `None` where its choices do not give its plan."""
-        for space in (self.space, *(one.space for one in published(self._lr))):
+        for space in (self.space, *(one.space for one in self._papers)):
             try:
                 again = build(space, _pick_given(recipe.params), self.standard, self.scale)
             except PlanError:
