@@ -168,7 +168,9 @@ class Objective:
         for part in range(labels.shape[1]):
             y = labels[:, part]
             loss = self._loss(self._adjusted(outputs, y), self.targets(y, outputs.logits.dtype), y, generator)
-            losses = losses + (share[:, part] * self.weights(y)).to(loss.dtype) * loss
+            if self._weights or labels.shape[1] > 1:  # else the share of the only label is 1
+                loss = (share[:, part] * self.weights(y)).to(loss.dtype) * loss
+            losses = losses + loss
         for penalty in self._penalties:
             if batch is None:
                 batch = Batch(outputs.logits.new_zeros(1, len(labels), 0, 0, 0), labels[:, 0], labels, share)

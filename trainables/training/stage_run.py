@@ -256,7 +256,9 @@ class StageRun:
     def loss(self, epoch: Epoch, batch: Batch, outputs: Outputs) -> Tensor:
         """The loss of a batch: one number."""
         losses, penalties = self.objective.parts(outputs, batch.y, batch.share, batch=batch, generator=epoch.generator)
-        return reduce(losses, self._mixed_weights(batch), epoch.expected, self.stage.reduction) + penalties.mean()
+        # only one of the reductions reads the weights
+        weights = self._mixed_weights(batch) if self.stage.reduction == "weighted_mean" else losses
+        return reduce(losses, weights, epoch.expected, self.stage.reduction) + penalties.mean()
 
     @torch.no_grad()
     def behind_step(self, batch: Batch, outputs: Outputs) -> None:
