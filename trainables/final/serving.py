@@ -32,6 +32,7 @@ from trainables.data.images.decoding import Preprocessing
 from trainables.final import predictor
 from trainables.final.errors import TrainError
 from trainables.models import Network
+from trainables.models.layers import fold
 from trainables.pipeline.pipeline import Pipeline
 from trainables.training.network_setup import stage_facts
 from trainables.training.seeding import generator
@@ -92,6 +93,7 @@ def serving_module(pipeline: Pipeline) -> ServingModule:
     plan, data = pipeline.plan, context.data
     last = len(plan.stages) - 1
     network = pipeline.network().cpu().settle("fp32", torch.contiguous_format)
+    fold(network)
     made = next((trick.made() for trick in plan.stages[last].on("readout")), None)
     readout = None
     if made is not None:

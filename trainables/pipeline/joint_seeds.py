@@ -16,7 +16,7 @@ from trainables.batch import pixels_of
 from trainables.pipeline.pipeline import Diverged, Pipeline
 from trainables.plan.model import Plan
 from trainables.training.fusion import CannotFuse, FusedRun
-from trainables.training.numerics import Numerics
+from trainables.training.numerics import Numerics, plain_sgd
 from trainables.training.stage_run import StageRun
 
 
@@ -32,6 +32,8 @@ def fused_stages(plan: Plan, numerics: Numerics, device: str, pixels: int) -> li
 
     def alone(index: int) -> bool:
         stage = plan.stages[index]
+        if not plain_sgd(stage):
+            return True
         return stage.members > 1 or stage.views > 0 or any(plan.stages[i].on("train") for i in plan.chain(index))
 
     return [

@@ -10,7 +10,6 @@ import functools
 import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -86,7 +85,7 @@ _OF_MERGED = ("merge", "readout")
 
 def _content(stage: StagePlan) -> dict[str, Any]:
     """Everything of a stage that a member depends on: not names, not the number of members, not their merge."""
-    fields = asdict(stage)
+    fields = stage.to_dict()
     for field in ("name", "members", "carry"):
         del fields[field]
     alone = stage.members == 1

@@ -67,10 +67,14 @@ def check(plan: Plan, provides: Iterable[str] = ("images",)) -> None:
             raise PlanError(f"{where}: {stage.members} members need a merge, e.g. choose=['average', …]")
 
 
+OPTIMIZERS = ("sgd", "adamw")
+
 _NUMBERS: Mapping[str, tuple[Callable[[float], bool], str]] = {
     "lr": (lambda value: 0 < value < math.inf, "a number above 0"),
     "weight_decay": (lambda value: 0 <= value < math.inf, "a number of at least 0"),
     "momentum": (lambda value: 0 <= value < 1, "a number in [0, 1)"),
+    "layer_decay": (lambda value: 0 < value <= 1, "a number in (0, 1]"),
+    "clip": (lambda value: 0 < value < math.inf, "a number above 0, or none"),
     "epochs": (lambda value: 1 <= value <= 10**6 and isinstance(value, int), "a whole number from 1 to 1,000,000"),
     "batch_size": (lambda value: 2 <= value <= 10**7 and isinstance(value, int), "a whole number from 2 to 10,000,000"),
     "views": (lambda value: 0 <= value <= 10**4 and isinstance(value, int), "a whole number from 0 to 10,000"),
@@ -82,10 +86,13 @@ _NUMBERS: Mapping[str, tuple[Callable[[float], bool], str]] = {
 def _check_numbers(stage: StagePlan, where: str) -> None:
     for key, (holds, allowed) in _NUMBERS.items():
         value = getattr(stage, key)
+        if key == "clip" and value is None:
+            continue
         # an edited file may hold text: YAML reads 1e-3 as one
         if not isinstance(value, (int, float)) or isinstance(value, bool) or not holds(value):
             raise PlanError(f"{where}: {key} must be {allowed}, got {value!r}")
-    for key, options in {"carry": ("start", "all", "weights"), "reduction": REDUCTIONS}.items():
+    named = {"carry": ("start", "all", "weights"), "reduction": REDUCTIONS, "optimizer": OPTIMIZERS}
+    for key, options in named.items():
         value = getattr(stage, key)
         if value not in options:
             raise PlanError(f"{where}: unknown {key} {value!r}: {did_you_mean(str(value), options)}")
@@ -95,6 +102,8 @@ def _check_numbers(stage: StagePlan, where: str) -> None:
         raise PlanError(f"{where}: {error}") from error
     if not isinstance(stage.nesterov, bool) or (stage.nesterov and not stage.momentum):
         raise PlanError(f"{where}: nesterov must be true (with a momentum above 0) or false, got {stage.nesterov!r}")
+    if stage.nesterov and stage.optimizer != "sgd":
+        raise PlanError(f"{where}: {stage.optimizer} has no Nesterov momentum; use nesterov=False, or optimizer='sgd'")
 
 
 def _check_views(stage: StagePlan, frozen_by: list[Any], by_seam: Mapping[str, list[Any]], where: str) -> None:

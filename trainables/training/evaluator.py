@@ -65,7 +65,7 @@ class Evaluator:
         network.eval()
         facts = stage_facts(self._context, network, self._stage.epochs, self._generators)
         logits = torch.cat(list(self._logits(network, facts))).double()
-        if self._class_means is None or not self._frozen:
+        if self._class_means is None or not (self._frozen or len(network.backbone) == 0):
             self._class_means = self._nearest_mean(network, facts)
         network.train(training)
         predicted = logits.argmax(dim=1)
