@@ -22,11 +22,12 @@ from search.settings import Settings, SettingsError
 from search.workspace import kept_list
 from spaces.domain import Space
 from trainables import data
+from trainables.batch import pixels_of
 from trainables.data import Standard
 from trainables.deployment import Deployment
-from trainables.models import MODELS, ModelError, check, check_on, settled
-from trainables.pipeline.keys import features_key, stage_keys
-from trainables.plan import Plan, check_space
+from trainables.models import MODELS, ModelError, check, check_on, input_format, settled
+from trainables.pipeline.keys import features_key, stage_keys, start_key
+from trainables.plan import Plan, check_space, provided
 from trainables.registry import discover
 
 if TYPE_CHECKING:
@@ -124,10 +125,14 @@ class SearchContext:
         try:
             model = settled(settings.model or space.model or standard.model)
             check(model)
+            expected = input_format(model)
         except ModelError as error:
             raise SettingsError(f"--model: {error}") from error
         if settings.model or space.model:
             changes["model"] = model  # with absolute paths, wherever the search is resumed from
+        if expected is not None:
+            name = changes["data"] = data.sized(name, expected.size, expected.interpolation)
+        standard = dataclasses.replace(standard, provides=provided(name, model))
         check_space(space, standard)
         settings = dataclasses.replace(settings, **changes)
         context = SearchContext(space, settings, standard, model, Splits(settings))
@@ -193,10 +198,9 @@ class SearchContext:
         Raises:
             ValueError: The network does not fit the data.
         """
-        if self.model not in MODELS:
+        if self.model not in MODELS or (self.model == "linear") != (self.standard.model == "linear"):
             first = self.splits.first
-            channels, height, width = first.train_images.shape[1:]
-            check_on(self.model, classes=first.classes, shape=(int(channels), int(height), int(width)))
+            check_on(self.model, classes=first.classes, shape=tuple(map(int, first.train_images.shape[1:])))
 
     # --- trials -------------------------------------------------------------------------------------------
 
@@ -222,10 +226,10 @@ class SearchContext:
         stages = [stage_keys(each, context) for each in plans]
         # features of a start are work that two trials may share, like a stage
         features = [
-            [features_key(keys[index - 1][-1], stage)]
+            [features_key(keys[index - 1][-1] if index else start_key(context), stage)]
             for each, keys in zip(plans, stages, strict=True)
             for index, stage in enumerate(each.stages)
-            if stage.views and index
+            if stage.views
         ]
         return [key for keys in stages for key in keys] + features
 
@@ -233,8 +237,7 @@ class SearchContext:
         """Whether several seeds of a plan are trained in one network."""
         from trainables.pipeline.joint_seeds import fused_stages
 
-        images = self.splits.first.train_images
-        pixels = int(images.shape[-2] * images.shape[-1])
+        pixels = pixels_of(self.splits.first.train_images)
         return bool(fused_stages(plan, self.settings.numerics, self.device, pixels))
 
     def spec(self, request: TrialRequest) -> dict[str, Any]:

@@ -144,7 +144,8 @@ def _data(data: LongTailed) -> dict[str, Any]:
 def _code(space: Space, model: str) -> dict[str, str]:
     """The user's own code behind the tricks of a space and behind the network."""
     from trainables.data.catalogue import Name
-    from trainables.models import MODELS, own, pretrained
+    from trainables.models import is_own as is_own_model
+    from trainables.models import own, pretrained
     from trainables.registry import entry, source_file
 
     found: dict[str, str] = {}
@@ -157,10 +158,10 @@ def _code(space: Space, model: str) -> dict[str, str]:
         for path in closure({file.stem: file, **aside}).values():
             found[f"{path.name} of the trick {trick}"] = code_hash(path)
     parsed = Name.parse(model)
-    if parsed.kind not in MODELS:
+    if is_own_model(model):
         for path in own.files(parsed.kind).values():
             found[f"{path.name} of the network"] = code_hash(path)
-    elif "pretrained" in parsed.options:
+    elif parsed.options.get("pretrained", "no") != "no":
         found["the file of pretrained weights"] = pretrained.mark(Path(parsed.options["pretrained"]))
     return found
 

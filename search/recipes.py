@@ -16,7 +16,7 @@ from typing import Any
 
 from search.design.labels import Cell, Design, four_cells, make_design
 from spaces.domain import Domain, LogUniform, OneOf, Space, Stage, Uniform
-from spaces.recipes import published
+from spaces.recipes import Published, published, published_for_pretrained
 from trainables.data import Standard
 from trainables.plan import LabelledOneOf, Pick, Plan, Recipe, build, defaults
 from trainables.registry import PlanError
@@ -24,7 +24,7 @@ from trainables.registry import PlanError
 MAX_GRID = 3
 """Values of the learning rate, and of the weight decay, on the grid that tunes the baseline."""
 
-MAX_PUBLISHED = 5
+MAX_PUBLISHED = 7
 """Recipes of `spaces.recipes`."""
 
 
@@ -152,13 +152,35 @@ class RecipeFactory:
         """Names of the published recipes by plan id."""
         return {plan: title for plan, (_, title) in self._published.items()}
 
-    @cached_property
+    @property
+    def papers(self) -> tuple[Published, ...]:
+        """Published recipes with their spaces; where the network comes trained, also those that start from that."""
+        pretrained = "trained" in self.standard.provides
+        return published(self.lr) + (published_for_pretrained(self.lr) if pretrained else ())
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """A sentence on each published recipe that cannot be trained on these data."""
+        return self._published_and_left_out[1]
+
+    @property
     def _published(self) -> dict[str, tuple[Recipe, str]]:
+        return self._published_and_left_out[0]
+
+    @cached_property
+    def _published_and_left_out(self) -> tuple[dict[str, tuple[Recipe, str]], tuple[str, ...]]:
         found: dict[str, tuple[Recipe, str]] = {}
-        for one in published(self.lr):
-            recipe = build(one.space, defaults(one.labels), self.standard, self.scale)
+        left_out: list[str] = []
+        for one in self.papers:
+            try:
+                recipe = build(one.space, defaults(one.labels), self.standard, self.scale)
+            except PlanError as error:
+                if "images" in self.standard.provides:
+                    raise
+                left_out.append(f"the published recipe {one.title} is left out: {error}")
+                continue
             found.setdefault(recipe.plan.id, (recipe, one.title))
-        return found
+        return found, tuple(left_out)
 
     @property
     def lr(self) -> float:

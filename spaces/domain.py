@@ -242,7 +242,7 @@ DOMAINS = (Uniform, LogUniform, Integer, OneOf)
 
 STAGE_NUMBERS = (
     "length", "epochs", "lr", "weight_decay", "momentum", "batch_size", "schedule", "reduction", "members", "views",
-    "nesterov",
+    "nesterov", "optimizer", "layer_decay", "clip",
 )  # fmt: skip
 """The fields of a stage that may be left open."""
 
@@ -262,11 +262,11 @@ class Stage:
         length: Share of the data set's standard schedule, above 0 (1.0 is 30 epochs of digits, 200 of CIFAR).
         epochs: Fixes the number of epochs instead.
         lr: Peak learning rate; the data set's standard one where absent.
-        weight_decay: L2 penalty of SGD; the data set's standard one where absent.
-        momentum: SGD momentum in [0, 1).
+        weight_decay: L2 penalty of SGD, decoupled decay of AdamW; the data set's standard one where absent.
+        momentum: SGD's momentum, AdamW's β₁, in [0, 1).
         batch_size: Images per step.
         schedule: A learning-rate schedule, with its options, or a published one by name (`training.schedule`):
-            "cosine", "multistep(at=30/60/80, of=90, by=0.1, warm_up=0)", "bag_of_tricks".
+            "cosine", "cosine(warm_up=5, of=100)", "multistep(at=30/60/80, of=90, by=0.1, warm_up=0)", "bag_of_tricks".
         nesterov: Nesterov's momentum; the data set's standard where absent.
         reduction: How per-image losses become one: "expected", "mean" or "weighted_mean".
         carry: What is taken over from the stage before: "all" (weights, optimiser, schedule: one chain) or
@@ -277,6 +277,11 @@ class Stage:
         views: For a stage whose backbone does not move: how many augmented views of each image it learns from. Their
             features are computed once and shared by all stages from the same start; 0 augments anew every epoch.
         choose: The tricks: names, `trick(...)`, `one_of(...)`, `some_of(...)`.
+        optimizer: "sgd" or "adamw"; SGD where absent.
+        layer_decay: Layer-wise learning rates, in (0, 1]: each layer of the backbone learns at this multiple of the
+            rate of the layer behind it, the last one at this multiple of the head's (`training.optimizer`); 1 where
+            absent.
+        clip: Largest L2 norm of a step's whole gradient, above 0; not clipped where absent.
     """
 
     name: str
@@ -294,6 +299,9 @@ class Stage:
     views: Any = 0
     choose: Sequence[Any] = ()
     nesterov: Any = None
+    optimizer: Any = None
+    layer_decay: Any = None
+    clip: Any = None
 
     def __post_init__(self) -> None:
         _check_name(self.name, "stage", RESERVED)

@@ -10,7 +10,7 @@ from spaces.domain import Space, Stage, forbid, integer, log_uniform, one_of, so
 SPACE = Space(
     stages=[
         Stage("representation", length=0.8, lr=log_uniform(0.01, 0.3, step="thirds"),
-              weight_decay=one_of(2e-4, 5e-4, 2e-3), choose=[
+              weight_decay=one_of(2e-4, 5e-4, 2e-3), batch_size=one_of(64, 128, 256, 512), choose=[
             # re-weighting
             one_of(None, trick("cost_sensitive", power=one_of(0.5, 1.0)),
                          trick("effective_number", beta=one_of(0.9, 0.99, 0.999)), "log_inverse"),

@@ -15,6 +15,15 @@ number of steps; a whole recipe has the data set's standard length.
                            smoothing, a learnable scale per class on the old classifier
     classifier_retraining  Kang et al. 2020, arXiv:1910.09217: plain training; then a new classifier on a frozen
                            backbone with class-balanced draws (cRT)
+
+For networks that come with weights, and for features:
+
+    lift                   Shi et al. 2024, arXiv:2309.10019: light fine-tuning with a cosine classifier of scale 25 and
+                           logit adjustment. Here the biases learn, which every network has; the paper's AdaptFormer is
+                           in `spaces/papers/lift.py`
+    lt_soups               Aminbeidokhti et al. 2025, arXiv:2511.10683: the whole network tuned on balanced subsets, the
+                           weights averaged; then the classifier alone on all images. Here all subsets are of one size,
+                           where the paper's grow
 """
 
 from __future__ import annotations
@@ -115,5 +124,43 @@ def published(lr: float) -> tuple[Published, ...]:
                 ]
             ),
             ("classifier", "classifier/class_balanced"),
+        ),
+    )  # fmt: skip
+
+
+def published_for_pretrained(lr: float) -> tuple[Published, ...]:
+    """Recipes that start from a pretrained network.
+
+    Args:
+        lr: As in `published`.
+
+    >>> [recipe.name for recipe in published_for_pretrained(0.2)]
+    ['lift', 'lt_soups']
+    """
+    return (
+        Published(
+            "lift",
+            "LIFT-like",
+            Space(
+                stages=[
+                    Stage("tuned", length=1.0, lr=lr, schedule="cosine", choose=[
+                        one_of(None, "bias_only"), one_of(None, trick("cosine_head", scale=25.0)),
+                        one_of(None, "logit_adjusted")]),
+                ]
+            ),
+            ("tuned/bias_only", "tuned/cosine_head", "tuned/logit_adjusted"),
+        ),
+        Published(
+            "lt_soups",
+            "LT-Soups-like",
+            Space(
+                stages=[
+                    Stage("soup", length=0.6, lr=lr / 10, members=4, schedule="cosine", choose=[
+                        trick("few_shot", n_c=20), "average"]),
+                    Stage("classifier", length=0.4, lr=lr, schedule="cosine", choose=[
+                        trick("classifier", reset=False), one_of(None, "logit_adjusted")]),
+                ]
+            ),
+            ("classifier/logit_adjusted",),
         ),
     )  # fmt: skip

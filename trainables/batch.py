@@ -25,8 +25,16 @@ def evaluation_batch(images: Any, most: int = 1024) -> int:
     >>> evaluation_batch(torch.zeros(1, 3, 32, 32)), evaluation_batch(torch.zeros(1, 3, 224, 224))
     (1024, 83)
     """
-    height, width = images.shape[-2:]
-    return max(1, min(most, EVALUATION_PIXELS // int(height * width)))
+    return max(1, min(most, EVALUATION_PIXELS // pixels_of(images)))
+
+
+def pixels_of(images: Any) -> int:
+    """Pixels H·W of an image; 1 where the data are features (N, D).
+
+    >>> pixels_of(torch.zeros(1, 3, 32, 32)), pixels_of(torch.zeros(5, 256))
+    (1024, 1)
+    """
+    return 1 if images.ndim == 2 else int(images.shape[-2] * images.shape[-1])
 
 
 class MissingFact(ValueError):
@@ -60,7 +68,8 @@ class Batch:
     """One training batch.
 
     Args:
-        images: (V, B, c, H, W); uint8 up to and including the augment seam, normalised floats behind it.
+        images: (V, B, c, H, W); uint8 up to and including the augment seam, normalised floats behind it. Of data that
+            are features, (V, B, D).
         index: (B,) int64, positions in the training split.
         y: (B, K) int64, the labels of each image's mixture.
         share: (B, K), rows sum to 1.

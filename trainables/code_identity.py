@@ -205,6 +205,6 @@ def relocated(model: str, change: Callable[[str], str]) -> str:
     where, colon, function = kind.rpartition(":")
     if colon and where.endswith(".py"):
         kind = f"{change(where)}:{function}"
-    elif options.get("pretrained"):
+    elif options.get("pretrained", "no") not in ("", "no"):
         options["pretrained"] = change(options["pretrained"])
     return kind + ("?" if options else "") + "&".join(f"{option}={value}" for option, value in options.items())

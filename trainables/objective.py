@@ -11,6 +11,7 @@ its paper's own form. The loss is reduced once, by `reduce`, as the stage declar
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -42,6 +43,23 @@ def one_per_seam(tricks: Sequence[Any], where: str = "these tricks") -> dict[str
     return by_seam
 
 
+@dataclass(frozen=True)
+class Shift:
+    """Adds the same to the logits of every image, z'_c = z_c + a_c.
+
+    A trick of the logits seam that returns one lets a linear classifier of fixed features learn in closed form.
+
+    Args:
+        shift: a (C,) float64; −inf rules a class out.
+    """
+
+    shift: Tensor
+
+    def __call__(self, z: Tensor, y: Tensor) -> Tensor:
+        """(z (B, C), y (B,)) -> (B, C)."""
+        return z + self.shift.to(z.dtype)
+
+
 class Objective:
     """The loss of every image of a batch, weights included, not reduced.
 
@@ -66,7 +84,7 @@ class Objective:
         def built(seam: str) -> list[Callable[..., Tensor]]:
             return [made.build(facts) for made in by_seam[seam]]
 
-        self.classes = facts.classes
+        self.classes, self._device = facts.classes, facts.device
         self._target = next(iter(built("target")), None)
         self._logits = built("logits")
         self._loss = next(iter(built("loss")), None) or _cross_entropy
@@ -84,6 +102,23 @@ class Objective:
     def weighted(self) -> bool:
         """Whether any trick weighs images."""
         return bool(self._weights)
+
+    @property
+    def has_target(self) -> bool:
+        """Whether a trick gives the targets."""
+        return self._target is not None
+
+    @property
+    def shift(self) -> Tensor | None:
+        """(C,) what the logits seam adds to the logits, where the loss is the cross-entropy and that is all it does."""
+        if self._loss is not _cross_entropy or self._penalties:
+            return None
+        total = torch.zeros(self.classes, dtype=torch.float64, device=self._device)
+        for adjust in self._logits:
+            if not isinstance(adjust, Shift):
+                return None
+            total = total + adjust.shift
+        return total
 
     def __call__(
         self,
@@ -132,15 +167,18 @@ class Objective:
         losses, penalties = torch.zeros_like(outputs.logits[:, 0]), torch.zeros_like(outputs.logits[:, 0])
         for part in range(labels.shape[1]):
             y = labels[:, part]
-            loss = self._loss(self._adjusted(outputs, y), self._targets(y, outputs.logits.dtype), y, generator)
-            losses = losses + (share[:, part] * self.weights(y)).to(loss.dtype) * loss
+            loss = self._loss(self._adjusted(outputs, y), self.targets(y, outputs.logits.dtype), y, generator)
+            if self._weights or labels.shape[1] > 1:  # else the share of the only label is 1
+                loss = (share[:, part] * self.weights(y)).to(loss.dtype) * loss
+            losses = losses + loss
         for penalty in self._penalties:
             if batch is None:
                 batch = Batch(outputs.logits.new_zeros(1, len(labels), 0, 0, 0), labels[:, 0], labels, share)
             penalties = penalties + penalty(outputs, batch, generator)
         return losses, penalties
 
-    def _targets(self, y: Tensor, dtype: torch.dtype) -> Tensor:
+    def targets(self, y: Tensor, dtype: torch.dtype) -> Tensor:
+        """Labels (B,) -> q (B, C)."""
         if self._target is not None:
             return self._target(y).to(dtype)
         # one_hot would look at the labels' range, for which a CPU reads a number every step

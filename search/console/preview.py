@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.tree import Tree
 
 from analysis.console import styled
-from analysis.text import printable
+from analysis.text import printable, sentence
 from search.design import power_preview as prospect
 from search.design.labels import Design
 from search.execution import epoch_time as pace
@@ -69,6 +69,9 @@ def show(console: Console, context: SearchContext, measure: bool = False) -> Non
     console.print()
     for part in prospect.show(design, settings.seeds, context.standard.sd, context.standard.margin, settings.data):
         console.print(styled(part) if isinstance(part, str) else part)
+    if settings.start_points:
+        for note in context.factory.left_out:
+            console.print(styled(sentence(note)))
     arms = _arms(context, design)
     found = pace_of(context, measure)
     slots = max(1, settings.max_concurrent or _cores(settings.cpus_per_trial))

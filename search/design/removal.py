@@ -8,7 +8,6 @@ from typing import Any
 
 from search.recipes import RecipeFactory
 from spaces.domain import Domain, Space
-from spaces.recipes import published
 from trainables.plan import NONE, LabelledOneOf, Pick, Plan, Recipe, build
 from trainables.registry import PlanError
 
@@ -75,7 +74,7 @@ def own_length(factory: RecipeFactory, recipe: Recipe) -> Recipe:
 
 def _home(factory: RecipeFactory, recipe: Recipe) -> Space | None:
     """The space in whose choices a recipe is written; `None` where its choices do not give its plan."""
-    for space in (factory.space, *(one.space for one in published(factory.lr))):
+    for space in (factory.space, *(one.space for one in factory.papers)):
         try:
             again = build(space, _pick_given(recipe.params), factory.standard, factory.scale)
         except PlanError:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from search.design.removal import removable, without
 from search.recipes import RecipeFactory
-from spaces.recipes import published
+from search.space_file import load_space
+from spaces.recipes import published, published_for_pretrained
 from trainables.data import standard
 from trainables.plan import build, check_space, defaults
 
@@ -78,3 +81,23 @@ def test_every_part_of_a_recipe_can_be_taken_away_again(place):
         less = without(ground, recipe, [label])
         assert label not in less.labels and less.plan.epochs == recipe.plan.epochs
     assert without(ground, recipe, labels).title == "baseline"
+
+
+def test_recipes_for_a_pretrained_network():
+    """LIFT: one stage of light tuning; LT-Soups: a soup of balanced subsets, then the classifier on all images."""
+    lift, soups = published_for_pretrained(0.2)
+    own = replace(standard("digits-lt"), provides=("images", "trained"))
+    (tuned,) = build(lift.space, defaults(lift.labels), own).plan.stages
+    assert set(tricks(tuned)) == {"bias_only", "cosine_head", "logit_adjusted"}
+    assert tricks(tuned)["cosine_head"]["scale"] == 25.0 and tricks(tuned)["logit_adjusted"]["tau"] == 1.0
+    soup, classifier = build(soups.space, defaults(soups.labels), own).plan.stages
+    assert soup.members == 4 and set(tricks(soup)) == {"few_shot", "average"}
+    assert set(tricks(classifier)) == {"classifier", "logit_adjusted"} and classifier.carry == "weights"
+    assert {"LIFT-like", "LT-Soups-like"} <= set(RecipeFactory(load_space("spaces/heads.py"), own).titles.values())
+
+
+def test_what_needs_images_is_no_start_point_for_features():
+    own = replace(standard("digits-lt"), provides=("trained",))
+    titles = set(RecipeFactory(load_space("spaces/heads.py"), own).titles.values())
+    assert "Bag of Tricks" not in titles
+    assert {"label over-smoothing", "classifier re-training", "LIFT-like"} <= titles

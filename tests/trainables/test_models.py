@@ -92,7 +92,8 @@ def test_initial_values_come_from_the_generator_alone(name: str) -> None:
     second, other = small(name, seed=7).state_dict(), small(name, seed=8).state_dict()
     assert all(torch.equal(first[key], second[key]) for key in first)
     assert not torch.equal(first["head.weight"], other["head.weight"])
-    assert not torch.equal(first["backbone.stem.0.weight"], other["backbone.stem.0.weight"])
+    stem = "backbone.stem.0.weight"
+    assert name == "linear" or not torch.equal(first[stem], other[stem])
 
 
 def test_initial_spread_of_convolutions_and_head() -> None:

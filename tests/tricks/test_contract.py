@@ -18,6 +18,7 @@ ALL = names()
 OBJECTIVE = ("target", "logits", "loss", "weight", "penalty")
 COUNTS = (6, 3, 1)
 CHOICES = {
+    "adapt_former": {"scale": (0.0,), "learn_scale": (True,)},
     "adaptive": {"mean": ("geometric",)},
     "auto_augment": {"policy": ("imagenet", "svhn")},
     "cam_foreground": {"moves": ("public_code",), "limit": (2,)},
@@ -30,6 +31,7 @@ CHOICES = {
     "lade": {"importance": ("image",)},
     "learnable_scale": {"scale_bias": (True,), "batchnorm": ("moving",)},
     "logit_adjusted": {"floor": (1e-12,)},
+    "lora": {"alpha": (0.0, 1.0)},
     "manifold_mixup": {"layer": ("logits",)},
     "max_norm": {"radius": (0.5,)},
     "post_hoc_adjustment": {"floor": (1e-12,)},
@@ -62,7 +64,11 @@ class World:
     states: list
 
 
-def world(counts=COUNTS, dtype=torch.float32, permutation=None) -> World:
+NETWORKS = {"adapt_former": str(Path(__file__).with_name("transformer.py")) + ":transformer"}
+"""What acts on blocks that resnet8 does not have is tried on a network that does."""
+
+
+def world(counts=COUNTS, dtype=torch.float32, permutation=None, name="") -> World:
     """One image of 8 × 8 for each training image; the first 16 make the batch.
 
     With a permutation, the same world in which class c is called permutation[c].
@@ -73,7 +79,8 @@ def world(counts=COUNTS, dtype=torch.float32, permutation=None) -> World:
     renamed = torch.arange(classes) if permutation is None else torch.tensor(permutation)
     old = renamed.argsort()
     labels = torch.repeat_interleave(torch.arange(classes), counts)
-    network = build("resnet8", classes=classes, channels=1, generator=random).to(dtype).eval()
+    model = NETWORKS.get(name, "resnet8")
+    network = build(model, classes=classes, channels=1, generator=random).to(dtype).eval()
     images = torch.randint(256, (len(labels), 1, 8, 8), dtype=torch.uint8, generator=random)
     batch_size = min(16, len(labels))
     picked = torch.linspace(0, len(labels) - 1, batch_size).long()
@@ -192,7 +199,7 @@ def test_every_setting_is_made_and_survives_json(name):
 @pytest.mark.parametrize("name", ALL)
 def test_shapes_types_and_inputs(name):
     for numbers in settings(name):
-        at = world()
+        at = world(name=name)
         before = copy.deepcopy(
             (at.facts.counts, at.facts.labels, at.facts.images, at.batch, at.outputs, at.y, at.states)
         )
@@ -254,7 +261,7 @@ def same(one, other):
 def test_the_same_generator_gives_the_same(name):
     for numbers in settings(name):
         stream = torch.get_rng_state()
-        one, two = apply(name, numbers, world(), seed=5), apply(name, numbers, world(), seed=5)
+        one, two = (apply(name, numbers, world(name=name), seed=5) for _ in range(2))
         assert same(one, two)
         assert torch.get_rng_state().equal(stream), "the global stream was read"
 
@@ -262,7 +269,7 @@ def test_the_same_generator_gives_the_same(name):
 @pytest.mark.parametrize("name", ALL)
 def test_float64_and_float32_agree(name):
     for numbers in settings(name):
-        single, double = apply(name, numbers, world()), apply(name, numbers, world(dtype=torch.float64))
+        single, double = (apply(name, numbers, world(dtype=kind, name=name)) for kind in (torch.float32, torch.float64))
         for one, two in zip(single, double, strict=True):
             if one.dtype == torch.uint8:
                 # a pixel may round to the other side, and one on the edge of a foreground may fall out
@@ -278,7 +285,7 @@ def test_gradients_are_finite(name):
     seam = entries()[name].seam
     for numbers in settings(name):
         for factor in (1.0, 100.0, 1e4):
-            at = world()
+            at = world(name=name)
             z = (factor * at.outputs.logits).requires_grad_()
             features = at.outputs.features.clone().requires_grad_()
             if seam in OBJECTIVE:
@@ -349,7 +356,7 @@ def test_relabelling_the_classes_with_their_counts_changes_nothing(name):
 @pytest.mark.parametrize("name", ALL)
 def test_classes_of_one_and_of_no_image(name):
     for counts in ((5, 0, 1), (1, 1, 1), (0, 4, 1)):
-        at = world(counts)
+        at = world(counts, name=name)
         for result in apply(name, {}, at):
             assert not result.isnan().any()
         if entries()[name].seam == "draw":
@@ -375,7 +382,9 @@ def test_a_loss_meets_a_ruled_out_class_and_a_smoothed_target(name):
 
 @pytest.mark.parametrize("name", ALL)
 def test_thousands_of_classes(name, large):
-    at = replace(large, facts=replace(large.facts, model=copy.deepcopy(large.facts.model)))
+    model = NETWORKS.get(name)
+    made = build(model, classes=8142, channels=1, generator=seeded()) if model else copy.deepcopy(large.facts.model)
+    at = replace(large, facts=replace(large.facts, model=made))
     results = apply(name, {}, at)
     assert not any(result.isnan().any() for result in results)
     check_shape(entries()[name].seam, results, at)

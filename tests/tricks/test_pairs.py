@@ -10,6 +10,7 @@ import functools
 import itertools
 import time
 import traceback
+from pathlib import Path
 
 import pytest
 import torch
@@ -69,14 +70,20 @@ def head_for(*tricks):
     return sorted(needed - set(tricks))
 
 
-def started(plan) -> Pipeline:
-    return Pipeline(plan, data(), "resnet8", 0, torch.device("cpu"))
+def network_for(*tricks):
+    """Transformer blocks for the trick that has its place in them."""
+    place = str(Path(__file__).with_name("transformer.py"))
+    return f"{place}:transformer" if "adapt_former" in tricks else "resnet8"
+
+
+def started(plan, model) -> Pipeline:
+    return Pipeline(plan, data(), model, 0, torch.device("cpu"))
 
 
 @functools.cache
-def first_stage(tricks):
+def first_stage(tricks, model):
     """A pipeline's state behind a first stage with these tricks."""
-    run = started(planned(stage("first", tricks)))
+    run = started(planned(stage("first", tricks)), model)
     run.run()
     return run.state()
 
@@ -92,8 +99,9 @@ def trains(first, second, carry) -> bool:
     except PlanError as refused:
         assert str(refused).startswith("stage '"), refused
         return False
-    run = started(plan)
-    run.load_state(*first_stage(first))
+    model = network_for(*first, *second)
+    run = started(plan, model)
+    run.load_state(*first_stage(first, model))
     before = run.cost.steps
     run.run()
     assert run.cost.steps - before >= 2

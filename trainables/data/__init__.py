@@ -4,7 +4,8 @@ data = load("digits-lt", imbalance=50, split_seed=3)
 data.train_images, data.train_labels, data.counts
 
 Own data have a name as well: `folder:PATH`, `csv:FILE`, `npz:FILE`, each with options after a question mark
-(`folder:photos?size=64&broken=skip`; see `trainables.data.user_data.own`). `python -m trainables.data describe NAME`
+(`folder:photos?size=64&broken=skip`; see `trainables.data.user_data.own`), and so have features of images that a
+network has computed, `features:FILE` (see `trainables.data.features`). `python -m trainables.data describe NAME`
 shows what a name stands for before anything is trained.
 """
 
@@ -25,12 +26,13 @@ __all__ = [
     "load",
     "names",
     "rooted",
+    "sized",
     "standard",
 ]
 
 
 def names() -> list[str]:
-    """The known data sets, in alphabetical order; those of `folder:`, `csv:` and `npz:` come on top.
+    """The known data sets, in alphabetical order; those of `folder:`, `csv:`, `npz:` and `features:` come on top.
 
     >>> "digits-lt" in names()
     True
@@ -89,6 +91,21 @@ def fed(name: str, feed: str) -> str:
     named = _with(parsed, "feed", feed)
     Name.parse(named).choice("feed", FEEDS)
     return named
+
+
+def sized(name: str, size: int, interpolation: str) -> str:
+    """The name with `?size=` and `&interpolation=` of image files set, where it does not say them itself.
+
+    >>> sized("folder:photos?size=64", 224, "bicubic"), sized("digits-lt", 224, "bicubic")
+    ('folder:photos?size=64&interpolation=bicubic', 'digits-lt')
+    """
+    parsed = Name.parse(name)
+    if "interpolation" not in getattr(module_of(name), "OPTIONS", ()) or parsed.kind == "npz":
+        return name
+    for option, value in (("size", str(size)), ("interpolation", interpolation)):
+        if option not in parsed.options:
+            parsed = Name.parse(_with(parsed, option, value))
+    return parsed.text
 
 
 def judged(name: str, val: str) -> str:

@@ -8,7 +8,8 @@ says what to read, as in `folder:photos`):
 
 The module imports what is heavy inside `load`, because names and schedules are asked for by commands that
 must answer at once (`--dry-run`). A module that understands `?option=value` after the name lists the options
-in `OPTIONS`. One that can say what it holds without decoding it has `index`, for `describe`.
+in `OPTIONS`. One whose data are no images says in `PROVIDES` what they bring, see `Standard`. One that can say
+what it holds without decoding it has `index`, for `describe`.
 """
 
 from __future__ import annotations
@@ -46,9 +47,10 @@ PREFIXES: Mapping[str, str] = MappingProxyType(
         "folder": "trainables.data.user_data.own",
         "csv": "trainables.data.user_data.own",
         "npz": "trainables.data.user_data.own",
+        "features": "trainables.data.features",
     }
 )
-"""Kinds of own data: `folder:PATH`, `csv:FILE`, `npz:FILE`."""
+"""Kinds of own data: `folder:PATH`, `csv:FILE`, `npz:FILE`, `features:FILE`."""
 
 
 VALS = ("balanced", "realistic")
@@ -104,6 +106,8 @@ class Standard:
         margin: Difference in accuracy that matters, in [0, 1], declared before anything is measured: the δ
             of the conflict verdicts.
         final_epochs: Of the final training of an exported recipe.
+        provides: What data and network bring before anything is trained: "images", where the data are some, and
+            "trained", where the network has been trained before.
         sd: Noise of one trial's accuracy on val within its seed block, in [0, 1]: what a preview assumes when it says
             what a design can show. Half a point, as in most of the literature's repeated runs, where nothing is known.
     """
@@ -121,6 +125,7 @@ class Standard:
     margin: float
     final_epochs: int
     sd: float = 0.005
+    provides: tuple[str, ...] = ("images",)
 
 
 @dataclass(frozen=True)

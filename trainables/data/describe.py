@@ -44,7 +44,7 @@ class Description:
         name: Of the data set.
         class_names: C names.
         counts: For train, val and test, the images of each class (C).
-        size: (c, H, W) of the images; `None` where they differ.
+        size: (c, H, W) of the images, or (D,) of features; `None` where they differ.
         imbalance: As `LongTailed.imbalance`.
         split_seed: Of the split described.
         fingerprint: Of the data as they would be trained on; empty where they cannot be yet.
@@ -55,7 +55,7 @@ class Description:
     name: str
     class_names: tuple[str, ...]
     counts: Mapping[str, Sequence[int]]
-    size: tuple[int, int, int] | None
+    size: tuple[int, ...] | None
     imbalance: float
     split_seed: int
     fingerprint: str
@@ -100,13 +100,12 @@ def describe(
     hashes = {split: [digest(image.numpy()) for image in getattr(data, f"{split}_images")] for split in SPLITS}
     labels = {split: getattr(data, f"{split}_labels").tolist() for split in SPLITS}
     names = {split: [f"{split} image {number}" for number in range(len(found))] for split, found in labels.items()}
-    channels, high, wide = data.train_images.shape[1:]
     own = set(data.problems)
     return Description(
         name=name,
         class_names=data.class_names,
         counts={split: _counts(found, data.classes) for split, found in labels.items()},
-        size=(channels, high, wide),
+        size=tuple(map(int, data.train_images.shape[1:])),
         imbalance=data.imbalance,
         split_seed=split_seed,
         fingerprint=data.fingerprint,
@@ -247,7 +246,8 @@ def show(found: Description, console: Console) -> None:
     train = found.counts["train"]
     table = Table("", Column(overflow="fold"), box=None, show_header=False, pad_edge=False)
     size = "several sizes" if found.size is None else "×".join(map(str, found.size))
-    table.add_row("data", styled(f"{found.name}: {len(train)} classes, images {size}"))
+    what = f"features of {size} numbers" if found.size is not None and len(found.size) == 1 else f"images {size}"
+    table.add_row("data", styled(f"{found.name}: {len(train)} classes, {what}"))
     for split in SPLITS:
         counts = found.counts[split]
         if not sum(counts):

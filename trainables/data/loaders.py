@@ -54,12 +54,15 @@ def table_bytes(data: LongTailed) -> int:
 def held_bytes(data: LongTailed) -> int:
     """Bytes that training images take of their device for as long as they are trained on, their table included."""
     images: object = data.train_images
-    pixels = 0 if isinstance(images, StreamedImages) else data.train_images.numel() + table_bytes(data)
-    return pixels + 8 * data.train_labels.numel()
+    resident = [tensor for tensor in (images, data.train_views) if isinstance(tensor, Tensor)]
+    pixels = sum(tensor.numel() * tensor.element_size() for tensor in resident)
+    return pixels + (table_bytes(data) if resident else 0) + 8 * data.train_labels.numel()
 
 
 class ResidentFeed:
     """Images that lie on the device: each crop is a window of a padded table, mirrored images included.
+
+    Of features in several views, each image's is one of them by chance.
 
     Args:
         data: With resident training images.
@@ -79,6 +82,13 @@ class ResidentFeed:
         if data.crop == "resized":
             for index in batches:
                 yield ResizedCrops.draw(len(index), data.flip, generator).of_all(images[index])
+            return
+        if data.train_views is not None:
+            sizes = [len(index) for index in batches]
+            drawn_views = [torch.randint(len(data.train_views), (size,), generator=generator) for size in sizes]
+            views = torch.cat(drawn_views).to(data.train_views.device).split(sizes)
+            for index, view in zip(batches, views, strict=True):
+                yield data.train_views[view, index]
             return
         if data.pad == 0 and not data.flip:
             yield from self.raw(batches)

@@ -78,20 +78,24 @@ class LongTailed:
             may be trained on. Where val was taken out, the factor of `counts` may be another (see `notes`).
         split_seed: What `train` and `val` were drawn with.
         train_images: (N, c, H, W) uint8, long-tailed; as those of val and test, a tensor, or `StreamedImages`,
-            which answer as one.
+            which answer as one. Of data that are features (N, D) float32: a tensor, or `MappedFeatures`.
         train_labels: (N,) int64 in [0, C).
         val_images: (M, c, H, W) uint8, balanced; empty where val was folded back.
         val_labels: (M,) int64.
         test_images: (T, c, H, W) uint8, the data set's own, or cut once for all split seeds.
         test_labels: (T,) int64.
-        mean: (c,) float32 of the pixels, in [0, 1].
-        std: (c,) float32 of the pixels, above 0, in the same unit.
+        mean: (c,) float32 of the pixels, in [0, 1]; of features (D,).
+        std: (c,) float32 of the pixels, above 0, in the same unit; of features (1,), one for all.
         pad: Pixels of the random shift in training, at least 0.
         flip: Whether training mirrors images at random.
         crop: "shift" by `pad` pixels, or "resized": crops of random size and shape, brought to the image's size.
         fingerprint: 16 hexadecimal digits; equal ones mean equal images, labels, splits and augmentation.
             Computed where absent.
         preprocessing: How encoded images become the pixels above; `None` where the data are arrays.
+        train_views: (V, N, D) float32, features of several views of the training images, one of which training draws
+            each time; `None` where there is one.
+        backbone: The network that the features come from, with the hash of its weights; "" where that is not known.
+            Not part of the fingerprint.
         val_given: Whether val is the same images for every split seed, because it was given: each block then measures
             on them, and an interval for new images needs their own share of the variance. Not part of the fingerprint.
         notes: Sentences for people: what was held out or left out, and which classes starve. Not part of the
@@ -124,17 +128,29 @@ class LongTailed:
     val_given: bool = False
     problems: tuple[str, ...] = ()
     preprocessing: Preprocessing | None = None
+    train_views: Tensor | None = None
+    backbone: str = ""
 
     def __post_init__(self) -> None:
+        rank, dtype, wanted = (
+            (2, "torch.float32", "float32 features (N, D)")
+            if self.kind == "features"
+            else (4, "torch.uint8", "uint8 images (N, c, H, W)")
+        )
         for split in ("train", "val", "test"):
             images, labels = getattr(self, f"{split}_images"), getattr(self, f"{split}_labels")
-            if images.ndim != 4 or str(images.dtype) != "torch.uint8" or len(images) != len(labels):
+            if images.ndim != rank or str(images.dtype) != dtype or len(images) != len(labels):
                 raise ValueError(
-                    f"{self.name}: {split} needs uint8 images (N, c, H, W) and as many labels, got "
+                    f"{self.name}: {split} needs {wanted} and as many labels, got "
                     f"{images.dtype} {tuple(images.shape)} and {len(labels)} labels"
                 )
         if not self.fingerprint:
             object.__setattr__(self, "fingerprint", self._digest())
+
+    @property
+    def kind(self) -> str:
+        """ "images", or "features" where a network has seen the images already."""
+        return "features" if self.train_images.ndim == 2 else "images"
 
     @property
     def counts(self) -> Tensor:
@@ -142,14 +158,16 @@ class LongTailed:
         return self.train_labels.bincount(minlength=self.classes)
 
     def normalise(self, images: Tensor) -> Tensor:
-        """(x / 255 − mean) / std.
+        """(x / 255 − mean) / std; of features (x − mean) / std.
 
         Args:
-            images: (…, c, H, W) uint8.
+            images: (…, c, H, W) uint8, or features (…, D).
 
         Returns:
             The same shape, float32, on the images' device.
         """
+        if self.kind == "features":
+            return (images - self.mean.to(images.device)).div_(self.std.to(images.device))
         # as one factor and one summand, in place: half the passes over the memory
         scale, shift = 1 / (255 * self.std), -self.mean / self.std
         scale, shift = (value.to(images.device, non_blocking=True).view(-1, 1, 1) for value in (scale, shift))

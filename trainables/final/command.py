@@ -150,12 +150,12 @@ def _train_recipe(
             "search asked for; --new-data trains on all"
         )
     deployment = read(options.prior, options.cost, data.class_names)
-    channels, height, width = map(int, data.train_images.shape[1:])
-    check_on(recipe["model"], classes=data.classes, shape=(channels, height, width))
+    shape = tuple(map(int, data.train_images.shape[1:]))
+    check_on(recipe["model"], classes=data.classes, shape=shape)
     if options.program and recipe["model"] not in MODELS:
-        network = build(recipe["model"], classes=data.classes, channels=channels, generator=torch.Generator())
+        network = build(recipe["model"], classes=data.classes, channels=shape[0], generator=torch.Generator())
         try:
-            serving.check_exportable(network, (channels, height, width))
+            serving.check_exportable(network, shape)
         except serving.NotExported as error:
             raise TrainError(
                 f"{recipe['model']}: {error}; mend that, or leave the program out with --no-program"

@@ -37,7 +37,8 @@ def identity(name: str, root: str | None, imbalance: float | None) -> dict[str, 
         imbalance: Imbalance of data that are cut to a long tail by definition.
 
     Returns:
-        "fingerprint", "classes" (C names) and "counts" (C, images of all splits).
+        "fingerprint", "classes" (C names) and "counts" (C, images of all splits); of features that say it also
+        "backbone", the network that they come from.
 
     Raises:
         DataError: The data cannot be read.
@@ -45,7 +46,8 @@ def identity(name: str, root: str | None, imbalance: float | None) -> dict[str, 
     data = load(name, root=root, imbalance=None if has_own_tail(name) else imbalance, split_seed=0)
     labels = torch.cat([part.cpu() for part in (data.train_labels, data.val_labels, data.test_labels)])
     counts = labels.bincount(minlength=data.classes).tolist()
-    return {"fingerprint": data.fingerprint, "classes": list(data.class_names), "counts": counts}
+    found = {"fingerprint": data.fingerprint, "classes": list(data.class_names), "counts": counts}
+    return found | ({"backbone": data.backbone} if data.backbone else {})
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,9 @@ def change(before: Mapping[str, Any], now: Mapping[str, Any]) -> Change | None:
     renamed = before.get("classes") and list(before["classes"]) != list(now["classes"])
     if before.get("fingerprint") == now["fingerprint"] and not renamed:
         return None
+    if before.get("backbone") and before["backbone"] != now.get("backbone"):
+        other = now.get("backbone") or "a network that the file does not name"
+        return Change(f"the features come from {other}, and those of the search from {before['backbone']}")
     if not before.get("classes"):
         return Change("how many images each class had was not noted")
     was = dict(zip(before["classes"], before["counts"], strict=True))

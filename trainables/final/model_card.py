@@ -14,12 +14,13 @@ import torch
 
 from analysis.records.intervals import interval
 from analysis.text import markdown_cell, printable
+from trainables.data.catalogue import Name
 from trainables.data.images.decoding import Preprocessing
 from trainables.final import own_code, serving
 from trainables.final.network import RECIPE
 from trainables.final.setup import TrainingSetup
 from trainables.metrics import FEW_BELOW, MANY_ABOVE, group_of
-from trainables.models import MODELS
+from trainables.models import is_own
 from trainables.plan import Plan
 
 TABLE = "per_class.csv"
@@ -57,7 +58,7 @@ def _head(recipe: Mapping[str, Any], data: Any) -> list[str]:
 def _use(recipe: Mapping[str, Any], data: Any, measured: Sequence[Mapping[str, Any]], missing: str) -> list[str]:
     seed = measured[0]["seed"]
     program = _program(data, seed) if not missing else [f"There is no exported program: {markdown_cell(missing)}.", ""]
-    own = recipe["model"].partition("?")[0] not in MODELS or own_code.tricks_of(recipe["plan"])
+    own = is_own(recipe["model"]) or own_code.tricks_of(recipe["plan"])
     trust = f", trust=True)  # runs the code that {RECIPE} names" if own else ")"
     return [
         "## Use",
@@ -75,19 +76,25 @@ def _use(recipe: Mapping[str, Any], data: Any, measured: Sequence[Mapping[str, A
 
 
 def _program(data: Any, seed: int) -> list[str]:
-    channels, height, width = map(int, data.train_images.shape[1:])
+    shape = ", ".join(map(str, data.train_images.shape[1:]))
+    kind, dtype = ("features", "float32") if data.kind == "features" else ("images", "uint8")
+    request = (
+        f"'{{\"dataframe_records\": [{{\"features\": ['$(printf '0,%.0s' {{2..{data.train_images.shape[1]}}})'0]}}]}}'"
+        if data.kind == "features"
+        else '\'{"dataframe_records": [{"image": "\'"$(base64 < photo.jpg | tr -d \'\\n\')"\'"}]}\''
+    )
     return [
-        f"`{serving.MLFLOW_MODEL}` is what MLflow serves: {serving.INPUT}. The answer to an image has its `class`, the "
-        "`probability` and `label` of that class, and the `probabilities` of every class by name. It holds all "
-        f"preprocessing and needs nothing of this project. It is seed {seed}.",
+        f"`{serving.MLFLOW_MODEL}` is what MLflow serves: {serving.input_of(data)}. The answer to an image has its "
+        "`class`, the `probability` and `label` of that class, and the `probabilities` of every class by name. It "
+        f"holds all preprocessing and needs nothing of this project. It is seed {seed}.",
         "",
         f"    mlflow models predict -m {serving.MLFLOW_MODEL} -t json --env-manager local \\",
         f"        -i {serving.MLFLOW_MODEL}/serving_input_example.json",
         f"    mlflow models serve -m {serving.MLFLOW_MODEL} --env-manager local --port 5001",
         "    curl http://127.0.0.1:5001/invocations -H 'Content-Type: application/json' \\",
-        '        -d \'{"dataframe_records": [{"image": "\'"$(base64 < photo.jpg | tr -d \'\\n\')"\'"}]}\'',
+        f"        -d {request}",
         "",
-        f"`{serving.PROGRAM}` is the network alone, without MLflow: uint8 images (N, {channels}, {height}, {width}) to "
+        f"`{serving.PROGRAM}` is the network alone, without MLflow: {dtype} {kind} (N, {shape}) to "
         f"probabilities (N, {data.classes}), a column per class in the order of {TABLE}. Readout and normalisation are "
         "inside; what comes before (see below) is not.",
         "",
@@ -95,7 +102,7 @@ def _program(data: Any, seed: int) -> list[str]:
         "import torch",
         "",
         f'program = torch.export.load("{serving.PROGRAM}").module()',
-        f"probabilities = program(torch.zeros(2, {channels}, {height}, {width}, dtype=torch.uint8))",
+        f"probabilities = program(torch.zeros(2, {shape}, dtype=torch.{dtype}))",
         "```",
         "",
     ]
@@ -103,6 +110,15 @@ def _program(data: Any, seed: int) -> list[str]:
 
 def _preprocessing(data: Any, missing: str) -> list[str]:
     """The steps from an image to the input of the network."""
+    if data.kind == "features":
+        return [
+            "## Preprocessing",
+            "",
+            f"The features come from {markdown_cell(data.backbone or 'a network that their file does not name')}. "
+            f"Minus the mean of each that was measured on the training features, divided by {float(data.std[0]):.6g}; "
+            "both are inside the program.",
+            "",
+        ]
     rules = serving.preprocessing_of(data)
     _, height, width = map(int, data.train_images.shape[1:])
     where = "In this order, as with the training images"
@@ -125,8 +141,8 @@ def _steps(rules: Preprocessing, height: int, width: int) -> list[str]:
     turned = "The EXIF orientation is applied" if rules.orientation == "exif" else "The EXIF orientation is ignored"
     colours = "Grey is repeated in three channels (RGB)" if rules.channels == 3 else "Colour becomes grey by ITU-R 601"
     sized = (
-        f"The shorter side is resized to {rules.size} pixels (bilinear, smoothed where it shrinks; Pillow), and the "
-        f"centre of {rules.size}×{rules.size} is cut out"
+        f"The shorter side is resized to {rules.size} pixels ({rules.interpolation}, smoothed where it shrinks; "
+        f"Pillow), and the centre of {rules.size}×{rules.size} is cut out"
         if rules.size
         else f"Nothing is resized: an image must have {width}×{height} pixels"
     )
@@ -147,7 +163,9 @@ def _data(recipe: Mapping[str, Any], data: Any) -> list[str]:
     counts = data.counts.tolist()
     groups = {kind: sum(group_of(count) == kind for count in counts) for kind in ("many", "medium", "few")}
     shown = ", ".join(f"{count} {kind}" for kind, count in groups.items())
-    size = "×".join(map(str, data.train_images.shape[-2:]))
+    size = "×".join(map(str, data.train_images.shape[-2:])) + " pixels"
+    if data.kind == "features":
+        size = f"{data.train_images.shape[1]} features"
     shift = f"random shift by up to {data.pad} pixels" if data.pad else "no shift"
     if data.crop == "resized":
         shift = "crops of random size and shape"
@@ -159,17 +177,25 @@ def _data(recipe: Mapping[str, Any], data: Any) -> list[str]:
     return [
         "## Data",
         "",
-        f"{markdown_cell(data.name)}: {sum(counts)} training images of {size} pixels in {data.classes} classes, "
+        f"{markdown_cell(data.name)}: {sum(counts)} training images of {size} in {data.classes} classes, "
         f"{max(counts)} in the largest and {min(counts)} in the smallest (classes by size: {shown}; many is above "
         f"{MANY_ABOVE} images, few "
         f"below {FEW_BELOW}). All of them were trained on: no val was held out.{cut} "
         f"Test: {len(data.test_labels)} images. Fingerprint {data.fingerprint}.",
         "",
-        f"Augmentation of the data set itself: {shift}, {'' if data.flip else 'not '}mirrored at random.",
-        "",
+        *_augmentation(data, shift),
         *(f"- {markdown_cell(note)}" for note in told),
         *([""] if told else []),
     ]
+
+
+def _augmentation(data: Any, shift: str) -> list[str]:
+    """How training changes images by itself."""
+    if data.kind == "images":
+        return [f"Augmentation of the data set itself: {shift}, {'' if data.flip else 'not '}mirrored at random.", ""]
+    if data.train_views is None:
+        return []
+    return [f"Training drew one of {len(data.train_views)} views of each image in every epoch.", ""]
 
 
 def _training(
@@ -304,11 +330,11 @@ def stages_of(plan: Plan) -> str:
 
 def named(model: str) -> str:
     """The network without places."""
-    name, sign, file = model.partition("?pretrained=")
-    if sign:
-        return f"{name} (pretrained: {Path(file).name})"
-    where, colon, function = name.rpartition(":")
-    return f"{Path(where).name}:{function}" if colon else name
+    parsed = Name.parse(model)
+    if file := parsed.options.get("pretrained"):
+        return f"{parsed.kind} ({'from scratch' if file == 'no' else f'pretrained: {Path(file).name}'})"
+    where, colon, function = parsed.kind.rpartition(":")
+    return f"{Path(where).name}:{function}" if colon else parsed.kind
 
 
 def not_tested(data: Any) -> list[str]:

@@ -12,9 +12,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from trainables.data import LongTailed
+from trainables.data.catalogue import Name
 from trainables.final.errors import TrainError
 from trainables.final.recipe import parse_recipe, read_recipe
-from trainables.models import MODELS, Network, build
+from trainables.models import MODELS, Network, build, is_own
 from trainables.plan import Plan
 from trainables.training.context import TrainingContext
 from trainables.training.network_setup import trained_network
@@ -68,9 +69,8 @@ def trained(
         shape, counts = _read_shape(json.loads(said["shape"]), json.loads(said["counts"]))
     except (SafetensorError, KeyError, ValueError, RecursionError) as error:
         raise TrainError(f"{file}: not a file that python -m trainables.train left ({error})") from error
-    name = str(parse_recipe(place / RECIPE).get("model")).partition("?pretrained=")[0]
-    if model is None and name in MODELS:
-        model = name  # the values of a pretrained file are trained over
+    if model is None:
+        model = _untrained(str(parse_recipe(place / RECIPE).get("model")))
     recipe = read_recipe(place / RECIPE, tricks, model, trust)
 
     def fresh(generator: torch.Generator) -> Network:
@@ -88,14 +88,25 @@ def trained(
     return network.eval()
 
 
+def _untrained(model: str) -> str | None:
+    """The network without pretrained values, which were trained over; `None` of the user's own, which says itself."""
+    name = Name.parse(model)
+    if name.kind in MODELS:
+        return name.kind
+    if is_own(model):
+        return None
+    options = {**name.options, "pretrained": "no"}
+    return f"{name.kind}?" + "&".join(f"{option}={value}" for option, value in options.items())
+
+
 def _read_shape(shape: Any, counts: Any) -> tuple[list[int], torch.Tensor]:
-    """(c, H, W) and (C,) as the file has them.
+    """(c, H, W), or (D,) of features, and (C,) as the file has them.
 
     Raises:
         ValueError: They are none.
     """
-    if not _are_counts(shape) or len(shape) != 3:
-        raise ValueError(f"shape must be three whole numbers, got {str(shape)[:60]}")
+    if not _are_counts(shape) or len(shape) not in (1, 3):
+        raise ValueError(f"shape must be one whole number or three, got {str(shape)[:60]}")
     if not _are_counts(counts) or sum(counts) > MOST_IMAGES:
         raise ValueError(f"counts must be the training images of each class, got {str(counts)[:60]}")
     return shape, torch.tensor(counts)
@@ -110,11 +121,12 @@ def _blank(shape: list[int], counts: torch.Tensor) -> LongTailed:
     """Data of these numbers without pixels: a head may be built by the counts, its values are the weights'."""
     labels = torch.arange(len(counts)).repeat_interleave(counts)
     none: dict[str, Any] = {}
+    dtype = torch.float32 if len(shape) == 1 else torch.uint8
     for split in ("val", "test"):
-        none |= {f"{split}_images": torch.zeros(0, *shape, dtype=torch.uint8), f"{split}_labels": labels[:0]}
+        none |= {f"{split}_images": torch.zeros(0, *shape, dtype=dtype), f"{split}_labels": labels[:0]}
     return LongTailed(
         name="blank", classes=len(counts), class_names=tuple(map(str, range(len(counts)))), imbalance=1.0,
-        split_seed=0, train_images=torch.zeros(1, *shape, dtype=torch.uint8).expand(len(labels), *shape),
+        split_seed=0, train_images=torch.zeros(1, *shape, dtype=dtype).expand(len(labels), *shape),
         train_labels=labels, mean=torch.zeros(shape[0]), std=torch.ones(shape[0]), pad=0, flip=False,
         fingerprint="blank", **none,
     )  # fmt: skip

@@ -18,7 +18,7 @@ from analysis.text import command, printable
 from trainables import code_identity
 from trainables.data.catalogue import Name
 from trainables.final.errors import TrainError
-from trainables.models import MODELS
+from trainables.models import is_own
 from trainables.registry import discover, entries
 
 SHOWN = 16
@@ -56,8 +56,7 @@ def hashes(plan: Mapping[str, Any], folders: Sequence[str], model: str) -> dict[
 
 def _module_of(model: str) -> str:
     """The module or file of a network of the user's own; "" for any other network."""
-    kind = Name.parse(model).kind
-    return "" if kind in MODELS else kind.rpartition(":")[0]
+    return Name.parse(model).kind.rpartition(":")[0] if is_own(model) else ""
 
 
 def model_file(model: str) -> Path | None:

@@ -17,8 +17,14 @@ import numpy as np
 import pandas as pd
 import torch
 
-COLUMN = "image"
-"""The one input: a row for each image."""
+COLUMN, FEATURES = "image", "features"
+"""The one input, a row for each image: the image, or what a backbone has computed of it."""
+
+
+def column_of(shape: Sequence[int]) -> str:
+    """The name of the input of a program that takes images (c, H, W) or features (D,)."""
+    return FEATURES if len(shape) == 1 else COLUMN
+
 
 AT_ONCE = 64
 """Images that are decoded and computed at a time, whatever the batch."""
@@ -39,28 +45,30 @@ class Predictor:
     """Answers requests; one row of `image` is one image.
 
     Args:
-        program: Images (B, c, H, W) uint8 -> probabilities (B, C).
-        preprocessing: Decodes encoded images.
-        shape: (c, H, W) that the program takes.
+        program: Images (B, c, H, W) uint8, or features (B, D) float32 -> probabilities (B, C).
+        preprocessing: Decodes encoded images; `None` where the program takes features.
+        shape: (c, H, W), or (D,), that the program takes.
         classes: C names.
     """
 
     def __init__(
         self,
         program: Callable[[torch.Tensor], torch.Tensor],
-        preprocessing: Preprocessing,
+        preprocessing: Preprocessing | None,
         shape: Sequence[int],
         classes: Sequence[str],
     ) -> None:
         self._program, self._preprocessing = program, preprocessing
         self._shape, self._classes = tuple(shape), list(classes)
+        self._column = column_of(shape)
 
     def predict(self, data: Any, params: Any = None) -> pd.DataFrame:
         """The answer to each image.
 
         Args:
             data: A table with the column `image`, or a sequence of images: encoded images as bytes or base64, paths of
-                image files, or pixels (c, H, W) as whole numbers from 0 to 255.
+                image files, or pixels (c, H, W) as whole numbers from 0 to 255. Where the program takes features, a
+                table with the column `features`, or a sequence of D numbers for each image.
             params: Parameters of MLflow; there are none.
 
         Returns:
@@ -70,7 +78,7 @@ class Predictor:
         Raises:
             MlflowException: An image that is none of these; the sentence says which and why.
         """
-        rows = list(_rows(data[COLUMN] if isinstance(data, (pd.DataFrame, dict)) else data))
+        rows = list(_rows(data[self._column] if isinstance(data, (pd.DataFrame, dict)) else data))
         found = [np.empty((0, len(self._classes)), dtype=np.float32)]
         for first in range(0, len(rows), AT_ONCE):
             part = rows[first : first + AT_ONCE]
@@ -91,7 +99,9 @@ class Predictor:
         )
 
     def _pixels(self, row: Any, number: int) -> Any:
-        """(c, H, W) uint8 of one row."""
+        """(c, H, W) uint8 of one row, or (D,) float32."""
+        if self._preprocessing is None:
+            return self._features(row, number)
         if isinstance(row, (bytes, bytearray, memoryview)):
             return self._decode(bytes(row), number)
         if isinstance(row, str):
@@ -102,7 +112,17 @@ class Predictor:
             return self._check_pixels(row, number)
         return _refuse(number, f"there is no image, got {row!r:.60}")
 
+    def _features(self, row: Any, number: int) -> Any:
+        try:
+            given = np.asarray(row, dtype=np.float32)
+        except (ValueError, TypeError) as error:
+            _refuse(number, f"features must be numbers ({error})")
+        if given.shape != self._shape or not np.isfinite(given).all():
+            _refuse(number, f"features must be {self._shape[0]} finite numbers, got {given.shape}")
+        return given
+
     def _decode(self, source: Any, number: int) -> Any:
+        assert self._preprocessing is not None
         try:
             pixels = self._preprocessing.decode(source)
         except (ValueError, OSError) as error:
@@ -186,4 +206,5 @@ def load(folder: str, preprocessing: Callable[..., Preprocessing]) -> Predictor:
     """
     contract = json.loads(Path(folder, "contract.json").read_text(encoding="utf-8"))
     program = torch.export.load(Path(folder, "model.pt2")).module()
-    return Predictor(program, preprocessing(**contract["preprocessing"]), contract["shape"], contract["classes"])
+    rules = None if contract["preprocessing"] is None else preprocessing(**contract["preprocessing"])
+    return Predictor(program, rules, contract["shape"], contract["classes"])

@@ -14,12 +14,13 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from analysis.text import printable
 from trainables import models
+from trainables.code_identity import relocated
 from trainables.data import standard
 from trainables.data.catalogue import DataError, module_of
 from trainables.final import own_code
 from trainables.final.errors import TrainError
 from trainables.models import ModelError
-from trainables.plan import Plan, check
+from trainables.plan import Plan, check, provided
 from trainables.registry import PlanError, discover
 from trainables.serialisation import from_json, short
 from trainables.training.numerics import Numerics
@@ -73,7 +74,7 @@ def read_recipe(
     folders = [os.path.abspath(folder) for folder in tricks]
     if not tricks and own_code.tricks_of(recipe["plan"]):  # a folder that the plan does not need is not opened
         folders = [os.path.abspath(_find_beside(folder, beside)) for folder in provenance.get("tricks") or ()]
-    named = model if model is not None else _find_model_beside(recipe["model"], beside)
+    named = model if model is not None else relocated(recipe["model"], lambda place: _find_beside(place, beside))
     known = own_code.accept_code(
         path, recipe, folders, named, own_tricks=not tricks, own_model=model is None, trust=trust, tell=tell
     )
@@ -85,7 +86,7 @@ def read_recipe(
         recipe["model"] = models.settled(named)
         models.check(recipe["model"])
         discover(*(tricks or folders))
-        check(Plan.from_dict(recipe["plan"]))
+        check(Plan.from_dict(recipe["plan"]), provided(recipe["data"]["name"], recipe["model"]))
     except (PlanError, DataError, ModelError) as error:
         raise type(error)(f"{path}: {error}") from error
     return recipe
@@ -231,19 +232,6 @@ def _find_beside(place: str, beside: Path) -> str:
     return str(there) if not Path(place).is_absolute() and there.exists() else place
 
 
-def _move_model(model: str, move: Callable[[str], str]) -> str:
-    """A network whose file lies somewhere else."""
-    name, sign, file = model.partition("?pretrained=")
-    if sign:
-        return f"{name}{sign}{move(file)}"
-    where, colon, function = model.partition(".py:")
-    return f"{move(where + '.py')}:{function}" if colon else model
-
-
-def _find_model_beside(model: str, beside: Path) -> str:
-    return _move_model(model, lambda place: _find_beside(place, beside))
-
-
 def with_relative_places(recipe: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """The recipe with every place relative to the folder that its file lies in, so that both can be moved together.
 
@@ -264,7 +252,7 @@ def with_relative_places(recipe: Mapping[str, Any], folder: Path) -> dict[str, A
     provenance["tricks"] = [relative(place) for place in provenance.get("tricks") or ()]
     if provenance.get("data_root"):
         provenance["data_root"] = relative(provenance["data_root"])
-    return {**recipe, "model": _move_model(recipe["model"], relative), "provenance": provenance}
+    return {**recipe, "model": relocated(recipe["model"], relative), "provenance": provenance}
 
 
 def to_yaml(recipe: Mapping[str, Any]) -> str:

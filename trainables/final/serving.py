@@ -1,4 +1,7 @@
-"""A trained network as a program (uint8 images to probabilities) and as what MLflow serves (files to class names)."""
+"""A trained network as a program (uint8 images to probabilities) and as what MLflow serves (files to class names).
+
+Of data that are features both take features: float32 (B, D), as the file of the data has them.
+"""
 
 from __future__ import annotations
 
@@ -29,6 +32,7 @@ from trainables.data.images.decoding import Preprocessing
 from trainables.final import predictor
 from trainables.final.errors import TrainError
 from trainables.models import Network
+from trainables.models.layers import fold
 from trainables.pipeline.pipeline import Pipeline
 from trainables.training.network_setup import stage_facts
 from trainables.training.seeding import generator
@@ -44,10 +48,12 @@ class NotExported(TrainError):
 class ServingModule(nn.Module):
     """Images (B, c, H, W) uint8 to probabilities (B, C) float32; the exported program refuses any other type.
 
+    Without a backbone, features (B, D) float32.
+
     Args:
         network: The trained network.
-        mean: (c,) of the pixels, in [0, 1].
-        std: (c,), above 0, in the same unit.
+        mean: (c,) of the pixels, in [0, 1]; of features (D,).
+        std: (c,), above 0, in the same unit; of features (1,).
         views: Views (V, B, c, H, W) of the images, where the readout asks for several.
         readout: Outputs -> z (B, C), where the last stage has one.
     """
@@ -64,14 +70,16 @@ class ServingModule(nn.Module):
         self.network = network
         self.mean: Tensor
         self.std: Tensor
-        self.register_buffer("mean", mean.detach().clone().view(-1, 1, 1))
-        self.register_buffer("std", std.detach().clone().view(-1, 1, 1))
+        # a backbone sees pixels
+        self._unit, shape = (255.0, (-1, 1, 1)) if len(network.backbone) else (1.0, (-1,))
+        self.register_buffer("mean", mean.detach().clone().view(shape))
+        self.register_buffer("std", std.detach().clone().view(shape))
         self._views, self._readout = views, readout
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, c, H, W) -> (B, C), rows sum to 1."""
         seen = images if self._views is None else self._views(images)
-        outputs = self.network((seen.float() / 255 - self.mean) / self.std)
+        outputs = self.network((seen.float() / self._unit - self.mean) / self.std)
         z: Tensor = outputs.logits if self._readout is None else self._readout(outputs)
         return z.float().softmax(dim=1)
 
@@ -85,6 +93,7 @@ def serving_module(pipeline: Pipeline) -> ServingModule:
     plan, data = pipeline.plan, context.data
     last = len(plan.stages) - 1
     network = pipeline.network().cpu().settle("fp32", torch.contiguous_format)
+    fold(network)
     made = next((trick.made() for trick in plan.stages[last].on("readout")), None)
     readout = None
     if made is not None:
@@ -117,13 +126,13 @@ def export(module: ServingModule, shape: Sequence[int]) -> Any:
 
     Args:
         module: On the CPU.
-        shape: (c, H, W) of the images.
+        shape: (c, H, W) of the images, or (D,) of features.
 
     Raises:
         NotExported: It cannot be exported.
     """
     # two: of one image, the number one would become part of the program
-    images = torch.zeros(2, *shape, dtype=torch.uint8)
+    images = torch.zeros(2, *shape, dtype=torch.float32 if len(shape) == 1 else torch.uint8)
     with _explain_errors():
         program = torch.export.export(module, (images,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
     for node in program.graph.nodes:
@@ -170,9 +179,8 @@ def save(module: ServingModule, out: Path, data: LongTailed, metadata: Mapping[s
     with _explain_errors():
         # in memory: torch's own writer ends the process where the disk is full
         torch.export.save(program, packed)
-    contract = {
-        "preprocessing": asdict(preprocessing_of(data)), "shape": shape, "classes": list(data.class_names)
-    }  # fmt: skip
+    preprocessing = None if data.kind == "features" else asdict(preprocessing_of(data))
+    contract = {"preprocessing": preprocessing, "shape": shape, "classes": list(data.class_names)}
     with tempfile.TemporaryDirectory(prefix=".mlflow-model-", dir=out) as beside:
         place = Path(beside)
         (place / "data").mkdir()
@@ -184,7 +192,7 @@ def save(module: ServingModule, out: Path, data: LongTailed, metadata: Mapping[s
         for source in (decoding, predictor):
             shutil.copyfile(str(source.__file__), package / Path(str(source.__file__)).name)
         with _explain_errors("MLflow does not save it"):
-            _save_for_mlflow(place, data, {**metadata, "classes": list(data.class_names), "input": INPUT})
+            _save_for_mlflow(place, data, {**metadata, "classes": list(data.class_names), "input": input_of(data)})
         shutil.rmtree(out / MLFLOW_MODEL, ignore_errors=True)
         (place / MLFLOW_MODEL).replace(out / MLFLOW_MODEL)
     write(out / PROGRAM, packed.getvalue())
@@ -212,6 +220,17 @@ INPUT = (
 floating-point numbers and cut off their fractions without a word."""
 
 
+INPUT_OF_FEATURES = (
+    "each row of the column features is one image: the numbers that the backbone has computed of it, as they stand in "
+    "the file that was trained on; they are standardised inside"
+)
+
+
+def input_of(data: LongTailed) -> str:
+    """What a row of a request is."""
+    return INPUT_OF_FEATURES if data.kind == "features" else INPUT
+
+
 def _save_for_mlflow(place: Path, data: LongTailed, metadata: Mapping[str, Any]) -> None:
     """Makes `mlflow-model/` of the folders in a place."""
     with warnings.catch_warnings():
@@ -235,7 +254,7 @@ def _save_for_mlflow(place: Path, data: LongTailed, metadata: Mapping[str, Any])
             data_path=str(place / "data"),
             code_paths=[str(place / PACKAGE)],
             signature=ModelSignature(
-                inputs=Schema([ColSpec(AnyType(), predictor.COLUMN)]),
+                inputs=Schema([ColSpec(AnyType(), predictor.column_of(data.train_images.shape[1:]))]),
                 outputs=Schema([ColSpec(kind, name) for name, kind in answer.items()]),
             ),
             input_example=_example(data),
@@ -250,6 +269,8 @@ def _save_for_mlflow(place: Path, data: LongTailed, metadata: Mapping[str, Any])
 
 def _example(data: LongTailed) -> pd.DataFrame:
     """A test image as a request."""
+    if data.kind == "features":
+        return pd.DataFrame({predictor.FEATURES: [data.test_images[:1][0].cpu().tolist()]})
     pixels = data.test_images[:1][0].cpu().numpy()
     file = io.BytesIO()
     Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)).save(file, "PNG")

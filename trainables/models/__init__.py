@@ -1,7 +1,8 @@
 """Networks by name: `build("resnet8", classes=10, channels=1, generator=…)`.
 
-A name is a key of `MODELS`, with weights from a file `resnet50?pretrained=FILE`, or the user's own `module:function`
-or `FILE.py:function` (see `trainables.models.own`). A new network is one module that returns a `Network`, and one line
+A name is a key of `MODELS`, with weights from a file `resnet50?pretrained=FILE`; a backbone of timm, `timm:NAME` (see
+`trainables.models.timm_networks`); or the user's own `module:function` or `FILE.py:function` (see
+`trainables.models.own`). A new network is one module that returns a `Network`, and one line
 in `MODELS`.
 """
 
@@ -19,13 +20,18 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from trainables.code_identity import relocated
 from trainables.data.catalogue import Name
-from trainables.models import own, pretrained
+from trainables.models import own, pretrained, timm_networks
 from trainables.models.errors import ModelError
+from trainables.models.inputs import IMAGENET, InputFormat
+from trainables.models.linear import linear
 from trainables.models.network import Network
 from trainables.models.resnet import resnet
 from trainables.models.resnet_cifar import resnet_cifar
 
-__all__ = ["MODELS", "Builder", "ModelError", "Network", "build", "check", "check_on", "identity", "settled"]
+__all__ = [
+    "MODELS", "Builder", "InputFormat", "ModelError", "Network", "build", "check", "check_on", "comes_trained",
+    "identity", "input_format", "is_own", "settled",
+]  # fmt: skip
 
 
 class Builder(Protocol):
@@ -44,19 +50,21 @@ MODELS: Mapping[str, Builder] = MappingProxyType(
         "resnet50": partial(resnet, Bottleneck, (3, 4, 6, 3)),
         "resnet152": partial(resnet, Bottleneck, (3, 8, 36, 3)),
         "resnext50": partial(resnet, Bottleneck, (3, 4, 6, 3), groups=32, width=4),
+        "linear": linear,
     }
 )
 """resnet8 to resnet56: He et al.'s for CIFAR, 64 features. resnet34_cifar: 512 features, 3×3 stem. The others:
-ImageNet's stem, made for images of 224 pixels; at 32 pixels their last maps are 1×1."""
+ImageNet's stem, made for images of 224 pixels; at 32 pixels their last maps are 1×1. linear: a classifier alone, for
+data that are features."""
 
 
 def build(name: str, *, classes: int, channels: int, generator: torch.Generator) -> Network:
     """A network by name, on the CPU, freshly initialised or with the weights of a file.
 
     Args:
-        name: A key of `MODELS`, one with `?pretrained=FILE`, or the user's own.
+        name: A key of `MODELS`, one with `?pretrained=FILE`, one of timm's, or the user's own.
         classes: C, at least 2.
-        channels: c of the images (B, c, H, W).
+        channels: c of the images (B, c, H, W), or D of features (B, D).
         generator: On the CPU; all initial values come from it, none from the global stream.
 
     Raises:
@@ -69,6 +77,8 @@ def build(name: str, *, classes: int, channels: int, generator: torch.Generator)
     """
     check(name)
     parsed = Name.parse(name)
+    if parsed.kind.startswith(timm_networks.PREFIX):
+        return timm_networks.network(parsed, classes=classes, channels=channels, generator=generator)
     if parsed.kind not in MODELS:
         return own.network(parsed.kind, parsed.options, classes=classes, channels=channels, generator=generator)
     network = MODELS[parsed.kind](classes=classes, channels=channels, generator=generator)
@@ -91,27 +101,40 @@ def check(name: str) -> None:
         file = parsed.options.get("pretrained")
         if file is not None and not Path(file).expanduser().is_file():
             raise ModelError(f"{name}: pretrained={file}: no such file")
+    elif parsed.kind.startswith(timm_networks.PREFIX):
+        timm_networks.check(parsed)
     elif ":" in parsed.kind:
         own.function_of(parsed.kind)
     else:
         near = difflib.get_close_matches(parsed.kind, MODELS, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ModelError(f"unknown model {name!r}: {hint}known are {', '.join(MODELS)}; your own: module:function")
+        raise ModelError(
+            f"unknown model {name!r}: {hint}known are {', '.join(MODELS)}; timm:NAME; your own: module:function"
+        )
 
 
-def check_on(name: str, *, classes: int, shape: tuple[int, int, int]) -> None:
+def check_on(name: str, *, classes: int, shape: tuple[int, ...]) -> None:
     """Refuses a network that cannot be made for some data, before anything is trained.
 
     Networks of `MODELS` with their own initial values take images of any size; the others are built and run once.
+    Features are for `linear` alone, images for all others.
 
     Args:
         name: As in `build`.
         classes: C.
-        shape: (c, H, W) of the images.
+        shape: (c, H, W) of the images, or (D,) of features.
 
     Raises:
         ModelError: As in `build`, or it cannot be run on such images.
     """
+    if len(shape) == 1 and name != "linear":
+        raise ModelError(
+            f"{name}: takes images, and the data are features of {shape[0]} numbers; train --model linear on them"
+        )
+    if len(shape) > 1 and name == "linear":
+        raise ModelError(
+            "linear: takes features, and the data are images; compute them with python -m trainables.embed"
+        )
     if name in MODELS:
         return
     network = build(name, classes=classes, channels=shape[0], generator=torch.Generator()).eval()
@@ -125,6 +148,43 @@ def check_on(name: str, *, classes: int, shape: tuple[int, int, int]) -> None:
         raise ModelError(f"{name}: cannot be run on images of {'×'.join(map(str, shape))}: {why}") from error
     if logits.shape != (2, classes):
         raise ModelError(f"{name}: logits of 2 images must be (2, {classes}), got {tuple(logits.shape)}")
+
+
+def is_own(name: str) -> bool:
+    """Whether a name stands for code of the user's.
+
+    >>> is_own("nets.py:wide"), is_own("resnet8"), is_own("timm:resnet18")
+    (True, False, False)
+    """
+    kind = Name.parse(name).kind
+    return kind not in MODELS and not kind.startswith(timm_networks.PREFIX)
+
+
+def comes_trained(name: str) -> bool:
+    """Whether a network has been trained before: it has weights from a file or from timm's hub.
+
+    >>> comes_trained("resnet50?pretrained=r50.pth"), comes_trained("timm:resnet18?pretrained=no")
+    (True, False)
+    """
+    parsed = Name.parse(name)
+    weights = parsed.options.get("pretrained", "yes" if parsed.kind.startswith(timm_networks.PREFIX) else "no")
+    return weights.lower() not in ("", "no", "none", "false", "0")
+
+
+def input_format(name: str) -> InputFormat | None:
+    """The images that a pretrained network expects; `None` where it takes them as the data set has them.
+
+    >>> input_format("resnet50?pretrained=r50.pth").size, input_format("resnet50")
+    (224, None)
+    """
+    parsed = Name.parse(name)
+    if parsed.kind.startswith(timm_networks.PREFIX):
+        return timm_networks.input_format(parsed)
+    return IMAGENET if parsed.kind in OF_TORCHVISION and "pretrained" in parsed.options else None
+
+
+OF_TORCHVISION = ("resnet50", "resnet152", "resnext50")
+"""Networks that torchvision has weights of."""
 
 
 def settled(name: str) -> str:
@@ -145,6 +205,8 @@ def identity(name: str) -> str:
     'resnet8'
     """
     parsed = Name.parse(name)
+    if parsed.kind.startswith(timm_networks.PREFIX):
+        return timm_networks.identity(parsed)
     if "pretrained" in parsed.options and parsed.kind in MODELS:
         return f"{parsed.kind}?pretrained={pretrained.mark(Path(parsed.options['pretrained']).expanduser())}"
     if parsed.kind not in MODELS:

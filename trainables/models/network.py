@@ -16,7 +16,7 @@ class Network(nn.Module):
 
     Args:
         backbone: The parts by name, in order; the last one's output (B, D, h, w) is `Outputs.maps`. One that pools by
-            itself gives (B, D), and there are no maps.
+            itself gives (B, D), and there are no maps. Without parts the network takes features instead of images.
         head: features (B, D) -> logits (B, C), or (E, B, C) for E experts, whose mean is then the logits.
         features: D.
         classes: C.
@@ -75,7 +75,7 @@ class Network(nn.Module):
         """Runs a batch, all its views in one pass, so that BatchNorm sees them together.
 
         Args:
-            images: (B, c, H, W) or (V, B, c, H, W) normalised floats.
+            images: (B, c, H, W) or (V, B, c, H, W) normalised floats; without a backbone (B, D) or (V, B, D).
             blend: Mixes the images of each view at one layer: "input", one of `layers`, "pool" or "logits".
 
         Returns:
@@ -85,10 +85,15 @@ class Network(nn.Module):
         Raises:
             ValueError: Images of another rank, or a blend at an unknown layer.
         """
-        if images.ndim not in (4, 5):
-            raise ValueError(f"images must be (B, c, H, W) or (V, B, c, H, W), got shape {tuple(images.shape)}")
-        views = 1 if images.ndim == 4 else images.shape[0]
-        flat = images.flatten(0, 1) if images.ndim == 5 else images  # (V·B, c, H, W)
+        rank, wanted = (
+            (4, "images must be (B, c, H, W) or (V, B, c, H, W)")
+            if len(self.backbone)
+            else (2, "features must be (B, D) or (V, B, D)")
+        )
+        if images.ndim not in (rank, rank + 1):
+            raise ValueError(f"{wanted}, got shape {tuple(images.shape)}")
+        views = 1 if images.ndim == rank else images.shape[0]
+        flat = images.flatten(0, 1) if images.ndim > rank else images  # (V·B, c, H, W)
         if blend is not None:
             self._check(blend)
             blend = for_every_view(blend, views)

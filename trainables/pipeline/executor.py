@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from trainables.batch import pixels_of
 from trainables.models import Network
 from trainables.pipeline.snapshot import PipelineState, StageSnapshot
 from trainables.pipeline.stage_cache import StageCache
@@ -132,7 +133,7 @@ class StageExecutor:
             self.training = self._start_members(members, snapshots)
         except CannotFuse:
             self.training = self._start_members(alone, snapshots)
-        self._evaluator = Evaluator(self.context, self.plan, state.stage)
+        self._evaluator = Evaluator(self.context, self.plan, state.stage, stored=self._split_features)
         return self.training
 
     def _start_members(self, members: range, snapshots: Sequence[StageSnapshot] | None) -> MembersInTraining:
@@ -154,6 +155,9 @@ class StageExecutor:
         if snapshots is None and found and self.plan.stages[state.stage].members == 1:
             state.replay(self.plan, found[0])
         return MembersInTraining(run, members[0], found[0].seconds if found else 0.0, time.perf_counter())
+
+    def _split_features(self, split: str, compute: Callable[[], Tensor]) -> Tensor:
+        return self.cache.split_features(self.state.stage, split, self.state.ancestors, compute)
 
     def end_epoch(self, seconds: float, save: bool | None = None) -> None:
         """Evaluates after a trained epoch, saves, and moves on where the stage is finished.
@@ -257,8 +261,8 @@ class StageExecutor:
 
 def members_together(stage: StagePlan, member: int, context: TrainingContext) -> range:
     """The members of a stage that are trained as one network with the given one; it alone where none are."""
-    height, width = context.data.train_images.shape[-2:]
+    pixels = stage.batch_size * pixels_of(context.data.train_images)
     fused = can_be_fused(stage) and context.sharding.count == 1
-    if fused and context.numerics.fuses(context.device.type, stage.batch_size * height * width):
+    if fused and context.numerics.fuses(context.device.type, pixels):
         return group_of(member, stage.members)
     return range(member, member + 1)

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 from trainables.data import LongTailed
-from trainables.data.images.streamed import StreamedImages
 from trainables.data.loaders import held_bytes
 from trainables.pipeline.pipeline import Pipeline
 from trainables.plan import Plan
@@ -85,8 +84,11 @@ def fewer(data: LongTailed, images: int) -> LongTailed:
     kept = torch.cat([(data.train_labels == label).nonzero()[:each, 0] for label in range(data.classes)])
     pixels: Any = data.train_images
     # what is streamed stays in its files, so that decoding is in the pace
-    pixels = pixels.of(kept.numpy()) if isinstance(pixels, StreamedImages) else pixels[kept]
-    return dataclasses.replace(data, train_images=pixels, train_labels=data.train_labels[kept], fingerprint="")
+    pixels = pixels[kept] if isinstance(pixels, torch.Tensor) else pixels.of(kept.numpy())
+    views = None if data.train_views is None else data.train_views[:, kept]
+    return dataclasses.replace(
+        data, train_images=pixels, train_labels=data.train_labels[kept], train_views=views, fingerprint=""
+    )
 
 
 @contextmanager

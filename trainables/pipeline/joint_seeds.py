@@ -12,10 +12,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
+from trainables.batch import pixels_of
 from trainables.pipeline.pipeline import Diverged, Pipeline
 from trainables.plan.model import Plan
 from trainables.training.fusion import CannotFuse, FusedRun
-from trainables.training.numerics import Numerics
+from trainables.training.numerics import Numerics, plain_sgd
 from trainables.training.stage_run import StageRun
 
 
@@ -26,11 +27,13 @@ def fused_stages(plan: Plan, numerics: Numerics, device: str, pixels: int) -> li
         plan: The plan.
         numerics: What the trial asks for.
         device: "cpu" or "cuda".
-        pixels: H·W of an image.
+        pixels: H·W of an image; 1 of features.
     """
 
     def alone(index: int) -> bool:
         stage = plan.stages[index]
+        if not plain_sgd(stage):
+            return True
         return stage.members > 1 or stage.views > 0 or any(plan.stages[i].on("train") for i in plan.chain(index))
 
     return [
@@ -50,9 +53,9 @@ class JointSeeds:
     """
 
     def __init__(self, lead: Pipeline, others: Callable[[], Sequence[Pipeline | None]]) -> None:
-        height, width = lead.data.train_images.shape[-2:]
         self.lead = lead
-        self._fusable = fused_stages(lead.plan, lead.context.numerics, lead.context.device.type, height * width)
+        pixels = pixels_of(lead.data.train_images)
+        self._fusable = fused_stages(lead.plan, lead.context.numerics, lead.context.device.type, pixels)
         store = lead.executor.cache.store
         known = store is not None and all(store.has(keys[-1]) for keys in lead.keys)
         made = [] if known or not self._fusable else others()

@@ -10,7 +10,6 @@ import functools
 import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -41,7 +40,7 @@ def stage_keys(plan: Plan, context: Mapping[str, Any]) -> list[list[str]]:
         member's, where there is one).
     """
     keys: list[list[str]] = []
-    before = digest({"context": dict(context), "code": code_version()})
+    before = start_key(context)
     for index, stage in enumerate(plan.stages):
         chain = plan.chain(index)
         own = {
@@ -56,6 +55,16 @@ def stage_keys(plan: Plan, context: Mapping[str, Any]) -> list[list[str]]:
         keys.append([*members, key])
         before = key
     return keys
+
+
+def start_key(context: Mapping[str, Any]) -> str:
+    """The key of what lies before the first stage: data, network, seed and numerics, and the code."""
+    return digest({"context": dict(context), "code": code_version()})
+
+
+def plain_features_key(before: str, split: str) -> str:
+    """The key of a frozen backbone's features of a split's images as they are."""
+    return digest({"features": before, "split": split})
 
 
 def features_key(before: str, stage: StagePlan) -> str:
@@ -76,7 +85,7 @@ _OF_MERGED = ("merge", "readout")
 
 def _content(stage: StagePlan) -> dict[str, Any]:
     """Everything of a stage that a member depends on: not names, not the number of members, not their merge."""
-    fields = asdict(stage)
+    fields = stage.to_dict()
     for field in ("name", "members", "carry"):
         del fields[field]
     alone = stage.members == 1

@@ -17,9 +17,9 @@ from torch import Tensor
 from trainables.data import LongTailed
 from trainables.deployment import Deployment
 from trainables.evaluation.summary import UNWEIGHTED, summary
-from trainables.models import Network, build
+from trainables.models import Network, build, input_format
 from trainables.pipeline.executor import StageExecutor
-from trainables.pipeline.keys import stage_keys, trial_context
+from trainables.pipeline.keys import stage_keys, start_key, trial_context
 from trainables.pipeline.snapshot import Cost, PipelineState, Point
 from trainables.pipeline.stage_cache import StageCache
 from trainables.pipeline.store import StageStore
@@ -35,6 +35,15 @@ SAVE_SECONDS = 5.0
 """Shortest time between two saves of an unfinished stage: what a crash may cost, unless an epoch takes longer."""
 
 __all__ = ["Cost", "Diverged", "Pipeline", "Point"]
+
+
+def normalised_for(model: str, data: LongTailed) -> LongTailed:
+    """The data with the mean and deviation that a pretrained network expects; as they are for any other."""
+    expected = input_format(model)
+    if expected is None or data.kind == "features":
+        return data
+    mean, std = map(torch.tensor, expected.of_channels(int(data.train_images.shape[1])))
+    return replace(data, mean=mean, std=std)
 
 
 class Pipeline:
@@ -72,7 +81,8 @@ class Pipeline:
         sharding: BatchSharding | None = None,
         joint_seeds: Sequence[tuple[int, str]] = (),
     ) -> None:
-        self.plan, self.data, self.deployment = plan, data.to(device), deployment
+        self.plan, self.deployment = plan, deployment
+        self.data = normalised_for(model, data).to(device)
         network = partial(_fresh, model, data.classes, int(data.train_images.shape[1]))
         sharding = sharding or BatchSharding()
         self.context = TrainingContext(self.data, network, seed, device, numerics or Numerics(), sharding)
@@ -80,7 +90,7 @@ class Pipeline:
         self.keys = stage_keys(plan, outside if evaluate else {**outside, "measured": False})
         self.first_stage = self.keys[0][-1]
         """Id of the first stage's checkpoint: the unit of replication for claims about first-stage tricks."""
-        cache = StageCache(store, plan, self.keys, seed, device)
+        cache = StageCache(store, plan, self.keys, seed, device, start_key(outside))
         self.executor = StageExecutor(plan, self.context, cache, evaluate, save_seconds)
 
     @property

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from trainables.pipeline.keys import features_key
+from trainables.pipeline.keys import features_key, plain_features_key
 from trainables.pipeline.snapshot import StageSnapshot
 from trainables.pipeline.store import StageStore
 from trainables.plan.model import Plan
@@ -26,13 +26,20 @@ class StageCache:
         keys: Keys of its stages, as `stage_keys` returns them.
         seed: Seed of the trial.
         device: Where tensors are read to.
+        start: Key of what lies before the first stage, as `start_key` returns it.
     """
 
     def __init__(
-        self, store: StageStore | None, plan: Plan, keys: Sequence[Sequence[str]], seed: int, device: torch.device
+        self,
+        store: StageStore | None,
+        plan: Plan,
+        keys: Sequence[Sequence[str]],
+        seed: int,
+        device: torch.device,
+        start: str,
     ) -> None:
         self.store, self.keys = store, keys
-        self._plan, self._seed, self._device = plan, seed, device
+        self._plan, self._seed, self._device, self._start = plan, seed, device, start
 
     def find(self, stage: int, member: int) -> tuple[StageSnapshot, bool] | None:
         """A finished stage, or else the given member of it; and whether it is the whole stage."""
@@ -76,9 +83,19 @@ class StageCache:
 
     def features(self, stage: int, ancestors: Ancestors, compute: Callable[[], Tensor]) -> Tensor:
         """Features of fixed views from the store, or computed and kept there for other stages from this start."""
+        return self._features(features_key(self._before(stage), self._plan.stages[stage]), ancestors, compute)
+
+    def split_features(self, stage: int, split: str, ancestors: Ancestors, compute: Callable[[], Tensor]) -> Tensor:
+        """Likewise, features of a split's images as they are."""
+        return self._features(plain_features_key(self._before(stage), split), ancestors, compute)
+
+    def _before(self, stage: int) -> str:
+        """The key of what a stage starts from; of the first stage, that of data and network."""
+        return self.keys[stage - 1][-1] if stage else self._start
+
+    def _features(self, key: str, ancestors: Ancestors, compute: Callable[[], Tensor]) -> Tensor:
         if self.store is None:
             return compute()
-        key = features_key(self.keys[stage - 1][-1], self._plan.stages[stage])
         stored = self.store.get(key)
         if stored is not None:
             return stored.tensors["features"].to(self._device)

@@ -1,7 +1,7 @@
 """Plans: what a trial trains, built from a space and checked before anything is trained."""
 
 from trainables.plan.build import NONE, Forbidden, LabelledOneOf, Pick, build, defaults
-from trainables.plan.checks import check
+from trainables.plan.checks import check, provided
 from trainables.plan.model import Plan, Recipe, StagePlan, TrickPlan
 from trainables.plan.space import check_space, choices_of, tricks_of
 
@@ -19,5 +19,6 @@ __all__ = [
     "check_space",
     "choices_of",
     "defaults",
+    "provided",
     "tricks_of",
 ]

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 from spaces.domain import DOMAINS, Domain, Integer, OneOf, SomeOf, Space, Stage, Trick
 from trainables.data.catalogue import Standard
 from trainables.plan.checks import check
-from trainables.plan.model import Plan, Recipe, StagePlan, TrickPlan
+from trainables.plan.model import FINE_TUNING, Plan, Recipe, StagePlan, TrickPlan
 from trainables.registry import SEAMS, PlanError, did_you_mean, entry, make
 
 Pick: TypeAlias = Callable[[str, Domain, Any], Any]
@@ -68,7 +68,7 @@ def build(space: Space, pick: Pick, standard: Standard, epochs_scale: float = 1.
         labels.extend(f"{stage.name}/{trick.name}" for trick in tricks)
         stages.append(_fill(stage, tricks, stages, ask, standard, epochs_scale))
     plan = Plan(tuple(stages))
-    check(plan)
+    check(plan, standard.provides)
     for forbidden in space.forbid:
         if set(forbidden.labels) <= set(labels):
             raise Forbidden(f"{' and '.join(forbidden.labels)} are forbidden together: {forbidden.reason}")
@@ -186,7 +186,7 @@ def _fill(
     last = before[-1] if before else None
     carries_all = last is not None and stage.carry == "all"
     carried = {}
-    for key in ("lr", "weight_decay", "momentum", "nesterov", "batch_size", "schedule"):
+    for key in ("lr", "weight_decay", "momentum", "nesterov", "batch_size", "schedule", *FINE_TUNING):
         if carries_all:
             if getattr(stage, key) is not None:
                 raise PlanError(
@@ -195,7 +195,7 @@ def _fill(
                 )
             carried[key] = getattr(last, key)
         else:
-            carried[key] = number(key, getattr(standard, key))
+            carried[key] = number(key, FINE_TUNING[key] if key in FINE_TUNING else getattr(standard, key))
     length = number("length", None)
     epochs = number("epochs", None) if length is None else _positive(stage, "length", length) * standard.epochs
     return StagePlan(

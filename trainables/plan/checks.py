@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from trainables.data.catalogue import module_of
+from trainables.models import comes_trained
 from trainables.objective import REDUCTIONS, one_per_seam
-from trainables.plan.model import Plan, StagePlan
+from trainables.plan.model import Plan, StagePlan, TrickPlan
 from trainables.registry import PlanError, did_you_mean, entries, entry, name_of
 from trainables.training.schedule import ScheduleError, schedule_of
 
 
-def check(plan: Plan) -> None:
+def provided(data: str, model: str) -> tuple[str, ...]:
+    """What data and network bring before anything is trained: `Standard.provides`.
+
+    >>> provided("digits-lt", "resnet8"), provided("features:x.npz", "linear")
+    (('images',), ('trained',))
+    """
+    brought: tuple[str, ...] = getattr(module_of(data), "PROVIDES", ("images",))
+    return (*brought, "trained") if comes_trained(model) and "trained" not in brought else brought
+
+
+def check(plan: Plan, provides: Iterable[str] = ("images",)) -> None:
     """Refuses a plan that cannot be trained.
+
+    Args:
+        plan: The plan.
+        provides: What data and network bring, see `provided`.
 
     Raises:
         PlanError: Two tricks on a seam that takes one, a capability that nothing provides, a number out of
@@ -36,9 +52,11 @@ def check(plan: Plan) -> None:
                 )
         if by_seam["head"]:
             head = next(iter(entry(stage.on("head")[0].name).provides), "other head")
-        capabilities = {head} | ({"trained"} if index else set())
+        capabilities = {head, *provides} | ({"trained"} if index else set())
         capabilities |= {what for trick in stage.tricks for what in entry(trick.name).provides}
         for trick in stage.tricks:
+            if "images" not in capabilities:
+                _check_without_images(trick, where)
             for what in entry(trick.name).needs:
                 if what not in capabilities:
                     raise PlanError(f"{where}: {_unmet(trick.name, what)}")
@@ -49,10 +67,14 @@ def check(plan: Plan) -> None:
             raise PlanError(f"{where}: {stage.members} members need a merge, e.g. choose=['average', …]")
 
 
+OPTIMIZERS = ("sgd", "adamw")
+
 _NUMBERS: Mapping[str, tuple[Callable[[float], bool], str]] = {
     "lr": (lambda value: 0 < value < math.inf, "a number above 0"),
     "weight_decay": (lambda value: 0 <= value < math.inf, "a number of at least 0"),
     "momentum": (lambda value: 0 <= value < 1, "a number in [0, 1)"),
+    "layer_decay": (lambda value: 0 < value <= 1, "a number in (0, 1]"),
+    "clip": (lambda value: 0 < value < math.inf, "a number above 0, or none"),
     "epochs": (lambda value: 1 <= value <= 10**6 and isinstance(value, int), "a whole number from 1 to 1,000,000"),
     "batch_size": (lambda value: 2 <= value <= 10**7 and isinstance(value, int), "a whole number from 2 to 10,000,000"),
     "views": (lambda value: 0 <= value <= 10**4 and isinstance(value, int), "a whole number from 0 to 10,000"),
@@ -64,10 +86,13 @@ _NUMBERS: Mapping[str, tuple[Callable[[float], bool], str]] = {
 def _check_numbers(stage: StagePlan, where: str) -> None:
     for key, (holds, allowed) in _NUMBERS.items():
         value = getattr(stage, key)
+        if key == "clip" and value is None:
+            continue
         # an edited file may hold text: YAML reads 1e-3 as one
         if not isinstance(value, (int, float)) or isinstance(value, bool) or not holds(value):
             raise PlanError(f"{where}: {key} must be {allowed}, got {value!r}")
-    for key, options in {"carry": ("start", "all", "weights"), "reduction": REDUCTIONS}.items():
+    named = {"carry": ("start", "all", "weights"), "reduction": REDUCTIONS, "optimizer": OPTIMIZERS}
+    for key, options in named.items():
         value = getattr(stage, key)
         if value not in options:
             raise PlanError(f"{where}: unknown {key} {value!r}: {did_you_mean(str(value), options)}")
@@ -77,6 +102,8 @@ def _check_numbers(stage: StagePlan, where: str) -> None:
         raise PlanError(f"{where}: {error}") from error
     if not isinstance(stage.nesterov, bool) or (stage.nesterov and not stage.momentum):
         raise PlanError(f"{where}: nesterov must be true (with a momentum above 0) or false, got {stage.nesterov!r}")
+    if stage.nesterov and stage.optimizer != "sgd":
+        raise PlanError(f"{where}: {stage.optimizer} has no Nesterov momentum; use nesterov=False, or optimizer='sgd'")
 
 
 def _check_views(stage: StagePlan, frozen_by: list[Any], by_seam: Mapping[str, list[Any]], where: str) -> None:
@@ -99,9 +126,26 @@ def _check_views(stage: StagePlan, frozen_by: list[Any], by_seam: Mapping[str, l
         raise PlanError(f"{where}: views={stage.views} has no images for the penalty {name_of(made)}; leave views= out")
 
 
+def _check_without_images(trick: TrickPlan, where: str) -> None:
+    """Features have neither pixels nor layers in front of them."""
+    known, layer = entry(trick.name), trick.numbers.get("layer", "pool")
+    if known.seam in ("image", "augment") or "images" in known.needs:
+        raise PlanError(
+            f"{where}: {trick.name} changes or reads images, and the data are features; leave it out, or train on the "
+            "images"
+        )
+    if known.seam == "mix" and layer not in ("input", "pool", "logits"):
+        raise PlanError(
+            f"{where}: {trick.name} mixes at {layer!r}, and features have no such layer; mix at 'pool' or 'logits'"
+        )
+
+
 def _unmet(trick: str, what: str) -> str:
     if what == "trained":
-        return f"{trick} reads a trained network, so it cannot sit in the first stage"
+        return (
+            f"{trick} reads a trained network, so it cannot sit in the first stage, unless the network comes with "
+            "weights or the data are features"
+        )
     offers = [known for known in entries().values() if what in known.provides]
     hint = f"; {' or '.join(known.name for known in offers)} provides it" if offers else ""
     return f"{trick} needs {what!r}, which nothing in the plan provides{hint}"

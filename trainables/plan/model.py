@@ -40,6 +40,10 @@ class TrickPlan:
         return make(self.name, **self.numbers)
 
 
+FINE_TUNING: Mapping[str, Any] = {"optimizer": "sgd", "layer_decay": 1.0, "clip": None}
+"""Numbers of a stage that fine-tuning may set, with their values elsewhere."""
+
+
 @dataclass(frozen=True)
 class StagePlan:
     """One stage with every number filled in. See `spaces.domain.Stage` for the fields."""
@@ -60,6 +64,14 @@ class StagePlan:
     eval_every: int
     tricks: tuple[TrickPlan, ...] = ()
     views: int = 0
+    optimizer: str = "sgd"
+    layer_decay: Number = 1.0
+    clip: Number | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields; those of fine-tuning only where they are set, so that plans without them keep their ids."""
+        fields = dataclasses.asdict(self)
+        return {key: value for key, value in fields.items() if key not in FINE_TUNING or value != FINE_TUNING[key]}
 
     def on(self, seam: str) -> list[TrickPlan]:
         """The stage's tricks on one seam, in written order."""
@@ -76,7 +88,7 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able dict."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))  # type: ignore[no-any-return]
+        return json.loads(json.dumps({"stages": [stage.to_dict() for stage in self.stages]}))  # type: ignore[no-any-return]
 
     @staticmethod
     def from_dict(fields: Mapping[str, Any]) -> Plan:
@@ -179,8 +191,9 @@ class Recipe:
         """Readable choices by stage and seam: {"classifier/draw": "class_balanced", "classifier/lr": 0.1}."""
         readable: dict[str, Any] = {"stages": " > ".join(stage.name for stage in self.plan.stages)}
         for stage in self.plan.stages:
-            for key in STAGE_NUMBERS:
-                readable[f"{stage.name}/{key}"] = getattr(stage, key)
+            numbers = stage.to_dict()
+            for key in (*STAGE_NUMBERS, *(key for key in FINE_TUNING if key in numbers)):
+                readable[f"{stage.name}/{key}"] = numbers[key]
             for seam in SEAMS:
                 names = [trick.name for trick in stage.on(seam)]
                 if names:
@@ -199,4 +212,6 @@ def _describe(stage: StagePlan) -> str:
     carry = "" if stage.carry == "start" else f", carries {stage.carry}"
     numbers = f"{stage.epochs} epochs{members}, lr {stage.lr:g}, wd {stage.weight_decay:g}"
     views = f", {stage.views} views" if stage.views else ""
+    fields = stage.to_dict()
+    views += "".join(f", {key} {fields[key]}" for key in FINE_TUNING if key in fields)
     return f"{stage.name}: {numbers}{views}{carry}; {tricks or 'plain'}"

@@ -8,7 +8,7 @@ from typing import Any
 from spaces.domain import OneOf, SomeOf, Space, Stage, Trick
 from trainables.data.catalogue import Standard
 from trainables.plan.build import build, defaults
-from trainables.plan.model import STAGE_NUMBERS
+from trainables.plan.model import FINE_TUNING, STAGE_NUMBERS
 from trainables.registry import PlanError, did_you_mean, entry, make
 
 
@@ -61,7 +61,8 @@ def choices_of(space: Space) -> list[str]:
             # what an earlier stage keeps on stands in this one as well
             keys = own | before if stage.keep else own
             here |= keys
-            names |= {f"{stage.name}/{key}" for key in (*STAGE_NUMBERS, *keys)}
+            tuned = [key for key in FINE_TUNING if getattr(stage, key) is not None]
+            names |= {f"{stage.name}/{key}" for key in (*STAGE_NUMBERS, *tuned, *keys)}
         before |= here
     return sorted(names)
 

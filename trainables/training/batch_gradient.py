@@ -48,7 +48,9 @@ class BatchGradient:
     def loss(self, epoch: Epoch, batch: Batch, outputs: Outputs) -> Tensor:
         """The loss of a batch: one number."""
         losses, penalties = self._objective.parts(outputs, batch.y, batch.share, batch=batch, generator=epoch.generator)
-        return reduce(losses, self._mixed_weights(batch), epoch.expected, self._reduction) + penalties.mean()
+        # only one of the reductions reads the weights
+        weights = self._mixed_weights(batch) if self._reduction == "weighted_mean" else losses
+        return reduce(losses, weights, epoch.expected, self._reduction) + penalties.mean()
 
     def __call__(self, epoch: Epoch, batch: Batch, features: Tensor | None, step: int) -> tuple[Batch, Outputs, Tensor]:
         """Adds the gradient of a batch.

@@ -43,7 +43,7 @@ class CarryOver:
 
     Args:
         model: State of the network, buffers included.
-        optimiser: Momentum buffers by position of the parameter; empty where a new chain must start.
+        optimiser: State of the optimiser by position of the parameter; empty where a new chain must start.
         chain_epoch: Epochs of the chain that have been trained.
         chain_step: Optimiser steps of the chain that have been made.
         averaged: The averaged network, where a trick keeps one: it is evaluated, and a new chain starts from it.

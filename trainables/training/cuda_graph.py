@@ -18,6 +18,7 @@ from torch import Tensor
 from trainables.batch import Batch, Outputs
 from trainables.models import Network
 from trainables.plan import StagePlan
+from trainables.training.numerics import plain_sgd
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +34,8 @@ Step = Callable[[Batch], Made]
 
 def can_be_captured(stage: StagePlan, device: torch.device) -> bool:
     """Whether every full batch of a stage is the same work on the device, and the device has graphs."""
-    return device.type == "cuda" and not stage.views and not any(stage.on(seam) for seam in EAGER)
+    same = plain_sgd(stage) and not stage.views and not any(stage.on(seam) for seam in EAGER)
+    return device.type == "cuda" and same
 
 
 class GraphedStep:

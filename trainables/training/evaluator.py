@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -27,16 +27,26 @@ class Evaluator:
         plan: The plan.
         index: The stage, whose readout is used.
         split: "val" or "test".
+        stored: Where the backbone is frozen, given the name of a split and a function that computes its features,
+            returns them, computed or from a store.
     """
 
-    def __init__(self, context: TrainingContext, plan: Plan, index: int, split: str = "val") -> None:
+    def __init__(
+        self,
+        context: TrainingContext,
+        plan: Plan,
+        index: int,
+        split: str = "val",
+        stored: Callable[[str, Callable[[], Tensor]], Tensor] = lambda split, compute: compute(),
+    ) -> None:
         data = context.data
+        self._split, self._stored = split, stored
         self._context, self._stage = context, plan.stages[index]
         self._images = data.val_images if split == "val" else data.test_images
         self._labels = data.val_labels if split == "val" else data.test_labels
         self._generators = partial(generator, context.seed, plan.chain_number(index))
         self._frozen = self._stage.views > 0
-        self._features: list[Tensor] = []
+        self._features: Tensor | None = None
         self._class_means: float | None = None
 
     @torch.no_grad()
@@ -55,7 +65,7 @@ class Evaluator:
         network.eval()
         facts = stage_facts(self._context, network, self._stage.epochs, self._generators)
         logits = torch.cat(list(self._logits(network, facts))).double()
-        if self._class_means is None or not self._frozen:
+        if self._class_means is None or not (self._frozen or len(network.backbone) == 0):
             self._class_means = self._nearest_mean(network, facts)
         network.train(training)
         predicted = logits.argmax(dim=1)
@@ -78,21 +88,31 @@ class Evaluator:
         made = next((trick.made() for trick in self._stage.on("readout")), None)
         readout = None if made is None else made.build(facts)
         views = getattr(made, "views", lambda images: images[None])
-        for number, images in enumerate(self._images.split(evaluation_batch(self._images))):
-            if number < len(self._features):
-                outputs = network.classify(self._features[number])
-            else:
-                outputs = network(self._context.data.normalise(views(images)))
-                if self._frozen and not outputs.views and outputs.features is not None:
-                    self._features.append(outputs.features)
+        size = evaluation_batch(self._images)
+        if self._frozen and not hasattr(made, "views"):
+            batches = (network.classify(features) for features in self._split_features(network).split(size))
+        else:
+            batches = (network(self._context.data.normalise(views(images))) for images in self._images.split(size))
+        for outputs in batches:
             yield outputs.logits if readout is None else readout(outputs)
+
+    def _split_features(self, network: Network) -> Tensor:
+        """(M, D) features of the split; those of a frozen backbone are computed once."""
+
+        def compute() -> Tensor:
+            batches = self._images.split(evaluation_batch(self._images))
+            return torch.cat([network(self._context.data.normalise(images)).features for images in batches])
+
+        if not self._frozen:
+            return compute()
+        if self._features is None:
+            self._features = self._stored(self._split, compute)
+        return self._features
 
     def _nearest_mean(self, network: Network, facts: Facts) -> float:
         data = self._context.data
-        features = facts.features()
+        features = self._stored("train", facts.features) if self._frozen else facts.features()
         sums = features.new_zeros(data.classes, features.shape[1]).index_add_(0, data.train_labels, features)
         means = functional.normalize(sums, dim=1)
-        batches = self._images.split(evaluation_batch(self._images))
-        seen = torch.cat([network(data.normalise(images)).features for images in batches])
-        nearest = (functional.normalize(seen, dim=1) @ means.T).argmax(dim=1)
+        nearest = (functional.normalize(self._split_features(network), dim=1) @ means.T).argmax(dim=1)
         return float(metrics.recalls(nearest, self._labels, data.classes).nanmean())

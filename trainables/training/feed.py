@@ -35,6 +35,8 @@ class Epoch:
         expected: Mean weight of its images.
         stream: The batches, with features where they are cached.
         generator: Generator of the losses that draw random numbers.
+        batches: Indices of the images of each batch.
+        draws: A generator for each purpose.
     """
 
     number: int
@@ -43,6 +45,8 @@ class Epoch:
     expected: float
     stream: Iterator[tuple[Batch, Tensor | None]]
     generator: torch.Generator
+    batches: Sequence[Tensor]
+    draws: Mapping[str, torch.Generator]
 
 
 class StageFeed:
@@ -129,11 +133,15 @@ class StageFeed:
     ) -> Iterator[tuple[Batch, Tensor]]:
         """Batches without pixels, and the features of one view of each image."""
         sizes = [len(index) for index in batches]
-        drawn = [torch.randint(len(features), (size,), generator=draws) for size in sizes]
-        views = sent(torch.cat(drawn), self._context.device).split(sizes)
+        views = self.draw_views(len(features), sizes, draws).split(sizes)
         for index, view in zip(batches, views, strict=True):
             labels = self._data.train_labels[index]
             yield Batch.plain(labels.new_zeros(len(labels), 0, 0, 0), index, labels), features[view, index]
+
+    def draw_views(self, views: int, sizes: Sequence[int], draws: torch.Generator) -> Tensor:
+        """(M,) number of the cached view of each image, for batches of these sizes."""
+        drawn = [torch.randint(views, (size,), generator=draws) for size in sizes]
+        return sent(torch.cat(drawn), self._context.device)
 
 
 def _grouped(

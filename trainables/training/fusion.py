@@ -140,12 +140,12 @@ class FusedRun:
                     chunks = zip(x.chunk(self._members, 1), blends, strict=True)
                     x = torch.cat([_apply_blend(chunk, blend, name) for chunk, blend in chunks], 1)
         x = x.float() if self._precision == "bf16" else x
-        pooled = x.mean(dim=(2, 3)).chunk(self._members, 1)
+        pooled = (x if x.ndim == 2 else x.mean(dim=(2, 3))).chunk(self._members, 1)
         features = torch.stack(
             [_apply_blend(f, blend, "pool") for f, blend in zip(pooled, blends, strict=True)]
         )  # (K, B, D)
         logits = self._classify(features)
-        maps = x.chunk(self._members, 1)
+        maps = [None] * self._members if x.ndim == 2 else x.chunk(self._members, 1)
         outputs = []
         for member, blend in enumerate(blends):
             z = _apply_blend(logits[member], blend, "logits")

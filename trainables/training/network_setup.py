@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from trainables import metrics
-from trainables.batch import Facts, evaluation_batch
+from trainables.batch import Facts, evaluation_batch, pixels_of
 from trainables.models import Network
 from trainables.plan.model import Plan, StagePlan
 from trainables.training.context import CarryOver, State, TrainingContext, copy_state
@@ -111,7 +111,7 @@ def _set_format(context: TrainingContext, stage: StagePlan, network: Network) ->
     images = context.data.train_images
     # a backbone with cached features sees evaluation batches alone, so its features are those of any batch size
     size = evaluation_batch(images) if stage.views else stage.batch_size
-    last = context.numerics.channels_last_for(context.device.type, size * images.shape[-2] * images.shape[-1])
+    last = context.numerics.channels_last_for(context.device.type, size * pixels_of(images)) and images.ndim == 4
     return network.settle(context.numerics.precision, torch.channels_last if last else torch.contiguous_format)
 
 

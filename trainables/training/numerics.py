@@ -138,4 +138,9 @@ def groups_of(seeds: Sequence[int]) -> list[tuple[int, ...]]:
 
 def can_be_fused(stage: StagePlan) -> bool:
     """Whether a stage asks for nothing that keeps its members apart; the network must agree as well."""
-    return stage.members > 1 and not stage.views and not stage.on("train")
+    return stage.members > 1 and not stage.views and not stage.on("train") and plain_sgd(stage)
+
+
+def plain_sgd(stage: StagePlan) -> bool:
+    """Whether all parameters take the same step of SGD: what fused networks and CUDA graphs know."""
+    return stage.optimizer == "sgd" and stage.layer_decay == 1 and stage.clip is None

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,12 +22,14 @@ from trainables.models import Network
 from trainables.objective import Objective
 from trainables.plan.model import Plan
 from trainables.registry import PlanError, entry
+from trainables.training import linear_steps
 from trainables.training.batch_gradient import BatchGradient
 from trainables.training.batch_sharding import synchronise_batchnorm
 from trainables.training.context import CarryOver, State, TrainingContext, copy_state
 from trainables.training.cuda_graph import GraphedStep, can_be_captured
 from trainables.training.feed import PURPOSES, Epoch, StageFeed
 from trainables.training.network_setup import network_at_start, network_before_stage, stage_facts
+from trainables.training.optimizer import clip_gradient, load_optimizer, make_optimizer, save_optimizer, set_rate
 from trainables.training.schedule import schedule_of
 from trainables.training.seeding import generator, sent
 
@@ -76,16 +77,11 @@ class StageRun:
         # members of one stage start from the same network and differ in what they draw
         shared = partial(generator, context.seed, plan.chain_number(index), "start")
         self.network, groups = network_at_start(context, plan, index, shared, carry_over)
-        self.optimiser = torch.optim.SGD(
-            [_group(group, self.stage.lr) for group in groups],
-            lr=self.stage.lr,
-            momentum=self.stage.momentum,
-            weight_decay=self.stage.weight_decay,
-            nesterov=self.stage.nesterov,
-            fused=True,
-        )
+        backbone = self.network.backbone_parameters()
+        self._frozen = self.network.fix_batchnorm and not any(parameter.requires_grad for parameter in backbone)
+        self.optimiser = make_optimizer(self.stage, groups, self.network)
         if carry_over is not None and continues:
-            _load_optimiser(self.optimiser, carry_over.optimiser)
+            load_optimizer(self.optimiser, carry_over.optimiser)
         facts = stage_facts(context, self.network, self._chain_epochs, self._generator)
         facts = replace(facts, averages_from=averages_from)
         seen = facts
@@ -111,6 +107,7 @@ class StageRun:
             self.network, self.objective, self.stage.reduction, self._sharding, mix, self._generator
         )
         self._graphed: GraphedStep | None = None
+        self._fixed_features = linear_steps.fixed_features(self)
 
     @property
     def finished(self) -> bool:
@@ -124,17 +121,15 @@ class StageRun:
             Diverged: The epoch's mean loss, or a weight after it, is not finite.
         """
         epoch = self.begin_epoch()
+        if self._fixed_features is not None:
+            self.end_epoch(epoch, linear_steps.train(self, epoch, self._fixed_features))
+            return
         self.gradient.connect()
         if self._graphed is None:
             self._graphed = self._graph(epoch)
         total = torch.zeros((), device=self.context.device)
         for step, (batch, features) in enumerate(epoch.stream):
-            for group in self.optimiser.param_groups:
-                rate = self.rate(epoch, step) * group["lr_scale"]
-                if isinstance(group["lr"], Tensor):
-                    group["lr"].fill_(rate)  # in place: a graph reads this memory
-                else:
-                    group["lr"] = rate
+            set_rate(self.optimiser, self.rate(epoch, step))
             if self._graphed is None:
                 batch, outputs, loss = self._step(epoch, batch, features)
             else:
@@ -147,8 +142,13 @@ class StageRun:
         """One step of the optimiser; see `BatchGradient` for what it returns."""
         self.optimiser.zero_grad(set_to_none=True)
         batch, outputs, loss = self.gradient(epoch, batch, features, self._first_step + self.steps)
-        self.optimiser.step()
+        self._update()
         return batch, outputs, loss
+
+    def _update(self) -> None:
+        """Clips the gradient where the stage asks for it, and takes the optimiser's step."""
+        clip_gradient(self.optimiser, self.stage.clip)
+        self.optimiser.step()
 
     def _graph(self, epoch: Epoch) -> GraphedStep | None:
         """The step as a CUDA graph, where that is asked for and possible; it keeps nothing of the epoch."""
@@ -177,7 +177,7 @@ class StageRun:
         batches = list(_split(indices, self.stage.batch_size))
         self.network.train()
         stream = self.feed.batches(batches, draws)
-        return Epoch(chain_epoch, len(indices), len(batches), expected, stream, draws["loss"])
+        return Epoch(chain_epoch, len(indices), len(batches), expected, stream, draws["loss"], batches, draws)
 
     def rate(self, epoch: Epoch, step: int) -> float:
         """The learning rate of a step."""
@@ -189,6 +189,15 @@ class StageRun:
         """Runs the after-step tricks and updates the average, after the optimiser's step."""
         for after in self._after_step:
             after(self.network, outputs, batch)
+        self._count_step()
+
+    def take_step(self, epoch: Epoch, step: int) -> None:
+        """Takes the optimiser's step along the present gradient, in a stage without after-step tricks."""
+        set_rate(self.optimiser, self.rate(epoch, step))
+        self._update()
+        self._count_step()
+
+    def _count_step(self) -> None:
         self.steps += 1
         self._update_average(None)
 
@@ -211,8 +220,9 @@ class StageRun:
         where = f"stage {self.stage.name!r}, epoch {self.epoch}"
         if not math.isfinite(self.train_loss):
             raise Diverged(f"{where}: the training loss is {self.train_loss}")
-        # the last step of an epoch may have broken a weight or a statistic; a fixed backbone does not move
-        moving = self.network.head if self.network.fix_batchnorm else self.network
+        # the last step of an epoch may have broken a weight or a statistic; a frozen backbone with fixed
+        # statistics does not move
+        moving = self.network.head if self._frozen else self.network
         if not torch.stack([tensor.isfinite().all() for tensor in moving.state_dict().values()]).all():
             raise Diverged(f"{where}: a weight is no longer finite")
 
@@ -228,7 +238,7 @@ class StageRun:
         """The state that the next stage takes over."""
         return CarryOver(
             copy_state(self.network.state_dict()),
-            _save_optimiser(self.optimiser),
+            save_optimizer(self.optimiser),
             self._first_epoch + self.epoch,
             self._first_step + self.steps,
             copy_state(self.averaged),
@@ -246,7 +256,7 @@ class StageRun:
     def load(self, carry_over: CarryOver, epoch: int, images: int, steps: int) -> None:
         """Continues in the middle of the stage, from what `carry_over` returned there."""
         self.network.load_state_dict(carry_over.model)
-        _load_optimiser(self.optimiser, carry_over.optimiser)
+        load_optimizer(self.optimiser, carry_over.optimiser)
         self.averaged = dict(carry_over.averaged)
         self.epoch, self.images, self.steps = epoch, images, steps
 
@@ -274,30 +284,3 @@ def _split(indices: Tensor, batch_size: int) -> Iterator[Tensor]:
     if len(batches) > 1 and len(batches[-1]) == 1:
         batches[-2:] = [torch.cat(batches[-2:])]
     yield from batches
-
-
-def _group(group: Mapping[str, Any], lr: float) -> dict[str, Any]:
-    scale = group.get("lr_scale", 1.0)
-    return {**group, "lr_scale": scale, "lr": lr * scale}
-
-
-def _parameters(optimiser: torch.optim.Optimizer) -> Iterator[Any]:
-    for group in optimiser.param_groups:
-        yield from group["params"]
-
-
-def _save_optimiser(optimiser: torch.optim.Optimizer) -> State:
-    buffers = {}
-    for position, parameter in enumerate(_parameters(optimiser)):
-        momentum = optimiser.state[parameter].get("momentum_buffer")
-        if momentum is not None:
-            buffers[str(position)] = momentum.detach().clone(memory_format=torch.contiguous_format)
-    return buffers
-
-
-def _load_optimiser(optimiser: torch.optim.Optimizer, buffers: Mapping[str, Tensor]) -> None:
-    for position, parameter in enumerate(_parameters(optimiser)):
-        if str(position) in buffers:
-            # laid out like its parameter: the fused step walks through both side by side
-            buffer = torch.empty_like(parameter, requires_grad=False).copy_(buffers[str(position)])
-            optimiser.state[parameter]["momentum_buffer"] = buffer

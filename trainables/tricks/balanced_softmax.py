@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from trainables.batch import Facts
+from trainables.objective import Shift
 from trainables.registry import trick
 
 
@@ -40,5 +41,4 @@ class BalancedSoftmax:
 
     def build(self, facts: Facts) -> Callable[[Tensor, Tensor], Tensor]:
         """(z (B, C), y (B,)) -> (B, C)."""
-        log_counts = torch.log(facts.counts.double()).to(facts.device)
-        return lambda z, y: z + log_counts.to(z.dtype)
+        return Shift(torch.log(facts.counts.double()).to(facts.device))

@@ -18,6 +18,7 @@ from trainables.tricks._shared.mixing import MixFn, beta_share, partners, with_p
     family="mixup",
     source="Yun et al. 2019, arXiv:1905.04899, eq. 1 and 2",
     space={"alpha": uniform(0.2, 2.0, step=0.2)},
+    needs=("images",),
 )
 @dataclass(frozen=True)
 class Cutmix:

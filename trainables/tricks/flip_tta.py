@@ -16,6 +16,7 @@ from trainables.registry import trick
     seam="readout",
     family="regularisation",
     source="Sun et al. 2025 (LOS), ICLR, public code; Krizhevsky et al. 2012, NeurIPS",
+    needs=("images",),
 )
 @dataclass(frozen=True)
 class FlipTta:

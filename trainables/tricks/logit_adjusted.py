@@ -9,6 +9,7 @@ from torch import Tensor
 
 from spaces.domain import uniform
 from trainables.batch import Facts
+from trainables.objective import Shift
 from trainables.registry import in_range, trick
 from trainables.tricks._shared.adjustment import log_prior
 
@@ -54,5 +55,4 @@ class LogitAdjusted:
 
     def build(self, facts: Facts) -> Callable[[Tensor, Tensor], Tensor]:
         """(z (B, C), y (B,)) -> (B, C)."""
-        shift = log_prior(facts, self.tau, self.floor)
-        return lambda z, y: z + shift.to(z.dtype)
+        return Shift(log_prior(facts, self.tau, self.floor))

@@ -8,7 +8,8 @@
    rule states which value is white.
 5. Palettes are looked up. CMYK is converted without a colour profile, and colour profiles are not applied elsewhere.
    Grey pixels are repeated in three channels, colour becomes grey by the luma of ITU-R 601.
-6. With a size, the shorter side is resized to it (bilinear, smoothed where it shrinks) and the centre is cut out.
+6. With a size, the shorter side is resized to it (bilinear or bicubic, smoothed where it shrinks) and the centre is
+   cut out.
 
 Pillow alone does the work: its resizing computes in integers and hence gives the same pixels on every machine. It and
 NumPy are imported where they are used, because the standard schedules of data sets are asked for without them. Nothing
@@ -50,6 +51,7 @@ MOST_PIXELS = 178_956_970
 """Pillow's limit for one image, which guards against small files that fill the memory."""
 
 ORIENTATIONS = ("exif", "ignore")
+INTERPOLATIONS = ("bilinear", "bicubic")
 
 TURNED = {
     2: "FLIP_LEFT_RIGHT",
@@ -102,15 +104,17 @@ class Preprocessing:
         size: Side in pixels that every image is brought to; `None` keeps the image's own size.
         background: Colour under transparent pixels, as a name of CSS or as #rrggbb.
         orientation: One of `ORIENTATIONS`.
+        interpolation: One of `INTERPOLATIONS`, by which images are resized.
 
     Raises:
-        ValueError: A number of channels, colour or orientation that does not exist.
+        ValueError: A number of channels, colour, orientation or interpolation that does not exist.
     """
 
     channels: int
     size: int | None = None
     background: str = "white"
     orientation: str = "exif"
+    interpolation: str = "bilinear"
 
     def __post_init__(self) -> None:
         if self.channels not in (1, 3):
@@ -119,12 +123,15 @@ class Preprocessing:
             raise ValueError(f"size must be a number of pixels, got {self.size!r}")
         if self.orientation not in ORIENTATIONS:
             raise ValueError(f"orientation must be {' or '.join(ORIENTATIONS)}, got {self.orientation!r}")
+        if self.interpolation not in INTERPOLATIONS:
+            raise ValueError(f"interpolation must be {' or '.join(INTERPOLATIONS)}, got {self.interpolation!r}")
         colour(self.background)
 
     @property
     def unusual(self) -> tuple[str, ...]:
-        """The colour and the orientation where they are not the defaults: part of a data set's fingerprint."""
-        return () if (self.background, self.orientation) == ("white", "exif") else (self.background, self.orientation)
+        """Colour, orientation and interpolation where they are not the defaults: part of a data set's fingerprint."""
+        told = () if (self.background, self.orientation) == ("white", "exif") else (self.background, self.orientation)
+        return told if self.interpolation == "bilinear" else (*told, self.interpolation)
 
     def decode(self, source: Source) -> NDArray[np.uint8]:
         """The pixels of one image.
@@ -174,13 +181,13 @@ class Preprocessing:
                 found = found.transpose(Image.Transpose[TURNED[turn]])
                 traits.append("turned")
             if self.size is not None:
-                found = squared(found, self.size)
+                found = squared(found, self.size, self.interpolation)
             pixels = np.asarray(found)
         pixels = pixels[None] if self.channels == 1 else pixels.transpose(2, 0, 1)
         return np.ascontiguousarray(pixels), tuple(traits)
 
 
-def squared(image: Image.Image, size: int) -> Image.Image:
+def squared(image: Image.Image, size: int, interpolation: str = "bilinear") -> Image.Image:
     """The centre of an image whose shorter side was resized to `size`.
 
     >>> from PIL import Image
@@ -195,7 +202,9 @@ def squared(image: Image.Image, size: int) -> Image.Image:
     scale = size / min(width, height)
     wide, high = max(size, round(width * scale)), max(size, round(height * scale))
     left, top = (wide - size) // 2, (high - size) // 2
-    return image.resize((wide, high), Image.Resampling.BILINEAR).crop((left, top, left + size, top + size))
+    return image.resize((wide, high), Image.Resampling[interpolation.upper()]).crop(
+        (left, top, left + size, top + size)
+    )
 
 
 def header(source: Source, background: str = "white", orientation: str = "exif") -> Header:

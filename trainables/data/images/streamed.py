@@ -156,7 +156,8 @@ class StreamedImages:
     @property
     def stamp(self) -> bytes:
         """Stands for the pixels in the data's fingerprint: those of the files, and the size they are brought to."""
-        size = self.reader.dataset.preprocessing.size
+        rules = self.reader.dataset.preprocessing
+        size = rules.size if rules.interpolation == "bilinear" else (rules.size, rules.interpolation)
         return hashlib.sha256(repr((size, self.reader.digests[self.rows].tolist())).encode()).digest()
 
     @property

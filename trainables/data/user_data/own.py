@@ -29,6 +29,7 @@ Options follow a question mark: `folder:photos?size=64&broken=skip` (in a shell,
 | `crop` | `shift` | `resized`: training takes crops of random size and shape instead of shifts |
 | `feed` | `auto` | `resident`: all in memory; `streamed`: decoded as needed; `auto`: streamed where above the limit |
 | `background` | white | colour under transparent pixels: a name, or #rrggbb |
+| `interpolation` | `bilinear` | or `bicubic`: how files are resized |
 | `orientation` | `exif` | `ignore` leaves images as they lie in the file, whatever their EXIF data say |
 | `resident_limit` | 8 | largest set in memory, 10⁹ bytes |
 | `workers` | one per core, ≤ 8 | processes that decode what is streamed; 0 decodes in the training process |
@@ -47,7 +48,7 @@ import stat
 import textwrap
 import unicodedata
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -386,7 +387,7 @@ def _why_absent(file: Path) -> str:
 def _npz(file: Path) -> Source:
     import numpy as np
 
-    heads, others = _heads(file)
+    heads, others = heads_of(file)
     pairs, names_in, unused = _roles(file, heads)
     given: dict[str, NDArray[Any]] = {}
     shapes: dict[str, tuple[int, ...]] = {}
@@ -394,7 +395,7 @@ def _npz(file: Path) -> Source:
         shapes[split] = _channels_first(file, x, heads[x])
         if not shapes[split][0]:
             raise DataError(f"{file}: {x} has no images; add some, or take {x} and {y} out")
-        given[split] = _labels(file, y, heads[y], x, shapes[split][0])
+        given[split] = labels_of(file, y, heads[y], x, shapes[split][0])
     sizes = {shape[1:] for shape in shapes.values()}
     if len(sizes) > 1:
         shown = ", ".join(f"{split} {'×'.join(map(str, shape[1:]))}" for split, shape in shapes.items())
@@ -402,8 +403,8 @@ def _npz(file: Path) -> Source:
     if len({found.dtype.kind for found in given.values()}) > 1:
         raise DataError(f"{file}: the labels of one split are names, those of another numbers; save them alike")
     written = np.unique(np.concatenate(list(given.values()))).tolist()
-    names = _names(file, names_in, heads[names_in]) if names_in else None
-    class_names, number, odd = _named(file, written, names_in, names)
+    names = names_of(file, names_in, heads[names_in]) if names_in else None
+    class_names, number, odd = class_names_of(file, written, names_in, names)
     labels = {
         split: np.array([number[label] for label in found.tolist()], dtype=np.int64) for split, found in given.items()
     }
@@ -421,7 +422,7 @@ def _npz(file: Path) -> Source:
     )
 
 
-def _named(
+def class_names_of(
     file: Path, written: Sequence[Any], names_in: str, names: Sequence[str] | None
 ) -> tuple[tuple[str, ...], Mapping[Any, int], list[str]]:
     """Class names in order, the number of each label as it is written, and what is odd about them.
@@ -453,7 +454,7 @@ def _named(
     return tuple(kept), {used[name]: label for label, name in enumerate(kept)}, odd + alike(str(file), kept)
 
 
-class _Head(NamedTuple):
+class Head(NamedTuple):
     """What an array says before it is read."""
 
     shape: tuple[int, ...]
@@ -467,7 +468,7 @@ NEVER_A_TRAP = 10**8
 """Bytes up to which an array is read however small it was packed."""
 
 
-def _heads(file: Path) -> tuple[dict[str, _Head], list[str]]:
+def heads_of(file: Path) -> tuple[dict[str, Head], list[str]]:
     """Shape and type of each array of an npz file, none of which is read; and what else the file holds.
 
     Raises:
@@ -476,7 +477,7 @@ def _heads(file: Path) -> tuple[dict[str, _Head], list[str]]:
     import numpy as np
     from numpy.lib import format as npy
 
-    heads: dict[str, _Head] = {}
+    heads: dict[str, Head] = {}
     with _told(file, "cannot be read as npz"), zipfile.ZipFile(file) as pack:
         members = [member for member in pack.infolist() if member.filename.endswith(".npy")]
         others = [member.filename for member in pack.infolist() if not member.filename.endswith(".npy")]
@@ -499,7 +500,7 @@ def _heads(file: Path) -> tuple[dict[str, _Head], list[str]]:
                 f"{file}: {name} unpacks to {size / 1e9:.1f} GB from {member.compress_size / 1e6:.1f} MB, which no "
                 "images do, so it is not read; if it is what you mean, save it without compression, by numpy.savez"
             )
-        heads[name] = _Head(tuple(shape), np.dtype(kind))
+        heads[name] = Head(tuple(shape), np.dtype(kind))
     return heads, others
 
 
@@ -515,7 +516,8 @@ def _told(file: Path, what: str) -> Iterator[None]:
         raise DataError(f"{file}: {what} ({reason})") from error
 
 
-def _array(file: Path, array: str) -> NDArray[Any]:
+def stored_array(file: Path, array: str) -> NDArray[Any]:
+    """An array of an npz file."""
     import numpy as np
 
     with _told(file, f"{array} cannot be read"), np.load(file, allow_pickle=False) as pack:
@@ -531,7 +533,7 @@ NAMES = ("classes", "class_names", "label_names", "target_names")
 """How an array of class names may be called."""
 
 
-def _roles(file: Path, heads: Mapping[str, _Head]) -> tuple[dict[str, tuple[str, str]], str, list[str]]:
+def _roles(file: Path, heads: Mapping[str, Head]) -> tuple[dict[str, tuple[str, str]], str, list[str]]:
     """Which arrays are images and labels of which split, which one has the class names, and which are not used.
 
     Raises:
@@ -580,7 +582,9 @@ def _roles(file: Path, heads: Mapping[str, _Head]) -> tuple[dict[str, tuple[str,
     return pairs, found.get(("names", ""), ""), unused
 
 
-def _labels(file: Path, y: str, head: _Head, x: str, images: int) -> NDArray[Any]:
+def labels_of(
+    file: Path, y: str, head: Head, x: str, images: int, read: Callable[[Path, str], NDArray[Any]] = stored_array
+) -> NDArray[Any]:
     """The labels of a split, (N,): int64, or names; also from (N, 1), and from floats that are whole.
 
     Raises:
@@ -598,7 +602,7 @@ def _labels(file: Path, y: str, head: _Head, x: str, images: int) -> NDArray[Any
         raise DataError(where)
     if kind.kind not in "iufSU":
         raise DataError(f"{where}; save {y}.astype(int)")
-    labels = _array(file, y).reshape(-1)
+    labels = read(file, y).reshape(-1)
     if kind.kind in "SU":
         with _told(file, f"{y} cannot be read as names in UTF-8"):
             names = [one.decode() if isinstance(one, bytes) else str(one) for one in labels.tolist()]
@@ -622,7 +626,7 @@ MOST_NAMES = 10**7
 """Bytes of class names that are read."""
 
 
-def _names(file: Path, array: str, head: _Head) -> list[str]:
+def names_of(file: Path, array: str, head: Head) -> list[str]:
     """The names of the classes, in the order of the labels.
 
     Raises:
@@ -636,7 +640,7 @@ def _names(file: Path, array: str, head: _Head) -> list[str]:
             f"{where} must be one text for each class, as numpy.array(['ant', 'bee']), got {head.kind} {shape}"
         )
     with _told(file, f"{array} cannot be read as names in UTF-8"):
-        given = [one.decode() if isinstance(one, bytes) else str(one) for one in _array(file, array).tolist()]
+        given = [one.decode() if isinstance(one, bytes) else str(one) for one in stored_array(file, array).tolist()]
         "".join(given).encode()
     given = [name.strip() for name in given]
     if twice := repeated(given):
@@ -646,7 +650,7 @@ def _names(file: Path, array: str, head: _Head) -> list[str]:
     return given
 
 
-def _channels_first(file: Path, x: str, head: _Head) -> tuple[int, ...]:
+def _channels_first(file: Path, x: str, head: Head) -> tuple[int, ...]:
     """(N, c, H, W) of the images as they are stored.
 
     Raises:
@@ -681,7 +685,7 @@ def _images(file: Path, pairs: Mapping[str, tuple[str, str]]) -> Mapping[str, ND
 
     images = {}
     for split, (x, _) in pairs.items():
-        stored = _array(file, x)
+        stored = stored_array(file, x)
         if stored.ndim == 3:
             stored = stored[:, None]
         elif stored.shape[3] in (1, 3):

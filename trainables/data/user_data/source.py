@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainables.data.catalogue import DataError, Name, spelled
-from trainables.data.images.decoding import ORIENTATIONS, Preprocessing, colour
+from trainables.data.images.decoding import INTERPOLATIONS, ORIENTATIONS, Preprocessing, colour
 from trainables.data.images.files import (
     RESIDENT_GB,
     SIDES,
@@ -184,6 +184,7 @@ class Options:
         crop: The data's own augmentation, see `LongTailed.crop`.
         background: Colour under transparent pixels; `None` for white, which is then told as an assumption.
         orientation: Whether the EXIF orientation is applied, "exif", or not, "ignore".
+        interpolation: How image files are resized, "bilinear" or "bicubic".
     """
 
     size: int | None
@@ -198,10 +199,11 @@ class Options:
     crop: str = "shift"
     background: str | None = None
     orientation: str = "exif"
+    interpolation: str = "bilinear"
 
     def preprocessing(self, channels: int) -> Preprocessing:
         """How image files of these options are decoded."""
-        return Preprocessing(channels, self.size, self.background or "white", self.orientation)
+        return Preprocessing(channels, self.size, self.background or "white", self.orientation, self.interpolation)
 
     @staticmethod
     def of(
@@ -232,13 +234,14 @@ class Options:
             crop=name.choice("crop", (crop, *(other for other in CROPS if other != crop))),
             background=background,
             orientation=name.choice("orientation", ORIENTATIONS),
+            interpolation=name.choice("interpolation", INTERPOLATIONS),
         )
 
 
 CROPS = ("shift", "resized")
 
 OPTIONS = ("size", "broken", "val", "test", "pad", "flip", "resident_limit", "feed", "workers", "crop",
-           "background", "orientation")  # fmt: skip
+           "background", "orientation", "interpolation")  # fmt: skip
 """Names of the options above."""
 
 
