@@ -170,7 +170,7 @@ def from_store(uri: str, search: str | None = None) -> tuple[str, Findings]:
     )
     drawn = trials[trials["recipe"].isin(findings.compared) & (trials["outcome"] == "finished")]
     others = compare(uri, name, trials, findings.conflicts)
-    return name, replace(findings, curves=_filled(load.curves(uri, drawn)), other_searches=others)
+    return name, replace(findings, curves=_filled(load.curves(drawn)), other_searches=others)
 
 
 def _filled(table: pd.DataFrame | None) -> pd.DataFrame | None:
