@@ -10,7 +10,6 @@ import pytest
 import yaml
 from PIL import Image
 
-from analysis.conflicts import search_verdicts
 from analysis.records import reader as load
 from analysis.records.schema import Record
 from search import export
@@ -120,7 +119,7 @@ def test_the_looks_of_a_search_are_judged_at_their_shares(uri, tmp_path, monkeyp
         for one in RECORDS:
             tracker.log(one)
     asked = []
-    monkeypatch.setattr(search_verdicts, "verdict_table", lambda trials, **given: asked.append(given) or 1 / 0)
+    monkeypatch.setattr(export, "verdict_table", lambda trials, **given: asked.append(given) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main(["--tracking-uri", uri, "--out", str(tmp_path / "best.yaml")])
     pair = "first/cost_sensitive×first/class_balanced"
@@ -187,7 +186,7 @@ def test_the_verdicts_are_those_of_every_look_at_its_share(uri, tmp_path, monkey
         tracker.summary({}, {"looks": "[1]"})
     assert load.looks(uri, "looked") == [1]
     asked = []
-    monkeypatch.setattr(search_verdicts, "verdict_table", lambda trials, **given: asked.append(given))
+    monkeypatch.setattr(export, "verdict_table", lambda trials, **given: asked.append(given))
     assert main(["--tracking-uri", uri, "--out", str(tmp_path / "best.yaml")]) == 0
     assert asked == [{"margin": 0.02, "primary": "first/class_balanced×first/cost_sensitive", "firsts": [1]}]
 

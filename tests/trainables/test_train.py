@@ -844,7 +844,7 @@ def test_bad_arguments_end_before_anything_is_trained(recipe, write, tmp_path, c
         ([path, "--epochs-scale", "0"], "--epochs-scale must be a number above 0, got 0.0"),
         ([path, "--epochs-scale", "nan"], "--epochs-scale must be a number above 0, got nan"),
         ([path, "--epochs-scale", "inf"], "--epochs-scale must be a number above 0, got inf"),
-        ([path, "--as-searched", "--epochs-scale", "2"], "repeats what the search did, at its length"),
+        ([path, "--as-searched", "--epochs-scale", "2"], "--as-searched repeats the search, at its length"),
         ([path, "--out", str(tmp_path / "taken")], "taken"),
     ):
         assert main(arguments) == 2, arguments

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from analysis.text import printable
 from trainables.data import load, standard
 from trainables.data.catalogue import PREFIXES, DataError, Name
@@ -43,6 +41,8 @@ def identity(name: str, root: str | None, imbalance: float | None) -> dict[str, 
     Raises:
         DataError: The data cannot be read.
     """
+    import torch  # the help of search.export must be fast
+
     data = load(name, root=root, imbalance=None if has_own_tail(name) else imbalance, split_seed=0)
     labels = torch.cat([part.cpu() for part in (data.train_labels, data.val_labels, data.test_labels)])
     counts = labels.bincount(minlength=data.classes).tolist()
