@@ -19,7 +19,7 @@ from search.design.removal import removable
 from search.phases.candidates import MAX_PAIRS
 from search.phases.extra_blocks import why_not
 from search.phases.tune import Tune
-from search.recipes import MAX_PUBLISHED, RecipeFactory
+from search.recipes import RecipeFactory
 from search.scheduling.early_stopping import CohortASHA, stages_of
 from search.scheduling.journal import Journal, JournalError
 from search.scheduling.orchestrator import Orchestrator
@@ -29,6 +29,7 @@ from search.scheduling.trial_request import TrialRequest
 from search.settings import Settings
 from search.state import SearchState
 from spaces.domain import Space, Stage, forbid, log_uniform, one_of
+from spaces.recipes import published
 from tests.search.whole_searches import small_phases
 from trainables.data import standard
 from trainables.pipeline.keys import stage_keys
@@ -725,7 +726,7 @@ def test_the_tuned_baseline_is_what_everything_stands_on(tmp_path, whole):
 def test_published_recipes_are_trained_whole_and_race(tmp_path, whole):
     world = World(tmp_path, WIDE, **whole)
     handed = by_phase(world.play())
-    assert len(handed["start"]) == len({request.recipe.plan.id for request in handed["start"]}) == MAX_PUBLISHED
+    assert len(handed["start"]) == len({request.recipe.plan.id for request in handed["start"]}) == len(published(0.1))
     assert all(request.arm == "adaptive" and not request.may_stop for request in handed["start"])
     assert all(request.may_stop for request in handed["adaptive"])
     raced = {request.recipe.plan.id for request in handed["race"]}
