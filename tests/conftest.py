@@ -14,6 +14,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
+from hypothesis import settings
 
 from spaces.domain import Space, Stage
 from trainables import registry
@@ -21,6 +22,9 @@ from trainables.data import LongTailed, load, standard
 from trainables.data.long_tail import class_counts
 from trainables.pipeline.pipeline import Pipeline
 from trainables.plan import Plan, build, defaults
+
+settings.register_profile("busy machines", deadline=None)
+settings.load_profile("busy machines")
 
 CPU = torch.device("cpu")
 

@@ -25,7 +25,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis.text import echo, lenient_output, sentence
+from analysis import command_line
+from analysis.command_line import Parser
+from analysis.text import echo
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,11 +47,11 @@ class EmbedError(ValueError):
     """Features that cannot be computed as asked."""
 
 
-def parser() -> argparse.ArgumentParser:
-    """The options."""
-    it = argparse.ArgumentParser(prog="python -m trainables.embed", description="Computes the features of a data set.")
+def parser(prog: str = "python -m trainables.embed") -> Parser:
+    """The command's options."""
+    it = Parser(prog, description="Compute the features of a data set with a pretrained network.")
     it.add_argument("--data", metavar="NAME", required=True, help="data set, as for run_search.py")
-    it.add_argument("--data-root", metavar="DIR", help="folder that holds the data, if they are not bundled")
+    it.add_argument("--data-root", metavar="DIR", help="folder that holds the data (default: none, for bundled data)")
     it.add_argument(
         "--model", metavar="NAME", required=True,
         help="pretrained network: timm:NAME, timm:NAME?pretrained=FILE, resnet50?pretrained=FILE, module:function",
@@ -59,28 +61,33 @@ def parser() -> argparse.ArgumentParser:
         "--imbalance", metavar="X", type=float,
         help="cut a long tail before the features are computed (default: the whole pool, from which a search cuts it)",
     )  # fmt: skip
-    it.add_argument("--views", metavar="V", type=int, default=1, help="views of each training image (default: 1)")
-    it.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of the backbone (default: fp32)")
-    it.add_argument("--batch-size", metavar="B", type=int, default=64, help="images at a time (default: 64)")
-    it.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: auto)")
-    it.add_argument("--threads", metavar="N", type=int, help="threads of a CPU (default: as torch chooses)")
+    it.add_argument(
+        "--views", metavar="V", type=int, default=1, help="views of each training image (default: %(default)s)"
+    )
+    it.add_argument(
+        "--precision", choices=("fp32", "bf16"), default="fp32", help="precision of the backbone (default: %(default)s)"
+    )
+    it.add_argument("--batch-size", metavar="B", type=int, default=64, help="images at a time (default: %(default)s)")
+    it.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="device that computes (default: %(default)s)"
+    )
+    it.add_argument("--threads", metavar="N", type=int, help="CPU threads (default: as many as torch chooses)")
     return it
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m trainables.embed") -> int:
     """Runs the command; 0 done, 2 cannot be done as asked, 130 interrupted."""
-    lenient_output()
-    options = parser().parse_args(arguments)
+    return command_line.run(parser(prog), arguments, _embed)
+
+
+def _embed(options: argparse.Namespace) -> int:
+    if options.out.suffix not in SUFFIXES:
+        raise EmbedError(f"--out {options.out}: must end in {' or '.join(SUFFIXES)}")
+    for name, value in (("views", options.views), ("batch-size", options.batch_size), ("threads", options.threads)):
+        if value is not None and value < 1:
+            raise EmbedError(f"--{name} must be at least 1, got {value}")
     try:
-        if options.out.suffix not in SUFFIXES:
-            raise EmbedError(f"--out {options.out}: must end in {' or '.join(SUFFIXES)}")
-        for name, value in (("views", options.views), ("batch-size", options.batch_size), ("threads", options.threads)):
-            if value is not None and value < 1:
-                raise EmbedError(f"--{name} must be at least 1, got {value}")
         embed(options)
-    except (ValueError, OSError) as error:
-        echo(f"trainables.embed: error: {sentence(error)}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         echo(f"interrupted; the same command continues from {_parts_of(options.out)}", file=sys.stderr)
         return 130
