@@ -38,12 +38,22 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, prog: str, **options: Any) -> None:
         super().__init__(prog=prog, **options)
+        self._words: list[str] = []
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        """Parses the words of a command line; a misspelt option comes before one that is missing."""
+        self._words = list(sys.argv[1:] if args is None else args)
+        return super().parse_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         """Raises a `UsageError`; a misspelt option is answered with the nearest one."""
+        known = [flag for action in self._actions for flag in action.option_strings]
         unknown = re.match(r"unrecognized arguments: (-[^\s=]+)", message)
+        if "are required" in message:
+            words = (word.partition("=")[0] for word in self._words if word.startswith("--"))
+            strange = next((word for word in words if not any(flag.startswith(word) for flag in known)), None)
+            unknown = re.match("(.+)", strange) if strange else None
         if unknown:
-            known = [flag for action in self._actions for flag in action.option_strings]
             near = difflib.get_close_matches(unknown[1], known, n=1)
             hint = f"did you mean {near[0]}?" if near else "--help lists the options"
             raise UsageError(f"there is no option {unknown[1]}: {hint}")

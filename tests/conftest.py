@@ -28,9 +28,11 @@ settings.load_profile("busy machines")
 
 CPU = torch.device("cpu")
 
+# a shell that starts the tests in the background, or nohup, has them ignore these, and so would all that they start
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # a shell that starts the tests in the background has them ignore it, and so would all that they start
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 collect_ignore_glob = ["benchmarks/tricks/*"]
 """A trick that is looked through for doctests would be one of the gallery from then on."""

@@ -20,7 +20,7 @@ MODULES = (
 """What `python -m` runs."""
 
 WITHOUT_DEFAULT = {"--space", "--resume", "--data-root"}
-"""Options that are needed, or absent where they are not given."""
+"""Options that are absent where they are not given."""
 
 
 def parser_of(command: str) -> Parser:
@@ -37,7 +37,9 @@ def test_help_names_defaults_in_the_usual_form(command):
         shown = parser._get_formatter()._expand_help(action)
         # what follows a name is a part of it: NAME[?option=…]
         assert not re.search(r"(?<!\w)\[", shown), f"{name}: {shown}"
-        if action.option_strings and action.nargs != 0 and action.option_strings[-1] not in WITHOUT_DEFAULT:
+        if action.option_strings and action.nargs != 0 and not action.required:
+            if action.option_strings[-1] in WITHOUT_DEFAULT:
+                continue
             assert re.search(r"\(default: [^)]+\)$", shown), f"{name}: {shown}"
 
 

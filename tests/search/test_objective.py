@@ -34,7 +34,7 @@ def test_every_objective_has_its_values():
 
 
 def test_an_objective_that_is_none_is_refused():
-    with pytest.raises(SettingsError, match="--objective must be one of accuracy, harmonic_mean, both, got 'recall'"):
+    with pytest.raises(SettingsError, match="--objective must be accuracy, harmonic_mean or both, got 'recall'"):
         Settings(name="x", space="y", data="digits-lt", objective="recall")
 
 

@@ -14,6 +14,7 @@ from search import phases
 from search.console import preview
 from search.context import SearchContext
 from search.phases.phase import Phase
+from search.recipes import MAX_PUBLISHED
 from search.settings import Settings
 from tests.search.whole_searches import TINY, journal, runs, small_phases
 
@@ -90,4 +91,7 @@ def test_the_trials_and_the_table_of_a_further_phase_are_everywhere(place):
 
 def test_settings_of_a_phase_are_declared_where_it_is_registered():
     race = next(phase for phase in phases.PHASES if phase.name == "race")
-    assert dataclasses.replace(race, contenders=2).max_trials(Settings(name="s", space="s", data="d"), 0) == 8 * 3
+    assert (
+        dataclasses.replace(race, contenders=2).max_trials(Settings(name="s", space="s", data="d"), 0)
+        == (2 + 1 + MAX_PUBLISHED) * 3
+    )

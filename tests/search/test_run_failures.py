@@ -238,7 +238,7 @@ def test_a_start_that_fails_leaves_its_name_free(place, monkeypatch, capsys):
     for error in (KeyboardInterrupt("no luck"), RuntimeError("no luck")):
         with monkeypatch.context() as patch, pytest.raises(type(error), match="no luck"):
             # after MLflow has the search, before anything is trained
-            patch.setattr("ray.tune.Tuner", Mock(side_effect=error))
+            patch.setattr("search.execution.ray_tune.Tuner", Mock(side_effect=error))
             search.run(TINY, name="again", **few)
         assert not (place / "results" / "again").exists()
         assert runs(place, "again") == []

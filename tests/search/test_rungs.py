@@ -195,7 +195,7 @@ def test_a_val_that_is_too_small_is_refused(place, monkeypatch, capsys):
             assert run_search.main(arguments) == 2
             said = capsys.readouterr().err
             assert f"--objective {objective} needs at least 50 val images per class, because" in said
-            assert "digits-lt has 24" in said
+            assert "digits-lt has 44" in said
     assert not (place / "results" / "refused").exists()
     # what a search on such data found is not picked by it either
     assert export.main(["--search", "short", "--pick", "knee"]) == 2

@@ -136,9 +136,9 @@ def test_above_half_of_the_free_memory_the_file_is_mapped(name, views, monkeypat
     assert torch.cat(list(mapped.test_images.split(7))).equal(resident.test_images)
     small = fewer(mapped, 8)
     assert small.train_images.shape == (len(small.train_labels), D)
-    # the very same training
+    # the same training, by closed-form steps where the features are in memory
     one, other = (trained(data, resident_name, "balanced_softmax") for data in (resident, mapped))
-    assert one.points[-1].metrics == other.points[-1].metrics
+    assert one.points[-1].metrics == pytest.approx(other.points[-1].metrics, rel=1e-6)
 
 
 def test_training_draws_one_of_several_views(name):

@@ -312,7 +312,7 @@ def test_equal_trainings_leave_equal_files(recipe, command, tmp_path, no_program
 @pytest.mark.parametrize(
     ("metadata", "sentence"),
     [
-        ({"shape": "[1, 8]", "counts": "[3, 2]"}, "shape must be three whole numbers, got [1, 8]"),
+        ({"shape": "[1, 8]", "counts": "[3, 2]"}, "shape must be one whole number or three, got [1, 8]"),
         ({"shape": "[1, 8, 8]", "counts": f"[{10**12}, 2]"}, "counts must be the training images of each class, got"),
         ({"shape": "[1, 8, 8]", "counts": "{}"}, "counts must be the training images of each class, got {}"),
         ({"shape": "[" * 100_000, "counts": "[3, 2]"}, "not a file that python -m trainables.train left"),

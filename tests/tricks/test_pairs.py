@@ -118,7 +118,7 @@ def clash(*tricks):
 
 
 def unmet(first, second):
-    """A capability that is not there: a trained network in the first stage, or the kind of the head."""
+    """A capability that is not there: a trained network in the first stage, or the kind of the head; images are."""
     heads = (
         [name for name in first if seam(name) == "head"],
         [name for name in (*first, *second) if seam(name) == "head"],
@@ -126,7 +126,7 @@ def unmet(first, second):
     for needing, head in zip((first, second), heads, strict=True):
         kind = entries()[head[-1]].provides[0] if head else "linear"
         for name in needing:
-            there = {kind} | ({"trained"} if needing is second else set())
+            there = {kind, "images"} | ({"trained"} if needing is second else set())
             if not set(entries()[name].needs) <= there:
                 return True
     return False

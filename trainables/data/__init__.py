@@ -160,7 +160,7 @@ def load(
 
     >>> data = load("digits-lt", imbalance=50)
     >>> data.counts.tolist(), len(data.val_labels), len(data.test_labels)
-    ([100, 64, 41, 27, 17, 11, 7, 4, 3, 2], 240, 500)
+    ([100, 64, 41, 27, 17, 11, 7, 4, 3, 2], 440, 300)
     """
     module = module_of(name)
     if imbalance is None:
