@@ -22,8 +22,8 @@ BF16 = Numerics(precision="bf16", channels_last="on")
     ("fields", "sentence"),
     [
         ({"precision": "bf61"}, "--precision must be fp32 or bf16, got 'bf61': did you mean 'bf16'?"),
-        ({"channels_last": "yes"}, "--channels-last must be auto or on or off, got 'yes'"),
-        ({"fused_members": "of"}, "--fused-members must be auto or on or off, got 'of': did you mean 'off'?"),
+        ({"channels_last": "yes"}, "--channels-last must be auto, on or off, got 'yes'"),
+        ({"fused_members": "of"}, "--fused-members must be auto, on or off, got 'of': did you mean 'off'?"),
         ({"graph": "auto"}, "--graph must be on or off, got 'auto'"),
     ],
 )

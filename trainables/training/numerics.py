@@ -68,7 +68,7 @@ class Numerics:
                 near = difflib.get_close_matches(str(got), values, n=1)
                 hint = f"did you mean {near[0]!r}? " if near else ""
                 raise NumericsError(
-                    f"--{name.replace('_', '-')} must be {' or '.join(values)}, got {got!r}"
+                    f"--{name.replace('_', '-')} must be {', '.join(values[:-1])} or {values[-1]}, got {got!r}"
                     + (f": {hint.rstrip()}" if hint else "")
                 )
 
