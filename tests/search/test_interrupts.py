@@ -67,6 +67,10 @@ def test_a_child_outlives_the_terminal_and_its_parent_hears_of_it():
                 child = subprocess.Popen(["sleep", "600"])
                 os.kill(os.getpid(), signal.SIGHUP)
                 child.send_signal(signal.SIGHUP)
+            for _ in range(50):  # it may be heard in another thread first
+                if it.received:
+                    break
+                time.sleep(0.1)
             assert it.received
             time.sleep(0.2)
             assert child.poll() is None
