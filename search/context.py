@@ -216,7 +216,7 @@ class SearchContext:
         settings, plan = self.settings, request.recipe.plan
         cuda = self.device == "cuda" and torch.cuda.is_available()
         device = torch.device("cuda" if cuda else "cpu")
-        marks = [(seed, self.splits.fingerprint(seed)) for seed in request.company]
+        marks = [(seed, self.splits.fingerprint(seed)) for seed in request.joint_seeds]
         fingerprint = self.splits.fingerprint(request.seed)
         context = trial_context(fingerprint, self.model, request.seed, device, settings.numerics, marks)
         # the workers', which train with one thread, and not this process's
@@ -247,7 +247,7 @@ class SearchContext:
             rungs=self.settings.rungs if request.may_stop else (),
             shortened=request.may_stop and self.settings.rung_score == SHORTENED,
             read_test=request.read_test,
-            joint_seeds=request.company,
+            joint_seeds=request.joint_seeds,
             fingerprint=self.splits.fingerprint(request.seed),
         ).to_dict()
 

@@ -22,8 +22,7 @@ from analysis.conflicts.search_verdicts import margin_of, verdict_table
 from analysis.formatting import coverage
 from analysis.recipes import pareto
 from analysis.recipes.pareto import HARMONIC_MEAN, PICKS
-from analysis.records import mlflow_store
-from analysis.records import reader as load
+from analysis.records import mlflow_store, reader
 from analysis.records.intervals import bounded_interval, difference_interval, prediction_interval
 from analysis.records.mlflow_store import address
 from analysis.records.schema import BASELINE
@@ -69,7 +68,7 @@ def document(
     Raises:
         ExportError: No such rank or recipe, or nothing has finished; a pick that val is too small for.
     """
-    ranking = load.ranking(trials)
+    ranking = reader.ranking(trials)
     if ranking.empty:
         raise ExportError("no trial of this search has finished: there is no recipe to export yet")
     if pick is not None:
@@ -89,7 +88,7 @@ def document(
     first = own.iloc[0]
     values = [float(value) for value in own.sort_values("seed")["final/accuracy"]]
     plan = dict(plan_of(str(row["recipe"])))
-    low, high = prediction_interval(values, error=load.image_error(own, "final/accuracy"))
+    low, high = prediction_interval(values, error=reader.image_error(own, "final/accuracy"))
     part = coverage(first["val_counts"], first["class_names"])
     return {
         "format": FORMAT,
@@ -106,11 +105,14 @@ def document(
             **_length(settings or {}),
             "seeds": [int(seed) for seed in own.sort_values("seed")["seed"]],
             "values": values,
-            **_named(load.mean_interval(own, "final/accuracy"), ("mean", "low", "high")),
+            **_named(reader.mean_interval(own, "final/accuracy"), ("mean", "low", "high")),
             "prediction": _named((low, high), ("low", "high")),
             **_worst_classes(own),
-            "gain_over_baseline": _gain(trials, row, load.baseline(trials)),
-            "images_seen": {"recipe": float(own["images"].mean()), "baseline": _images(trials, load.baseline(trials))},
+            "gain_over_baseline": _gain(trials, row, reader.baseline(trials)),
+            "images_seen": {
+                "recipe": float(own["images"].mean()),
+                "baseline": _images(trials, reader.baseline(trials)),
+            },
         },
         "conflicts": _verdicts(row["tricks"], conflicts, settings or {}),
         "provenance": {
@@ -319,8 +321,8 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m search.e
 
 def _export(options: argparse.Namespace) -> int:
     uri = address(options.tracking_uri)
-    name, trials = load.records(uri, options.search)
-    settings = load.settings(uri, name)
+    name, trials = reader.records(uri, options.search)
+    settings = reader.settings(uri, name)
     changed, unknown = check_identity(uri, name, trials, settings)
     if changed and not options.accept_changes:
         raise ExportError(
@@ -332,7 +334,7 @@ def _export(options: argparse.Namespace) -> int:
             trials,
             margin=margin_of(settings),
             primary=settings.get("primary") or (),
-            firsts=load.looks(uri, name),
+            firsts=reader.looks(uri, name),
         )
     except ValueError:
         conflicts = None  # no complete design arm: the file then lists no verdicts

@@ -276,11 +276,11 @@ def block_changes(trained: Mapping[int, set[str]], fingerprint: Callable[[int], 
 
 
 def refusal(asked: str, changed: Iterable[str], again: str) -> str:
-    """The sentence for somebody who goes on with a search whose ground has changed.
+    """The sentence that refuses to resume a search whose data, space or code has changed.
 
     Args:
-        asked: The option that goes on.
-        changed: What is not as it was.
+        asked: The option that continues the search.
+        changed: The changes, each in words.
         again: What `--accept-changes` would do.
     """
     return (

@@ -13,8 +13,7 @@ from filelock import FileLock, Timeout
 
 from analysis import command_line
 from analysis.command_line import TRACKING_URI, Parser
-from analysis.records import mlflow_store
-from analysis.records import reader as load
+from analysis.records import mlflow_store, reader
 from analysis.text import echo, printable, sentence
 
 LOCK = "search.lock"
@@ -52,7 +51,7 @@ def table(uri: str, output: str | None = None) -> str:
         LoadError: There is no store at `uri`.
     """
     rows = [("search", "data", "started (UTC)", "trials", "finished", "best", "status")]
-    for row in load.searches(uri).to_dict("records"):
+    for row in reader.searches(uri).to_dict("records"):
         accuracy = row["best_accuracy"]
         best = "unknown" if math.isnan(accuracy) else f"{100 * accuracy:.1f} % ({row['best_arm']})"
         started = f"{row['started']:%Y-%m-%d %H:%M}"

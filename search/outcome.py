@@ -170,7 +170,7 @@ def _track(
         for file in sorted(folder.iterdir())
         if file.name in names
     }
-    tracker.summary(metrics, tags, artifacts, anew=mlflow_tracker.FINDINGS)
+    tracker.summary(metrics, tags, artifacts, replace=mlflow_tracker.FINDINGS)
     for table in judged:
         tracker.mark(table)
 

@@ -1,4 +1,4 @@
-"""What was asked for, on the command line or from Python, as the search that it asks for."""
+"""Turns the options of the command line or of `search.run` into the search to run."""
 
 from __future__ import annotations
 

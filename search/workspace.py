@@ -302,7 +302,7 @@ def files_now(file: Path | None, identity: Identity, folder: Path) -> dict[str, 
 
 
 def successor_of(settings: Settings, changed: Iterable[str]) -> Settings:
-    """The settings of the search that takes the place of one whose ground has changed: fresh seeds, another name."""
+    """Settings of the search that replaces one whose data, space or code has changed: fresh seeds, another name."""
     stem, _, last = settings.name.rpartition("-")
     own = int(last) if settings.continues and last.isdecimal() else 1
     stem = stem if own > 1 else settings.name

@@ -1,7 +1,7 @@
 """Interim looks: what each look at a growing design may claim, and which pairs get further blocks.
 
-Blocks are added where a person asks for them (`--seeds +N`), or for declared pairs that are unresolved (`--settle`).
-Each time counts as a look, with its share of the error rate (`analysis.stats.alpha_spending`).
+A user adds blocks to every pair (`--seeds +N`) or to the declared pairs that are unresolved (`--settle`). Each time
+counts as a look, with its share of the error rate (`analysis.stats.alpha_spending`).
 """
 
 from __future__ import annotations

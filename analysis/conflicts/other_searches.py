@@ -27,7 +27,7 @@ from analysis import command_line
 from analysis.command_line import TRACKING_URI, Parser
 from analysis.conflicts.search_verdicts import margin_of, verdict_table
 from analysis.formatting import VERDICTS, percent, points, span
-from analysis.records import reader as load
+from analysis.records import reader
 from analysis.records.mlflow_store import address
 from analysis.stats.meta import Pooled, pool
 from analysis.text import csv_text, echo, sentence
@@ -71,7 +71,7 @@ def compare(uri: str, name: str, trials: pd.DataFrame, table: pd.DataFrame | Non
     Raises:
         LoadError: There is no such store.
     """
-    if table is None or set(load.searches(uri)["name"]) <= {name}:
+    if table is None or set(reader.searches(uri)["name"]) <= {name}:
         return None
     tables, skipped = from_store(uri)
     tables = {other: each for other, each in tables.items() if not other.startswith(f"{name}: ")}
@@ -172,15 +172,15 @@ def from_store(uri: str) -> tuple[dict[str, pd.DataFrame], dict[str, str]]:
         LoadError: There is no such store.
     """
     tables, skipped = {}, {}
-    for name in load.searches(uri)["name"]:
-        settings = load.settings(uri, name)
+    for name in reader.searches(uri)["name"]:
+        settings = reader.settings(uri, name)
         try:
-            _, trials = load.records(uri, name)
+            _, trials = reader.records(uri, name)
             table = verdict_table(
                 trials,
                 margin=margin_of(settings),
                 primary=settings.get("primary") or (),
-                firsts=load.looks(uri, name),
+                firsts=reader.looks(uri, name),
             )
         except ValueError as error:
             skipped[name] = str(error)

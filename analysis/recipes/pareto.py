@@ -68,18 +68,18 @@ def front(trials: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
     # imported here because commands read this module's names before they read any table
     import pandas as pd
 
-    from analysis.records import reader as load
+    from analysis.records import reader
 
     columns = [
         "recipe", "title", "arm", "seeds", "accuracy", "accuracy_low", "accuracy_high", "harmonic_mean",
         "harmonic_mean_low", "harmonic_mean_high", "on_front", "knee",
     ]  # fmt: skip
-    first = load.ranking(trials, ACCURACY, level)
+    first = reader.ranking(trials, ACCURACY, level)
     if first.empty:
         return pd.DataFrame(columns=columns)
     if HARMONIC_MEAN not in trials:
         raise RecordError(f"no trial has {HARMONIC_MEAN!r}: the search was recorded by an older version")
-    second = load.ranking(trials, HARMONIC_MEAN, level)
+    second = reader.ranking(trials, HARMONIC_MEAN, level)
     bounds = {"mean": "", "low": "_low", "high": "_high"}
     named = [
         table.rename(columns={old: name + new for old, new in bounds.items()})

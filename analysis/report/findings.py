@@ -15,7 +15,7 @@ from analysis.conflicts.candidates import candidate_table
 from analysis.conflicts.other_searches import OtherSearches, compare
 from analysis.conflicts.search_verdicts import declared_pairs, margin_of, with_robustness
 from analysis.conflicts.verdicts import MARGIN
-from analysis.records import reader as load
+from analysis.records import reader
 from analysis.records.mlflow_index import parsed
 from analysis.records.schema import RecordError
 from analysis.report.health import warnings
@@ -73,7 +73,7 @@ class Findings:
     def trials_of(self, recipe: str) -> pd.DataFrame:
         """Finished trials of the arm by which a recipe is measured, the freshest that it has."""
         done = self.trials[(self.trials["outcome"] == "finished") & (self.trials["recipe"] == recipe)]
-        for arm in load.ESTIMATES:
+        for arm in reader.ESTIMATES:
             if (done["arm"] == arm).any():
                 return done[done["arm"] == arm]
         return done
@@ -111,7 +111,7 @@ def gather(
     Raises:
         RecordError: The metric is of the test split, or `best` is not among the finished trials.
     """
-    ranking = load.ranking(trials, metric)
+    ranking = reader.ranking(trials, metric)
     if best is not None and best not in set(ranking["recipe"]):
         raise RecordError(f"recipe {best!r} cannot be called best: it has no finished trial")
     leader = best or (str(ranking["recipe"].iloc[0]) if len(ranking) else "")
@@ -126,7 +126,7 @@ def gather(
     if conflicts is not None and len(conflicts) and "holds" not in conflicts:
         conflicts = with_robustness(conflicts, trials, metric, margin)
     findings = Findings(
-        trials, ranking, leader, load.baseline(trials), metric, margin, _filled(conflicts), _filled(effects),
+        trials, ranking, leader, reader.baseline(trials), metric, margin, _filled(conflicts), _filled(effects),
         _filled(curves), problem, dict(about or {}), nominated=_filled(candidate_table(trials, metric, margin)),
         other_searches=other_searches,
         health=tuple(warnings(trials, effects, margin, metric=metric, winner=leader or None)),
@@ -151,8 +151,8 @@ def from_store(uri: str, search: str | None = None) -> tuple[str, Findings]:
     Raises:
         LoadError: There is no such store or search.
     """
-    info = load.find(uri, search)
-    name, trials = load.records(uri, info.name)
+    info = reader.find(uri, search)
+    name, trials = reader.records(uri, info.name)
     settings = {key: parsed(text) for key, text in info.params.items()}
     about = {
         "MLflow store": uri,
@@ -166,11 +166,11 @@ def from_store(uri: str, search: str | None = None) -> tuple[str, Findings]:
         margin=margin_of(settings),
         primary=settings.get("primary") or (),
         about=about,
-        firsts=load.looks(uri, name),
+        firsts=reader.looks(uri, name),
     )
     drawn = trials[trials["recipe"].isin(findings.compared) & (trials["outcome"] == "finished")]
     others = compare(uri, name, trials, findings.conflicts)
-    return name, replace(findings, curves=_filled(load.curves(drawn)), other_searches=others)
+    return name, replace(findings, curves=_filled(reader.curves(drawn)), other_searches=others)
 
 
 def _filled(table: pd.DataFrame | None) -> pd.DataFrame | None:

@@ -14,7 +14,7 @@ from rich.tree import Tree
 
 from analysis.console import styled
 from analysis.text import printable, sentence
-from search.design import power_preview as prospect
+from search.design import power_preview
 from search.design.labels import Design
 from search.execution import epoch_time as pace
 from search.phases import outlook
@@ -67,7 +67,7 @@ def show(console: Console, context: SearchContext, measure: bool = False) -> Non
     for pair in design.impossible:
         console.print(styled(f"  not applicable: {pair.a} × {pair.b}: {pair.reason}"))
     console.print()
-    for part in prospect.show(design, settings.seeds, context.standard.sd, context.standard.margin, settings.data):
+    for part in power_preview.show(design, settings.seeds, context.standard.sd, context.standard.margin, settings.data):
         console.print(styled(part) if isinstance(part, str) else part)
     if settings.start_points:
         for note in context.factory.left_out:
@@ -90,8 +90,8 @@ def show(console: Console, context: SearchContext, measure: bool = False) -> Non
         "From the race on, the numbers are upper bounds, at the mean length of a recipe. A conflict, harm or synergy "
         "that the best recipe itself has is checked in addition."
     )
-    if 0 < settings.check_seeds < prospect.FEWEST_FIRST_STAGES and settings.seeds:
-        fewest = prospect.FEWEST_FIRST_STAGES
+    if 0 < settings.check_seeds < power_preview.FEWEST_FIRST_STAGES and settings.seeds:
+        fewest = power_preview.FEWEST_FIRST_STAGES
         console.print(
             f'--check-seeds {settings.check_seeds} is too few for pairs of the first stage: their verdicts stay "at '
             f'these settings", and pairs that are nominated stay unresolved; at least {fewest} are needed.'

@@ -32,8 +32,7 @@ from analysis.formatting import (
     span,
     worse_harm,
 )  # fmt: skip
-from analysis.records import mlflow_store
-from analysis.records import reader as load
+from analysis.records import mlflow_store, reader
 from analysis.records.schema import BASELINE, NUMBERS, NUMBERS_IN_WORDS
 from analysis.report import cards, page
 from analysis.report.context import classes_judged
@@ -186,11 +185,11 @@ def write_report(
     if len(trials):
         try:
             others = compare(uri, str(about["name"]), trials, conflicts)
-        except load.LoadError:
+        except reader.LoadError:
             others = None  # other searches are a further look, and must not cost this one its page
         findings = gather(
             trials,
-            curves=load.curves(trials),
+            curves=reader.curves(trials),
             conflicts=conflicts,
             margin=float(about["margin"]),
             primary=about.get("primary", ()),

@@ -109,7 +109,7 @@ def run(
     """Trains, and concludes from what there is.
 
     Args:
-        request: What was asked for.
+        request: The search to run.
         context: The search, checked.
         workspace: Its folder, claimed.
         console: Rich console for user-facing output.

@@ -168,7 +168,7 @@ class Tracker:
         metrics: Mapping[str, float] | None = None,
         tags: Mapping[str, str] | None = None,
         artifacts: Mapping[str, str | bytes] | None = None,
-        anew: Sequence[str] = (),
+        replace: Sequence[str] = (),
     ) -> None:
         """Puts results onto the search run; returns at once.
 
@@ -176,10 +176,10 @@ class Tracker:
             metrics: E.g. those of `conflict_summary`.
             tags: E.g. those of `conflict_summary`.
             artifacts: File names with their text, or the bytes of a picture.
-            anew: Prefixes of tags of which only those given now stay: what a former winner needed is no longer true of
-                the search.
+            replace: Prefixes of tags; earlier tags that begin so and are not given now are removed, because they
+                describe a former winner.
         """
-        contents, replaced = dict(artifacts or {}), tuple(anew)
+        contents, replaced = dict(artifacts or {}), tuple(replace)
         self._kept.conclude(metrics or {}, tags or {}, contents, replaced)
         self._kept.save(self._folder)
         self._put("the search's summary", lambda runs: runs.write_results(contents, replaced))

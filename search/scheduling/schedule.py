@@ -129,7 +129,7 @@ class Schedule:
             for seed in group
             if len(group) > 1
         }
-        return [replace(each, company=groups.get((each.recipe.plan.id, each.seed), ())) for each in requests]
+        return [replace(each, joint_seeds=groups.get((each.recipe.plan.id, each.seed), ())) for each in requests]
 
     def pick(self) -> TrialRequest | None:
         """Takes the first trial that may start, those of earlier phases first, proposals as there is room."""

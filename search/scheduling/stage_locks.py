@@ -87,7 +87,7 @@ class StageLocks:
 
     def _all(self, request: TrialRequest) -> set[str]:
         """Everything that a trial may train, including the stages of seeds that are trained jointly with it."""
-        joint = [self._of(replace(request, id=f"{request.id} {seed}", seed=seed)) for seed in request.company]
+        joint = [self._of(replace(request, id=f"{request.id} {seed}", seed=seed)) for seed in request.joint_seeds]
         return set().union(*joint) if joint else self._of(request)
 
     def _of(self, request: TrialRequest) -> set[str]:

@@ -26,7 +26,7 @@ class TrialRequest:
         number: Number of the proposal in the study; `None` outside the adaptive arm.
         start: Number of the start that the proposal belongs to.
         read_test: Whether to measure on the test split.
-        company: Seeds that are trained jointly with this one, itself among them; empty for a trial on its own.
+        joint_seeds: Seeds that are trained jointly with this one, itself among them; empty for a trial on its own.
     """
 
     id: str
@@ -41,7 +41,7 @@ class TrialRequest:
     number: int | None = None
     start: int | None = None
     read_test: bool = False
-    company: tuple[int, ...] = ()
+    joint_seeds: tuple[int, ...] = ()
 
     @property
     def may_stop(self) -> bool:
@@ -63,5 +63,8 @@ class TrialRequest:
         """The inverse of `to_dict`."""
         stored = fields["recipe"]
         recipe = Recipe(Plan.from_dict(stored["plan"]), stored["params"], tuple(stored["labels"]))
-        lists = {name: tuple(fields.get(name, ())) for name in ("tricks", "company")}
-        return TrialRequest(**{**fields, **lists, "recipe": recipe})
+        # earlier journals say "company"
+        joint = fields.get("joint_seeds", fields.get("company", ()))
+        lists = {"tricks": tuple(fields["tricks"]), "joint_seeds": tuple(joint)}
+        known = {name: value for name, value in fields.items() if name != "company"}
+        return TrialRequest(**{**known, **lists, "recipe": recipe})

@@ -34,7 +34,7 @@ SPACE = Space(
 
 
 def keys(request):
-    return stage_keys(request.recipe.plan, {"seed": request.seed, "company": list(request.company)})
+    return stage_keys(request.recipe.plan, {"seed": request.seed, "company": list(request.joint_seeds)})
 
 
 def orchestrator_of(folder, joint=lambda plan: True, store=True, seeds=5) -> Orchestrator:
@@ -49,7 +49,7 @@ def orchestrator_of(folder, joint=lambda plan: True, store=True, seeds=5) -> Orc
 
 def test_seeds_of_a_recipe_come_in_fours_and_wait_for_the_first(tmp_path):
     driver = orchestrator_of(tmp_path)
-    companies = {(task.recipe.title, task.seed): task.company for task in driver.state.requests.values()}
+    companies = {(task.recipe.title, task.seed): task.joint_seeds for task in driver.state.requests.values()}
     assert {seed: company for (_, seed), company in companies.items()} == {
         **dict.fromkeys(range(4), (0, 1, 2, 3)), 4: (),
     }  # fmt: skip
@@ -59,7 +59,7 @@ def test_seeds_of_a_recipe_come_in_fours_and_wait_for_the_first(tmp_path):
     assert first.recipe.plan.id != second.recipe.plan.id and driver.next() is None
     for task in (first, second):
         written = {
-            key for seed in task.company for stage in keys(dataclasses.replace(task, seed=seed)) for key in stage
+            key for seed in task.joint_seeds for stage in keys(dataclasses.replace(task, seed=seed)) for key in stage
         }
         assert driver.locks.held[task.id] == written
     for key in driver.locks.held[first.id]:
@@ -68,14 +68,15 @@ def test_seeds_of_a_recipe_come_in_fours_and_wait_for_the_first(tmp_path):
     rest = [driver.next() for _ in range(3)]
     assert [(task.recipe.plan.id, task.seed) for task in rest] == [(first.recipe.plan.id, seed) for seed in (1, 2, 3)]
     assert TrialRequest.from_dict(json.loads(json.dumps(first.to_dict()))) == first
-    old = {name: value for name, value in first.to_dict().items() if name != "company"}
-    assert TrialRequest.from_dict(old).company == ()  # of a journal from before
+    old = {name: value for name, value in first.to_dict().items() if name != "joint_seeds"}
+    assert TrialRequest.from_dict(old).joint_seeds == ()
+    assert TrialRequest.from_dict(old | {"company": [3, 5]}).joint_seeds == (3, 5)  # of a journal from before
 
 
 def test_without_a_store_or_the_wish_each_is_alone(tmp_path):
     for place, more in (("a", {"store": False}), ("b", {"joint": lambda plan: False})):
         (tmp_path / place).mkdir()
-        assert {task.company for task in orchestrator_of(tmp_path / place, **more).state.requests.values()} == {()}
+        assert {task.joint_seeds for task in orchestrator_of(tmp_path / place, **more).state.requests.values()} == {()}
     with pytest.raises(SettingsError, match=r"--fused-trials must be off with --no-reuse, because .* got 'auto'"):
         Settings(name="a", space="b", data="digits-lt", fused_trials="auto", reuse=False)
 

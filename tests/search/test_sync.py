@@ -87,7 +87,7 @@ def search(uri: str, folder: Path, resume: bool = False) -> Tracker:
     )
     tracker.replay(RECORDS)
     metrics, tags = tracking.conflict_summary(PAIRS)
-    tracker.summary(metrics, tags, {"conflicts.csv": "a,b\n"}, anew=tracking.FINDINGS)
+    tracker.summary(metrics, tags, {"conflicts.csv": "a,b\n"}, replace=tracking.FINDINGS)
     tracker.mark(PAIRS)
     return tracker
 

@@ -274,7 +274,7 @@ def test_what_a_former_winner_needed_goes_away(uri):
     tracker = Tracker(uri, "demo", "digits-lt")
     tracker.start({}, {})
     tracker.summary({}, {"removal/a": "needed", "removal/b": "unknown", "kept": "yes"})
-    tracker.summary({}, {"removal/b": "needed"}, anew=("removal/",))
+    tracker.summary({}, {"removal/b": "needed"}, replace=("removal/",))
     assert tracker.close() == []
     tags = runs(uri, "search")["demo"].data.tags
     assert {k: v for k, v in tags.items() if k.startswith(("removal/", "kept"))} == {

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 from trainables.data.catalogue import DataError, Name, Standard
 from trainables.data.splits import some
-from trainables.data.user_data import source as given
+from trainables.data.user_data import source
 from trainables.data.user_data.own import check_files
 from trainables.data.user_data.source import SPLITS, Options, Source, check_classes, long_tailed
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from trainables.data.long_tail import LongTailed
 
-OPTIONS = (*given.OPTIONS, "lists")
+OPTIONS = (*source.OPTIONS, "lists")
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from analysis.formatting import coverage, seeds
 from analysis.report import html as ui
 from analysis.report.findings import Findings
-from analysis.report.plots import curves as plots
+from analysis.report.plots import curves
 from analysis.report.sections.curves import missing, trials_drawn
 
 TITLE = "Recall of every class"
@@ -22,7 +22,7 @@ MOST_CLASSES = 200
 
 def problem(findings: Findings) -> str | None:
     """Recalls of single classes must have been kept."""
-    if plots.recalls_info(trials_drawn(findings), findings.compared):
+    if curves.recalls_info(trials_drawn(findings), findings.compared):
         return None
     return (
         "No recall of single classes was logged, or there are too many classes to keep each as a metric; the file "
@@ -32,19 +32,19 @@ def problem(findings: Findings) -> str | None:
 
 def html(findings: Findings) -> Markup:
     """A figure, and the same as a table by the classes' names."""
-    drawn = plots.recalls_info(trials_drawn(findings), findings.compared)
+    drawn = curves.recalls_info(trials_drawn(findings), findings.compared)
     counts = ", ".join(f"{recall.name}: {seeds(recall.seeds)}" for recall in drawn)
     caption = f"From the most to the least frequent class; mean, and 95 % interval over several seeds ({counts})."
     part = coverage(drawn[0].val_counts, drawn[0].names)
     return ui.stack(
         ui.note(f"{part}. Classes without a recall have no mark below." if part else ""),
-        ui.figure(plots.recalls(drawn), "recalls", caption, ""),
+        ui.figure(curves.recalls(drawn), "recalls", caption, ""),
         _table(drawn),
         ui.note(missing(findings, drawn, "recall")),
     )
 
 
-def _table(drawn: list[plots.Recall]) -> Markup:
+def _table(drawn: list[curves.Recall]) -> Markup:
     first = drawn[0]
     content, rows = [], []
     for index, class_name in enumerate(first.names):

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from analysis.formatting import seeds
 from analysis.report import html as ui
 from analysis.report.findings import Findings
-from analysis.report.plots import curves as plots
+from analysis.report.plots import curves
 
 TITLE = "Learning curves"
 
@@ -31,7 +31,7 @@ def html(findings: Findings) -> Markup:
         f"Accuracy on val over the epochs of the plan: the mean as a thick line, every seed as a thin one ({counts})."
     )
     return ui.stack(
-        ui.figure(plots.learning_curves(drawn), "curves", caption, ""),
+        ui.figure(curves.learning_curves(drawn), "curves", caption, ""),
         ui.note(missing(findings, drawn, "learning curve")),
     )
 
@@ -47,7 +47,7 @@ def missing(findings: Findings, drawn: Sequence[Any], what: str) -> str:
     return f"The {' and the '.join(lacking)} {'has' if len(lacking) == 1 else 'have'} no {what}." if lacking else ""
 
 
-def _curves(findings: Findings) -> list[plots.Curve]:
+def _curves(findings: Findings) -> list[curves.Curve]:
     assert findings.curves is not None
     kept = findings.curves[findings.curves["trial"].isin(trials_drawn(findings)["trial"])]
-    return plots.curves_info(kept, findings.compared)
+    return curves.curves_info(kept, findings.compared)

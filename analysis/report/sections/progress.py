@@ -11,7 +11,7 @@ from markupsafe import Markup
 from analysis.formatting import percent
 from analysis.report import html as ui
 from analysis.report.findings import Findings
-from analysis.report.plots import curves as plots
+from analysis.report.plots import curves
 
 TITLE = "How the search went"
 
@@ -32,7 +32,7 @@ def html(findings: Findings) -> Markup:
     )
     stopped = findings.trials[findings.trials["outcome"] == "stopped"]
     return ui.stack(
-        ui.figure(plots.progress(findings.trials, findings.metric), "progress", caption, ""),
+        ui.figure(curves.progress(findings.trials, findings.metric), "progress", caption, ""),
         _stops(stopped) if len(stopped) else "",
     )
 
