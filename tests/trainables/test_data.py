@@ -83,7 +83,7 @@ def test_bad_profiles(arguments: tuple, message: str) -> None:
 def test_standard_schedule_of_digits() -> None:
     assert standard("digits-lt") == Standard(
         epochs=90, lr=0.1, momentum=0.9, nesterov=False, weight_decay=5e-4, batch_size=64, schedule="one_cycle",
-        model="resnet8", imbalance=100, eval_every=9, margin=0.02, final_epochs=90, sd=0.023,
+        model="resnet8", imbalance=100, eval_every=9, margin=0.02, final_epochs=90, sd=0.020,
     )  # fmt: skip
 
 

@@ -33,7 +33,7 @@ STD = 0.3759
 def standard(name: str, root: str | None = None) -> Standard:
     """Ninety epochs of one cycle in batches of 64: 360 steps, long enough for published recipes to help.
 
-    The noise of a trial within its block, 2.3 points, is what block and cell leave unexplained in the default design of
+    The noise of a trial within its block, 2.0 points, is what block and cell leave unexplained in the default design of
     `spaces/full_combo.py`: 33 cells over 5 seed blocks.
     """
     return Standard(
@@ -49,7 +49,7 @@ def standard(name: str, root: str | None = None) -> Standard:
         eval_every=9,
         margin=0.02,
         final_epochs=90,
-        sd=0.023,
+        sd=0.020,
     )
 
 
