@@ -106,7 +106,11 @@ def test_nothing_is_handed_out_while_a_larger_share_is_waited_for():
     assert searcher.suggest("d") == {"task": "t1", "spec": "{}", "cpus": 1, "gpus": 0.25}
 
 
-ONCE_MORE = """import os, pathlib; pathlib.Path({folder!r}, str(os.getpid())).touch()
+ONCE_MORE = """import os, pathlib, time
+            seen, end = pathlib.Path({folder!r}), time.monotonic() + 60
+            (seen / str(os.getpid())).touch()
+            while len(list(seen.iterdir())) < 2 and time.monotonic() < end:
+                time.sleep(0.05)  # until both slots have a process: one alone could train everything
             return -(q * torch.log_softmax(outputs.logits, 1)).sum(1)"""
 
 
