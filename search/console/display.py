@@ -21,7 +21,7 @@ from analysis.text import printable
 from search.scheduling.orchestrator import Orchestrator
 
 LINE_SECONDS = 10.0
-"""Without a terminal, a line at most this often."""
+"""Without a terminal, a line at most this often, and one at the end."""
 
 FEWEST_ENDED = 3
 """Trials, and at least one for each slot, that must have ended before the remaining time is estimated."""
@@ -50,6 +50,7 @@ class Display:
         self._training_since: float | None = None
         self.phase_seconds: dict[str, float] = {}
         self._last_line = self._began
+        self._last_count = self._began_with
         self._lock = threading.Lock()
         self._live = (
             Live(console=console, get_renderable=self._render, refresh_per_second=4, transient=True)
@@ -66,6 +67,8 @@ class Display:
         self._note_phase(self._orchestrator.phase)
         if self._live is not None:
             self._live.stop()
+        elif len(self._orchestrator.state.records) > self._last_count:
+            self._print_line()
 
     def record(self, record: Record) -> None:
         """A trial has ended."""
@@ -90,8 +93,11 @@ class Display:
         """
         self._progress = dict(progress)
         if self._live is None and time.monotonic() - self._last_line >= LINE_SECONDS:
-            self._last_line = time.monotonic()
-            self._console.print(styled(self._line()), soft_wrap=True)
+            self._print_line()
+
+    def _print_line(self) -> None:
+        self._last_line, self._last_count = time.monotonic(), len(self._orchestrator.state.records)
+        self._console.print(styled(self._line()), soft_wrap=True)
 
     @property
     def saved(self) -> tuple[float, float]:
