@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+import torch
 from rich.table import Table
 from rich.tree import Tree
 
@@ -17,6 +18,7 @@ from analysis.text import printable, sentence
 from search.design import power_preview
 from search.design.labels import Design
 from search.execution import epoch_time as pace
+from search.execution.cpus import allowed_cpus
 from search.phases import outlook
 from search.scheduling.early_stopping import SHORTENED
 from search.scheduling.sampler import ATTEMPTS, siblings
@@ -32,8 +34,10 @@ from spaces.domain import (
     Uniform,
 )
 from trainables.pipeline.keys import stage_keys
+from trainables.pipeline.pipeline import Pipeline
 from trainables.plan import Pick, Plan, Recipe, build, defaults
 from trainables.registry import PlanError, entry
+from trainables.trial_spec import cached_data
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -270,11 +274,6 @@ def pace_of(context: SearchContext, measure: bool) -> pace.EpochTime | None:
 
 def seconds_per_epoch(context: SearchContext) -> float:
     """Seconds of one epoch of the baseline on this machine, evaluation included."""
-    import torch
-
-    from trainables.pipeline.pipeline import Pipeline
-    from trainables.trial import cached_data
-
     settings = context.settings
     torch.set_num_threads(1)
     data = cached_data(settings.data, settings.data_root, settings.imbalance, 0)
@@ -292,6 +291,4 @@ def seconds_per_epoch(context: SearchContext) -> float:
 
 
 def _cores(cpus_per_trial: float) -> int:
-    from search.execution.cluster import allowed_cpus
-
     return int(allowed_cpus() / cpus_per_trial)

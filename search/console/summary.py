@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -38,12 +39,11 @@ from analysis.report import cards, page
 from analysis.report.context import classes_judged
 from analysis.report.findings import gather
 from analysis.report.health import warnings
-from analysis.report.plots.heat_map import heat_map_png
 from analysis.text import command, markdown_cell, option, sentence
 from search import mlflow_tracker
 
 if TYPE_CHECKING:
-    from search.result import SearchResult
+    from search.outcome import SearchResult
     from search.settings import Settings
 
 NARROW = 22
@@ -176,10 +176,13 @@ def write_report(
     uri: str,
 ) -> None:
     """Writes the HTML page, if there is a trial to show, and the heat map of the pairs as a picture beside it."""
-
     if conflicts is not None and len(conflicts):
         design = trials[trials["arm"] == "design"].iloc[0]
         title = f"{design['data']}, imbalance {design['imbalance']:g}, {design['model']}, {design['epochs']:g} epochs"
+        # where the home folder cannot be written, it reports its temporary cache in the middle of our output
+        logging.getLogger("matplotlib").setLevel(logging.ERROR)
+        from analysis.report.plots.heat_map_picture import heat_map_png  # for Matplotlib no search waits at its start
+
         picture = heat_map_png(conflicts, title=f"Worse harm of each pair, points\n{title}")
         files.write(path.with_name("conflicts.png"), picture)
     if len(trials):

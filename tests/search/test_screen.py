@@ -18,13 +18,13 @@ from analysis.conflicts.search_verdicts import with_robustness
 from analysis.console import Console
 from analysis.records import reader as load
 from analysis.text import FORMULA, printable
-from search import export
 from search import mlflow_tracker as tracking
 from search.__main__ import parser
+from search.commands import export
+from search.commands.explain import show_stop
 from search.console import preview, summary
 from search.console.display import Display
 from search.context import SearchContext
-from search.explain import show_stop
 from search.outcome import save_tables
 from search.phases.ablation import Ablation
 from search.phases.candidates import Candidates

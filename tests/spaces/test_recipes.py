@@ -8,7 +8,7 @@ import pytest
 
 from search.design.removal import removable, without
 from search.recipes import RecipeFactory
-from search.space_file import load_space
+from search.workspace.space_file import load_space
 from spaces.recipes import published, published_for_pretrained
 from trainables.data import standard
 from trainables.plan import build, check_space, defaults
