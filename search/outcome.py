@@ -123,9 +123,11 @@ def conclude(
     found["tables"] = {name: json.loads(table.to_json(orient="records")) for name, table in tables.items()}
     with writing("findings.json"):
         files.write(folder / "findings.json", files.to_json(found, indent=2) + "\n")
+    findings = None
     try:
         with writing("report.html"):
-            summary.write_report(folder / "report.html", trials, conflicts, context.params(), uri)
+            findings = summary.all_findings(trials, conflicts, context.params(), uri)
+            summary.write_report(folder / "report.html", findings, conflicts)
     except Exception as error:
         # what was found out must reach the screen and MLflow all the same
         log.exception("the report could not be written")
@@ -145,8 +147,9 @@ def conclude(
     tags = {"looks": str(state.added_blocks), "health": " ".join(health) or "no warnings"}
     for phase in orchestrator.all_phases:
         tags |= phase.tags(by_phase[phase.name])
-    # MLflow shows the note as the run's description
-    tags["mlflow.note.content"] = summary.answer(trials, conflicts, margin)
+    if findings is not None:
+        # MLflow shows the note as the run's description
+        tags["mlflow.note.content"] = summary.answer(findings)
     _track(tracker, records, folder, conflicts, tables, tags)
     close(tracker, ending.complete, console)
     return result

@@ -120,7 +120,7 @@ def run(
     uri = str(settings.tracking_uri)
     summary.show_notes(console, settings.data, context.splits.first.notes)
     if settings.start_points:
-        for note in context.factory.left_out:
+        for note in context.factory.published.left_out:
             console.print(styled(sentence(note)), soft_wrap=True)
     tracker = None
     state: SearchState | None = None
@@ -304,7 +304,7 @@ def _track(
     """Opens the search in MLflow, with everything that its journal has."""
     choices = set(choices_of(context.space))
     if context.settings.start_points:
-        choices |= {name for recipe in context.factory.published for name in recipe.choices}
+        choices |= {name for recipe in context.factory.published.recipes for name in recipe.choices}
     tracker.start(context.params(), {"space": context.settings.space}, choices=choices, resume=request.resume)
     tracker.replay(recorded(orchestrator.journal))
 

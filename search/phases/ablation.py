@@ -113,7 +113,7 @@ class Ablation(Phase):
         rows = tables["removals"].to_dict("records")
         return {f"removal/{row['removed'][0]}": row["word"] for row in rows if len(row["removed"]) == 1}
 
-    def max_trials(self, settings: Settings, cells: int) -> int:
+    def max_trials(self, settings: Settings, factory: RecipeFactory) -> int:
         tricks = MAX_PAIRED + 1
         recipes = 2 + tricks + MAX_PAIRED * (MAX_PAIRED - 1) // 2 + BRANCHES * (tricks - 2)
         return recipes * settings.check_seeds

@@ -10,6 +10,7 @@ import pandas as pd
 from analysis.conflicts.candidates import candidate_table, nominate
 from search.design.labels import Cell
 from search.phases.phase import Phase
+from search.recipes import RecipeFactory
 from search.scheduling.trial_request import TrialRequest
 from search.settings import Settings
 from search.state import SearchState
@@ -59,5 +60,5 @@ class Candidates(Phase):
         rows = tables["nominated"].to_dict("records")
         return {f"nominated/{row['a']}--{row['b']}": row["verdict"] for row in rows}
 
-    def max_trials(self, settings: Settings, cells: int) -> int:
+    def max_trials(self, settings: Settings, factory: RecipeFactory) -> int:
         return MAX_PAIRS * 4 * settings.check_seeds

@@ -167,7 +167,7 @@ def test_a_recipe_file_is_data_whatever_the_search_is_called(found, tmp_path):
 
 
 def test_the_note_in_mlflow_is_plain_text_under_headings(found, hostile):
-    text = summary.answer(found.trials, found.conflicts, 0.02)
+    text = summary.answer(gather(found.trials, conflicts=found.conflicts, margin=0.02))
     parsed = MarkdownIt("commonmark").enable(["table", "strikethrough"]).parse(text)
     children = [child for token in parsed for child in token.children or ()]
     assert {token.type for token in parsed} == {"paragraph_open", "inline", "paragraph_close"}
