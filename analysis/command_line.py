@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import importlib
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -69,7 +70,7 @@ class Parser(argparse.ArgumentParser):
 def run(
     parser: argparse.ArgumentParser,
     arguments: Sequence[str] | None,
-    body: Callable[[argparse.Namespace], int],
+    body: Callable[[argparse.Namespace], int] | str,
     expected: tuple[type[Exception], ...] = (OSError,),
 ) -> int:
     """Parses a command line and runs what it asks for.
@@ -77,7 +78,8 @@ def run(
     Args:
         parser: Of the command; its `prog` begins every message.
         arguments: Words of the command line; those of the process if absent.
-        body: Does the work and returns the exit code.
+        body: Does the work and returns the exit code. A text "module:function" is imported once the command line is
+            valid, so that help and refusals answer before torch, Ray or MLflow are loaded.
         expected: Errors that are answered in one sentence, like those of the project's own classes.
 
     Returns:
@@ -85,7 +87,8 @@ def run(
     """
     lenient_output()
     try:
-        return body(parser.parse_args(arguments))
+        options = parser.parse_args(arguments)
+        return (_imported(body) if isinstance(body, str) else body)(options)
     except Exception as error:
         ours = isinstance(error, ValueError) and type(error).__module__.partition(".")[0] in PACKAGES
         if not ours and not isinstance(error, expected):
@@ -95,6 +98,12 @@ def run(
     except KeyboardInterrupt:
         echo(f"\n{parser.prog}: interrupted", file=sys.stderr)
         return 130
+
+
+def _imported(body: str) -> Callable[[argparse.Namespace], int]:
+    module, _, name = body.partition(":")
+    found: Callable[[argparse.Namespace], int] = getattr(importlib.import_module(module), name)
+    return found
 
 
 def write(path: str, text: str) -> None:

@@ -20,7 +20,7 @@ from torch.nn import functional
 from search.export import FORMAT
 from spaces.domain import Space, Stage
 from trainables import data as datasets
-from trainables import embed as embedding
+from trainables import embedding
 from trainables import plan as plans
 from trainables.data import load, sized, standard
 from trainables.data.images.decoding import squared

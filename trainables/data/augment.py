@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torchvision.transforms.v2 import functional as by
 
 from trainables.training.seeding import sent
 
@@ -131,8 +132,6 @@ class ResizedCrops:
 
     def of(self, image: Tensor, row: int, side: tuple[int, int]) -> Tensor:
         """The crop of one image (c, h, w) uint8, resized to (c, *side), smoothed where it shrinks."""
-        from torchvision.transforms.v2 import functional as by
-
         out: Tensor = by.resized_crop(image, *self.box(row, *image.shape[-2:]), list(side), antialias=True)
         return out.flip(-1) if self.flip and float(self.numbers[row, -1]) < 0.5 else out
 

@@ -6,9 +6,9 @@ says what to read, as in `folder:photos`):
     def standard(name: str, root: str | None = None) -> Standard: ...
     def load(name: str, *, root, imbalance: float | None, split_seed: int, fold_val: bool) -> LongTailed: ...
 
-The module imports what is heavy inside `load`, because names and schedules are asked for by commands that
-must answer at once (`--dry-run`). A module that understands `?option=value` after the name lists the options
-in `OPTIONS`. One whose data are no images says in `PROVIDES` what they bring, see `Standard`. One that can say
+A module may import torch: `module_of` imports it when a name is used, and is the one place that does. What answers at
+once (`--help`, `list`) reads names from here alone. A module that understands `?option=value` after the name lists the
+options in `OPTIONS`. One whose data are no images says in `PROVIDES` what they bring, see `Standard`. One that can say
 what it holds without decoding it has `index`, for `describe`.
 """
 

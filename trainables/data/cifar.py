@@ -29,15 +29,18 @@ import zlib
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torchvision import datasets
+from torchvision.datasets.utils import check_integrity
 
 from trainables.data.catalogue import VALS, DataError, Name, Standard, cache_folder
 from trainables.data.long_tail import LongTailed, class_counts, in_proportion
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-    from torch import Tensor
+from trainables.training.seeding import seed_of
 
 OPTIONS = ("val",)
 MEAN = (0.4914, 0.4822, 0.4465)
@@ -107,9 +110,6 @@ def load(
         arXiv:1901.05555, section 5.1; Cao et al. 2019, arXiv:1906.07413, public code `IMBALANCECIFAR10`.
     Differs: none with val folded back; else val, and the profile's start, see above.
     """
-    import numpy as np
-    import torch
-
     parsed = Name.parse(name)
     family, _, variant = parsed.kind.partition(":")
     which = SETS[family]
@@ -193,8 +193,6 @@ def published(of_class: list[NDArray[np.int64]], counts: list[int], *, shuffled:
     >>> [c.tolist() for c in published(five, [3, 2], shuffled=False)]
     [[0, 1, 2], [5, 6]]
     """
-    import numpy as np
-
     stream = np.random.RandomState(0)
     taken = []
     for index, count in zip(of_class, counts, strict=True):
@@ -207,10 +205,6 @@ def published(of_class: list[NDArray[np.int64]], counts: list[int], *, shuffled:
 
 def _draw(index: NDArray[np.int64], family: str, split_seed: int, label: int) -> NDArray[np.int64]:
     """A class's images in the order that a split seed gives them. NumPy never changes `RandomState`'s stream."""
-    import numpy as np
-
-    from trainables.training.seeding import seed_of
-
     shuffled: NDArray[np.int64] = np.random.RandomState(seed_of(family, split_seed, label) % 2**32).permutation(index)
     return shuffled
 
@@ -231,10 +225,6 @@ class _Pool:
 
 @functools.lru_cache(maxsize=1)
 def _pool(dataset: str, folder: str) -> _Pool:
-    import numpy as np
-    import torch
-    from torchvision import datasets
-
     def images(part: Any) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(part.data.transpose(0, 3, 1, 2)))
 
@@ -257,9 +247,6 @@ def _folder(which: _Set, name: str, root: str | None) -> Path:
     Raises:
         DataError: They are damaged, or absent and out of reach.
     """
-    from torchvision import datasets
-    from torchvision.datasets.utils import check_integrity
-
     dataset = getattr(datasets, which.dataset)
     if root is None:
         place = cache_folder()

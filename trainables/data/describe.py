@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import argparse
 import itertools
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from analysis.console import styled
-from analysis.text import html_text, printable
+import plotly.graph_objects as go
+from rich.table import Column, Table
+from rich.text import Text
+
+from analysis.console import Console, styled
+from analysis.text import echo, html_text, printable, sentence
 from trainables.data import load
 from trainables.data.catalogue import DataError, Name, module_of, spelled
 from trainables.data.images.files import digest, examined, headers_of, several_sizes, to_one
 from trainables.data.images.notices import examples
 from trainables.data.splits import Division, divide
 from trainables.data.user_data.source import SPLITS, Options, Source, told
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 MANY, FEW = 100, 20
 """Many: more training images than the one; few: fewer than the other; medium: the rest."""
@@ -238,11 +240,32 @@ def duplicates(
 # --- for people -----------------------------------------------------------------------------------------------
 
 
+def run(options: argparse.Namespace) -> int:
+    """Describes a data set for the command line.
+
+    Args:
+        options: Those of `python -m trainables.data describe`.
+
+    Raises:
+        DataError: The data cannot be trained on as they are.
+    """
+    if options.split_seed < 0:
+        raise DataError(f"--split-seed must be at least 0, got {options.split_seed}")
+    found = describe(
+        options.name, root=options.data_root, imbalance=options.imbalance, split_seed=options.split_seed,
+        fold_val=options.final,
+    )  # fmt: skip
+    show(found, Console())
+    if options.html is not None:
+        figure(found).write_html(options.html, include_plotlyjs=True)
+        echo(f"\nwritten to {sentence(options.html)}")
+    if not found.fingerprint:
+        raise DataError(f"{options.name}: cannot be trained on as it is; the problems above say why and what helps")
+    return 0
+
+
 def show(found: Description, console: Console) -> None:
     """Prints a description and draws the profile."""
-    from rich.table import Column, Table
-    from rich.text import Text
-
     train = found.counts["train"]
     table = Table("", Column(overflow="fold"), box=None, show_header=False, pad_edge=False)
     size = "several sizes" if found.size is None else "×".join(map(str, found.size))
@@ -279,8 +302,6 @@ def show(found: Description, console: Console) -> None:
 
 def draw(found: Description, console: Console) -> None:
     """Bars of the training images, the largest class first; many classes share a line, which shows their mean."""
-    from rich.text import Text
-
     counts = found.counts["train"]
     order = sorted(range(len(counts)), key=lambda label: -counts[label])
     lines = min(BARS, len(order))
@@ -303,8 +324,6 @@ def draw(found: Description, console: Console) -> None:
 
 def figure(found: Description) -> Any:
     """The profile as a plotly figure, images on a logarithmic axis, the largest class first."""
-    import plotly.graph_objects as go
-
     counts = found.counts["train"]
     order = sorted(range(len(counts)), key=lambda label: -counts[label])
     picture = go.Figure()

@@ -35,19 +35,19 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
 
 from trainables.data.catalogue import DataError, Name, Standard
+from trainables.data.long_tail import LongTailed
 from trainables.data.splits import HELD_OUT, divide
 from trainables.data.tables import some
 from trainables.data.user_data import own
 from trainables.data.user_data.source import SPLITS, check_classes
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from trainables.data.long_tail import LongTailed
 
 OPTIONS = ("val", "test")
 PROVIDES = ("trained",)
@@ -92,10 +92,6 @@ def load(
     Raises:
         DataError: The file is absent or not as described above.
     """
-    import torch
-
-    from trainables.data.long_tail import LongTailed
-
     parsed = Name.parse(name)
     given = _read(_file(parsed, root))
     division = divide(
@@ -189,8 +185,6 @@ def _read(file: Path) -> _Given:
 
 @functools.lru_cache(maxsize=4)
 def _read_once(file: Path, stamp: tuple[int, int]) -> _Given:
-    import numpy as np
-
     places, metadata = _safetensors(file) if file.suffix == ".safetensors" else _npz(file)
     for name in places:
         if name not in (*ARRAYS, *NAMES, "provenance"):
@@ -283,8 +277,6 @@ KINDS = {
 
 def _safetensors(file: Path) -> tuple[dict[str, _Place], dict[str, str]]:
     """Where the tensors of a safetensors file lie, and its metadata."""
-    from safetensors import SafetensorError, safe_open
-
     try:
         with safe_open(file, framework="np") as opened:  # which checks sizes and offsets
             opened.keys()
@@ -307,15 +299,11 @@ def _safetensors(file: Path) -> tuple[dict[str, _Place], dict[str, str]]:
 
 
 def _head(place: _Place) -> own.Head:
-    import numpy as np
-
     return own.Head(place.shape, np.dtype("float32" if place.kind == "bfloat16" else place.kind))
 
 
 def _array(file: Path, places: Mapping[str, _Place], name: str) -> NDArray[Any]:
     """An array: mapped where it is stored as it is, else unpacked."""
-    import numpy as np
-
     place = places[name]
     if place.offset is None or not math.prod(place.shape):
         return own.stored_array(file, name)
@@ -374,8 +362,6 @@ class MappedFeatures:
     """
 
     def __init__(self, array: NDArray[Any], rows: NDArray[np.int64], digest: bytes, device: Any) -> None:
-        import torch
-
         self._array, self.rows, self._digest, self.device = array, rows, digest, torch.device(device)
         self.dtype = torch.float32
 
@@ -402,7 +388,6 @@ class MappedFeatures:
 
     def __getitem__(self, index: Any) -> Any:
         """Rows (B, D), read now; of views by (view, row)."""
-        import torch
 
         def host(one: Any) -> Any:
             return one.cpu().numpy() if isinstance(one, torch.Tensor) else one
@@ -444,8 +429,6 @@ class _Held:
         return self._of(self.arrays["x_train"], "x_train", index)
 
     def _of(self, array: NDArray[Any], name: str, index: NDArray[np.int64]) -> Any:
-        import torch
-
         if self.mapped:
             return MappedFeatures(array, index, self.digests[name], "cpu")
         return torch.from_numpy(array[..., index, :])
@@ -462,8 +445,6 @@ def _held_once(file: Path, stamp: tuple[int, int]) -> _Held:
     Raises:
         DataError: A number is not finite, all features are the same, or they are compressed and too large.
     """
-    import numpy as np
-
     given = _read_once(file, stamp)
     size = 4 * sum(math.prod(place.shape) for place in given.tensors.values())
     mapped = size > available() / 2
@@ -518,8 +499,6 @@ def _blocks(array: NDArray[Any]) -> Iterator[tuple[int, NDArray[np.float32]]]:
 
 def _floats(array: NDArray[Any]) -> NDArray[np.float32]:
     """As float32 in memory; uint16 is bfloat16."""
-    import numpy as np
-
     if array.dtype == np.uint16:
         return (array.astype(np.uint32) << 16).view(np.float32)
     return np.ascontiguousarray(array, dtype=np.float32)

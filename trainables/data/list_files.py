@@ -21,19 +21,16 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from trainables.data.catalogue import DataError, Name, Standard
+from trainables.data.long_tail import LongTailed
 from trainables.data.splits import some
 from trainables.data.user_data import source
 from trainables.data.user_data.own import check_files
 from trainables.data.user_data.source import SPLITS, Options, Source, check_classes, long_tailed
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from trainables.data.long_tail import LongTailed
 
 OPTIONS = (*source.OPTIONS, "lists")
 
@@ -146,8 +143,6 @@ def index(name: str, root: str | None = None) -> Source:
                 "where they are with ?lists=DIR in the name"
             )
         lists[split] = found[0]
-    import numpy as np
-
     labels: dict[str, NDArray[np.int64]] = {}
     files: dict[str, list[Path]] = {}
     odd: list[str] = []
@@ -179,8 +174,6 @@ def parse_list(file: Path, classes: int) -> tuple[list[str], NDArray[np.int64]]:
     Raises:
         DataError: A line that is none, a label out of its range, or an image that stands twice.
     """
-    import numpy as np
-
     found: dict[str, tuple[int, int]] = {}
     try:
         text = file.read_text(encoding="utf-8-sig")

@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from trainables.data.catalogue import DataError
 from trainables.data.long_tail import class_counts
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+from trainables.training.seeding import seed_of
 
 FOLDS = 5
 """Val is at most this part of a class, so that the val sets of five consecutive split seeds never share an image."""
@@ -80,8 +79,6 @@ def divide(
         DataError: The imbalance cannot be cut from the data, no class can spare an image for test, or val would have
             images of fewer than two classes, so that nothing could be judged by it.
     """
-    import numpy as np
-
     classes, notes, problems = len(class_names), [], []
     pool = [np.flatnonzero(labels["train"] == label) for label in range(classes)]
     held_test: list[NDArray[np.int64]] = []
@@ -218,9 +215,5 @@ def some(labels: Sequence[int], class_names: Sequence[str], counts: Sequence[int
 
 def _shuffled(index: NDArray[np.int64], *purpose: int | str) -> NDArray[np.int64]:
     # NumPy never changes the stream of RandomState, so the split stays the same in every version.
-    import numpy as np
-
-    from trainables.training.seeding import seed_of
-
     shuffled: NDArray[np.int64] = np.random.RandomState(seed_of("own data", *purpose) % 2**32).permutation(index)
     return shuffled

@@ -41,11 +41,10 @@ def identity(name: str, root: str | None, imbalance: float | None) -> dict[str, 
     Raises:
         DataError: The data cannot be read.
     """
-    import torch  # the help of search.export must be fast
-
     data = load(name, root=root, imbalance=None if has_own_tail(name) else imbalance, split_seed=0)
-    labels = torch.cat([part.cpu() for part in (data.train_labels, data.val_labels, data.test_labels)])
-    counts = labels.bincount(minlength=data.classes).tolist()
+    splits = (data.train_labels, data.val_labels, data.test_labels)
+    train, val, test = (labels.cpu().bincount(minlength=data.classes) for labels in splits)
+    counts = (train + val + test).tolist()
     found = {"fingerprint": data.fingerprint, "classes": list(data.class_names), "counts": counts}
     return found | ({"backbone": data.backbone} if data.backbone else {})
 

@@ -165,7 +165,6 @@ def _size_option(config: Any, size: int) -> dict[str, Any]:
 
 
 def _timm(name: Name) -> Any:
-    _ = torch.empty(0).dtype  # where torch is a stand-in, this says so
     try:
         import timm  # an extra of this project, and two seconds to import
     except ModuleNotFoundError as error:

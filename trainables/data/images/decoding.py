@@ -30,12 +30,11 @@ import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-    from PIL import Image, ImageFile
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageCms, ImageColor, ImageFile, UnidentifiedImageError
 
 FORMATS = ("AVIF", "BMP", "DIB", "GIF", "HEIF", "JPEG", "JPEG2000", "JXL", "MPO", "PNG", "PPM", "QOI", "TIFF", "WEBP")
 """Formats that are read; Pillow knows more, some of which run other programs or recognise files that are no images."""
@@ -161,9 +160,6 @@ class Preprocessing:
             UnreadableImage: As `decode`.
             OSError: As `decode`.
         """
-        import numpy as np
-        from PIL import Image
-
         with reading(source, whole=True) as image:
             traits, stored = list(_traits(image)), str(image.tile)  # loading forgets how the pixels are stored
             image.load()
@@ -194,8 +190,6 @@ def squared(image: Image.Image, size: int, interpolation: str = "bilinear") -> I
     >>> squared(Image.new("L", (40, 20)), 8).size
     (8, 8)
     """
-    from PIL import Image
-
     width, height = image.size
     if (width, height) == (size, size):
         return image
@@ -241,8 +235,6 @@ def colour(text: str) -> tuple[int, int, int]:
     >>> colour("white"), colour("#0080ff")
     ((255, 255, 255), (0, 128, 255))
     """
-    from PIL import ImageColor
-
     try:
         found = ImageColor.getrgb(text)
     except ValueError:
@@ -272,8 +264,6 @@ def reading(source: Source, whole: bool = False) -> Iterator[ImageFile.ImageFile
         UnreadableImage: There is none, or what is done with it finds it damaged.
         OSError: As `Preprocessing.decode`.
     """
-    from PIL import Image, UnidentifiedImageError
-
     with ExitStack() as stack:
         try:
             file = _open(source, whole, stack)
@@ -337,8 +327,6 @@ def no_image(head: bytes) -> str:
 @functools.cache
 def formats() -> tuple[str, ...]:
     """Those of `FORMATS` that this Pillow and the packages installed beside it read."""
-    from PIL import Image
-
     Image.init()
     for package in PLUGINS:
         with suppress(ImportError):
@@ -370,8 +358,6 @@ def _open(source: Source, whole: bool, stack: ExitStack) -> BinaryIO:
 
 def _orientation(image: Image.Image) -> tuple[int, bool]:
     """The EXIF orientation, and whether the EXIF data are damaged, which leaves the image as it is."""
-    from PIL import Image
-
     try:
         found = image.getexif().get(0x0112)
         if found is None and image.info.get("exif"):
@@ -401,8 +387,6 @@ def _traits(image: ImageFile.ImageFile) -> Iterator[str]:
 def _profile(content: bytes) -> str:
     """The name of a colour profile."""
     try:
-        from PIL import ImageCms  # not built into every Pillow
-
         return ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(io.BytesIO(content))).strip() or "without a name"
     except Exception:
         return "that cannot be read"
@@ -410,9 +394,6 @@ def _profile(content: bytes) -> str:
 
 def _eight_bits(image: Image.Image, bits: int) -> tuple[Image.Image, int]:
     """The upper 8 of `bits` bits, and the largest of their values; a transparent value becomes an alpha channel."""
-    import numpy as np
-    from PIL import Image
-
     values = np.asarray(image).astype(np.int64)
     upper = (np.clip(values, 0, 2**bits - 1) >> (bits - 8)).astype(np.uint8)
     grey = Image.fromarray(upper)
@@ -424,9 +405,6 @@ def _eight_bits(image: Image.Image, bits: int) -> tuple[Image.Image, int]:
 
 def _laid_on(image: Image.Image, background: tuple[int, int, int]) -> tuple[Image.Image, tuple[int, int]]:
     """An image without its transparency, and the least and the largest opacity of its pixels, in 0 … 255."""
-    import numpy as np
-    from PIL import Image
-
     clear = image.convert("RGBA")
     opacity = np.asarray(clear.getchannel("A"))
     below = Image.new("RGBA", clear.size, (*background, 255))

@@ -8,15 +8,15 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import PIL
+from numpy.typing import NDArray
 
 from trainables.data.catalogue import DataError, Name
 from trainables.data.images.decoding import Header, Preprocessing, UnreadableImage, formats, header
 from trainables.data.images.progress import remembered, side_by_side
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 RESIDENT_GB = 8
 """Largest resident set without `?resident_limit=`, in 10⁹ bytes."""
@@ -185,8 +185,6 @@ def resident(
     Raises:
         DataError: More than the limit, or the machine cannot read files at the moment.
     """
-    import numpy as np
-
     good = [number for number in range(len(files)) if number not in known]
     shape = (preprocessing.channels, *side)
     gigabytes = size_in_gb(len(good), shape)
@@ -285,8 +283,6 @@ def stamp(files: Sequence[Path]) -> list[tuple[Any, ...]]:
 
 def _rules() -> tuple[Any, ...]:
     """What a kept result depends on besides files and options: the rules, and which files can be read here."""
-    import PIL  # see `trainables.data.images.decoding`
-
     return FOR_KEEPS, PIL.__version__, formats()
 
 

@@ -12,6 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
+from rich.progress import Progress
+
+from analysis.console import Console
 from analysis.files import write
 from analysis.text import echo
 from trainables.data.catalogue import cache_folder
@@ -77,10 +80,6 @@ def progress(doing: str, total: int) -> Iterator[Callable[[int], None]]:
                 echo(f"{doing}: {done:,} of {total:,}", file=sys.stderr)
             return
         if bar is None:
-            from rich.progress import Progress  # most work is done before it is needed
-
-            from analysis.console import Console
-
             bar = Progress(console=Console(stderr=True), transient=True)
             bar.start()
             task = bar.add_task(doing, total=total)

@@ -10,16 +10,14 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from trainables.data.catalogue import DataError, is_utf8, spelled
 from trainables.data.images.decoding import header
 from trainables.data.images.notices import examples, inside
 from trainables.data.user_data.source import SPLITS, Source, check_classes
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 ENDINGS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 """What an image file's name usually ends in, in lower case."""
@@ -64,8 +62,6 @@ def folder(place: Path) -> Source:
         DataError: It cannot be told what is a class and what is a split, a folder cannot be read, or a class has no
             training image.
     """
-    import numpy as np
-
     found = _Found()
     _check_links(place)
     top = folders(place)

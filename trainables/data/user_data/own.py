@@ -50,21 +50,21 @@ import unicodedata
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple, cast
+from typing import IO, Any, NamedTuple, cast
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
 
 from trainables.data.catalogue import DataError, Name, Standard, spelled
 from trainables.data.images.decoding import header
+from trainables.data.images.progress import side_by_side
+from trainables.data.long_tail import LongTailed
 from trainables.data.splits import HELD_OUT
 from trainables.data.tables import TableError, read_rows, repeated, some
 from trainables.data.user_data import source as given
 from trainables.data.user_data.folders import folder
 from trainables.data.user_data.source import SPLITS, Options, Source, check_classes, long_tailed
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from trainables.data.long_tail import LongTailed
 
 OPTIONS = given.OPTIONS
 
@@ -151,8 +151,6 @@ def index(name: str, root: str | None = None) -> Source:
 
 
 def _csv(file: Path) -> Source:
-    import numpy as np
-
     rows, header, unused = _rows(file)
     again = _doubled(file, rows)
     class_names, number, odd = _classes(file, [row.label for row in rows])
@@ -351,8 +349,6 @@ def check_files(where: str, root: Path, files: Sequence[Path], hint: str = "") -
     Raises:
         DataError: How many are not, and the first few.
     """
-    from trainables.data.images.progress import side_by_side
-
     problems = side_by_side(_why_absent, files)
     lacking = [(file, why) for file, why in zip(files, problems, strict=True) if why]
     if lacking:
@@ -385,8 +381,6 @@ def _why_absent(file: Path) -> str:
 
 
 def _npz(file: Path) -> Source:
-    import numpy as np
-
     heads, others = heads_of(file)
     pairs, names_in, unused = _roles(file, heads)
     given: dict[str, NDArray[Any]] = {}
@@ -474,9 +468,6 @@ def heads_of(file: Path) -> tuple[dict[str, Head], list[str]]:
     Raises:
         DataError: The file is none, an array is damaged or twice there, or unpacks to far more than it should.
     """
-    import numpy as np
-    from numpy.lib import format as npy
-
     heads: dict[str, Head] = {}
     with _told(file, "cannot be read as npz"), zipfile.ZipFile(file) as pack:
         members = [member for member in pack.infolist() if member.filename.endswith(".npy")]
@@ -518,8 +509,6 @@ def _told(file: Path, what: str) -> Iterator[None]:
 
 def stored_array(file: Path, array: str) -> NDArray[Any]:
     """An array of an npz file."""
-    import numpy as np
-
     with _told(file, f"{array} cannot be read"), np.load(file, allow_pickle=False) as pack:
         return cast("NDArray[Any]", pack[f"{array}.npy"])
 
@@ -590,8 +579,6 @@ def labels_of(
     Raises:
         DataError: They are neither, or not as many as there are images.
     """
-    import numpy as np
-
     shape, kind = head
     where = f"{file}: {y} must hold {images} whole numbers or names, one for each image of {x}, got {kind} {shape}"
     if kind.hasobject:
@@ -681,8 +668,6 @@ def _channels_first(file: Path, x: str, head: Head) -> tuple[int, ...]:
 
 
 def _images(file: Path, pairs: Mapping[str, tuple[str, str]]) -> Mapping[str, NDArray[np.uint8]]:
-    import numpy as np
-
     images = {}
     for split, (x, _) in pairs.items():
         stored = stored_array(file, x)

@@ -8,7 +8,11 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
 
 from trainables.data.catalogue import DataError, Name, spelled
 from trainables.data.images.decoding import INTERPOLATIONS, ORIENTATIONS, Preprocessing, colour
@@ -25,14 +29,9 @@ from trainables.data.images.files import (
 )
 from trainables.data.images.notices import examples, notices
 from trainables.data.images.progress import remembered
+from trainables.data.images.streamed import Reader, StreamedImages, default_workers
 from trainables.data.long_tail import LongTailed
 from trainables.data.splits import HELD_OUT, divide, some
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from trainables.data.images.streamed import StreamedImages
 
 SPLITS = ("train", "val", "test")
 
@@ -77,8 +76,6 @@ class Source:
         Raises:
             DataError: A split has no other image, or a class no other training image.
         """
-        import numpy as np
-
         before = 0
         labels, files = {}, {}
         for split in (split for split in SPLITS if split in self.labels):
@@ -140,8 +137,6 @@ def check_classes(where: str, labels: Mapping[str, NDArray[np.int64]], class_nam
     Raises:
         DataError: Which not.
     """
-    import numpy as np
-
     classes = len(class_names)
     for split, found in labels.items():
         if not len(found):
@@ -286,10 +281,6 @@ def long_tailed(
     Raises:
         DataError: The images cannot be read as asked, or the data not be divided.
     """
-    import torch
-
-    from trainables.data.images.streamed import StreamedImages
-
     held = _held(name, source, options)
     source = held.source
     division = divide(
@@ -431,11 +422,6 @@ def _streamed(
     side: tuple[int, int], options: Options,
 ) -> _Held:  # fmt: skip
     """Readers of the given splits, and the moments of their pixels."""
-    import numpy as np
-    import torch
-
-    from trainables.data.images.streamed import Reader, StreamedImages, default_workers
-
     workers = default_workers() if options.workers is None else options.workers
     reader = Reader(
         name,
@@ -485,8 +471,6 @@ def moments(images: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.
 
 def _moments_of(parts: Iterable[NDArray[np.uint8]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The same of images that come in parts."""
-    import numpy as np
-
     counts: NDArray[np.float64] = np.zeros(0)
     for part in parts:
         counts = counts if len(counts) else np.zeros((part.shape[1], 256))
