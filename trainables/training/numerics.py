@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trainables.plan import StagePlan
 
 PRECISIONS = ("fp32", "bf16")
-SWITCH = ("auto", "on", "off")
 
 CHANNELS_LAST_PIXELS = 8_000
 """Pixels of a batch, B·H·W, from which channels_last is faster on a CPU; see docs/speed.md for the measurement."""
@@ -29,9 +28,23 @@ class NumericsError(ValueError):
     """A request that cannot be met."""
 
 
+GROUP_OF_OPTIONS = "how trials compute"
+"""Heading of these settings among the options of a search."""
+
+
+def setting(help: str, *choices: str) -> Any:
+    """A field of `NumericsSettings`.
+
+    Args:
+        help: Help of the option of that name.
+        *choices: The allowed values; the first is the default.
+    """
+    return field(default=choices[0], metadata={"group": GROUP_OF_OPTIONS, "help": help, "choices": choices})
+
+
 @dataclass(frozen=True)
-class Numerics:
-    """The requested numerics of a trial.
+class NumericsSettings:
+    """Settings of training, each declared once: a field here is an option of a search and part of a stage's key.
 
     Args:
         precision: "fp32", or "bf16": the backbone's convolutions in bfloat16 by autocast. Weights, BatchNorm's
@@ -43,27 +56,29 @@ class Numerics:
         graph: "on" replays each step as one CUDA graph, where the stage can be captured; "off" does not.
         fused_trials: Whether seeds of one recipe are trained together in the same way, four at a time: "on" (where
             a stage allows it), "off", or "auto", where it is faster.
+    """
+
+    precision: str = setting("precision of convolutions; bf16 is faster on large images", *PRECISIONS)
+    channels_last: str = setting("channels-last memory format; auto uses it where it is faster", "auto", "on", "off")
+    fused_members: str = setting("train the members of a stage together", "off", "auto", "on")
+    graph: str = setting("replay each training step as a CUDA graph", "off", "on")
+    fused_trials: str = setting("train the seeds of a recipe together", "off", "auto", "on")
+
+
+@dataclass(frozen=True)
+class Numerics(NumericsSettings):
+    """The requested numerics of a trial.
 
     Raises:
-        NumericsError: Another value.
+        NumericsError: A value that is not among the choices of its setting.
 
     >>> Numerics().channels_last_for("cpu", pixels=50 * 8 * 8), Numerics().channels_last_for("cpu", pixels=128 * 32**2)
     (False, True)
     """
 
-    precision: str = "fp32"
-    channels_last: str = "auto"
-    fused_members: str = "off"
-    graph: str = "off"
-    fused_trials: str = "off"
-
     def __post_init__(self) -> None:
-        allowed = {
-            "precision": PRECISIONS, "channels_last": SWITCH, "fused_members": SWITCH, "graph": ("on", "off"),
-            "fused_trials": SWITCH,
-        }  # fmt: skip
-        for name, values in allowed.items():
-            got = getattr(self, name)
+        for known in fields(self):
+            name, values, got = known.name, known.metadata["choices"], getattr(self, known.name)
             if got not in values:
                 near = difflib.get_close_matches(str(got), values, n=1)
                 hint = f"did you mean {near[0]!r}? " if near else ""
