@@ -51,7 +51,7 @@ print(refused({"space": SPACE, "patience": 6}))
 """
 
 
-TRAINING_SETTING = """    rounding: str = setting("rounding of sums", "nearest", "up")
+TRAINING_SETTING = """    rounding: str = setting("rounding of sums", ("nearest", "up"), "nearest")
 """
 
 TRAINING_SCRIPT = """

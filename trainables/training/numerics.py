@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from trainables.plan import StagePlan
 
 PRECISIONS = ("fp32", "bf16")
+SWITCH = ("auto", "on", "off")
 
 CHANNELS_LAST_PIXELS = 8_000
 """Pixels of a batch, B·H·W, from which channels_last is faster on a CPU; see docs/speed.md for the measurement."""
@@ -32,14 +33,9 @@ GROUP_OF_OPTIONS = "how trials compute"
 """Heading of these settings among the options of a search."""
 
 
-def setting(help: str, *choices: str) -> Any:
-    """A field of `NumericsSettings`.
-
-    Args:
-        help: Help of the option of that name.
-        *choices: The allowed values; the first is the default.
-    """
-    return field(default=choices[0], metadata={"group": GROUP_OF_OPTIONS, "help": help, "choices": choices})
+def setting(help: str, choices: tuple[str, ...], default: str) -> Any:
+    """A field of `NumericsSettings`, with the help of the option of that name."""
+    return field(default=default, metadata={"group": GROUP_OF_OPTIONS, "help": help, "choices": choices})
 
 
 @dataclass(frozen=True)
@@ -58,11 +54,11 @@ class NumericsSettings:
             a stage allows it), "off", or "auto", where it is faster.
     """
 
-    precision: str = setting("precision of convolutions; bf16 is faster on large images", *PRECISIONS)
-    channels_last: str = setting("channels-last memory format; auto uses it where it is faster", "auto", "on", "off")
-    fused_members: str = setting("train the members of a stage together", "off", "auto", "on")
-    graph: str = setting("replay each training step as a CUDA graph", "off", "on")
-    fused_trials: str = setting("train the seeds of a recipe together", "off", "auto", "on")
+    precision: str = setting("precision of convolutions; bf16 is faster on large images", PRECISIONS, "fp32")
+    channels_last: str = setting("channels-last memory format; auto uses it where it is faster", SWITCH, "auto")
+    fused_members: str = setting("train the members of a stage together", SWITCH, "off")
+    graph: str = setting("replay each training step as a CUDA graph", ("on", "off"), "off")
+    fused_trials: str = setting("train the seeds of a recipe together", SWITCH, "off")
 
 
 @dataclass(frozen=True)
