@@ -40,7 +40,7 @@ from search.option import (
 )
 from search.scheduling.early_stopping import SCORES
 from trainables.code_identity import relocated
-from trainables.data import FEEDS, fed, rooted
+from trainables.data import FEEDS, resolve_root, with_feed
 from trainables.data.catalogue import VALS
 from trainables.training.numerics import GROUP_OF_OPTIONS, Numerics, NumericsSettings
 
@@ -415,8 +415,8 @@ def _rooted(given: Mapping[str, Any], stored: Settings) -> dict[str, Any]:
     data, root, feed = (fields.get(name, getattr(stored, name)) for name in ("data", "data_root", "feed"))
     if "data" in fields and isinstance(data, str) and isinstance(fields.get("data_root"), str | None):
         # the root that is stored belongs to the stored name
-        data = data if feed in ("auto", None) else fed(data, str(feed))
-        fields["data"], root = rooted(data, fields.get("data_root"))
+        data = data if feed in ("auto", None) else with_feed(data, str(feed))
+        fields["data"], root = resolve_root(data, fields.get("data_root"))
         if "data_root" in fields or root is not None:
             fields["data_root"] = root
     elif isinstance(fields.get("data_root"), str):

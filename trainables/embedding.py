@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from analysis.files import to_json, write
 from analysis.text import echo
-from trainables.data import LongTailed, load, rooted, sized, standard
+from trainables.data import LongTailed, load, resolve_root, standard, with_size
 from trainables.data.catalogue import Name
 from trainables.data.images.progress import progress
 from trainables.data.loaders import feed_of
@@ -126,7 +126,7 @@ def _model(name: str) -> str:
 def _data_name(options: argparse.Namespace) -> str:
     """The data at the size that the network expects."""
     expected = input_format(options.model)
-    return options.data if expected is None else sized(options.data, expected.size, expected.interpolation)
+    return options.data if expected is None else with_size(options.data, expected.size, expected.interpolation)
 
 
 def _splits(name: str, options: argparse.Namespace) -> dict[str, LongTailed]:
@@ -170,7 +170,7 @@ def _provenance(
         "mean": list(expected.mean) if expected else data.mean.tolist(),
         "std": list(expected.std) if expected else data.std.tolist(),
         "interpolation": expected.interpolation if expected else "",
-        "data": rooted(name, options.data_root)[0],
+        "data": resolve_root(name, options.data_root)[0],
         "data_fingerprint": data.fingerprint,
         "precision": options.precision,
         "torch": version("torch"),

@@ -45,15 +45,15 @@ from trainables.training.seeding import seed_of
 OPTIONS = ("val",)
 MEAN = (0.4914, 0.4822, 0.4465)
 STD = (0.2023, 0.1994, 0.2010)
-"""Of the public codes, which use them for CIFAR-100 as well."""
+"""Mean and standard deviation in the public codes, which use them for CIFAR-100 as well."""
 
 VAL_SHARE = 0.1
-"""Of every class of the training pool."""
+"""Fraction of every class of the training pool that val gets."""
 
 
 @dataclass(frozen=True)
 class _Set:
-    """What tells the two data sets apart."""
+    """Names of one of the two data sets."""
 
     dataset: str
     title: str
@@ -171,7 +171,7 @@ def load(
 
 
 def published(of_class: list[NDArray[np.int64]], counts: list[int], *, shuffled: bool) -> list[NDArray[np.int64]]:
-    """Which images of each class the public codes take.
+    """Selects the images of each class that the public codes use.
 
     Args:
         of_class: For each label in order, the indices of its images in file order.
@@ -204,7 +204,7 @@ def published(of_class: list[NDArray[np.int64]], counts: list[int], *, shuffled:
 
 
 def _draw(index: NDArray[np.int64], family: str, split_seed: int, label: int) -> NDArray[np.int64]:
-    """A class's images in the order that a split seed gives them. NumPy never changes `RandomState`'s stream."""
+    """Shuffles the images of a class by a split seed; NumPy never changes the stream of `RandomState`."""
     shuffled: NDArray[np.int64] = np.random.RandomState(seed_of(family, split_seed, label) % 2**32).permutation(index)
     return shuffled
 
@@ -242,10 +242,10 @@ def _pool(dataset: str, folder: str) -> _Pool:
 
 
 def _folder(which: _Set, name: str, root: str | None) -> Path:
-    """The folder with the checked files; downloads them where they are absent.
+    """Verifies the files and returns their folder; downloads them if they are absent.
 
     Raises:
-        DataError: They are damaged, or absent and out of reach.
+        DataError: The files are damaged, or absent and cannot be downloaded.
     """
     dataset = getattr(datasets, which.dataset)
     if root is None:
@@ -253,7 +253,9 @@ def _folder(which: _Set, name: str, root: str | None) -> Path:
     else:
         place = Path(root).expanduser()
         if not place.is_dir():
-            raise DataError(f"{name}: --data-root {place} is no folder; make it, or give the one with {which.title}")
+            raise DataError(
+                f"{name}: --data-root {place} is not a folder; create it, or name the folder that holds {which.title}"
+            )
     unpacked, archive = place / dataset.base_folder, place / dataset.filename
     if str(place.resolve()) in _CHECKED.get(dataset, ()):
         return place
@@ -267,7 +269,9 @@ def _folder(which: _Set, name: str, root: str | None) -> Path:
         except OSError as error:
             raise DataError(f"{name}: {file} cannot be read ({error.strerror or error})") from error
         if not intact:
-            raise DataError(f"{name}: {file} has the wrong checksum (expected md5 {md5}): remove it and get it again")
+            raise DataError(
+                f"{name}: {file} has the wrong checksum (expected md5 {md5}): remove it and download it again"
+            )
     if lacking:
         try:
             dataset(str(place), download=True)
@@ -285,4 +289,4 @@ def _folder(which: _Set, name: str, root: str | None) -> Path:
 
 
 _CHECKED: dict[Any, set[str]] = {}
-"""Folders whose checksums this process has compared."""
+"""Folders whose checksums this process has verified, by data set."""

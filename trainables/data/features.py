@@ -45,7 +45,7 @@ from safetensors import SafetensorError, safe_open
 from trainables.data.catalogue import DataError, Name, Standard
 from trainables.data.long_tail import LongTailed
 from trainables.data.splits import HELD_OUT, divide
-from trainables.data.tables import some
+from trainables.data.tables import shorten
 from trainables.data.user_data import own
 from trainables.data.user_data.source import SPLITS, check_classes
 
@@ -54,7 +54,7 @@ PROVIDES = ("trained",)
 ARRAYS = tuple(f"{letter}_{split}" for letter in "xy" for split in SPLITS)
 NAMES = ("class_names", *(f"class_names_{split}" for split in SPLITS))
 LARGEST_TEXT = 10**8
-"""Bytes of metadata that are read."""
+"""Largest metadata in bytes that is read."""
 
 
 def standard(name: str, root: str | None = None) -> Standard:
@@ -133,7 +133,7 @@ def load(
 def _file(name: Name, root: str | None) -> Path:
     place = name.place(root)
     if not place.is_file():
-        why = "is no file" if place.exists() else "does not exist"
+        why = "is not a file" if place.exists() else "does not exist"
         raise DataError(f"{name.text}: {place} {why}; python -m trainables.embed --out FILE writes such a file")
     return place
 
@@ -142,10 +142,10 @@ def _file(name: Name, root: str | None) -> Path:
 
 
 class _Place(NamedTuple):
-    """Where an array lies in its file.
+    """Position of an array in its file.
 
     Args:
-        shape: Of the array.
+        shape: Shape of the array.
         kind: NumPy's name of its type, or "bfloat16".
         offset: First byte; `None` where the array is compressed.
     """
@@ -160,13 +160,13 @@ class _Given:
     """A file of features whose features have not been read.
 
     Args:
-        file: Where it lies.
-        stamp: Its size and its time of change.
+        file: Path of the file.
+        stamp: Size and modification time of the file.
         class_names: C names.
         labels: Of the given splits, each (N,) int64 in [0, C).
-        tensors: Where the features lie, by the array's name.
-        backbone: The network that they come from, with the hash of its weights; "" where the file does not say.
-        problems: Sentences on what is odd.
+        tensors: Position of each array of features, by name.
+        backbone: Network that computed the features, with the hash of its weights; "" if the file does not say.
+        problems: Warnings for the user.
     """
 
     file: Path
@@ -232,10 +232,10 @@ def _read_once(file: Path, stamp: tuple[int, int]) -> _Given:
 
 
 def _checked(file: Path, x: str, place: _Place, views: bool) -> tuple[int, int]:
-    """Images and dimension of an array of features.
+    """Number of images and dimension of an array of features.
 
     Raises:
-        DataError: It holds no features.
+        DataError: The array does not hold features.
     """
     if place.kind not in ("float16", "float32", "float64", "bfloat16"):
         why = "Python objects are not read" if place.kind == "object" else "images are read by npz:FILE"
@@ -248,10 +248,10 @@ def _checked(file: Path, x: str, place: _Place, views: bool) -> tuple[int, int]:
 
 
 def _npz(file: Path) -> tuple[dict[str, _Place], dict[str, str]]:
-    """Where the arrays of an npz file lie."""
+    """Positions of the arrays of an npz file."""
     heads, others = own.heads_of(file)
     if others:
-        raise DataError(f"{file}: holds {some(others)}, which are no arrays; save the features into a new file")
+        raise DataError(f"{file}: holds {shorten(others)}, which are not arrays; save the features into a new file")
     places = {}
     with zipfile.ZipFile(file) as pack, file.open("rb") as raw:
         for name, head in heads.items():
@@ -272,11 +272,11 @@ KINDS = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32",
     "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool",
 }  # fmt: skip
-"""The types of safetensors as NumPy calls them."""
+"""Types of safetensors by their NumPy names."""
 
 
 def _safetensors(file: Path) -> tuple[dict[str, _Place], dict[str, str]]:
-    """Where the tensors of a safetensors file lie, and its metadata."""
+    """Positions of the tensors of a safetensors file, and its metadata."""
     try:
         with safe_open(file, framework="np") as opened:  # which checks sizes and offsets
             opened.keys()
@@ -303,7 +303,7 @@ def _head(place: _Place) -> own.Head:
 
 
 def _array(file: Path, places: Mapping[str, _Place], name: str) -> NDArray[Any]:
-    """An array: mapped where it is stored as it is, else unpacked."""
+    """Maps an array into memory, or unpacks it if it is compressed."""
     place = places[name]
     if place.offset is None or not math.prod(place.shape):
         return own.stored_array(file, name)
@@ -357,8 +357,8 @@ class MappedFeatures:
     Args:
         array: The mapped array; of bfloat16 as uint16.
         rows: (N,) rows of the array.
-        digest: Stands for the array's content in a fingerprint.
-        device: Where batches go.
+        digest: Hash of the array's content, for fingerprints.
+        device: Device of the batches.
     """
 
     def __init__(self, array: NDArray[Any], rows: NDArray[np.int64], digest: bytes, device: Any) -> None:
@@ -377,7 +377,7 @@ class MappedFeatures:
 
     @property
     def stamp(self) -> bytes:
-        """Stands for the numbers in the data's fingerprint."""
+        """Hash of the features, for the data's fingerprint."""
         return hashlib.sha256(self._digest + self.rows.tobytes()).digest()
 
     def __len__(self) -> int:
@@ -387,7 +387,7 @@ class MappedFeatures:
         return (self[row] for row in range(len(self)))
 
     def __getitem__(self, index: Any) -> Any:
-        """Rows (B, D), read now; of views by (view, row)."""
+        """Reads rows (B, D); with several views, indexed by (view, row)."""
 
         def host(one: Any) -> Any:
             return one.cpu().numpy() if isinstance(one, torch.Tensor) else one
@@ -400,17 +400,17 @@ class MappedFeatures:
         return MappedFeatures(self._array, self.rows[index], self._digest, self.device)
 
     def to(self, device: Any) -> MappedFeatures:
-        """The same rows, batches of which go to another device."""
+        """Returns the same rows with batches on another device."""
         return MappedFeatures(self._array, self.rows, self._digest, device)
 
     def split(self, size: int) -> Iterator[Any]:
-        """All rows in order, `size` at a time."""
+        """Yields all rows in order, `size` at a time."""
         return (self[slice(first, first + size)] for first in range(0, len(self), size))
 
 
 @dataclass(frozen=True)
 class _Held:
-    """The features of a file, in memory or mapped; shared by all splits, and written by nobody."""
+    """The features of a file, in memory or mapped; all splits share them, so they are read-only."""
 
     arrays: Mapping[str, NDArray[Any]]
     mapped: bool
@@ -440,10 +440,10 @@ def _held(given: _Given) -> _Held:
 
 @functools.lru_cache(maxsize=1)
 def _held_once(file: Path, stamp: tuple[int, int]) -> _Held:
-    """Reads the features, or maps them; looks at every number once.
+    """Reads or maps the features and checks every number once.
 
     Raises:
-        DataError: A number is not finite, all features are the same, or they are compressed and too large.
+        DataError: A number is not finite, all features are equal, or the file is compressed and too large.
     """
     given = _read_once(file, stamp)
     size = 4 * sum(math.prod(place.shape) for place in given.tensors.values())
@@ -487,25 +487,25 @@ def _held_once(file: Path, stamp: tuple[int, int]) -> _Held:
 
 
 BLOCK = 4096
-"""Rows that are looked at together."""
+"""Rows per block when the features are checked."""
 
 
 def _blocks(array: NDArray[Any]) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """Rows of all views in order, with the number of the first."""
+    """Yields rows of all views in order, with the number of the first row."""
     for view in array if array.ndim == 3 else (array,):
         for first in range(0, len(view), BLOCK):
             yield first, _floats(view[first : first + BLOCK])
 
 
 def _floats(array: NDArray[Any]) -> NDArray[np.float32]:
-    """As float32 in memory; uint16 is bfloat16."""
+    """Converts to float32 in memory; uint16 stands for bfloat16."""
     if array.dtype == np.uint16:
         return (array.astype(np.uint32) << 16).view(np.float32)
     return np.ascontiguousarray(array, dtype=np.float32)
 
 
 def available() -> float:
-    """Bytes of memory that are free; infinite where the system does not say."""
+    """Free memory in bytes; infinite if the system does not report it."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     except OSError:

@@ -27,7 +27,7 @@ def has_own_tail(name: str) -> bool:
 def identity(name: str, root: str | None, imbalance: float | None) -> dict[str, Any]:
     """Identity of data: a fingerprint of all images, labels and splits, and the images of each class.
 
-    Data with a tail of their own are taken whole, whatever a search cut from them.
+    Data with a tail of their own are used whole, even if a search cut a longer tail.
 
     Args:
         name: Name of the data set.
@@ -51,7 +51,7 @@ def identity(name: str, root: str | None, imbalance: float | None) -> dict[str, 
 
 @dataclass(frozen=True)
 class Change:
-    """How data differ from what they were.
+    """Difference between two states of data.
 
     Args:
         text: The change in words, by class.
@@ -63,7 +63,7 @@ class Change:
 
 
 def change(before: Mapping[str, Any], now: Mapping[str, Any]) -> Change | None:
-    """How data differ; `None` where they do not.
+    """Compares two states of data; `None` if they are equal.
 
     Args:
         before: What `identity` returned; without counts where only a fingerprint is known.

@@ -6,7 +6,7 @@
 - `&size=128`: another side than that of the network's own images.
 
 Images are brought to the network's own size, mean and standard deviation; grey ones are repeated in three channels.
-Image files are resized when they are decoded (`trainables.data.sized`), arrays inside the network.
+Image files are resized when they are decoded (`trainables.data.with_size`), arrays inside the network.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 - `folder:PATH`: one folder of images per class, named as the class; or `train/`, and `val/` and `test/` where there
   are any, each with a folder per class, or all of them in every class folder. Folders inside a class and links are
-  followed; hidden files and files that are no images are left out and told. How files become pixels is stated in
+  followed; hidden files and files that are not images are left out and reported. How files become pixels is stated in
   `trainables.data.images.decoding`.
 - `csv:FILE`: `path,label` or `path,label,split` a line, separated by commas, semicolons or tabs; or other columns in
   any order below a header that has these names. Paths are relative to the file, absolute, or begin with `~/`. Labels
@@ -61,7 +61,7 @@ from trainables.data.images.decoding import header
 from trainables.data.images.progress import side_by_side
 from trainables.data.long_tail import LongTailed
 from trainables.data.splits import HELD_OUT
-from trainables.data.tables import TableError, read_rows, repeated, some
+from trainables.data.tables import TableError, read_rows, repeated, shorten
 from trainables.data.user_data import source as given
 from trainables.data.user_data.folders import folder
 from trainables.data.user_data.source import SPLITS, Options, Source, check_classes, long_tailed
@@ -130,7 +130,7 @@ def load(
 
 
 def index(name: str, root: str | None = None) -> Source:
-    """What the name stands for; no pixel is read."""
+    """Reads labels and file names; no pixel is read."""
     parsed = Name.parse(name)
     place = parsed.place(root)
     if not place.exists():
@@ -138,10 +138,10 @@ def index(name: str, root: str | None = None) -> Source:
         raise DataError(f"{name}: there is no {place}{here}")
     if parsed.kind == "folder":
         if not place.is_dir():
-            raise DataError(f"{name}: {place} is no folder; csv: and npz: read files")
+            raise DataError(f"{name}: {place} is not a folder; csv: and npz: read files")
         return folder(place)
     if not place.is_file():
-        raise DataError(f"{name}: {place} is no file; folder: reads folders")
+        raise DataError(f"{name}: {place} is not a file; folder: reads folders")
     if parsed.kind == "npz" and "size" in parsed.options:
         raise DataError(f"{name}: option size is for image files; arrays have their size")
     return _csv(place) if parsed.kind == "csv" else _npz(place)
@@ -173,17 +173,17 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
     "label": ("label", "class", "class_name", "category", "target"),
     "split": ("split", "set", "subset", "partition"),
 }
-"""How the columns of a table may be called; the first name wins over the others."""
+"""Accepted names of the columns of a table; the first takes precedence."""
 
 SPLIT_WORDS: Mapping[str, str] = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
     "test": "test", "testing": "test",
 }  # fmt: skip
-"""How the splits may be written, in any case."""
+"""Accepted names of the splits, in any case."""
 
 
 class _Row(NamedTuple):
-    """An image of a table: where it is, as it stands there."""
+    """A line of a table: an image."""
 
     line: int
     path: str
@@ -193,7 +193,7 @@ class _Row(NamedTuple):
 
 
 def _rows(file: Path) -> tuple[list[_Row], bool, list[str]]:
-    """The images of a table, whether it has a header, and a sentence on columns that are not used."""
+    """Reads the images of a table, whether it has a header, and a warning about unused columns."""
     try:
         lines = read_rows(file)
     except TableError as error:
@@ -231,7 +231,7 @@ def _rows(file: Path) -> tuple[list[_Row], bool, list[str]]:
 
 
 def _columns(where: str, header: Sequence[str]) -> dict[str, int]:
-    """The place of each column by its name; split is beyond the end where there is none."""
+    """Index of each column by its name; without a column split, its index lies beyond the end."""
     names = [cell.lower() for cell in header]
     place = {}
     for column, known in COLUMNS.items():
@@ -249,7 +249,7 @@ def _columns(where: str, header: Sequence[str]) -> dict[str, int]:
 
 
 def _resolved(root: Path, text: str) -> Path:
-    """A path of a table: relative to the table, absolute, or from the home directory; also as Windows writes it."""
+    """Resolves a path of a table: relative to the table, absolute, below the home directory, or with backslashes."""
     path = root / (Path(text).expanduser() if text.startswith("~/") else text)
     if "\\" in text and not os.path.isfile(path):
         slashed = root / text.replace("\\", "/")
@@ -258,10 +258,10 @@ def _resolved(root: Path, text: str) -> Path:
 
 
 def _doubled(file: Path, rows: Sequence[_Row]) -> list[str]:
-    """A sentence on lines that repeat others.
+    """Warns of lines that repeat others.
 
     Raises:
-        DataError: A file with two labels or in two splits.
+        DataError: An image has two labels, or is in two splits.
     """
     seen: dict[str, _Row] = {}
     again = []
@@ -278,7 +278,7 @@ def _doubled(file: Path, rows: Sequence[_Row]) -> list[str]:
         again.append(row)
     if not again:
         return []
-    shown = some([f"{row.path} (line {row.line})" for row in again], 3)
+    shown = shorten([f"{row.path} (line {row.line})" for row in again], 3)
     return [f"{file}: {len(again)} lines repeat an image of a line above, which then counts twice: {shown}"]
 
 
@@ -306,10 +306,10 @@ def _classes(file: Path, labels: Sequence[str]) -> tuple[tuple[str, ...], Mappin
 
 
 def numbered(where: str, numbers: Sequence[int]) -> list[str]:
-    """A sentence on labels that are numbers, but not those from 0 on.
+    """Warns of numeric labels other than 0 to C − 1.
 
     Raises:
-        DataError: A negative label.
+        DataError: A label is negative.
     """
     if numbers[0] < 0:
         raise DataError(
@@ -317,7 +317,7 @@ def numbered(where: str, numbers: Sequence[int]) -> list[str]:
         )
     if list(numbers) == list(range(len(numbers))):
         return []
-    shown = some([str(number) for number in numbers])
+    shown = shorten([str(number) for number in numbers])
     return [
         f"{where}: the labels are not 0 to {len(numbers) - 1}, so the {len(numbers)} classes are named by them: {shown}"
     ]
@@ -334,27 +334,27 @@ def alike(where: str, class_names: Sequence[str]) -> list[str]:
         groups.setdefault("".join(unicodedata.normalize("NFKC", name).casefold().split()), []).append(name)
     same = [" = ".join(map(repr, names)) for names in groups.values() if len(names) > 1]
     how = "class names that differ in case or spaces alone are different classes"
-    return [f"{where}: {how}: {some(same)}"] if same else []
+    return [f"{where}: {how}: {shorten(same)}"] if same else []
 
 
 def check_files(where: str, root: Path, files: Sequence[Path], hint: str = "") -> None:
-    """All files are there.
+    """Checks that all files can be read.
 
     Args:
-        where: The table that names them.
-        root: What relative paths are relative to.
-        files: All of them.
-        hint: What else may be wrong where the first one is absent.
+        where: The table that names them, for messages.
+        root: Folder that relative paths start from.
+        files: All files.
+        hint: Added to the message if the first file is absent.
 
     Raises:
-        DataError: How many are not, and the first few.
+        DataError: Some cannot; the message counts them and names the first few.
     """
     problems = side_by_side(_why_absent, files)
     lacking = [(file, why) for file, why in zip(files, problems, strict=True) if why]
     if lacking:
         known = [file.relative_to(root) if file.is_relative_to(root) else file for file, _ in lacking]
         reasons = ["" if why == ABSENT else f" ({why})" for _, why in lacking]
-        shown = some([f"{spelled(file)}{why}" for file, why in zip(known, reasons, strict=True)], 3)
+        shown = shorten([f"{spelled(file)}{why}" for file, why in zip(known, reasons, strict=True)], 3)
         what = "absent or cannot be read" if any(reasons) else "absent"
         raise DataError(
             f"{where}: {len(lacking)} of the {len(files)} files that it names are {what} under {root}: {shown}"
@@ -366,7 +366,7 @@ ABSENT = "absent"
 
 
 def _why_absent(file: Path) -> str:
-    """Why a file cannot be read; "" where it can."""
+    """Reason why a file cannot be read; "" if it can."""
     try:
         if not stat.S_ISREG(os.stat(file).st_mode):
             return "no file"
@@ -404,7 +404,7 @@ def _npz(file: Path) -> Source:
     }
     check_classes(str(file), labels, class_names)
     found = file.stat()
-    not_used = [f"{file}: arrays that are not used: {some([*unused, *others])}"] if unused or others else []
+    not_used = [f"{file}: arrays that are not used: {shorten([*unused, *others])}"] if unused or others else []
     return Source(
         str(file),
         class_names,
@@ -433,7 +433,9 @@ def class_names_of(
         return tuple(map(str, written)), {n: label for label, n in enumerate(written)}, numbered(str(file), written)
     if isinstance(written[0], str):
         if lacking := [name for name in written if name not in set(names)]:
-            raise DataError(f"{file}: {names_in} has no name for the labels {some(lacking)}; add them, or take it out")
+            raise DataError(
+                f"{file}: {names_in} has no name for the labels {shorten(lacking)}; add them, or take it out"
+            )
         used = {name: name for name in written}
     else:
         if written[-1] >= len(names):
@@ -444,26 +446,28 @@ def class_names_of(
         used = {names[label]: label for label in written}
     kept = [name for name in names if name in used]
     absent = [name for name in names if name not in used]
-    odd = [f"{file}: {names_in} names classes without any image, which are left out: {some(absent)}"] if absent else []
+    odd = (
+        [f"{file}: {names_in} names classes without any image, which are left out: {shorten(absent)}"] if absent else []
+    )
     return tuple(kept), {used[name]: label for label, name in enumerate(kept)}, odd + alike(str(file), kept)
 
 
 class Head(NamedTuple):
-    """What an array says before it is read."""
+    """Header of an array."""
 
     shape: tuple[int, ...]
     kind: np.dtype[Any]
 
 
 MOST_PACKED = 200
-"""How many times its packed size an array may have: no photograph shrinks like that, and what does is a trap."""
+"""Largest accepted compression ratio: photographs never reach it, decompression bombs do."""
 
 NEVER_A_TRAP = 10**8
-"""Bytes up to which an array is read however small it was packed."""
+"""Size in bytes up to which an array is read at any compression ratio."""
 
 
 def heads_of(file: Path) -> tuple[dict[str, Head], list[str]]:
-    """Shape and type of each array of an npz file, none of which is read; and what else the file holds.
+    """Reads the header of each array of an npz file, and lists the other members of the file.
 
     Raises:
         DataError: The file is none, an array is damaged or twice there, or unpacks to far more than it should.
@@ -474,7 +478,7 @@ def heads_of(file: Path) -> tuple[dict[str, Head], list[str]]:
         others = [member.filename for member in pack.infolist() if not member.filename.endswith(".npy")]
         names = [member.filename.removesuffix(".npy") for member in members]
     if twice := repeated(names):
-        raise DataError(f"{file}: holds {some(twice)} twice; save the arrays into a new file")
+        raise DataError(f"{file}: holds {shorten(twice)} twice; save the arrays into a new file")
     for name, member in zip(names, members, strict=True):
         with _told(file, f"{name} cannot be read"), zipfile.ZipFile(file) as pack, pack.open(member) as stored:
             reader: IO[bytes] = stored
@@ -497,7 +501,7 @@ def heads_of(file: Path) -> tuple[dict[str, Head], list[str]]:
 
 @contextlib.contextmanager
 def _told(file: Path, what: str) -> Iterator[None]:
-    """Says what could not be read and why, whatever a damaged file makes NumPy and zipfile raise."""
+    """Turns any error that NumPy or zipfile raises for a damaged file into a `DataError`."""
     try:
         yield
     except Exception as error:
@@ -508,7 +512,7 @@ def _told(file: Path, what: str) -> Iterator[None]:
 
 
 def stored_array(file: Path, array: str) -> NDArray[Any]:
-    """An array of an npz file."""
+    """Reads an array of an npz file."""
     with _told(file, f"{array} cannot be read"), np.load(file, allow_pickle=False) as pack:
         return cast("NDArray[Any]", pack[f"{array}.npy"])
 
@@ -516,14 +520,14 @@ def stored_array(file: Path, array: str) -> NDArray[Any]:
 ROLES: Mapping[str, tuple[str, ...]] = {
     "images": ("x", "images", "image", "data"), "labels": ("y", "labels", "label", "targets", "target"),
 }  # fmt: skip
-"""How arrays of images and of labels may be called, before or after the split's name; the first name is the usual."""
+"""Accepted names of arrays of images and of labels, before or after the split; the first is the usual one."""
 
 NAMES = ("classes", "class_names", "label_names", "target_names")
-"""How an array of class names may be called."""
+"""Accepted names of an array of class names."""
 
 
 def _roles(file: Path, heads: Mapping[str, Head]) -> tuple[dict[str, tuple[str, str]], str, list[str]]:
-    """Which arrays are images and labels of which split, which one has the class names, and which are not used.
+    """Finds the images and labels of each split, the array of class names, and unused arrays.
 
     Raises:
         DataError: Images without labels or labels without images, no training images, two arrays for one purpose, or
@@ -574,10 +578,10 @@ def _roles(file: Path, heads: Mapping[str, Head]) -> tuple[dict[str, tuple[str, 
 def labels_of(
     file: Path, y: str, head: Head, x: str, images: int, read: Callable[[Path, str], NDArray[Any]] = stored_array
 ) -> NDArray[Any]:
-    """The labels of a split, (N,): int64, or names; also from (N, 1), and from floats that are whole.
+    """Reads the labels of a split, (N,): int64, or names; accepts (N, 1) and whole floats.
 
     Raises:
-        DataError: They are neither, or not as many as there are images.
+        DataError: The labels are neither, or their number is not that of the images.
     """
     shape, kind = head
     where = f"{file}: {y} must hold {images} whole numbers or names, one for each image of {x}, got {kind} {shape}"
@@ -610,14 +614,14 @@ def labels_of(
 
 
 MOST_NAMES = 10**7
-"""Bytes of class names that are read."""
+"""Largest array of class names in bytes that is read."""
 
 
 def names_of(file: Path, array: str, head: Head) -> list[str]:
-    """The names of the classes, in the order of the labels.
+    """Reads the names of the classes, in the order of the labels.
 
     Raises:
-        DataError: It is no list of different names.
+        DataError: The array is not a list of distinct names.
     """
     where, shape = f"{file}: {array}", head.shape
     if head.kind.hasobject:
@@ -631,17 +635,17 @@ def names_of(file: Path, array: str, head: Head) -> list[str]:
         "".join(given).encode()
     given = [name.strip() for name in given]
     if twice := repeated(given):
-        raise DataError(f"{where} names {some(list(map(repr, twice)))} more than once; give each class its own name")
+        raise DataError(f"{where} names {shorten(list(map(repr, twice)))} more than once; give each class its own name")
     if "" in given:
         raise DataError(f"{where} has no name for label {given.index('')}; give each class its own name")
     return given
 
 
 def _channels_first(file: Path, x: str, head: Head) -> tuple[int, ...]:
-    """(N, c, H, W) of the images as they are stored.
+    """Shape (N, c, H, W) of stored images.
 
     Raises:
-        DataError: They are no images of bytes with one channel or three.
+        DataError: The array does not hold uint8 images with one or three channels.
     """
     (shape, kind), where = head, f"{file}: {x}"
     if kind.str != "|u1":
