@@ -116,14 +116,9 @@ def test_no_source_names_a_machine():
             assert not place.search(line), f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
 
 
-IMPORTS_INSIDE = {"trainables": 8}
-"""How many imports of a package may stand inside functions."""
-
-
-@pytest.mark.parametrize("place", IMPORTS_INSIDE)
-def test_imports_inside_functions_are_few_and_each_has_its_reason_beside_it(place):
+def test_imports_inside_functions_of_trainables_are_few_and_each_has_its_reason_beside_it():
     found = []
-    for path in sources(place):
+    for path in sources("trainables"):
         source = path.read_text(encoding="utf-8")
         lines = source.splitlines()
         functions = (n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef))
@@ -131,7 +126,7 @@ def test_imports_inside_functions_are_few_and_each_has_its_reason_beside_it(plac
         for number in sorted(inside):
             found.append(f"{path.relative_to(ROOT)}:{number}")
             assert "#" in lines[number - 1] + lines[number - 2], f"{found[-1]}: say why beside it"
-    assert len(found) <= IMPORTS_INSIDE[place], found
+    assert len(found) <= 8, found
 
 
 def test_the_reader_sees_every_kind_of_import(tmp_path):
