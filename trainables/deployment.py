@@ -6,7 +6,6 @@ command can refuse a file before anything heavy is imported.
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 import textwrap
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from analysis.text import did_you_mean
 from trainables.data.tables import TableError, read_rows, repeated, shorten
 
 PRIORS = ("uniform", "train")
@@ -261,9 +261,8 @@ def _check_names(where: str, names: Sequence[str], class_names: Sequence[str]) -
 
 def _check_known(where: str, name: str, class_names: Sequence[str]) -> None:
     if name not in class_names:
-        near = difflib.get_close_matches(name, class_names, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else f"; classes are {shorten(class_names)}"
-        raise DeploymentError(f"{where}: no class {name!r} in the data{hint}")
+        hint = did_you_mean(name, class_names) or f"classes are {shorten(class_names)}"
+        raise DeploymentError(f"{where}: no class {name!r} in the data; {hint}")
 
 
 def _check_order(what: str, class_names: Sequence[str]) -> None:

@@ -24,7 +24,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol, cast
 
-from analysis.text import printable
+from analysis.text import did_you_mean, printable
 
 if TYPE_CHECKING:
     from trainables.data.long_tail import LongTailed
@@ -236,18 +236,17 @@ def module_of(name: str) -> DataModule:
     options: tuple[str, ...] = getattr(module, "OPTIONS", ())
     for option in parsed.options:
         if option not in options:
-            near = difflib.get_close_matches(option, options, n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
+            hint = did_you_mean(option, options)
             allowed = f"allowed are {', '.join(options)}" if options else f"{parsed.kind} has none"
-            raise DataError(f"{name}: unknown option {option!r}: {hint}{allowed}")
+            raise DataError(f"{name}: unknown option {option!r}: {hint}{hint and ' '}{allowed}")
     return cast(DataModule, module)
 
 
 def _unknown(name: Name) -> str:
     own = [f"{prefix}:{'PATH' if prefix == 'folder' else 'FILE'}" for prefix in PREFIXES]
     prefix, colon, path = name.kind.partition(":")
-    near = difflib.get_close_matches(name.kind, MODULES, n=1)
-    if not near and colon and path and (kind := difflib.get_close_matches(prefix, PREFIXES, n=1)):
-        near = [f"{kind[0]}:{path}"]
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"unknown data set {name.text!r}: {hint}known are {', '.join(MODULES)}; your own: {', '.join(own)}"
+    hint = did_you_mean(name.kind, MODULES)
+    if not hint and colon and path and (kind := difflib.get_close_matches(prefix, PREFIXES, n=1)):
+        hint = f"did you mean {f'{kind[0]}:{path}'!r}?"
+    known = f"known are {', '.join(MODULES)}; your own: {', '.join(own)}"
+    return f"unknown data set {name.text!r}: {hint}{hint and ' '}{known}"

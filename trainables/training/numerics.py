@@ -7,10 +7,11 @@ in the key as well.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
+
+from analysis.text import did_you_mean
 
 if TYPE_CHECKING:
     from trainables.plan import StagePlan
@@ -76,11 +77,10 @@ class Numerics(NumericsSettings):
         for known in fields(self):
             name, values, got = known.name, known.metadata["choices"], getattr(self, known.name)
             if got not in values:
-                near = difflib.get_close_matches(str(got), values, n=1)
-                hint = f"did you mean {near[0]!r}? " if near else ""
+                hint = did_you_mean(got, values)
                 raise NumericsError(
                     f"--{name.replace('_', '-')} must be {', '.join(values[:-1])} or {values[-1]}, got {got!r}"
-                    + (f": {hint.rstrip()}" if hint else "")
+                    + (hint and f": {hint}")
                 )
 
     @staticmethod

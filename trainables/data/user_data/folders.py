@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import os
 import re
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from analysis.text import did_you_mean
 from trainables.data.catalogue import DataError, is_utf8, spelled
 from trainables.data.images.decoding import header
 from trainables.data.images.notices import examples, inside
@@ -85,9 +85,8 @@ def folder(place: Path) -> Source:
         files[split] = []
         for class_name, where in sorted(classes.items()):
             if class_name not in number:
-                near = difflib.get_close_matches(class_name, class_names, n=1)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
-                raise DataError(f"{spelled(where)}: there is no class {class_name!r} in train{hint}")
+                hint = did_you_mean(class_name, class_names)
+                raise DataError(f"{spelled(where)}: there is no class {class_name!r} in train{hint and '; '}{hint}")
             images = list(_images(where, found))
             files[split] += images
             of_split += [number[class_name]] * len(images)
