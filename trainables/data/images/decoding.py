@@ -299,7 +299,7 @@ def no_image(head: bytes) -> str:
         head: Its first bytes, 512 or more where it has them.
 
     >>> no_image(b"")
-    'is no image: the file is empty'
+    'is not an image: the file is empty'
     """
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     brand = head[8:12] if head[4:8] == b"ftyp" else b""
@@ -316,7 +316,7 @@ def no_image(head: bytes) -> str:
     if head.startswith(b"8BPS"):
         return "is a Photoshop document; export it as PNG"
     if b"<svg" in text:
-        return "is an SVG drawing and not an image of pixels; export it as PNG"
+        return "is an SVG drawing; export it as PNG"
     if text.startswith((b"<!doctype html", b"<html", b"<head", b"<body")):
         return "is a web page and not an image, probably from a failed download"
     if not head.strip(b"\0"):
