@@ -46,7 +46,8 @@ from trainables.data.catalogue import DataError, Name, Standard
 from trainables.data.long_tail import LongTailed
 from trainables.data.splits import HELD_OUT, divide
 from trainables.data.tables import shorten
-from trainables.data.user_data import own
+from trainables.data.user_data import array_files
+from trainables.data.user_data.class_names import class_names_of
 from trainables.data.user_data.source import SPLITS, check_classes
 
 OPTIONS = ("val", "test")
@@ -202,7 +203,7 @@ def _read_once(file: Path, stamp: tuple[int, int]) -> _Given:
             raise DataError(f"{file}: has no {' and no '.join(lacking)}; features and labels come in pairs")
         if x in places:
             count, sizes[x] = _checked(file, x, places[x], views=split == "train")
-            labels[split] = own.labels_of(
+            labels[split] = array_files.labels_of(
                 file, y, _head(places[y]), x, count, lambda file, name: _array(file, places, name)
             )
     if len(set(sizes.values())) > 1:
@@ -220,7 +221,7 @@ def _read_once(file: Path, stamp: tuple[int, int]) -> _Given:
     written = np.unique(np.concatenate(list(labels.values()))).tolist()
     names_in = next(iter(lists), "")
     names = lists.get(names_in)
-    class_names, number, odd = own.class_names_of(file, written, names_in, names)
+    class_names, number, odd = class_names_of(file, written, names_in, names)
     numbered = {
         split: np.array([number[label] for label in found.tolist()], dtype=np.int64) for split, found in labels.items()
     }
@@ -249,7 +250,7 @@ def _checked(file: Path, x: str, place: _Place, views: bool) -> tuple[int, int]:
 
 def _npz(file: Path) -> tuple[dict[str, _Place], dict[str, str]]:
     """Positions of the arrays of an npz file."""
-    heads, others = own.heads_of(file)
+    heads, others = array_files.heads_of(file)
     if others:
         raise DataError(f"{file}: holds {shorten(others)}, which are not arrays; save the features into a new file")
     places = {}
@@ -298,22 +299,22 @@ def _safetensors(file: Path) -> tuple[dict[str, _Place], dict[str, str]]:
     return {name: place(head) for name, head in header.items()}, metadata
 
 
-def _head(place: _Place) -> own.Head:
-    return own.Head(place.shape, np.dtype("float32" if place.kind == "bfloat16" else place.kind))
+def _head(place: _Place) -> array_files.Head:
+    return array_files.Head(place.shape, np.dtype("float32" if place.kind == "bfloat16" else place.kind))
 
 
 def _array(file: Path, places: Mapping[str, _Place], name: str) -> NDArray[Any]:
     """Maps an array into memory, or unpacks it if it is compressed."""
     place = places[name]
     if place.offset is None or not math.prod(place.shape):
-        return own.stored_array(file, name)
+        return array_files.stored_array(file, name)
     kind = "uint16" if place.kind == "bfloat16" else place.kind
     return np.memmap(file, dtype=kind, mode="r", offset=place.offset, shape=place.shape)
 
 
 def _names(file: Path, name: str, places: Mapping[str, _Place], metadata: Mapping[str, str]) -> list[str]:
     if name in places:
-        return own.names_of(file, name, _head(places[name]))
+        return array_files.names_of(file, name, _head(places[name]))
     names: Any = None
     with contextlib.suppress(ValueError):
         names = json.loads(metadata[name])
@@ -330,7 +331,7 @@ def _provenance(file: Path, places: Mapping[str, _Place], metadata: Mapping[str,
         head = _head(places["provenance"])
         if head.kind.kind not in "US" or math.prod(head.shape) != 1 or head.kind.itemsize > LARGEST_TEXT:
             raise DataError(f"{file}: provenance must be one text, got {head.kind} {head.shape}")
-        held = own.stored_array(file, "provenance").reshape(-1)[0]
+        held = array_files.stored_array(file, "provenance").reshape(-1)[0]
         text = held.decode() if isinstance(held, bytes) else str(held)
     found: Any = None
     with contextlib.suppress(ValueError):

@@ -29,8 +29,8 @@ from trainables.data.catalogue import DataError, Name, Standard
 from trainables.data.long_tail import LongTailed
 from trainables.data.splits import class_list
 from trainables.data.user_data import source
-from trainables.data.user_data.own import check_files
 from trainables.data.user_data.source import SPLITS, Options, Source, check_classes, long_tailed
+from trainables.data.user_data.table_files import check_files
 
 OPTIONS = (*source.OPTIONS, "lists")
 
