@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import codecs
+import difflib
 import html
 import re
 import shlex
 import sys
 import unicodedata
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -57,6 +59,16 @@ def _escaped(sign: str) -> str:
     if 0xDC80 <= code <= 0xDCFF:  # a byte of a name that is no UTF-8
         code -= 0xDC00
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def did_you_mean(name: object, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """The question after the nearest known name; "" if none is near.
+
+    >>> did_you_mean("fp23", ["fp32", "bf16"]), did_you_mean("x", ["fp32"])
+    ("did you mean 'fp32'?", '')
+    """
+    near = difflib.get_close_matches(str(name), list(known), n=1, cutoff=cutoff)
+    return f"did you mean {near[0]!r}?" if near else ""
 
 
 def command(*words: object) -> str:

@@ -100,8 +100,8 @@ class SearchContext:
         Raises:
             ValueError: Something that the search cannot be started with.
         """
-        named = settings.data if settings.feed == "auto" else data.fed(settings.data, settings.feed)
-        name, root = data.rooted(named, settings.data_root)
+        named = settings.data if settings.feed == "auto" else data.with_feed(settings.data, settings.feed)
+        name, root = data.resolve_root(named, settings.data_root)
         for folder in settings.tricks:
             try:
                 discover(folder)
@@ -127,7 +127,7 @@ class SearchContext:
         if settings.model or space.model:
             changes["model"] = model  # with absolute paths, wherever the search is resumed from
         if expected is not None:
-            name = changes["data"] = data.sized(name, expected.size, expected.interpolation)
+            name = changes["data"] = data.with_size(name, expected.size, expected.interpolation)
         standard = dataclasses.replace(standard, provides=provided(name, model))
         check_space(space, standard)
         settings = dataclasses.replace(settings, **changes)

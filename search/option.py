@@ -206,7 +206,9 @@ def declared(kind: type) -> Mapping[str, Option]:
     """The options of a dataclass by name, with what their fields say of them."""
     hints, found = get_type_hints(kind), {}
     for field in dataclasses.fields(kind):
-        known, own = field.metadata[OPTION], hints[field.name]
+        # a field from outside the search describes its option in plain words
+        known = field.metadata.get(OPTION) or Option(**field.metadata)
+        own = hints[field.name]
         optional = get_origin(own) is UnionType
         own = next(part for part in get_args(own) if part is not NoneType) if optional else own
         default = None if field.default is dataclasses.MISSING else field.default

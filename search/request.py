@@ -16,7 +16,7 @@ from search.settings import ALL_OPTIONS, OPTIONS, Invocation, Settings, gpus
 from search.workspace.folder import kept_space
 from search.workspace.space_file import load_space
 from spaces.domain import Space
-from trainables.data import judged
+from trainables.data import with_val
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -78,7 +78,7 @@ def requested(given: Mapping[str, Any], where: str = "") -> Request:
         "data": space.data or BUNDLED, **fields,
     }  # fmt: skip
     if once.val is not None and isinstance(chosen["data"], str):
-        chosen["data"] = judged(chosen["data"], once.val)
+        chosen["data"] = with_val(chosen["data"], once.val)
     return Request(space, validated(Settings, chosen, where), file, explain=once.explain)
 
 

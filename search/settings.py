@@ -40,9 +40,9 @@ from search.option import (
 from search.scheduling.early_stopping import SCORES
 from search.workspace import paths
 from trainables.code_identity import relocated
-from trainables.data import FEEDS, fed, rooted
+from trainables.data import FEEDS, resolve_root, with_feed
 from trainables.data.catalogue import VALS
-from trainables.training.numerics import PRECISIONS, SWITCH, Numerics
+from trainables.training.numerics import GROUP_OF_OPTIONS, Numerics, NumericsSettings
 
 __all__ = ["ALL_OPTIONS", "OPTIONS", "UNDO", "Invocation", "More", "Settings", "SettingsError", "gpus"]
 
@@ -60,7 +60,7 @@ OBJECTIVES = ("accuracy", "harmonic_mean", "both")
 
 WHAT, MUCH, STOP = "what to search", "how much to run", "early stopping in the adaptive arm"
 WHERE, KEEP, NOW = "where it runs", "what is kept", "this run"
-GROUPS = (WHAT, MUCH, STOP, WHERE, KEEP, NOW)
+GROUPS = (WHAT, MUCH, STOP, WHERE, GROUP_OF_OPTIONS, KEEP, NOW)
 
 
 def _fractions(text: str) -> tuple[float, ...]:
@@ -74,9 +74,9 @@ def _listed(text: str) -> tuple[str, ...]:
     return tuple(text.split(","))
 
 
-@dataclass(frozen=True)
-class Settings:
-    """Everything that decides a search, as `search.json` holds it."""
+@dataclass(frozen=True, kw_only=True)
+class Settings(NumericsSettings):
+    """Everything that decides a search, as `search.json` holds it; how trials compute is declared by the base class."""
 
     # how a stored search is read, see `checked`
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "strict": True}
@@ -196,15 +196,6 @@ class Settings:
         WHERE, "Ray cluster to join", "HOST:PORT", THIS_RUN,
         default=None, shown="start a local one for this search",
     )  # fmt: skip
-    precision: str = option(
-        WHERE, "precision of convolutions; bf16 is faster on large images", default="fp32", choices=PRECISIONS
-    )
-    channels_last: str = option(
-        WHERE, "channels-last memory format; auto uses it where it is faster", default="auto", choices=SWITCH
-    )
-    fused_members: str = option(WHERE, "train the members of a stage together", default="off", choices=SWITCH)
-    fused_trials: str = option(WHERE, "train the seeds of a recipe together", default="off", choices=SWITCH)
-    graph: str = option(WHERE, "replay each training step as a CUDA graph", default="off", choices=("on", "off"))
 
     output: str = option(KEEP, "folder for the results", "DIR", default="results", compared=False)
     store: str | None = option(
@@ -424,8 +415,8 @@ def _rooted(given: Mapping[str, Any], stored: Settings) -> dict[str, Any]:
     data, root, feed = (fields.get(name, getattr(stored, name)) for name in ("data", "data_root", "feed"))
     if "data" in fields and isinstance(data, str) and isinstance(fields.get("data_root"), str | None):
         # the root that is stored belongs to the stored name
-        data = data if feed in ("auto", None) else fed(data, str(feed))
-        fields["data"], root = rooted(data, fields.get("data_root"))
+        data = data if feed in ("auto", None) else with_feed(data, str(feed))
+        fields["data"], root = resolve_root(data, fields.get("data_root"))
         if "data_root" in fields or root is not None:
             fields["data_root"] = root
     elif isinstance(fields.get("data_root"), str):

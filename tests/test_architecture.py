@@ -142,6 +142,19 @@ def test_no_source_names_a_machine():
             assert not place.search(line), f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
 
 
+def test_imports_inside_functions_of_trainables_are_few_and_each_has_its_reason_beside_it():
+    found = []
+    for path in sources("trainables"):
+        source = path.read_text(encoding="utf-8")
+        lines = source.splitlines()
+        functions = (n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef))
+        inside = {n.lineno for f in functions for n in ast.walk(f) if isinstance(n, ast.Import | ast.ImportFrom)}
+        for number in sorted(inside):
+            found.append(f"{path.relative_to(ROOT)}:{number}")
+            assert "#" in lines[number - 1] + lines[number - 2], f"{found[-1]}: say why beside it"
+    assert len(found) <= 8, found
+
+
 def test_the_reader_sees_every_kind_of_import(tmp_path):
     """The checks above would find what they look for."""
     file = tmp_path / "a.py"

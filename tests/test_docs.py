@@ -20,6 +20,7 @@ from trainables.data import standard
 from trainables.objective import Objective
 from trainables.plan import check_space
 from trainables.registry import SEAMS, discover, entries, make
+from trainables.testing import CHECKS, Case
 
 ROOT = Path(__file__).resolve().parents[1]
 TRICKS = ROOT / "docs" / "tricks.md"
@@ -37,6 +38,7 @@ OWN_TRICKS = [block for block in BLOCKS if "@trick(" in block.values[0]]
 IMPORTS = """
 from dataclasses import dataclass
 from spaces.domain import uniform
+from trainables.testing import CHECKS, Case
 from trainables.registry import trick
 """
 FOREIGN = {"--check", "--help", "--head", "--cpuset-cpus", "--strict"}
@@ -133,6 +135,8 @@ def test_a_trick_that_is_shown_is_a_trick(source, tricks_folder):
     facts = Facts(counts=torch.tensor([8, 2]), labels=torch.tensor([0] * 8 + [1] * 2))
     losses = Objective([make("my_weights")], facts)(torch.zeros(2, 2), torch.tensor([0, 1]))
     assert losses.tolist() == pytest.approx([0.25 * 0.693147, 0.693147])
+    for check in CHECKS:
+        check(Case("my_weights"))
 
 
 @pytest.mark.parametrize(

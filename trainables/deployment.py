@@ -6,7 +6,6 @@ command can refuse a file before anything heavy is imported.
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 import textwrap
@@ -15,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainables.data.tables import TableError, read_rows, repeated, some
+from analysis.text import did_you_mean
+from trainables.data.tables import TableError, read_rows, repeated, shorten
 
 PRIORS = ("uniform", "train")
 """Priors by name: every class alike; as the training images."""
@@ -194,7 +194,7 @@ def _prior(file: Path, class_names: Sequence[str]) -> tuple[float, ...]:
     absent = [name for name in class_names if name not in found]
     if absent:
         quoted = "; put a name that begins with # in quotes" if any(name.startswith("#") for name in absent) else ""
-        raise DeploymentError(f"{what}: no weight for {len(absent)} classes: {some(absent)}; give each one{quoted}")
+        raise DeploymentError(f"{what}: no weight for {len(absent)} classes: {shorten(absent)}; give each one{quoted}")
     if not sum(found.values()):
         raise DeploymentError(f"{what}: all weights are 0; at least one class must occur")
     return tuple(found[name] for name in class_names)
@@ -229,7 +229,7 @@ def _cost(file: Path, class_names: Sequence[str]) -> tuple[tuple[float, ...], ..
     if (header is None or not named) and (said != list(class_names) or true != list(class_names)):
         raise DeploymentError(
             f"{what}: its {'rows' if named else 'columns'} are named in another order than that of the data's classes, "
-            f"{some(class_names)}, and its {'columns' if named else 'rows'} are not named; "
+            f"{shorten(class_names)}, and its {'columns' if named else 'rows'} are not named; "
             + ("put a first line with their names above" if named else "begin each row of costs with its class")
         )
     costs = {
@@ -256,14 +256,13 @@ def _check_names(where: str, names: Sequence[str], class_names: Sequence[str]) -
     if twice := repeated(names):
         raise DeploymentError(f"{where}: class {twice[0]!r} stands twice")
     if lacking := [name for name in class_names if name not in set(names)]:
-        raise DeploymentError(f"{where}: lacks {len(lacking)} classes: {some(lacking)}")
+        raise DeploymentError(f"{where}: lacks {len(lacking)} classes: {shorten(lacking)}")
 
 
 def _check_known(where: str, name: str, class_names: Sequence[str]) -> None:
     if name not in class_names:
-        near = difflib.get_close_matches(name, class_names, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else f"; classes are {some(class_names)}"
-        raise DeploymentError(f"{where}: no class {name!r} in the data{hint}")
+        hint = did_you_mean(name, class_names) or f"classes are {shorten(class_names)}"
+        raise DeploymentError(f"{where}: no class {name!r} in the data; {hint}")
 
 
 def _check_order(what: str, class_names: Sequence[str]) -> None:
@@ -272,8 +271,8 @@ def _check_order(what: str, class_names: Sequence[str]) -> None:
                                                     for part in re.split(r"([0-9]{1,18})", name)])  # fmt: skip
     if list(class_names) == sorted(class_names) != counted:
         raise DeploymentError(
-            f"{what}: has no names, and the data's classes are in the order {some(class_names)}; so that none is taken "
-            "for another, name the classes in the file"
+            f"{what}: has no names, and the data's classes are in the order {shorten(class_names)}; so that none is "
+            "taken for another, name the classes in the file"
         )
 
 

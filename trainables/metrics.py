@@ -131,7 +131,7 @@ def summarise(recalls: Numbers, counts: Numbers, totals: Numbers | None = None) 
         one image would decide them, while in a mean of recalls it counts as one of many;
         many (n > 100), medium (20 ≤ n ≤ 100), few (n < 20): the mean recall of each group, by training
         counts. A group without classes is absent;
-        classes_judged: how many classes accuracy is over, where that is not all of them; classes_in_worst: likewise
+        classes_judged: number of classes that accuracy is the mean over, if not all of them; classes_in_worst: the same
         of the harmonic and geometric mean and the lowest recall.
 
     Raises:

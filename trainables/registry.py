@@ -51,7 +51,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
 import hashlib
 import importlib
 import importlib.util
@@ -64,7 +63,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-from analysis import command_line
+from analysis import command_line, text
 from analysis.command_line import Parser
 from analysis.text import echo
 from spaces.domain import DOMAINS
@@ -333,8 +332,7 @@ def among(made: Any, number: str, allowed: Iterable[Any]) -> None:
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The nearest known name as a question, or all of them."""
     options = sorted(known)
-    nearest = difflib.get_close_matches(name, options, n=1, cutoff=0.5)
-    return f"did you mean {nearest[0]!r}?" if nearest else f"known are {', '.join(options) or 'none'}"
+    return text.did_you_mean(name, options, 0.5) or f"known are {', '.join(options) or 'none'}"
 
 
 def gallery() -> str:

@@ -9,7 +9,6 @@ the search did, val held out, and says whether the result falls where the search
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,6 @@ from pathlib import Path
 from analysis import command_line
 from analysis.command_line import TRACKING_URI, Parser
 from analysis.records.mlflow_store import shown
-from analysis.text import command
 from trainables.training.numerics import PRECISIONS
 
 
@@ -104,15 +102,9 @@ def parser(prog: str = "python -m trainables.train") -> Parser:
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m trainables.train") -> int:
     """Trains; 2 where that cannot be done, 1 where `--as-searched` falls outside the prediction, 130 stopped."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-
-    def body(options: argparse.Namespace) -> int:
-        from trainables.final.command import train  # with torch, and --help must be fast
-
-        # a training that is resumed must be asked for in the same words
-        resume = [] if options.resume else ["--resume"]
-        return train(options, command(*prog.split(), *map(shown, given), *resume))
-
-    return command_line.run(parser(prog), given, body)
+    it = parser(prog)
+    it.set_defaults(words=[*prog.split(), *map(shown, given)])
+    return command_line.run(it, given, "trainables.final.command:train")
 
 
 if __name__ == "__main__":

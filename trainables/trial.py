@@ -116,7 +116,7 @@ def shortened_to(spec: TrialSpec) -> tuple[float, ...]:
 
 
 class TrialFailed(Exception):
-    """Ends the process of a trial that has told its error."""
+    """Ends the process of a trial that has reported its error."""
 
 
 class _Notes(logging.Handler):

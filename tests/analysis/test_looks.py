@@ -60,6 +60,10 @@ def test_the_cheapest_first_and_nothing_by_halves():
         "cannot be judged: one checkpoint",
     ]
     assert list(further_blocks(asks(7, 3)).blocks) == [3, 7]
+    # a budget, and the most for a pair, that are exactly enough
+    assert list(further_blocks(asks(7, 3), budget=10).blocks) == [3, 7]
+    assert list(further_blocks(asks(7, 3), budget=9).blocks) == [3, 0]
+    assert list(further_blocks(asks(20, 21)).blocks) == [20, 0]
 
 
 def test_only_unresolved_primary_pairs_ask():

@@ -93,6 +93,17 @@ def test_the_zero_level_of_an_added_stage_prolongs_the_stage_before():
     }
 
 
+def test_of_several_stages_the_last_one_before_it_is_prolonged():
+    added = one_of(None, Stage("extra", length=0.2, carry="weights", choose=["class_balanced"]))
+    stages = [Stage("first", length=0.5), Stage("second", length=0.3, carry="weights"), added]
+    last = Stage("finish", length=0.2, carry="all")
+    assert shape(make_design(Space(stages=[*stages, last], screen=["extra"]), STANDARD)) == {
+        ("", ()): "first 15, second 9, finish 6",
+        ("extra", ()): "first 15, second 15, finish 6",
+        ("extra", ("extra",)): "first 15, second 9, extra 6 +class_balanced, finish 6",
+    }
+
+
 def test_the_zero_level_of_a_stage_with_a_first_option_is_that_option():
     assert shape(design("classifier")) == {
         ("", ()): "first 15, finish 9",

@@ -51,22 +51,39 @@ print(refused({"space": SPACE, "patience": 6}))
 """
 
 
-@pytest.fixture
-def with_an_option(tmp_path):
-    """Runs the script in a copy of the project whose settings declare one option more."""
+TRAINING_SETTING = """    rounding: str = setting("rounding of sums", ("nearest", "up"), "nearest")
+"""
 
-    def ran(rule: str) -> list[str]:
+TRAINING_SCRIPT = """
+import torch
+from search import cli
+from search.settings import Settings, SettingsError
+from trainables.pipeline.keys import numerics
+
+print([line for line in cli.markdown().splitlines() if "--rounding" in line])
+settings = Settings(name="mine", space=SPACE, data="digits-lt", rounding="up")
+print(settings.numerics.rounding, numerics(torch.device("cpu"), settings.numerics)["rounding"])
+try:
+    Settings(name="mine", space=SPACE, data="digits-lt", rounding="ups")
+except SettingsError as error:
+    print(error)
+"""
+
+
+@pytest.fixture
+def with_a_line(tmp_path):
+    """Runs a script in a copy of the project with a further declaration before a line of a file."""
+
+    def ran(file: str, line: str, declaration: str, script: str) -> list[str]:
         copy = tmp_path / "project"
         ignored = shutil.ignore_patterns("__pycache__")
         for package in ("analysis", "search", "spaces", "trainables"):
             shutil.copytree(ROOT / package, copy / package, dirs_exist_ok=True, ignore=ignored)
-        settings = copy / "search" / "settings.py"
-        text = settings.read_text()
-        place = "    rung_score: str = option("
-        assert text.count(place) == 1
-        settings.write_text(text.replace(place, DECLARATION.format(rule=rule) + place))
+        text = (copy / file).read_text()
+        assert text.count(line) == 1
+        (copy / file).write_text(text.replace(line, declaration + line))
         done = subprocess.run(
-            [sys.executable, "-c", f"SPACE = {str(copy / 'spaces/full_combo.py')!r}\n{SCRIPT}"],
+            [sys.executable, "-c", f"SPACE = {str(copy / 'spaces/full_combo.py')!r}\n{script}"],
             cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(copy)}, capture_output=True, text=True, timeout=120,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
@@ -82,8 +99,9 @@ FIXED = "--resume mine: --patience cannot change in a search that has begun; lea
     ("rule", "words", "resumed"),
     [("", "fixed", FIXED), ("on_resume=CHANGES, ", "may change", "None")],
 )
-def test_one_declaration_is_enough(with_an_option, rule, words, resumed):
-    assert with_an_option(rule) == [
+def test_one_declaration_is_enough(with_a_line, rule, words, resumed):
+    line, declaration = "    rung_score: str = option(", DECLARATION.format(rule=rule)
+    assert with_a_line("search/settings.py", line, declaration, SCRIPT) == [
         "True True",
         f"['| `--patience N` | rungs that a trial may fail (default: 2) | {words} | `patience` |']",
         "2",
@@ -92,6 +110,16 @@ def test_one_declaration_is_enough(with_an_option, rule, words, resumed):
         "5",
         "5",
         resumed,
+    ]
+
+
+def test_a_setting_of_training_is_one_line(with_a_line):
+    """It is an option of the search, reaches the trials, and is part of a stage's key."""
+    file, line = "trainables/training/numerics.py", "    precision: str = setting("
+    assert with_a_line(file, line, TRAINING_SETTING, TRAINING_SCRIPT) == [
+        "['| `--rounding nearest\\\\|up` | rounding of sums (default: nearest) | fixed | `rounding` |']",
+        "up up",
+        "--rounding must be nearest or up, got 'ups': did you mean 'up'?",
     ]
 
 

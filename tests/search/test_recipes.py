@@ -86,6 +86,16 @@ def test_what_is_taken_away_leaves_the_rest_and_the_length():
     assert less.labels == ("first/cost_sensitive", "deferred", "deferred/class_balanced")
 
 
+def test_the_epochs_of_a_stage_that_is_taken_away_go_to_the_last_one_before_it():
+    added = one_of(None, Stage("extra", length=0.2, carry="weights", choose=["class_balanced"]))
+    stages = [Stage("first", length=0.5), Stage("second", length=0.3, carry="weights"), added]
+    for more, left in ([], [15, 15]), ([Stage("finish", length=0.2, carry="all")], [15, 15, 6]):
+        space = Space(stages=[*stages, *more], screen=["extra"])
+        whole = build(space, defaults(["extra"]), STANDARD)
+        less = without(RecipeFactory(space, STANDARD), whole, ["extra"])
+        assert [stage.epochs for stage in less.plan.stages] == left
+
+
 def test_a_trick_that_another_one_needs_cannot_go():
     with pytest.raises(PlanError, match="ldam needs 'cosine'"):
         without(GROUND, recipe("first/ldam", "first/cosine_head"), ["first/cosine_head"])

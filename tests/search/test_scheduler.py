@@ -142,6 +142,7 @@ def test_the_sentence():
     [
         ({"rungs": (0.75, 0.5)}, "--rungs must be ascending fractions in (0, 1), got 0.75, 0.5"),
         ({"rungs": (0.5, 0.5)}, "--rungs must be ascending fractions in (0, 1), got 0.5, 0.5"),
+        ({"rungs": (0.0, 0.5)}, "--rungs must be ascending fractions in (0, 1), got 0.0, 0.5"),
         ({"rungs": (0.5, 1.0)}, "--rungs must be ascending fractions in (0, 1), got 0.5, 1.0"),
         ({"rungs": (float("nan"),)}, "--rungs must be ascending fractions in (0, 1), got nan"),
         ({"factor": 1}, "--reduction-factor must be above 1, got 1"),

@@ -160,8 +160,8 @@ def test_a_new_chain_starts_from_the_average(average, make_plan, pipeline):
     assert not equal(handed.averaged, handed.model)
     started = StageRun(run.context, plan, 1, 0, handed)
     assert equal(started.network.state_dict(), handed.averaged)
-    assert started.averaged == {}
-    assert started.evaluation_network() is started.network
+    assert started.average.state == {}
+    assert started.average.network(started.network) is started.network
 
 
 @pytest.mark.parametrize("average", [EMA, SWA])

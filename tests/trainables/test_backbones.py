@@ -313,7 +313,7 @@ def test_a_network_is_tried_on_the_data_before_anything_is_trained(own):
 def test_modules_that_are_not_there():
     with pytest.raises(ModelError, match="there is no module 'nowhere_at_all' here; write module:function"):
         check("nowhere_at_all:net")
-    with pytest.raises(ModelError, match=r"nowhere\.py is no file"):
+    with pytest.raises(ModelError, match=r"nowhere\.py is not a file"):
         check("nowhere.py:net")
 
 

@@ -87,10 +87,11 @@ def test_standard_schedule_of_digits() -> None:
     )  # fmt: skip
 
 
-def test_names_and_schedules_import_nothing_heavy() -> None:
+def test_names_import_nothing_heavy_and_a_schedule_no_data() -> None:
     code = (
-        "import sys, trainables.data as d; [d.standard(n) for n in d.names()]; "
-        "print(sorted({'torch', 'sklearn', 'numpy'} & set(sys.modules)))"
+        "import sys, trainables.data as d; names = d.names(); d.resolve_root('csv:a/b.csv'); "
+        "print(sorted({'torch', 'sklearn', 'numpy'} & set(sys.modules))); "
+        "[d.standard(name) for name in names]; assert 'sklearn' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

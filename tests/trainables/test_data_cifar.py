@@ -198,7 +198,7 @@ def no_network(*_: object, **__: object) -> None:
 
 
 def test_missing_root(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"cifar10-lt: --data-root .*nowhere is no folder"):
+    with pytest.raises(DataError, match=r"cifar10-lt: --data-root .*nowhere is not a folder"):
         load("cifar10-lt", root=str(tmp_path / "nowhere"))
 
 

@@ -214,16 +214,16 @@ def test_a_colour_profile_is_told_and_not_applied() -> None:
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (b"", "is no image: the file is empty"),
+        (b"", "is not an image: the file is empty"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "pointer of Git LFS; `git lfs pull`"),
-        (b"\n <!DOCTYPE html><html>404", "is no image but a web page"),
+        (b"\n <!DOCTYPE html><html>404", "is a web page and not an image"),
         (b"<?xml version='1.0'?><svg xmlns=''/>", "an SVG drawing; export it as PNG"),
         (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "is a HEIC image.*pip install pillow-heif"),
         (b"\xff\x0a" + b"x" * 20, "is a JPEG XL image.*pip install pillow-jxl-plugin"),
         (b"8BPS" + b"x" * 20, "is a Photoshop document"),
-        (b"\0" * 600, "it holds zeros alone"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "is no image"),  # would run Ghostscript
-        (b"some words", "is no image"),
+        (b"\0" * 600, "it holds only zeros"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "is not an image"),  # would run Ghostscript
+        (b"some words", "is not an image"),
     ],
 )
 def test_what_a_file_is_instead(content: bytes, sentence: str) -> None:
@@ -257,7 +257,7 @@ def test_sources(tmp_path: Path) -> None:
     with (tmp_path / "x").open("rb") as file:
         assert np.array_equal(Preprocessing(3).decode(file), expected)
     for problem, path in (
-        ("cannot be opened: No such file", tmp_path / "none"), ("is no regular file", tmp_path),
+        ("cannot be opened: No such file", tmp_path / "none"), ("is not a regular file", tmp_path),
     ):  # fmt: skip
         assert problem in header(path).problem
 

@@ -60,7 +60,7 @@ def test_problems_are_found_all_at_once(photos: Path) -> None:
     found = describe(f"folder:{photos}", fold_val=True)
     assert found.counts["train"] == [150, 26, 6]
     assert found.problems == (
-        f"unreadable: {train / 'ant' / '9.png'}: is no image",
+        f"unreadable: {train / 'ant' / '9.png'}: is not an image",
         "1 of 193 images are unreadable and stop training; ?broken=skip in the name leaves them out",
         "images of 2 sizes (8×8: 191, 16×16: 1): training needs one; ?size=8 in the name brings them to it",
         f"1 image of test is in train as well: {test / 'bee' / 'twin.png'} = {train / 'ant' / '7.png'}",
@@ -103,7 +103,7 @@ def test_file_names_that_are_no_utf8(photos: Path) -> None:
     show(found, Console(file=stream, width=1000))
     stream.flush()
     said = stream.buffer.getvalue().decode()
-    assert r"ant/k\xe4fer.png: is no image" in said and r"ant/\xff.png = " in said
+    assert r"ant/k\xe4fer.png: is not an image" in said and r"ant/\xff.png = " in said
 
 
 def test_figure(photos: Path) -> None:
@@ -205,9 +205,8 @@ def test_a_class_that_cannot_be_read_is_named_with_the_reason(photos: Path, whic
     """And not, e.g., that labels start at 1."""
     for file in (photos / "train" / which).iterdir():
         file.write_text("version https://git-lfs.github.com/spec/v1\n")
-    message = (
-        rf"no training image can be read of 1 class: {which} \(\d+\) \(.*and \d+ more: is no image but a pointer of Git"
-    )
+    why = "is not an image but a pointer of Git"
+    message = rf"no training image can be read of 1 class: {which} \(\d+\) \(.*and \d+ more: {why}"
     for options in ("", "?broken=skip"):
         with pytest.raises(DataError, match=message) as refused:
             describe(f"folder:{photos}{options}")

@@ -151,13 +151,13 @@ def test_files_that_are_no_images_are_told(place: Path) -> None:
         (place / "ant" / name).write_bytes(content)
     said = problems(place)
     assert (
-        "4 files are no images and are left out: " in said and "develop raw files (.NEF) to JPEG or PNG first" in said
+        "4 files are not images and are left out: " in said and "develop raw files (.NEF) to JPEG or PNG first" in said
     )
     for file in (place / "bee").iterdir():
         file.unlink()
     (place / "bee" / "0.cr2").write_bytes(b"II*\0")
     with pytest.raises(
-        DataError, match=r"no training image in 1 class: bee.*5 files are no images and are left out.*cr2"
+        DataError, match=r"no training image in 1 class: bee.*5 files are not images and are left out.*cr2"
     ):
         load(f"folder:{place}")
 
@@ -227,7 +227,7 @@ def test_names_that_act_on_their_reader(place: Path) -> None:
     (place / "bee" / "two\nlines \x1b[31m [v2].png").write_bytes(b"broken")
     with pytest.raises(DataError, match="cannot be read") as refused:
         load(f"folder:{place}")
-    assert r"two\x0alines \x1b[31m [v2].png: is no image" in str(refused.value)
+    assert r"two\x0alines \x1b[31m [v2].png: is not an image" in str(refused.value)
     odd = "\x1b[31m [v2]"
     photos(place, {odd: 5}, first=900)
     assert odd in load(f"folder:{place}?broken=skip").class_names

@@ -112,7 +112,7 @@ def test_lists_elsewhere_and_other_numbers(small: Path) -> None:
 def test_bad_roots() -> None:
     with pytest.raises(DataError, match="places-lt: needs --data-root, the folder of the images"):
         load("places-lt")
-    with pytest.raises(DataError, match="places-lt: --data-root nowhere is no folder"):
+    with pytest.raises(DataError, match="places-lt: --data-root nowhere is not a folder"):
         load("places-lt", root="nowhere")
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from trainables.data import DataError, load, rooted, standard
+from trainables.data import DataError, load, resolve_root, standard
 from trainables.data.catalogue import Name
 from trainables.data.images.decoding import Preprocessing
 from trainables.data.long_tail import LongTailed
@@ -52,9 +52,9 @@ def test_names_and_options(tmp_path: Path) -> None:
     assert (parsed.kind, parsed.path, dict(parsed.options)) == ("npz", "C:\\x?y.npz", {"val": "3", "flip": "no"})
     folder(tmp_path / "photos")
     assert load("folder:photos", root=str(tmp_path)).fingerprint == load(f"folder:{tmp_path}/photos").fingerprint
-    short, root = rooted("folder:photos?val=2", str(tmp_path))
+    short, root = resolve_root("folder:photos?val=2", str(tmp_path))
     assert (short, root) == ("folder:photos?val=2", str(tmp_path))
-    assert rooted(f"folder:{tmp_path}/photos") == ("folder:photos", str(tmp_path))
+    assert resolve_root(f"folder:{tmp_path}/photos") == ("folder:photos", str(tmp_path))
     assert load(short, root=root).counts.tolist() == load(f"folder:{tmp_path}/photos?val=2").counts.tolist()
 
 
@@ -75,8 +75,8 @@ def test_names_and_options(tmp_path: Path) -> None:
         ("folder:PLACE?val=0", "option val must be a whole number of at least 1, got '0'"),
         ("folder:/no/where", "there is no /no/where$"),
         ("folder:nowhere", "there is no nowhere under .*; paths may be absolute, or relative to --data-root"),
-        ("csv:PLACE", "is no file; folder: reads folders"),
-        ("folder:PLACE/ant/0.png", "is no folder; csv: and npz: read files"),
+        ("csv:PLACE", "is not a file; folder: reads folders"),
+        ("folder:PLACE/ant/0.png", "is not a folder; csv: and npz: read files"),
     ],
 )
 def test_bad_names(name: str, message: str, tmp_path: Path) -> None:
@@ -121,7 +121,8 @@ def test_folder_with_given_splits(tmp_path: Path) -> None:
     assert not load(data.name, fold_val=True).val_given
     assert data.train_images.shape[1:] == (1, 8, 8) and (data.pad, data.flip) == (2, True)
     assert (
-        data.problems[0] == f"{tmp_path / 'photos'}: 1 file is no image and is left out: .txt (1) (train/ant/notes.txt)"
+        data.problems[0]
+        == f"{tmp_path / 'photos'}: 1 file is not an image and is left out: .txt (1) (train/ant/notes.txt)"
     )
     assert data.notes[:-1] == tuple(
         f"fewer than 5 {split} images, so that their own recall says next to nothing, in 3 classes: ant ({count}), "
@@ -200,7 +201,7 @@ def test_names_that_are_no_utf8(tmp_path: Path) -> None:
     picture(place / "ant" / odd, 1)
     assert load(f"folder:{place}").classes == 3
     (place / "ant" / odd).write_bytes(b"broken")
-    with pytest.raises(DataError, match=r"ant/k\\xe4fer.png: is no image"):
+    with pytest.raises(DataError, match=r"ant/k\\xe4fer.png: is not an image"):
         load(f"folder:{place}")
     "".join(load(f"folder:{place}?broken=skip").notes).encode()  # a model card has them
     (place / os.fsdecode(b"k\xe4fer")).mkdir()
@@ -275,11 +276,13 @@ def test_broken_images_are_refused_or_left_out(tmp_path: Path, caplog: pytest.Lo
     (place / "ant" / "0.png").write_bytes(b"not an image")
     whole = (place / "ant" / "1.png").read_bytes()
     (place / "ant" / "1.png").write_bytes(whole[: len(whole) // 2])  # the header is whole, the pixels are not
-    with pytest.raises(DataError, match=r"1 of 45 images cannot be read \(.*ant/0.png: is no image\); mend or remove"):
+    with pytest.raises(
+        DataError, match=r"1 of 45 images cannot be read \(.*ant/0.png: is not an image\); mend or remove"
+    ):
         load(f"folder:{place}")
     with caplog.at_level(logging.WARNING):
         data = load(f"folder:{place}?broken=skip")
-    assert "ant/0.png: is no image" in caplog.text and "ant/1.png" in caplog.text
+    assert "ant/0.png: is not an image" in caplog.text and "ant/1.png" in caplog.text
     assert "2 broken images are left out" in data.problems[0] and "ant/1.png" in data.problems[0]
     assert len(data.train_labels) + len(data.val_labels) + len(data.test_labels) == 43
     (place / "ant" / "0.png").unlink()
@@ -288,7 +291,7 @@ def test_broken_images_are_refused_or_left_out(tmp_path: Path, caplog: pytest.Lo
     for file in (place / "cat").iterdir():
         file.write_bytes(b"")
     message = (
-        r"no training image can be read of 1 class: cat \(5\) \(.*cat/0.png and 4 more: is no image: the file is em"
+        r"no training image can be read of 1 class: cat \(5\) \(.*cat/0.png and 4 more: is not an image: the file is em"
     )
     for name in (f"folder:{place}", f"folder:{place}?broken=skip"):  # to skip would not help, and is not proposed
         with pytest.raises(DataError, match=message) as refused:
@@ -339,7 +342,7 @@ def test_csv_with_and_without_header(tmp_path: Path) -> None:
         (["path,label"], "has no lines below its header"),
         (["Bild,Klasse", "ant/0.png,a", "ant/1.png,b"], "absent .*: Bild; where line 1 is a header, name its columns"),
         (["ant,0", "ant/1.png,1"], r"1 of the 2 files .* are absent or cannot be read under .*: ant \(no file\)"),
-        (["ant/0\x00.png,0"], "it holds zero bytes, so it is no text"),
+        (["ant/0\x00.png,0"], "it holds zero bytes, so it is not text"),
         (["a" * 300 + ".png,0", "ant/1.png,1"], "File name too long"),
         (["ant/0.png,0", "ant/1.png,1", "ant/2.png,x"], "labels must be whole numbers .* all of them names, got 'x'"),
         (['ant/0.png,"0', "ant/1.png,1"], "cannot be read as CSV"),

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.transforms.v2 import functional as by
 
 from spaces.domain import Stage
-from trainables.data import DataError, fed, load
+from trainables.data import DataError, load, with_feed
 from trainables.data import loaders as feeds_module
 from trainables.data.augment import ResizedCrops, shift_and_flip
 from trainables.data.images.streamed import StreamedImages
@@ -282,9 +282,9 @@ def test_arrays_cannot_be_streamed(tmp_path):
         with pytest.raises(DataError, match="arrays are held in memory"):
             load(name)
     with pytest.raises(DataError, match="--feed streamed: digits-lt is held in memory"):
-        fed("digits-lt", "streamed")
+        with_feed("digits-lt", "streamed")
     with pytest.raises(DataError, match=re.escape("option feed must be auto or resident or streamed, got 'fast'")):
-        fed("folder:x", "fast")
+        with_feed("folder:x", "fast")
 
 
 # --- crops ------------------------------------------------------------------------------------------------

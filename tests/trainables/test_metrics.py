@@ -229,6 +229,9 @@ def test_regularized_std_by_hand() -> None:
     assert got[:2].tolist() == pytest.approx([math.sqrt(2) / 4, math.sqrt(4.5) / 1.5])
     assert math.isnan(got[2])
     assert regularized_std(LOGITS[1:], LABELS[1:])[0].isnan()  # one image has no spread
+    # margins 1, 2, 6 with mean 3: √((4 + 1 + 9) / (3 − 1)) / 3
+    three = regularized_std([[1.0, 0.0], [2.0, 0.0], [6.0, 0.0]], [0, 0, 0])
+    assert three[0].item() == pytest.approx(math.sqrt(7) / 3)
 
 
 def test_logit_metrics_ignore_what_the_softmax_ignores() -> None:

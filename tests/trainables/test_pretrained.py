@@ -20,9 +20,9 @@ from torch.nn import functional
 from search.commands.export import FORMAT
 from spaces.domain import Space, Stage
 from trainables import data as datasets
-from trainables import embed as embedding
+from trainables import embedding
 from trainables import plan as plans
-from trainables.data import load, sized, standard
+from trainables.data import load, standard, with_size
 from trainables.data.images.decoding import squared
 from trainables.embed import main as embed
 from trainables.final import data_identity
@@ -139,9 +139,11 @@ def test_names_of_networks(weights, tmp_path, monkeypatch):
 
 
 def test_image_files_are_brought_to_its_size_in_the_datas_name():
-    assert sized("folder:photos", 160, "bicubic") == "folder:photos?size=160&interpolation=bicubic"
-    assert sized("folder:photos?size=64", 160, "bicubic") == "folder:photos?size=64&interpolation=bicubic"
-    assert sized("npz:x.npz", 160, "bicubic") == "npz:x.npz" and sized("digits-lt", 9, "bilinear") == "digits-lt"
+    assert with_size("folder:photos", 160, "bicubic") == "folder:photos?size=160&interpolation=bicubic"
+    assert with_size("folder:photos?size=64", 160, "bicubic") == "folder:photos?size=64&interpolation=bicubic"
+    assert (
+        with_size("npz:x.npz", 160, "bicubic") == "npz:x.npz" and with_size("digits-lt", 9, "bilinear") == "digits-lt"
+    )
 
 
 def test_bicubic_files(photos):
@@ -217,7 +219,7 @@ def test_what_needs_a_trained_network_may_come_first_where_the_network_is_one(ch
 
 def test_frozen_features_are_computed_once_for_all_trials_of_a_split(weights, photos, tmp_path, monkeypatch):
     name = named(weights)
-    data = load(sized(f"folder:{photos}", 32, "bilinear"))
+    data = load(with_size(f"folder:{photos}", 32, "bilinear"))
     known = replace(standard(f"folder:{photos}?size=32"), provides=plans.provided("folder:x", name))
     store = StageStore(tmp_path / "store")
 
@@ -252,7 +254,7 @@ def test_features_are_those_of_the_network(weights, photos, tmp_path, capsys):
     assert embed([*arguments, "--views", "3"]) == 0
     assert f"features:{out}" in capsys.readouterr().out and not out.with_name("photos.npz.parts").exists()
     data = load(f"features:{out}", fold_val=True)
-    images = normalised_for(named(weights), load(sized(f"folder:{photos}", 32, "bilinear"), fold_val=True))
+    images = normalised_for(named(weights), load(with_size(f"folder:{photos}", 32, "bilinear"), fold_val=True))
     assert data.train_labels.equal(images.train_labels) and data.test_labels.equal(images.test_labels)
     assert data.class_names == ("ant", "bee", "cat")
     with torch.no_grad():
@@ -326,7 +328,7 @@ def test_features_of_another_network_than_the_recipes():
 def test_from_a_folder_of_jpegs_to_a_served_model(weights, photos, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     model = named(weights)
-    data_name, root = datasets.rooted(sized(f"folder:{photos}", 32, "bicubic"))
+    data_name, root = datasets.resolve_root(with_size(f"folder:{photos}", 32, "bicubic"))
     known = replace(standard(data_name, root), provides=plans.provided(data_name, model))
     space = Space(stages=[Stage("head", epochs=20, lr=0.1, views=1, choose=["classifier", "balanced_softmax"])])
     recipe = {

@@ -190,14 +190,17 @@ PIXELS = np.full((1, 3, SIDE, SIDE), 7)
             "must be of shape (3, 12, 12) (channels, height, width), got (1, 12, 12)",
         ),
         ({"instances": PIXELS[0].tolist()}, "got (12, 12)"),
-        ({"instances": [[[[1], [1, 2]]]]}, "the numbers are no array"),
+        ({"instances": [[[[1], [1, 2]]]]}, "the numbers are not an array"),
         ({"instances": [10**400]}, "there is no image, got 1000"),
         ({"dataframe_records": [{"image": None}]}, "image 0 (counted from 0): there is no image, got None"),
         (
             {"dataframe_records": [{"image": "nowhere.png"}]},
             "'nowhere.png' is neither a file on this machine nor an image",
         ),
-        ({"dataframe_records": [{"image": base64.b64encode(b"some text, no image").decode()}]}, "the file is no image"),
+        (
+            {"dataframe_records": [{"image": base64.b64encode(b"some text, no image").decode()}]},
+            "the file is not an image",
+        ),
         ({"dataframe_records": [{"picture": "x"}]}, "Model is missing inputs ['image']"),
     ],
 )

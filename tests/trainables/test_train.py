@@ -730,7 +730,7 @@ def without(key):
             "plan.stages[0].epochs must be a number of at most 18 digits, got one of 1329",
         ),
         (with_number("lr", 10**400), "plan.stages[0].lr must be a number of at most 18 digits, got one of 1329 bits"),
-        (with_number("kept", {1: 2}), "plan.stages[0].kept has a key that is no text: 1"),
+        (with_number("kept", {1: 2}), "plan.stages[0].kept has a key that is not text: 1"),
         (with_number("lerning_rate", 1), "plan.stages[0].lerning_rate is nothing that this version knows"),
         (altered(plan={}), "plan.stages is missing"),
         (altered(plan=[]), "plan must be a mapping, got []; export it again"),

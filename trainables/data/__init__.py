@@ -21,18 +21,18 @@ __all__ = [
     "LongTailed",
     "Standard",
     "class_counts",
-    "fed",
-    "judged",
     "load",
     "names",
-    "rooted",
-    "sized",
+    "resolve_root",
     "standard",
+    "with_feed",
+    "with_size",
+    "with_val",
 ]
 
 
 def names() -> list[str]:
-    """The known data sets, in alphabetical order; those of `folder:`, `csv:`, `npz:` and `features:` come on top.
+    """Names of the built-in data sets, in alphabetical order; `folder:`, `csv:`, `npz:` and `features:` are not listed.
 
     >>> "digits-lt" in names()
     True
@@ -45,10 +45,10 @@ def standard(name: str, root: str | None = None) -> Standard:
 
     Args:
         name: One of `names()`, or own data.
-        root: As in `load`: own data are looked at, because their schedule follows from their size.
+        root: As in `load`; the schedule of own data depends on their size, so these are read.
 
     Raises:
-        DataError: The name is unknown; the nearest known one is offered. Or own data cannot be read.
+        DataError: The name is unknown, which suggests the nearest one, or own data cannot be read.
 
     >>> standard("digits-lt").epochs, standard("digits-lt").model
     (90, 'resnet8')
@@ -56,14 +56,14 @@ def standard(name: str, root: str | None = None) -> Standard:
     return module_of(name).standard(name, root)
 
 
-def rooted(name: str, root: str | None = None) -> tuple[str, str | None]:
-    """The same data as a short name and an absolute root: what a record keeps and another process understands.
+def resolve_root(name: str, root: str | None = None) -> tuple[str, str | None]:
+    """Splits a name and its root into a short name and an absolute root, as records and other processes need them.
 
-    Of own data the name keeps the file's own name and its options, the root is the folder that it lies in.
+    For own data, the short name keeps the file's name and the options, and the root is the folder of the file.
 
-    >>> rooted("csv:flowers/list.csv?val=5", "/data")
+    >>> resolve_root("csv:flowers/list.csv?val=5", "/data")
     ('csv:list.csv?val=5', '/data/flowers')
-    >>> rooted("digits-lt")
+    >>> resolve_root("digits-lt")
     ('digits-lt', None)
     """
     parsed = Name.parse(name)
@@ -74,13 +74,13 @@ def rooted(name: str, root: str | None = None) -> tuple[str, str | None]:
     return f"{parsed.kind}:{place.name}" + (f"?{query}" if query else ""), str(place.parent)
 
 
-def fed(name: str, feed: str) -> str:
-    """The name with `?feed=` set.
+def with_feed(name: str, feed: str) -> str:
+    """Sets `?feed=` in a name.
 
     Raises:
-        DataError: Data that are never streamed.
+        DataError: These data cannot be streamed.
 
-    >>> fed("folder:photos?size=64", "streamed"), fed("digits-lt", "resident")
+    >>> with_feed("folder:photos?size=64", "streamed"), with_feed("digits-lt", "resident")
     ('folder:photos?size=64&feed=streamed', 'digits-lt')
     """
     parsed = Name.parse(name)
@@ -93,10 +93,10 @@ def fed(name: str, feed: str) -> str:
     return named
 
 
-def sized(name: str, size: int, interpolation: str) -> str:
-    """The name with `?size=` and `&interpolation=` of image files set, where it does not say them itself.
+def with_size(name: str, size: int, interpolation: str) -> str:
+    """Sets `?size=` and `&interpolation=` in the name of image files, unless the name already does.
 
-    >>> sized("folder:photos?size=64", 224, "bicubic"), sized("digits-lt", 224, "bicubic")
+    >>> with_size("folder:photos?size=64", 224, "bicubic"), with_size("digits-lt", 224, "bicubic")
     ('folder:photos?size=64&interpolation=bicubic', 'digits-lt')
     """
     parsed = Name.parse(name)
@@ -108,13 +108,13 @@ def sized(name: str, size: int, interpolation: str) -> str:
     return parsed.text
 
 
-def judged(name: str, val: str) -> str:
-    """The name with `?val=` set: "balanced", or "realistic" with the training images' proportions.
+def with_val(name: str, val: str) -> str:
+    """Sets `?val=` in a name: "balanced", or "realistic" for the class proportions of training.
 
     Raises:
-        DataError: Another value, or data whose val is not cut from a balanced pool.
+        DataError: The value is neither, or val of these data is not cut from a balanced pool.
 
-    >>> judged("cifar10-lt", "realistic")
+    >>> with_val("cifar10-lt", "realistic")
     'cifar10-lt?val=realistic'
     """
     parsed = Name.parse(name)
@@ -132,7 +132,7 @@ def _with(name: Name, option: str, value: str) -> str:
 
 
 FEEDS = ("auto", "resident", "streamed")
-"""How images may be fed; see `trainables.data.user_data.own`."""
+"""How training images reach the network; see `trainables.data.user_data.own`."""
 
 
 def load(
@@ -143,7 +143,7 @@ def load(
     split_seed: int | None = 0,
     fold_val: bool = False,
 ) -> LongTailed:
-    """A data set, cut to a long tail and split.
+    """Loads a data set, cuts it to a long tail and splits it.
 
     Args:
         name: One of `names()`, or own data.

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from analysis import command_line
 from analysis.command_line import Parser
-from analysis.text import echo, sentence
-from trainables.data import DataError, names
+from trainables.data import names
 from trainables.data.catalogue import PREFIXES
 
 
@@ -43,27 +41,9 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m trainabl
     """Describes a data set; 0 done, 2 cannot be done as asked."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     # the module has one command, which `longtail-tune describe` has named already
-    return command_line.run(parser(prog), given[1:] if given[:1] == ["describe"] else given, _describe)
-
-
-def _describe(options: argparse.Namespace) -> int:
-    # with torch and plotly, and --help must be fast
-    from analysis.console import Console
-    from trainables.data.describe import describe, figure, show
-
-    if options.split_seed < 0:
-        raise DataError(f"--split-seed must be at least 0, got {options.split_seed}")
-    found = describe(
-        options.name, root=options.data_root, imbalance=options.imbalance, split_seed=options.split_seed,
-        fold_val=options.final,
-    )  # fmt: skip
-    show(found, Console())
-    if options.html is not None:
-        figure(found).write_html(options.html, include_plotlyjs=True)
-        echo(f"\nwritten to {sentence(options.html)}")
-    if not found.fingerprint:
-        raise DataError(f"{options.name}: cannot be trained on as it is; the problems above say why and what helps")
-    return 0
+    return command_line.run(
+        parser(prog), given[1:] if given[:1] == ["describe"] else given, "trainables.data.describe:run"
+    )
 
 
 if __name__ == "__main__":

@@ -9,17 +9,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torchvision.transforms.v2 import functional as by
 
 from trainables.training.seeding import sent
 
 
 @dataclass(frozen=True)
 class Shifts:
-    """What was drawn for each image of a batch, or of a whole epoch.
+    """Random shifts of the images of a batch, or of a whole epoch.
 
     Args:
         down: (B,) int64 in [0, 2 pad], the first row of the window in the padded image.
-        right: (B,) likewise the first column, in the mirrored image where it is mirrored.
+        right: (B,) int64 in [0, 2 pad], the first column, counted in the mirrored image if it is mirrored.
         mirrored: (B,) bool.
     """
 
@@ -29,7 +30,7 @@ class Shifts:
 
     @staticmethod
     def draw(count: int, pad: int, flip: bool, generator: torch.Generator) -> Shifts:
-        """Offsets uniform in the (2 pad + 1)² possible ones, every second image mirrored.
+        """Draws offsets uniformly from the (2 pad + 1)² possible ones, and mirrors with probability ½.
 
         Args:
             count: B.
@@ -46,7 +47,7 @@ class Shifts:
 
     @staticmethod
     def joined(several: Sequence[Shifts]) -> Shifts:
-        """Those of several batches in a row."""
+        """Concatenates the draws of several batches."""
         return Shifts(*(torch.cat([getattr(one, name) for one in several]) for name in ("down", "right", "mirrored")))
 
     def split(self, sizes: Sequence[int]) -> list[Shifts]:
@@ -55,7 +56,7 @@ class Shifts:
         return [Shifts(*part) for part in parts]
 
     def to(self, device: torch.device) -> Shifts:
-        """The same on another device, in one copy."""
+        """Moves the draws to a device in one copy."""
         together = sent(torch.stack([self.down, self.right, self.mirrored.to(self.down.dtype)]), device)
         return Shifts(together[0], together[1], together[2].bool())
 
@@ -94,7 +95,7 @@ def flip_table(images: Tensor, pad: int, flip: bool) -> Tensor:
 
 @dataclass(frozen=True)
 class ResizedCrops:
-    """What was drawn for crops of random size and shape: one row of numbers per image, whatever its size.
+    """Random numbers for crops of random size and shape, one row per image.
 
     Args:
         numbers: (B, 23) float32 in [0, 1): area and shape of ten tries, place, mirror.
@@ -106,11 +107,11 @@ class ResizedCrops:
 
     @staticmethod
     def draw(count: int, flip: bool, generator: torch.Generator) -> ResizedCrops:
-        """For `count` images; the generator is on the CPU."""
+        """Draws the numbers of `count` images with a generator on the CPU."""
         return ResizedCrops(torch.rand(count, 2 * TRIES + 3, generator=generator), flip)
 
     def box(self, row: int, height: int, width: int) -> tuple[int, int, int, int]:
-        """(top, left, height, width) of one image's crop.
+        """Returns (top, left, height, width) of the crop of one image.
 
         The first of ten tries that fits; its area is uniform in [0.08, 1] of the image, the logarithm of its width
         over its height in ± ln(4/3). Where none fits, the largest centred crop of an allowed shape.
@@ -131,8 +132,6 @@ class ResizedCrops:
 
     def of(self, image: Tensor, row: int, side: tuple[int, int]) -> Tensor:
         """The crop of one image (c, h, w) uint8, resized to (c, *side), smoothed where it shrinks."""
-        from torchvision.transforms.v2 import functional as by
-
         out: Tensor = by.resized_crop(image, *self.box(row, *image.shape[-2:]), list(side), antialias=True)
         return out.flip(-1) if self.flip and float(self.numbers[row, -1]) < 0.5 else out
 

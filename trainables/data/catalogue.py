@@ -6,9 +6,9 @@ says what to read, as in `folder:photos`):
     def standard(name: str, root: str | None = None) -> Standard: ...
     def load(name: str, *, root, imbalance: float | None, split_seed: int, fold_val: bool) -> LongTailed: ...
 
-The module imports what is heavy inside `load`, because names and schedules are asked for by commands that
-must answer at once (`--dry-run`). A module that understands `?option=value` after the name lists the options
-in `OPTIONS`. One whose data are no images says in `PROVIDES` what they bring, see `Standard`. One that can say
+A module may import torch: `module_of` imports it when a name is used, and is the one place that does. What answers at
+once (`--help`, `list`) reads names from here alone. A module that understands `?option=value` after the name lists the
+options in `OPTIONS`. One whose data are no images says in `PROVIDES` what they bring, see `Standard`. One that can say
 what it holds without decoding it has `index`, for `describe`.
 """
 
@@ -24,7 +24,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol, cast
 
-from analysis.text import printable
+from analysis.text import did_you_mean, printable
 
 if TYPE_CHECKING:
     from trainables.data.long_tail import LongTailed
@@ -54,7 +54,7 @@ PREFIXES: Mapping[str, str] = MappingProxyType(
 
 
 VALS = ("balanced", "realistic")
-"""Option `val=` of data sets whose val is cut from a balanced pool: as many images of each class, or as in training."""
+"""Values of `val=`, for data whose val is cut from a balanced pool: equal classes, or proportions as in training."""
 
 
 class DataError(ValueError):
@@ -62,7 +62,7 @@ class DataError(ValueError):
 
 
 def spelled(path: object) -> str:
-    r"""A path as text that can be shown: its name may hold control characters, and bytes that are no UTF-8.
+    r"""Makes a path printable: escapes control characters and bytes that are not UTF-8.
 
     >>> spelled("k\udce4fer.png"), spelled("two\nlines.png")
     ('k\\xe4fer.png', 'two\\x0alines.png')
@@ -80,7 +80,7 @@ def is_utf8(text: str) -> bool:
 
 
 def cache_folder() -> Path:
-    """Where this project keeps what it can make or fetch again.
+    """Folder for files that can be downloaded or computed again.
 
     Raises:
         RuntimeError: The user has no home directory.
@@ -90,12 +90,12 @@ def cache_folder() -> Path:
 
 @dataclass(frozen=True)
 class Standard:
-    """How a data set is trained where nothing else is said.
+    """Default training of a data set.
 
     Args:
-        epochs: Of the whole plan; a stage's `length=` is a share of them.
+        epochs: Epochs of the whole plan; a stage's `length=` is a fraction of them.
         lr: Peak learning rate of SGD.
-        momentum: Of SGD, in [0, 1).
+        momentum: Momentum of SGD, in [0, 1).
         nesterov: Nesterov's momentum instead of Polyak's.
         weight_decay: L2 penalty of SGD.
         batch_size: Images per step.
@@ -105,7 +105,7 @@ class Standard:
         eval_every: Epochs between evaluations.
         margin: Difference in accuracy that matters, in [0, 1], declared before anything is measured: the δ
             of the conflict verdicts.
-        final_epochs: Of the final training of an exported recipe.
+        final_epochs: Epochs of the final training of an exported recipe.
         provides: What data and network bring before anything is trained: "images", where the data are some, and
             "trained", where the network has been trained before.
         sd: Noise of one trial's accuracy on val within its seed block, in [0, 1]: what a preview assumes when it says
@@ -146,7 +146,7 @@ class Name:
 
     @staticmethod
     def parse(text: str) -> Name:
-        """Takes a name apart; knows nothing of which names there are.
+        """Parses a name, without checking that there is such a data set.
 
         A question mark begins the options only where `option=value` follows, so a path may have one.
 
@@ -165,12 +165,12 @@ class Name:
         return Name(text, base, "", options)
 
     def place(self, root: str | None) -> Path:
-        """The path, relative to the root where there is one, to the working directory else."""
+        """The path, relative to the root if one is given, otherwise to the working directory."""
         path = Path(self.path).expanduser()
         return path if root is None else Path(root).expanduser() / path
 
     def advice(self, option: str, value: object) -> str:
-        """How to write an option into this name: what a message proposes must work when it is followed.
+        """Text that a message can suggest to add an option to this name, or to change it.
 
         >>> Name.parse("folder:photos").advice("size", 32), Name.parse("folder:photos?val=5").advice("size", 32)
         ('?size=32', '&size=32')
@@ -182,10 +182,10 @@ class Name:
         return f"{'&' if self.options else '?'}{option}={value}"
 
     def whole(self, option: str, default: int, least: int = 0) -> int:
-        """The whole number that an option gives.
+        """The value of an option that is a whole number.
 
         Raises:
-            DataError: It is no whole number, or too small.
+            DataError: The value is not a whole number, or it is too small.
         """
         text = self.options.get(option, str(default))
         if not text.isascii() or not text.isdigit() or int(text) < least:
@@ -193,10 +193,10 @@ class Name:
         return int(text)
 
     def choice(self, option: str, allowed: tuple[str, ...]) -> str:
-        """Which of the allowed values an option has; the first where it is absent.
+        """The value of an option with a list of allowed values; the first of them is the default.
 
         Raises:
-            DataError: Another value.
+            DataError: The value is not allowed.
         """
         text = self.options.get(option, allowed[0])
         if text not in allowed:
@@ -205,7 +205,7 @@ class Name:
 
 
 class DataModule(Protocol):
-    """What the module of a data set has."""
+    """Functions that the module of a data set must have."""
 
     def standard(self, name: str, root: str | None = None) -> Standard:
         """The standard schedule; for own data it follows from the data under the root."""
@@ -219,10 +219,10 @@ class DataModule(Protocol):
 
 
 def module_of(name: str) -> DataModule:
-    """The module of a data set.
+    """Imports the module of a data set.
 
     Raises:
-        DataError: The name or one of its options is unknown; the nearest known one is offered.
+        DataError: The name or one of its options is unknown; the message suggests the nearest one.
     """
     if not is_utf8(name):
         raise DataError(f"{spelled(name)}: the name of a data set must be UTF-8, because records have it; rename it")
@@ -236,18 +236,17 @@ def module_of(name: str) -> DataModule:
     options: tuple[str, ...] = getattr(module, "OPTIONS", ())
     for option in parsed.options:
         if option not in options:
-            near = difflib.get_close_matches(option, options, n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
+            hint = did_you_mean(option, options)
             allowed = f"allowed are {', '.join(options)}" if options else f"{parsed.kind} has none"
-            raise DataError(f"{name}: unknown option {option!r}: {hint}{allowed}")
+            raise DataError(f"{name}: unknown option {option!r}: {hint}{hint and ' '}{allowed}")
     return cast(DataModule, module)
 
 
 def _unknown(name: Name) -> str:
     own = [f"{prefix}:{'PATH' if prefix == 'folder' else 'FILE'}" for prefix in PREFIXES]
     prefix, colon, path = name.kind.partition(":")
-    near = difflib.get_close_matches(name.kind, MODULES, n=1)
-    if not near and colon and path and (kind := difflib.get_close_matches(prefix, PREFIXES, n=1)):
-        near = [f"{kind[0]}:{path}"]
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"unknown data set {name.text!r}: {hint}known are {', '.join(MODULES)}; your own: {', '.join(own)}"
+    hint = did_you_mean(name.kind, MODULES)
+    if not hint and colon and path and (kind := difflib.get_close_matches(prefix, PREFIXES, n=1)):
+        hint = f"did you mean {f'{kind[0]}:{path}'!r}?"
+    known = f"known are {', '.join(MODULES)}; your own: {', '.join(own)}"
+    return f"unknown data set {name.text!r}: {hint}{hint and ' '}{known}"

@@ -29,28 +29,31 @@ import zlib
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torchvision import datasets
+from torchvision.datasets.utils import check_integrity
 
 from trainables.data.catalogue import VALS, DataError, Name, Standard, cache_folder
 from trainables.data.long_tail import LongTailed, class_counts, in_proportion
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-    from torch import Tensor
+from trainables.training.seeding import seed_of
 
 OPTIONS = ("val",)
 MEAN = (0.4914, 0.4822, 0.4465)
 STD = (0.2023, 0.1994, 0.2010)
-"""Of the public codes, which use them for CIFAR-100 as well."""
+"""Mean and standard deviation in the public codes, which use them for CIFAR-100 as well."""
 
 VAL_SHARE = 0.1
-"""Of every class of the training pool."""
+"""Fraction of every class of the training pool that val gets."""
 
 
 @dataclass(frozen=True)
 class _Set:
-    """What tells the two data sets apart."""
+    """Names of one of the two data sets."""
 
     dataset: str
     title: str
@@ -107,9 +110,6 @@ def load(
         arXiv:1901.05555, section 5.1; Cao et al. 2019, arXiv:1906.07413, public code `IMBALANCECIFAR10`.
     Differs: none with val folded back; else val, and the profile's start, see above.
     """
-    import numpy as np
-    import torch
-
     parsed = Name.parse(name)
     family, _, variant = parsed.kind.partition(":")
     which = SETS[family]
@@ -171,7 +171,7 @@ def load(
 
 
 def published(of_class: list[NDArray[np.int64]], counts: list[int], *, shuffled: bool) -> list[NDArray[np.int64]]:
-    """Which images of each class the public codes take.
+    """Selects the images of each class that the public codes use.
 
     Args:
         of_class: For each label in order, the indices of its images in file order.
@@ -193,8 +193,6 @@ def published(of_class: list[NDArray[np.int64]], counts: list[int], *, shuffled:
     >>> [c.tolist() for c in published(five, [3, 2], shuffled=False)]
     [[0, 1, 2], [5, 6]]
     """
-    import numpy as np
-
     stream = np.random.RandomState(0)
     taken = []
     for index, count in zip(of_class, counts, strict=True):
@@ -206,11 +204,7 @@ def published(of_class: list[NDArray[np.int64]], counts: list[int], *, shuffled:
 
 
 def _draw(index: NDArray[np.int64], family: str, split_seed: int, label: int) -> NDArray[np.int64]:
-    """A class's images in the order that a split seed gives them. NumPy never changes `RandomState`'s stream."""
-    import numpy as np
-
-    from trainables.training.seeding import seed_of
-
+    """Shuffles the images of a class by a split seed; NumPy never changes the stream of `RandomState`."""
     shuffled: NDArray[np.int64] = np.random.RandomState(seed_of(family, split_seed, label) % 2**32).permutation(index)
     return shuffled
 
@@ -231,10 +225,6 @@ class _Pool:
 
 @functools.lru_cache(maxsize=1)
 def _pool(dataset: str, folder: str) -> _Pool:
-    import numpy as np
-    import torch
-    from torchvision import datasets
-
     def images(part: Any) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(part.data.transpose(0, 3, 1, 2)))
 
@@ -252,21 +242,20 @@ def _pool(dataset: str, folder: str) -> _Pool:
 
 
 def _folder(which: _Set, name: str, root: str | None) -> Path:
-    """The folder with the checked files; downloads them where they are absent.
+    """Verifies the files and returns their folder; downloads them if they are absent.
 
     Raises:
-        DataError: They are damaged, or absent and out of reach.
+        DataError: The files are damaged, or absent and cannot be downloaded.
     """
-    from torchvision import datasets
-    from torchvision.datasets.utils import check_integrity
-
     dataset = getattr(datasets, which.dataset)
     if root is None:
         place = cache_folder()
     else:
         place = Path(root).expanduser()
         if not place.is_dir():
-            raise DataError(f"{name}: --data-root {place} is no folder; make it, or give the one with {which.title}")
+            raise DataError(
+                f"{name}: --data-root {place} is not a folder; create it, or name the folder that holds {which.title}"
+            )
     unpacked, archive = place / dataset.base_folder, place / dataset.filename
     if str(place.resolve()) in _CHECKED.get(dataset, ()):
         return place
@@ -280,7 +269,9 @@ def _folder(which: _Set, name: str, root: str | None) -> Path:
         except OSError as error:
             raise DataError(f"{name}: {file} cannot be read ({error.strerror or error})") from error
         if not intact:
-            raise DataError(f"{name}: {file} has the wrong checksum (expected md5 {md5}): remove it and get it again")
+            raise DataError(
+                f"{name}: {file} has the wrong checksum (expected md5 {md5}): remove it and download it again"
+            )
     if lacking:
         try:
             dataset(str(place), download=True)
@@ -298,4 +289,4 @@ def _folder(which: _Set, name: str, root: str | None) -> Path:
 
 
 _CHECKED: dict[Any, set[str]] = {}
-"""Folders whose checksums this process has compared."""
+"""Folders whose checksums this process has verified, by data set."""

@@ -2,51 +2,53 @@
 
 from __future__ import annotations
 
+import argparse
 import itertools
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from analysis.console import styled
-from analysis.text import html_text, printable
+import plotly.graph_objects as go
+from rich.table import Column, Table
+from rich.text import Text
+
+from analysis.console import Console, styled
+from analysis.text import echo, html_text, printable, sentence
 from trainables.data import load
 from trainables.data.catalogue import DataError, Name, module_of, spelled
 from trainables.data.images.files import digest, examined, headers_of, several_sizes, to_one
 from trainables.data.images.notices import examples
 from trainables.data.splits import Division, divide
-from trainables.data.user_data.source import SPLITS, Options, Source, told
-
-if TYPE_CHECKING:
-    from rich.console import Console
+from trainables.data.user_data.source import SPLITS, Options, Source, file_notices
 
 MANY, FEW = 100, 20
-"""Many: more training images than the one; few: fewer than the other; medium: the rest."""
+"""A class is many above the first number of training images, few below the second, and medium otherwise."""
 
 WIDEST = 100
-"""Columns that the profile takes at most; a pipe has no width."""
+"""Largest width of the profile in columns; a pipe has no width of its own."""
 
 BARS = 40
 """Lines of the profile in a terminal; more classes share a line."""
 
 COLOURS = {"many": "green", "medium": "yellow", "few": "red"}
-"""Of a terminal, which has its own shades of them."""
+"""Colours in a terminal."""
 
 SHADES = {"many": "#3b8f5a", "medium": "#d9a521", "few": "#c4463d"}
-"""Of the page."""
+"""Colours of the HTML page."""
 
 
 @dataclass(frozen=True)
 class Description:
-    """A data set in numbers.
+    """Counts and problems of a data set.
 
     Args:
-        name: Of the data set.
+        name: Name of the data set.
         class_names: C names.
-        counts: For train, val and test, the images of each class (C).
+        counts: For train, val and test, the number of images of each class (C).
         size: (c, H, W) of the images, or (D,) of features; `None` where they differ.
         imbalance: As `LongTailed.imbalance`.
-        split_seed: Of the split described.
+        split_seed: Seed of the split described.
         fingerprint: Of the data as they would be trained on; empty where they cannot be yet.
         notes: What was held out or left out.
         problems: What should be mended, or at least known.
@@ -70,7 +72,7 @@ class Description:
 
 
 def group(count: int) -> str:
-    """The group of a class with so many training images.
+    """Returns the group (many, medium or few) of a class with this many training images.
 
     >>> group(101), group(100), group(20), group(19)
     ('many', 'medium', 'medium', 'few')
@@ -81,9 +83,9 @@ def group(count: int) -> str:
 def describe(
     name: str, *, root: str | None = None, imbalance: float | None = None, split_seed: int = 0, fold_val: bool = False
 ) -> Description:
-    """Looks at every image of a data set.
+    """Reads every image of a data set.
 
-    Broken images and images of several sizes are problems here, no errors, because this is where one learns of them.
+    Broken images and images of several sizes are reported as problems and raise no error.
 
     Raises:
         DataError: The data are absent, or cannot be divided at all.
@@ -124,7 +126,7 @@ def _files(
     split_seed: int,
     fold_val: bool,
 ) -> Description:
-    """Of image files, each of which is decoded."""
+    """Describes image files, each of which is decoded."""
     files = source.all_files
     plain = options.preprocessing(3)
     headers = headers_of(name, files, plain.background, plain.orientation)
@@ -142,7 +144,7 @@ def _files(
         problems.append(
             f"{several_sizes(sizes)}: training needs one; {to_one(name, sizes)} in the name brings them to it"
         )
-    more, notes = told(name, source, headers, seen, headers.channels(broken), options)
+    more, notes = file_notices(name, source, headers, seen, headers.channels(broken), options)
     problems += [*source.problems, *more]
     hashes, before = {}, 0
     for split in (split for split in SPLITS if split in source.labels):
@@ -194,12 +196,12 @@ def _counts(labels: Sequence[int], classes: int) -> list[int]:
 def duplicates(
     hashes: Mapping[str, Sequence[str]], labels: Mapping[str, Sequence[int]], names: Mapping[str, Sequence[str]]
 ) -> list[str]:
-    """Sentences on equal images: in two splits, under two labels of train, and under one.
+    """Reports equal images: in two splits, under two labels of train, and under one label.
 
     Args:
-        hashes: Of every image's content, for each split.
-        labels: As many.
-        names: As many, for people.
+        hashes: Hash of the content of each image, per split.
+        labels: Class of each image, per split.
+        names: Display name of each image, per split.
 
     >>> same = {"train": ["a", "b", "b"], "test": ["b", "c"]}
     >>> found = duplicates(same, {"train": [0, 1, 1], "test": [1, 0]}, {"train": ["1", "2", "3"], "test": ["4", "5"]})
@@ -238,11 +240,32 @@ def duplicates(
 # --- for people -----------------------------------------------------------------------------------------------
 
 
+def run(options: argparse.Namespace) -> int:
+    """Describes a data set for the command line.
+
+    Args:
+        options: Those of `python -m trainables.data describe`.
+
+    Raises:
+        DataError: The data cannot be trained on as they are.
+    """
+    if options.split_seed < 0:
+        raise DataError(f"--split-seed must be at least 0, got {options.split_seed}")
+    found = describe(
+        options.name, root=options.data_root, imbalance=options.imbalance, split_seed=options.split_seed,
+        fold_val=options.final,
+    )  # fmt: skip
+    show(found, Console())
+    if options.html is not None:
+        figure(found).write_html(options.html, include_plotlyjs=True)
+        echo(f"\nwritten to {sentence(options.html)}")
+    if not found.fingerprint:
+        raise DataError(f"{options.name}: cannot be trained on as it is; the problems above say why and what helps")
+    return 0
+
+
 def show(found: Description, console: Console) -> None:
     """Prints a description and draws the profile."""
-    from rich.table import Column, Table
-    from rich.text import Text
-
     train = found.counts["train"]
     table = Table("", Column(overflow="fold"), box=None, show_header=False, pad_edge=False)
     size = "several sizes" if found.size is None else "×".join(map(str, found.size))
@@ -279,8 +302,6 @@ def show(found: Description, console: Console) -> None:
 
 def draw(found: Description, console: Console) -> None:
     """Bars of the training images, the largest class first; many classes share a line, which shows their mean."""
-    from rich.text import Text
-
     counts = found.counts["train"]
     order = sorted(range(len(counts)), key=lambda label: -counts[label])
     lines = min(BARS, len(order))
@@ -303,8 +324,6 @@ def draw(found: Description, console: Console) -> None:
 
 def figure(found: Description) -> Any:
     """The profile as a plotly figure, images on a logarithmic axis, the largest class first."""
-    import plotly.graph_objects as go
-
     counts = found.counts["train"]
     order = sorted(range(len(counts)), key=lambda label: -counts[label])
     picture = go.Figure()

@@ -8,13 +8,12 @@ same val what has the training images' proportions, from 44 images of label 0, a
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import torch
+from torch import Tensor
 
 from trainables.data.catalogue import VALS, DataError, Name, Standard
 from trainables.data.long_tail import LongTailed, class_counts, in_proportion
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from trainables.training.seeding import seed_of
 
 OPTIONS = ("val",)
 CLASSES = 10
@@ -75,8 +74,6 @@ def load(
         its test part, as bundled by scikit-learn.
     Differs: long-tailed; its own split.
     """
-    import torch
-
     largest = POOL if fold_val else POOL - VAL
     if imbalance is None:
         raise DataError(f"{name}: give an imbalance; the digits themselves have no tail")
@@ -129,7 +126,7 @@ def load(
 
 def _read() -> tuple[Tensor, Tensor]:
     """(1797, 1, 8, 8) uint8 images in 0 … 255 and (1797,) int64 labels, in scikit-learn's order."""
-    import torch
+    # takes a second, and a preview needs no more than `standard`
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -139,6 +136,4 @@ def _read() -> tuple[Tensor, Tensor]:
 
 def _shuffled(index: list[int], purpose: int | str) -> list[int]:
     # By hash, not by a random generator: the split then stays the same in every version of every library.
-    from trainables.training.seeding import seed_of
-
     return sorted(index, key=lambda image: seed_of("digits-lt", purpose, image))

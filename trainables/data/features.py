@@ -35,26 +35,27 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
 
 from trainables.data.catalogue import DataError, Name, Standard
+from trainables.data.long_tail import LongTailed
 from trainables.data.splits import HELD_OUT, divide
-from trainables.data.tables import some
-from trainables.data.user_data import own
+from trainables.data.tables import shorten
+from trainables.data.user_data import array_files
+from trainables.data.user_data.class_names import class_names_of
 from trainables.data.user_data.source import SPLITS, check_classes
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from trainables.data.long_tail import LongTailed
 
 OPTIONS = ("val", "test")
 PROVIDES = ("trained",)
 ARRAYS = tuple(f"{letter}_{split}" for letter in "xy" for split in SPLITS)
 NAMES = ("class_names", *(f"class_names_{split}" for split in SPLITS))
 LARGEST_TEXT = 10**8
-"""Bytes of metadata that are read."""
+"""Largest metadata in bytes that is read."""
 
 
 def standard(name: str, root: str | None = None) -> Standard:
@@ -92,10 +93,6 @@ def load(
     Raises:
         DataError: The file is absent or not as described above.
     """
-    import torch
-
-    from trainables.data.long_tail import LongTailed
-
     parsed = Name.parse(name)
     given = _read(_file(parsed, root))
     division = divide(
@@ -137,7 +134,7 @@ def load(
 def _file(name: Name, root: str | None) -> Path:
     place = name.place(root)
     if not place.is_file():
-        why = "is no file" if place.exists() else "does not exist"
+        why = "is not a file" if place.exists() else "does not exist"
         raise DataError(f"{name.text}: {place} {why}; python -m trainables.embed --out FILE writes such a file")
     return place
 
@@ -146,10 +143,10 @@ def _file(name: Name, root: str | None) -> Path:
 
 
 class _Place(NamedTuple):
-    """Where an array lies in its file.
+    """Position of an array in its file.
 
     Args:
-        shape: Of the array.
+        shape: Shape of the array.
         kind: NumPy's name of its type, or "bfloat16".
         offset: First byte; `None` where the array is compressed.
     """
@@ -164,13 +161,13 @@ class _Given:
     """A file of features whose features have not been read.
 
     Args:
-        file: Where it lies.
-        stamp: Its size and its time of change.
+        file: Path of the file.
+        stamp: Size and modification time of the file.
         class_names: C names.
         labels: Of the given splits, each (N,) int64 in [0, C).
-        tensors: Where the features lie, by the array's name.
-        backbone: The network that they come from, with the hash of its weights; "" where the file does not say.
-        problems: Sentences on what is odd.
+        tensors: Position of each array of features, by name.
+        backbone: Network that computed the features, with the hash of its weights; "" if the file does not say.
+        problems: Warnings for the user.
     """
 
     file: Path
@@ -189,8 +186,6 @@ def _read(file: Path) -> _Given:
 
 @functools.lru_cache(maxsize=4)
 def _read_once(file: Path, stamp: tuple[int, int]) -> _Given:
-    import numpy as np
-
     places, metadata = _safetensors(file) if file.suffix == ".safetensors" else _npz(file)
     for name in places:
         if name not in (*ARRAYS, *NAMES, "provenance"):
@@ -208,7 +203,7 @@ def _read_once(file: Path, stamp: tuple[int, int]) -> _Given:
             raise DataError(f"{file}: has no {' and no '.join(lacking)}; features and labels come in pairs")
         if x in places:
             count, sizes[x] = _checked(file, x, places[x], views=split == "train")
-            labels[split] = own.labels_of(
+            labels[split] = array_files.labels_of(
                 file, y, _head(places[y]), x, count, lambda file, name: _array(file, places, name)
             )
     if len(set(sizes.values())) > 1:
@@ -226,7 +221,7 @@ def _read_once(file: Path, stamp: tuple[int, int]) -> _Given:
     written = np.unique(np.concatenate(list(labels.values()))).tolist()
     names_in = next(iter(lists), "")
     names = lists.get(names_in)
-    class_names, number, odd = own.class_names_of(file, written, names_in, names)
+    class_names, number, odd = class_names_of(file, written, names_in, names)
     numbered = {
         split: np.array([number[label] for label in found.tolist()], dtype=np.int64) for split, found in labels.items()
     }
@@ -238,10 +233,10 @@ def _read_once(file: Path, stamp: tuple[int, int]) -> _Given:
 
 
 def _checked(file: Path, x: str, place: _Place, views: bool) -> tuple[int, int]:
-    """Images and dimension of an array of features.
+    """Number of images and dimension of an array of features.
 
     Raises:
-        DataError: It holds no features.
+        DataError: The array does not hold features.
     """
     if place.kind not in ("float16", "float32", "float64", "bfloat16"):
         why = "Python objects are not read" if place.kind == "object" else "images are read by npz:FILE"
@@ -254,10 +249,10 @@ def _checked(file: Path, x: str, place: _Place, views: bool) -> tuple[int, int]:
 
 
 def _npz(file: Path) -> tuple[dict[str, _Place], dict[str, str]]:
-    """Where the arrays of an npz file lie."""
-    heads, others = own.heads_of(file)
+    """Positions of the arrays of an npz file."""
+    heads, others = array_files.heads_of(file)
     if others:
-        raise DataError(f"{file}: holds {some(others)}, which are no arrays; save the features into a new file")
+        raise DataError(f"{file}: holds {shorten(others)}, which are not arrays; save the features into a new file")
     places = {}
     with zipfile.ZipFile(file) as pack, file.open("rb") as raw:
         for name, head in heads.items():
@@ -278,13 +273,11 @@ KINDS = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32",
     "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool",
 }  # fmt: skip
-"""The types of safetensors as NumPy calls them."""
+"""Types of safetensors by their NumPy names."""
 
 
 def _safetensors(file: Path) -> tuple[dict[str, _Place], dict[str, str]]:
-    """Where the tensors of a safetensors file lie, and its metadata."""
-    from safetensors import SafetensorError, safe_open
-
+    """Positions of the tensors of a safetensors file, and its metadata."""
     try:
         with safe_open(file, framework="np") as opened:  # which checks sizes and offsets
             opened.keys()
@@ -306,26 +299,22 @@ def _safetensors(file: Path) -> tuple[dict[str, _Place], dict[str, str]]:
     return {name: place(head) for name, head in header.items()}, metadata
 
 
-def _head(place: _Place) -> own.Head:
-    import numpy as np
-
-    return own.Head(place.shape, np.dtype("float32" if place.kind == "bfloat16" else place.kind))
+def _head(place: _Place) -> array_files.Head:
+    return array_files.Head(place.shape, np.dtype("float32" if place.kind == "bfloat16" else place.kind))
 
 
 def _array(file: Path, places: Mapping[str, _Place], name: str) -> NDArray[Any]:
-    """An array: mapped where it is stored as it is, else unpacked."""
-    import numpy as np
-
+    """Maps an array into memory, or unpacks it if it is compressed."""
     place = places[name]
     if place.offset is None or not math.prod(place.shape):
-        return own.stored_array(file, name)
+        return array_files.stored_array(file, name)
     kind = "uint16" if place.kind == "bfloat16" else place.kind
     return np.memmap(file, dtype=kind, mode="r", offset=place.offset, shape=place.shape)
 
 
 def _names(file: Path, name: str, places: Mapping[str, _Place], metadata: Mapping[str, str]) -> list[str]:
     if name in places:
-        return own.names_of(file, name, _head(places[name]))
+        return array_files.names_of(file, name, _head(places[name]))
     names: Any = None
     with contextlib.suppress(ValueError):
         names = json.loads(metadata[name])
@@ -342,7 +331,7 @@ def _provenance(file: Path, places: Mapping[str, _Place], metadata: Mapping[str,
         head = _head(places["provenance"])
         if head.kind.kind not in "US" or math.prod(head.shape) != 1 or head.kind.itemsize > LARGEST_TEXT:
             raise DataError(f"{file}: provenance must be one text, got {head.kind} {head.shape}")
-        held = own.stored_array(file, "provenance").reshape(-1)[0]
+        held = array_files.stored_array(file, "provenance").reshape(-1)[0]
         text = held.decode() if isinstance(held, bytes) else str(held)
     found: Any = None
     with contextlib.suppress(ValueError):
@@ -369,13 +358,11 @@ class MappedFeatures:
     Args:
         array: The mapped array; of bfloat16 as uint16.
         rows: (N,) rows of the array.
-        digest: Stands for the array's content in a fingerprint.
-        device: Where batches go.
+        digest: Hash of the array's content, for fingerprints.
+        device: Device of the batches.
     """
 
     def __init__(self, array: NDArray[Any], rows: NDArray[np.int64], digest: bytes, device: Any) -> None:
-        import torch
-
         self._array, self.rows, self._digest, self.device = array, rows, digest, torch.device(device)
         self.dtype = torch.float32
 
@@ -391,7 +378,7 @@ class MappedFeatures:
 
     @property
     def stamp(self) -> bytes:
-        """Stands for the numbers in the data's fingerprint."""
+        """Hash of the features, for the data's fingerprint."""
         return hashlib.sha256(self._digest + self.rows.tobytes()).digest()
 
     def __len__(self) -> int:
@@ -401,8 +388,7 @@ class MappedFeatures:
         return (self[row] for row in range(len(self)))
 
     def __getitem__(self, index: Any) -> Any:
-        """Rows (B, D), read now; of views by (view, row)."""
-        import torch
+        """Reads rows (B, D); with several views, indexed by (view, row)."""
 
         def host(one: Any) -> Any:
             return one.cpu().numpy() if isinstance(one, torch.Tensor) else one
@@ -415,17 +401,17 @@ class MappedFeatures:
         return MappedFeatures(self._array, self.rows[index], self._digest, self.device)
 
     def to(self, device: Any) -> MappedFeatures:
-        """The same rows, batches of which go to another device."""
+        """Returns the same rows with batches on another device."""
         return MappedFeatures(self._array, self.rows, self._digest, device)
 
     def split(self, size: int) -> Iterator[Any]:
-        """All rows in order, `size` at a time."""
+        """Yields all rows in order, `size` at a time."""
         return (self[slice(first, first + size)] for first in range(0, len(self), size))
 
 
 @dataclass(frozen=True)
 class _Held:
-    """The features of a file, in memory or mapped; shared by all splits, and written by nobody."""
+    """The features of a file, in memory or mapped; all splits share them, so they are read-only."""
 
     arrays: Mapping[str, NDArray[Any]]
     mapped: bool
@@ -444,8 +430,6 @@ class _Held:
         return self._of(self.arrays["x_train"], "x_train", index)
 
     def _of(self, array: NDArray[Any], name: str, index: NDArray[np.int64]) -> Any:
-        import torch
-
         if self.mapped:
             return MappedFeatures(array, index, self.digests[name], "cpu")
         return torch.from_numpy(array[..., index, :])
@@ -457,13 +441,11 @@ def _held(given: _Given) -> _Held:
 
 @functools.lru_cache(maxsize=1)
 def _held_once(file: Path, stamp: tuple[int, int]) -> _Held:
-    """Reads the features, or maps them; looks at every number once.
+    """Reads or maps the features and checks every number once.
 
     Raises:
-        DataError: A number is not finite, all features are the same, or they are compressed and too large.
+        DataError: A number is not finite, all features are equal, or the file is compressed and too large.
     """
-    import numpy as np
-
     given = _read_once(file, stamp)
     size = 4 * sum(math.prod(place.shape) for place in given.tensors.values())
     mapped = size > available() / 2
@@ -506,27 +488,25 @@ def _held_once(file: Path, stamp: tuple[int, int]) -> _Held:
 
 
 BLOCK = 4096
-"""Rows that are looked at together."""
+"""Rows per block when the features are checked."""
 
 
 def _blocks(array: NDArray[Any]) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """Rows of all views in order, with the number of the first."""
+    """Yields rows of all views in order, with the number of the first row."""
     for view in array if array.ndim == 3 else (array,):
         for first in range(0, len(view), BLOCK):
             yield first, _floats(view[first : first + BLOCK])
 
 
 def _floats(array: NDArray[Any]) -> NDArray[np.float32]:
-    """As float32 in memory; uint16 is bfloat16."""
-    import numpy as np
-
+    """Converts to float32 in memory; uint16 stands for bfloat16."""
     if array.dtype == np.uint16:
         return (array.astype(np.uint32) << 16).view(np.float32)
     return np.ascontiguousarray(array, dtype=np.float32)
 
 
 def available() -> float:
-    """Bytes of memory that are free; infinite where the system does not say."""
+    """Free memory in bytes; infinite if the system does not report it."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     except OSError:

@@ -21,37 +21,34 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from trainables.data.catalogue import DataError, Name, Standard
-from trainables.data.splits import some
+from trainables.data.long_tail import LongTailed
+from trainables.data.splits import class_list
 from trainables.data.user_data import source
-from trainables.data.user_data.own import check_files
 from trainables.data.user_data.source import SPLITS, Options, Source, check_classes, long_tailed
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from trainables.data.long_tail import LongTailed
+from trainables.data.user_data.table_files import check_files
 
 OPTIONS = (*source.OPTIONS, "lists")
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
-"""Of ImageNet, which the public codes use for all three."""
+"""Mean and standard deviation of ImageNet, which the public codes use for all three."""
 
 
 @dataclass(frozen=True)
 class Lists:
-    """One data set's lists.
+    """Lists of one data set.
 
     Args:
         classes: C.
         files: The list of each given split.
         sizes: Their published numbers of lines.
-        val: Images of each class in a val that is cut.
-        standard: Its schedule.
+        val: Images of each class in val, if val is cut.
+        standard: Schedule of the data set.
     """
 
     classes: int
@@ -105,7 +102,7 @@ def standard(name: str, root: str | None = None) -> Standard:
 def load(
     name: str, *, root: str | None = None, imbalance: float | None = None, split_seed: int = 0, fold_val: bool = False
 ) -> LongTailed:
-    """The listed images, divided; see `trainables.data.load`.
+    """Loads and splits the listed images; see `trainables.data.load`.
 
     Raises:
         DataError: The root, a list or images are absent or damaged; labels are not as published; too much memory.
@@ -126,14 +123,14 @@ def options_of(name: str) -> Options:
 
 
 def index(name: str, root: str | None = None) -> Source:
-    """What the lists name; no pixel is read."""
+    """Reads the lists; no pixel is read."""
     parsed = Name.parse(name)
     what = LISTS[parsed.kind]
     if root is None:
         raise DataError(f"{name}: needs --data-root, the folder of the images that {what.files['train']} names")
     place = Path(root).expanduser()
     if not place.is_dir():
-        raise DataError(f"{name}: --data-root {place} is no folder; give the one of the images")
+        raise DataError(f"{name}: --data-root {place} is not a folder; give the folder of the images")
     searched = [place, place / "lists"]
     if "lists" in parsed.options:
         searched = [place / Path(parsed.options["lists"]).expanduser()]
@@ -146,8 +143,6 @@ def index(name: str, root: str | None = None) -> Source:
                 "where they are with ?lists=DIR in the name"
             )
         lists[split] = found[0]
-    import numpy as np
-
     labels: dict[str, NDArray[np.int64]] = {}
     files: dict[str, list[Path]] = {}
     odd: list[str] = []
@@ -160,8 +155,8 @@ def index(name: str, root: str | None = None) -> Source:
     absent = np.flatnonzero(np.bincount(labels["train"], minlength=what.classes) == 0).tolist()
     if absent:
         raise DataError(
-            f"{name}: {lists['train']} has no image of {some(absent, class_names)}; the published list has images of "
-            f"all {what.classes}: get it again"
+            f"{name}: {lists['train']} has no image of {class_list(absent, class_names)}; the published list has "
+            f"images of all {what.classes}: get it again"
         )
     check_classes(name, labels, class_names)
     for split, file in lists.items():
@@ -170,17 +165,15 @@ def index(name: str, root: str | None = None) -> Source:
 
 
 def parse_list(file: Path, classes: int) -> tuple[list[str], NDArray[np.int64]]:
-    """Paths and labels of a list file, in its order.
+    """Reads the paths and labels of a list file, in its order.
 
     Args:
         file: Lines of `path label`, split at the last space.
         classes: C; labels lie in [0, C).
 
     Raises:
-        DataError: A line that is none, a label out of its range, or an image that stands twice.
+        DataError: A line is malformed, a label is out of range, or an image is listed twice.
     """
-    import numpy as np
-
     found: dict[str, tuple[int, int]] = {}
     try:
         text = file.read_text(encoding="utf-8-sig")

@@ -20,29 +20,29 @@ if TYPE_CHECKING:
     from trainables.data.long_tail import LongTailed
 
 TABLE_BYTES = 2 * 10**9
-"""Largest table of padded and mirrored images that is kept beside the images themselves."""
+"""Largest table of padded and mirrored images in bytes that is kept in addition to the images."""
 
 
 class Feed(Protocol):
-    """Where training images come from."""
+    """Source of training images, batch by batch."""
 
     def raw(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
-        """The images of each batch as they are: (B, c, H, W) uint8 on the data's device."""
+        """Yields the unchanged images of each batch: (B, c, H, W) uint8 on the data's device."""
         ...
 
     def augmented(self, batches: Sequence[Tensor], generator: torch.Generator) -> Iterator[Tensor]:
-        """The same behind the data set's own augmentation, which is drawn batch by batch in order."""
+        """Yields the images after the data set's standard augmentation, drawn batch by batch in order."""
         ...
 
 
 def feed_of(data: LongTailed) -> Feed:
-    """The feed of a data set's training images."""
+    """Returns the feed of the training images of a data set."""
     images: object = data.train_images
     return StreamedFeed(data, images) if isinstance(images, StreamedImages) else ResidentFeed(data)
 
 
 def table_bytes(data: LongTailed) -> int:
-    """Bytes of the table that is kept beside resident training images; 0 where there is none."""
+    """Bytes of the augmentation table kept in addition to resident training images; 0 without one."""
     images = data.train_images
     if data.crop == "resized" or (data.pad == 0 and not data.flip):
         return 0
@@ -52,7 +52,7 @@ def table_bytes(data: LongTailed) -> int:
 
 
 def held_bytes(data: LongTailed) -> int:
-    """Bytes that training images take of their device for as long as they are trained on, their table included."""
+    """Device memory of the training images and their augmentation table, in bytes."""
     images: object = data.train_images
     resident = [tensor for tensor in (images, data.train_views) if isinstance(tensor, Tensor)]
     pixels = sum(tensor.numel() * tensor.element_size() for tensor in resident)

@@ -5,17 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from trainables.data.catalogue import DataError
 from trainables.data.long_tail import class_counts
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+from trainables.training.seeding import seed_of
 
 FOLDS = 5
-"""Val is at most this part of a class, so that the val sets of five consecutive split seeds never share an image."""
+"""Val gets at most 1/5 of a class, so that the val sets of five consecutive split seeds never share an image."""
 
 HELD_OUT = 50
 """Images of each class that val (and test) get where there are enough of them: below 50, a class's recall says too
@@ -27,13 +26,13 @@ STARVING = 5
 
 @dataclass(frozen=True)
 class Division:
-    """Where every image goes.
+    """Assignment of every image to a split.
 
     Args:
-        index: For train, val and test: the given split that its images come from, and their indices there.
+        index: For train, val and test, the given split that the images come from and their indices there.
         imbalance: The factor asked for; of data taken as they are, that of all the images that may be trained on.
-        notes: Sentences for people.
-        problems: Likewise, on classes that val or test cannot judge.
+        notes: Information for the user.
+        problems: Warnings about classes that val or test cannot measure.
     """
 
     index: Mapping[str, tuple[str, NDArray[np.int64]]]
@@ -53,11 +52,11 @@ def divide(
     val: int = HELD_OUT,
     test: int = HELD_OUT,
 ) -> Division:
-    """Cuts what is not given, and the tail where asked.
+    """Cuts the splits that are not given, and a longer tail if one is requested.
 
     A test that is not given is cut once from every class of train, the same for all split seeds. A val that is
     not given is cut from the rest: repeated stratified folds, so that split seeds 5r … 5r + 4 hold disjoint images
-    out and every five seeds the classes are shuffled anew. Either takes min(declared, a fifth of the class), so the
+    out and every five seeds the classes are shuffled again. Either takes min(declared, a fifth of the class), so the
     classes of a long tail are held out unequally; accuracy is a mean of recalls and does not mind, but the recalls
     of small classes are coarse, which the notes say.
 
@@ -71,7 +70,7 @@ def divide(
         split_seed: Which images val and a cut tail get.
         fold_val: No val. What would have been cut stays in train; a val that is given is left out.
         val: Images of each class that a cut val has at most, at least 1.
-        test: Likewise of a cut test.
+        test: Images of each class that a cut test has at most, at least 1.
 
     Returns:
         Indices in rising order.
@@ -80,8 +79,6 @@ def divide(
         DataError: The imbalance cannot be cut from the data, no class can spare an image for test, or val would have
             images of fewer than two classes, so that nothing could be judged by it.
     """
-    import numpy as np
-
     classes, notes, problems = len(class_names), [], []
     pool = [np.flatnonzero(labels["train"] == label) for label in range(classes)]
     held_test: list[NDArray[np.int64]] = []
@@ -168,7 +165,7 @@ def divide(
 def _cut_notes(
     name: str, split: str, taken: Sequence[int], declared: int, class_names: Sequence[str], how: str
 ) -> list[str]:
-    """What was cut, and from which classes too little."""
+    """Says what was cut, and which classes gave too few images."""
     if not sum(taken):
         raise DataError(
             f"{name}: no {split} is given, and no class has the {FOLDS} images that giving one up takes; give a {split}"
@@ -177,37 +174,39 @@ def _cut_notes(
     short = [label for label, count in enumerate(taken) if count < declared]
     if short:
         notes.append(
-            f"too few images for a balanced {split} of {declared} per class in {some(short, class_names, taken)}"
+            f"too few images for a balanced {split} of {declared} per class in {class_list(short, class_names, taken)}"
         )
     return notes + _starving(split, taken, class_names)
 
 
 def _starving(split: str, held: Sequence[int], class_names: Sequence[str]) -> list[str]:
-    """Which classes a split has next to nothing of, whether it was given or cut."""
+    """Warns of classes with very few images in a split, whether it was given or cut."""
     starving = [label for label, count in enumerate(held) if 0 < count < STARVING]
     if not starving:
         return []
     return [
         f"fewer than {STARVING} {split} images, so that their own recall says next to nothing, in "
-        f"{some(starving, class_names, held)}"
+        f"{class_list(starving, class_names, held)}"
     ]
 
 
 def _not_judged(split: str, held: Sequence[int], class_names: Sequence[str]) -> list[str]:
-    """Which classes a split has nothing of, so that a mean over classes leaves them out."""
+    """Warns of classes without images in a split, which a mean over classes leaves out."""
     absent = [label for label, count in enumerate(held) if not count]
     if not absent:
         return []
     return [
-        f"no {split} image in {some(absent, class_names)}; accuracy on {split} is the mean recall of the other "
+        f"no {split} image in {class_list(absent, class_names)}; accuracy on {split} is the mean recall of the other "
         f"{len(held) - len(absent)}"
     ]
 
 
-def some(labels: Sequence[int], class_names: Sequence[str], counts: Sequence[int] | None = None, shown: int = 5) -> str:
-    """Classes in a sentence, with a number each where there are numbers.
+def class_list(
+    labels: Sequence[int], class_names: Sequence[str], counts: Sequence[int] | None = None, shown: int = 5
+) -> str:
+    """Lists classes in words, each with a count if counts are given.
 
-    >>> some([0, 2], ["cat", "dog", "emu"], [7, 8, 9])
+    >>> class_list([0, 2], ["cat", "dog", "emu"], [7, 8, 9])
     '2 classes: cat (7), emu (9)'
     """
     numbers = ["" if counts is None else f" ({counts[label]})" for label in labels[:shown]]
@@ -218,9 +217,5 @@ def some(labels: Sequence[int], class_names: Sequence[str], counts: Sequence[int
 
 def _shuffled(index: NDArray[np.int64], *purpose: int | str) -> NDArray[np.int64]:
     # NumPy never changes the stream of RandomState, so the split stays the same in every version.
-    import numpy as np
-
-    from trainables.training.seeding import seed_of
-
     shuffled: NDArray[np.int64] = np.random.RandomState(seed_of("own data", *purpose) % 2**32).permutation(index)
     return shuffled

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 SEPARATORS = (",", ";", "\t")
-"""What may stand between two cells, the first that fits."""
+"""Separators of cells; the first that fits is used."""
 
 
 class TableError(ValueError):
@@ -18,7 +18,7 @@ class TableError(ValueError):
 
 
 def read_rows(file: Path, comment: str = "") -> list[tuple[int, list[str]]]:
-    """Every line that is not empty: its number, and its cells without the spaces around them.
+    """Reads the non-empty lines of a table: the number of each line, and its cells without surrounding spaces.
 
     The separator is the first of comma, semicolon and tab by which every line has the same number of cells, two at
     least; where none is such, the first by which the first line has several.
@@ -47,7 +47,7 @@ def read_rows(file: Path, comment: str = "") -> list[tuple[int, list[str]]]:
             what = "it is a spreadsheet or another packed file"
         raise TableError(f"{what}; save it as CSV in UTF-8") from error
     if "\0" in text:
-        raise TableError("it holds zero bytes, so it is no text; save it as CSV in UTF-8")
+        raise TableError("it holds zero bytes, so it is not text; save it as CSV in UTF-8")
     if comment:
         text = re.sub(rf"^{re.escape(comment)}.*$", "", text, flags=re.MULTILINE)
     several: list[list[tuple[int, list[str]]]] = []
@@ -81,17 +81,17 @@ def _split(text: str, separator: str) -> list[tuple[int, list[str]]]:
     return rows
 
 
-def some(names: Sequence[str], shown: int = 5) -> str:
-    """A few names of many.
+def shorten(names: Sequence[str], shown: int = 5) -> str:
+    """The first few names, followed by an ellipsis if there are more.
 
-    >>> some(["a", "b", "c"], shown=2)
+    >>> shorten(["a", "b", "c"], shown=2)
     'a, b, …'
     """
     return ", ".join(names[:shown]) + (", …" if len(names) > shown else "")
 
 
 def repeated(names: Sequence[str]) -> list[str]:
-    """Names that stand more than once, in their order.
+    """Names that occur more than once, in their order.
 
     >>> repeated(["a", "b", "a"])
     ['a']

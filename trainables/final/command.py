@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from analysis.console import Console, styled
 from analysis.records.intervals import prediction_interval
-from analysis.text import sentence
+from analysis.text import command, sentence
 from trainables.data import load
 from trainables.deployment import read
 from trainables.final import data_identity, serving
@@ -38,16 +38,17 @@ FRESH_SEED = 5_000
 """Seeds of final training; no arm of a search uses them."""
 
 
-def train(options: argparse.Namespace, again: str) -> int:
+def train(options: argparse.Namespace) -> int:
     """Does what the command line asks for.
 
     Args:
-        options: Of `trainables.train`.
-        again: The command line that continues an interrupted training.
+        options: Those of `trainables.train`, with the words of the command line as `words`.
 
     Returns:
         0 done, 1 where `--as-searched` falls outside the prediction, 130 stopped.
     """
+    # a training that is resumed must be asked for in the same words
+    again = command(*options.words, *([] if options.resume else ["--resume"]))
     # MLflow reports its use, and looks for newer versions, also where nothing is recorded
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

@@ -27,7 +27,7 @@ def has_own_tail(name: str) -> bool:
 def identity(name: str, root: str | None, imbalance: float | None) -> dict[str, Any]:
     """Identity of data: a fingerprint of all images, labels and splits, and the images of each class.
 
-    Data with a tail of their own are taken whole, whatever a search cut from them.
+    Data with a tail of their own are used whole, even if a search cut a longer tail.
 
     Args:
         name: Name of the data set.
@@ -41,18 +41,17 @@ def identity(name: str, root: str | None, imbalance: float | None) -> dict[str, 
     Raises:
         DataError: The data cannot be read.
     """
-    import torch  # the help of search.export must be fast
-
     data = load(name, root=root, imbalance=None if has_own_tail(name) else imbalance, split_seed=0)
-    labels = torch.cat([part.cpu() for part in (data.train_labels, data.val_labels, data.test_labels)])
-    counts = labels.bincount(minlength=data.classes).tolist()
+    splits = (data.train_labels, data.val_labels, data.test_labels)
+    train, val, test = (labels.cpu().bincount(minlength=data.classes) for labels in splits)
+    counts = (train + val + test).tolist()
     found = {"fingerprint": data.fingerprint, "classes": list(data.class_names), "counts": counts}
     return found | ({"backbone": data.backbone} if data.backbone else {})
 
 
 @dataclass(frozen=True)
 class Change:
-    """How data differ from what they were.
+    """Difference between two states of data.
 
     Args:
         text: The change in words, by class.
@@ -64,7 +63,7 @@ class Change:
 
 
 def change(before: Mapping[str, Any], now: Mapping[str, Any]) -> Change | None:
-    """How data differ; `None` where they do not.
+    """Compares two states of data; `None` if they are equal.
 
     Args:
         before: What `identity` returned; without counts where only a fingerprint is known.

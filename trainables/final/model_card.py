@@ -137,7 +137,7 @@ def _preprocessing(data: Any, missing: str) -> list[str]:
 
 
 def _steps(rules: Preprocessing, height: int, width: int) -> list[str]:
-    """From an encoded image to pixels."""
+    """Steps from an encoded image to pixels."""
     turned = "The EXIF orientation is applied" if rules.orientation == "exif" else "The EXIF orientation is ignored"
     colours = "Grey is repeated in three channels (RGB)" if rules.channels == 3 else "Colour becomes grey by ITU-R 601"
     sized = (
@@ -190,7 +190,7 @@ def _data(recipe: Mapping[str, Any], data: Any) -> list[str]:
 
 
 def _augmentation(data: Any, shift: str) -> list[str]:
-    """How training changes images by itself."""
+    """Describes the standard augmentation of training."""
     if data.kind == "images":
         return [f"Augmentation of the data set itself: {shift}, {'' if data.flip else 'not '}mirrored at random.", ""]
     if data.train_views is None:
@@ -324,12 +324,12 @@ def _limits(recipe: Mapping[str, Any], plan: Plan, data: Any, setup: TrainingSet
 
 
 def stages_of(plan: Plan) -> str:
-    """The plan for people, a line for each stage, whatever the stages' names hold."""
+    """The plan in words, one line per stage."""
     return "\n".join(printable(str(Plan((stage,))), keep="") for stage in plan.stages)
 
 
 def named(model: str) -> str:
-    """The network without places."""
+    """The network's name without paths."""
     parsed = Name.parse(model)
     if file := parsed.options.get("pretrained"):
         return f"{parsed.kind} ({'from scratch' if file == 'no' else f'pretrained: {Path(file).name}'})"
@@ -344,7 +344,7 @@ def not_tested(data: Any) -> list[str]:
 
 
 def part_of_classes(data: Any, name: Any = markdown_cell) -> str:
-    """Over which classes an accuracy on test is, in words; "" where over all of them."""
+    """Says over which classes an accuracy on test is averaged; "" if over all of them."""
     absent = not_tested(data)
     if not absent:
         return ""

@@ -21,11 +21,11 @@ from trainables.training.context import TrainingContext
 from trainables.training.network_setup import trained_network
 
 RECIPE = "recipe.yaml"
-"""The plan as it was trained, beside the weights."""
+"""File name of the recipe as it was trained, in the folder of the weights."""
 
 
 def weights_file(seed: int) -> str:
-    """Name of a seed's weights."""
+    """File name of the weights of a seed."""
     return f"model-seed{seed}.safetensors"
 
 

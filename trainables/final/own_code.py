@@ -93,7 +93,7 @@ def accept_code(
         own_tricks: Whether the recipe itself names the folders.
         own_model: Whether the recipe itself names the network.
         trust: Whether code that the recipe names is run, whatever the search ran.
-        tell: Is told each file of it.
+        tell: Called with a message for each file of that code.
 
     Raises:
         TrainError: Code that nobody has named, or that is not what the search ran.

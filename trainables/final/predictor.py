@@ -27,10 +27,10 @@ def column_of(shape: Sequence[int]) -> str:
 
 
 AT_ONCE = 64
-"""Images that are decoded and computed at a time, whatever the batch."""
+"""Images that are decoded and classified together."""
 
 LONGEST_PATH = 4096
-"""Characters from which on text is not taken for a path."""
+"""Longer text is not taken for a path."""
 
 
 class Preprocessing(Protocol):
@@ -42,7 +42,7 @@ class Preprocessing(Protocol):
 
 
 class Predictor:
-    """Answers requests; one row of `image` is one image.
+    """Classifies the images of a request; one row of `image` is one image.
 
     Args:
         program: Images (B, c, H, W) uint8, or features (B, D) float32 -> probabilities (B, C).
@@ -63,7 +63,7 @@ class Predictor:
         self._column = column_of(shape)
 
     def predict(self, data: Any, params: Any = None) -> pd.DataFrame:
-        """The answer to each image.
+        """Classifies each image.
 
         Args:
             data: A table with the column `image`, or a sequence of images: encoded images as bytes or base64, paths of
@@ -140,7 +140,7 @@ class Predictor:
         try:
             given = np.asarray(row if isinstance(row, np.ndarray) else list(row))
         except (ValueError, OverflowError) as error:
-            _refuse(number, f"the numbers are no array ({error})")
+            _refuse(number, f"the numbers are not an array ({error})")
         if given.dtype.kind == "f":
             _refuse(
                 number,

@@ -51,7 +51,7 @@ def read_recipe(
         tricks: Folders of further tricks, instead of those that the file names.
         model: A network instead of the one that the file names.
         trust: Whether the code that the file names is run as it is now.
-        tell: Is told each file of trusted code, before it is run.
+        tell: Called with a message for each file of trusted code, before it runs.
 
     Raises:
         TrainError: No such file, it is no exported recipe, or it names code that nobody has accepted.
@@ -136,7 +136,7 @@ def _not_plain(value: Any, where: str) -> str:
     if isinstance(value, dict):
         for key, item in value.items():
             if not isinstance(key, str):
-                return f"{where or 'the file'} has a key that is no text: {short(key)}"
+                return f"{where or 'the file'} has a key that is not text: {short(key)}"
             if problem := _not_plain(item, f"{where}.{key}" if where else key):
                 return problem
         return ""
@@ -153,7 +153,7 @@ def _not_plain(value: Any, where: str) -> str:
 
 
 class _Part(BaseModel):
-    """A mapping of a recipe; what it holds besides is for people."""
+    """A mapping of a recipe; unknown keys are ignored."""
 
     model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
 
@@ -162,7 +162,7 @@ _Count = Annotated[int, Field(ge=0)]
 
 
 class Data(_Part):
-    """Which data a recipe was found on."""
+    """Data that a recipe was found on."""
 
     name: str
     imbalance: Annotated[float, Field(ge=1)] | None
@@ -227,7 +227,7 @@ class _Document(_Part):
 
 
 def _find_beside(place: str, beside: Path) -> str:
-    """A relative place beside the recipe's file, where it is there; else as it is."""
+    """Resolves a relative path beside the recipe if it exists there; otherwise returns it unchanged."""
     there = beside / place
     return str(there) if not Path(place).is_absolute() and there.exists() else place
 
@@ -273,7 +273,7 @@ def to_yaml(recipe: Mapping[str, Any]) -> str:
 
 
 def lengthened(plan: Plan, factor: float) -> Plan:
-    """The plan with every stage's epochs multiplied."""
+    """Multiplies the epochs of every stage."""
     return Plan(tuple(replace(stage, epochs=max(1, round(stage.epochs * factor))) for stage in plan.stages))
 
 

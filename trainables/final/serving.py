@@ -238,24 +238,25 @@ def _save_for_mlflow(place: Path, data: LongTailed, metadata: Mapping[str, Any])
         warnings.simplefilter("ignore")
         # here, so that these warnings are caught, and because it takes seconds
         import mlflow.pyfunc
-        from mlflow.models import ModelSignature
-        from mlflow.types import ColSpec, DataType, Schema
-        from mlflow.types.schema import AnyType, Map
+
+        kinds = mlflow.types.DataType
 
         # which tells that it checks the example
         logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)
+        column = predictor.column_of(data.train_images.shape[1:])
+        schema, spec = mlflow.types.Schema, mlflow.types.ColSpec
         answer = {
-            "class": DataType.string, "probability": DataType.double, "label": DataType.long,
-            "probabilities": Map(DataType.double),
+            "class": kinds.string, "probability": kinds.double, "label": kinds.long,
+            "probabilities": mlflow.types.schema.Map(kinds.double),
         }  # fmt: skip
         mlflow.pyfunc.save_model(
             str(place / MLFLOW_MODEL),
             loader_module=PACKAGE,
             data_path=str(place / "data"),
             code_paths=[str(place / PACKAGE)],
-            signature=ModelSignature(
-                inputs=Schema([ColSpec(AnyType(), predictor.column_of(data.train_images.shape[1:]))]),
-                outputs=Schema([ColSpec(kind, name) for name, kind in answer.items()]),
+            signature=mlflow.models.ModelSignature(
+                inputs=schema([spec(mlflow.types.schema.AnyType(), column)]),
+                outputs=schema([spec(kind, name) for name, kind in answer.items()]),
             ),
             input_example=_example(data),
             # given, so that nothing is looked up

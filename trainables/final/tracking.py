@@ -19,7 +19,7 @@ WRITE_SECONDS = 2.0
 """Shortest time between two writes, each of which costs a database some milliseconds."""
 
 AWAY_SECONDS = 30.0
-"""Seconds for which a store that did not answer is left alone while training continues."""
+"""Seconds to wait before a store that did not answer is tried again."""
 
 BATCH = 500
 """Points of metrics per request."""

@@ -81,14 +81,14 @@ class UnfinishedRun:
 
     @property
     def store(self) -> StageStore:
-        """The stages that are trained so far."""
+        """Store of the stages that have been trained so far."""
         return StageStore(self.path / "stages")
 
     def start(self, settings: Mapping[str, Any]) -> None:
         """Starts a training.
 
         Raises:
-            TrainError: Another one lies there, finished or not.
+            TrainError: The folder holds another training, finished or not.
         """
         if (self.path / _SETTINGS).is_file():
             raise TrainError(
@@ -104,10 +104,10 @@ class UnfinishedRun:
         self.write_settings(settings)
 
     def settings(self) -> dict[str, Any]:
-        """The settings of the training that lies here.
+        """Reads the settings of the training in this folder.
 
         Raises:
-            TrainError: None does, or its settings are damaged.
+            TrainError: There is none, or its settings are damaged.
         """
         file = self.path / _SETTINGS
         if not file.is_file():
@@ -122,7 +122,7 @@ class UnfinishedRun:
         return noted
 
     def check_data(self, now: Mapping[str, Any]) -> dict[str, Any]:
-        """The data of the training that lies here, where they are still the same.
+        """Checks that the data of the training in this folder are unchanged, and returns them.
 
         Args:
             now: The data as they are now, from `data_identity.identity`.
@@ -143,7 +143,7 @@ class UnfinishedRun:
         """Resumes a training; returns its settings as they were written.
 
         Raises:
-            TrainError: None lies there, or it had other settings.
+            TrainError: There is none, or it had other settings.
         """
         noted = self.settings()
         for key, value in settings.items():
@@ -175,7 +175,7 @@ def _short(value: Any) -> str:
 
 
 def device() -> torch.device:
-    """The GPU where there is one."""
+    """The GPU if there is one, otherwise the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -218,7 +218,7 @@ def train(pipeline: Pipeline, seed: int, policy: CheckpointPolicy, stop: Callabl
     """Trains one seed to its end.
 
     Raises:
-        TrainingStopped: It was asked to stop; what is trained is saved.
+        TrainingStopped: A stop was requested; everything trained so far is saved.
         Diverged: The loss is no longer finite.
     """
     while not pipeline.finished:

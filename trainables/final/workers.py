@@ -36,7 +36,7 @@ from trainables.training.stage_run import Diverged
 _PROGRESS, _STOP, _STATE, _OUTCOME = "progress.jsonl", "stop", "state.safetensors", "outcome.json"
 
 POLL_SECONDS = 0.2
-"""How often the command looks how far the workers are."""
+"""Seconds between two looks at the progress of the workers."""
 
 
 def train_with_workers(
@@ -59,7 +59,7 @@ def train_with_workers(
         recipe: The recipe.
         plan: Its plan, at full length.
         seed: Seed of the training.
-        data: The data as this process has them; the workers load their own.
+        data: The data in this process; each worker loads them again.
         root: Folder of the data.
         setup: Precision, parts of a batch and number of workers.
         folder: Where the unfinished training is kept.

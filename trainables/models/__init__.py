@@ -8,7 +8,6 @@ in `MODELS`.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Protocol
 import torch
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
+from analysis.text import did_you_mean
 from trainables.code_identity import relocated
 from trainables.data.catalogue import Name
 from trainables.models import own, pretrained, timm_networks
@@ -106,11 +106,9 @@ def check(name: str) -> None:
     elif ":" in parsed.kind:
         own.function_of(parsed.kind)
     else:
-        near = difflib.get_close_matches(parsed.kind, MODELS, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ModelError(
-            f"unknown model {name!r}: {hint}known are {', '.join(MODELS)}; timm:NAME; your own: module:function"
-        )
+        hint = did_you_mean(parsed.kind, MODELS)
+        known = f"known are {', '.join(MODELS)}; timm:NAME; your own: module:function"
+        raise ModelError(f"unknown model {name!r}: {hint}{hint and ' '}{known}")
 
 
 def check_on(name: str, *, classes: int, shape: tuple[int, ...]) -> None:

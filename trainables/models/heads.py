@@ -43,7 +43,7 @@ class LinearHead(nn.Module):
         self.reset(generator or seeding.generator(0, "head"))
 
     def reset(self, generator: torch.Generator) -> None:
-        """Draws the initial values anew."""
+        """Draws new initial values."""
         bound = self.weight.shape[1] ** -0.5
         nn.init.uniform_(self.weight, -bound, bound, generator=generator)
         nn.init.zeros_(self.bias)
@@ -92,7 +92,7 @@ class CosineHead(nn.Module):
         self.reset(generator or seeding.generator(0, "head"))
 
     def reset(self, generator: torch.Generator) -> None:
-        """Draws the initial values anew; the scale stays."""
+        """Draws new initial values; the scale stays."""
         with torch.no_grad():
             self.weight.uniform_(-1, 1, generator=generator)
             self.weight.copy_(functional.normalize(self.weight, dim=1))

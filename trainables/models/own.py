@@ -177,7 +177,7 @@ def _module(where: str, place: str) -> ModuleType:
             return importlib.import_module(where)
         file = Path(where).expanduser().resolve()
         if not file.is_file():
-            raise ModelError(f"{place}: {file} is no file")
+            raise ModelError(f"{place}: {file} is not a file")
         name = f"own_model_{hashlib.sha256(str(file).encode()).hexdigest()[:12]}"
         if name not in sys.modules:
             spec = importlib.util.spec_from_file_location(name, file)

@@ -6,7 +6,7 @@
 - `&size=128`: another side than that of the network's own images.
 
 Images are brought to the network's own size, mean and standard deviation; grey ones are repeated in three channels.
-Image files are resized when they are decoded (`trainables.data.sized`), arrays inside the network.
+Image files are resized when they are decoded (`trainables.data.with_size`), arrays inside the network.
 """
 
 from __future__ import annotations
@@ -165,7 +165,6 @@ def _size_option(config: Any, size: int) -> dict[str, Any]:
 
 
 def _timm(name: Name) -> Any:
-    _ = torch.empty(0).dtype  # where torch is a stand-in, this says so
     try:
         import timm  # an extra of this project, and two seconds to import
     except ModuleNotFoundError as error:

@@ -133,7 +133,11 @@ class StageExecutor:
             self.training = self._start_members(members, snapshots)
         except CannotFuse:
             self.training = self._start_members(alone, snapshots)
-        self._evaluator = Evaluator(self.context, self.plan, state.stage, stored=self._split_features)
+
+        def features(split: str, compute: Callable[[], Tensor]) -> Tensor:
+            return self.cache.split_features(self.state.stage, split, self.state.ancestors, compute)
+
+        self._evaluator = Evaluator(self.context, self.plan, state.stage, stored=features)
         return self.training
 
     def _start_members(self, members: range, snapshots: Sequence[StageSnapshot] | None) -> MembersInTraining:
@@ -156,9 +160,6 @@ class StageExecutor:
             state.replay(self.plan, found[0])
         return MembersInTraining(run, members[0], found[0].seconds if found else 0.0, time.perf_counter())
 
-    def _split_features(self, split: str, compute: Callable[[], Tensor]) -> Tensor:
-        return self.cache.split_features(self.state.stage, split, self.state.ancestors, compute)
-
     def end_epoch(self, seconds: float, save: bool | None = None) -> None:
         """Evaluates after a trained epoch, saves, and moves on where the stage is finished.
 
@@ -174,7 +175,7 @@ class StageExecutor:
         # members are evaluated when they are merged
         due = run.epoch % stage.eval_every == 0 or run.finished
         if due and isinstance(run, StageRun) and stage.members == 1:
-            self._evaluate(run.evaluation_network(), run.epoch, train_loss=run.train_loss)
+            self._evaluate(run.average.network(run.network), run.epoch, train_loss=run.train_loss)
         training.seconds += seconds + time.perf_counter() - began
         if run.finished:
             self._finish(training)

@@ -86,7 +86,7 @@ class StageCache:
         return self._features(features_key(self._before(stage), self._plan.stages[stage]), ancestors, compute)
 
     def split_features(self, stage: int, split: str, ancestors: Ancestors, compute: Callable[[], Tensor]) -> Tensor:
-        """Likewise, features of a split's images as they are."""
+        """Features of the images of a split without augmentation, computed or from the store."""
         return self._features(plain_features_key(self._before(stage), split), ancestors, compute)
 
     def _before(self, stage: int) -> str:

@@ -21,6 +21,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ParamSpec, Protocol, TypeVar
 
+import fsspec
+
 from analysis.text import command, option
 
 P = ParamSpec("P")
@@ -218,8 +220,6 @@ class RemoteStorage:
     """Any file system that fsspec opens. Nothing is locked: at worst a stage is trained twice."""
 
     def __init__(self, url: str) -> None:
-        import fsspec  # few stores are remote
-
         self._system: Any
         self._system, self._root = fsspec.core.url_to_fs(url)
         self.place = url

@@ -7,10 +7,11 @@ in the key as well.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
+
+from analysis.text import did_you_mean
 
 if TYPE_CHECKING:
     from trainables.plan import StagePlan
@@ -29,9 +30,18 @@ class NumericsError(ValueError):
     """A request that cannot be met."""
 
 
+GROUP_OF_OPTIONS = "how trials compute"
+"""Heading of these settings among the options of a search."""
+
+
+def setting(help: str, choices: tuple[str, ...], default: str) -> Any:
+    """A field of `NumericsSettings`, with the help of the option of that name."""
+    return field(default=default, metadata={"group": GROUP_OF_OPTIONS, "help": help, "choices": choices})
+
+
 @dataclass(frozen=True)
-class Numerics:
-    """The requested numerics of a trial.
+class NumericsSettings:
+    """Settings of training, each declared once: a field here is an option of a search and part of a stage's key.
 
     Args:
         precision: "fp32", or "bf16": the backbone's convolutions in bfloat16 by autocast. Weights, BatchNorm's
@@ -43,33 +53,34 @@ class Numerics:
         graph: "on" replays each step as one CUDA graph, where the stage can be captured; "off" does not.
         fused_trials: Whether seeds of one recipe are trained together in the same way, four at a time: "on" (where
             a stage allows it), "off", or "auto", where it is faster.
+    """
+
+    precision: str = setting("precision of convolutions; bf16 is faster on large images", PRECISIONS, "fp32")
+    channels_last: str = setting("channels-last memory format; auto uses it where it is faster", SWITCH, "auto")
+    fused_members: str = setting("train the members of a stage together", SWITCH, "off")
+    graph: str = setting("replay each training step as a CUDA graph", ("on", "off"), "off")
+    fused_trials: str = setting("train the seeds of a recipe together", SWITCH, "off")
+
+
+@dataclass(frozen=True)
+class Numerics(NumericsSettings):
+    """The requested numerics of a trial.
 
     Raises:
-        NumericsError: Another value.
+        NumericsError: A value that is not among the choices of its setting.
 
     >>> Numerics().channels_last_for("cpu", pixels=50 * 8 * 8), Numerics().channels_last_for("cpu", pixels=128 * 32**2)
     (False, True)
     """
 
-    precision: str = "fp32"
-    channels_last: str = "auto"
-    fused_members: str = "off"
-    graph: str = "off"
-    fused_trials: str = "off"
-
     def __post_init__(self) -> None:
-        allowed = {
-            "precision": PRECISIONS, "channels_last": SWITCH, "fused_members": SWITCH, "graph": ("on", "off"),
-            "fused_trials": SWITCH,
-        }  # fmt: skip
-        for name, values in allowed.items():
-            got = getattr(self, name)
+        for known in fields(self):
+            name, values, got = known.name, known.metadata["choices"], getattr(self, known.name)
             if got not in values:
-                near = difflib.get_close_matches(str(got), values, n=1)
-                hint = f"did you mean {near[0]!r}? " if near else ""
+                hint = did_you_mean(got, values)
                 raise NumericsError(
                     f"--{name.replace('_', '-')} must be {', '.join(values[:-1])} or {values[-1]}, got {got!r}"
-                    + (f": {hint.rstrip()}" if hint else "")
+                    + (hint and f": {hint}")
                 )
 
     @staticmethod

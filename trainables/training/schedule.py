@@ -10,7 +10,6 @@ proportion, rounded. `RECIPES` has the published ones by name.
 
 from __future__ import annotations
 
-import difflib
 import functools
 import inspect
 import math
@@ -18,6 +17,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from fractions import Fraction
 from typing import Any
+
+from analysis.text import did_you_mean
 
 
 class ScheduleError(ValueError):
@@ -212,5 +213,4 @@ def _option(text: str, key: str, value: str) -> Any:
 
 def _near(name: str, known: Iterable[str]) -> str:
     options = list(known)
-    near = difflib.get_close_matches(name, options, n=1, cutoff=0.5)
-    return f"did you mean {near[0]!r}?" if near else f"known are {', '.join(options) or 'none'}"
+    return did_you_mean(name, options, 0.5) or f"known are {', '.join(options) or 'none'}"

@@ -8,7 +8,6 @@ normalisation, the mix, the network, the objective, one optimiser step, and the 
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -18,20 +17,20 @@ import torch
 from torch import Tensor
 
 from trainables.batch import Batch, Outputs
-from trainables.models import Network
 from trainables.objective import Objective
 from trainables.plan.model import Plan
 from trainables.registry import PlanError, entry
 from trainables.training import linear_steps
 from trainables.training.batch_gradient import BatchGradient
 from trainables.training.batch_sharding import synchronise_batchnorm
-from trainables.training.context import CarryOver, State, TrainingContext, copy_state
+from trainables.training.context import CarryOver, TrainingContext, copy_state
 from trainables.training.cuda_graph import GraphedStep, can_be_captured
 from trainables.training.feed import PURPOSES, Epoch, StageFeed
 from trainables.training.network_setup import network_at_start, network_before_stage, stage_facts
 from trainables.training.optimizer import clip_gradient, load_optimizer, make_optimizer, save_optimizer, set_rate
 from trainables.training.schedule import schedule_of
 from trainables.training.seeding import generator, sent
+from trainables.training.weight_average import WeightAverage
 
 
 class Diverged(ArithmeticError):
@@ -68,7 +67,7 @@ class StageRun:
         # an average continues as long as its trick stays on; a new average starts from nothing
         averages_from = _average_begins(plan, index)
         averaged = carry_over is not None and continues and averages_from < self._first_epoch
-        self.averaged: State = dict(carry_over.averaged) if carry_over is not None and averaged else {}
+        average_so_far = dict(carry_over.averaged) if carry_over is not None and averaged else {}
         self.epoch = 0
         self.images = 0
         self.steps = 0
@@ -93,13 +92,13 @@ class StageRun:
             seam: [trick.made().build(seen if seam in _OF_IMAGES else facts) for trick in self.stage.on(seam)]
             for seam in _BUILT_HERE
         }
-        draw, mix, self._average = (next(iter(built[seam]), None) for seam in ("draw", "mix", "average"))
+        draw, mix, average = (next(iter(built[seam]), None) for seam in ("draw", "mix", "average"))
+        self.average = WeightAverage(average, average_so_far)
         self._after_step = built["after_step"]
         self.feed = StageFeed(context, self._chain_epochs, draw, built["image"], built["augment"], mix)
         self.objective = Objective([t.made() for t in self.stage.tricks], facts)
         if self.stage.views:
             self.feed.features = features(lambda: self.feed.compute_features(self.network, self.stage.views))
-        self._averaged_network: Network | None = None
         # cached features need no network, and every worker has all of them
         self._sharding = replace(context.sharding, workers=1, rank=0) if self.stage.views else context.sharding
         synchronise_batchnorm(self.network, self._sharding, context.device)
@@ -126,7 +125,12 @@ class StageRun:
             return
         self.gradient.connect()
         if self._graphed is None:
-            self._graphed = self._graph(epoch)
+            asked = self.context.numerics.graph == "on" and self._sharding.count == 1
+            if asked and can_be_captured(self.stage, self.context.device):
+                size = min(self.stage.batch_size, epoch.images)
+                # of the epoch a step reads nothing that changes
+                one_step = partial(self._step, epoch, features=None)
+                self._graphed = GraphedStep(one_step, self.network, self.optimiser, size)
         total = torch.zeros((), device=self.context.device)
         for step, (batch, features) in enumerate(epoch.stream):
             set_rate(self.optimiser, self.rate(epoch, step))
@@ -149,14 +153,6 @@ class StageRun:
         """Clips the gradient where the stage asks for it, and takes the optimiser's step."""
         clip_gradient(self.optimiser, self.stage.clip)
         self.optimiser.step()
-
-    def _graph(self, epoch: Epoch) -> GraphedStep | None:
-        """The step as a CUDA graph, where that is asked for and possible; it keeps nothing of the epoch."""
-        asked = self.context.numerics.graph == "on" and self._sharding.count == 1
-        if not asked or not can_be_captured(self.stage, self.context.device):
-            return None
-        size = min(self.stage.batch_size, epoch.images)
-        return GraphedStep(lambda batch: self._step(epoch, batch, None), self.network, self.optimiser, size)
 
     # --- the steps of an epoch, which `FusedRun` calls for several members at once ------------------------------
 
@@ -199,7 +195,7 @@ class StageRun:
 
     def _count_step(self) -> None:
         self.steps += 1
-        self._update_average(None)
+        self.average.update(self.network, self._first_step + self.steps, None)
 
     def end_epoch(self, epoch: Epoch, total: Tensor) -> None:
         """Counts the epoch, and checks that loss and weights are finite.
@@ -213,8 +209,8 @@ class StageRun:
         """
         self.epoch += 1
         with torch.no_grad():
-            self._update_average(epoch.number + 1)
-        self._sharding.broadcast(dict(self.network.named_buffers()), self.averaged)
+            self.average.update(self.network, self._first_step + self.steps, epoch.number + 1)
+        self._sharding.broadcast(dict(self.network.named_buffers()), self.average.state)
         self.images += epoch.images
         self.train_loss = float(self._sharding.sum_over_workers(total)) / epoch.steps
         where = f"stage {self.stage.name!r}, epoch {self.epoch}"
@@ -226,12 +222,6 @@ class StageRun:
         if not torch.stack([tensor.isfinite().all() for tensor in moving.state_dict().values()]).all():
             raise Diverged(f"{where}: a weight is no longer finite")
 
-    def _update_average(self, epoch: int | None) -> None:
-        """Updates the average after every step, and after every epoch of the chain, if a trick keeps one."""
-        if self._average is not None:
-            state = self.network.state_dict()
-            self.averaged = self._average(self.averaged, state, self._first_step + self.steps, epoch)
-
     # --- what a stage leaves, and where it continues ------------------------------------------------------------
 
     def carry_over(self) -> CarryOver:
@@ -241,23 +231,14 @@ class StageRun:
             save_optimizer(self.optimiser),
             self._first_epoch + self.epoch,
             self._first_step + self.steps,
-            copy_state(self.averaged),
+            copy_state(self.average.state),
         )
-
-    def evaluation_network(self) -> Network:
-        """The network that is evaluated: the averaged one, where a trick keeps one."""
-        if not self.averaged:
-            return self.network
-        if self._averaged_network is None:
-            self._averaged_network = copy.deepcopy(self.network)
-        self._averaged_network.load_state_dict(self.averaged)
-        return self._averaged_network
 
     def load(self, carry_over: CarryOver, epoch: int, images: int, steps: int) -> None:
         """Continues in the middle of the stage, from what `carry_over` returned there."""
         self.network.load_state_dict(carry_over.model)
         load_optimizer(self.optimiser, carry_over.optimiser)
-        self.averaged = dict(carry_over.averaged)
+        self.average.state = dict(carry_over.averaged)
         self.epoch, self.images, self.steps = epoch, images, steps
 
     def _generator(self, purpose: str, epoch: int = -1) -> torch.Generator:

@@ -30,22 +30,21 @@ import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-    from PIL import Image, ImageFile
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageCms, ImageColor, ImageFile, UnidentifiedImageError
 
 FORMATS = ("AVIF", "BMP", "DIB", "GIF", "HEIF", "JPEG", "JPEG2000", "JXL", "MPO", "PNG", "PPM", "QOI", "TIFF", "WEBP")
-"""Formats that are read; Pillow knows more, some of which run other programs or recognise files that are no images."""
+"""Accepted formats; others of Pillow run external programs, or accept files that are not images."""
 
 PLUGINS = ("pillow_heif", "pillow_jxl")
-"""Packages that read HEIC and JPEG XL where they are installed."""
+"""Optional packages that read HEIC and JPEG XL."""
 
 GREY = frozenset({"1", "L", "LA", "La", "I;16", "I;16B", "I;16L", "I;16N", "I"})
 COLOUR = frozenset({"P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV"})
-"""Modes of Pillow that there is a rule for; of "I" only the 16 bits of a PGM file."""
+"""Supported modes of Pillow; "I" only for the 16 bits of a PGM file."""
 
 MOST_PIXELS = 178_956_970
 """Pillow's limit for one image, which guards against small files that fill the memory."""
@@ -82,12 +81,12 @@ class UnreadableImage(ValueError):
 
 @dataclass(frozen=True)
 class Header:
-    """What an image file says before it is decoded.
+    """Header of an image file.
 
     Args:
         size: (height, width) in pixels, upright.
         grey: Whether one channel holds all of it.
-        problem: Why it cannot be read; empty where it can.
+        problem: Reason why it cannot be read; empty if it can.
     """
 
     size: tuple[int, int] = (0, 0)
@@ -97,7 +96,7 @@ class Header:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How an encoded image becomes the bytes that a network is given.
+    """Conversion of an encoded image to the pixels that a network receives.
 
     Args:
         channels: 1 or 3.
@@ -161,9 +160,6 @@ class Preprocessing:
             UnreadableImage: As `decode`.
             OSError: As `decode`.
         """
-        import numpy as np
-        from PIL import Image
-
         with reading(source, whole=True) as image:
             traits, stored = list(_traits(image)), str(image.tile)  # loading forgets how the pixels are stored
             image.load()
@@ -188,14 +184,12 @@ class Preprocessing:
 
 
 def squared(image: Image.Image, size: int, interpolation: str = "bilinear") -> Image.Image:
-    """The centre of an image whose shorter side was resized to `size`.
+    """Resizes the shorter side to `size` and returns the central square.
 
     >>> from PIL import Image
     >>> squared(Image.new("L", (40, 20)), 8).size
     (8, 8)
     """
-    from PIL import Image
-
     width, height = image.size
     if (width, height) == (size, size):
         return image
@@ -208,7 +202,7 @@ def squared(image: Image.Image, size: int, interpolation: str = "bilinear") -> I
 
 
 def header(source: Source, background: str = "white", orientation: str = "exif") -> Header:
-    """What an image says before it is decoded; what is wrong with it is returned, not raised.
+    """Reads the header of an image; a problem is returned and not raised.
 
     Args:
         source: The encoded image.
@@ -233,16 +227,14 @@ def header(source: Source, background: str = "white", orientation: str = "exif")
 
 @functools.cache
 def colour(text: str) -> tuple[int, int, int]:
-    """Red, green and blue in 0 … 255.
+    """Parses a colour to red, green and blue in 0 … 255.
 
     Raises:
-        ValueError: No colour.
+        ValueError: The text is not a colour.
 
     >>> colour("white"), colour("#0080ff")
     ((255, 255, 255), (0, 128, 255))
     """
-    from PIL import ImageColor
-
     try:
         found = ImageColor.getrgb(text)
     except ValueError:
@@ -254,7 +246,7 @@ def colour(text: str) -> tuple[int, int, int]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Within it, Pillow does not warn of what is decided here. To be entered before threads decode, not in them."""
+    """Silences warnings of Pillow about cases that are handled here; enter it before threads start to decode."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -262,7 +254,7 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def reading(source: Source, whole: bool = False) -> Iterator[ImageFile.ImageFile]:
-    """An opened image of a kind that there is a rule for.
+    """Opens an image of a supported kind.
 
     Args:
         source: The encoded image.
@@ -272,8 +264,6 @@ def reading(source: Source, whole: bool = False) -> Iterator[ImageFile.ImageFile
         UnreadableImage: There is none, or what is done with it finds it damaged.
         OSError: As `Preprocessing.decode`.
     """
-    from PIL import Image, UnidentifiedImageError
-
     with ExitStack() as stack:
         try:
             file = _open(source, whole, stack)
@@ -303,20 +293,20 @@ def reading(source: Source, whole: bool = False) -> Iterator[ImageFile.ImageFile
 
 
 def no_image(head: bytes) -> str:
-    """What a file is that no format recognises, and what helps.
+    """Describes a file that no format recognises, and what to do about it.
 
     Args:
         head: Its first bytes, 512 or more where it has them.
 
     >>> no_image(b"")
-    'is no image: the file is empty'
+    'is not an image: the file is empty'
     """
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     brand = head[8:12] if head[4:8] == b"ftyp" else b""
     if not head:
-        return "is no image: the file is empty"
+        return "is not an image: the file is empty"
     if head.startswith(b"version https://git-lfs"):
-        return "is no image but a pointer of Git LFS; `git lfs pull` fetches the image"
+        return "is not an image but a pointer of Git LFS; `git lfs pull` fetches the image"
     if brand in (b"avif", b"avis"):
         return "is an AVIF image; Pillow reads it from version 11.3 on: pip install --upgrade pillow"
     if brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"):
@@ -326,19 +316,17 @@ def no_image(head: bytes) -> str:
     if head.startswith(b"8BPS"):
         return "is a Photoshop document; export it as PNG"
     if b"<svg" in text:
-        return "is no image of pixels but an SVG drawing; export it as PNG"
+        return "is an SVG drawing; export it as PNG"
     if text.startswith((b"<!doctype html", b"<html", b"<head", b"<body")):
-        return "is no image but a web page, as a failed download leaves it"
+        return "is a web page and not an image, probably from a failed download"
     if not head.strip(b"\0"):
-        return "is no image: it holds zeros alone, as an interrupted copy leaves it"
-    return "is no image"
+        return "is not an image: it holds only zeros, probably from an interrupted copy"
+    return "is not an image"
 
 
 @functools.cache
 def formats() -> tuple[str, ...]:
-    """Those of `FORMATS` that this Pillow and the packages installed beside it read."""
-    from PIL import Image
-
+    """Formats among `FORMATS` that the installed Pillow and its plug-ins can read."""
     Image.init()
     for package in PLUGINS:
         with suppress(ImportError):
@@ -356,7 +344,7 @@ def _open(source: Source, whole: bool, stack: ExitStack) -> BinaryIO:
     for wait in (*RETRIES, None):
         try:
             if not stat.S_ISREG(os.stat(source).st_mode):  # a pipe would be waited for
-                raise UnreadableImage("is no regular file")
+                raise UnreadableImage("is not a regular file")
             file = stack.enter_context(open(source, "rb"))  # noqa: SIM115  (the stack closes it)
             return io.BytesIO(file.read()) if whole else file
         except OSError as error:
@@ -370,8 +358,6 @@ def _open(source: Source, whole: bool, stack: ExitStack) -> BinaryIO:
 
 def _orientation(image: Image.Image) -> tuple[int, bool]:
     """The EXIF orientation, and whether the EXIF data are damaged, which leaves the image as it is."""
-    from PIL import Image
-
     try:
         found = image.getexif().get(0x0112)
         if found is None and image.info.get("exif"):
@@ -382,7 +368,7 @@ def _orientation(image: Image.Image) -> tuple[int, bool]:
 
 
 def _traits(image: ImageFile.ImageFile) -> Iterator[str]:
-    """What is worth telling about an opened image and needs no pixel."""
+    """Traits of an opened image that need no pixels."""
     with suppress(Exception):  # a damaged later frame; the first one decides
         if getattr(image, "is_animated", False):
             yield "frames"
@@ -401,8 +387,6 @@ def _traits(image: ImageFile.ImageFile) -> Iterator[str]:
 def _profile(content: bytes) -> str:
     """The name of a colour profile."""
     try:
-        from PIL import ImageCms  # not built into every Pillow
-
         return ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(io.BytesIO(content))).strip() or "without a name"
     except Exception:
         return "that cannot be read"
@@ -410,9 +394,6 @@ def _profile(content: bytes) -> str:
 
 def _eight_bits(image: Image.Image, bits: int) -> tuple[Image.Image, int]:
     """The upper 8 of `bits` bits, and the largest of their values; a transparent value becomes an alpha channel."""
-    import numpy as np
-    from PIL import Image
-
     values = np.asarray(image).astype(np.int64)
     upper = (np.clip(values, 0, 2**bits - 1) >> (bits - 8)).astype(np.uint8)
     grey = Image.fromarray(upper)
@@ -424,9 +405,6 @@ def _eight_bits(image: Image.Image, bits: int) -> tuple[Image.Image, int]:
 
 def _laid_on(image: Image.Image, background: tuple[int, int, int]) -> tuple[Image.Image, tuple[int, int]]:
     """An image without its transparency, and the least and the largest opacity of its pixels, in 0 … 255."""
-    import numpy as np
-    from PIL import Image
-
     clear = image.convert("RGBA")
     opacity = np.asarray(clear.getchannel("A"))
     below = Image.new("RGBA", clear.size, (*background, 255))

@@ -8,15 +8,15 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import PIL
+from numpy.typing import NDArray
 
 from trainables.data.catalogue import DataError, Name
 from trainables.data.images.decoding import Header, Preprocessing, UnreadableImage, formats, header
 from trainables.data.images.progress import remembered, side_by_side
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 RESIDENT_GB = 8
 """Largest resident set without `?resident_limit=`, in 10⁹ bytes."""
@@ -25,16 +25,16 @@ SIDES = (4, 224)
 """Smallest side that images may be brought to, and the largest one that is proposed."""
 
 FOR_KEEPS = 1
-"""Version of what `examined` keeps; a change of the rules of decoding raises it."""
+"""Version of the cached results of `examined`; increase it when the rules of decoding change."""
 
 
 @dataclass(frozen=True)
 class Headers:
-    """What the headers of many files say together.
+    """Headers of many files.
 
     Args:
-        all: One for each file.
-        broken: Why not, by index of those that cannot be read.
+        all: Header of each file.
+        broken: Reason for each unreadable file, by index.
     """
 
     all: tuple[Header, ...]
@@ -71,10 +71,10 @@ class Headers:
 
 
 def headers_of(name: str, files: Sequence[Path], background: str, orientation: str) -> Headers:
-    """The headers of all files.
+    """Reads the headers of all files.
 
     Args:
-        name: Of the data set, for messages.
+        name: Name of the data set, for messages.
         files: Image files.
         background: As in `Preprocessing`.
         orientation: As in `Preprocessing`.
@@ -98,10 +98,10 @@ def headers_of(name: str, files: Sequence[Path], background: str, orientation: s
 
 @dataclass(frozen=True)
 class Examined:
-    """What decoding every file has shown.
+    """Results of decoding every file.
 
     Args:
-        broken: Why a file cannot be decoded, by its index.
+        broken: Reason for each file that cannot be decoded, by index.
         traits: What is worth telling about a file's pixels, by its index; see `trainables.data.images.notices`.
         digests: For each file 32 hexadecimal digits of its pixels as they are before any resizing; empty where it is
             broken or where the pixels are in memory.
@@ -124,9 +124,9 @@ def examined(
     What took long is kept in the user's cache, for the processes of trials and for the next search.
 
     Args:
-        name: Of the data set, for messages.
+        name: Name of the data set, for messages.
         files: Image files.
-        known: Those that need not be tried, and why.
+        known: Files known to be unreadable, with the reason, by index.
         preprocessing: How they are decoded; its size is left out.
         side: (H, W) that all files must have; `None` where they may differ.
 
@@ -169,12 +169,12 @@ def resident(
     side: tuple[int, int],
     limit_gb: float = RESIDENT_GB,
 ) -> tuple[NDArray[np.uint8], Examined]:
-    """All files as one array.
+    """Decodes all files into one array.
 
     Args:
-        name: Of the data set, for messages.
+        name: Name of the data set, for messages.
         files: Image files.
-        known: Those that need not be tried, and why.
+        known: Files known to be unreadable, with the reason, by index.
         preprocessing: How they are decoded.
         side: (H, W) that comes out.
         limit_gb: Largest array, in 10⁹ bytes.
@@ -185,8 +185,6 @@ def resident(
     Raises:
         DataError: More than the limit, or the machine cannot read files at the moment.
     """
-    import numpy as np
-
     good = [number for number in range(len(files)) if number not in known]
     shape = (preprocessing.channels, *side)
     gigabytes = size_in_gb(len(good), shape)
@@ -216,14 +214,14 @@ def resident(
 
 
 def size_in_gb(count: int, shape: Sequence[int]) -> float:
-    """Images of a shape (c, H, W), in 10⁹ bytes."""
+    """Size of images of shape (c, H, W), in 10⁹ bytes."""
     return count * shape[0] * shape[1] * shape[2] / 1e9
 
 
 def decoded(
     name: str, file: Path, preprocessing: Preprocessing, side: tuple[int, int] | None
 ) -> tuple[NDArray[np.uint8], tuple[str, ...]] | str:
-    """(c, H, W) uint8 pixels of one file and its traits, or why it cannot be decoded.
+    """Decodes one file to (c, H, W) uint8 pixels and its traits, or returns why it cannot.
 
     Raises:
         DataError: The machine cannot read files at the moment.
@@ -239,12 +237,12 @@ def decoded(
 
 
 def digest(pixels: NDArray[np.uint8]) -> str:
-    """32 hexadecimal digits that stand for pixels (c, H, W)."""
+    """Hash of pixels (c, H, W), 32 hexadecimal digits."""
     return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()[:32]
 
 
 def several_sizes(sizes: Counter[tuple[int, int]]) -> str:
-    """Which sizes there are, the commonest first.
+    """Describes the sizes of the images, the most common first.
 
     >>> several_sizes(Counter({(8, 9): 2, (32, 32): 70}))
     'images of 2 sizes (32×32: 70, 8×9: 2)'
@@ -254,12 +252,12 @@ def several_sizes(sizes: Counter[tuple[int, int]]) -> str:
 
 
 def to_one(name: str, sizes: Counter[tuple[int, int]]) -> str:
-    """The option that brings images of several sizes to one."""
+    """Text of the option that brings images of several sizes to one."""
     return Name.parse(name).advice("size", proposed(sizes))
 
 
 def proposed(sizes: Counter[tuple[int, int]]) -> int:
-    """The side to bring images of several sizes to: the commonest shorter one, within `SIDES`.
+    """Proposes a side for images of several sizes: the most common shorter side, within `SIDES`.
 
     >>> proposed(Counter({(1, 1): 1, (300, 400): 2, (16, 20): 7}))
     16
@@ -285,8 +283,6 @@ def stamp(files: Sequence[Path]) -> list[tuple[Any, ...]]:
 
 def _rules() -> tuple[Any, ...]:
     """What a kept result depends on besides files and options: the rules, and which files can be read here."""
-    import PIL  # see `trainables.data.images.decoding`
-
     return FOR_KEEPS, PIL.__version__, formats()
 
 

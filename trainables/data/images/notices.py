@@ -1,4 +1,4 @@
-"""What is told about image files: whatever is left out, assumed or converted, in sentences for people."""
+"""Notices about image files: what is left out, assumed or converted."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PHRASES = {
     "profile": "the colour profile {more!r} is not applied",
     "smaller": "enlarged to {size} pixels",
 }
-"""What is said of each trait; what stands behind a colon in a trait is `more`."""
+"""Text for each trait; `more` is the part of the trait after the colon."""
 
 
 def notices(
@@ -34,14 +34,14 @@ def notices(
     size: int | None,
     smaller: Sequence[int],
 ) -> tuple[list[str], list[str]]:
-    """Sentences on the traits of many files.
+    """Describes the traits of many files.
 
     Args:
         root: Folder that names are shown relative to.
         files: All image files.
         traits: Keys of `PHRASES`, by index of a file.
-        channels: Of the data set.
-        background: Under transparent pixels.
+        channels: Channels of the data set.
+        background: Colour under transparent pixels.
         advice: The option of the name that chooses another colour; `None` where this one was asked for.
         size: Side that images are brought to.
         smaller: Indices of the files that are enlarged to it.
@@ -73,7 +73,7 @@ def inside(root: Path, file: Path) -> str:
 
 
 def examples(items: Sequence[str], shown: int = 3) -> str:
-    """The first of many.
+    """The first few of many, separated by commas.
 
     >>> examples(["a", "b", "c", "d"])
     'a; b; c; …'

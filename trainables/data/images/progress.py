@@ -12,6 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
+from rich.progress import Progress
+
+from analysis.console import Console
 from analysis.files import write
 from analysis.text import echo
 from trainables.data.catalogue import cache_folder
@@ -28,13 +31,13 @@ R = TypeVar("R")
 
 
 def side_by_side(work: Callable[[T], R], items: Sequence[T], block: int = 64, doing: str = "") -> list[R]:
-    """Results in order; decoding leaves Python's lock, so threads are enough.
+    """Maps a function over items in threads and yields the results in order; decoding releases the interpreter lock.
 
     Args:
-        work: What is done with each item.
+        work: Function of an item.
         items: A list file may name half a million.
         block: Items for a thread at a time.
-        doing: What a person reads beside the progress; nothing is shown where it is empty.
+        doing: Label of the progress bar; "" shows none.
     """
 
     def several(first: int) -> list[R]:
@@ -56,11 +59,11 @@ def side_by_side(work: Callable[[T], R], items: Sequence[T], block: int = 64, do
 
 @contextmanager
 def progress(doing: str, total: int) -> Iterator[Callable[[int], None]]:
-    """What shows on standard error how much is done, where the work takes long.
+    """Shows progress on standard error if the work takes long.
 
     Args:
-        doing: What is being done, e.g. "decoding images"; nothing is shown where it is empty.
-        total: How much there is to do.
+        doing: Label, e.g. "decoding images"; "" shows nothing.
+        total: Amount of work.
     """
     began = told = time.monotonic()
     bar: Any = None
@@ -77,10 +80,6 @@ def progress(doing: str, total: int) -> Iterator[Callable[[int], None]]:
                 echo(f"{doing}: {done:,} of {total:,}", file=sys.stderr)
             return
         if bar is None:
-            from rich.progress import Progress  # most work is done before it is needed
-
-            from analysis.console import Console
-
             bar = Progress(console=Console(stderr=True), transient=True)
             bar.start()
             task = bar.add_task(doing, total=total)
@@ -94,13 +93,13 @@ def progress(doing: str, total: int) -> Iterator[Callable[[int], None]]:
 
 
 def remembered(key: object, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """A result that can be written as JSON, from the user's cache where the same was asked for before.
+    """Returns a JSON-able result from the user's cache, or computes it.
 
-    Where the cache cannot be read or written, the result is made again.
+    If the cache cannot be read or written, the result is computed again.
 
     Args:
-        key: Whatever the result depends on; its `repr` tells results apart.
-        make: Makes the result.
+        key: Everything that the result depends on; compared by `repr`.
+        make: Computes the result.
     """
     name = hashlib.sha256(repr(key).encode("utf-8", "surrogateescape")).hexdigest()
     try:

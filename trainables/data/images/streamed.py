@@ -27,20 +27,20 @@ from trainables.data.images.files import decoded
 from trainables.data.images.progress import side_by_side
 
 AHEAD = 3
-"""Batches that each worker has ready before they are asked for."""
+"""Batches that each worker decodes ahead."""
 
 Task = tuple[NDArray[np.int64], ResizedCrops | None]
 """Numbers of the files of a batch, and what their crops were drawn as; `None` for whole images."""
 
 
 def default_workers() -> int:
-    """As many as this process may use cores, at most 8."""
+    """Number of cores that this process may use, at most 8."""
     return min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
 @dataclass(frozen=True, eq=False)
 class _Files(Dataset[Tensor]):
-    """What a worker knows: whole batches in, pixels out."""
+    """Data set of a worker: takes whole batches, returns pixels."""
 
     where: str
     files: tuple[Path, ...]
@@ -67,7 +67,7 @@ class _Files(Dataset[Tensor]):
 
 
 class _Epoch:
-    """The batches of the epoch that is being fed; persistent workers are asked through the same one."""
+    """The batches of the current epoch; persistent workers keep reading the same object."""
 
     def __init__(self) -> None:
         self.tasks: Sequence[Task] = ()
@@ -83,7 +83,7 @@ class Reader:
     """Files and the workers that decode them; shared by all splits.
 
     Args:
-        where: The data set, for messages.
+        where: Name of the data set, for messages.
         files: All image files.
         digests: What stands for the pixels of each, as `Examined.digests`.
         preprocessing: How they are decoded.
@@ -102,13 +102,13 @@ class Reader:
         self._loader: DataLoader[Tensor] | None = None
 
     def now(self, task: Task) -> Tensor:
-        """(B, c, H, W) uint8, decoded here by threads."""
+        """Decodes a batch (B, c, H, W) uint8 in threads of this process."""
         numbers, crops = task
         rows = side_by_side(lambda row: self.dataset.one(int(numbers[row]), crops, row), range(len(numbers)), block=8)
         return torch.stack(rows) if rows else torch.zeros(0, *self.shape, dtype=torch.uint8)
 
     def stream(self, tasks: Sequence[Task], pinned: bool) -> Iterator[Tensor]:
-        """The batches in order, decoded ahead by the workers."""
+        """Yields the batches in order, decoded ahead by the workers."""
         if self.workers == 0 or self._busy or len(tasks) < 2:
             yield from map(self.now, tasks)
             return
@@ -142,9 +142,9 @@ class StreamedImages:
     """Stands for a tensor (N, c, H, W) uint8 whose images lie in files.
 
     Args:
-        reader: Of the files.
-        rows: (N,) numbers of the images' files.
-        device: Where batches go.
+        reader: Reader of the files.
+        rows: (N,) indices of the files.
+        device: Device of the batches.
     """
 
     dtype = torch.uint8
@@ -169,25 +169,25 @@ class StreamedImages:
         return len(self.rows)
 
     def __getitem__(self, index: Any) -> Tensor:
-        """The images with these indices, read now."""
+        """Decodes the images with these indices."""
         rows = self.rows[index.cpu().numpy() if isinstance(index, Tensor) else index]
         found = self.reader.now((np.atleast_1d(rows), None)).to(self.device)
         return found if np.ndim(rows) else found[0]
 
     def of(self, index: NDArray[np.int64]) -> StreamedImages:
-        """A subset, still in files."""
+        """Returns a subset without decoding it."""
         return StreamedImages(self.reader, self.rows[index], self.device)
 
     def to(self, device: torch.device | str) -> StreamedImages:
-        """The same files, batches of which go to another device."""
+        """Returns the same images with batches on another device."""
         return StreamedImages(self.reader, self.rows, torch.device(device))
 
     def split(self, size: int) -> Iterator[Tensor]:
-        """All images in order, `size` at a time."""
+        """Yields all images in order, `size` at a time."""
         return self.batches([torch.arange(len(self))[first : first + size] for first in range(0, len(self), size)])
 
     def batches(self, batches: Sequence[Tensor], crops: Sequence[ResizedCrops] | None = None) -> Iterator[Tensor]:
-        """The images of each batch, decoded ahead.
+        """Yields the images of each batch, decoded ahead.
 
         Args:
             batches: Indices (B,) of each batch.

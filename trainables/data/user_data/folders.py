@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import os
 import re
@@ -10,19 +9,18 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis.text import did_you_mean
 from trainables.data.catalogue import DataError, is_utf8, spelled
 from trainables.data.images.decoding import header
 from trainables.data.images.notices import examples, inside
 from trainables.data.user_data.source import SPLITS, Source, check_classes
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
 ENDINGS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-"""What an image file's name usually ends in, in lower case."""
+"""Usual endings of image files, in lower case."""
 
 RARER = frozenset(
     {".avif", ".dib", ".heic", ".heif", ".hif", ".jfi", ".jfif", ".jif", ".jp2", ".jpe", ".jpx", ".j2k", ".jxl", ".mpo",
@@ -38,18 +36,18 @@ RAW = frozenset(
 
 SYSTEM_FOLDERS = frozenset({"@eadir", "__macosx", "$recycle.bin", "system volume information", "lost+found"})
 SYSTEM_FILES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"})
-"""What operating systems leave in folders, in lower case; what is hidden begins with a dot."""
+"""Files and folders of operating systems, in lower case; names of hidden ones begin with a dot."""
 
 SPLIT_WORDS = frozenset({"train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval"})
-"""Names that folders of splits have in the wild, in lower case."""
+"""Common names of folders of splits, in lower case."""
 
 MASK = re.compile(r"(.*?)[ _.-]*(?:masks?|seg|segmentation|gt|label|labels|annotation|depth)(?:[ _.-]?\d+)?", re.I)
-"""The name of a file that goes with another one."""
+"""Names of files that accompany an image, such as masks."""
 
 
 @dataclass
 class _Found:
-    """What the class folders hold besides the images that are used."""
+    """Files of the class folders that are unusual or left out."""
 
     foreign: list[Path] = field(default_factory=list)
     hidden: list[Path] = field(default_factory=list)
@@ -61,11 +59,9 @@ def folder(place: Path) -> Source:
     """The images of a folder with a folder for each class, or with folders of splits above or below these.
 
     Raises:
-        DataError: It cannot be told what is a class and what is a split, a folder cannot be read, or a class has no
-            training image.
+        DataError: Classes and splits cannot be distinguished, a folder cannot be read, or a class has no training
+            image.
     """
-    import numpy as np
-
     found = _Found()
     _check_links(place)
     top = folders(place)
@@ -89,9 +85,8 @@ def folder(place: Path) -> Source:
         files[split] = []
         for class_name, where in sorted(classes.items()):
             if class_name not in number:
-                near = difflib.get_close_matches(class_name, class_names, n=1)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
-                raise DataError(f"{spelled(where)}: there is no class {class_name!r} in train{hint}")
+                hint = did_you_mean(class_name, class_names)
+                raise DataError(f"{spelled(where)}: there is no class {class_name!r} in train{hint and '; '}{hint}")
             images = list(_images(where, found))
             files[split] += images
             of_split += [number[class_name]] * len(images)
@@ -175,7 +170,7 @@ def _check_below(classes: Sequence[Path], given: bool) -> bool:
 
 
 def _layout(place: Path, parts: Mapping[str, Mapping[str, Path]], how: str) -> list[str]:
-    """What was assumed about folders whose names could mean something else."""
+    """Reports assumptions about folders whose names are ambiguous."""
     if how == BELOW:
         return [f"{place}: the folders {', '.join(parts)} below the classes are used as the given splits"]
     words = sorted(name for name in parts["train"] if name.lower() in SPLIT_WORDS)
@@ -198,10 +193,10 @@ def folders(place: Path) -> list[Path]:
 
 
 def _check_links(place: Path) -> None:
-    """Refuses a class folder that is a link to nothing, e.g. on a disk that is not mounted.
+    """Refuses a class folder that is a dangling link, e.g. to a disk that is not mounted.
 
     Raises:
-        DataError: Which.
+        DataError: A link leads nowhere.
     """
     for one in _entries(place):
         hidden = _is_system(one.name, folder=True) or _ends_like_an_image(one.name)
@@ -223,7 +218,7 @@ def _entries(place: Path) -> list[os.DirEntry[str]]:
 def _images(where: Path, found: _Found) -> Iterator[Path]:
     """The image files of a class in order, at any depth; each folder once, though links may lead to it again.
 
-    Links to nothing are among them: they are broken images and not none.
+    Dangling links are included, because they are broken images.
 
     Raises:
         DataError: A folder cannot be read.
@@ -266,7 +261,7 @@ def _ends_like_an_image(name: str) -> bool:
 
 
 def _is_image(file: Path) -> bool:
-    """Whether a file whose name does not end like an image is one."""
+    """Whether a file without a usual ending is an image."""
     ending = file.suffix.lower()
     if ending in RARER:
         return True
@@ -297,11 +292,11 @@ def _holds_images(place: Path) -> bool:
     )  # fmt: skip
 
 
-# --- what is told ---------------------------------------------------------------------------------------------
+# --- notices ---------------------------------------------------------------------------------------------
 
 
 def _stray(place: Path, parts: Mapping[str, Mapping[str, Path]], how: str) -> Iterator[str]:
-    """Images beside the folders of classes."""
+    """Reports images that lie outside the folders of classes."""
     for where in [place, *([place / split for split in parts] if how == ABOVE else [])]:
         names = [
             one.name for one in _entries(where)
@@ -314,7 +309,7 @@ def _stray(place: Path, parts: Mapping[str, Mapping[str, Path]], how: str) -> It
 
 
 def _foreign(place: Path, files: Sequence[Path]) -> str:
-    count = "1 file is no image and is" if len(files) == 1 else f"{len(files)} files are no images and are"
+    count = "1 file is not an image and is" if len(files) == 1 else f"{len(files)} files are not images and are"
     raw = sorted({file.suffix for file in files if file.suffix.lower() in RAW})
     how = f"; develop raw files ({', '.join(raw)}) to JPEG or PNG first" if raw else ""
     shown = examples([inside(place, file) for file in sorted(files)])
@@ -322,7 +317,7 @@ def _foreign(place: Path, files: Sequence[Path]) -> str:
 
 
 def _said(place: Path, found: _Found, files: Mapping[str, Sequence[Path]]) -> Iterator[str]:
-    """Sentences on what is left out, assumed or doubtful among the files of the classes."""
+    """Reports files of the classes that are left out, assumed to be images, or doubtful."""
     if found.foreign:
         yield _foreign(place, found.foreign)
     if found.hidden:

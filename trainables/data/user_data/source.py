@@ -8,7 +8,11 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
 
 from trainables.data.catalogue import DataError, Name, spelled
 from trainables.data.images.decoding import INTERPOLATIONS, ORIENTATIONS, Preprocessing, colour
@@ -25,32 +29,27 @@ from trainables.data.images.files import (
 )
 from trainables.data.images.notices import examples, notices
 from trainables.data.images.progress import remembered
+from trainables.data.images.streamed import Reader, StreamedImages, default_workers
 from trainables.data.long_tail import LongTailed
-from trainables.data.splits import HELD_OUT, divide, some
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from trainables.data.images.streamed import StreamedImages
+from trainables.data.splits import HELD_OUT, class_list, divide
 
 SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
 class Source:
-    """Data as they are given.
+    """Data before they are split.
 
     Args:
         where: The file or folder, for messages.
         class_names: C names.
         labels: Of "train", and of "val" and "test" where given; each (N,) int64 in [0, C).
-        files: The image files, as many; empty where the data are arrays.
+        files: The file of each image, per split; empty if the data are arrays.
         arrays: Reads the arrays, (N, c, H, W) uint8 for each given split; `None` where the data are files.
         array_shape: (c, H, W) of the arrays.
-        stamp: What changes when the arrays' file does.
-        notes: Sentences for people.
-        problems: Likewise, on what is left out or assumed: what should be mended, or at least known.
+        stamp: Changes whenever the file of the arrays changes.
+        notes: Information for the user.
+        problems: Warnings for the user about images that are left out and about assumptions.
     """
 
     where: str
@@ -69,16 +68,14 @@ class Source:
         return [file for split in SPLITS if split in self.labels for file in self.files.get(split, ())]
 
     def without(self, broken: Mapping[int, str]) -> Source:
-        """The same without the files that cannot be read.
+        """Leaves out the files that cannot be read.
 
         Args:
-            broken: Why not, by index in `all_files`.
+            broken: Reason for each unreadable file, by its index in `all_files`.
 
         Raises:
-            DataError: A split has no other image, or a class no other training image.
+            DataError: A split has no image left, or a class no training image.
         """
-        import numpy as np
-
         before = 0
         labels, files = {}, {}
         for split in (split for split in SPLITS if split in self.labels):
@@ -99,13 +96,13 @@ class Source:
                 if empty:
                     of_these = [number for number in lost if self.labels[split][number] in empty]
                     raise DataError(
-                        f"{self.where}: no training image can be read of {some(empty, self.class_names, had.tolist())} "
-                        f"({self.why(broken, of_these)})"
+                        f"{self.where}: no training image can be read of "
+                        f"{class_list(empty, self.class_names, had.tolist())} ({self.why(broken, of_these)})"
                     )
         return replace(self, labels=labels, files=files)
 
     def why(self, broken: Mapping[int, str], numbers: Iterable[int] | None = None) -> str:
-        """The first reasons, each with a file that is broken for it."""
+        """Describes the first reasons, each with an example."""
         files = self.all_files
         reasons: dict[str, list[int]] = {}
         for number in sorted(broken) if numbers is None else numbers:
@@ -116,10 +113,10 @@ class Source:
         )  # fmt: skip
 
     def check(self, name: str, broken: Mapping[int, str], skip: bool) -> None:
-        """Refuses broken files where they are not to be left out, or cannot be.
+        """Refuses broken files unless they may and can be left out.
 
         Raises:
-            DataError: How many are broken, the first few, and what helps.
+            DataError: The message counts the broken files and says how to leave them out.
         """
         if not broken:
             return
@@ -135,13 +132,11 @@ class Source:
 
 
 def check_classes(where: str, labels: Mapping[str, NDArray[np.int64]], class_names: Sequence[str]) -> None:
-    """Every label is a class, and every class has a training image.
+    """Checks that every label is a class and every class has a training image.
 
     Raises:
-        DataError: Which not.
+        DataError: A label or a class does not.
     """
-    import numpy as np
-
     classes = len(class_names)
     for split, found in labels.items():
         if not len(found):
@@ -159,8 +154,8 @@ def check_classes(where: str, labels: Mapping[str, NDArray[np.int64]], class_nam
     if empty:
         held = np.bincount(np.concatenate(list(labels.values())), minlength=classes).tolist()
         raise DataError(
-            f"{where}: no training image in {some(empty, class_names, held)}, in brackets the images of all splits; "
-            "add some, or take the class out"
+            f"{where}: no training image in {class_list(empty, class_names, held)}, in brackets the images of all "
+            "splits; add some, or take the class out"
         )
     if classes < 2:
         raise DataError(f"{where}: a data set needs at least two classes, got only {class_names[0]!r}")
@@ -168,21 +163,21 @@ def check_classes(where: str, labels: Mapping[str, NDArray[np.int64]], class_nam
 
 @dataclass(frozen=True)
 class Options:
-    """How given data are read and divided, from the name's options.
+    """How data are read and split, from the options of their name.
 
     Args:
         size: Side in pixels that every image file is brought to; `None` where they must agree by themselves.
         skip_broken: Whether image files that cannot be decoded are left out.
-        val: Images of each class in a val that is cut.
-        test: Likewise.
+        val: Images of each class in val, if val is cut.
+        test: Images of each class in test, if test is cut.
         pad: Pixels of the random shift; `None` for an eighth of the shorter side.
         flip: Whether training mirrors images; `None` for colour images only.
         resident_limit: In 10⁹ bytes.
         feed: "resident" holds all pixels in memory, "streamed" decodes files as they are needed, "auto" streams what
             is above the limit.
-        workers: Processes that decode what is streamed; as many as there are cores, at most 8, where absent.
+        workers: Processes that decode streamed images (default: one per core, at most 8).
         crop: The data's own augmentation, see `LongTailed.crop`.
-        background: Colour under transparent pixels; `None` for white, which is then told as an assumption.
+        background: Colour under transparent pixels; `None` for white, which is then reported as an assumption.
         orientation: Whether the EXIF orientation is applied, "exif", or not, "ignore".
         interpolation: How image files are resized, "bilinear" or "bicubic".
     """
@@ -209,10 +204,10 @@ class Options:
     def of(
         name: Name, size: int | None = None, val: int = HELD_OUT, test: int = HELD_OUT, crop: str = "shift"
     ) -> Options:
-        """The options of a name, with the data set's own defaults.
+        """Reads the options of a name, with the defaults of the data set.
 
         Raises:
-            DataError: A value that is not allowed.
+            DataError: A value is not allowed.
         """
         flip = name.choice("flip", ("auto", "yes", "no"))
         background = name.options.get("background")
@@ -247,7 +242,7 @@ OPTIONS = ("size", "broken", "val", "test", "pad", "flip", "resident_limit", "fe
 
 @dataclass(frozen=True)
 class _Held:
-    """All pixels of a source, or what reads them; shared by all splits: nobody writes to them."""
+    """All pixels of a source, or their readers; all splits share them, so they are read-only."""
 
     source: Source
     images: Mapping[str, NDArray[np.uint8] | StreamedImages]
@@ -257,7 +252,7 @@ class _Held:
 
 
 _LAST: dict[str, _Held] = {}
-"""The source that was read last: split seeds of one search divide the same pixels again."""
+"""The source that was read last, because the split seeds of a search share its pixels."""
 
 
 def long_tailed(
@@ -274,22 +269,18 @@ def long_tailed(
     """Reads a source and divides it.
 
     Args:
-        name: Of the data set.
-        source: Where labels and pixels come from.
-        options: How.
+        name: Name of the data set.
+        source: Labels and pixels.
+        options: How they are read and split.
         imbalance: As in `divide`.
         split_seed: As in `divide`.
         fold_val: As in `divide`.
-        mean: (c,) of the pixels; measured over the given training images where absent.
-        std: Likewise.
+        mean: (c,) mean of the pixels (default: measured over the given training images).
+        std: (c,) standard deviation of the pixels (default: measured as well).
 
     Raises:
         DataError: The images cannot be read as asked, or the data not be divided.
     """
-    import torch
-
-    from trainables.data.images.streamed import StreamedImages
-
     held = _held(name, source, options)
     source = held.source
     division = divide(
@@ -338,7 +329,7 @@ def _held(name: str, source: Source, options: Options) -> _Held:
 
 
 def _arrays(name: str, source: Source, options: Options) -> _Held:
-    """Arrays as they are."""
+    """Reads arrays."""
     assert source.arrays is not None
     if options.feed == "streamed":
         raise DataError(f"{name}: arrays are held in memory; only image files can be streamed: leave the feed out")
@@ -355,7 +346,7 @@ def _arrays(name: str, source: Source, options: Options) -> _Held:
 
 
 def _files(name: str, source: Source, options: Options) -> _Held:
-    """Image files, held in memory or streamed; what cannot be decoded is refused or left out before anything else."""
+    """Reads image files into memory, or prepares to stream them; refuses or leaves out unreadable files first."""
     files, given = source.all_files, [split for split in SPLITS if split in source.labels]
     plain = options.preprocessing(3)
     headers = headers_of(name, files, plain.background, plain.orientation)
@@ -389,13 +380,13 @@ def _files(name: str, source: Source, options: Options) -> _Held:
 def with_notices(
     name: str, source: Source, headers: Headers, seen: Examined, preprocessing: Preprocessing, options: Options
 ) -> Source:
-    """The source without its broken files, and with sentences on them and on what was assumed of the others.
+    """Leaves out broken files and adds notices about them and about assumptions.
 
     Raises:
         DataError: As `Source.without`.
     """
     files = source.all_files
-    problems, notes = told(name, source, headers, seen, preprocessing.channels, options)
+    problems, notes = file_notices(name, source, headers, seen, preprocessing.channels, options)
     if seen.broken:
         log = logging.getLogger(__name__)
         for number, problem in sorted(seen.broken.items()):
@@ -405,10 +396,10 @@ def with_notices(
     return replace(source, problems=(*source.problems, *problems), notes=(*source.notes, *notes))
 
 
-def told(
+def file_notices(
     name: str, source: Source, headers: Headers, seen: Examined, channels: int, options: Options
 ) -> tuple[list[str], list[str]]:
-    """Sentences on the traits of a source's files: problems, and notes; see `trainables.data.images.notices`."""
+    """Problems and notes on the files of a source; see `trainables.data.images.notices`."""
     root = Path(source.where)
     return notices(
         root if root.is_dir() else root.parent,
@@ -423,19 +414,14 @@ def told(
 
 
 MOMENTS_OF = 20_000
-"""Images at most, evenly spaced, that mean and deviation of a streamed set are measured over."""
+"""Largest number of images, evenly spaced, over which the moments of a streamed set are measured."""
 
 
 def _streamed(
     name: str, source: Source, files: list[Path], good: list[int], seen: Examined, preprocessing: Preprocessing,
     side: tuple[int, int], options: Options,
 ) -> _Held:  # fmt: skip
-    """Readers of the given splits, and the moments of their pixels."""
-    import numpy as np
-    import torch
-
-    from trainables.data.images.streamed import Reader, StreamedImages, default_workers
-
+    """Makes readers of the given splits, and measures the moments of their pixels."""
     workers = default_workers() if options.workers is None else options.workers
     reader = Reader(
         name,
@@ -484,9 +470,7 @@ def moments(images: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.
 
 
 def _moments_of(parts: Iterable[NDArray[np.uint8]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The same of images that come in parts."""
-    import numpy as np
-
+    """Moments of images that come in parts."""
     counts: NDArray[np.float64] = np.zeros(0)
     for part in parts:
         counts = counts if len(counts) else np.zeros((part.shape[1], 256))
