@@ -26,6 +26,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "sync": ("search.sync", "write searches into MLflow again, from their journals"),
         "describe": ("trainables.data.__main__", "show what a data set is, before anything is trained on it"),
         "embed": ("trainables.embed", "compute the features of a data set with a pretrained network"),
+        "papers": ("search.papers", "train published tables and compare their numbers with ours"),
         "registry": ("trainables.registry", "list every trick"),
         "store": ("trainables.stage_store", "list, verify and clean the store of finished stages"),
         "across": ("analysis.conflicts.other_searches", "tell whether a verdict holds in other searches"),

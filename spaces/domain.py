@@ -16,7 +16,7 @@ whether a name exists is checked when the space is loaded (`trainables.plan.chec
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, TypeAlias
 
@@ -336,6 +336,24 @@ class Forbidden:
 
 
 @dataclass(frozen=True)
+class NamedRecipe:
+    """A recipe that a search's design runs exactly as it is written.
+
+    Args:
+        name: Its label in tables.
+        stages: Its stages, in order. A choice in them takes its default.
+    """
+
+    name: str
+    stages: tuple[Stage, ...]
+
+    def __post_init__(self) -> None:
+        _check_name(self.name, "recipe", RESERVED)
+        if not self.stages or not all(isinstance(stage, Stage) for stage in self.stages):
+            raise SpaceError(f"recipe({self.name!r}, ...): expected one Stage or several, got {self.stages!r}")
+
+
+@dataclass(frozen=True)
 class Space:
     """A plan with choices and ranges left open.
 
@@ -345,6 +363,8 @@ class Space:
         forbid: Combinations that are never tried, each with its reason.
         data: The data set to use where the command names none.
         model: The network to use where the command names none.
+        recipes: Recipes that the design arm trains as they are written, on the same seed blocks as its cells; the
+            search compares each with the baseline.
     """
 
     stages: Sequence[Stage | OneOf]
@@ -353,9 +373,10 @@ class Space:
     data: str | None = None
     model: str | None = None
     doc: str = field(default="", compare=False)
+    recipes: Sequence[NamedRecipe] = ()
 
     def __post_init__(self) -> None:
-        for name in ("stages", "forbid"):
+        for name in ("stages", "forbid", "recipes"):
             if isinstance(getattr(self, name), str) or not isinstance(getattr(self, name), Sequence):
                 raise SpaceError(f"Space({name}=...): must be a list, got {getattr(self, name)!r}")
         stages = tuple(self.stages)
@@ -379,6 +400,14 @@ class Space:
         for rule in self.forbid:
             if not isinstance(rule, Forbidden):
                 raise SpaceError(f"Space(forbid=...): expected forbid('label', 'label', reason='…'), got {rule!r}")
+        named = [one.name if isinstance(one, NamedRecipe) else None for one in self.recipes]
+        for name, given in zip(named, self.recipes, strict=True):
+            if name is None:
+                raise SpaceError(f"Space(recipes=...): expected recipe('name', Stage(...), ...), got {given!r}")
+            if named.count(name) > 1:
+                raise SpaceError(f"recipe {name!r} is named twice; give each recipe its own name")
+            if name in seen:
+                raise SpaceError(f"recipe {name!r} has the name of a stage; give it another one")
         for name in ("data", "model"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, str) or not value):
@@ -386,6 +415,15 @@ class Space:
         object.__setattr__(self, "stages", stages)
         object.__setattr__(self, "screen", _labels(self.screen, "screen"))
         object.__setattr__(self, "forbid", tuple(self.forbid))
+        object.__setattr__(self, "recipes", tuple(self.recipes))
+
+    @property
+    def written_stages(self) -> Iterator[Stage]:
+        """Every stage of the space, those of its recipes included."""
+        for slot in self.stages:
+            yield from filter(None, slot.options if isinstance(slot, OneOf) else (slot,))
+        for named in self.recipes:
+            yield from named.stages
 
 
 # --- the words --------------------------------------------------------------------------------------------
@@ -447,6 +485,15 @@ def forbid(*labels: str, reason: str) -> Forbidden:
     return Forbidden(labels, reason)
 
 
+def recipe(name: str, *stages: Stage) -> NamedRecipe:
+    """A recipe for `Space(recipes=[...])`, which the design arm trains as it is written.
+
+    >>> print(recipe("short", Stage("only", epochs=3)).stages[0].epochs)
+    3
+    """
+    return NamedRecipe(name, stages)
+
+
 # --- helpers ----------------------------------------------------------------------------------------------
 
 
@@ -471,7 +518,7 @@ def from_dict(content: Any) -> Any:
     if isinstance(content, dict):
         known = {
             kind.__name__: kind
-            for kind in (Uniform, LogUniform, Integer, OneOf, SomeOf, Trick, Stage, Forbidden, Space)
+            for kind in (Uniform, LogUniform, Integer, OneOf, SomeOf, Trick, Stage, Forbidden, NamedRecipe, Space)
         }
         try:
             return known[content["is"]](**{key: from_dict(item) for key, item in content.items() if key != "is"})

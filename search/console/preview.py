@@ -125,6 +125,8 @@ def tree(space: Space) -> Tree:
                 _branch(one, option)
     if space.screen:
         root.add(styled("screened for conflicts: " + ", ".join(space.screen)))
+    if space.recipes:
+        root.add(styled("trained as written: " + ", ".join(recipe.name for recipe in space.recipes)))
     return root
 
 

@@ -13,6 +13,8 @@ Three kinds of design:
   Labels that cannot be crossed with all the others keep the cells of their pairs;
 - **list:FILE**: cells written by hand.
 
+Recipes that the space names (`Space(recipes=[…])`) are cells of every design, beside the plain baseline.
+
 What a label's 0 level is depends on where it sits:
 
 - a trick of a fixed stage: the stage without it;
@@ -194,6 +196,7 @@ def make_design(
                 "use --design pairs"
             )
         made = _paired(builder, homes, crossed)
+    made = replace(made, cells=(*made.cells, *builder.written()))
     _check_primary(declared, made)
     return replace(made, primary=declared)
 
@@ -510,6 +513,11 @@ def four_cells(
 class _Builder:
     def __init__(self, space: Space, standard: Standard, epochs_scale: float) -> None:
         self.space, self.standard, self.scale = space, standard, epochs_scale
+
+    def written(self) -> Iterator[Cell]:
+        """The recipes that the space names, each a cell beside the plain baseline."""
+        for named in self.space.recipes:
+            yield Cell((named.name,), "", build(Space(named.stages), defaults(), self.standard, self.scale))
 
     def cells(self, homes: Sequence[Home]) -> Iterator[Cell]:
         """The cells of one label (2) or of a pair (4); all of them, or a `PlanError`."""

@@ -178,10 +178,7 @@ def _versions(space: Space) -> dict[str, str]:
 
 def _tricks(space: Space) -> list[str]:
     """Names of all tricks of a space."""
-    slots = [slot.options if isinstance(slot, OneOf) else (slot,) for slot in space.stages]
-    return sorted(
-        {trick.name for options in slots for stage in options if stage is not None for trick in tricks_of(stage)}
-    )
+    return sorted({trick.name for stage in space.written_stages for trick in tricks_of(stage)})
 
 
 def changes(before: Identity, now: Identity) -> list[str]:
@@ -209,7 +206,11 @@ def _space_changes(before: Identity, now: Identity) -> list[str]:
         for space in (old, new)
     ]  # fmt: skip
     parts = [f"stage {name}" for name in {**stages[0], **stages[1]} if stages[0].get(name) != stages[1].get(name)]
-    parts += [f"{name}=" for name in ("screen", "forbid", "data", "model") if getattr(old, name) != getattr(new, name)]
+    parts += [
+        f"{name}="
+        for name in ("screen", "forbid", "recipes", "data", "model")
+        if getattr(old, name) != getattr(new, name)
+    ]
     where = f" ({_listed(sorted(named))})" if named and before.files and now.files else ""
     return [f"the space has changed{where}: {_listed(parts or ['its choice of stages'])}"]
 

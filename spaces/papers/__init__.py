@@ -1,1 +1,1 @@
-"""Spaces after the tables of the source papers."""
+"""Spaces and tables of the source papers: `SPACE` for a search, `TABLES` for `longtail-tune papers`."""

@@ -40,6 +40,11 @@ def check_space(space: Space, standard: Standard) -> list[str]:
                     f"{kind}: no choice of the space has the label {label!r}: {did_you_mean(label, labels)}"
                 )
     build(space, defaults(), standard)
+    for named in space.recipes:
+        try:
+            build(Space(named.stages), defaults(), standard)
+        except PlanError as error:
+            raise PlanError(f"recipe {named.name!r}: {error}") from error
     for label in space.screen:
         try:
             build(space, defaults([label]), standard)

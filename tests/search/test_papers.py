@@ -1,0 +1,166 @@
+"""Published tables beside ours: the tables themselves, the comparison, and the command."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from search import papers
+from search.papers import compare, direction, estimate
+from search.settings import Settings
+from spaces.domain import Space, SpaceError, Stage, recipe
+from spaces.papers.tables import Fact, Row, Setting, Table
+from trainables.data import standard
+from trainables.plan import build, defaults
+
+TABLES = papers.tables()
+
+
+@pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
+def test_every_row_is_a_recipe_and_every_fact_a_difference(table):
+    names = [row.name for row in table.rows]
+    assert len(set(names)) == len(names)
+    for row in table.rows:
+        assert len(row.published) == len(table.settings)
+        plans = [build(Space(row.stages), defaults(), standard(setting.data)).plan for setting in table.settings]
+        assert all(plan.stages for plan in plans)
+    for fact in table.facts:
+        assert sum(fact.weights.values()) == 0 and set(fact.weights) <= set(names) and fact.sign in (-1, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("table", "fact", "values"),
+    [
+        # differences of Zhang et al. 2021, worked out by hand from tables 6 to 10
+        ("bag_of_tricks/6", 0, (0.72, 2.59, 1.45, 1.78)),
+        ("bag_of_tricks/6", 1, (-2.27, -1.09, -1.02, -0.99)),
+        ("bag_of_tricks/9", 0, (-0.19, -0.36, -0.09, -0.04)),
+        ("bag_of_tricks/9", 1, (-5.06, -4.33, -2.90, -3.37)),
+        ("bag_of_tricks/10", 0, (2.75, 0.66, 4.33, 4.01)),
+        ("bag_of_tricks/7", 1, (1.14, 3.44, 2.17, 2.23)),
+    ],
+)
+def test_published_differences(table, fact, values):
+    found = [TABLES[table].value(TABLES[table].facts[fact], column) for column in range(4)]
+    assert found == pytest.approx(list(values), abs=1e-9)
+
+
+def test_what_a_paper_concludes_is_what_its_numbers_say():
+    """But for conclusions that the table itself contradicts in a column, which are listed."""
+    against = {
+        (table.id, fact.text, column)
+        for table in TABLES.values()
+        for fact in table.facts
+        if fact.sign
+        for column in range(len(table.settings))
+        if (value := table.value(fact, column)) is not None and value * fact.sign <= 0
+    }
+    assert against == {
+        ("bag_of_tricks/11", "Fine-tuning adds to input mixup with CAM images.", column) for column in ()
+    } | {("balanced_training_and_merging/inaturalist_accuracy", TABLES[
+        "balanced_training_and_merging/inaturalist_accuracy"].facts[0].text, 0)}  # fmt: skip
+
+
+SMALL = Table(
+    "test/1", "a table", "nobody", "error", (Setting("digits", "digits-lt", None, "resnet8"),),
+    (
+        Row("baseline", "plain", (Stage("only", length=0.1),), (30.0,)),
+        Row("mixed", "mixup", (Stage("only", length=0.1, choose=["input_mixup"]),), (20.0,)),
+        Row("unknown", "unknown", (Stage("only", length=0.1, choose=["cost_sensitive"]),), (None,)),
+    ),
+    (
+        Fact("Mixup helps.", {"mixed": 1.0, "baseline": -1.0}, 1),
+        Fact("Mixup hurts.", {"mixed": 1.0, "baseline": -1.0}, -1),
+        Fact("Mixup does nothing.", {"mixed": 1.0, "baseline": -1.0}, 0),
+    ),
+    ("A note.",),
+)  # fmt: skip
+
+
+def trials(values: dict[str, list[float]]) -> pd.DataFrame:
+    return pd.DataFrame(
+        [
+            {"arm": "design", "outcome": "finished", "context": "", "seed": seed, "final/accuracy": value,
+             "tricks": () if name == "baseline" else (name,)}
+            for name, of_row in values.items() for seed, value in enumerate(of_row)
+        ]
+    )  # fmt: skip
+
+
+def settings(**changed) -> Settings:
+    return Settings(name="s", space="s", data="digits-lt", **changed)
+
+
+def test_rows_and_facts_are_paired_within_blocks():
+    baseline, mixed = [0.70, 0.64, 0.73, 0.69], [0.81, 0.77, 0.83, 0.79]
+    found = compare(SMALL, 0, settings(seeds=4), "resnet8", 0.01, trials({"baseline": baseline, "mixed": mixed}))
+    row = found.rows[1]
+    gain = 100 * (np.array(mixed) - np.array(baseline))
+    low, high = stats.t.interval(0.95, 3, gain.mean(), stats.sem(gain))
+    assert row.gain.interval(0.95) == pytest.approx((low, high)) and row.gain.value == pytest.approx(gain.mean())
+    assert row.ours.value == pytest.approx(100 - 100 * np.mean(mixed)) and row.published_gain == 10.0
+    assert row.verdict == "reproduced, same direction" and found.rows[0].verdict == "reproduced"
+    assert [fact.verdict for fact in found.facts] == ["holds", "other direction", "does not hold"]
+    assert found.conditions == () and found.lost == ()
+
+
+def test_a_number_far_off_is_not_reproduced_and_another_length_never():
+    values = {"baseline": [0.50, 0.51, 0.49], "mixed": [0.50, 0.515, 0.495]}
+    same = compare(SMALL, 0, settings(seeds=3), "resnet8", 0.02, trials(values))
+    assert same.rows[1].verdict == "another number, not resolved"
+    shorter = compare(SMALL, 0, settings(seeds=3, epochs_scale=0.5), "resnet20", 0.02, trials(values))
+    assert shorter.rows[1].verdict == "not resolved"
+    assert shorter.conditions == (
+        "other network (resnet20, published: resnet8)", "not at equal length (0.5 of the published epochs)",
+    )  # fmt: skip
+    assert shorter.facts[2].verdict == "holds"  # all of the interval lies within the margin
+
+
+def test_lost_seeds_are_told_and_leave_whole_blocks():
+    values = {"baseline": [0.5, 0.6, 0.7], "mixed": [0.6, math.nan, 0.8]}
+    table = trials(values)
+    table.loc[table["final/accuracy"].isna(), "outcome"] = "failed"
+    found = compare(SMALL, 0, settings(seeds=3), "resnet8", 0.01, table)
+    assert found.lost == ("mixup: 2 of 3 seeds",)
+    assert found.rows[1].gain.blocks == 2 and found.rows[1].gain.value == pytest.approx(10.0)
+
+
+def test_one_block_resolves_nothing():
+    assert direction(estimate([3.0]), 1.0) == "not resolved"
+
+
+def test_the_command_trains_a_table_continues_and_writes_a_page(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(papers, "tables", lambda: {SMALL.id: SMALL})
+    line = ["--table", "test", "--pages", "pages", "--tracking-uri", "none", "--epochs-scale", "0.3"]
+    assert papers.main([*line, "--seeds", "1", "--dry-run"]) == 0
+    assert "test/1: 3 trials, at most 9 epochs, search test-1-digits-lt-x0.3" in capsys.readouterr().out
+    assert papers.main([*line, "--seeds", "1"]) == 0
+    assert "(one seed)" in (tmp_path / "pages" / "test.md").read_text()
+    capsys.readouterr()
+    assert papers.main([*line, "--seeds", "2"]) == 0
+    page = (tmp_path / "pages" / "test.md").read_text()
+    assert "Measured over 2 seed blocks, search `test-1-digits-lt-x0.3`." in page
+    assert "Conditions: **not at equal length (0.3 of the published epochs)**" in page
+    assert "| mixup | 20.00 | " in page and "| +10.00 | " in page and "A note." in page
+    assert "longtail-tune papers --table test/1 --epochs-scale 0.3 --seeds 2 --tracking-uri none" in page
+
+
+def test_bad_input(capsys):
+    assert papers.main(["--table", "bag_of_trick/10"]) == 2
+    assert "did you mean" in capsys.readouterr().err
+    for wrong, words in (
+        ([Stage("only", epochs=1)], "expected recipe("),
+        ([recipe("same", Stage("only", epochs=1)), recipe("same", Stage("only", epochs=1))], "named twice"),
+        ([recipe("first", Stage("only", epochs=1))], "has the name of a stage"),
+    ):
+        with pytest.raises(SpaceError, match=words.replace("(", r"\(")):
+            Space(stages=[Stage("first", epochs=1)], recipes=wrong)
+    with pytest.raises(SpaceError, match="one Stage or several"):
+        recipe("empty")
+    assert dataclasses.replace(SMALL).rows
