@@ -15,7 +15,7 @@ from __future__ import annotations
 import copy
 import functools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -85,9 +85,10 @@ class World:
     Args:
         facts: Facts of a stage, with a network and one image of 8 × 8 for each label.
         batch: At most 16 of these images.
-        outputs: Logits (B, C) and features (B, 64) of the batch, with one further view.
+        outputs: Logits (B, C) and features (B, 64) of the batch, with two further views.
         y: (B,) labels of the batch.
         states: States of three members.
+        layer: Layer behind which a trick of the inside seam acts.
     """
 
     facts: Facts
@@ -95,6 +96,14 @@ class World:
     outputs: Outputs
     y: Tensor
     states: list[dict[str, Tensor]]
+    layer: str = "layer2"
+
+    @property
+    def x(self) -> Tensor:
+        """Maps (B, D, h, w) as behind that layer, or features (B, D) behind "pool"."""
+        sizes = {"pool": (64,), "layer1": (16, 8, 8), "layer2": (32, 4, 4), "layer3": (64, 2, 2)}[self.layer]
+        x = torch.randn(len(self.y), *sizes, dtype=torch.float64, generator=seeded(3))
+        return x.to(self.outputs.logits.dtype)
 
 
 def world(
@@ -128,7 +137,8 @@ def world(
         model.head.weight.copy_(model.head.weight[old])
         model.head.bias.copy_(model.head.bias[old])
     labels, y = renamed[labels], renamed[labels[picked]]
-    outputs = Outputs(z[:, old], features, views=(Outputs(z[:, old].flip(0)),))
+    views = tuple(Outputs(z[:, old].roll(turn, 0), features.roll(turn, 0)) for turn in (1, 2))
+    outputs = Outputs(z[:, old], features, views=views)
     states = [
         {name: tensor * scale if tensor.is_floating_point() else tensor for name, tensor in model.state_dict().items()}
         for scale in (1.0, 0.5, 2.0)
@@ -160,13 +170,55 @@ def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+class _Gradient:
+    """What a trick of the step seam is given: the gradient of cross-entropy on the batch of the world."""
+
+    def __init__(self, at: World) -> None:
+        self.batch, self._at = at.batch, at
+
+    def __call__(self, factors: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        at = self._at
+        model: Any = at.facts.model
+        losses = Objective([], at.facts)(model(_normalised(at)), at.y)
+        loss = (losses if factors is None else factors(at.y).to(losses.dtype) * losses).mean()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+
+    def parts(self, factors: Iterable[Callable[[Tensor], Tensor]]) -> Iterator[Tensor]:
+        """One backward pass for each function of factors."""
+        yield from map(self, factors)
+
+
+def _gradient_of_step(function: Callable[..., None], at: World) -> list[Tensor]:
+    """The gradient that a trick of the step seam leaves."""
+    model: Any = at.facts.model
+    function(_Gradient(at), torch.optim.SGD(model.parameters(), lr=0.1))
+    return [parameter.grad for parameter in model.parameters()]
+
+
+def _with_modules(name: str, numbers: Mapping[str, Any], at: World) -> Any:
+    """The trick, its own modules in the network as in a stage."""
+    made = make(name, **numbers)
+    model: Any = at.facts.model
+    if hasattr(made, "modules"):
+        model.extra[name] = torch.nn.ModuleDict(made.modules(at.facts)).to(next(model.parameters()).dtype)
+    return made
+
+
 def apply(name: str, numbers: Mapping[str, Any], at: World, seed: int = 0) -> list[Tensor]:
     """What a trick gives in a world, as tensors: indices, images, targets, losses, a network's outputs or states."""
-    function = make(name, **numbers).build(at.facts)
+    made = _with_modules(name, numbers, at)
+    at.layer = getattr(made, "layer", at.layer)
+    function = made.build(at.facts)
     seam, model = entry(name).seam, at.facts.model
-    normalised = at.batch.with_images(_normalised(at)) if seam in ("mix", "head") else at.batch
-    if seam == "draw":
+    normalised = _as_mixed(at) if seam in ("mix", "head") else at.batch
+    if seam in ("draw", "partner"):
         return [function(0.5, seeded(seed))]
+    if seam == "inside":
+        x, batch = function(at.x, at.batch, seeded(seed))
+        return [x, batch.index, batch.y, batch.share]
+    if seam == "step":
+        return _gradient_of_step(function, at)
     if seam in ("image", "augment"):
         return [function(at.batch, seeded(seed)).images]
     if seam == "mix":
@@ -206,6 +258,13 @@ def _normalised(at: World) -> Tensor:
     return at.facts.normalise(at.batch.images)
 
 
+def _as_mixed(at: World) -> Batch:
+    """The batch as a mix trick gets it, with the same images in another order as partners."""
+    images = _normalised(at)
+    partner = Batch.plain(images[0].flip(0), at.batch.index.flip(0), at.y.flip(0))
+    return replace(at.batch, images=images, partner=partner)
+
+
 def same(one: Any, other: Any) -> bool:
     """Whether two results are equal bit for bit, whatever they are nested in."""
     if isinstance(one, Tensor):
@@ -224,17 +283,28 @@ def check_values(seam: str, results: Sequence[Tensor], at: World) -> None:
     first, size, classes = results[0], len(at.y), at.facts.classes
     found, floating = (tuple(first.shape), first.dtype), at.outputs.logits.dtype
     expected: Any = {
-        "draw": ((first.numel(),), torch.int64),
-        "image": (tuple(at.batch.images.shape), torch.uint8),
-        "augment": (tuple(at.batch.images.shape), torch.uint8),
+        **dict.fromkeys(("draw", "partner"), ((first.numel(),), torch.int64)),
+        # an augment trick may add views
+        **dict.fromkeys(("image", "augment"), ((len(first), *at.batch.images.shape[1:]), torch.uint8)),
+        "inside": ((len(first), *at.x.shape[1:]), at.x.dtype),
         "target": ((size, classes), torch.float64),
         "weight": ((size,), torch.float64),
         **dict.fromkeys(("loss", "penalty"), ((size,), floating)),
         **dict.fromkeys(("logits", "readout", "head"), ((size, classes), floating)),
     }.get(seam, found)
     assert found == expected, f"{seam} must give {expected}, got {found}"
-    if seam == "draw":
+    if seam in ("draw", "partner"):
         assert 0 <= first.min() <= first.max() < len(at.facts.labels), "an index lies outside the training images"
+    elif seam == "inside":
+        assert len(first) >= size, "an inside trick may add rows and must not remove any"
+        assert all(len(result) == len(first) for result in results[1:]), "every row needs an index, labels and shares"
+        assert results[2].shape == results[3].shape, "labels and shares of a row must have the same shape"
+    elif seam == "step":
+        model: Any = at.facts.model
+        assert at.facts.start is not None
+        kept = {name: parameter.equal(at.facts.start[name]) for name, parameter in model.named_parameters()}
+        assert all(kept.values()), "a step trick must leave the weights as they were"
+        assert len(results) == len(kept) and all(result is not None for result in results), "a gradient is missing"
     elif seam == "mix":
         assert first.shape == at.batch.images.shape, f"mixed images must have the shape of the images, got {found}"
         assert results[1].shape == results[2].shape == (size, 2), "labels and shares of a mixture must be (B, 2)"
@@ -341,7 +411,7 @@ def _network_gradient(case: Case, numbers: Mapping[str, Any], at: World) -> None
     function = make(case.name, **numbers).build(at.facts)
     images, blend = _normalised(at), None
     if case.seam == "mix":
-        mixed = function(at.batch.with_images(images), seeded())
+        mixed = function(_as_mixed(at), seeded())
         images, blend = mixed.images, mixed.blend
     else:
         function(model)
@@ -418,7 +488,34 @@ def facts(case: Case) -> None:
     assert not case.needs and callable(built), f"was built without {case.needs or 'giving a function'}"
 
 
+def own_buffers(case: Case) -> None:
+    """What acts between steps writes into buffers of its own modules alone: a stage is resumed from the network's state."""
+    for numbers in case.settings():
+        at = world(network=case.network)
+        function = _with_modules(case.name, numbers, at).build(at.facts)
+        if not (hasattr(function, "begin_epoch") or hasattr(function, "after_step")):
+            continue
+        model: Any = at.facts.model
+        result = model(_normalised(at))
+        kept = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+        given = (at.facts.counts, at.facts.labels, at.batch, at.y)
+        before = copy.deepcopy(given)
+        with torch.no_grad():
+            if hasattr(function, "begin_epoch"):
+                function.begin_epoch(0.5, seeded())
+            if hasattr(function, "after_step"):
+                function.after_step(model, replace(result, batch=at.batch), at.batch)
+        after = model.state_dict()
+        assert after.keys() == kept.keys(), f"{numbers}: the network's state has other entries"
+        learning = {key for key, parameter in model.named_parameters() if parameter.requires_grad}
+        for key, tensor in after.items():
+            own = key.startswith(f"extra.{case.name}.") and key not in learning
+            assert own or tensor.equal(kept[key]), f"{numbers}: {key} was changed"
+        assert same(before, given), f"{numbers}: an input was modified"
+
+
 CHECKS = (
     declaration, outputs, reproducibility, precision, gradients, relabelling, rare_classes, many_classes, facts,
+    own_buffers,
 )  # fmt: skip
 """Every check of the contract, each a function of a `Case`."""

@@ -12,6 +12,7 @@ from spaces.domain import uniform
 from trainables.batch import Batch, Facts
 from trainables.registry import in_range, trick
 from trainables.training.seeding import sent
+from trainables.tricks._shared.views import check_view, on_view
 
 
 @trick(
@@ -30,6 +31,7 @@ class Cutout:
     Args:
         size: Side of the square as a share of the image's height, in [0, 1]; on 32 × 32 images the paper has
             0.5 (16 pixels, CIFAR-10) and 0.25 (8 pixels, CIFAR-100).
+        view: The view that is changed, from 0; `None` changes all of them.
 
     Source:
         DeVries, Taylor 2017, "Improved Regularization of Convolutional Neural Networks with Cutout",
@@ -47,9 +49,11 @@ class Cutout:
     """
 
     size: float = 0.5
+    view: int | None = None
 
     def __post_init__(self) -> None:
         in_range(self, "size", 0, 1)
+        check_view(self)
 
     def build(self, facts: Facts) -> Callable[[Batch, torch.Generator], Batch]:
         """(Batch, generator) -> Batch with images of the same shape and type."""
@@ -72,4 +76,4 @@ class Cutout:
             fill = colour.to(images).view(1, 1, -1, 1, 1)
             return batch.with_images(torch.where(sent(square, images.device), fill, images))
 
-        return augment
+        return on_view(augment, self.view)
