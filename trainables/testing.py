@@ -489,7 +489,7 @@ def facts(case: Case) -> None:
 
 
 def own_buffers(case: Case) -> None:
-    """What acts between steps writes into buffers of its own modules alone: a stage is resumed from the network's state."""
+    """What acts between steps writes only into buffers of its own modules, from which a stage is resumed."""
     for numbers in case.settings():
         at = world(network=case.network)
         function = _with_modules(case.name, numbers, at).build(at.facts)
