@@ -24,6 +24,7 @@ CHOICES = {
     "cam_foreground": {"moves": ("public_code",), "limit": (2,)},
     "classifier": {"reset": (False,), "batchnorm": ("moving",)},
     "effective_number": {"normalise": (True,)},
+    "disalign": {"batchnorm": ("moving",)},
     "ema": {"decay": (0.0,), "warm_up": (False,)},
     "greedy_soup": {"mean": ("geometric",), "order": ("by_score",)},
     "image_transform": {"moves": ("public_code",), "limit": (2,)},
@@ -413,7 +414,7 @@ def test_counts_and_labels_are_enough_or_it_says_what_is_missing(name):
         assert callable(make(name).build(facts))
 
 
-@pytest.mark.parametrize("name", ["max_norm", "tau_norm", "cam_foreground", "learnable_scale"])
+@pytest.mark.parametrize("name", ["max_norm", "tau_norm", "cam_foreground", "disalign", "learnable_scale"])
 def test_a_head_without_rows_is_refused(name):
     at = world()
     at.facts.model.head = torch.nn.Identity()
