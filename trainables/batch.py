@@ -74,6 +74,8 @@ class Batch:
         y: (B, K) int64, the labels of each image's mixture.
         share: (B, K), rows sum to 1.
         blend: The mixture of images that the network applies, if any.
+        partner: A batch of as many images of the partner seam's own draw, where there is such a trick.
+        aside: (V', B, c, H, W), views that the network does not see: those of a momentum encoder.
     """
 
     images: Tensor
@@ -81,6 +83,8 @@ class Batch:
     y: Tensor
     share: Tensor
     blend: Blend | None = None
+    partner: Batch | None = None
+    aside: Tensor | None = None
 
     @staticmethod
     def plain(images: Tensor, index: Tensor, labels: Tensor) -> Batch:
@@ -99,10 +103,13 @@ class Outputs:
 
     Args:
         logits: (B, C).
-        features: (B, D), what the head reads.
+        features: (B, D), what the head reads; (E, B, D) of a head with branches of its own.
         maps: (B, D, h, w), the last convolution's output, before pooling.
         experts: (E, B, C) where the head has several experts.
         views: Outputs of the second and further views, where a trick made some.
+        each: Whether a loss that knows no experts is summed over them; otherwise it reads the fused `logits`.
+        batch: The batch that these are outputs of, where a trick of the inside seam has added rows to it, or a loss
+            reads more of it than the labels.
     """
 
     logits: Tensor
@@ -110,6 +117,22 @@ class Outputs:
     maps: Tensor | None = None
     experts: Tensor | None = None
     views: tuple[Outputs, ...] = ()
+    each: bool = False
+    batch: Batch | None = None
+
+    @property
+    def joint_features(self) -> Tensor | None:
+        """The features (B, D) of an image; (B, E·D) where every expert has its own."""
+        features = self.features
+        return features if features is None or features.ndim == 2 else features.transpose(0, 1).flatten(1)
+
+    def of_expert(self, expert: int) -> Outputs:
+        """The outputs of one expert, as those of a network that has it alone."""
+        assert self.experts is not None
+        features = self.features
+        own = features if features is None or features.ndim == 2 else features[expert]
+        views = tuple(view.of_expert(expert) for view in self.views)
+        return replace(self, logits=self.experts[expert], features=own, experts=None, views=views, each=False)
 
     def with_logits(self, logits: Tensor, experts: Tensor | None = None) -> Outputs:
         """The same outputs with other logits."""
@@ -123,7 +146,7 @@ class Outputs:
 
         return Outputs(
             self.logits.detach(), apart(self.features), apart(self.maps), apart(self.experts),
-            tuple(view.detached() for view in self.views),
+            tuple(view.detached() for view in self.views), self.each, self.batch,
         )  # fmt: skip
 
 
@@ -201,4 +224,14 @@ class Facts:
 
     def features(self) -> Tensor:
         """(N, D) features of the training images, without augmentation."""
-        return torch.cat([outputs.features for _, outputs in self.outputs() if outputs.features is not None])
+        found = (outputs.joint_features for _, outputs in self.outputs())
+        return torch.cat([features for features in found if features is not None])
+
+    def own_modules(self, made: Any) -> Mapping[str, nn.Module]:
+        """The modules of a trick: those in the network, which learn; without a network that has them, fresh ones."""
+        name = type(made).entry.name
+        extra = getattr(self.model, "extra", {})
+        if name in extra:
+            return dict(extra[name].items())
+        fresh: Mapping[str, nn.Module] = made.modules(self)
+        return fresh

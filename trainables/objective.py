@@ -4,6 +4,9 @@ For image i with the label mixture y (K parts) and shares s:
 
     L_i = Σ_k s_ik · w(y_ik) · loss(logits(z_i, y_ik), target(y_ik)) + Σ penalties_i
 
+Of a head with experts the loss reads the fused logits, or it is summed over the experts where the head says so
+(`Outputs.each`) and the loss knows no experts itself (`reads_experts`).
+
 No trick sees another one: mixup never meets the loss, no loss meets mixup, so every pair composes, each in
 its paper's own form. The loss is reduced once, by `reduce`, as the stage declares; penalties by their mean.
 """
@@ -11,7 +14,7 @@ its paper's own form. The loss is reduced once, by `reduce`, as the stage declar
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -81,13 +84,19 @@ class Objective:
     def __init__(self, tricks: Sequence[Any], facts: Facts) -> None:
         by_seam = one_per_seam(tricks)
 
+        self.functions: list[tuple[str, Any]] = []
+        """What each trick has built, by its name: some act between the steps as well."""
+
         def built(seam: str) -> list[Callable[..., Tensor]]:
-            return [made.build(facts) for made in by_seam[seam]]
+            functions = [made.build(facts) for made in by_seam[seam]]
+            self.functions += zip(map(name_of, by_seam[seam]), functions, strict=True)
+            return functions
 
         self.classes, self._device = facts.classes, facts.device
         self._target = next(iter(built("target")), None)
         self._logits = built("logits")
         self._loss = next(iter(built("loss")), None) or _cross_entropy
+        self._reads_experts = any(getattr(made, "reads_experts", False) for made in by_seam["loss"])
         self._weights = built("weight")
         self._penalties = built("penalty")
 
@@ -152,10 +161,20 @@ class Objective:
         *,
         batch: Batch | None = None,
         generator: torch.Generator | None = None,
+        factors: Callable[[Tensor], Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The weighted losses (B,) and the penalties (B,), whose sum is the objective.
 
         They are apart because penalties carry no weight: `reduce` must not divide them by the weights.
+
+        Args:
+            outputs: As above, and so are `labels`, `share`, `batch` and `generator`.
+            labels: (B,) or (B, K).
+            share: (B, K).
+            batch: For penalties and losses that read more than labels.
+            generator: For losses that draw.
+            factors: labels (B,) -> (B,), by which a step trick divides the objective between several gradients;
+                a penalty has the factor of its image's mixture.
         """
         if isinstance(outputs, Tensor):
             outputs = Outputs(outputs)
@@ -164,17 +183,22 @@ class Objective:
         elif share is None:
             raise ValueError("labels (B, K) need share=(B, K), the parts of each image's mixture")
         assert share is not None
+        if outputs.batch is None:
+            outputs = replace(outputs, batch=batch)
         losses, penalties = torch.zeros_like(outputs.logits[:, 0]), torch.zeros_like(outputs.logits[:, 0])
         for part in range(labels.shape[1]):
             y = labels[:, part]
-            loss = self._loss(self._adjusted(outputs, y), self.targets(y, outputs.logits.dtype), y, generator)
+            loss = self._loss_of(self._adjusted(outputs, y), self.targets(y, outputs.logits.dtype), y, generator)
             if self._weights or labels.shape[1] > 1:  # else the share of the only label is 1
                 loss = (share[:, part] * self.weights(y)).to(loss.dtype) * loss
-            losses = losses + loss
+            losses = losses + (loss if factors is None else factors(y).to(loss.dtype) * loss)
         for penalty in self._penalties:
             if batch is None:
                 batch = Batch(outputs.logits.new_zeros(1, len(labels), 0, 0, 0), labels[:, 0], labels, share)
             penalties = penalties + penalty(outputs, batch, generator)
+        if factors is not None and self._penalties:
+            mixed = sum(share[:, part] * factors(labels[:, part]) for part in range(labels.shape[1]))
+            penalties = torch.as_tensor(mixed).to(penalties.dtype) * penalties
         return losses, penalties
 
     def targets(self, y: Tensor, dtype: torch.dtype) -> Tensor:
@@ -183,6 +207,14 @@ class Objective:
             return self._target(y).to(dtype)
         # one_hot would look at the labels' range, for which a CPU reads a number every step
         return torch.zeros(len(y), self.classes, dtype=dtype, device=y.device).scatter_(1, y[:, None], 1)
+
+    def _loss_of(self, outputs: Outputs, q: Tensor, y: Tensor, generator: torch.Generator | None) -> Tensor:
+        """(B,), summed over the experts where each of them learns by itself."""
+        if outputs.experts is None or not outputs.each or self._reads_experts:
+            return self._loss(outputs, q, y, generator)
+        return torch.stack(
+            [self._loss(outputs.of_expert(expert), q, y, generator) for expert in range(len(outputs.experts))]
+        ).sum(dim=0)
 
     def _adjusted(self, outputs: Outputs, y: Tensor) -> Outputs:
         if not self._logits:

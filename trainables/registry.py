@@ -4,6 +4,11 @@ A trick is a frozen dataclass of numbers with one method, `build(facts)`, that r
 one **seam** of training. Its file's name is its name. Files are found in `trainables/tricks/` and in any
 folder given to `discover` (`--tricks DIR`).
 
+A trick may bring modules that learn or hold buffers, `modules(facts) -> {name: nn.Module}`; its function finds them by
+`facts.own_modules(self)`. They are in the state, the optimiser and the carry-over of their chain, and not in the
+exported network. What `build` returns may have `begin_epoch(progress, generator)` and `after_step(model, outputs,
+batch)`; these write into buffers of the trick's own modules alone, so that a stage can be resumed and re-used.
+
     from trainables.registry import make, names
 
     make("effective_number", beta=0.999).build(facts)
@@ -17,10 +22,13 @@ Where each seam acts. A word in capitals is a seam; the functions in brackets ho
             if the stage starts a chain:
                 network = HEAD(network)                         # another kind of classifier
             groups = TRAIN(network)                             # what learns; may freeze, reset or wrap
+            network.extra[trick] = trick.modules(facts)         # of every trick that brings modules; they learn
             facts = counts, labels, network, generators, …      # what build(facts) of all other tricks sees
 
             for epoch in stage.epochs:                          # StageRun.train_epoch
+                begin_epoch(progress, generator)                # of everything built that has it
                 indices = DRAW(progress, generator)             # which images, how often
+                PARTNER(progress, generator)                    # those of batch.partner, treated like the others
                 for index in batches of indices:                # StageFeed
                     batch = IMAGE(batch, generator)             # each in the written order, on raw images
                     batch = shift and flip of the data set
@@ -28,15 +36,17 @@ Where each seam acts. A word in capitals is a seam; the functions in brackets ho
                     batch = normalise(batch)
                     batch = MIX(batch, generator)               # y (B, K), share (B, K), and a Blend
 
-                    outputs = network(batch.images, batch.blend)
+                    outputs = network(batch.images, batch.blend)    # behind its layer: INSIDE(x, batch, generator)
                     for y, share in the K parts of the mixture:                  # Objective
                         z = LOGITS(outputs.logits, y)                            # each in the written order
                         weight = share * WEIGHT(y)                               # (B,); several multiply
                         losses += weight * LOSS(z, TARGET(y), y, generator)      # (B,)
                     loss = reduce(losses, weights) + mean(PENALTY(outputs, batch, generator))
-                    loss.backward(); optimiser.step()
+                    STEP(loss.backward, optimiser)              # one backward, or several at other weights
+                    optimiser.step()
 
                     AFTER_STEP(network, outputs, batch)         # project weights, update buffers
+                    after_step(network, outputs, batch)         # of everything else built that has it
                     averaged = AVERAGE(averaged, state, step)   # also once after every epoch
 
                 if the epoch is measured:                       # Evaluator, on val
@@ -90,9 +100,11 @@ SEAMS: Mapping[str, Seam] = MappingProxyType(
         seam.name: seam
         for seam in (
             Seam("draw", False, "(progress, generator) -> image indices of one epoch (M,)"),
+            Seam("partner", False, "(progress, generator) -> image indices of a second stream, as Batch.partner"),
             Seam("image", True, "(Batch, generator) -> Batch, raw images, before crop and flip"),
             Seam("augment", True, "(Batch, generator) -> Batch, after crop and flip"),
             Seam("mix", False, "(Batch, generator) -> Batch with y, share and a Blend"),
+            Seam("inside", True, "at a layer, training only: (x, Batch, generator) -> (x, Batch), may add rows"),
             Seam("target", False, "labels (B,) -> (B, C), rows sum to 1"),
             Seam("logits", True, "(z (B, C), y (B,)) -> z (B, C), training only"),
             Seam("loss", False, "(Outputs, q (B, C), y (B,), generator) -> (B,)"),
@@ -100,6 +112,7 @@ SEAMS: Mapping[str, Seam] = MappingProxyType(
             Seam("weight", True, "labels (B,) -> (B,); several multiply"),
             Seam("head", False, "Model -> Model, at the stage's start"),
             Seam("train", False, "Model -> parameter groups that learn"),
+            Seam("step", False, "(gradient, optimiser) -> None, leaves the gradient that the optimiser steps along"),
             Seam("average", False, "(averaged, state, step, epoch) -> averaged state, evaluated and handed over"),
             Seam("after_step", True, "(Model, Outputs, Batch) -> None"),
             Seam("merge", False, "list of member states -> state"),
@@ -280,9 +293,19 @@ def seam_of(made: Any) -> str:
     return str(type(made).entry.seam)
 
 
+def provides_of(made: Any) -> tuple[str, ...]:
+    """The capabilities that a trick provides; one whose numbers decide has a property `provides`."""
+    own = getattr(made, "provides", type(made).entry.provides)
+    return tuple(own)
+
+
 def numbers_of(made: Any) -> dict[str, Any]:
-    """The numbers of a trick, JSON-able; `make(name, **numbers)` gives an equal trick."""
-    return dataclasses.asdict(made)
+    """The numbers of a trick, JSON-able; `make(name, **numbers)` gives an equal trick.
+
+    A view that is not named is left out, so that recipes of one view are the same as before there were several.
+    """
+    numbers = dataclasses.asdict(made)
+    return {key: value for key, value in numbers.items() if key != "view" or value is not None}
 
 
 def in_range(

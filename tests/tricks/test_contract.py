@@ -63,6 +63,15 @@ class World:
     outputs: Outputs
     y: torch.Tensor
     states: list
+    layer: str = "layer2"
+
+    @property
+    def x(self):
+        """Maps (B, D, h, w) as behind the layer of an inside trick, or features (B, D)."""
+        random = torch.Generator().manual_seed(3)
+        sizes = {"pool": (64,), "layer1": (16, 8, 8), "layer2": (32, 4, 4), "layer3": (64, 2, 2)}[self.layer]
+        x = torch.randn(len(self.y), *sizes, dtype=torch.float64, generator=random)
+        return x.to(self.outputs.logits.dtype)
 
 
 NETWORKS = {"adapt_former": str(Path(__file__).with_name("transformer.py")) + ":transformer"}
@@ -109,17 +118,53 @@ def world(counts=COUNTS, dtype=torch.float32, permutation=None, name="") -> Worl
     return World(facts, Batch.plain(images[picked], picked, y), outputs, y, states)
 
 
+class Gradient:
+    """What a step trick is given, on the batch of the world."""
+
+    def __init__(self, at):
+        self.batch, self._at = at.batch, at
+
+    def __call__(self, factors=None):
+        at = self._at
+        losses = Objective([], at.facts)(at.facts.model(at.facts.normalise(at.batch.images)), at.y)
+        loss = (losses if factors is None else factors(at.y).to(losses.dtype) * losses).mean()
+        loss.backward()
+        return loss.detach()
+
+
+def after_a_step(function, at):
+    """The gradient that a step trick leaves; the weights are as before."""
+    model = at.facts.model
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
+    function(Gradient(at), optimiser)
+    return [parameter.grad for parameter in model.parameters()]
+
+
 def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
+
+
+def give_modules(made, facts):
+    """The trick's own modules in the network, as in a stage."""
+    if hasattr(made, "modules"):
+        like = next(facts.model.parameters())
+        facts.model.extra[type(made).entry.name] = torch.nn.ModuleDict(made.modules(facts)).to(like.dtype)
 
 
 def apply(name, numbers, at: World, seed=0) -> list[torch.Tensor]:
     """What the trick gives in that world, as tensors."""
     made = make(name, **numbers)
     seam = type(made).entry.seam
+    give_modules(made, at.facts)
+    at.layer = getattr(made, "layer", at.layer)
     function = made.build(at.facts)
-    if seam == "draw":
+    if seam in ("draw", "partner"):
         return [function(0.5, seeded(seed))]
+    if seam == "inside":
+        x, batch = function(at.x, at.batch, seeded(seed))
+        return [x, batch.index, batch.y, batch.share]
+    if seam == "step":
+        return after_a_step(function, at)
     if seam in ("image", "augment"):
         return [function(at.batch, seeded(seed)).images]
     if seam == "mix":
@@ -215,12 +260,22 @@ def test_shapes_types_and_inputs(name):
 
 def check_shape(seam, results, at):
     first, number, classes = results[0], len(at.y), at.facts.classes
-    if seam == "draw":
+    if seam in ("draw", "partner"):
         assert first.dtype == torch.int64
         assert first.ndim == 1
         assert 0 <= first.min() <= first.max() < len(at.facts.labels)
     elif seam in ("image", "augment"):
-        assert (first.shape, first.dtype) == (at.batch.images.shape, torch.uint8)
+        assert (first.shape[1:], first.dtype) == (at.batch.images.shape[1:], torch.uint8)
+    elif seam == "inside":
+        rows = len(first)
+        assert (first.shape[1:], first.dtype) == (at.x.shape[1:], at.x.dtype) and rows >= number
+        assert all(len(result) == rows for result in results[1:])
+        assert results[2].shape == results[3].shape
+    elif seam == "step":
+        kept = at.facts.model.state_dict()
+        assert set(kept) >= {name for name, _ in at.facts.model.named_parameters()}
+        assert all(kept[name].equal(at.facts.start[name]) for name, _ in at.facts.model.named_parameters())
+        assert len(results) == len(list(at.facts.model.parameters()))
     elif seam == "mix":
         assert first.shape == at.batch.images.shape
         assert results[1].shape == results[2].shape == (number, 2)
@@ -317,6 +372,34 @@ def test_gradients_are_finite(name):
                 for parameter in at.facts.model.parameters():
                     assert (parameter.grad is not None) == parameter.requires_grad
                     assert parameter.grad is None or torch.isfinite(parameter.grad).all()
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_what_acts_between_steps_writes_into_its_own_buffers(name):
+    """Nothing else: a stage is resumed from the network's state, and every trick's modules are in it."""
+    for numbers in settings(name):
+        at = world(name=name)
+        made = make(name, **numbers)
+        give_modules(made, at.facts)
+        function = made.build(at.facts)
+        if not (hasattr(function, "begin_epoch") or hasattr(function, "after_step")):
+            continue
+        own = f"extra.{name}."
+        outputs = at.facts.model(at.facts.normalise(at.batch.images))
+        kept = {key: tensor.clone() for key, tensor in at.facts.model.state_dict().items()}
+        before = copy.deepcopy((at.facts.counts, at.facts.labels, at.batch, at.y))
+        with torch.no_grad():
+            if hasattr(function, "begin_epoch"):
+                function.begin_epoch(0.5, seeded())
+            if hasattr(function, "after_step"):
+                function.after_step(at.facts.model, replace(outputs, batch=at.batch), at.batch)
+        after = at.facts.model.state_dict()
+        assert after.keys() == kept.keys()
+        learned = {key for key, _ in at.facts.model.named_parameters()}
+        learned = {key for key in learned if at.facts.model.get_parameter(key).requires_grad}
+        for key, tensor in after.items():
+            assert tensor.equal(kept[key]) or (key.startswith(own) and key not in learned), key
+        assert same(before, (at.facts.counts, at.facts.labels, at.batch, at.y))
 
 
 # --- classes ----------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from spaces.domain import Space, Stage
 from trainables.data import LongTailed, load, standard
 from trainables.pipeline.pipeline import Pipeline
 from trainables.plan import Plan, build, defaults
-from trainables.registry import SEAMS, PlanError, entries, names
+from trainables.registry import SEAMS, PlanError, entries, make, names
 
 ALL = names()
 COUNTS = (10, 6, 5, 3)
@@ -119,17 +119,32 @@ def clash(*tricks):
 
 def unmet(first, second):
     """A capability that is not there: a trained network in the first stage, or the kind of the head; images are."""
+    if unseen(*first) or unseen(*second):
+        return True
     heads = (
         [name for name in first if seam(name) == "head"],
         [name for name in (*first, *second) if seam(name) == "head"],
     )
     for needing, head in zip((first, second), heads, strict=True):
-        kind = entries()[head[-1]].provides[0] if head else "linear"
+        kind = set(provided(head[-1])) if head else {"linear", "one_head"}
         for name in needing:
-            there = {kind, "images"} | ({"trained"} if needing is second else set())
+            there = kind | {"images"} | ({"trained"} if needing is second else set())
             if not set(entries()[name].needs) <= there:
                 return True
     return False
+
+
+def provided(name):
+    """Capabilities, of a head with numbers at their defaults."""
+    return getattr(make(name), "provides", entries()[name].provides)
+
+
+def unseen(*tricks):
+    """A view of an image that no trick makes, or several where one is wanted."""
+    made = [make(name) for name in tricks]
+    views = max([getattr(each, "makes_views", 1) for each in made], default=1)
+    needed = max([getattr(each, "needs_views", 1) for each in made], default=1)
+    return needed > views or (views > 1 and any(seam(name) == "inside" for name in tricks))
 
 
 def changes_a_chain(first, second, carry):

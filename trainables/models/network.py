@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from trainables.batch import Blend, Outputs
+
+Inside: TypeAlias = Callable[[str, Tensor], Tensor]
+"""(layer, x) -> x, what acts behind the parts of a network."""
 
 
 class Network(nn.Module):
@@ -17,7 +22,8 @@ class Network(nn.Module):
     Args:
         backbone: The parts by name, in order; the last one's output (B, D, h, w) is `Outputs.maps`. One that pools by
             itself gives (B, D), and there are no maps. Without parts the network takes features instead of images.
-        head: features (B, D) -> logits (B, C), or (E, B, C) for E experts, whose mean is then the logits.
+        head: features (B, D) -> logits (B, C), or (E, B, C) for E experts, whose mean is then the logits. One whose
+            `reads` is the name of the last part is given that part's maps and the blend, and returns `Outputs`.
         features: D.
         classes: C.
         layers: The parts behind which a `Blend` may act, besides "input", "pool" and "logits"; all of them
@@ -47,6 +53,8 @@ class Network(nn.Module):
         self.features = features
         self.classes = classes
         self.layers = tuple(backbone) if layers is None else tuple(layers)
+        self.extra = nn.ModuleDict()
+        """Modules of the tricks of a stage's chain by trick; the exported network has none."""
         self.fix_batchnorm = False
         """Keeps the backbone's BatchNorm at its stored statistics while the head trains; set by a train trick."""
         self.precision = "fp32"
@@ -71,12 +79,14 @@ class Network(nn.Module):
             self.backbone.eval()
         return self
 
-    def forward(self, images: Tensor, blend: Blend | None = None) -> Outputs:
+    def forward(self, images: Tensor, blend: Blend | None = None, inside: Inside | None = None) -> Outputs:
         """Runs a batch, all its views in one pass, so that BatchNorm sees them together.
 
         Args:
             images: (B, c, H, W) or (V, B, c, H, W) normalised floats; without a backbone (B, D) or (V, B, D).
             blend: Mixes the images of each view at one layer: "input", one of `layers`, "pool" or "logits".
+            inside: (layer, x) -> x behind each part and at "pool", for images of one view; may add rows, which no
+                blend behind it mixes.
 
         Returns:
             Outputs of the first view; those of the others are in its `views`. `features` and `maps` are as
@@ -97,7 +107,7 @@ class Network(nn.Module):
         if blend is not None:
             self._check(blend)
             blend = for_every_view(blend, views)
-        outputs = self._run(flat, blend)
+        outputs = self._run(flat, blend, inside)
         return views_of(outputs, views)
 
     def backbone_parameters(self) -> Iterator[nn.Parameter]:
@@ -108,19 +118,24 @@ class Network(nn.Module):
         """The parameters of the classifier."""
         return self.head.parameters()
 
-    def _run(self, images: Tensor, blend: Blend | None) -> Outputs:
-        def blended(x: Tensor, layer: str) -> Tensor:
-            return blend(x) if blend is not None and blend.layer == layer else x
-
-        maps = blended(images, "input").contiguous(memory_format=self.memory_format)
+    def _run(self, images: Tensor, blend: Blend | None, inside: Inside | None) -> Outputs:
+        maps = blended(images, blend, "input").contiguous(memory_format=self.memory_format)
         with self._autocast(images.device):
             for name, part in self.backbone.items():
-                maps = blended(part(maps), name)  # ends as (V·B, D, h, w), or pooled already
+                maps = blended(part(maps), blend, name)  # ends as (V·B, D, h, w), or pooled already
+                if inside is not None:
+                    maps = inside(name, maps)
+                    blend = for_rows(blend, len(maps))
         if self.precision == "bf16":
             maps = maps.float()
-        if maps.ndim == 2:
-            return self.classify(maps, blend)
-        return self.classify(maps.mean(dim=(2, 3)), blend, maps)
+        if getattr(self.head, "reads", "pool") != "pool":
+            outputs: Outputs = self.head(maps, blend)
+            return outputs
+        features, maps_ = (maps, None) if maps.ndim == 2 else (maps.mean(dim=(2, 3)), maps)
+        if inside is not None:
+            features = inside("pool", features)
+            blend = for_rows(blend, len(features))
+        return self.classify(features, blend, maps_)
 
     def _autocast(self, device: torch.device) -> AbstractContextManager[object]:
         # where nothing is asked for, a caller's own autocast stays in force
@@ -130,21 +145,31 @@ class Network(nn.Module):
 
     def classify(self, features: Tensor, blend: Blend | None = None, maps: Tensor | None = None) -> Outputs:
         """The head alone, on pooled features (B, D); a blend acts at "pool" or "logits"."""
-
-        def blended(x: Tensor, layer: str) -> Tensor:
-            return blend(x) if blend is not None and blend.layer == layer else x
-
-        features = blended(features, "pool")
+        features = blended(features, blend, "pool")
         z: Tensor = self.head(features)
         if z.ndim == 2:
-            return Outputs(blended(z, "logits"), features, maps)
-        experts = torch.stack([blended(expert, "logits") for expert in z])
+            return Outputs(blended(z, blend, "logits"), features, maps)
+        experts = torch.stack([blended(expert, blend, "logits") for expert in z])
         return Outputs(experts.mean(dim=0), features, maps, experts)
 
     def _check(self, blend: Blend) -> None:
         allowed = ("input", *self.layers, "pool", "logits")
         if blend.layer not in allowed:
             raise ValueError(f"blend at layer {blend.layer!r}: this network blends at {', '.join(allowed)}")
+
+
+def blended(x: Tensor, blend: Blend | None, layer: str) -> Tensor:
+    """The mixture of `x` (B, …), where the blend acts at this layer; `x` elsewhere."""
+    return blend(x) if blend is not None and blend.layer == layer else x
+
+
+def for_rows(blend: Blend | None, rows: int) -> Blend | None:
+    """The same blend for a batch with rows added behind it, which stay as they are."""
+    if blend is None or len(blend.order) == rows:
+        return blend
+    added = torch.arange(len(blend.order), rows, device=blend.order.device)
+    share = torch.cat((blend.share, blend.share.new_ones(len(added))))
+    return Blend(blend.layer, torch.cat((blend.order, added)), share)
 
 
 def for_every_view(blend: Blend, views: int) -> Blend:
@@ -160,7 +185,7 @@ def views_of(outputs: Outputs, views: int) -> Outputs:
     if views == 1:
         return outputs
     first, *others = _split(outputs, views)
-    return Outputs(first.logits, first.features, first.maps, first.experts, tuple(others))
+    return replace(first, views=tuple(others), each=outputs.each)
 
 
 def _split(outputs: Outputs, views: int) -> list[Outputs]:
@@ -170,5 +195,6 @@ def _split(outputs: Outputs, views: int) -> list[Outputs]:
     def apart(x: Tensor | None, dim: int = 0) -> Sequence[Tensor | None]:
         return [None] * views if x is None else x.unflatten(dim, (views, -1)).unbind(dim)
 
-    parts = (apart(outputs.logits), apart(outputs.features), apart(outputs.maps), apart(outputs.experts, 1))
+    rows = outputs.features.ndim - 2  # (E, B, D) of experts with features of their own
+    parts = (apart(outputs.logits), apart(outputs.features, rows), apart(outputs.maps), apart(outputs.experts, 1))
     return [Outputs(*view) for view in zip(*parts, strict=True)]  # type: ignore[arg-type]

@@ -29,6 +29,7 @@ from trainables.training.context import TrainingContext
 from trainables.training.evaluator import Evaluator
 from trainables.training.network_setup import trained_network
 from trainables.training.numerics import Numerics
+from trainables.training.own_modules import refuse_parts
 from trainables.training.stage_run import Diverged
 
 SAVE_SECONDS = 5.0
@@ -85,6 +86,8 @@ class Pipeline:
         self.data = normalised_for(model, data).to(device)
         network = partial(_fresh, model, data.classes, int(data.train_images.shape[1]))
         sharding = sharding or BatchSharding()
+        if sharding.count > 1:
+            refuse_parts(plan)
         self.context = TrainingContext(self.data, network, seed, device, numerics or Numerics(), sharding)
         outside = trial_context(data.fingerprint, model, seed, device, numerics, joint_seeds) | sharding.key_fields()
         self.keys = stage_keys(plan, outside if evaluate else {**outside, "measured": False})

@@ -6,7 +6,6 @@ with some labels on), the adaptive sampler (Optuna suggests) and the preview.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
@@ -15,7 +14,7 @@ from spaces.domain import DOMAINS, Domain, Integer, OneOf, SomeOf, Space, Stage,
 from trainables.data.catalogue import Standard
 from trainables.plan.checks import check
 from trainables.plan.model import FINE_TUNING, Plan, Recipe, StagePlan, TrickPlan
-from trainables.registry import SEAMS, PlanError, did_you_mean, entry, make
+from trainables.registry import SEAMS, PlanError, did_you_mean, entry, make, numbers_of
 
 Pick: TypeAlias = Callable[[str, Domain, Any], Any]
 """(name, domain, default) -> a value of the domain."""
@@ -157,7 +156,7 @@ def _pick_numbers(stage: Stage, trick: Trick, ask: Pick) -> TrickPlan:
         numbers[key] = value
     # every number is written out: a recipe must not change when a default does
     made = make(trick.name, **numbers)
-    return TrickPlan(trick.name, dataclasses.asdict(made))
+    return TrickPlan(trick.name, numbers_of(made))
 
 
 def _default(domain: Domain, preferred: Any) -> Any:

@@ -10,7 +10,7 @@ from trainables.data.catalogue import module_of
 from trainables.models import comes_trained
 from trainables.objective import REDUCTIONS, one_per_seam
 from trainables.plan.model import Plan, StagePlan, TrickPlan
-from trainables.registry import PlanError, did_you_mean, entries, entry, name_of
+from trainables.registry import PlanError, did_you_mean, entries, entry, name_of, provides_of
 from trainables.training.schedule import ScheduleError, schedule_of
 
 
@@ -37,7 +37,7 @@ def check(plan: Plan, provides: Iterable[str] = ("images",)) -> None:
     """
     if not plan.stages:
         raise PlanError("a plan needs at least one stage")
-    head = "linear"
+    head: tuple[str, ...] = ("linear", ONE_HEAD)
     for index, stage in enumerate(plan.stages):
         where = f"stage {stage.name!r}"
         _check_numbers(stage, where)
@@ -51,9 +51,9 @@ def check(plan: Plan, provides: Iterable[str] = ("images",)) -> None:
                     "everything (optimiser included) from the stage before; use carry='weights'"
                 )
         if by_seam["head"]:
-            head = next(iter(entry(stage.on("head")[0].name).provides), "other head")
-        capabilities = {head, *provides} | ({"trained"} if index else set())
-        capabilities |= {what for trick in stage.tricks for what in entry(trick.name).provides}
+            head = provides_of(by_seam["head"][0])
+        capabilities = {*head, *provides} | ({"trained"} if index else set())
+        capabilities |= {what for trick in stage.tricks for what in provides_of(trick.made())}
         for trick in stage.tricks:
             if "images" not in capabilities:
                 _check_without_images(trick, where)
@@ -63,9 +63,18 @@ def check(plan: Plan, provides: Iterable[str] = ("images",)) -> None:
         if stage.views:
             frozen_by = [trick.made() for trick in plan.stages[plan.chain(index)[0]].on("train")]
             _check_views(stage, frozen_by, by_seam, where)
+        _check_image_views(stage, where)
+        _check_modules(plan, index, where)
+        for trick in stage.tricks:
+            refused: str | None = getattr(trick.made(), "refuses", lambda _: None)(stage)
+            if refused is not None:
+                raise PlanError(f"{where}: {trick.name} {refused}")
         if stage.members > 1 and not by_seam["merge"]:
             raise PlanError(f"{where}: {stage.members} members need a merge, e.g. choose=['average', …]")
 
+
+ONE_HEAD = "one_head"
+"""Capability of a head that is one classifier of one pooled feature."""
 
 OPTIMIZERS = ("sgd", "adamw")
 
@@ -122,14 +131,45 @@ def _check_views(stage: StagePlan, frozen_by: list[Any], by_seam: Mapping[str, l
                 f"{where}: views={stage.views} trains on features, but {name_of(made)} mixes before them; "
                 "mix at layer 'pool' or 'logits', or leave views= out"
             )
+    for made in (*by_seam["partner"], *by_seam["inside"]):
+        raise PlanError(f"{where}: views={stage.views} trains on features, but {name_of(made)} needs the images")
     for made in by_seam["penalty"]:
         raise PlanError(f"{where}: views={stage.views} has no images for the penalty {name_of(made)}; leave views= out")
+
+
+def _check_image_views(stage: StagePlan, where: str) -> None:
+    """Views of an image exist where a trick makes them, and the network must see the first one."""
+    made = [(trick.name, trick.made()) for trick in stage.tricks]
+    views = max((getattr(each, "makes_views", 1) for _, each in made), default=1)
+    for name, each in made:
+        view, needed = getattr(each, "view", None), getattr(each, "needs_views", 1)
+        last = max((needed - 1, -1 if view is None else view, *getattr(each, "aside", ())))
+        if last >= views:
+            shown = f"{views} view{'s' if views > 1 else ''}"
+            raise PlanError(
+                f"{where}: {name} needs view {last} of each image (the first is 0), and the stage makes {shown}; add "
+                f"trick('several_views', count={last + 1})"
+            )
+        if views > 1 and entry(name).seam == "inside":
+            raise PlanError(f"{where}: {name} acts inside the network on one view of each image, and there are {views}")
+
+
+def _check_modules(plan: Plan, index: int, where: str) -> None:
+    """What keeps modules stays as it is within a chain, which carries them on."""
+    known: dict[str, Mapping[str, Any]] = {}
+    for number in range(plan.chain(index)[0], index + 1):
+        for trick in plan.stages[number].tricks:
+            if hasattr(trick.made(), "modules") and known.setdefault(trick.name, trick.numbers) != trick.numbers:
+                raise PlanError(
+                    f"{where}: {trick.name} keeps modules of its own, whose numbers cannot change in a stage that "
+                    "carries everything from the stage before; use the same numbers, or carry='weights'"
+                )
 
 
 def _check_without_images(trick: TrickPlan, where: str) -> None:
     """Features have neither pixels nor layers in front of them."""
     known, layer = entry(trick.name), trick.numbers.get("layer", "pool")
-    if known.seam in ("image", "augment") or "images" in known.needs:
+    if known.seam in ("image", "augment", "partner") or "images" in known.needs:
         raise PlanError(
             f"{where}: {trick.name} changes or reads images, and the data are features; leave it out, or train on the "
             "images"
@@ -146,6 +186,8 @@ def _unmet(trick: str, what: str) -> str:
             f"{trick} reads a trained network, so it cannot sit in the first stage, unless the network comes with "
             "weights or the data are features"
         )
+    if what == ONE_HEAD:
+        return f"{trick} needs one linear or cosine classifier, and this plan's head is another; leave out either"
     offers = [known for known in entries().values() if what in known.provides]
     hint = f"; {' or '.join(known.name for known in offers)} provides it" if offers else ""
     return f"{trick} needs {what!r}, which nothing in the plan provides{hint}"

@@ -208,6 +208,8 @@ def _describe(stage: StagePlan) -> str:
     tricks = ", ".join(
         str(Trick(t.name, tuple(t.numbers.items()))) + (" (kept)" if t.kept else "") for t in stage.tricks
     )
+    chain = [t.name for t in stage.on("logits")]
+    tricks += f" (logits: {', then '.join(chain)})" if len(chain) > 1 else ""
     members = f" × {stage.members} members" if stage.members > 1 else ""
     carry = "" if stage.carry == "start" else f", carries {stage.carry}"
     numbers = f"{stage.epochs} epochs{members}, lr {stage.lr:g}, wd {stage.weight_decay:g}"

@@ -1,8 +1,9 @@
-"""The loss of a batch and its gradient: of the whole batch at once, or summed over its parts."""
+"""The loss of a batch and its gradient: of the whole batch at once, at several weights, or summed over its parts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ class BatchGradient:
         sharding: How a batch is divided.
         mix: Function of the mix trick, or `None`.
         generators: (purpose, number) -> generator.
+        inside: Layer and function of each trick that acts inside the network.
     """
 
     def __init__(
@@ -35,9 +37,10 @@ class BatchGradient:
         sharding: BatchSharding,
         mix: Any | None,
         generators: Callable[[str, int], torch.Generator],
+        inside: Sequence[tuple[str, Any]] = (),
     ) -> None:
         self._network, self._objective, self._reduction = network, objective, reduction
-        self._sharding, self._mix, self._generators = sharding, mix, generators
+        self._sharding, self._mix, self._generators, self._inside = sharding, mix, generators, inside
         self._called: torch.nn.Module | None = None
 
     def connect(self) -> None:
@@ -45,14 +48,25 @@ class BatchGradient:
         if self._called is None:
             self._called = self._sharding.parallel(self._network)
 
-    def loss(self, epoch: Epoch, batch: Batch, outputs: Outputs) -> Tensor:
-        """The loss of a batch: one number."""
-        losses, penalties = self._objective.parts(outputs, batch.y, batch.share, batch=batch, generator=epoch.generator)
+    def loss(
+        self, epoch: Epoch, batch: Batch, outputs: Outputs, factors: Callable[[Tensor], Tensor] | None = None
+    ) -> Tensor:
+        """The loss of a batch: one number. With factors, labels (B,) -> (B,), that of a part of the objective."""
+        losses, penalties = self._objective.parts(
+            outputs, batch.y, batch.share, batch=batch, generator=epoch.generator, factors=factors
+        )
         # only one of the reductions reads the weights
         weights = self._mixed_weights(batch) if self._reduction == "weighted_mean" else losses
         return reduce(losses, weights, epoch.expected, self._reduction) + penalties.mean()
 
-    def __call__(self, epoch: Epoch, batch: Batch, features: Tensor | None, step: int) -> tuple[Batch, Outputs, Tensor]:
+    def __call__(
+        self,
+        epoch: Epoch,
+        batch: Batch,
+        features: Tensor | None,
+        step: int,
+        factors: Callable[[Tensor], Tensor] | None = None,
+    ) -> tuple[Batch, Outputs, Tensor]:
         """Adds the gradient of a batch.
 
         Args:
@@ -60,25 +74,32 @@ class BatchGradient:
             batch: The batch, mixed.
             features: Features of its images, where they are cached.
             step: Number of the step in its chain.
+            factors: As in `loss`, for whole batches.
 
         Returns:
-            The batch (or this process's last part of it), the network's outputs for it, and this process's share of
-            the loss.
+            The batch (or this process's last part of it; with the rows that tricks inside the network added), the
+            network's outputs for it, and this process's share of the loss.
         """
         if self._sharding.count > 1:
             return self._of_parts(epoch, batch, features, step)
-        outputs = self._outputs(batch, features)
-        loss = self.loss(epoch, batch, outputs)
+        outputs = self._outputs(batch, features, epoch)
+        batch = outputs.batch or batch
+        loss = self.loss(epoch, batch, outputs, factors)
         loss.backward()
         return batch, outputs, loss.detach()
 
-    def _outputs(self, batch: Batch, features: Tensor | None) -> Outputs:
+    def _outputs(self, batch: Batch, features: Tensor | None, epoch: Epoch) -> Outputs:
         """The network's outputs for a batch, or for a part of one."""
         assert self._called is not None
         if features is not None:
             return self._network.classify(features, batch.blend)
-        outputs: Outputs = self._called(batch.images, batch.blend)
-        return outputs
+        outputs: Outputs
+        if not self._inside:
+            outputs = self._called(batch.images, batch.blend)
+            return outputs
+        inside = _Inside(self._inside, batch, epoch.draws["inside"])
+        outputs = self._called(batch.images, batch.blend, inside)
+        return replace(outputs, batch=inside.batch)
 
     def _of_parts(
         self, epoch: Epoch, whole: Batch, features: Tensor | None, step: int
@@ -96,7 +117,8 @@ class BatchGradient:
             # an undivided batch draws from the epoch's generator, as it does without sharding
             drawn = epoch.generator if len(divided) == 1 else self._generators(f"loss {number}", step)
             with sharding.gradient_sync(called, last=number == shards[-1][0]):
-                outputs = self._outputs(batch, None if features is None else features[sharding.slices(size)[number]])
+                rows = None if features is None else features[sharding.slices(size)[number]]
+                outputs = self._outputs(batch, rows, epoch)
                 losses, penalties = self._objective.parts(outputs, batch.y, batch.share, batch=batch, generator=drawn)
                 of_weights = self._reduction == "weighted_mean" and len(divided) > 1
                 scale = mixed[number].sum() / torch.cat(mixed).sum() if of_weights else share
@@ -125,3 +147,58 @@ class BatchGradient:
         return [
             mix(rows_of(plain, rows), self._generators(f"mix {number}", step)) for number, rows in enumerate(slices)
         ]
+
+
+class StepGradient:
+    """Adds the gradient of one batch at the weights of the moment: what a step trick is given.
+
+    Every call sees the same batch, and draws the same random numbers.
+
+    Args:
+        gradient: Computes the gradient of a batch.
+        epoch: The epoch of the batch.
+        batch: The batch, mixed.
+        features: Features of its images, where they are cached.
+        step: Number of the step in its chain.
+    """
+
+    def __init__(self, gradient: BatchGradient, epoch: Epoch, batch: Batch, features: Tensor | None, step: int) -> None:
+        self.batch = batch
+        self._gradient, self._epoch, self._features, self._step = gradient, epoch, features, step
+        self._drawn = [(generator, generator.get_state()) for generator in (epoch.generator, epoch.draws["inside"])]
+        self.first: tuple[Batch, Outputs, Tensor] | None = None
+        """Batch, outputs and whole loss of the first call: what the stage sees of the step."""
+
+    def __call__(self, factors: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """Adds the gradient to the parameters' `grad`, and returns the loss.
+
+        Args:
+            factors: labels (B,) -> (B,), by which the loss of each label is multiplied; all of it where absent.
+        """
+        self._draw_again()
+        batch, outputs, loss = self._gradient(self._epoch, self.batch, self._features, self._step, factors)
+        if self.first is None:
+            whole = loss
+            if factors is not None:
+                self._draw_again()
+                with torch.no_grad():
+                    whole = self._gradient.loss(self._epoch, batch, outputs)
+            self.first = batch, outputs, whole
+        return loss
+
+    def _draw_again(self) -> None:
+        for generator, state in self._drawn:
+            generator.set_state(state)
+
+
+class _Inside:
+    """What the tricks of the inside seam make of a batch on its way through the network."""
+
+    def __init__(self, functions: Sequence[tuple[str, Any]], batch: Batch, generator: torch.Generator) -> None:
+        self._functions, self.batch, self._generator = functions, batch, generator
+
+    def __call__(self, layer: str, x: Tensor) -> Tensor:
+        for at, function in self._functions:
+            if at == layer:
+                x, self.batch = function(x, self.batch, self._generator)
+        return x

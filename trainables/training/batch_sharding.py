@@ -109,7 +109,11 @@ def synchronise_batchnorm(network: nn.Module, sharding: BatchSharding, device: t
 
 def rows_of(batch: Batch, rows: slice) -> Batch:
     """Some rows of a batch that has no blend."""
-    return Batch(batch.images[:, rows], batch.index[rows], batch.y[rows], batch.share[rows])
+    partner = None if batch.partner is None else rows_of(batch.partner, rows)
+    aside = None if batch.aside is None else batch.aside[:, rows]
+    return Batch(
+        batch.images[:, rows], batch.index[rows], batch.y[rows], batch.share[rows], partner=partner, aside=aside
+    )
 
 
 def unmixed(batch: Batch) -> Batch:

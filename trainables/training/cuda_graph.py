@@ -19,6 +19,7 @@ from trainables.batch import Batch, Outputs
 from trainables.models import Network
 from trainables.plan import StagePlan
 from trainables.training.numerics import plain_sgd
+from trainables.training.own_modules import needs_whole_batches
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ Step = Callable[[Batch], Made]
 def can_be_captured(stage: StagePlan, device: torch.device) -> bool:
     """Whether every full batch of a stage is the same work on the device, and the device has graphs."""
     same = plain_sgd(stage) and not stage.views and not any(stage.on(seam) for seam in EAGER)
-    return device.type == "cuda" and same
+    return device.type == "cuda" and same and needs_whole_batches(stage) is None
 
 
 class GraphedStep:

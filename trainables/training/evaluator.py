@@ -101,7 +101,7 @@ class Evaluator:
 
         def compute() -> Tensor:
             batches = self._images.split(evaluation_batch(self._images))
-            return torch.cat([network(self._context.data.normalise(images)).features for images in batches])
+            return torch.cat([network(self._context.data.normalise(images)).joint_features for images in batches])
 
         if not self._frozen:
             return compute()

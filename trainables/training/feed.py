@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,8 +16,12 @@ from trainables.models import Network
 from trainables.training.context import TrainingContext
 from trainables.training.seeding import generator, sent
 
-PURPOSES = ("draw", "view", "image", "shift", "augment", "mix", "loss")
+PURPOSES = ("draw", "view", "image", "shift", "augment", "mix", "inside", "loss")
 """Purposes of the random numbers of an epoch, each with its own generator."""
+
+OF_PARTNER = "partner "
+"""Prefix of the purposes of the partner's images."""
+PARTNER_PURPOSES = tuple(OF_PARTNER + purpose for purpose in ("draw", "image", "shift", "augment"))
 
 GROUP_BYTES = 2**22
 """Image and augment tricks change consecutive batches together up to this size: on small images the calls cost more
@@ -59,6 +63,8 @@ class StageFeed:
         image: Functions of the image tricks, in written order.
         augment: Functions of the augment tricks, in written order.
         mix: Function of the mix trick, or `None`.
+        partner: Function of the partner trick, or `None`.
+        aside: Numbers of the views that the network does not see.
     """
 
     def __init__(
@@ -69,9 +75,12 @@ class StageFeed:
         image: Sequence[Any],
         augment: Sequence[Any],
         mix: Any | None,
+        partner: Any | None = None,
+        aside: Sequence[int] = (),
     ) -> None:
         self._context, self._data, self._chain_epochs = context, context.data, chain_epochs
         self._draw, self._image, self._augment, self.mix = draw, image, augment, mix
+        self._partner, self._aside = partner, list(aside)
         self.features: Tensor | None = None
         """(V, N, D) features of fixed views, where the stage trains on them instead of on pixels."""
 
@@ -79,17 +88,35 @@ class StageFeed:
         """Indices of the images that an epoch of the chain draws (M,)."""
         if self._draw is None:
             return torch.randperm(len(self._data.train_labels), generator=draws)
-        # progress counts over the chain, as in the papers: a draw that is kept continues where it was
-        indices: Tensor = self._draw(epoch / max(1, self._chain_epochs - 1), draws)
+        indices: Tensor = self._draw(self.progress(epoch), draws)
         return indices
 
+    def progress(self, epoch: int) -> float:
+        """Share of the chain's epochs behind this one, 1 in the last: what is kept from stage to stage continues."""
+        return epoch / max(1, self._chain_epochs - 1)
+
+    def partners(
+        self, epoch: int, batches: Sequence[Tensor], draws: Mapping[str, torch.Generator]
+    ) -> Sequence[Tensor] | None:
+        """Indices of the partners of each batch, where a trick draws some; a shorter stream starts again."""
+        if self._partner is None:
+            return None
+        indices: Tensor = self._partner(self.progress(epoch), draws[OF_PARTNER + "draw"])
+        sizes = [len(batch) for batch in batches]
+        whole = indices.repeat(-(-sum(sizes) // len(indices)))[: sum(sizes)]
+        parts: Sequence[Tensor] = sent(whole, self._context.device).split(sizes)  # type: ignore[no-untyped-call]
+        return parts
+
     def batches(
-        self, batches: Sequence[Tensor], draws: Mapping[str, torch.Generator]
+        self,
+        batches: Sequence[Tensor],
+        draws: Mapping[str, torch.Generator],
+        partners: Sequence[Tensor] | None = None,
     ) -> Iterator[tuple[Batch, Tensor | None]]:
         """Batches with these indices as the network is to see them, mixed; with features where they are cached."""
         plain: Iterator[tuple[Batch, Tensor | None]]
         if self.features is None:
-            plain = ((batch, None) for batch in self._augmented(batches, draws))
+            plain = ((batch, None) for batch in self._with_partners(batches, draws, partners))
         else:
             plain = self._views(self.features, batches, draws["view"])
         for batch, features in plain:
@@ -105,9 +132,20 @@ class StageFeed:
         for view in range(views):
             draws = {purpose: generator(self._context.seed, "view", view, purpose) for purpose in PURPOSES}
             # a trick that makes several views of an image contributes the first: a feature stands for one view
-            seen = [network(batch.images[0]).features for batch in self._augmented(batches, draws)]
+            seen = [network(batch.images[0]).joint_features for batch in self._augmented(batches, draws)]
             found.append(torch.cat(seen))
         return torch.stack(found)
+
+    def _with_partners(
+        self, batches: Sequence[Tensor], draws: Mapping[str, torch.Generator], partners: Sequence[Tensor] | None
+    ) -> Iterator[Batch]:
+        own = self._augmented(batches, draws)
+        if partners is None:
+            yield from own
+            return
+        others = {purpose.removeprefix(OF_PARTNER): draws[purpose] for purpose in PARTNER_PURPOSES}
+        for batch, partner in zip(own, self._augmented(partners, others), strict=True):
+            yield replace(batch, partner=partner)
 
     def _augmented(self, batches: Sequence[Tensor], draws: Mapping[str, torch.Generator]) -> Iterator[Batch]:
         """Images with these indices, changed, shifted and flipped, augmented and normalised; not mixed."""
@@ -126,7 +164,14 @@ class StageFeed:
             sizes = [len(index) for index in indices]
             parts = (batch.images.split(sizes, dim=1), indices, batch.y.split(sizes), batch.share.split(sizes))
             for changed, *rest in zip(*parts, strict=True):
-                yield Batch(data.normalise(changed), *rest)
+                yield self._set_aside(Batch(data.normalise(changed), *rest))
+
+    def _set_aside(self, batch: Batch) -> Batch:
+        """The batch without the views that the network does not see, which lie apart."""
+        if not self._aside:
+            return batch
+        kept = [view for view in range(len(batch.images)) if view not in self._aside]
+        return replace(batch, images=batch.images[kept], aside=batch.images[self._aside])
 
     def _views(
         self, features: Tensor, batches: Sequence[Tensor], draws: torch.Generator

@@ -23,6 +23,7 @@ from trainables.models.network import Network, for_every_view, views_of
 from trainables.models.resnet_cifar import BasicBlock
 from trainables.plan import StagePlan
 from trainables.training.feed import Epoch
+from trainables.training.own_modules import WHOLE
 from trainables.training.stage_run import Diverged, StageRun
 
 Run = Callable[[Tensor], Tensor]
@@ -50,6 +51,8 @@ class FusedRun:
         networks = [run.network for run in self.runs]
         if any(type(network) is not Network for network in networks):
             raise CannotFuse("the network is none of the package's own")
+        if networks[0].extra or any(self.stage.on(seam) for seam in WHOLE):
+            raise CannotFuse("a trick keeps modules of its own, or acts inside the network or on its step")
         for module in networks[0].modules():
             if not isinstance(module, _KNOWN) or (isinstance(module, nn.Conv2d) and not _plain(module)):
                 raise CannotFuse(f"{type(module).__name__} cannot be stacked")

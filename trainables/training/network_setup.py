@@ -14,6 +14,7 @@ from trainables.batch import Facts, evaluation_batch, pixels_of
 from trainables.models import Network
 from trainables.plan.model import Plan, StagePlan
 from trainables.training.context import CarryOver, State, TrainingContext, copy_state
+from trainables.training.own_modules import refuse_added_modules, without_modules
 from trainables.training.seeding import generator
 
 
@@ -69,7 +70,7 @@ def network_before_stage(
             reshape = getattr(trick.made(), "reshape", None)
             network = network if reshape is None else reshape(network)
     if carry_over is not None:
-        network.load_state_dict(carry_over.result if starts else carry_over.model)
+        network.load_state_dict(without_modules(carry_over.result if starts else carry_over.model))
     return network
 
 
@@ -93,16 +94,19 @@ def network_at_start(
         network = _change_head(context, network, plan.stages[index].on("head"), plan.stages[index].epochs, generators)
     groups: list[dict[str, Any]] = [{"params": list(network.parameters())}]
     for trick in plan.stages[first].on("train"):
-        groups = trick.made().build(stage_facts(context, network, plan.stages[index].epochs, generators))(network)
+        made, before = trick.made(), list(network.state_dict())
+        groups = made.build(stage_facts(context, network, plan.stages[index].epochs, generators))(network)
+        if not hasattr(made, "reshape"):
+            refuse_added_modules(f"stage {plan.stages[index].name!r}", [trick.name], network, before)
     if not starts and carry_over is not None:
-        network.load_state_dict(carry_over.model)
+        network.load_state_dict(without_modules(carry_over.model))
     return _set_format(context, plan.stages[index], network.to(context.device)), groups
 
 
 def trained_network(context: TrainingContext, plan: Plan, index: int, state: Mapping[str, Tensor]) -> Network:
     """The network of a stage with the weights that the stage ended with."""
     network, _ = network_at_start(context, plan, index, lambda _: torch.Generator(), None)
-    network.load_state_dict(dict(state))
+    network.load_state_dict(without_modules(state))
     return network
 
 
@@ -128,7 +132,7 @@ def merge_members(
     # from the state that the members started from, so that a merge can move back towards it
     network, _ = network_at_start(context, plan, index, partial(generators, "start"), carry_over)
     facts = stage_facts(context, network, stage.epochs, partial(generators, "merge"))
-    merged: State = stage.on("merge")[0].made().build(facts)(list(members))
+    merged: State = stage.on("merge")[0].made().build(facts)([without_modules(member) for member in members])
     return CarryOver(copy_state(merged))
 
 

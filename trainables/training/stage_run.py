@@ -13,23 +13,25 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from trainables.batch import Batch, Outputs
+from trainables.batch import Batch, Facts, Outputs
 from trainables.models import Network
 from trainables.objective import Objective
 from trainables.plan.model import Plan
-from trainables.registry import PlanError, entry
+from trainables.registry import PlanError, entry, name_of
 from trainables.training import linear_steps
-from trainables.training.batch_gradient import BatchGradient
+from trainables.training.batch_gradient import BatchGradient, StepGradient
 from trainables.training.batch_sharding import synchronise_batchnorm
 from trainables.training.context import CarryOver, State, TrainingContext, copy_state
 from trainables.training.cuda_graph import GraphedStep, can_be_captured
-from trainables.training.feed import PURPOSES, Epoch, StageFeed
+from trainables.training.feed import PARTNER_PURPOSES, PURPOSES, Epoch, StageFeed
 from trainables.training.network_setup import network_at_start, network_before_stage, stage_facts
 from trainables.training.optimizer import clip_gradient, load_optimizer, make_optimizer, save_optimizer, set_rate
+from trainables.training.own_modules import add_modules, load_modules, refuse_added_modules, refuse_other_modules
 from trainables.training.schedule import schedule_of
 from trainables.training.seeding import generator, sent
 
@@ -76,9 +78,16 @@ class StageRun:
 
         # members of one stage start from the same network and differ in what they draw
         shared = partial(generator, context.seed, plan.chain_number(index), "start")
+        where = f"stage {self.stage.name!r}"
         self.network, groups = network_at_start(context, plan, index, shared, carry_over)
         backbone = self.network.backbone_parameters()
         self._frozen = self.network.fix_batchnorm and not any(parameter.requires_grad for parameter in backbone)
+        own = stage_facts(context, self.network, self._chain_epochs, shared)
+        groups = [*groups, *add_modules(self.network, plan, index, own)]
+        if carry_over is not None and continues:
+            load_modules(self.network, carry_over.model)
+        if self.averaged and self.network.extra:  # of what comes on later, the average begins with its initial values
+            self.averaged = copy_state(self.network.state_dict()) | self.averaged
         self.optimiser = make_optimizer(self.stage, groups, self.network)
         if carry_over is not None and continues:
             load_optimizer(self.optimiser, carry_over.optimiser)
@@ -89,14 +98,27 @@ class StageRun:
             # a trick that looks at images through the network needs the trained one, and not one whose classifier
             # this stage has just reset
             seen = replace(facts, model=network_before_stage(context, plan, index, shared, carry_over))
-        built = {
-            seam: [trick.made().build(seen if seam in _OF_IMAGES else facts) for trick in self.stage.on(seam)]
-            for seam in _BUILT_HERE
-        }
-        draw, mix, self._average = (next(iter(built[seam]), None) for seam in ("draw", "mix", "average"))
-        self._after_step = built["after_step"]
-        self.feed = StageFeed(context, self._chain_epochs, draw, built["image"], built["augment"], mix)
-        self.objective = Objective([t.made() for t in self.stage.tricks], facts)
+        built = {seam: self._build(seam, seen if seam in _OF_IMAGES else facts) for seam in _BUILT_HERE}
+        draw, partner, mix, self._average, self._step_trick = (
+            next((function for _, function in built[seam]), None)
+            for seam in ("draw", "partner", "mix", "average", "step")
+        )
+        image, augment = ([function for _, function in built[seam]] for seam in _OF_IMAGES)
+        made = [trick.made() for trick in self.stage.tricks]
+        aside = sorted({view for each in made for view in getattr(each, "aside", ())})
+        self.feed = StageFeed(context, self._chain_epochs, draw, image, augment, mix, partner, aside)
+        self._shape = set(self.network.state_dict())
+        self.objective = Objective(made, facts)
+        functions = [pair for seam in _BUILT_HERE for pair in built[seam]] + self.objective.functions
+        refuse_added_modules(where, [name for name, _ in self.objective.functions], self.network, self._shape)
+        refuse_other_modules(where, functions, [*self.network.parameters(), *seen.model.parameters()])
+        self._begin_epoch = [(name, f.begin_epoch) for name, f in functions if hasattr(f, "begin_epoch")]
+        self._after_step = [function for _, function in built["after_step"]]
+        self._after_step += [function.after_step for _, function in functions if hasattr(function, "after_step")]
+        inside = [
+            (_layer(trick.made(), self.network, where), function)
+            for trick, (_, function) in zip(self.stage.on("inside"), built["inside"], strict=True)
+        ]
         if self.stage.views:
             self.feed.features = features(lambda: self.feed.compute_features(self.network, self.stage.views))
         self._averaged_network: Network | None = None
@@ -104,7 +126,7 @@ class StageRun:
         self._sharding = replace(context.sharding, workers=1, rank=0) if self.stage.views else context.sharding
         synchronise_batchnorm(self.network, self._sharding, context.device)
         self.gradient = BatchGradient(
-            self.network, self.objective, self.stage.reduction, self._sharding, mix, self._generator
+            self.network, self.objective, self.stage.reduction, self._sharding, mix, self._generator, inside
         )
         self._graphed: GraphedStep | None = None
         self._fixed_features = linear_steps.fixed_features(self)
@@ -113,6 +135,19 @@ class StageRun:
     def finished(self) -> bool:
         """Whether every epoch has been trained."""
         return self.epoch >= self.stage.epochs
+
+    def _build(self, seam: str, facts: Facts) -> list[tuple[str, Any]]:
+        """Name and function of each trick of a seam, in written order."""
+        built, before = [], list(self.network.state_dict())
+        for trick in self.stage.on(seam):
+            built.append((trick.name, trick.made().build(facts)))
+            refuse_added_modules(f"stage {self.stage.name!r}", [trick.name], self.network, before)
+        return built
+
+    @property
+    def acts_after_step(self) -> bool:
+        """Whether a trick acts after every step."""
+        return bool(self._after_step)
 
     def train_epoch(self) -> None:
         """Trains one epoch.
@@ -141,7 +176,14 @@ class StageRun:
     def _step(self, epoch: Epoch, batch: Batch, features: Tensor | None) -> tuple[Batch, Outputs, Tensor]:
         """One step of the optimiser; see `BatchGradient` for what it returns."""
         self.optimiser.zero_grad(set_to_none=True)
-        batch, outputs, loss = self.gradient(epoch, batch, features, self._first_step + self.steps)
+        number = self._first_step + self.steps
+        if self._step_trick is None:
+            batch, outputs, loss = self.gradient(epoch, batch, features, number)
+        else:
+            gradient = StepGradient(self.gradient, epoch, batch, features, number)
+            self._step_trick(gradient, self.optimiser)
+            assert gradient.first is not None, "a step trick computes a gradient"
+            batch, outputs, loss = gradient.first
         self._update()
         return batch, outputs, loss
 
@@ -168,7 +210,11 @@ class StageRun:
     def begin_epoch(self) -> Epoch:
         """Draws the next epoch's images, and puts the network into training mode."""
         chain_epoch = self._first_epoch + self.epoch
-        draws = {purpose: self._generator(purpose, chain_epoch) for purpose in PURPOSES}
+        with torch.no_grad():
+            for name, begin in self._begin_epoch:
+                begin(self.feed.progress(chain_epoch), self._generator(f"begin {name}", chain_epoch))
+        purposes = (*PURPOSES, *PARTNER_PURPOSES) if self.stage.on("partner") else PURPOSES
+        draws = {purpose: self._generator(purpose, chain_epoch) for purpose in purposes}
         indices = sent(self.feed.indices(chain_epoch, draws["draw"]), self.context.device)
         weights = self.objective.weights(self.context.data.train_labels[indices])
         expected = float(weights.mean()) if self.objective.weighted else 1.0
@@ -176,7 +222,7 @@ class StageRun:
             raise PlanError(f"stage {self.stage.name!r}: the weights of all drawn images are 0")
         batches = list(_split(indices, self.stage.batch_size))
         self.network.train()
-        stream = self.feed.batches(batches, draws)
+        stream = self.feed.batches(batches, draws, self.feed.partners(chain_epoch, batches, draws))
         return Epoch(chain_epoch, len(indices), len(batches), expected, stream, draws["loss"], batches, draws)
 
     def rate(self, epoch: Epoch, step: int) -> float:
@@ -222,6 +268,8 @@ class StageRun:
             raise Diverged(f"{where}: the training loss is {self.train_loss}")
         # the last step of an epoch may have broken a weight or a statistic; a frozen backbone with fixed
         # statistics does not move
+        if self.epoch == 1:
+            refuse_added_modules(where, [trick.name for trick in self.stage.tricks], self.network, self._shape)
         moving = self.network.head if self._frozen else self.network
         if not torch.stack([tensor.isfinite().all() for tensor in moving.state_dict().values()]).all():
             raise Diverged(f"{where}: a weight is no longer finite")
@@ -264,8 +312,22 @@ class StageRun:
         return generator(self.context.seed, self.plan.chain_number(self.index), self.member, purpose, epoch)
 
 
-_BUILT_HERE = ("draw", "image", "augment", "mix", "after_step", "average")
+_BUILT_HERE = ("draw", "partner", "image", "augment", "mix", "inside", "step", "after_step", "average")
 _OF_IMAGES = ("image", "augment")
+
+
+def _layer(made: Any, network: Network, where: str) -> str:
+    """The layer that a trick of the inside seam acts behind.
+
+    Raises:
+        PlanError: The network has no such layer, or the head has taken it away.
+    """
+    pooled = getattr(network.head, "reads", "pool") == "pool"
+    known = (*network.backbone, *(("pool",) if pooled else ()))
+    layer = str(made.layer)
+    if layer not in known:
+        raise PlanError(f"{where}: {name_of(made)} acts behind {layer!r}, and the network has {', '.join(known)}")
+    return layer
 
 
 def _average_begins(plan: Plan, index: int) -> int:

@@ -66,7 +66,7 @@ class AdaptMlp(nn.Module):
     family="light fine-tuning",
     source="Chen et al. 2022, arXiv:2205.13535, eq. 3 and 4 (AdaptFormer)",
     space={"bottleneck": one_of(4, 16, 64), "scale": one_of(0.1, 1.0)},
-    needs=("trained",),
+    needs=("trained", "one_head"),
 )
 @dataclass(frozen=True)
 class AdaptFormer:

@@ -13,6 +13,7 @@ from trainables.batch import Batch, Facts
 from trainables.registry import among, trick
 from trainables.training.seeding import sent
 from trainables.tricks._shared.augmenting import SIGNED, magnitudes, operate
+from trainables.tricks._shared.views import check_view, on_view
 
 LEVELS = 10
 
@@ -30,6 +31,7 @@ class AutoAugment:
 
     Args:
         policy: "cifar10", "imagenet" or "svhn", the set on which the pairs were learned.
+        view: The view that is changed, from 0; `None` changes all of them.
 
     Source:
         Cubuk, Zoph, Mané, Vasudevan, Le 2019, "AutoAugment: Learning Augmentation Strategies from Data", CVPR,
@@ -46,9 +48,11 @@ class AutoAugment:
     """
 
     policy: str = "cifar10"
+    view: int | None = None
 
     def __post_init__(self) -> None:
         among(self, "policy", ("cifar10", "imagenet", "svhn"))
+        check_view(self)
 
     def build(self, facts: Facts) -> Callable[[Batch, torch.Generator], Batch]:
         """(Batch, generator) -> Batch with images of the same shape and type."""
@@ -70,7 +74,7 @@ class AutoAugment:
                         images[rows] = _operate(images[rows], name, level, 1 - 2 * (drawn % 2))
             return batch.with_images(images.view_as(batch.images))
 
-        return augment
+        return on_view(augment, self.view)
 
 
 def _operate(images: Tensor, name: str, level: int | None, sign: int) -> Tensor:

@@ -15,7 +15,7 @@ from trainables.tricks._shared.fine_tuning import head_and
     seam="train",
     family="light fine-tuning",
     source="Ben Zaken et al. 2022, arXiv:2106.10199, section 3 (BitFit)",
-    needs=("trained",),
+    needs=("trained", "one_head"),
 )
 @dataclass(frozen=True)
 class BiasOnly:

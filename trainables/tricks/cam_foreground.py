@@ -21,7 +21,7 @@ from trainables.tricks._shared.warping import MOVES, Boxes, generated_share, ran
     family="two-stage",
     source="Zhang et al. 2021, Bag of Tricks, AAAI, CAM-based sampling",
     space={"threshold": one_of(0.75, 1.0)},
-    needs=("trained",),
+    needs=("trained", "one_head"),
 )
 @dataclass(frozen=True)
 class CamForeground:

@@ -15,7 +15,7 @@ from trainables.tricks._shared.classifier_rows import BATCHNORM, only_head_learn
     seam="train",
     family="classifier re-training",
     source="Kang et al. 2020, arXiv:1910.09217, section 4 (cRT)",
-    needs=("trained",),
+    needs=("trained", "one_head"),
 )
 @dataclass(frozen=True)
 class Classifier:

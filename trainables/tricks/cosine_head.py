@@ -18,7 +18,7 @@ from trainables.tricks._shared.classifier_rows import innermost
     family="classifier re-training",
     source="Cao et al. 2019, arXiv:1906.07413, section 3.2 (its scale s)",
     space={"scale": uniform(10, 30, step=5)},
-    provides=("cosine",),
+    provides=("cosine", "one_head"),
 )
 @dataclass(frozen=True)
 class CosineHead:

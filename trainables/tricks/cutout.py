@@ -11,6 +11,7 @@ from spaces.domain import uniform
 from trainables.batch import Batch, Facts
 from trainables.registry import in_range, trick
 from trainables.tricks._shared.erasing import erased, mean_colour
+from trainables.tricks._shared.views import check_view, on_view
 
 
 @trick(
@@ -29,6 +30,7 @@ class Cutout:
     Args:
         size: Side of the square as a share of the image's height, in [0, 1]; on 32 × 32 images the paper has
             0.5 (16 pixels, CIFAR-10) and 0.25 (8 pixels, CIFAR-100).
+        view: The view that is changed, from 0; `None` changes all of them.
 
     Source:
         DeVries, Taylor 2017, "Improved Regularization of Convolutional Neural Networks with Cutout",
@@ -46,9 +48,11 @@ class Cutout:
     """
 
     size: float = 0.5
+    view: int | None = None
 
     def __post_init__(self) -> None:
         in_range(self, "size", 0, 1)
+        check_view(self)
 
     def build(self, facts: Facts) -> Callable[[Batch, torch.Generator], Batch]:
         """(Batch, generator) -> Batch with images of the same shape and type."""
@@ -65,4 +69,4 @@ class Cutout:
             )
             return batch.with_images(erased(batch.images, top, left, side, side, colour))
 
-        return augment
+        return on_view(augment, self.view)

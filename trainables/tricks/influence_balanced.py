@@ -64,13 +64,14 @@ class InfluenceBalanced:
         weights = (inverse * (present.sum() / inverse.sum())).to(facts.device)
 
         def loss(outputs: Outputs, q: Tensor, y: Tensor, generator: torch.Generator | None) -> Tensor:
-            if outputs.features is None:
+            features = outputs.joint_features
+            if features is None:
                 raise ValueError(
                     "trick 'influence_balanced' needs the features: call the objective with Outputs(logits, features)"
                 )
             log_p = functional.log_softmax(outputs.logits, dim=1)
             entropy = -(q * without_ruled_out(log_p)).sum(dim=1)
-            size = outputs.features.abs().sum(dim=1).to(log_p.dtype)
+            size = features.abs().sum(dim=1).to(log_p.dtype)
             influence = (log_p.exp() - q).abs().sum(dim=1) * size
             return weights[y].to(log_p.dtype) * entropy * self.alpha / (influence + 1e-3)
 

@@ -18,7 +18,7 @@ from trainables.tricks._shared.fine_tuning import head_and
     family="light fine-tuning",
     source="Yosinski et al. 2014, arXiv:1411.1792, section 2",
     space={"count": one_of(1, 2, 4)},
-    needs=("trained",),
+    needs=("trained", "one_head"),
 )
 @dataclass(frozen=True)
 class LastBlock:

@@ -17,7 +17,7 @@ from trainables.tricks._shared.classifier_rows import BATCHNORM, ScaledHead, onl
     family="classifier re-training",
     source="Kang et al. 2020, arXiv:1910.09217, section 4 (LWS)",
     space={"weight_lr": one_of(0.0, 0.05, 0.1, 0.2, 0.5)},
-    needs=("trained",),
+    needs=("trained", "one_head"),
 )
 @dataclass(frozen=True)
 class LearnableScale:

@@ -43,7 +43,7 @@ class LowRank(nn.Module):
     family="light fine-tuning",
     source="Hu et al. 2022, arXiv:2106.09685, eq. 3 (LoRA)",
     space={"rank": one_of(2, 4, 8, 16)},
-    needs=("trained",),
+    needs=("trained", "one_head"),
 )
 @dataclass(frozen=True)
 class Lora:

@@ -19,6 +19,7 @@ from trainables.tricks._shared.classifier_rows import learned_weight, weight_in
     family="classifier re-training",
     source="Alshammari et al. 2022, arXiv:2203.14197, MaxNorm",
     space={"fraction": uniform(0.0, 1.0, step=0.1)},
+    needs=("one_head",),
 )
 @dataclass(frozen=True)
 class MaxNorm:

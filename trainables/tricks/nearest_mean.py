@@ -62,9 +62,10 @@ class NearestMean:
         means, middle = class_means(facts.features(), facts, self.features)
 
         def readout(outputs: Outputs) -> Tensor:
-            if outputs.features is None:
+            features = outputs.joint_features
+            if features is None:
                 raise ValueError("trick 'nearest_mean': Outputs must have features (B, D), got None")
-            return distances(outputs.features, means, middle, self.features)
+            return distances(features, means, middle, self.features)
 
         return readout
 

@@ -12,6 +12,7 @@ from trainables.batch import Batch, Facts
 from trainables.registry import in_range, trick
 from trainables.training.seeding import sent
 from trainables.tricks._shared.augmenting import OPERATIONS, SIGNED, magnitudes, operate
+from trainables.tricks._shared.views import check_view, on_view
 
 LEVELS = 31
 
@@ -32,6 +33,7 @@ class RandAugment:
     Args:
         strength: M, whole, 0 to 30.
         layers: N, operations per image, at least 0.
+        view: The view that is changed, from 0; `None` changes all of them.
 
     Source:
         Cubuk, Zoph, Shlens, Le 2020, "RandAugment: Practical Automated Data Augmentation with a Reduced Search
@@ -48,10 +50,12 @@ class RandAugment:
 
     strength: int = 9
     layers: int = 2
+    view: int | None = None
 
     def __post_init__(self) -> None:
         in_range(self, "strength", 0, LEVELS - 1, whole=True)
         in_range(self, "layers", 0, below=True, whole=True)
+        check_view(self)
 
     def build(self, facts: Facts) -> Callable[[Batch, torch.Generator], Batch]:
         """(Batch, generator) -> Batch with images of the same shape and type."""
@@ -69,4 +73,4 @@ class RandAugment:
                     images[rows] = operate(images[rows], name, sign * magnitude if name in SIGNED else magnitude)
             return batch.with_images(images.view_as(batch.images))
 
-        return augment
+        return on_view(augment, self.view)

@@ -12,6 +12,7 @@ from spaces.domain import uniform
 from trainables.batch import Batch, Facts
 from trainables.registry import in_range, trick
 from trainables.tricks._shared.erasing import erased, mean_colour
+from trainables.tricks._shared.views import check_view, on_view
 
 SCALE, RATIO, TRIES = (0.02, 0.33), (0.3, 3.3), 10
 """Range of the rectangle's share of the image's area, and of its height over its width; draws until one fits."""
@@ -34,6 +35,7 @@ class RandomErasing:
 
     Args:
         probability: Share of the images that lose a rectangle, in [0, 1].
+        view: The view that is changed, from 0; `None` changes all of them.
 
     Source:
         Zhong, Zheng, Kang, Li, Yang 2020, "Random Erasing Data Augmentation", AAAI, arXiv:1708.04896,
@@ -51,9 +53,11 @@ class RandomErasing:
     """
 
     probability: float = 0.5
+    view: int | None = None
 
     def __post_init__(self) -> None:
         in_range(self, "probability", 0, 1)
+        check_view(self)
 
     def build(self, facts: Facts) -> Callable[[Batch, torch.Generator], Batch]:
         """(Batch, generator) -> Batch with images of the same shape and type."""
@@ -73,4 +77,4 @@ class RandomErasing:
             top, left = (drawn[..., -3] * (height - tall + 1)).long(), (drawn[..., -2] * (width - wide + 1)).long()
             return batch.with_images(erased(batch.images, top, left, tall * chosen, wide * chosen, colour))
 
-        return augment
+        return on_view(augment, self.view)

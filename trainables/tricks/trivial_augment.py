@@ -11,6 +11,7 @@ from trainables.batch import Batch, Facts
 from trainables.registry import trick
 from trainables.training.seeding import sent
 from trainables.tricks._shared.augmenting import ENHANCEMENTS, OPERATIONS, SIGNED, operate
+from trainables.tricks._shared.views import check_view, on_view
 
 LEVELS = 31
 ENDS = {
@@ -31,6 +32,9 @@ class TrivialAugment:
     The operation is uniform among the 14 of `rand_augment`, the strength uniform among 31 levels, the sign of those
     that have one a fair coin. There is nothing to tune, and no neutral setting.
 
+    Args:
+        view: The view that is changed, from 0; `None` changes all of them.
+
     Source:
         Müller, Hutter 2021, "TrivialAugment: Tuning-free Yet State-of-the-Art Data Augmentation", ICCV,
         arXiv:2103.10158, the wide space; operations and their scales: torchvision's `TrivialAugmentWide`.
@@ -43,6 +47,11 @@ class TrivialAugment:
     >>> augment(batch, torch.Generator()).images.shape
     torch.Size([1, 2, 1, 8, 8])
     """
+
+    view: int | None = None
+
+    def __post_init__(self) -> None:
+        check_view(self)
 
     def build(self, facts: Facts) -> Callable[[Batch, torch.Generator], Batch]:
         """(Batch, generator) -> Batch with images of the same shape and type."""
@@ -63,7 +72,7 @@ class TrivialAugment:
                 images[rows] = operate(images[rows], name, -magnitude if drawn % 2 else magnitude)
             return batch.with_images(images.view_as(batch.images))
 
-        return augment
+        return on_view(augment, self.view)
 
 
 def wide(name: str, level: int) -> float:
