@@ -101,7 +101,8 @@ def world(counts=COUNTS, dtype=torch.float32, permutation=None, name="") -> Worl
         network.head.weight.copy_(network.head.weight[old])
         network.head.bias.copy_(network.head.bias[old])
     labels, y = renamed[labels], renamed[labels[picked]]
-    outputs = Outputs(z[:, old], features, views=(Outputs(z[:, old].flip(0)),))
+    views = tuple(Outputs(z[:, old].roll(turn, 0), features.roll(turn, 0)) for turn in (1, 2))
+    outputs = Outputs(z[:, old], features, views=views)
     scale = [1.0, 0.5, 2.0]
     states = [{n: t * s if t.is_floating_point() else t for n, t in network.state_dict().items()} for s in scale]
     facts = Facts(
@@ -131,6 +132,9 @@ class Gradient:
         loss.backward()
         return loss.detach()
 
+    def parts(self, factors):
+        yield from map(self, factors)
+
 
 def after_a_step(function, at):
     """The gradient that a step trick leaves; the weights are as before."""
@@ -138,6 +142,13 @@ def after_a_step(function, at):
     optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
     function(Gradient(at), optimiser)
     return [parameter.grad for parameter in model.parameters()]
+
+
+def normalised(at):
+    """The batch as a mix trick sees it, with the same images in another order as partners."""
+    images = at.facts.normalise(at.batch.images)
+    partner = Batch.plain(images[0].flip(0), at.batch.index.flip(0), at.y.flip(0))
+    return replace(at.batch, images=images, partner=partner)
 
 
 def seeded(seed=0):
@@ -168,7 +179,7 @@ def apply(name, numbers, at: World, seed=0) -> list[torch.Tensor]:
     if seam in ("image", "augment"):
         return [function(at.batch, seeded(seed)).images]
     if seam == "mix":
-        mixed = function(at.batch.with_images(at.facts.normalise(at.batch.images)), seeded(seed))
+        mixed = function(normalised(at), seeded(seed))
         blend = [] if mixed.blend is None else [mixed.blend.order, mixed.blend.share]
         return [mixed.images, mixed.y, mixed.share, *blend]
     if seam in ("target", "weight"):
@@ -363,7 +374,7 @@ def test_gradients_are_finite(name):
                 function = make(name, **numbers).build(at.facts)
                 images, blend = at.facts.normalise(at.batch.images), None
                 if seam == "mix":
-                    mixed_batch = function(at.batch.with_images(images), seeded())
+                    mixed_batch = function(normalised(at), seeded())
                     images, blend = mixed_batch.images, mixed_batch.blend
                 else:
                     function(at.facts.model)
