@@ -164,7 +164,9 @@ def test_bad_files_are_one_sentence(tmp_path):
         (f"resnet20?pretrained={tmp_path / 'text.pth'}", "no state dict that can be read without running code"),
         (f"resnet20?pretrained={tmp_path / 'whole.pth'}", "no state dict that can be read without running code"),
         (f"resnet20?pretrained={tmp_path / 'number.pth'}", "must hold a state dict, tensors by name"),
-        ("resnet20?pretraned=x", "unknown option 'pretraned': allowed is pretrained=FILE"),
+        ("resnet20?pretraned=x", "unknown option 'pretraned': allowed is pretrained=FILE and width=NUMBER"),
+        ("resnet50?width=8", "unknown option 'width': allowed is pretrained=FILE"),
+        ("resnet20?width=0", "width must be a whole number from 1 to 1024, got '0'"),
     ):
         with pytest.raises(ModelError) as caught:
             made(name)

@@ -43,6 +43,20 @@ def test_sizes_of_the_paper(name: str, millions: float) -> None:
     assert parameters_of(small(name, 10, channels=3)) / 1e6 == pytest.approx(millions, abs=0.006)
 
 
+def test_a_wide_network_has_four_times_its_width_as_features() -> None:
+    """By hand, with w = 64: convolutions, two numbers of BatchNorm a channel, the head."""
+    w, blocks = 64, 5
+    convolutions = 9 * w * (3 + 2 * blocks * w)  # stem and first stage
+    convolutions += 9 * 2 * w * (w + (2 * blocks - 1) * 2 * w)
+    convolutions += 9 * 4 * w * (2 * w + (2 * blocks - 1) * 4 * w)
+    norms = 2 * (w * (1 + 2 * blocks) + 2 * w * 2 * blocks + 4 * w * 2 * blocks)
+    network = small("resnet32?width=64", 100, channels=3)
+    assert parameters_of(network) == convolutions + norms + 100 * (4 * w + 1) == 7_409_316
+    assert network(torch.zeros(2, 3, 32, 32)).features.shape == (2, 256)
+    narrow, default = small("resnet8?width=16"), small("resnet8")
+    assert all(torch.equal(narrow.state_dict()[key], value) for key, value in default.state_dict().items())
+
+
 @pytest.mark.parametrize(("name", "convolutions"), [("resnet8", 7), ("resnet20", 19), ("resnet56", 55)])
 def test_depth_counts_convolutions_and_the_head(name: str, convolutions: int) -> None:
     assert sum(isinstance(module, nn.Conv2d) for module in small(name).modules()) == convolutions

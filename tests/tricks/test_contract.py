@@ -18,6 +18,7 @@ CHOICES = {
     "auto_augment": {"policy": ("imagenet", "svhn")},
     "cam_foreground": {"moves": ("public_code",), "limit": (2,)},
     "classifier": {"reset": (False,), "batchnorm": ("moving",)},
+    "disalign": {"batchnorm": ("moving",)},
     "effective_number": {"normalise": (True,)},
     "ema": {"decay": (0.0,), "warm_up": (False,)},
     "greedy_soup": {"mean": ("geometric",), "order": ("by_score",)},
@@ -97,7 +98,7 @@ def test_a_loss_meets_a_ruled_out_class_and_a_smoothed_target(name):
     assert torch.isfinite(z.grad).all()
 
 
-@pytest.mark.parametrize("name", ["max_norm", "tau_norm", "cam_foreground", "learnable_scale"])
+@pytest.mark.parametrize("name", ["max_norm", "tau_norm", "cam_foreground", "disalign", "learnable_scale"])
 def test_a_head_without_rows_is_refused(name):
     at = world()
     at.facts.model.head = torch.nn.Identity()

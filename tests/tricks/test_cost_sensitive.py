@@ -32,7 +32,7 @@ def test_a_class_without_images_has_no_weight_and_is_not_the_smallest(facts):
     assert make("cost_sensitive").build(facts(4, 0, 2))(LABELS).tolist() == [0.5, 0.0, 1.0]
 
 
-@pytest.mark.parametrize("power", [-0.1, 1.1, float("nan"), "1", True])
+@pytest.mark.parametrize("power", [-0.1, 2.1, float("nan"), "1", True])
 def test_power_out_of_range(power):
-    with pytest.raises(ValueError, match=r"'cost_sensitive'.*power must be a number in \[0, 1\], got"):
+    with pytest.raises(ValueError, match=r"'cost_sensitive'.*power must be a number in \[0, 2\], got"):
         make("cost_sensitive", power=power)

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from spaces.domain import Space, Stage
+from spaces.domain import Space, Stage, trick
 from trainables.data import LongTailed, load, standard
 from trainables.pipeline.pipeline import Pipeline
 from trainables.plan import Plan, build, defaults
@@ -55,9 +55,22 @@ def seam(name):
 
 
 def stage(title, tricks, carry="weights"):
+    tricks = (*tricks, *companions(tricks))
     members = 2 if any(seam(name) == "merge" for name in tricks) else 1
     numbers = {} if carry == "all" else {"lr": 0.01, "batch_size": BATCH}
     return Stage(title, epochs=1, carry=carry, members=members, choose=list(tricks), **numbers)
+
+
+def companions(tricks):
+    """What some tricks need beside them to do anything: partners, views of an image."""
+    made = [make(name) for name in tricks]
+    if any("partner" in entries()[name].needs for name in tricks) and not any(
+        seam(name) == "partner" for name in tricks
+    ):
+        yield "weighted_partner"
+    views = max([getattr(each, "needs_views", 1) for each in made], default=1)
+    if views > 1 and "several_views" not in tricks:
+        yield trick("several_views", count=views)
 
 
 def planned(*stages) -> Plan:
@@ -128,7 +141,7 @@ def unmet(first, second):
     for needing, head in zip((first, second), heads, strict=True):
         kind = set(provided(head[-1])) if head else {"linear", "one_head"}
         for name in needing:
-            there = kind | {"images"} | ({"trained"} if needing is second else set())
+            there = kind | {"images", "partner"} | ({"trained"} if needing is second else set())
             if not set(entries()[name].needs) <= there:
                 return True
     return False

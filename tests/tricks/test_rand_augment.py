@@ -4,8 +4,7 @@ from torchvision.transforms import InterpolationMode, v2
 
 from trainables.batch import Batch
 from trainables.registry import make
-from trainables.tricks._shared.augmenting import SIGNED, magnitudes, operate
-from trainables.tricks.rand_augment import OPERATIONS
+from trainables.tricks._shared.augmenting import OPERATIONS, SIGNED, magnitudes, operate
 
 IMAGES = torch.randint(256, (3, 3, 12, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 THEIRS = v2.RandAugment()

@@ -91,12 +91,13 @@ def trained(
 def _untrained(model: str) -> str | None:
     """The network without pretrained values, which were trained over; `None` of the user's own, which says itself."""
     name = Name.parse(model)
-    if name.kind in MODELS:
-        return name.kind
-    if is_own(model):
+    if name.kind not in MODELS and is_own(model):
         return None
-    options = {**name.options, "pretrained": "no"}
-    return f"{name.kind}?" + "&".join(f"{option}={value}" for option, value in options.items())
+    options = {option: value for option, value in name.options.items() if option != "pretrained"}
+    if name.kind not in MODELS:
+        options["pretrained"] = "no"
+    shown = "&".join(f"{option}={value}" for option, value in options.items())
+    return f"{name.kind}?{shown}" if shown else name.kind
 
 
 def _read_shape(shape: Any, counts: Any) -> tuple[list[int], torch.Tensor]:

@@ -1,6 +1,7 @@
 """Networks by name: `build("resnet8", classes=10, channels=1, generator=…)`.
 
-A name is a key of `MODELS`, with weights from a file `resnet50?pretrained=FILE`; a backbone of timm, `timm:NAME` (see
+A name is a key of `MODELS`, with weights from a file `resnet50?pretrained=FILE` and, of He et al.'s for CIFAR, a width
+`resnet32?width=64`; a backbone of timm, `timm:NAME` (see
 `trainables.models.timm_networks`); or the user's own `module:function` or `FILE.py:function` (see
 `trainables.models.own`). A new network is one module that returns a `Network`, and one line
 in `MODELS`.
@@ -34,6 +35,10 @@ __all__ = [
 ]  # fmt: skip
 
 
+MAX_WIDTH = 1024
+"""The widest network of `resnet32?width=…`."""
+
+
 class Builder(Protocol):
     """Makes a network whose initial values come from the generator alone."""
 
@@ -42,8 +47,11 @@ class Builder(Protocol):
         ...
 
 
+OF_CIFAR = tuple(f"resnet{depth}" for depth in (8, 20, 32, 44, 56))
+"""Networks whose width is an option."""
+
 MODELS: Mapping[str, Builder] = MappingProxyType(
-    {f"resnet{depth}": partial(resnet_cifar, depth) for depth in (8, 20, 32, 44, 56)}
+    {name: partial(resnet_cifar, int(name.removeprefix("resnet"))) for name in OF_CIFAR}
     | {
         "resnet34_cifar": partial(resnet, BasicBlock, (3, 4, 6, 3), small_stem=True),
         "resnet10": partial(resnet, BasicBlock, (1, 1, 1, 1)),
@@ -53,9 +61,9 @@ MODELS: Mapping[str, Builder] = MappingProxyType(
         "linear": linear,
     }
 )
-"""resnet8 to resnet56: He et al.'s for CIFAR, 64 features. resnet34_cifar: 512 features, 3×3 stem. The others:
-ImageNet's stem, made for images of 224 pixels; at 32 pixels their last maps are 1×1. linear: a classifier alone, for
-data that are features."""
+"""resnet8 to resnet56: He et al.'s for CIFAR, 64 features, or 4 times their width. resnet34_cifar: 512 features, 3×3
+stem. The others: ImageNet's stem, made for images of 224 pixels; at 32 pixels their last maps are 1×1. linear: a
+classifier alone, for data that are features."""
 
 
 def build(name: str, *, classes: int, channels: int, generator: torch.Generator) -> Network:
@@ -68,12 +76,14 @@ def build(name: str, *, classes: int, channels: int, generator: torch.Generator)
         generator: On the CPU; all initial values come from it, none from the global stream.
 
     Raises:
-        ModelError: The name is unknown (the nearest known one is offered), or the file or the function does not give
-            such a network.
+        ModelError: The name is unknown (the nearest known one is offered), an option is, or the file or the function
+            does not give such a network.
 
     >>> network = build("resnet20", classes=100, channels=3, generator=torch.Generator().manual_seed(0))
     >>> sum(p.numel() for p in network.parameters())
     275572
+    >>> build("resnet32?width=64", classes=100, channels=3, generator=torch.Generator().manual_seed(0)).features
+    256
     """
     check(name)
     parsed = Name.parse(name)
@@ -81,7 +91,8 @@ def build(name: str, *, classes: int, channels: int, generator: torch.Generator)
         return timm_networks.network(parsed, classes=classes, channels=channels, generator=generator)
     if parsed.kind not in MODELS:
         return own.network(parsed.kind, parsed.options, classes=classes, channels=channels, generator=generator)
-    network = MODELS[parsed.kind](classes=classes, channels=channels, generator=generator)
+    width = {"width": parsed.whole("width", 0)} if "width" in parsed.options else {}
+    network = MODELS[parsed.kind](classes=classes, channels=channels, generator=generator, **width)
     if "pretrained" in parsed.options:
         pretrained.load(network, Path(parsed.options["pretrained"]).expanduser(), parsed.kind)
     return network
@@ -95,9 +106,13 @@ def check(name: str) -> None:
     """
     parsed = Name.parse(name)
     if parsed.kind in MODELS:
-        for option in parsed.options:
-            if option != "pretrained":
-                raise ModelError(f"{name}: unknown option {option!r}: allowed is pretrained=FILE")
+        allowed = ("pretrained", "width") if parsed.kind in OF_CIFAR else ("pretrained",)
+        for option, value in parsed.options.items():
+            if option not in allowed:
+                shown = " and ".join({"pretrained": "pretrained=FILE", "width": "width=NUMBER"}[one] for one in allowed)
+                raise ModelError(f"{name}: unknown option {option!r}: allowed is {shown}")
+            if option == "width" and not (value.isascii() and value.isdigit() and 1 <= int(value) <= MAX_WIDTH):
+                raise ModelError(f"{name}: width must be a whole number from 1 to {MAX_WIDTH}, got {value!r}")
         file = parsed.options.get("pretrained")
         if file is not None and not Path(file).expanduser().is_file():
             raise ModelError(f"{name}: pretrained={file}: no such file")
@@ -206,7 +221,8 @@ def identity(name: str) -> str:
     if parsed.kind.startswith(timm_networks.PREFIX):
         return timm_networks.identity(parsed)
     if "pretrained" in parsed.options and parsed.kind in MODELS:
-        return f"{parsed.kind}?pretrained={pretrained.mark(Path(parsed.options['pretrained']).expanduser())}"
+        others = "".join(f"&{option}={value}" for option, value in parsed.options.items() if option != "pretrained")
+        return f"{parsed.kind}?pretrained={pretrained.mark(Path(parsed.options['pretrained']).expanduser())}{others}"
     if parsed.kind not in MODELS:
         options = "&".join(f"{option}={value}" for option, value in sorted(parsed.options.items()))
         return f"{parsed.kind.rpartition(':')[2]}#{own.source(parsed.kind)}?{options}"

@@ -1,4 +1,4 @@
-"""The ResNets of the CIFAR benchmarks: 3×3 stem, stages of 16, 32 and 64 channels, option A shortcuts."""
+"""The ResNets of the CIFAR benchmarks: 3×3 stem, three stages of 16, 32 and 64 channels, option A shortcuts."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from torch.nn import functional
 from trainables.models.heads import LinearHead
 from trainables.models.network import Network
 
-WIDTHS = (16, 32, 64)
+WIDTH = 16
+"""Channels of the stem and of the first stage; each further stage has twice as many."""
 
 
-def resnet_cifar(depth: int, *, classes: int, channels: int, generator: torch.Generator) -> Network:
+def resnet_cifar(depth: int, *, classes: int, channels: int, generator: torch.Generator, width: int = WIDTH) -> Network:
     """A ResNet for small images of any size, with depth = 6 n + 2 for n blocks per stage.
 
     Convolutions are Kaiming-normal, standard deviation √(2 / fan-in). Every initial value comes from the
@@ -23,16 +24,17 @@ def resnet_cifar(depth: int, *, classes: int, channels: int, generator: torch.Ge
         classes: C, at least 2.
         channels: c of the images (B, c, H, W).
         generator: On the CPU.
+        width: Channels of the stem and of the first stage, at least 1.
 
     Returns:
-        A network with D = 64 whose blends act behind "layer1", "layer2" and "layer3".
+        A network with D = 4 width whose blends act behind "layer1", "layer2" and "layer3".
 
     Raises:
         ValueError: A depth that is not 6 n + 2.
 
     Source: He et al. 2016, arXiv:1512.03385, section 4.2; initial values: He et al. 2015,
         arXiv:1502.01852, eq. 10.
-    Differs: none.
+    Differs: none. The "ResNet-32" of GLMC (Du et al. 2023, arXiv:2305.08661) has width 64, 16 times the parameters.
 
     >>> network = resnet_cifar(32, classes=10, channels=3, generator=torch.Generator().manual_seed(0))
     >>> sum(p.numel() for p in network.parameters())
@@ -41,19 +43,20 @@ def resnet_cifar(depth: int, *, classes: int, channels: int, generator: torch.Ge
     blocks, rest = divmod(depth - 2, 6)
     if blocks < 1 or rest:
         raise ValueError(f"resnet_cifar(depth={depth}): the depth must be 6 n + 2, e.g. 8, 20, 32, 44 or 56")
-    stem = nn.Sequential(_convolution(channels, WIDTHS[0], 1, generator), nn.BatchNorm2d(WIDTHS[0]), nn.ReLU())
+    stem = nn.Sequential(_convolution(channels, width, 1, generator), nn.BatchNorm2d(width), nn.ReLU())
     parts: dict[str, nn.Module] = {"stem": stem}
-    inputs = WIDTHS[0]
-    for number, width in enumerate(WIDTHS, start=1):
+    inputs = width
+    for number in (1, 2, 3):
+        outputs = width * 2 ** (number - 1)
         stage = []
         for block in range(blocks):
             stride = 2 if number > 1 and block == 0 else 1
-            stage.append(BasicBlock(inputs, width, stride, generator))
-            inputs = width
+            stage.append(BasicBlock(inputs, outputs, stride, generator))
+            inputs = outputs
         parts[f"layer{number}"] = nn.Sequential(*stage)
-    head = LinearHead(WIDTHS[-1], classes, generator)
+    head = LinearHead(inputs, classes, generator)
     layers = [name for name in parts if name != "stem"]
-    return Network(parts, head, features=WIDTHS[-1], classes=classes, layers=layers)
+    return Network(parts, head, features=inputs, classes=classes, layers=layers)
 
 
 class BasicBlock(nn.Module):

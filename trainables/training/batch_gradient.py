@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -185,6 +185,29 @@ class StepGradient:
                     whole = self._gradient.loss(self._epoch, batch, outputs)
             self.first = batch, outputs, whole
         return loss
+
+    def parts(self, factors: Sequence[Callable[[Tensor], Tensor]]) -> Iterator[Tensor]:
+        """Adds the gradients of several parts of the objective, one at a time, of one pass through the network.
+
+        Args:
+            factors: Of each part, as above.
+
+        Yields:
+            The loss of each part, after its gradient has been added; what is taken away then leaves the next one alone.
+        """
+        gradient = self._gradient
+        self._draw_again()
+        outputs = gradient._outputs(self.batch, self._features, self._epoch)
+        batch = outputs.batch or self.batch
+        if self.first is None:
+            self._draw_again()
+            with torch.no_grad():
+                self.first = batch, outputs, gradient.loss(self._epoch, batch, outputs)
+        for number, part in enumerate(factors, start=1):
+            self._draw_again()
+            loss = gradient.loss(self._epoch, batch, outputs, part)
+            loss.backward(retain_graph=number < len(factors))
+            yield loss.detach()
 
     def _draw_again(self) -> None:
         for generator, state in self._drawn:

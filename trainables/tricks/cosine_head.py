@@ -10,7 +10,7 @@ from spaces.domain import uniform
 from trainables.batch import Facts
 from trainables.models.heads import CosineHead as Cosine
 from trainables.registry import in_range, trick
-from trainables.tricks._shared.classifier_rows import ScaledHead
+from trainables.tricks._shared.classifier_rows import innermost
 
 
 @trick(
@@ -54,7 +54,7 @@ class CosineHead:
         """Model -> the same model with a cosine head."""
 
         def replace(model: Any) -> Any:
-            head = model.head.inner if isinstance(model.head, ScaledHead) else model.head
+            head = innermost(model.head)
             if isinstance(head, Cosine):
                 head.scale = float(self.scale)
                 return model

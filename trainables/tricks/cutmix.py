@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +9,7 @@ import torch
 from spaces.domain import uniform
 from trainables.batch import Batch, Facts
 from trainables.registry import in_range, trick
-from trainables.tricks._shared.mixing import MixFn, beta_share, partners, with_partners
+from trainables.tricks._shared.mixing import MixFn, area_of, beta_share, partners, rectangle, with_partners
 
 
 @trick(
@@ -60,19 +59,12 @@ class Cutmix:
 
         def mix(batch: Batch, generator: torch.Generator) -> Batch:
             height, width = batch.images.shape[-2:]
-            side = math.sqrt(1 - beta_share(self.alpha, generator))
+            share = beta_share(self.alpha, generator)
             order = partners(batch, generator)
-
-            def span(length: int) -> slice:
-                cut = int(length * side)
-                centre = int(torch.randint(length, (), generator=generator))
-                return slice(max(centre - cut // 2, 0), min(centre + cut // 2, length))
-
-            rows, columns = span(height), span(width)
+            rows, columns = rectangle(height, width, share, generator)
             images = batch.images.clone()
             images[..., rows, columns] = batch.images[:, order][..., rows, columns]
-            area = max(rows.stop - rows.start, 0) * max(columns.stop - columns.start, 0)
-            share = torch.full_like(batch.share[:, 0], 1 - area / (height * width))
-            return with_partners(batch.with_images(images), order, share, None)
+            left = torch.full_like(batch.share[:, 0], 1 - area_of(rows, columns) / (height * width))
+            return with_partners(batch.with_images(images), order, left, None)
 
         return mix

@@ -6,12 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from spaces.domain import uniform
 from trainables.batch import Batch, Facts
 from trainables.registry import in_range, trick
-from trainables.training.seeding import sent
+from trainables.tricks._shared.erasing import erased, mean_colour
 from trainables.tricks._shared.views import check_view, on_view
 
 
@@ -57,23 +56,17 @@ class Cutout:
 
     def build(self, facts: Facts) -> Callable[[Batch, torch.Generator], Batch]:
         """(Batch, generator) -> Batch with images of the same shape and type."""
-        mean = torch.zeros(1) if facts.pixel_mean is None else facts.pixel_mean.cpu()
-        colour = (mean * 255).round()
+        colour = mean_colour(facts)
 
         def augment(batch: Batch, generator: torch.Generator) -> Batch:
-            images = batch.images
-            views, number, _, height, width = images.shape
+            views, number, _, height, width = batch.images.shape
             side = round(self.size * height)
             if side == 0:
                 return batch
-
-            def hidden(length: int) -> Tensor:
-                first = torch.randint(length, (views, number, 1), generator=generator) - side // 2
-                pixel = torch.arange(length)
-                return (pixel >= first) & (pixel < first + side)  # (V, B, length)
-
-            square = hidden(height)[:, :, None, :, None] & hidden(width)[:, :, None, None, :]
-            fill = colour.to(images).view(1, 1, -1, 1, 1)
-            return batch.with_images(torch.where(sent(square, images.device), fill, images))
+            top, left = (
+                torch.randint(length, (views, number, 1), generator=generator)[..., 0] - side // 2
+                for length in (height, width)
+            )
+            return batch.with_images(erased(batch.images, top, left, side, side, colour))
 
         return on_view(augment, self.view)

@@ -11,13 +11,9 @@ from spaces.domain import integer
 from trainables.batch import Batch, Facts
 from trainables.registry import in_range, trick
 from trainables.training.seeding import sent
-from trainables.tricks._shared.augmenting import SIGNED, magnitudes, operate
+from trainables.tricks._shared.augmenting import OPERATIONS, SIGNED, magnitudes, operate
 from trainables.tricks._shared.views import check_view, on_view
 
-OPERATIONS = (
-    "Identity", "ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "Brightness", "Color", "Contrast",
-    "Sharpness", "Posterize", "Solarize", "AutoContrast", "Equalize",
-)  # fmt: skip
 LEVELS = 31
 
 

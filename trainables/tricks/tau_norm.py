@@ -12,7 +12,7 @@ from torch.nn import functional
 from spaces.domain import uniform
 from trainables.batch import Facts, Outputs
 from trainables.registry import among, in_range, trick
-from trainables.tricks._shared.classifier_rows import weight_of
+from trainables.tricks._shared.classifier_rows import AlignedHead, weight_of
 
 
 @trick(
@@ -28,7 +28,7 @@ class TauNorm:
 
         z_c = x · w_c / ‖w_c‖ ** τ
 
-    τ = 0 drops the bias, and with `keep_bias` changes nothing.
+    τ = 0 drops the bias, and with `keep_bias` changes nothing. What `disalign` has learned corrects these logits.
 
     Args:
         tau: τ, at least 0.
@@ -73,6 +73,7 @@ class TauNorm:
             norms = weight.norm(dim=1, keepdim=True)
             norms = torch.where(norms > 0, norms, 1)  # a row of zeros stays one
             bias = head.bias.detach() if self.keep_bias and head.bias is not None else None
-            return functional.linear(outputs.features, weight / norms**self.tau, bias)
+            z = functional.linear(outputs.features, weight / norms**self.tau, bias)
+            return head.corrected(z, outputs.features) if isinstance(head, AlignedHead) else z
 
         return readout

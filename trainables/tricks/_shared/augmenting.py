@@ -14,6 +14,11 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as images_by
 
 NEAREST = InterpolationMode.NEAREST
+OPERATIONS = (
+    "Identity", "ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "Brightness", "Color", "Contrast",
+    "Sharpness", "Posterize", "Solarize", "AutoContrast", "Equalize",
+)  # fmt: skip
+"""Those of RandAugment and TrivialAugment."""
 ENHANCEMENTS: dict[str, Any] = {
     "Brightness": images_by.adjust_brightness,
     "Color": images_by.adjust_saturation,

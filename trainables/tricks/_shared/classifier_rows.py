@@ -53,6 +53,63 @@ class ScaledHead(nn.Module):
         return self.scale * (z - bias) + bias
 
 
+class AlignedHead(nn.Module):
+    """A head whose logits are corrected, image by image, by a learned share.
+
+        z' = σ(v·x + t) (s ∘ z + b) + (1 − σ(v·x + t)) z,   s = 1, b = 0, v = 0.1, t = 0 at first
+
+    Args:
+        inner: The head within, with `weight` (C, D), `bias` and `kind`.
+    """
+
+    def __init__(self, inner: Any) -> None:
+        super().__init__()
+        self.inner = inner
+        row, column = inner.weight[:, 0], inner.weight[0]
+        self.scale, self.shift = nn.Parameter(torch.ones_like(row)), nn.Parameter(torch.zeros_like(row))  # s, b
+        self.trust = nn.Parameter(torch.full_like(column, 0.1))  # v
+        self.offset = nn.Parameter(torch.zeros_like(column[0]))  # t
+
+    @property
+    def kind(self) -> str:
+        """What the head within is."""
+        return str(self.inner.kind)
+
+    @property
+    def weight(self) -> Tensor:
+        """(C, D), the rows before the correction."""
+        weight: Tensor = self.inner.weight
+        return weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        """(C,), before the correction."""
+        bias: Tensor | None = self.inner.bias
+        return bias
+
+    def reset(self, generator: torch.Generator) -> None:
+        """Draws the inner head's initial values anew; the correction is none again."""
+        self.inner.reset(generator)
+        for parameter, value in ((self.scale, 1.0), (self.shift, 0.0), (self.trust, 0.1), (self.offset, 0.0)):
+            nn.init.constant_(parameter, value)
+
+    def corrected(self, z: Tensor, features: Tensor) -> Tensor:
+        """Logits (B, C) of features (B, D) -> (B, C)."""
+        share = torch.sigmoid(features @ self.trust + self.offset)[:, None]
+        return share * (self.scale * z + self.shift) + (1 - share) * z
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, D) -> (B, C)."""
+        return self.corrected(self.inner(features), features)
+
+
+def innermost(head: Any) -> Any:
+    """The head within the learned scales and corrections."""
+    while isinstance(head, (ScaledHead, AlignedHead)):
+        head = head.inner
+    return head
+
+
 def weight_of(head: Any, trick: str) -> Tensor:
     """The weight (C, D) of a head with one row per class.
 
@@ -70,19 +127,18 @@ def weight_of(head: Any, trick: str) -> Tensor:
 
 def learned_weight(head: Any, trick: str) -> Tensor:
     """The same as the parameter itself, to be changed in place."""
-    return weight_of(head.inner if isinstance(head, ScaledHead) else head, trick)
+    return weight_of(innermost(head), trick)
 
 
 def cosine_scale(model: Any) -> float:
     """The factor that a cosine head has put on its cosines; 1 where there is no model, or no such head."""
-    head = getattr(model, "head", None)
-    head = head.inner if isinstance(head, ScaledHead) else head
-    return float(getattr(head, "scale", 1.0))
+    return float(getattr(innermost(getattr(model, "head", None)), "scale", 1.0))
 
 
 def weight_in(state: Any) -> Tensor | None:
     """The same out of a network's state, if it is there."""
-    return next((state[key] for key in ("head.weight", "head.inner.weight") if key in state), None)
+    keys = (f"head.{'inner.' * depth}weight" for depth in range(3))
+    return next((state[key] for key in keys if key in state), None)
 
 
 def only_head_learns(model: Any, batchnorm: str) -> None:

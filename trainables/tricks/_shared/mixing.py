@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -49,6 +50,51 @@ def with_partners(batch: Batch, order: Tensor, share: Tensor, blend: Blend | Non
     return replace(
         batch, y=torch.stack((y, y[order]), dim=1), share=torch.stack((share, 1 - share), dim=1), blend=blend
     )
+
+
+def partner_of(batch: Batch, trick: str) -> Batch:
+    """As many images of the partner seam's own draw.
+
+    Raises:
+        ValueError: No trick draws partners, or the batch is mixed already.
+    """
+    if batch.partner is None:
+        raise ValueError(f"trick {trick!r} mixes with partners that another trick draws; add 'weighted_partner'")
+    if batch.y.shape[1] != 1:
+        raise ValueError(f"a batch is mixed once: it has {batch.y.shape[1]} labels per image already")
+    return batch.partner
+
+
+def with_other(batch: Batch, images: Tensor, other: Batch, share: float) -> Batch:
+    """A batch of mixed images (V, B, c, H, W), with its own label in this share and the other batch's in the rest."""
+    y = torch.cat((batch.y, other.y), dim=1)
+    shares = batch.share.new_tensor([share, 1 - share]).expand(len(y), 2)
+    return replace(batch, images=images, y=y, share=shares)
+
+
+def rectangle(height: int, width: int, share: float, generator: torch.Generator, up: bool = False) -> tuple[slice, ...]:
+    """Rows and columns of a rectangle with sides √(1 − λ) · (H, W), centred anywhere and cut at the border.
+
+    Args:
+        height: H.
+        width: W.
+        share: λ in [0, 1].
+        generator: On the CPU.
+        up: Round the sides up instead of down.
+    """
+    side = math.sqrt(1 - share)
+
+    def span(length: int) -> slice:
+        cut = math.ceil(length * side) if up else int(length * side)
+        centre = int(torch.randint(length, (), generator=generator))
+        return slice(max(centre - cut // 2, 0), min(centre + cut // 2, length))
+
+    return span(height), span(width)
+
+
+def area_of(rows: slice, columns: slice) -> int:
+    """Pixels of a rectangle."""
+    return int(max(rows.stop - rows.start, 0) * max(columns.stop - columns.start, 0))
 
 
 def mixed_at(layer: str, alpha: float) -> MixFn:
