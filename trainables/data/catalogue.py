@@ -95,8 +95,6 @@ class Standard:
     Args:
         epochs: Epochs of the whole plan; a stage's `length=` is a fraction of them.
         lr: Peak learning rate of SGD.
-        momentum: Momentum of SGD, in [0, 1).
-        nesterov: Nesterov's momentum instead of Polyak's.
         weight_decay: L2 penalty of SGD.
         batch_size: Images per step.
         schedule: Name of the learning-rate schedule.
@@ -110,12 +108,12 @@ class Standard:
             "trained", where the network has been trained before.
         sd: Noise of one trial's accuracy on val within its seed block, in [0, 1]: what a preview assumes when it says
             what a design can show. Half a point, as in most of the literature's repeated runs, where nothing is known.
+        momentum: Momentum of SGD, in [0, 1).
+        nesterov: Nesterov's momentum instead of Polyak's.
     """
 
     epochs: int
     lr: float
-    momentum: float
-    nesterov: bool
     weight_decay: float
     batch_size: int
     schedule: str
@@ -126,6 +124,8 @@ class Standard:
     final_epochs: int
     sd: float = 0.005
     provides: tuple[str, ...] = ("images",)
+    momentum: float = 0.9
+    nesterov: bool = False
 
 
 @dataclass(frozen=True)

@@ -76,8 +76,6 @@ def standard(name: str, root: str | None = None) -> Standard:
     return Standard(
         epochs=200,
         lr=0.1,
-        momentum=0.9,
-        nesterov=False,
         weight_decay=2e-4,
         batch_size=128,
         schedule="multistep",

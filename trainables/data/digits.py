@@ -38,8 +38,6 @@ def standard(name: str, root: str | None = None) -> Standard:
     return Standard(
         epochs=90,
         lr=0.1,
-        momentum=0.9,
-        nesterov=False,
         weight_decay=5e-4,
         batch_size=64,
         schedule="one_cycle",

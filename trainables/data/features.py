@@ -70,8 +70,6 @@ def standard(name: str, root: str | None = None) -> Standard:
     return Standard(
         epochs=30,
         lr=0.2,
-        momentum=0.9,
-        nesterov=False,
         weight_decay=5e-4,
         batch_size=256,
         schedule="cosine",

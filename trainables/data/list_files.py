@@ -59,7 +59,7 @@ class Lists:
 
 
 _NINETY = Standard(
-    epochs=90, lr=0.2, momentum=0.9, nesterov=False, weight_decay=5e-4, batch_size=512, schedule="cosine",
+    epochs=90, lr=0.2, weight_decay=5e-4, batch_size=512, schedule="cosine",
     model="resnet10", imbalance=None, eval_every=5, margin=0.01, final_epochs=90,
 )  # fmt: skip
 

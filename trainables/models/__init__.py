@@ -76,7 +76,7 @@ def build(name: str, *, classes: int, channels: int, generator: torch.Generator)
         generator: On the CPU; all initial values come from it, none from the global stream.
 
     Raises:
-        ModelError: The name is unknown (the nearest known one is offered), an option is, or the file or the function
+        ModelError: The name or an option of it is unknown (the message offers the nearest one), or the file or function
             does not give such a network.
 
     >>> network = build("resnet20", classes=100, channels=3, generator=torch.Generator().manual_seed(0))
@@ -99,10 +99,10 @@ def build(name: str, *, classes: int, channels: int, generator: torch.Generator)
 
 
 def check(name: str) -> None:
-    """Refuses a name that stands for no network; nothing is built.
+    """Refuses an invalid name of a network without building the network.
 
     Raises:
-        ModelError: As in `build`; of a file only whether it is there.
+        ModelError: As in `build`; for a file only if it does not exist.
     """
     parsed = Name.parse(name)
     if parsed.kind in MODELS:
@@ -164,7 +164,7 @@ def check_on(name: str, *, classes: int, shape: tuple[int, ...]) -> None:
 
 
 def is_own(name: str) -> bool:
-    """Whether a name stands for code of the user's.
+    """Whether a name refers to the user's code.
 
     >>> is_own("nets.py:wide"), is_own("resnet8"), is_own("timm:resnet18")
     (True, False, False)
@@ -174,7 +174,7 @@ def is_own(name: str) -> bool:
 
 
 def comes_trained(name: str) -> bool:
-    """Whether a network has been trained before: it has weights from a file or from timm's hub.
+    """Whether a network is pretrained, from a file or from timm's hub.
 
     >>> comes_trained("resnet50?pretrained=r50.pth"), comes_trained("timm:resnet18?pretrained=no")
     (True, False)
@@ -185,7 +185,7 @@ def comes_trained(name: str) -> bool:
 
 
 def input_format(name: str) -> InputFormat | None:
-    """The images that a pretrained network expects; `None` where it takes them as the data set has them.
+    """Format of the images that a pretrained network expects; `None` for any other network.
 
     >>> input_format("resnet50?pretrained=r50.pth").size, input_format("resnet50")
     (224, None)
@@ -197,11 +197,11 @@ def input_format(name: str) -> InputFormat | None:
 
 
 OF_TORCHVISION = ("resnet50", "resnet152", "resnext50")
-"""Networks that torchvision has weights of."""
+"""Networks for which torchvision has weights."""
 
 
 def settled(name: str) -> str:
-    """The same network by absolute places: what another process in another folder understands.
+    """Makes the paths in a network's name absolute, so that a process in another folder finds them.
 
     >>> settled("resnet8")
     'resnet8'
@@ -212,7 +212,7 @@ def settled(name: str) -> str:
 
 
 def identity(name: str) -> str:
-    """What a stage's result depends on: of a file its content, of the user's own its source, instead of a place.
+    """Identity of a network for stage keys: the content of a file of weights, the source of own code, and no path.
 
     >>> identity("resnet8")
     'resnet8'

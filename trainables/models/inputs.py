@@ -33,4 +33,4 @@ class InputFormat:
 
 
 IMAGENET = InputFormat(224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bilinear")
-"""Of torchvision's weights."""
+"""Format of torchvision's weights."""

@@ -20,11 +20,11 @@ _OF_TORCHVISION = {
     **{f"layer{number}.": f"backbone.layer{number}." for number in range(1, 5)},
 }  # fmt: skip
 _WRAPPERS = ("state_dict", "model", "state_dict_ema", "net")
-"""Under which key public training codes keep the weights."""
+"""Keys under which public training codes store the weights."""
 
 
 def mark(file: Path) -> str:
-    """SHA-256 of the file: what a stage's key has instead of its place."""
+    """SHA-256 of the file, for stage keys."""
     return _mark(file, file.stat().st_mtime_ns)
 
 
@@ -35,7 +35,7 @@ def _mark(file: Path, changed: int) -> str:
 
 
 def load(network: Network, file: Path, name: str) -> None:
-    """Takes weights over in place; the head's only where it has as many classes and is of the same kind.
+    """Loads weights in place; those of the head only if its classes and kind agree.
 
     Args:
         network: Whose weights are replaced.
@@ -57,11 +57,11 @@ def load(network: Network, file: Path, name: str) -> None:
 
 
 _OURS = "backbone.body.made."
-"""What the names of a backbone of timm begin with in our own files."""
+"""Prefix of the names of a backbone of timm in files of this project."""
 
 
 def load_timm(made: nn.Module, head: nn.Module, file: Path, name: str, classifier: str | tuple[str, ...]) -> None:
-    """Takes weights over into a backbone of timm in place; the head's only where it has as many classes.
+    """Loads weights into a backbone of timm; those of the head only if its classes agree.
 
     Args:
         made: The backbone.
@@ -145,11 +145,10 @@ def _of_efficientnet_pytorch(found: Mapping[str, Tensor], made: nn.Module) -> di
 
 
 def read(file: Path) -> Mapping[str, Tensor]:
-    """The tensors of a file of weights by their names there; a network is made at every stage's start, the file is
-    read once.
+    """Reads the tensors of a file of weights by name, once per process.
 
     Raises:
-        ModelError: No such file, or it holds no weights.
+        ModelError: The file does not exist or holds no weights.
     """
     return _read(file, file.stat().st_mtime_ns if file.is_file() else 0)
 

@@ -75,7 +75,7 @@ def input_format(name: Name) -> InputFormat:
 
 
 def identity(name: Name) -> str:
-    """What the network's initial values and layers depend on, without places."""
+    """Identity of the initial values and layers, without paths."""
     timm, wanted = _timm(name), name.kind.removeprefix(PREFIX)
     file = name.options.get("pretrained")
     if file is None:
@@ -160,7 +160,7 @@ def _mean_is_pooled(wanted: str, size: int) -> bool:
 
 
 def _size_option(config: Any, size: int) -> dict[str, Any]:
-    """What tells a network that is made for one size of images that they have another."""
+    """Argument for a network made for one size of images, if the images have another."""
     return {"img_size": size} if config.fixed_input_size and size != config.input_size[-1] else {}
 
 

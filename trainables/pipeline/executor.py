@@ -105,7 +105,7 @@ class StageExecutor:
                 self.take(*found)
 
     def take(self, snapshot: StageSnapshot, whole: bool) -> None:
-        """Moves on by a finished stage, or by a finished member of it, that `StageCache.find` has returned."""
+        """Advances by a finished stage or member that `StageCache.find` has returned."""
         state = self.state
         name = self.plan.stages[state.stage].name
         state.reused.append(name if whole else f"{name}#{state.member}")
@@ -161,7 +161,7 @@ class StageExecutor:
         return MembersInTraining(run, members[0], found[0].seconds if found else 0.0, time.perf_counter())
 
     def end_epoch(self, seconds: float, save: bool | None = None) -> None:
-        """Evaluates after a trained epoch, saves, and moves on where the stage is finished.
+        """Evaluates after a trained epoch, saves, and starts the next stage if this one is finished.
 
         Args:
             seconds: Seconds that the epoch took.
@@ -207,7 +207,7 @@ class StageExecutor:
             self.start(snapshots)
 
     def _finish(self, training: MembersInTraining) -> None:
-        """Keeps the members in training, which have trained their last epoch, and moves on."""
+        """Stores the members that have trained their last epoch, and continues with the next ones."""
         state = self.state
         left = training.unfinished(state.member)
         self.training = None
@@ -261,7 +261,7 @@ class StageExecutor:
 
 
 def members_together(stage: StagePlan, member: int, context: TrainingContext) -> range:
-    """The members of a stage that are trained as one network with the given one; it alone where none are."""
+    """The members of a stage that share a network with the given one; that one alone if none do."""
     pixels = stage.batch_size * pixels_of(context.data.train_images)
     fused = can_be_fused(stage) and context.sharding.count == 1
     if fused and context.numerics.fuses(context.device.type, pixels):

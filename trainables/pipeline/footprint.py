@@ -79,7 +79,7 @@ def footprint(
 
 
 def fewer(data: LongTailed, images: int) -> LongTailed:
-    """The same data with about so many training images, some of every class."""
+    """Data with about this many training images, some of every class."""
     each = max(1, -(-images // data.classes))
     kept = torch.cat([(data.train_labels == label).nonzero()[:each, 0] for label in range(data.classes)])
     pixels: Any = data.train_images
@@ -93,7 +93,7 @@ def fewer(data: LongTailed, images: int) -> LongTailed:
 
 @contextmanager
 def _busy(device: torch.device) -> Iterator[list[float]]:
-    """Readings of how busy a GPU is, ten a second, from its driver; none where that cannot be asked."""
+    """Samples the utilisation of a GPU ten times a second; nothing if the driver cannot report it."""
     readings: list[float] = []
     over = threading.Event()
 

@@ -130,7 +130,7 @@ class JointSeeds:
             self._run = None
 
     def _start(self, stage: int) -> None:
-        """Starts a stage; in its middle where all pipelines were left at the same epoch.
+        """Starts a stage, or continues it if all pipelines stopped at the same epoch.
 
         Raises:
             CannotFuse: The networks cannot be stacked; each pipeline has started on its own.

@@ -73,7 +73,7 @@ def features_key(before: str, stage: StagePlan) -> str:
 
 
 def _together(stage: StagePlan, member: int, context: Mapping[str, Any]) -> dict[str, Any]:
-    """The members that may be trained with a member in one network, which shows in its last bits."""
+    """Members that may share a network with a member, which changes its last bits."""
     if not can_be_fused(stage) or context.get("numerics", {}).get("fused_members", "off") == "off":
         return {}
     return {"together": len(group_of(member, stage.members))}

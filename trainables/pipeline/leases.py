@@ -100,7 +100,7 @@ class Leases:
         """Who holds the key for which `acquire` was last refused, in words."""
 
     def acquire(self, keys: Iterable[str]) -> bool:
-        """Takes all of the keys, or none where another process holds one."""
+        """Locks all of the keys, or none if another process holds one."""
         taken: list[str] = []
         for key in keys:
             if key in self._held:

@@ -162,7 +162,7 @@ class Pipeline:
         return summary(last, self.data.counts, self.data.val_labels, prefix, self.deployment)
 
     def test(self, deployment: Deployment | None = None) -> tuple[dict[str, float], list[float], list[int]]:
-        """The same on the test split. For confirmed recipes alone: nothing may be chosen by it.
+        """Measures on the test split. Only for confirmed recipes: nothing may be selected by it.
 
         Args:
             deployment: Prior and costs (default: those of the pipeline).

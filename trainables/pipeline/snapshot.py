@@ -15,7 +15,7 @@ from trainables.training.context import CarryOver, State, below, prefixed
 
 @dataclass(frozen=True)
 class Point:
-    """One evaluation on `val`: where in the plan, and its metrics as fractions."""
+    """An evaluation on `val`: its position in the plan, and its metrics as fractions."""
 
     stage: str
     member: int
@@ -84,7 +84,7 @@ _VALUES = ("epochs", "images", "steps", "seconds", "points", "last")
 
 @dataclass
 class PipelineState:
-    """Where a pipeline is between two epochs.
+    """State of a pipeline between two epochs.
 
     Args:
         stage: Number of the stage that is being trained.
@@ -113,7 +113,7 @@ class PipelineState:
     training: list[StageSnapshot] = field(default_factory=list)
 
     def count(self, snapshot: StageSnapshot) -> None:
-        """Adds what a finished stage or member took, here or when it was trained."""
+        """Adds the cost of a finished stage or member, whether trained here or re-used."""
         self.cost.epochs += snapshot.epochs
         self.cost.images += snapshot.images
         self.cost.steps += snapshot.steps
@@ -121,7 +121,7 @@ class PipelineState:
             self.spent[name] = self.spent.get(name, 0) + getattr(snapshot, name)
 
     def add_point(self, plan: Plan, stage_epoch: int, measured: dict[str, float]) -> None:
-        """Adds an evaluation of the current stage, after so many of its epochs."""
+        """Adds an evaluation of the current stage after `stage_epoch` of its epochs."""
         epoch = plan.epochs_before(self.stage) + stage_epoch
         # member 0: a stage without members is measured, or the merged network
         self.points.append(Point(plan.stages[self.stage].name, 0, epoch, epoch / plan.epochs, measured))

@@ -77,7 +77,7 @@ def retried(action: Callable[P, T]) -> Callable[P, T]:
 
 
 class Storage(Protocol):
-    """Interface of the places that hold a store. Paths are relative, with forward slashes."""
+    """Interface of the storage of a store. Paths are relative, with forward slashes."""
 
     place: str
 
@@ -90,7 +90,7 @@ class Storage(Protocol):
         ...
 
     def write(self, path: str, content: bytes) -> None:
-        """Replaces a file, whole."""
+        """Replaces a file atomically."""
         ...
 
     def publish(self, folder: str, files: Mapping[str, bytes], last: str) -> None:
@@ -110,7 +110,7 @@ class Storage(Protocol):
         ...
 
     def age(self, path: str) -> float | None:
-        """Seconds since a file, or any file of a folder, was last written; `None` where the system does not say."""
+        """Seconds since the last write to a file, or to any file of a folder; `None` if unknown."""
         ...
 
     def leftovers(self) -> dict[str, int]:
@@ -142,7 +142,7 @@ class LocalStorage:
 
     @retried
     def write(self, path: str, content: bytes) -> None:
-        """Replaces a file: written beside, flushed to disk, renamed."""
+        """Replaces a file atomically: writes a temporary file, flushes it to disk, renames it."""
         target = self.root / path
         beside = _beside(target)
         try:
@@ -206,7 +206,7 @@ class LocalStorage:
         return time.time() - latest
 
     def leftovers(self) -> dict[str, int]:
-        """Files that writers which are gone have not moved into place, each with its bytes."""
+        """Temporary files of processes that are gone, with their sizes in bytes."""
         found = {}
         for path in sorted([*self.root.glob("[0-9a-f][0-9a-f]/.*"), *self.root.glob("partial/.*")]):
             name = path.relative_to(self.root).as_posix()
@@ -290,7 +290,7 @@ class RemoteStorage:
         return time.time() - max(times) if found and len(times) == len(found) else None
 
     def leftovers(self) -> dict[str, int]:
-        """Nothing: what is written here is written in its place."""
+        """Returns nothing: files are written in place."""
         return {}
 
 

@@ -48,7 +48,7 @@ class StageStore:
 
     @property
     def shared_folder(self) -> Path | None:
-        """The folder, where it is one: leases lie there."""
+        """The folder of the store, where leases are kept; `None` if it is a URL."""
         return self.files.root if isinstance(self.files, LocalStorage) else None
 
     def folder(self, key: str) -> Path:
@@ -103,7 +103,7 @@ class StageStore:
     def put_partial(self, key: str, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Keeps a stage that is still being trained, so that a crash costs seconds; replaces the last one.
 
-        Training does not need it: where it cannot be written, that is reported once for each stage.
+        Training does not need it: a failure to write is reported once per stage.
         """
         try:
             self.files.write(partial_file(key), pack_partial(key, tensors, state))
@@ -138,7 +138,7 @@ class StageStore:
         self._discard(partial_file(key))
 
     def _discard(self, path: str) -> None:
-        """Removes a path; where that fails, `clean` removes it later."""
+        """Removes a path; if that fails, `clean` removes it later."""
         try:
             self.files.remove(path)
         except OSError as error:
@@ -195,7 +195,7 @@ class StageStore:
 
 
 def words(error: OSError) -> str:
-    """What went wrong, without numbers and places."""
+    """Message of an error, without numbers and paths."""
     return error.strerror or str(error)
 
 

@@ -21,7 +21,7 @@ Pick: TypeAlias = Callable[[str, Domain, Any], Any]
 
 
 NONE = "none"
-"""How `None` is written where an option is named."""
+"""Name of the option `None`."""
 
 
 class Forbidden(PlanError):

@@ -41,7 +41,7 @@ class TrickPlan:
 
 
 FINE_TUNING: Mapping[str, Any] = {"optimizer": "sgd", "layer_decay": 1.0, "clip": None}
-"""Numbers of a stage that fine-tuning may set, with their values elsewhere."""
+"""Numbers of a stage that fine-tuning may set, with their defaults."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ STAGE_NUMBERS = ("epochs", "lr", "weight_decay", "batch_size", "members")
 
 @dataclass(frozen=True)
 class Recipe:
-    """A plan, with what was chosen to get there.
+    """A plan, with the choices that it was built from.
 
     Args:
         plan: The plan.

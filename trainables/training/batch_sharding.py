@@ -27,10 +27,10 @@ from trainables.batch import Batch
 
 @dataclass(frozen=True)
 class BatchSharding:
-    """Into how many parts each batch is divided, and which of them this process trains on.
+    """Division of each batch into parts, and the parts of this process.
 
     Args:
-        accumulate: BatchSharding one after another in each process.
+        accumulate: Parts that each process computes one after another.
         workers: Processes.
         rank: This process, from 0.
 
@@ -48,7 +48,7 @@ class BatchSharding:
         return self.accumulate * self.workers
 
     def slices(self, size: int) -> list[slice]:
-        """The parts of a batch of B images, in order; one alone where some would have fewer than two images.
+        """Slices of a batch of B images, in order; a single one if some part would have fewer than two images.
 
         >>> BatchSharding(accumulate=2).slices(5), BatchSharding(accumulate=3).slices(5)
         ([slice(0, 3, None), slice(3, 5, None)], [slice(0, 5, None)])
@@ -70,7 +70,7 @@ class BatchSharding:
         return [(number, (slices[number].stop - slices[number].start) / size) for number in mine]
 
     def parallel(self, network: nn.Module) -> nn.Module:
-        """The network as it is called: with gradients summed over the workers, where there are several."""
+        """Wraps the network so that gradients are summed over the workers, if there are several."""
         if self.workers == 1:
             return network
         return nn.parallel.DistributedDataParallel(network)
@@ -95,12 +95,12 @@ class BatchSharding:
                     torch.distributed.broadcast(tensor.data, 0)
 
     def key_fields(self) -> dict[str, Any]:
-        """The fields that enter a stage's key: none where batches are whole."""
+        """Fields for a stage's key; none if batches are whole."""
         return {} if self.count == 1 else {"parts": [self.accumulate, self.workers]}
 
 
 def synchronise_batchnorm(network: nn.Module, sharding: BatchSharding, device: torch.device) -> nn.Module:
-    """The network with BatchNorm over all workers' parts, which PyTorch has for GPUs alone."""
+    """Synchronises BatchNorm over the workers, which PyTorch supports on GPUs only."""
     if sharding.workers == 1 or device.type != "cuda":
         return network
     converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(network)

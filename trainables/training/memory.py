@@ -64,7 +64,7 @@ def peak(device: torch.device) -> float:
 
 
 def total(device: torch.device) -> float:
-    """Bytes of the device, 0 where the system does not say."""
+    """Memory of the device in bytes; 0 if the system does not report it."""
     if device.type == "cuda":
         return float(torch.cuda.get_device_properties(device).total_memory)
     try:

@@ -61,7 +61,7 @@ def network_before_stage(
     generators: Callable[[str], torch.Generator],
     carry_over: CarryOver | None,
 ) -> Network:
-    """The network as the stage before leaves it; where a chain starts, as it was evaluated."""
+    """The network at the end of the stage before; at the start of a chain, the network that was evaluated."""
     network = context.network(generator(context.seed, "init")).to(context.device)
     starts = plan.starts_chain(index)
     for earlier in plan.stages[: index if starts else plan.chain(index)[0] + 1]:

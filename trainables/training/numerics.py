@@ -107,7 +107,7 @@ class Numerics(NumericsSettings):
         return pixels >= CHANNELS_LAST_PIXELS if device == "cpu" else self.precision == "bf16"
 
     def fuses(self, device: str, pixels: int) -> bool:
-        """Whether members that can be trained together are.
+        """Whether to train members together that can be.
 
         On a CPU by measurement: where a batch is so small that the cost of calling an operation dominates. On CUDA
         never by itself: it has not been measured.
@@ -115,7 +115,7 @@ class Numerics(NumericsSettings):
         return _is_on(self.fused_members, device, pixels)
 
     def fuses_trials(self, device: str, pixels: int) -> bool:
-        """The same of seeds: the work is the same."""
+        """Whether to train seeds together; the work is the same as for members."""
         return _is_on(self.fused_trials, device, pixels)
 
 
@@ -124,8 +124,8 @@ def _is_on(asked: str, device: str, pixels: int) -> bool:
 
 
 GROUP = 4
-"""Members, or seeds, that are trained together at most; members 0 to 3 are always a group, which stages with more
-share."""
+"""Largest group of members, or seeds, trained together; members 0 to 3 always form a group, so that stages with more
+members share it."""
 
 
 def group_of(member: int, members: int) -> range:

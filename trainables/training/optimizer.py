@@ -27,9 +27,9 @@ def make_optimizer(stage: StagePlan, groups: Sequence[Mapping[str, Any]], networ
     """The optimiser of a stage.
 
     Args:
-        stage: With its numbers.
-        groups: What learns: "params", and "lr_scale" where the rate is another.
-        network: That the parameters belong to.
+        stage: Optimiser, rates and weight decay.
+        groups: Groups of parameters that learn: "params", and "lr_scale" if their rate differs.
+        network: Owner of the parameters.
     """
     decayed = groups if stage.layer_decay == 1 else _decayed(groups, stage.layer_decay, network)
     scaled = [_scaled(group, stage.lr) for group in decayed]

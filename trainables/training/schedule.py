@@ -156,7 +156,7 @@ _CHOICES = {"per": ("step", "epoch"), "last": ("above", "zero")}
 
 @functools.lru_cache(maxsize=256)
 def schedule_of(text: str) -> Callable[[float, int], float]:
-    """The schedule that a text names.
+    """Parses a schedule.
 
     Args:
         text: A key of `SCHEDULES`, with options where it has some, or one of `RECIPES`.
@@ -165,7 +165,7 @@ def schedule_of(text: str) -> Callable[[float, int], float]:
         (position in epochs, epochs of the chain) -> factor of the peak rate.
 
     Raises:
-        ScheduleError: No such schedule or option, or a value out of its range; the nearest name is offered.
+        ScheduleError: The schedule or an option is unknown, which suggests the nearest, or a value is out of range.
 
     >>> round(schedule_of("multistep(at=30/60/80, of=90, by=0.1, warm_up=0)")(60, 90), 4)
     0.01

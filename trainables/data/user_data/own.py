@@ -74,8 +74,6 @@ def standard(name: str, root: str | None = None) -> Standard:
     return Standard(
         epochs=epochs,
         lr=0.1 * batch_size / 128,
-        momentum=0.9,
-        nesterov=False,
         weight_decay=5e-4 if small else 2e-4,
         batch_size=batch_size,
         schedule="cosine",
