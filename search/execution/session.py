@@ -118,9 +118,8 @@ def run(
     settings = context.settings
     uri = str(settings.tracking_uri)
     summary.show_notes(console, settings.data, context.splits.first.notes)
-    if settings.start_points:
-        for note in context.factory.left_out:
-            console.print(styled(sentence(note)), soft_wrap=True)
+    for note in (*(context.factory.left_out if settings.start_points else ()), *context.trained_apart()):
+        console.print(styled(sentence(note)), soft_wrap=True)
     tracker = None
     state: SearchState | None = None
     try:

