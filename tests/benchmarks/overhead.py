@@ -1,6 +1,7 @@
 """What a trial costs besides its training: `python tests/benchmarks/overhead.py [--trials 1000] [--plain 100]`.
 
     python tests/benchmarks/overhead.py --heads --trials 2000    # of the classifiers' whole space, on features
+    python tests/benchmarks/overhead.py --driver --trials 2000   # its driver alone: results are drawn at random
 
 A trial here is one epoch of one small step on 30 images of 8 × 8 pixels, so that almost nothing is trained.
 
@@ -92,6 +93,59 @@ def searched(
     return sorted(record["started"] for record in records), cpu, took, sum(record["seconds"] for record in records)
 
 
+def driven(folder: Path, data: str, trials: int) -> list[float]:
+    """The driver of a search of `spaces/heads.py` without Ray and training; its CPU seconds after each trial.
+
+    Proposals, stage keys, locks, early stopping's scores, journal, study and MLflow are those of a search.
+    """
+    from analysis.records.schema import Point, Record
+    from search.context import SearchContext
+    from search.mlflow_tracker import Tracker
+    from search.scheduling.journal import Journal
+    from search.scheduling.orchestrator import Orchestrator
+    from search.scheduling.sampler import Sampler
+    from search.scheduling.stage_locks import StageLocks
+    from search.settings import Settings
+    from search.space_file import load_space
+    from search.state import SearchState
+    from trainables.pipeline.store import StageStore
+
+    settings = Settings(
+        name="many", space=str(HEADS), data=data, output=str(folder / "results"), seeds=1, trials=trials, race=False,
+        start_points=False, check_seeds=0, lag=4, epochs_scale=0.03, imbalance=1.0,
+    )  # fmt: skip
+    context = SearchContext.make(load_space(HEADS), settings)
+    settings.folder.mkdir(parents=True)
+    tracker = Tracker(f"sqlite:///{folder}/mlflow.db", settings.name, data, settings.folder)
+    tracker.start(context.params(), {}, resume=False)
+    sampler = Sampler(context.space, context.standard, 0.03, settings.folder / "optuna.db", "many", 0)
+    state = SearchState(context.factory, settings, context.standard.margin, 0)
+    locks = StageLocks(context.keys, StageStore(folder / "stages"))
+    orchestrator = Orchestrator(state, sampler, Journal(settings.folder / "journal.jsonl"), locks)
+    halving, draws, cpu = context.early_stopping(), np.random.default_rng(0), []
+    while (request := orchestrator.next()) is not None:
+        accuracy = float(draws.uniform(0.3, 0.6))
+        plan = request.recipe.plan
+        points = [
+            Point(stage.name, number, 1, (number + 1) / len(plan.stages), {"accuracy": accuracy, "loss": 1.0})
+            for number, stage in enumerate(plan.stages)
+        ]
+        record = Record(
+            search="many", trial=request.id, arm=request.arm, recipe=plan.id, title=request.title, seed=request.seed,
+            split_seed=request.seed, setting=request.setting, first_stage=plan.id, tricks=request.tricks,
+            context=request.context, outcome="finished", choices=request.recipe.choices, plan=plan.to_dict(), data=data,
+            model="linear", imbalance=1.0, fingerprint="f", counts=(10,) * 3, val_counts=(10,) * 3, epochs=plan.epochs,
+            epochs_trained=plan.epochs, images=30, steps=1, seconds=0.5, seconds_saved=0.0, reused=(),
+            metrics={"final/accuracy": accuracy, "final/loss": 1.0}, curve=tuple(points),
+        )  # fmt: skip
+        halving.remember([record])
+        orchestrator.record(record)
+        tracker.log(record)
+        cpu.append(time.process_time())
+    tracker.close("FINISHED")
+    return cpu
+
+
 def specs(data: str, trials: int) -> list[dict[str, Any]]:
     """The same trials as configurations of the project's `Trial`, learning rates drawn at random."""
     from spaces.domain import Space, Stage
@@ -173,12 +227,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trials", type=int, default=1000, help="of the search [1000]")
     parser.add_argument("--heads", action="store_true", help="trials of spaces/heads.py on features; part 1 alone")
+    parser.add_argument("--driver", action="store_true", help="the driver of such a search alone")
     parser.add_argument("--plain", type=int, default=100, help="through plain Ray Tune; 0 leaves it out [100]")
     options = parser.parse_args()
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.chdir(folder)
+        if options.driver:
+            spent = driven(folder, make_features(folder), options.trials)
+            print("| trials | CPU s per trial of the driver |\n|---|---|")
+            for first in range(0, len(spent) - 100, 100):
+                print(f"| {first + 1} to {first + 100} | {(spent[first + 100] - spent[first]) / 100:.3f} |")
+            return
         if options.heads:
             # a stage of one epoch each
             found = searched(folder, HEADS, make_features(folder), options.trials, epochs_scale=0.03, imbalance=1.0)
