@@ -191,8 +191,9 @@ def test_refused(name, message, weights, tmp_path, monkeypatch):
     for mark, file in {"WEIGHTS": weights / "tiny.pth", "TRAP": tmp_path / "trap.pth",
                        "EMPTY": tmp_path / "empty.pth"}.items():  # fmt: skip
         name = name.replace(mark, str(file))
-    with pytest.raises(ModelError, match=message):
+    with pytest.raises(ModelError, match=message) as caught:
         check_on(name, classes=3, shape=(3, 32, 32))
+    assert len(str(caught.value).splitlines()) == 1 and "weights_only" not in str(caught.value)
     assert not (tmp_path / "trapped").exists()
 
 
@@ -366,7 +367,9 @@ def test_from_a_folder_of_jpegs_by_a_search_to_a_served_model(network, weights, 
         served = mlflow.pyfunc.load_model(str(tmp_path / "out" / "mlflow-model"))
     files = sorted((photos / "ant").iterdir())[:3]
     answers = served.predict(pd.DataFrame({"image": [file.read_bytes() for file in files]}))
-    assert answers["class"].tolist() == ["ant"] * 3
+    assert set(answers["class"]) <= {"ant", "bee", "cat"} and len(answers) == 3
+    if network == "lite":  # the other one has random weights
+        assert answers["class"].tolist() == ["ant"] * 3
 
 
 # --- a real network -------------------------------------------------------------------------------------------
