@@ -37,8 +37,8 @@ SPACE = Space(
             # deferred re-balancing: DRS, DRW
             Stage("deferred", length=0.2, carry="all", keep=("mix",), views=1, choose=[
                 one_of("class_balanced", "square_root", "cost_sensitive")]),
-            # label over-smoothing
-            Stage("smoothing", length=0.2, lr=log_uniform(0.002, 0.2, step="halves"), weight_decay=0.0, views=1,
+            # label over-smoothing: targets this flat want the small learning rate of its paper
+            Stage("smoothing", length=0.2, lr=log_uniform(0.000125, 0.002, step="halves"), weight_decay=0.0, views=1,
                   choose=[FROZEN, trick("label_over_smoothing", delta=uniform(0.9, 0.98, step=0.04))]),
             # one learned factor a class (LWS)
             Stage("scaling", length=0.2, lr=log_uniform(0.02, 0.64, step="halves"), views=1, choose=[

@@ -73,9 +73,10 @@ def show(console: Console, context: SearchContext, measure: bool = False) -> Non
     console.print()
     for part in power_preview.show(design, settings.seeds, context.standard.sd, context.standard.margin, settings.data):
         console.print(styled(part) if isinstance(part, str) else part)
-    if settings.start_points:
-        for note in context.factory.published.left_out:
-            console.print(styled(sentence(note)))
+    for note in (
+        *(context.factory.published.left_out if settings.start_points else ()), *context.trained_apart()
+    ):  # fmt: skip
+        console.print(styled(sentence(note)))
     arms = _arms(context, design)
     found = time_of_epoch(context, measure)
     slots = max(1, settings.max_concurrent or _cores(settings.cpus_per_trial))

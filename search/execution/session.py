@@ -119,9 +119,10 @@ def run(
     settings = context.settings
     uri = str(settings.tracking_uri)
     summary.show_notes(console, settings.data, context.splits.first.notes)
-    if settings.start_points:
-        for note in context.factory.published.left_out:
-            console.print(styled(sentence(note)), soft_wrap=True)
+    for note in (
+        *(context.factory.published.left_out if settings.start_points else ()), *context.trained_apart()
+    ):  # fmt: skip
+        console.print(styled(sentence(note)), soft_wrap=True)
     tracker = None
     state: SearchState | None = None
     try:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.search_space import IntersectionSearchSpace
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.scheduling.study_file import StudyFile
@@ -95,6 +96,7 @@ class Sampler:
         self._id = self._storage.get_study_id_from_name(name)
         self._file = None if file is None else StudyFile(file, self.study, metrics)
         self._taught: dict[str, FrozenTrial] = {}  # by recipe: learned from other arms, not yet in the study
+        self._common = IntersectionSearchSpace(include_pruned=True)
 
     def ask(self, draw: int, fixed: Mapping[str, Any] | None = None) -> Proposal:
         """A new recipe, with some choices given.
@@ -109,7 +111,7 @@ class Sampler:
         """
         reason, refused = "", []
         for attempt in range(ATTEMPTS):
-            self.study.sampler = _tpe((self._seed, draw, attempt))
+            self.study.sampler = _TPE((self._seed, draw, attempt), self._common)
             if fixed:
                 self.study.enqueue_trial(dict(fixed))
             trial = self.study.ask()
@@ -347,9 +349,20 @@ def _before_last(plan: Plan) -> list[list[str]]:
     return stage_keys(plan, {})[:-1]
 
 
-def _tpe(seeds: Sequence[int]) -> optuna.samplers.BaseSampler:
-    seed = int(np.random.SeedSequence(seeds).generate_state(1)[0])
-    return optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True)
+class _TPE(optuna.samplers.TPESampler):  # type: ignore[misc]
+    """TPE for one proposal, with the choices that all trials of the study have in common remembered between proposals.
+
+    A sampler of Optuna's own would look for them in every trial again each time.
+    """
+
+    def __init__(self, seeds: Sequence[int], common: IntersectionSearchSpace) -> None:
+        seed = int(np.random.SeedSequence(seeds).generate_state(1)[0])
+        super().__init__(seed=seed, multivariate=True, constant_liar=True)
+        self._common = common
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """Name to distribution of the choices that are proposed jointly."""
+        return {name: choice for name, choice in self._common.calculate(study).items() if not choice.single()}
 
 
 def _suggest(trial: optuna.Trial, name: str, domain: Domain, default: Any) -> Any:

@@ -14,6 +14,7 @@ from search.settings import Settings
 from spaces.domain import Space, Stage, forbid, integer, log_uniform, one_of, some_of, trick, uniform
 from trainables.data import standard
 from trainables.plan import build, defaults
+from trainables.registry import PlanError
 
 SPACE = Space(
     stages=[
@@ -154,3 +155,33 @@ def test_checks_that_can_show_nothing_are_said(tmp_path, blocks, said):
     show(console, search(tmp_path, check_seeds=blocks))
     assert (f"--check-seeds {blocks} is too few for pairs of the first stage" in console.export_text()) == said
     assert FEWEST_FIRST_STAGES == FEWEST
+
+
+def test_what_cannot_be_trained_jointly_is_said(tmp_path):
+    space = Space(
+        stages=[
+            Stage("first", epochs=1, optimizer="adamw", lr=1e-3),
+            Stage("balanced", epochs=1, members=2, choose=["few_shot", "classifier", "average"]),
+            Stage("finish", epochs=1),
+        ]
+    )
+    said = search(tmp_path, space, fused_trials="on", fused_members="on").trained_apart()
+    assert said == [
+        "--fused-trials on: the seeds of a recipe are trained one by one in 'first' (AdamW, layer-wise learning rates "
+        "or clipping), 'balanced' (members)",
+        "--fused-members on: members are trained one by one in 'balanced' (a train trick)",
+    ]
+    assert search(tmp_path, space).trained_apart() == []
+    (everywhere,) = search(tmp_path, fused_trials="on", model="resnet10").trained_apart()
+    assert everywhere.endswith("one by one in all stages (MaxPool2d cannot be stacked)")
+    console = Console(width=200, record=True)
+    show(console, search(tmp_path, fused_trials="on", model="resnet10"))
+    assert "all stages (MaxPool2d cannot be stacked)" in console.export_text()
+
+
+def test_a_trick_that_finds_no_layer_is_refused(tmp_path):
+    space = Space(
+        stages=[Stage("first", epochs=1), Stage("tuned", epochs=1, choose=[one_of(None, "lora", "adapt_former")])]
+    )
+    with pytest.raises(PlanError, match="stage 'tuned': trick 'adapt_former': no block of the backbone has an MLP"):
+        show(Console(record=True), search(tmp_path, space))

@@ -31,7 +31,7 @@ from trainables.models.resnet_cifar import resnet_cifar
 
 __all__ = [
     "MODELS", "Builder", "InputFormat", "ModelError", "Network", "build", "check", "check_on", "comes_trained",
-    "identity", "input_format", "is_own", "settled",
+    "identity", "input_format", "is_own", "settled", "untrained",
 ]  # fmt: skip
 
 
@@ -96,6 +96,29 @@ def build(name: str, *, classes: int, channels: int, generator: torch.Generator)
     if "pretrained" in parsed.options:
         pretrained.load(network, Path(parsed.options["pretrained"]).expanduser(), parsed.kind)
     return network
+
+
+def untrained(name: str, *, classes: int = 2, channels: int = 3) -> Network:
+    """The network of a name with random initial values in the place of weights from a file or a hub, to look at.
+
+    Args:
+        name: As in `build`.
+        classes: C.
+        channels: c.
+
+    Raises:
+        ModelError: As in `build`.
+
+    >>> untrained("resnet8?pretrained=weights.pth").features
+    64
+    """
+    parsed = Name.parse(name)
+    if not is_own(name):
+        options = {key: value for key, value in parsed.options.items() if key != "pretrained"}
+        options |= {"pretrained": timm_networks.SCRATCH} if parsed.kind.startswith(timm_networks.PREFIX) else {}
+        query = "&".join(f"{key}={value}" for key, value in options.items())
+        name = f"{parsed.kind}?{query}" if query else parsed.kind
+    return build(name, classes=classes, channels=channels, generator=torch.Generator())
 
 
 def check(name: str) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import pickle
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -161,10 +163,16 @@ def _read(file: Path, changed: int) -> Mapping[str, Tensor]:
         if file.suffix == ".safetensors":
             content = load_file(file)
         else:
-            content = torch.load(file, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings(action="ignore"):  # of pickles in general, before this one is refused
+                content = torch.load(file, map_location="cpu", weights_only=True)
             for key in _WRAPPERS:
                 if isinstance(content, dict) and isinstance(content.get(key), dict):
                     content = content[key]
+    except pickle.UnpicklingError as error:  # its text advises to run the code
+        raise ModelError(
+            f"pretrained={file}: no state dict that can be read without running code; write one with "
+            "safetensors.torch.save_file(model.state_dict(), FILE)"
+        ) from error
     except Exception as error:  # what is no such file at all may raise anything
         why = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(f"pretrained={file}: no state dict that can be read without running code ({why})") from error

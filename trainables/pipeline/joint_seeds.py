@@ -16,7 +16,7 @@ from trainables.batch import pixels_of
 from trainables.pipeline.pipeline import Diverged, Pipeline
 from trainables.plan.model import Plan
 from trainables.training.fusion import CannotFuse, FusedRun
-from trainables.training.numerics import Numerics, plain_sgd
+from trainables.training.numerics import Numerics, why_apart
 from trainables.training.stage_run import StageRun
 
 
@@ -29,18 +29,19 @@ def fused_stages(plan: Plan, numerics: Numerics, device: str, pixels: int) -> li
         device: "cpu" or "cuda".
         pixels: H·W of an image; 1 of features.
     """
-
-    def alone(index: int) -> bool:
-        stage = plan.stages[index]
-        if not plain_sgd(stage):
-            return True
-        return stage.members > 1 or stage.views > 0 or any(plan.stages[i].on("train") for i in plan.chain(index))
-
     return [
         index
         for index, stage in enumerate(plan.stages)
-        if not alone(index) and numerics.fuses_trials(device, stage.batch_size * pixels)
+        if not why_alone(plan, index) and numerics.fuses_trials(device, stage.batch_size * pixels)
     ]
+
+
+def why_alone(plan: Plan, index: int) -> str:
+    """What keeps the seeds of a recipe from being trained as one network in a stage; or ""."""
+    if plan.stages[index].members > 1:
+        return "members"
+    trained_in_part = any(plan.stages[each].on("train") for each in plan.chain(index))
+    return why_apart(plan.stages[index]) or ("a train trick" if trained_in_part else "")
 
 
 class JointSeeds:

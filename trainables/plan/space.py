@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from spaces.domain import OneOf, SomeOf, Space, Stage, Trick
@@ -85,15 +87,41 @@ def _keys_of(trick: Trick) -> list[str]:
     return [known.seam, *(f"{trick.name}.{number}" for number in known.numbers)]
 
 
+def check_layers(space: Space, network: Callable[[], Any]) -> None:
+    """Checks that the network has the layers that tricks add to, before anything is trained.
+
+    Args:
+        space: Checked by `check_space`.
+        network: Makes the network; called once, and not where no trick adds anything.
+
+    Raises:
+        PlanError: A trick finds no layer to add to.
+    """
+    made = functools.cache(network)
+    for slot in space.stages:
+        for stage in slot.options if isinstance(slot, OneOf) else (slot,):
+            for trick in tricks_of(stage) if stage is not None else ():
+                for reshape in (getattr(make(trick.name, **n), "reshape", None) for n in _extremes(trick)):
+                    try:
+                        _ = reshape and reshape(copy.deepcopy(made()))
+                    except ValueError as error:
+                        raise PlanError(f"stage {stage.name!r}: {error}") from error
+
+
 def _check_trick(trick: Trick, stage: Stage) -> None:
+    try:
+        for numbers in _extremes(trick):
+            make(trick.name, **numbers)
+    except PlanError as error:
+        raise PlanError(f"stage {stage.name!r}: {error}") from error
+
+
+def _extremes(trick: Trick) -> list[dict[str, Any]]:
+    """Both ends of its ranges, and every option."""
     ends: list[dict[str, Any]] = [{}, {}]
     for key, value in trick.numbers:
         if isinstance(value, OneOf):
             ends.extend({key: option} for option in value.options)
         else:
             ends[0][key], ends[1][key] = (getattr(value, end, value) for end in ("low", "high"))
-    try:
-        for numbers in ends:
-            make(trick.name, **numbers)
-    except PlanError as error:
-        raise PlanError(f"stage {stage.name!r}: {error}") from error
+    return ends

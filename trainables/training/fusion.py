@@ -49,13 +49,10 @@ class FusedRun:
     def __init__(self, runs: Sequence[StageRun]) -> None:
         self.runs = list(runs)
         networks = [run.network for run in self.runs]
-        if any(type(network) is not Network for network in networks):
-            raise CannotFuse("the network is none of the package's own")
-        if networks[0].extra or any(self.stage.on(seam) for seam in WHOLE):
-            raise CannotFuse("a trick keeps modules of its own, or acts inside the network or on its step")
-        for module in networks[0].modules():
-            if not isinstance(module, _KNOWN) or (isinstance(module, nn.Conv2d) and not _plain(module)):
-                raise CannotFuse(f"{type(module).__name__} cannot be stacked")
+        if any(self.runs[0].stage.on(seam) for seam in WHOLE):
+            raise CannotFuse("a trick acts inside the network or on its step")
+        for network in networks:
+            check_stackable(network)
         lengths = [[run.images_in(epoch) for epoch in range(run.stage.epochs)] for run in self.runs]
         if any(length != lengths[0] for length in lengths):
             raise CannotFuse("the members' epochs have different lengths")
@@ -249,6 +246,21 @@ class FusedRun:
 
 
 _KNOWN = (Network, nn.ModuleDict, nn.Sequential, nn.Conv2d, nn.BatchNorm2d, nn.ReLU, BasicBlock, LinearHead, CosineHead)
+
+
+def check_stackable(network: nn.Module) -> None:
+    """Refuses a network that cannot be stacked with others of its kind.
+
+    Raises:
+        CannotFuse: It is none of ours, or has a layer that cannot be stacked.
+    """
+    if type(network) is not Network:
+        raise CannotFuse("the network is none of the package's own")
+    if network.extra:
+        raise CannotFuse("a trick keeps modules of its own")
+    for module in network.modules():
+        if not isinstance(module, _KNOWN) or (isinstance(module, nn.Conv2d) and not _plain(module)):
+            raise CannotFuse(f"{type(module).__name__} cannot be stacked")
 
 
 def _end_epoch(run: StageRun, epoch: Epoch, total: Tensor) -> Diverged | None:

@@ -149,7 +149,16 @@ def groups_of(seeds: Sequence[int]) -> list[tuple[int, ...]]:
 
 def can_be_fused(stage: StagePlan) -> bool:
     """Whether a stage asks for nothing that keeps its members apart; the network must agree as well."""
-    return stage.members > 1 and not stage.views and not stage.on("train") and plain_sgd(stage)
+    return stage.members > 1 and not why_apart(stage)
+
+
+def why_apart(stage: StagePlan) -> str:
+    """What keeps the members of a stage, or the seeds of a recipe in it, from being trained as one network; or ""."""
+    if not plain_sgd(stage):
+        return "AdamW, layer-wise learning rates or clipping"
+    if stage.views:
+        return "cached features"
+    return "a train trick" if stage.on("train") else ""
 
 
 def plain_sgd(stage: StagePlan) -> bool:
