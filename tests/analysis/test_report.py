@@ -803,6 +803,20 @@ def test_the_command_reads_the_latest_search(uri, records, table, tmp_path, caps
     assert not (tmp_path / "report.html").exists()
 
 
+def test_records_that_contradict_each_other_are_no_report(uri, records, tmp_path, capsys):
+    tracker = Tracker(uri, "demo", "digits-lt")
+    tracker.start({"margin": 0.02}, {})
+    first = next(one for one in records if one.arm == "design" and one.tricks)
+    for one in (*records, dataclasses.replace(first, trial="again", outcome="diverged")):
+        tracker.log(one)
+    assert tracker.close() == []
+    before = sorted(tmp_path.iterdir())
+    assert report.main(["--out", "page.html"]) == 2
+    said = capsys.readouterr().err
+    assert f"at seed {first.seed} both finished and diverged; one cell and seed has one outcome" in said
+    assert said.count("\n") == 1 and sorted(tmp_path.iterdir()) == before
+
+
 def test_the_command_without_a_store_says_what_to_do(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert report.main([]) == 2
