@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import io
 import itertools
+import json
 import math
 import re
 from html import escape, unescape
@@ -19,7 +20,7 @@ from analysis.conflicts.other_searches import OtherSearches, across, by_search
 from analysis.formatting import VERDICTS, cost_of_the_rest, labels_of, points
 from analysis.records import reader as load
 from analysis.records.schema import Point, Record, RecordError
-from analysis.report import cards, sections
+from analysis.report import cards, findings_json, sections
 from analysis.report import page as report
 from analysis.report.findings import from_store, gather
 from analysis.report.html import MACROS
@@ -815,6 +816,16 @@ def test_records_that_contradict_each_other_are_no_report(uri, records, tmp_path
     said = capsys.readouterr().err
     assert f"at seed {first.seed} both finished and diverged; one cell and seed has one outcome" in said
     assert said.count("\n") == 1 and sorted(tmp_path.iterdir()) == before
+
+
+def test_findings_json_has_the_keys_that_its_page_names(trials, table):
+    found = findings_json.document(trials, table.assign(holds=""), None, margin=0.02) | {"tables": {}}
+    rows = [line.split("|")[1] for line in findings_json.__doc__.splitlines() if line.startswith("| `")]
+    assert sorted(re.findall(r"`(\w+)`", " ".join(rows))) == sorted(found)
+    assert json.loads(json.dumps(found, allow_nan=False))["version"] == findings_json.VERSION == 1
+    pair = findings_json.__doc__.partition("A pair has")[2]
+    for name in (*found["verdicts"][0], *found["verdicts"][0]["directions"][0], *found["verdicts"][0]["interaction"]):
+        assert f"`{name}`" in pair, name
 
 
 def test_the_command_without_a_store_says_what_to_do(tmp_path, monkeypatch, capsys):

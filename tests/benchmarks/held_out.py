@@ -1,8 +1,9 @@
 """Whether the conflict table's intervals hold for blocks that it has not seen: real trials of the default design.
 
 The design arm of a search is trained over `--blocks` seed blocks (the command continues one that was interrupted).
-Then, `--draws` times, five random blocks give a conflict table, and each of its estimates is held against the mean of
-the same contrast over all other blocks. With s̃² the table's moderated variance of a block's value, both means differ by
+Then, `--draws` times, `--few` random blocks give a conflict table, and each of its estimates is held against the mean
+of the same contrast over all other blocks. With s̃² the table's moderated variance of a block's value, the difference of
+both means has the variance
 
     s̃² (1/n + 1/m),   n = blocks of the table, m = the others
 
@@ -131,7 +132,7 @@ def main() -> None:
     parser.add_argument("--space", default=str(ROOT / "spaces" / "full_combo.py"), help="(default: full_combo)")
     parser.add_argument("--data", default="digits-lt", help="(default: digits-lt)")
     parser.add_argument("--blocks", type=int, default=13, help="seed blocks to train (default: 13)")
-    parser.add_argument("--few", type=int, default=5, help="blocks of a table (default: 5)")
+    parser.add_argument("--few", type=int, nargs="+", default=[5, 8], help="blocks of a table (default: 5 8)")
     parser.add_argument("--draws", type=int, default=200, help="choices of these blocks (default: 200)")
     options = parser.parse_args()
     result = search.run(
@@ -142,11 +143,10 @@ def main() -> None:
     margin = standard(options.data).margin
     cells = design["recipe"].nunique()
     lost = int((design["outcome"] != "finished").sum())
-    print(
-        f"{options.data}: {cells} cells × {options.blocks} blocks, {lost} trials lost; tables of {options.few} blocks "
-        f"held against the other {options.blocks - options.few}, {options.draws} draws\n"
-    )
-    report(compare(design, options.few, options.draws, margin), margin)
+    print(f"{options.data}: {cells} cells × {options.blocks} blocks, {lost} trials lost")
+    for few in options.few:
+        print(f"\nTables of {few} blocks held against the other {options.blocks - few}, {options.draws} draws:\n")
+        report(compare(design, few, options.draws, margin), margin)
 
 
 if __name__ == "__main__":
