@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from search.context import BUNDLED
 from search.design.labels import pair_of
+from search.design.power_preview import FEWEST_BLOCKS
 from search.option import SettingsError, declared, must, validated
 from search.settings import ALL_OPTIONS, OPTIONS, Invocation, Settings, gpus
 from search.workspace.folder import kept_space
@@ -79,7 +80,13 @@ def requested(given: Mapping[str, Any], where: str = "") -> Request:
     }  # fmt: skip
     if once.val is not None and isinstance(chosen["data"], str):
         chosen["data"] = with_val(chosen["data"], once.val)
-    return Request(space, validated(Settings, chosen, where), file, explain=once.explain)
+    settings = validated(Settings, chosen, where)
+    if settings.primary and settings.seeds < FEWEST_BLOCKS:
+        raise SettingsError(
+            f"{where}--seeds {settings.seeds}: the declared pairs (--primary) need at least {FEWEST_BLOCKS} seed "
+            "blocks; the default is 5"
+        )
+    return Request(space, settings, file, explain=once.explain)
 
 
 def _space(given: Any) -> tuple[Space, Path | None]:

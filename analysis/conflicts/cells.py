@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.records.schema import choosable
+from analysis.records.schema import RecordError, choosable
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -231,7 +231,7 @@ def _table(context: str, runs: _Runs) -> Table:
         scores = np.array([run.score for run in replicates])
         lost = np.isnan(scores)
         if lost.any() and not lost.all():
-            raise ValueError(
+            raise RecordError(
                 f"tricks {tuple(sorted(cell))} at seed {seed!r} both finished and diverged; one cell and seed has one "
                 "outcome: remove the trial that was repeated"
             )

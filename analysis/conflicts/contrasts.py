@@ -189,11 +189,8 @@ def estimates(samples: Iterable[Sample]) -> list[Estimate]:
 
 def mean_levels(table: Table, levels: Levels) -> Floats:
     """Mean of every level over the blocks that have them all, (levels,); NaN without any."""
-    found = []
-    for s in range(len(table.seeds)):
-        weights = levels.weights(np.isfinite(table.score[:, s]))
-        if _has_cells(weights, table.score[:, s]):
-            found.append(weights @ np.nan_to_num(table.score[:, s]))
+    blocks, weights = _block_weights(levels, table.score, np.eye(len(levels.rows)))
+    found = [w @ column for w, column in zip(weights, _block_columns(table.score)[blocks], strict=True)]
     return np.mean(found, axis=0) if found else np.full(len(levels.rows), np.nan)
 
 
@@ -202,23 +199,19 @@ def mean_levels(table: Table, levels: Levels) -> Floats:
 
 def _sample(table: Table, levels: Levels, score: Floats, weights: Floats, kind: str, *, odds: bool = False) -> Sample:
     """A contrast with these weights of the levels."""
-    blocks, of_cells, values = [], [], []
-    for s in range(len(table.seeds)):
-        own = weights @ np.where(weights[:, None] == 0, 0.0, levels.weights(np.isfinite(score[:, s])))
-        if _has_cells(own[None], score[:, s]):
-            blocks.append(s)
-            of_cells.append(own)
-            values.append(float(own @ np.nan_to_num(score[:, s])))
+    blocks, of_cells = _block_weights(levels, score, weights[None])
+    columns = _block_columns(score)[blocks]
+    values = np.array([own[0] @ column for own, column in zip(of_cells, columns, strict=True)])
     used = np.array(of_cells).reshape(len(blocks), len(table.cells))
     stage = table.stage[:, blocks].T
     within = all(_cancels(own, ids) for own, ids in zip(used, stage, strict=True))
     first_stages = _first_stages(table, levels, weights, blocks)
     units = np.arange(len(blocks))
     if not (within and first_stages < FEWEST_FIRST_STAGES):
-        units = _independent_units([set(ids[np.abs(own) > 1e-9]) for own, ids in zip(used, stage, strict=True)])
-    means = np.array(
-        [np.mean([v for v, u in zip(values, units, strict=True) if u == unit]) for unit in np.unique(units)]
-    )
+        needed = np.abs(used) > 1e-9
+        units = _independent_units([set(ids[own].tolist()) for own, ids in zip(needed, stage, strict=True)])
+    numbers = sorted(set(units.tolist()))
+    means = values if len(numbers) == len(blocks) else np.array([values[units == unit].mean() for unit in numbers])
     fixed = table.correct is not None and table.is_mean_of_images and len(blocks) >= FEWEST_BLOCKS
     images = _images_variance(table, used, blocks, odds=odds) if fixed else 0.0
     shared = len(means) < len(blocks)
@@ -236,9 +229,36 @@ def _sample(table: Table, levels: Levels, score: Floats, weights: Floats, kind: 
     )
 
 
-def _has_cells(weights: Floats, score: Floats) -> bool:
-    """Whether a block has all cells that these weights (levels, cells) need."""
-    return bool(np.isfinite(weights).all() and np.isfinite(score[np.abs(weights).max(0) > 1e-9]).all())
+def _block_weights(levels: Levels, score: Floats, weights: Floats) -> tuple[list[int], list[Floats]]:
+    """Blocks that have every cell which sums of the levels need, and the weights of their cells.
+
+    Args:
+        levels: The levels.
+        score: Metric, (cells, blocks).
+        weights: Of each level in each sum, (sums, levels).
+
+    Returns:
+        Columns of `score`, and for each the weights (sums, cells).
+    """
+    known: dict[bytes, Floats | None] = {}
+    blocks, found = [], []
+    for s, present in enumerate(np.isfinite(score).T):
+        key = present.tobytes()
+        if key not in known:
+            of_levels = levels.weights(present)
+            own = np.array([each @ np.where(each[:, None] == 0, 0.0, of_levels) for each in weights])
+            whole = np.isfinite(own).all() and present[np.abs(own).max(0) > 1e-9].all()
+            known[key] = own if whole else None
+        kept = known[key]
+        if kept is not None:
+            blocks.append(s)
+            found.append(kept)
+    return blocks, found
+
+
+def _block_columns(score: Floats) -> Floats:
+    """The metric by block, (blocks, cells), with 0 where no trial finished."""
+    return np.where(np.isfinite(score.T), score.T, 0.0)
 
 
 def _cancels(weights: Floats, stage: NDArray[np.int64]) -> bool:
@@ -250,18 +270,19 @@ def _first_stages(table: Table, levels: Levels, weights: Floats, blocks: Sequenc
     counts = []
     for rows, weight in zip(levels.rows, weights, strict=True):
         if weight:
-            ids = table.stage[np.ix_(rows, blocks)]
-            counts.append(len(np.unique(ids[ids >= 0])))
+            counts.append(len(set(table.stage[list(rows)][:, blocks].ravel().tolist()) - {-1}))
     return min(counts, default=0)
 
 
 def _independent_units(stages: Sequence[set[int]]) -> NDArray[np.int64]:
     """Numbers the groups of blocks that no first stage joins."""
     units = np.arange(len(stages))
+    if sum(map(len, stages)) == len(set().union(*stages)):
+        return units
     for i, j in combinations(range(len(stages)), 2):
         if units[i] != units[j] and stages[i] & stages[j]:
             units[units == units[j]] = units[i]
-    return np.unique(units, return_inverse=True)[1] if len(units) else units
+    return np.unique(units, return_inverse=True)[1]
 
 
 def _images_variance(table: Table, used: Floats, blocks: Sequence[int], *, odds: bool) -> float:

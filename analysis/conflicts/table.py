@@ -362,5 +362,5 @@ def _absent_cells(a: str, b: str, tables: Sequence[Table]) -> str:
 
 
 def _frame(rows: list[dict[str, Any]], columns: Sequence[str], dtypes: Mapping[str, str]) -> pd.DataFrame:
-    table = pd.DataFrame(rows, columns=list(columns))
-    return table.astype({name: dtype for name, dtype in dtypes.items() if name in table})
+    values: dict[str, Any] = {name: [row[name] for row in rows] for name in columns}
+    return pd.DataFrame(values | {name: pd.array(values[name], dtype=dtype) for name, dtype in dtypes.items()})

@@ -36,6 +36,9 @@ ARM = re.compile(r"[a-z][a-z_]*")
 OUTCOMES = ("finished", "stopped", "diverged", "failed")
 """stopped: by the scheduler. diverged: a loss that is not finite. failed: an error or a lost worker."""
 
+FRACTIONS = ("accuracy", "many", "medium", "few", "harmonic_mean")
+"""Last parts of the names of metrics that lie in [0, 1]."""
+
 BASELINE = "baseline"
 """Title of the recipe in which nothing is on."""
 
@@ -231,6 +234,9 @@ class Record:
             raise RecordError(
                 f"trial {self.trial!r}: outcome must be one of {', '.join(OUTCOMES)}, got {self.outcome!r}"
             )
+        for name, value in self.metrics.items():
+            if name.rpartition("/")[2] in FRACTIONS and not (math.isnan(value) or 0 <= value <= 1):
+                raise RecordError(f"trial {self.trial!r}: {name} must be a fraction in [0, 1], got {value:g}")
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able dict."""

@@ -109,7 +109,8 @@ def gather(
         firsts: First seed block of each further look, see `analysis.conflicts.at_looks`.
 
     Raises:
-        RecordError: The metric is of the test split, or `best` is not among the finished trials.
+        RecordError: The metric is of the test split, `best` is not among the finished trials, or records contradict
+            each other.
     """
     ranking = reader.ranking(trials, metric)
     if best is not None and best not in set(ranking["recipe"]):
@@ -121,6 +122,8 @@ def gather(
             effects = effects_alone(trials, metric) if effects is None else effects
             if conflicts is None:
                 conflicts = verdict_table(trials, metric, margin, primary=primary, firsts=firsts)
+        except RecordError:
+            raise
         except ValueError as error:
             problem = str(error)
     if conflicts is not None and len(conflicts) and "holds" not in conflicts:

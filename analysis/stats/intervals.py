@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -69,6 +70,7 @@ def log_odds(fraction: Floats) -> Floats:
     return np.asarray(special.logit(kept))
 
 
+@functools.cache
 def wilson_interval(count: int, total: int, level: float = 0.95) -> tuple[float, float]:
     """Interval of a rate that is sound for few trials and for rates of 0 and 1.
 

@@ -65,7 +65,10 @@ def health(trials: pd.DataFrame, margin: float, winner: str | None) -> tuple[str
         alone = effects(trials)
     except ValueError:
         alone = None  # there is no design arm to judge, which is said where the table would stand
-    return tuple(warnings(trials, alone, margin, winner=winner)) if len(trials) else ()
+    if not len(trials):
+        return ()
+    part = classes_judged(trials)
+    return (*warnings(trials, alone, margin, winner=winner), *([f"{part}."] if part else []))
 
 
 def conflict_table(
@@ -110,8 +113,6 @@ def show(
     console.print()
     if result.best is not None:
         console.print(_best(result.best))
-    if part := classes_judged(result.trials):
-        console.print(styled(sentence(f"  {part}."), "yellow"), soft_wrap=True)
     for warning in result.health:
         console.print(styled(sentence(f"Before you believe it: {warning}"), "yellow"), soft_wrap=True)
     if result.conflicts is not None and len(result.conflicts):

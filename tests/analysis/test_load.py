@@ -272,6 +272,7 @@ def test_a_folder_is_no_store(address):
         ({"seed": "many"}, "the record of trial 't0' cannot be read: seed: Input should be a valid integer"),
         ({"unheard_of": 1}, "unheard_of: Unexpected keyword argument"),
         ({"metrics": {"final/accuracy": "high"}}, "metrics.final/accuracy"),
+        ({"metrics": {"final/accuracy": 74.0}}, r"trial 't0': final/accuracy must be a fraction in \[0, 1\], got 74"),
         (None, "a record that is not JSON cannot be read"),
     ],
 )

@@ -75,7 +75,7 @@ def test_only_unresolved_primary_pairs_ask():
 def test_the_table_is_rarely_wrong_in_simulated_worlds(world):
     """A few searches of the benchmark, within what chance allows of its nominal rates."""
     truth = benchmark()
-    searches = 25
+    searches = 100
     ((_, count),) = truth.worlds(searches, (5,), (truth.WORLDS[world],)).items()
     assert count.conflict_declared <= stats.binom.isf(0.001, searches, 0.05)
     assert count.any_declared <= stats.binom.isf(0.001, searches, 0.05)

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import io
 import itertools
+import json
 import math
 import re
 from html import escape, unescape
@@ -19,7 +20,7 @@ from analysis.conflicts.other_searches import OtherSearches, across, by_search
 from analysis.formatting import VERDICTS, cost_of_the_rest, labels_of, points
 from analysis.records import reader
 from analysis.records.schema import Point, Record, RecordError
-from analysis.report import cards, page, sections
+from analysis.report import cards, findings_json, page, sections
 from analysis.report.findings import from_store, gather
 from analysis.report.html import MACROS
 from analysis.report.plots import curves, forest_plots, heat_map
@@ -796,6 +797,30 @@ def test_the_command_reads_the_latest_search(uri, records, table, tmp_path, caps
     assert page.main(["--out", str(tmp_path / "nowhere" / "page.html")]) == 2
     assert "page.html cannot be written: No such file or directory" in capsys.readouterr().err
     assert not (tmp_path / "report.html").exists()
+
+
+def test_records_that_contradict_each_other_are_no_report(uri, records, tmp_path, capsys):
+    tracker = Tracker(uri, "demo", "digits-lt")
+    tracker.start({"margin": 0.02}, {})
+    first = next(one for one in records if one.arm == "design" and one.tricks)
+    for one in (*records, dataclasses.replace(first, trial="again", outcome="diverged")):
+        tracker.log(one)
+    assert tracker.close() == []
+    before = sorted(tmp_path.iterdir())
+    assert page.main(["--out", "page.html"]) == 2
+    said = capsys.readouterr().err
+    assert f"at seed {first.seed} both finished and diverged; one cell and seed has one outcome" in said
+    assert said.count("\n") == 1 and sorted(tmp_path.iterdir()) == before
+
+
+def test_findings_json_has_the_keys_that_its_page_names(trials, table):
+    found = findings_json.document(trials, table.assign(holds=""), None, margin=0.02) | {"tables": {}}
+    rows = [line.split("|")[1] for line in findings_json.__doc__.splitlines() if line.startswith("| `")]
+    assert sorted(re.findall(r"`(\w+)`", " ".join(rows))) == sorted(found)
+    assert json.loads(json.dumps(found, allow_nan=False))["version"] == findings_json.VERSION == 1
+    pair = findings_json.__doc__.partition("A pair has")[2]
+    for name in (*found["verdicts"][0], *found["verdicts"][0]["directions"][0], *found["verdicts"][0]["interaction"]):
+        assert f"`{name}`" in pair, name
 
 
 def test_the_command_without_a_store_says_what_to_do(tmp_path, monkeypatch, capsys):

@@ -16,7 +16,8 @@ Printed for every world, over the simulated searches:
 * any, declared and matrix: the same of every false claim (conflict, a direction that helps or hurts, better together,
   synergy, redundant);
 * no loss: share of wrong "no loss" among all directions whose truth is a loss of the margin or more (nominal 5 %);
-* coverage of the 95 % intervals of the interaction, the directions and the effects alone: lowest and mean;
+* coverage of the 95 % intervals of the interaction, the directions and the effects alone: lowest and highest;
+* the same of a factorial's 32 cells, which is fitted on the assumption that no three tricks interact;
 * beside it the same false conflicts and coverage by other estimators under the same rules: a paired t test for each
   contrast, least squares with block effects and one variance, and limma's moderation (towards the prior's own scale,
   prior degrees of freedom without a bound);
@@ -30,11 +31,12 @@ Printed for every world, over the simulated searches:
 from __future__ import annotations
 
 import argparse
+import functools
 import math
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 import optuna
@@ -51,6 +53,11 @@ from analysis.stats.multiplicity import benjamini_hochberg
 TRICKS = tuple("abcdef")
 PAIRS = tuple(combinations(TRICKS, 2))
 CELLS = ((), *((trick,) for trick in TRICKS), *PAIRS)
+TRIPLES = tuple(combinations(TRICKS, 3))
+HALF_FRACTION = tuple(
+    cell for size in range(len(TRICKS) + 1) for cell in combinations(TRICKS, size) if len(cell) % 2 == 0
+)
+"""The 32 cells of a factorial in six tricks of which each is the product of the others (resolution VI)."""
 ROW = {cell: i for i, cell in enumerate(CELLS)}
 PRIMARY = PAIRS[:5]
 MARGIN = 0.02
@@ -76,6 +83,8 @@ class World:
         lost: Chance that a run in the lowest quarter of its cell's noise diverges, where it has one of the tricks a, b.
         in_log_odds: Whether effects add up in log-odds instead of accuracy.
         fixed_val: Whether val holds the same images in every block.
+        three: Size of every interaction of three tricks; signs alternate.
+        cells: Which cells are trained.
     """
 
     name: str
@@ -88,13 +97,22 @@ class World:
     lost: float = 0.0
     in_log_odds: bool = False
     fixed_val: bool = False
+    three: float = 0.0
+    cells: tuple[tuple[str, ...], ...] = CELLS
 
-    def truth(self) -> np.ndarray:
+    def truth(self, cells: Sequence[tuple[str, ...]] = CELLS) -> np.ndarray:
+        """Mean of each cell over new seeds, splits and images; by default those of the pairs design."""
         alone = dict(zip(TRICKS, self.effect, strict=True))
-        sums = np.array([sum(alone[t] for t in cell) for cell in CELLS])
+        sums = np.array([sum(alone[t] for t in cell) for cell in cells])
         if self.in_log_odds:
             return special.expit(special.logit(self.base) + sums)
-        return np.asarray(self.base + sums + np.array([self.interaction.get(cell, 0.0) for cell in CELLS]))
+        pairs = [sum(self.interaction.get(pair, 0.0) for pair in combinations(cell, 2)) for cell in cells]
+        signs = (-1) ** np.arange(len(TRIPLES))
+        three = [
+            sum(sign * self.three for sign, triple in zip(signs, TRIPLES, strict=True) if set(triple) <= set(cell))
+            for cell in cells
+        ]
+        return np.asarray(self.base + sums + np.array(pairs) + np.array(three))
 
 
 MIXED = (0.03, 0.01, -0.02, 0.0, 0.05, -0.04)
@@ -115,6 +133,11 @@ WORLDS = (
     World("harmful in log-odds, near 95 %", (-0.5,) * 6, base=0.95, in_log_odds=True),
     World("helpful in log-odds, near 90 %", (0.4,) * 6, base=0.90, in_log_odds=True),
     World("mixed, fixed val", MIXED, fixed_val=True),
+    World("mixed, interactions of three", MIXED, three=0.01),
+)
+EXPLORATORY = (
+    World("mixed: a factorial", MIXED, cells=HALF_FRACTION),
+    World("interactions of three: a factorial", MIXED, three=0.01, cells=HALF_FRACTION),
 )
 SURVIVOR_EFFECTS = (0.02, 0.015, 0.01, -0.01, 0.015, -0.005)
 SURVIVOR_EARLY = (1.0, -1.0, 1.5, 2.0, -1.0, -2.0)
@@ -123,16 +146,16 @@ SURVIVOR_EARLY = (1.0, -1.0, 1.5, 2.0, -1.0, -2.0)
 
 def simulate(world: World, blocks: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray | None]:
     """Accuracies (cells, blocks), NaN where a run diverged; per-image correctness where val is fixed."""
-    truth, shape = world.truth()[:, None], (len(CELLS), blocks)
-    factor = np.array([max([1.0, *(world.noise[TRICKS.index(t)] for t in cell)]) for cell in CELLS])[:, None]
+    truth, shape = world.truth(world.cells)[:, None], (len(world.cells), blocks)
+    factor = np.array([max([1.0, *(world.noise[TRICKS.index(t)] for t in cell)]) for cell in world.cells])[:, None]
     scale = 4 * truth * (1 - truth) if world.in_log_odds else 1.0
     noise = rng.normal(0, NOISE, shape)
     gain = rng.normal(0, world.varying, (len(TRICKS), blocks)) if world.varying else np.zeros((len(TRICKS), blocks))
     p = truth + scale * (rng.normal(0, SPLIT, blocks) + factor * noise)
-    p = p + np.array([gain[[TRICKS.index(t) for t in cell]].sum(0) for cell in CELLS])
+    p = p + np.array([gain[[TRICKS.index(t) for t in cell]].sum(0) for cell in world.cells])
     if world.start:
-        starts = {first_stage(cell, 0): rng.normal(0, world.start, blocks) for cell in CELLS}
-        p = p + np.array([starts[first_stage(cell, 0)] for cell in CELLS])
+        starts = {first_stage(cell, 0): rng.normal(0, world.start, blocks) for cell in world.cells}
+        p = p + np.array([starts[first_stage(cell, 0)] for cell in world.cells])
     p = np.clip(p, 0.005, 0.995)
     correct = None
     if world.fixed_val:
@@ -147,7 +170,7 @@ def simulate(world: World, blocks: int, rng: np.random.Generator) -> tuple[np.nd
         shared = rng.normal(0, math.sqrt(SHARED_DIFFICULTY), blocks)
         y = np.clip(p + deviation * (shared + rng.normal(0, math.sqrt(1 - SHARED_DIFFICULTY), shape)), 0, 1)
     if world.lost:
-        risky = np.array([bool({"a", "b"} & set(cell)) for cell in CELLS])[:, None]
+        risky = np.array([bool({"a", "b"} & set(cell)) for cell in world.cells])[:, None]
         y = np.where(risky & (noise < -0.67 * NOISE) & (rng.random(shape) < world.lost), np.nan, y)
     return y, correct
 
@@ -162,6 +185,7 @@ def frame(world: World, y: np.ndarray, correct: np.ndarray | None = None) -> pd.
     rows = [
         {
             "arm": "design",
+            "context": "" if world.cells is CELLS else "factorial",
             "seed": s,
             "first_stage": first_stage(cell, s) if world.start else f"{i}-{s}",
             "tricks": cell,
@@ -169,7 +193,7 @@ def frame(world: World, y: np.ndarray, correct: np.ndarray | None = None) -> pd.
             "final/accuracy": y[i, s],
             **({"correct": correct[i, s]} if correct is not None else {}),
         }
-        for i, cell in enumerate(CELLS)
+        for i, cell in enumerate(world.cells)
         for s in range(y.shape[1])
     ]
     return pd.DataFrame(rows)
@@ -208,7 +232,7 @@ def limma(y: np.ndarray) -> list[dict[str, Estimate]]:
     return _by_variance(y, squeezed)
 
 
-def _by_variance(y: np.ndarray, lend: Callable[..., Any]) -> list[dict[str, Estimate]]:
+def _by_variance(y: np.ndarray, lend: Callable[..., tuple[np.ndarray, np.ndarray]]) -> list[dict[str, Estimate]]:
     found: list[dict[str, Estimate]] = [{} for _ in PAIRS]
     for name, values in contrast_values(y).items():
         blocks = y.shape[1]
@@ -280,9 +304,10 @@ class Count:
 
     def add(self, table: pd.DataFrame, truth: np.ndarray) -> None:
         self.searches += 1
+        true = true_contrasts(tuple(truth))
         false: dict[str, dict[bool, list[bool]]] = {"conflict": {True: [], False: []}, "any": {True: [], False: []}}
         for row in table.to_dict("records"):
-            t = {name: _true(truth, row, name) for name in (*CONTRASTS, LOG_ODDS)}
+            t = true[row["a"], row["b"]]
             verdict, primary = row["verdict"], bool(row["primary"])
             overlap = t["interaction"] < -1e-12 and t[LOG_ODDS] < -1e-12
             harm = min(t[name] for name in DIRECTIONS) < -1e-12
@@ -317,25 +342,33 @@ class Count:
         return (
             f"{100 * self.conflict_declared / n:5.1f} {100 * self.conflict_discoveries / n:5.1f} | "
             f"{100 * self.any_declared / n:5.1f} {100 * self.any_discoveries / n:5.1f} | {missed} | "
-            f"{min(coverage):5.1f} {np.mean(coverage):5.1f} | "
+            f"{min(coverage):5.1f} {max(coverage):5.1f} | "
             f"{self.directions / n:4.1f} {self.settled / n:4.1f}"
         )
 
 
-def _true(truth: np.ndarray, row: dict[str, Any], name: str) -> float:
-    a, b = row["a"], row["b"]
-    four = np.array([truth[ROW[cell]] for cell in ((), (a,), (b,), (a, b))])
-    if name == LOG_ODDS:
-        four, name = log_odds(four), "interaction"
-    value = float(np.dot(CONTRASTS[name], four))
-    return 0.0 if abs(value) < 1e-12 else value
+@functools.lru_cache
+def true_contrasts(truth: tuple[float, ...]) -> dict[tuple[str, str], dict[str, float]]:
+    """Every contrast of every pair, from the truth of `CELLS`."""
+    found = {}
+    for a, b in PAIRS:
+        four = np.array([truth[ROW[cell]] for cell in ((), (a,), (b,), (a, b))])
+        values = {name: float(np.dot(weights, four)) for name, weights in CONTRASTS.items()}
+        values[LOG_ODDS] = float(np.dot(CONTRASTS["interaction"], log_odds(four)))
+        found[a, b] = {name: 0.0 if abs(value) < 1e-12 else value for name, value in values.items()}
+    return found
 
 
 HEAD = (
     f"{'':34} {'':6} | {'conflict':11} | {'any claim':11} | {'':5} | {'coverage':11} | settled\n"
-    f"{'world':34} blocks | {'decl.':5} {'matr.':5} | {'decl.':5} {'matr.':5} | {'loss':5} | {'low':5} {'mean':5} | "
+    f"{'world':34} blocks | {'decl.':5} {'matr.':5} | {'decl.':5} {'matr.':5} | {'loss':5} | {'low':5} {'high':5} | "
     "directions of 30, pairs of 15"
 )
+
+
+def generator(world: World, blocks: int) -> np.random.Generator:
+    """The random numbers of a world: a line is the same whichever others are printed."""
+    return np.random.default_rng([zlib.crc32(world.name.encode()), blocks])
 
 
 def worlds(searches: int, blocks: Sequence[int], chosen: Sequence[World] = WORLDS) -> dict[tuple[str, int], Count]:
@@ -345,12 +378,11 @@ def worlds(searches: int, blocks: Sequence[int], chosen: Sequence[World] = WORLD
     for world in chosen:
         for size in blocks:
             count = found[world.name, size] = Count()
-            rng = np.random.default_rng([searches, size, len(world.name)])
-            for _ in range(searches if not world.fixed_val else max(searches // 5, 1)):
+            rng = generator(world, size)
+            for _ in range(searches):
                 y, correct = simulate(world, size, rng)
                 count.add(pairwise(frame(world, y, correct), margin=MARGIN, primary=PRIMARY), world.truth())
-            fewer = f"   ({count.searches} searches)" if count.searches != searches else ""
-            print(f"{world.name:34} {size:6} | {count.words()}{fewer}", flush=True)
+            print(f"{world.name:34} {size:6} | {count.words()}", flush=True)
     return found
 
 
@@ -362,7 +394,7 @@ def others(searches: int, blocks: Sequence[int]) -> None:
             continue
         for size in blocks:
             counts = {name: Count() for name in OTHERS}
-            rng = np.random.default_rng([searches, size, len(world.name)])
+            rng = generator(world, size)
             for _ in range(searches):
                 y, _ = simulate(world, size, rng)
                 for name, estimate in OTHERS.items():
@@ -397,23 +429,18 @@ def planted(searches: int, blocks: Sequence[int]) -> None:
 
 
 def looks(searches: int) -> None:
-    """A false conflict at some look, where three blocks are added twice: additive, harmful world."""
+    """A false conflict at some look, where three blocks are added twice; what a look has shown stays in the table."""
     print("looks at 5, 8, 11 blocks: false conflicts at some look, declared | matrix", flush=True)
-    for world in (WORLDS[1], WORLDS[2], WORLDS[3]):
+    for world in (WORLDS[3], WORLDS[2], WORLDS[1]):
         for declared in (PRIMARY, ()):
-            rng = np.random.default_rng([searches, 7])
+            rng = generator(world, 11)
             wrong = {True: 0, False: 0}
             for _ in range(searches):
                 trials = frame(world, simulate(world, 11, rng)[0])
-                seen: dict[bool, bool] = {True: False, False: False}
-                for firsts in ((), (5,), (5, 8)):
-                    rows = trials[trials.seed < 5 + 3 * len(firsts)]
-                    table = at_looks(rows, margin=MARGIN, primary=declared, firsts=firsts)
-                    false = table[table.verdict == "conflict"]
-                    for primary in seen:
-                        seen[primary] |= bool((false.primary == primary).any())
-                for primary, any_false in seen.items():
-                    wrong[primary] += any_false
+                table = at_looks(trials, margin=MARGIN, primary=declared, firsts=(5, 8))
+                false = table[table.verdict == "conflict"]
+                for primary in wrong:
+                    wrong[primary] += bool((false.primary == primary).any())
             name = f"{world.name}, {'five pairs declared' if declared else 'none declared'}"
             print(f"{name:40} {100 * wrong[True] / searches:5.1f} | {100 * wrong[False] / searches:5.1f}", flush=True)
 
@@ -474,8 +501,8 @@ def naive_p_values(trials: pd.DataFrame) -> np.ndarray:
 
 def survivors(searches: int) -> None:
     """What a naive table makes of the trials that an adaptive search lets live, and what this one does."""
-    rng = np.random.default_rng([searches, 99])
     world = World("additive", SURVIVOR_EFFECTS)
+    rng = generator(world, 5)
     count = max(searches // 10, 1)  # TPE is slow
     p_values, discovered, conflicts = [], 0, 0
     for _ in range(count):
@@ -499,11 +526,14 @@ def main() -> None:
     parser.add_argument("--searches", type=int, default=1000, help="simulated searches a line (default: 1000)")
     parser.add_argument("--blocks", type=int, nargs="+", default=[3, 5, 10], help="seed blocks (default: 3 5 10)")
     parser.add_argument(
-        "--only", choices=["worlds", "others", "planted", "looks", "survivors"], help="one section (default: all)"
+        "--only",
+        choices=["worlds", "factorial", "others", "planted", "looks", "survivors"],
+        help="one section (default: all)",
     )
     options = parser.parse_args()
     sections: dict[str, Callable[[], object]] = {
         "worlds": lambda: worlds(options.searches, options.blocks),
+        "factorial": lambda: worlds(options.searches, options.blocks, EXPLORATORY),
         "others": lambda: others(options.searches, options.blocks),
         "planted": lambda: planted(options.searches, options.blocks),
         "looks": lambda: looks(options.searches),

@@ -106,8 +106,8 @@ def driven(folder: Path, data: str, trials: int) -> list[float]:
     from search.scheduling.sampler import Sampler
     from search.scheduling.stage_locks import StageLocks
     from search.settings import Settings
-    from search.space_file import load_space
     from search.state import SearchState
+    from search.workspace.space_file import load_space
     from trainables.pipeline.store import StageStore
 
     settings = Settings(
