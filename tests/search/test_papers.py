@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from search import papers
-from search.papers import compare, direction, estimate
+from search import papers as command
+from search.commands import papers
+from search.commands.papers import compare, direction, estimate
 from search.settings import Settings
 from spaces.domain import Space, SpaceError, Stage, recipe
 from spaces.papers.tables import Fact, Row, Setting, Table
@@ -138,12 +139,12 @@ def test_the_command_trains_a_table_continues_and_writes_a_page(tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(papers, "tables", lambda: {SMALL.id: SMALL})
     line = ["--table", "test", "--pages", "pages", "--tracking-uri", "none", "--epochs-scale", "0.3"]
-    assert papers.main([*line, "--seeds", "1", "--dry-run"]) == 0
+    assert command.main([*line, "--seeds", "1", "--dry-run"]) == 0
     assert "test/1: 3 trials, at most 9 epochs, search test-1-digits-lt-x0.3" in capsys.readouterr().out
-    assert papers.main([*line, "--seeds", "1"]) == 0
+    assert command.main([*line, "--seeds", "1"]) == 0
     assert "(one seed)" in (tmp_path / "pages" / "test.md").read_text()
     capsys.readouterr()
-    assert papers.main([*line, "--seeds", "2"]) == 0
+    assert command.main([*line, "--seeds", "2"]) == 0
     page = (tmp_path / "pages" / "test.md").read_text()
     assert "Measured over 2 seed blocks, search `test-1-digits-lt-x0.3`." in page
     assert "Conditions: **not at equal length (0.3 of the published epochs)**" in page
@@ -152,7 +153,7 @@ def test_the_command_trains_a_table_continues_and_writes_a_page(tmp_path, monkey
 
 
 def test_bad_input(capsys):
-    assert papers.main(["--table", "bag_of_trick/10"]) == 2
+    assert command.main(["--table", "bag_of_trick/10"]) == 2
     assert "did you mean" in capsys.readouterr().err
     for wrong, words in (
         ([Stage("only", epochs=1)], "expected recipe("),

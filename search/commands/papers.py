@@ -1,0 +1,406 @@
+"""Published tables, trained over seed blocks, with the published numbers beside ours.
+
+Every row of a table is a recipe of the design arm of one search, so a table has all that a search has: stages are
+trained once, an interrupted run continues, MLflow has every trial. What is compared with a paper says under which
+conditions: another length, network or data set cannot reproduce a number, only the direction of a difference.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import math
+import pkgutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+import spaces.papers
+from analysis import files
+from analysis.stats.intervals import Estimate
+from analysis.text import command, echo
+from search.context import SearchContext
+from search.option import CHANGES, THIS_RUN, More, SettingsError
+from search.papers import PASSED_ON
+from search.request import requested
+from search.run import run
+from search.settings import OPTIONS, Settings
+from spaces.papers.tables import MEASURES, Fact, Row, Table
+from trainables.registry import did_you_mean
+
+LEVEL = 0.95
+"""Of all intervals of a table: each line's own, not over all lines together."""
+
+OWN = {"trials": 0, "race": False, "start_points": False, "check_seeds": 0}
+"""Options of the search of a table: nothing but its rows."""
+
+METRICS = {"error": "final/accuracy", "accuracy": "final/accuracy", "harmonic_mean": "final/harmonic_mean"}
+
+
+def tables() -> dict[str, Table]:
+    """Every table of `spaces.papers`, by its id."""
+    names = sorted(found.name for found in pkgutil.iter_modules(spaces.papers.__path__))
+    modules = [importlib.import_module(f"{spaces.papers.__name__}.{name}") for name in names]
+    return {table.id: table for module in modules for table in getattr(module, "TABLES", ())}
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row of a table, or a fact, as published and as measured; percent, or points for a fact.
+
+    Args:
+        title: What the line is about.
+        published: The published number; `None` where there is none.
+        ours: Mean over the blocks, with its error.
+        published_gain: Published difference to the baseline in points, positive where the row is better.
+        gain: The same of ours, paired within blocks.
+        verdict: What the comparison says.
+    """
+
+    title: str
+    published: float | None
+    ours: Estimate
+    published_gain: float | None
+    gain: Estimate
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A table beside our numbers.
+
+    Args:
+        table: The table.
+        column: The column that is compared.
+        settings: Of the search that trained it.
+        conditions: What differs from the paper, in words; empty where nothing does.
+        rows: Its rows.
+        facts: Its conclusions.
+        blocks: Seed blocks that were asked for.
+        lost: Rows that lack blocks, in words.
+    """
+
+    table: Table
+    column: int
+    settings: Settings
+    conditions: tuple[str, ...]
+    rows: tuple[Line, ...]
+    facts: tuple[Line, ...]
+    blocks: int
+    lost: tuple[str, ...]
+
+
+def column_of(table: Table, data: str | None, imbalance: float | None) -> int:
+    """The column that a data set belongs to; the first one where no column has it.
+
+    Args:
+        table: The table.
+        data: Name of a data set; `None` for that of the first column with this imbalance.
+        imbalance: Of the data; `None` for that of the first column with these data.
+    """
+    for number, setting in enumerate(table.settings):
+        if data in (None, setting.data) and imbalance in (None, setting.imbalance):
+            return number
+    return 0
+
+
+def compare(
+    table: Table, column: int, settings: Settings, model: str, margin: float, trials: pd.DataFrame
+) -> Comparison:
+    """Sets a table beside the trials of its search.
+
+    Args:
+        table: The table.
+        column: Of its numbers.
+        settings: Of the search.
+        model: The network that was trained.
+        margin: Difference that matters, in [0, 1]; a conclusion of "practically 0" holds within it.
+        trials: As `analysis.records.reader.frame` has them.
+    """
+    conditions = _conditions(table, column, settings, model)
+    values = _values(table, trials)
+    baseline = table.rows[0]
+    rows = [_row(table, row, column, values, conditions) for row in table.rows if row.name in values.columns]
+    facts = [
+        _fact(table, fact, column, values, margin) for fact in table.facts if set(fact.weights) <= {*values.columns}
+    ]
+    lost = [
+        f"{row.title}: {int(values[row.name].notna().sum())} of {settings.seeds} seeds"
+        for row in table.rows
+        if row.name in values.columns and values[row.name].notna().sum() < settings.seeds
+    ]
+    assert baseline.name in values.columns or values.empty
+    return Comparison(
+        table, column, settings, tuple(conditions), tuple(rows), tuple(facts), settings.seeds, tuple(lost)
+    )  # fmt: skip
+
+
+def _conditions(table: Table, column: int, settings: Settings, model: str) -> list[str]:
+    published = table.settings[column]
+    found = []
+    if settings.data != published.data or settings.imbalance not in (None, published.imbalance):
+        imbalance = "" if settings.imbalance is None else f" at imbalance {settings.imbalance:g}"
+        found.append(f"other data ({settings.data}{imbalance}, published: {published.title})")
+    if model != published.model:
+        found.append(f"other network ({model}, published: {published.model})")
+    if settings.epochs_scale != 1:
+        found.append(f"not at equal length ({settings.epochs_scale:g} of the published epochs)")
+    return found
+
+
+def _values(table: Table, trials: pd.DataFrame) -> pd.DataFrame:
+    """The table's measure in percent, one row a seed, one column a recipe; NaN where a trial has none."""
+    metric = METRICS[table.measure]
+    if metric not in trials.columns:
+        return pd.DataFrame()
+    design = trials[(trials["arm"] == "design") & (trials["outcome"] == "finished") & (trials["context"] == "")]
+    names = design["tricks"].map(lambda tricks: "+".join(tricks) or table.rows[0].name)
+    wide = (100 * design[metric]).groupby([design["seed"], names]).mean().unstack()
+    return wide[[row.name for row in table.rows if row.name in wide.columns]]
+
+
+def estimate(values: Iterable[float]) -> Estimate:
+    """Mean of independent blocks with Student's error.
+
+    >>> found = estimate([1.0, 2.0, 3.0])
+    >>> found.value, round(found.error, 4), found.df
+    (2.0, 0.5774, 2)
+    """
+    known = np.array([value for value in values if not math.isnan(value)])
+    if len(known) < 2:
+        return Estimate(float(known.mean()) if len(known) else math.nan, math.nan, math.nan, blocks=len(known))
+    error = float(known.std(ddof=1) / math.sqrt(len(known)))
+    return Estimate(float(known.mean()), max(error, 1e-12), len(known) - 1, blocks=len(known))
+
+
+def _row(table: Table, row: Row, column: int, values: pd.DataFrame, conditions: Sequence[str]) -> Line:
+    baseline = table.rows[0]
+    ours = estimate(values[row.name])
+    gain = estimate(values[row.name] - values[baseline.name])
+    published, reference = row.published[column], baseline.published[column]
+    sign = MEASURES[table.measure]
+    published_gain = None if published is None or reference is None else sign * (published - reference)
+    shown = ours._replace(value=100 - ours.value) if table.measure == "error" else ours
+    words = [] if row is baseline else [direction(gain, published_gain)]
+    if published is None:
+        words = ["no published number"]
+    elif not conditions:
+        words.insert(0, "reproduced" if _is_within(published, shown) else "another number")
+    return Line(row.title, published, shown, None if row is baseline else published_gain, gain, ", ".join(words))
+
+
+def _is_within(published: float, ours: Estimate) -> bool:
+    """Whether a single further run may give the published number: the prediction interval of one run."""
+    if math.isnan(ours.error):
+        return False
+    reach = stats.t.ppf((1 + LEVEL) / 2, ours.df) * ours.error * math.sqrt(ours.blocks + 1)
+    return bool(abs(published - ours.value) <= reach)
+
+
+def direction(ours: Estimate, published: float | None) -> str:
+    """How our difference compares with a published one.
+
+    >>> direction(Estimate(2.0, 0.5, 4), 1.0), direction(Estimate(-2.0, 0.5, 4), 1.0)
+    ('same direction', 'other direction')
+    >>> direction(Estimate(0.4, 0.5, 4), 1.0)
+    'not resolved'
+    """
+    if published is None:
+        return "no published number"
+    if math.isnan(ours.error):
+        return "not resolved"
+    low, high = ours.interval(LEVEL)
+    if low <= 0 <= high or published == 0:
+        return "not resolved"
+    return "same direction" if (ours.value > 0) == (published > 0) else "other direction"
+
+
+def _fact(table: Table, fact: Fact, column: int, values: pd.DataFrame, margin: float) -> Line:
+    ours = estimate(sum(weight * values[name] for name, weight in fact.weights.items()))
+    published = table.value(fact, column)
+    if math.isnan(ours.error):
+        verdict = "not resolved"
+    elif fact.sign:
+        verdict = {"same direction": "holds"}.get(found := direction(ours, float(fact.sign)), found)
+    else:
+        low, high = ours.interval(LEVEL)
+        inside, outside = -100 * margin <= low and high <= 100 * margin, high < -100 * margin or low > 100 * margin
+        verdict = "holds" if inside else "does not hold" if outside else "not resolved"
+    return Line(fact.text, published, ours, published, ours, verdict)
+
+
+# --- the page ---------------------------------------------------------------------------------------------
+
+
+def page(paper: str, compared: Sequence[Comparison], line: str) -> str:
+    """The page of a paper, as `docs/papers/` holds it.
+
+    Args:
+        paper: What stands before the slash of the tables' ids.
+        compared: Its tables.
+        line: The command that made the page.
+    """
+    lines = [
+        f"# {paper.replace('_', ' ').capitalize()}: published and measured", "",
+        "Every row was trained on the same seed blocks. Numbers are in percent, gains in points of accuracy or of the "
+        f"harmonic mean, positive where the row is better than the baseline. Intervals hold {100 * LEVEL:.0f} % each; "
+        "they come from Student's t over the blocks. A number is **reproduced** where a single run of ours may give it "
+        f"with {100 * LEVEL:.0f} %, and only at the paper's length, network and data. Ours are measured on the "
+        "search's val at the end of training, the papers' on test.", "",
+        f"    {line}", "",
+    ]  # fmt: skip
+    for one in compared:
+        lines += _section(one)
+    return "\n".join(lines)
+
+
+def _section(one: Comparison) -> Iterable[str]:
+    table, settings = one.table, one.settings
+    name = {"error": "error", "accuracy": "accuracy", "harmonic_mean": "harmonic mean"}[table.measure]
+    yield from (f"## {table.id}: {table.title}", "", f"{table.source}. Column: {table.settings[one.column].title}.", "")
+    yield f"Measured over {one.blocks} seed blocks, search `{settings.name}`."
+    conditions = "; ".join(one.conditions)
+    yield (
+        f"Conditions: **{conditions}**. Only directions are comparable." if conditions else "Conditions: as published."
+    )
+    if one.lost:
+        yield f"Incomplete: {'; '.join(one.lost)}."
+    yield from (
+        "",
+        f"| recipe | published {name} | ours | published gain | our gain | verdict |",
+        "|---|---|---|---|---|---|",
+    )
+    for row in one.rows:
+        gain = _points(row.gain) if row.published_gain is not None or row is not one.rows[0] else "–"
+        yield (
+            f"| {row.title} | {_number(row.published)} | {_percent(row.ours)} | {_signed(row.published_gain)} | {gain} "
+            f"| {row.verdict or '–'} |"
+        )
+    if one.facts:
+        yield from ("", "| the paper concludes | published | ours | verdict |", "|---|---|---|---|")
+        for fact in one.facts:
+            yield f"| {fact.title} | {_signed(fact.published)} | {_points(fact.ours)} | {fact.verdict} |"
+    yield ""
+    yield from (f"- {note}" for note in table.notes)
+    yield ""
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
+
+
+def _signed(value: float | None) -> str:
+    return "–" if value is None else f"{value:+.2f}"
+
+
+def _percent(found: Estimate) -> str:
+    if math.isnan(found.error):
+        return "–" if math.isnan(found.value) else f"{found.value:.1f} (one seed)"
+    low, high = found.interval(LEVEL)
+    return f"{found.value:.1f} ({low:.1f} to {high:.1f})"
+
+
+def _points(found: Estimate) -> str:
+    if math.isnan(found.error):
+        return "–" if math.isnan(found.value) else f"{found.value:+.1f} (one seed)"
+    low, high = found.interval(LEVEL)
+    return f"{found.value:+.1f} ({low:+.1f} to {high:+.1f})"
+
+
+# --- the command ------------------------------------------------------------------------------------------
+
+
+def run_tables(options: argparse.Namespace) -> int:
+    """Lists, previews or trains tables and writes the pages; 130 where a person ended it."""
+    given = vars(options)
+    known = tables()
+    chosen = _chosen(given.get("table", ()), known)
+    if not chosen:
+        echo(_listing(known.values()))
+        return 0
+    searches = {name: given[name] for name in PASSED_ON if name in given}
+    if options.dry_run:
+        echo("\n".join(_outlook(table, searches) for table in chosen))
+        return 0
+    pages: dict[str, list[Comparison]] = {}
+    for table in chosen:
+        found = _train(table, searches)
+        if found is None:
+            return 130
+        pages.setdefault(table.id.partition("/")[0], []).append(found)
+        echo("\n".join(_section(found)))
+    for paper, compared in pages.items():
+        file = Path(options.pages) / f"{paper}.md"
+        words = [word for table in compared for word in ("--table", table.table.id)]
+        words += [word for name, value in searches.items() for word in (OPTIONS[name].flag, str(value))]
+        file.parent.mkdir(parents=True, exist_ok=True)
+        files.write(file, page(paper, compared, command("longtail-tune papers", *words)))
+        echo(f"Written: {file}")
+    return 0
+
+
+def _chosen(asked: Sequence[str], known: Mapping[str, Table]) -> list[Table]:
+    found: dict[str, Table] = {}
+    for name in asked:
+        of_name = {key: table for key, table in known.items() if key == name or key.startswith(f"{name}/")}
+        if not of_name:
+            papers = {key.partition("/")[0] for key in known}
+            raise SettingsError(f"--table {name}: {did_you_mean(name, [*known, *papers])}")
+        found |= of_name
+    return list(found.values())
+
+
+def _listing(known: Iterable[Table]) -> str:
+    rows = [(table.id, str(len(table.rows)), table.title, table.settings[0].title) for table in known]
+    rows.insert(0, ("table", "rows", "what it shows", "first column"))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+def _search(table: Table, given: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
+    """The column that is compared, and the options of the table's search."""
+    column = column_of(table, given.get("data"), given.get("imbalance"))
+    setting = table.settings[column]
+    options = {"data": setting.data, "model": setting.model, **given}
+    if options["data"] == setting.data and setting.imbalance is not None:
+        options.setdefault("imbalance", setting.imbalance)
+    scale = f"-x{options['epochs_scale']:g}" if options.get("epochs_scale", 1.0) != 1 else ""
+    imbalance = f"-{options['imbalance']:g}" if options.get("imbalance") else ""
+    data = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in options["data"])
+    model = "" if options["model"] == setting.model else f"-{options['model'].partition('?')[0].replace(':', '-')}"
+    return column, options | {"name": f"{table.id.replace('/', '-')}-{data}{imbalance}{model}{scale}"} | OWN
+
+
+def _outlook(table: Table, given: Mapping[str, Any]) -> str:
+    column, options = _search(table, given)
+    space = table.space(column)
+    settings = requested({"space": space, **options}).settings
+    design = SearchContext.make(space, settings).factory.design
+    trials, epochs = len(design.cells) * settings.seeds, design.epochs * settings.seeds
+    return f"{table.id}: {trials} trials, at most {epochs} epochs, search {settings.name}"
+
+
+def _train(table: Table, given: Mapping[str, Any]) -> Comparison | None:
+    """Runs or continues the search of a table; `None` where a person ended it."""
+    column, options = _search(table, given)
+    space = table.space(column)
+    settings = requested({"space": space, **options}).settings
+    echo(f"\n{table.id}: {table.title}\n")
+    if settings.folder.is_dir():
+        more = settings.seeds - Settings.stored(settings.output, settings.name).seeds
+        now = {name: value for name, value in given.items() if OPTIONS[name].on_resume in (CHANGES, THIS_RUN)}
+        grown = {"seeds": More(more)} if more > 0 else {}
+        where = {"name": settings.name, "output": settings.output}
+        result = run(space, **now, **grown, **where, resume=True)
+    else:
+        result = run(space, **options)
+    if result.interrupted:
+        return None
+    settings = Settings.stored(settings.output, settings.name)
+    context = SearchContext.make(space, settings)
+    return compare(table, column, settings, context.model, context.standard.margin, result.trials)
