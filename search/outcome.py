@@ -26,6 +26,7 @@ from search.execution.disk import cannot_write
 from search.identity import IDENTITY
 from search.result import SearchResult
 from search.scheduling.orchestrator import Orchestrator
+from search.verification import reproduction
 
 if TYPE_CHECKING:
     from search.console.display import Display
@@ -83,6 +84,8 @@ def conclude(
         with writing("conflicts.csv"):
             files.write(folder / "conflicts.csv", csv_text(conflicts))
     best = _export(context, records, trials, conflicts, writing, console)
+    with writing(reproduction.SCRIPT):
+        reproduction.write(settings, best)
     health = summary.health(trials, margin, winner)
     found = findings_json.document(
         trials, conflicts, best, health=health, complete=ending.complete, margin=margin, provenance=context.params()

@@ -41,6 +41,9 @@ DECIDED = ("task", "lesson", "exhausted", "look")
 MANY = 20
 """The default of `--settle-budget`, which journals do not hold, and the most check seeds that are tried."""
 
+CHECKED = ("check", "nominated", "around")
+"""Phases whose trials depend on the number of check seeds, which may change when a search is resumed."""
+
 
 @dataclass
 class Replayed:
@@ -253,7 +256,8 @@ class _Replay:
             # the blocks that were granted are a budget that grants them
             yield self._begin(position, extra_blocks=MANY)
             yield self._begin(position, extra_blocks=sum(dict(look["cells"]).values()))
-        if not looks:
+        event = self._journal.all[position]
+        if event["event"] == "record" and _phase(event["record"]["trial"]) in CHECKED:
             for seeds in range(1, MANY + 1):
                 if seeds != self._context.settings.check_seeds:
                     yield self._begin(position, check_seeds=seeds)
@@ -274,8 +278,7 @@ class _Replay:
         ]
         before = [seeds for number, seeds in asked if number < position]
         after = [seeds for number, seeds in asked if number >= position]
-        found: list[int] = [*before[-1:], *after, self._context.settings.seeds]
-        return found[0]
+        return (*before[-1:], *after, int(self._context.settings.seeds))[0]
 
     def _trials(self, position: int) -> int:
         """Proposals that are made before the adaptive arm ends the next time.
