@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+import torch
 from rich.table import Table
 from rich.tree import Tree
 
@@ -16,7 +17,8 @@ from analysis.console import styled
 from analysis.text import printable, sentence
 from search.design import power_preview
 from search.design.labels import Design
-from search.execution import epoch_time as pace
+from search.execution import epoch_time
+from search.execution.cpus import allowed_cpus
 from search.phases import outlook
 from search.scheduling.early_stopping import SHORTENED
 from search.scheduling.sampler import ATTEMPTS, siblings
@@ -32,8 +34,10 @@ from spaces.domain import (
     Uniform,
 )
 from trainables.pipeline.keys import stage_keys
+from trainables.pipeline.pipeline import Pipeline
 from trainables.plan import Pick, Plan, Recipe, build, defaults
 from trainables.registry import PlanError, entry
+from trainables.trial_spec import cached_data
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -70,10 +74,10 @@ def show(console: Console, context: SearchContext, measure: bool = False) -> Non
     for part in power_preview.show(design, settings.seeds, context.standard.sd, context.standard.margin, settings.data):
         console.print(styled(part) if isinstance(part, str) else part)
     if settings.start_points:
-        for note in context.factory.left_out:
+        for note in context.factory.published.left_out:
             console.print(styled(sentence(note)))
     arms = _arms(context, design)
-    found = pace_of(context, measure)
+    found = time_of_epoch(context, measure)
     slots = max(1, settings.max_concurrent or _cores(settings.cpus_per_trial))
     table = Table(title="What would run", title_justify="left")
     for column in ("arm", "recipes", "seeds", "trials", "epochs", "with re-use", f"time on {slots} slots"):
@@ -191,9 +195,9 @@ def _arms(context: SearchContext, design: Design) -> Iterator[tuple[str, int, in
     reused = sum(trained(block) for block in blocks.values())
     proposed = list(_random_recipes(context))
     work = [each for plan in proposed for each in (plan, *_shortened(context, plan))]
-    starts = [recipe.plan for recipe in context.factory.published] if context.settings.start_points else []
+    starts = [recipe.plan for recipe in context.factory.published.recipes] if context.settings.start_points else []
     mean = round(sum(plan.cost for plan in proposed or cells) / len(proposed or cells))
-    for name, _, trials in outlook(context.settings, len(cells)):
+    for name, _, trials in outlook(context.settings, context.factory):
         if name == "design":
             yield name, distinct, len(blocks), len(plans), sum(plan.cost for plan in plans), reused
         elif name == "adaptive":
@@ -259,22 +263,19 @@ def _at_random(draws: random.Random, fixed: Mapping[str, Any]) -> Pick:
     return pick
 
 
-def pace_of(context: SearchContext, measure: bool) -> pace.EpochTime | None:
+def time_of_epoch(context: SearchContext, measure: bool) -> epoch_time.EpochTime | None:
     """Seconds per epoch from the last search of such trials here, or else, where asked for, measured now."""
-    found = pace.known(context.settings, context.model)
+    found = epoch_time.known(context.settings, context.model)
     if found is None and measure:
-        found = pace.EpochTime(seconds_per_epoch(context), "of the baseline, measured on one slot of this machine")
-        pace.keep(context.settings, context.model, found)
+        found = epoch_time.EpochTime(
+            seconds_per_epoch(context), "of the baseline, measured on one slot of this machine"
+        )
+        epoch_time.keep(context.settings, context.model, found)
     return found
 
 
 def seconds_per_epoch(context: SearchContext) -> float:
     """Seconds of one epoch of the baseline on this machine, evaluation included."""
-    import torch
-
-    from trainables.pipeline.pipeline import Pipeline
-    from trainables.trial import cached_data
-
     settings = context.settings
     torch.set_num_threads(1)
     data = cached_data(settings.data, settings.data_root, settings.imbalance, 0)
@@ -292,6 +293,4 @@ def seconds_per_epoch(context: SearchContext) -> float:
 
 
 def _cores(cpus_per_trial: float) -> int:
-    from search.execution.cluster import allowed_cpus
-
     return int(allowed_cpus() / cpus_per_trial)

@@ -17,8 +17,8 @@ import pytest
 import search
 from search import phases
 from search.execution import gpu_shares, ray_tune, session
+from search.outcome import SearchResult
 from search.phases.phase import Phase
-from search.result import SearchResult
 from search.scheduling.orchestrator import Orchestrator
 from spaces.domain import Space, Stage, log_uniform, one_of
 from tests.search.whole_searches import small_phases
@@ -126,7 +126,7 @@ def run(place: Path, space: Space | None = SPACE, **options: Any) -> SearchResul
 
 def resumed(given: dict[str, Any]) -> SearchResult:
     from search.settings import Settings
-    from search.workspace import kept_space
+    from search.workspace.folder import kept_space
 
     space, _ = kept_space(Settings.stored(given["output"], given["name"]))
     return search.run(space, **given)

@@ -16,15 +16,16 @@ from markdown_it import MarkdownIt
 from analysis.conflicts import at_looks
 from analysis.conflicts.search_verdicts import with_robustness
 from analysis.console import Console
-from analysis.records import reader as load
+from analysis.records import reader
+from analysis.report.findings import gather
 from analysis.text import FORMULA, printable
-from search import export
-from search import mlflow_tracker as tracking
+from search import mlflow_tracker
 from search.__main__ import parser
+from search.commands import export
+from search.commands.explain import show_stop
 from search.console import preview, summary
 from search.console.display import Display
 from search.context import SearchContext
-from search.explain import show_stop
 from search.outcome import save_tables
 from search.phases.ablation import Ablation
 from search.phases.candidates import Candidates
@@ -46,7 +47,7 @@ def tables_of(trials, winner: str | None) -> dict:
 
 def result(records, folder: Path, name: str = "mine") -> SearchResult:
     """What a search with these records leaves, made by what makes it in a search."""
-    trials = load.frame(records)
+    trials = reader.frame(records)
     table = at_looks(trials, margin=0.02)
     settings = {"final_share": 0.5}
     best = export.document(trials, lambda recipe: {"stages": []}, conflicts=table, settings=settings)
@@ -106,7 +107,7 @@ def test_no_file_is_named_that_is_not_there(found):
 
 def test_another_recipe_is_offered_where_there_is_one(found, hostile):
     one = [record for record in hostile.records() if not record.tricks]
-    trials = load.frame(one)
+    trials = reader.frame(one)
     alone = SearchResult("mine", found.folder, True, trials, None, None, {}, (0.0, 0.0), tables_of(trials, None))
     assert "search.export" not in said(alone, settings_of(found.folder))
 
@@ -167,7 +168,7 @@ def test_a_recipe_file_is_data_whatever_the_search_is_called(found, tmp_path):
 
 
 def test_the_note_in_mlflow_is_plain_text_under_headings(found, hostile):
-    text = summary.answer(found.trials, found.conflicts, 0.02)
+    text = summary.answer(gather(found.trials, conflicts=found.conflicts, margin=0.02))
     parsed = MarkdownIt("commonmark").enable(["table", "strikethrough"]).parse(text)
     children = [child for token in parsed for child in token.children or ()]
     assert {token.type for token in parsed} == {"paragraph_open", "inline", "paragraph_close"}
@@ -177,7 +178,7 @@ def test_the_note_in_mlflow_is_plain_text_under_headings(found, hostile):
 
 
 def test_where_to_look_can_be_pasted():
-    assert shlex.split(tracking.where_to_look("sqlite:////a $(b)/c.db"))[3] == "sqlite:////a $(b)/c.db"
+    assert shlex.split(mlflow_tracker.where_to_look("sqlite:////a $(b)/c.db"))[3] == "sqlite:////a $(b)/c.db"
 
 
 def test_a_stopped_trial_is_explained_in_one_line(hostile):

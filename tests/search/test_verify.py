@@ -16,17 +16,17 @@ import pytest
 import yaml
 
 from analysis.records.schema import Record
-from search import verify
 from search.context import SearchContext
-from search.identity import Identity
 from search.phases import PHASES
 from search.request import requested
 from search.scheduling.journal import Journal
 from search.settings import Settings
-from search.verification import claims, comparison, replay
-from search.verification.comparison import apart
-from search.verification.reproduction import environment, locked_version
-from search.workspace import kept_space
+from search.verify import __main__ as verify
+from search.verify import claims, comparison, replay
+from search.verify.comparison import apart
+from search.verify.reproduction import environment, locked_version
+from search.workspace.folder import kept_space
+from search.workspace.identity import Identity
 from tests.search import in_process
 
 

@@ -23,19 +23,20 @@ from analysis.records import reader
 from analysis.records.schema import Record, RecordError
 from analysis.report import findings_json
 from analysis.text import csv_text
-from search import export, identity
 from search import phases as registered
+from search.commands import export
 from search.context import SearchContext
-from search.identity import SEEDS_APART, Identity
 from search.phases.extra_blocks import ExtraBlocks
 from search.phases.phase import Phase
 from search.scheduling.journal import Journal
 from search.settings import Settings
 from search.state import SearchState
-from search.verification.replay import replay
-from search.verification.reproduction import locked_version
-from search.verification.words import best_in_words, count, listed
-from search.workspace import kept_space
+from search.verify.replay import replay
+from search.verify.reproduction import locked_version
+from search.verify.words import best_in_words, count, listed
+from search.workspace import identity
+from search.workspace.folder import kept_space
+from search.workspace.identity import SEEDS_APART, Identity
 from trainables.data.catalogue import DataError
 from trainables.deployment import Deployment
 from trainables.plan import Plan

@@ -20,7 +20,6 @@ from typing import Any
 from analysis.records.schema import Record
 from search import phases as registered
 from search.context import SearchContext
-from search.identity import SEEDS_APART
 from search.phases.adaptive import Adaptive
 from search.phases.phase import Phase
 from search.scheduling.early_stopping import CohortASHA, stages_of
@@ -33,6 +32,7 @@ from search.scheduling.stage_locks import StageLocks
 from search.scheduling.trial_request import TrialRequest
 from search.settings import Settings
 from search.state import SearchState
+from search.workspace.identity import SEEDS_APART
 from trainables.plan import Plan
 
 DECIDED = ("task", "lesson", "exhausted", "look")
@@ -278,7 +278,8 @@ class _Replay:
         ]
         before = [seeds for number, seeds in asked if number < position]
         after = [seeds for number, seeds in asked if number >= position]
-        return (*before[-1:], *after, int(self._context.settings.seeds))[0]
+        found: int = (*before[-1:], *after, self._context.settings.seeds)[0]
+        return found
 
     def _trials(self, position: int) -> int:
         """Proposals that are made before the adaptive arm ends the next time.

@@ -15,8 +15,8 @@ from typing import Any
 from analysis import files
 from analysis.text import sentence
 from search.settings import ALL_OPTIONS, Settings
-from search.verification.words import best_in_words
-from search.workspace import kept_list, kept_space
+from search.verify.words import best_in_words
+from search.workspace.folder import kept_list, kept_space
 
 PROJECT = "longtail-tune"
 

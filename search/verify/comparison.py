@@ -12,12 +12,12 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from search import identity
-from search.identity import Identity
 from search.scheduling.journal import Journal
 from search.settings import SettingsError
-from search.verification.claims import Verification
-from search.verification.words import count, listed, span
+from search.verify.claims import Verification
+from search.verify.words import count, listed, span
+from search.workspace import identity
+from search.workspace.identity import Identity
 
 LEVEL = 0.95
 
