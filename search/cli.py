@@ -23,6 +23,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "report": ("analysis.report.page", "write what a search found as one HTML page"),
         "list": ("search.list", "list the searches in an MLflow store"),
         "explain": ("search.explain", "say why trials were stopped"),
+        "verify": ("search.verify.__main__", "verify what a search left, or compare two searches"),
         "sync": ("search.sync", "write searches into MLflow again, from their journals"),
         "describe": ("trainables.data.__main__", "show what a data set is, before anything is trained on it"),
         "embed": ("trainables.embed", "compute the features of a data set with a pretrained network"),

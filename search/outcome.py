@@ -25,6 +25,7 @@ from search.context import SearchContext
 from search.execution import epoch_time
 from search.execution.disk import cannot_write
 from search.scheduling.orchestrator import Orchestrator
+from search.verify import reproduction
 from search.workspace.identity import IDENTITY
 
 if TYPE_CHECKING:
@@ -116,6 +117,8 @@ def conclude(
         with writing("conflicts.csv"):
             files.write(folder / "conflicts.csv", csv_text(conflicts))
     best = _export(context, records, trials, conflicts, writing, console)
+    with writing(reproduction.SCRIPT):
+        reproduction.write(settings, best)
     health = summary.health(trials, margin, winner)
     found = findings_json.document(
         trials, conflicts, best, health=health, complete=ending.complete, margin=margin, provenance=context.params()

@@ -1,0 +1,1 @@
+"""Whether what a search left can be believed, and whether somebody else finds the same."""
