@@ -1,4 +1,4 @@
-"""`longtail-tune papers`, also `python -m search.papers`: trains published tables and compares their numbers with ours."""
+"""`longtail-tune papers`, also `python -m search.papers`: trains published tables and compares their numbers."""
 
 from __future__ import annotations
 
