@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import importlib
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -69,7 +70,7 @@ class Parser(argparse.ArgumentParser):
 def run(
     parser: argparse.ArgumentParser,
     arguments: Sequence[str] | None,
-    body: Callable[[argparse.Namespace], int],
+    body: str | Callable[[argparse.Namespace], int],
     expected: tuple[type[Exception], ...] = (OSError,),
 ) -> int:
     """Parses a command line and runs what it asks for.
@@ -77,7 +78,7 @@ def run(
     Args:
         parser: Of the command; its `prog` begins every message.
         arguments: Words of the command line; those of the process if absent.
-        body: Does the work and returns the exit code.
+        body: Does the work and returns the exit code; by its place, see `load`, where that takes long to import.
         expected: Errors that are answered in one sentence, like those of the project's own classes.
 
     Returns:
@@ -85,7 +86,8 @@ def run(
     """
     lenient_output()
     try:
-        return body(parser.parse_args(arguments))
+        options = parser.parse_args(arguments)
+        return int((load(body) if isinstance(body, str) else body)(options))
     except Exception as error:
         ours = isinstance(error, ValueError) and type(error).__module__.partition(".")[0] in PACKAGES
         if not ours and not isinstance(error, expected):
@@ -95,6 +97,17 @@ def run(
     except KeyboardInterrupt:
         echo(f"\n{parser.prog}: interrupted", file=sys.stderr)
         return 130
+
+
+def load(place: str) -> Callable[..., Any]:
+    """The function at a place, e.g. "search.commands.list:show".
+
+    The one place where a command imports what does its work, after its line has been parsed: `--help`, and a refusal of
+    the line, wait for no torch, Ray, Optuna or MLflow, and the modules behind a command import at their top.
+    """
+    module, _, name = place.partition(":")
+    function: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return function
 
 
 def write(path: str, text: str) -> None:

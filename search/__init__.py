@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -12,17 +13,17 @@ if TYPE_CHECKING:
 __all__ = ["SearchResult", "run"]
 
 
-class _Package(ModuleType):
-    """The package, whose `run` is the function, and not the module of that name, whichever is imported first.
+def _run_module() -> ModuleType:
+    """The module, imported when it is asked for: the command line imports this package, and `--help` must be fast."""
+    return importlib.import_module("search.run")
 
-    The module is imported when it is asked for: the command line imports this package, and `--help` must be fast.
-    """
+
+class _Package(ModuleType):
+    """The package, whose `run` is the function, and not the module of that name, whichever is imported first."""
 
     @property
     def run(self) -> Any:
-        from search.run import run
-
-        return run
+        return _run_module().run
 
     @run.setter
     def run(self, module: ModuleType) -> None:
@@ -30,9 +31,7 @@ class _Package(ModuleType):
 
     @property
     def SearchResult(self) -> Any:
-        from search.run import SearchResult
-
-        return SearchResult
+        return _run_module().SearchResult
 
 
 sys.modules[__name__].__class__ = _Package

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from analysis import command_line
 from analysis.command_line import Parser
-from analysis.console import Console
 from analysis.text import echo, sentence
+from search.execution.disk import cannot_write
 from search.execution.interrupts import Interrupts
 from search.settings import ALL_OPTIONS, GROUPS
 
@@ -33,36 +33,18 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m search")
     it = parser(prog)
 
     def body(options: argparse.Namespace) -> int:
+        work = "preview" if getattr(options, "dry_run", False) else "search"
         with Interrupts():
-            return _search(options, it.prog)
+            try:
+                return int(command_line.load(f"search.commands.{work}:run")(options))
+            except Exception as error:
+                why = "" if isinstance(error, ValueError) else cannot_write(error)
+                if not why:
+                    raise
+                echo(f"{it.prog}: error: {sentence(why)}", file=sys.stderr)
+                return 1
 
     return command_line.run(it, arguments, body, expected=())
-
-
-def _search(options: argparse.Namespace, prog: str) -> int:
-    # --help must be fast
-    from search.console.preview import show
-    from search.context import SearchContext
-    from search.execution.disk import cannot_write
-    from search.request import requested
-    from search.run import launch
-
-    console = Console()
-    try:
-        request = requested(vars(options))
-        if getattr(options, "dry_run", False):
-            show(console, SearchContext.make(request.space, request.settings), getattr(options, "measure", False))
-            return 0
-        result = launch(request, console)
-    except Exception as error:
-        why = "" if isinstance(error, ValueError) else cannot_write(error)
-        if not why:
-            raise
-        echo(f"{prog}: error: {sentence(why)}", file=sys.stderr)
-        return 1
-    if result.interrupted:
-        return 130
-    return 1 if result.failed or result.best is None else 0
 
 
 if __name__ == "__main__":

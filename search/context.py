@@ -6,34 +6,32 @@ import dataclasses
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from analysis.records import mlflow_store
 from analysis.text import sentence
 from search.design.labels import Design
-from search.execution import gpu_shares
-from search.identity import SEEDS_APART
+from search.execution.uploaded_code import tricks_for
 from search.recipes import RecipeFactory
 from search.scheduling.early_stopping import SHORTENED, CohortASHA
 from search.scheduling.objective import PARTS, check_objective
+from search.scheduling.trial_request import TrialRequest
 from search.settings import Settings, SettingsError
-from search.workspace import kept_list
+from search.workspace.folder import kept_list
+from search.workspace.identity import SEEDS_APART
 from spaces.domain import Space
 from trainables import data
 from trainables.batch import pixels_of
-from trainables.data import Standard
-from trainables.deployment import Deployment
+from trainables.data import LongTailed, Standard
+from trainables.deployment import Deployment, read
 from trainables.models import MODELS, ModelError, check, check_on, input_format, settled
-from trainables.pipeline.keys import features_key, stage_keys, start_key
+from trainables.pipeline.joint_seeds import fused_stages
+from trainables.pipeline.keys import features_key, stage_keys, start_key, trial_context
 from trainables.plan import Plan, check_space, provided
 from trainables.registry import discover
-
-if TYPE_CHECKING:
-    from search.scheduling.trial_request import TrialRequest
-    from trainables.data import LongTailed
-    from trainables.trial import TrialSpec
+from trainables.trial_spec import TrialSpec, cached_data
 
 BUNDLED = "digits-lt"
 """The data that come with the libraries."""
@@ -52,8 +50,6 @@ class Splits:
 
     def load(self, seed: int) -> LongTailed:
         """The data of a split."""
-        from trainables.trial import cached_data  # Ray, which the preview does not need
-
         settings = self._settings
         return cached_data(settings.data, settings.data_root, settings.imbalance, seed)
 
@@ -173,8 +169,6 @@ class SearchContext:
         Raises:
             ValueError: An option that does not fit the data.
         """
-        from trainables.deployment import read
-
         settings = self.settings
         bundled = settings.data.partition("?")[0] == BUNDLED
         if bundled and (settings.prior is not None or settings.cost is not None):
@@ -211,8 +205,6 @@ class SearchContext:
 
     def keys(self, request: TrialRequest) -> list[list[str]]:
         """Stage keys of a trial, as its worker will compute them."""
-        from trainables.pipeline.keys import trial_context
-
         settings, plan = self.settings, request.recipe.plan
         cuda = self.device == "cuda" and torch.cuda.is_available()
         device = torch.device("cuda" if cuda else "cpu")
@@ -235,8 +227,6 @@ class SearchContext:
 
     def trains_jointly(self, plan: Plan) -> bool:
         """Whether several seeds of a plan are trained in one network."""
-        from trainables.pipeline.joint_seeds import fused_stages
-
         pixels = pixels_of(self.splits.first.train_images)
         return bool(fused_stages(plan, self.settings.numerics, self.device, pixels))
 
@@ -253,8 +243,6 @@ class SearchContext:
 
     def plain_spec(self, plan: Plan, seed: int) -> TrialSpec:
         """A trial that is never stopped and reads no test split."""
-        from trainables.trial import TrialSpec  # Ray, which the preview does not need
-
         settings = self.settings
         return TrialSpec(
             plan=plan.to_dict(),
@@ -265,7 +253,7 @@ class SearchContext:
             imbalance=settings.imbalance,
             model=self.model,
             store=settings.store_place if settings.reuse else None,
-            tricks=gpu_shares.tricks_for(settings, self.code_uploaded),
+            tricks=tricks_for(settings, self.code_uploaded),
             target=PARTS[settings.objective],
             device=self.device,
             numerics=settings.numerics.to_dict(),

@@ -17,6 +17,8 @@ from pathlib import Path
 from types import MappingProxyType, NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
+from pydantic import TypeAdapter, ValidationError
+
 T = TypeVar("T")
 
 OPTION = "option"
@@ -227,8 +229,6 @@ def validated(kind: type[T], fields: Mapping[str, Any], where: str, after: str =
     Raises:
         SettingsError: A field is unknown, absent, of another type or out of its range.
     """
-    from pydantic import TypeAdapter, ValidationError  # --help must be fast
-
     known, texts = declared(kind), {}
     for name, value in fields.items():
         if isinstance(value, More) and name in known:

@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,14 +18,14 @@ from analysis.records import reader
 from analysis.records.schema import Record, RecordError
 from analysis.report import findings_json
 from analysis.text import csv_text, sentence
-from search import export, mlflow_tracker
+from search import mlflow_tracker
+from search.commands import export
 from search.console import summary
 from search.context import SearchContext
 from search.execution import epoch_time
 from search.execution.disk import cannot_write
-from search.identity import IDENTITY
-from search.result import SearchResult
 from search.scheduling.orchestrator import Orchestrator
+from search.workspace.identity import IDENTITY
 
 if TYPE_CHECKING:
     from search.console.display import Display
@@ -35,6 +35,39 @@ log = logging.getLogger(__name__)
 ARTIFACTS = ("best.yaml", "conflicts.csv", "conflicts.png", "report.html", "space.py", "search.json", "findings.json",
              IDENTITY)  # fmt: skip
 """Files of the folder that go to MLflow, besides the tables of the phases."""
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search leaves.
+
+    Args:
+        name: Name of the search.
+        folder: Folder with `best.yaml`, `conflicts.csv`, `report.html`.
+        complete: Whether it ran to its end.
+        trials: Table of trials (`analysis.records.reader.frame`).
+        conflicts: Table of pairs; `None` where the design arm has too little.
+        best: The exported document; `None` where nothing has finished.
+        phase_seconds: Wall time by phase.
+        saved: Epochs and seconds of training that re-use saved.
+        tables: Tables of the phases by name, e.g. "nominated", "removals", "path".
+        health: Reasons not to believe the search, whole sentences; empty where there are none.
+        interrupted: Whether a person ended it.
+        failed: Whether it ended early because it could not continue.
+    """
+
+    name: str
+    folder: Path
+    complete: bool
+    trials: pd.DataFrame
+    conflicts: pd.DataFrame | None
+    best: dict[str, Any] | None
+    phase_seconds: dict[str, float]
+    saved: tuple[float, float]
+    tables: dict[str, pd.DataFrame] = field(default_factory=dict)
+    health: tuple[str, ...] = ()
+    interrupted: bool = False
+    failed: bool = False
 
 
 @dataclass
@@ -90,9 +123,11 @@ def conclude(
     found["tables"] = {name: json.loads(table.to_json(orient="records")) for name, table in tables.items()}
     with writing("findings.json"):
         files.write(folder / "findings.json", files.to_json(found, indent=2) + "\n")
+    findings = None
     try:
         with writing("report.html"):
-            summary.write_report(folder / "report.html", trials, conflicts, context.params(), uri)
+            findings = summary.all_findings(trials, conflicts, context.params(), uri)
+            summary.write_report(folder / "report.html", findings, conflicts)
     except Exception as error:
         # what was found out must reach the screen and MLflow all the same
         log.exception("the report could not be written")
@@ -112,8 +147,9 @@ def conclude(
     tags = {"looks": str(state.added_blocks), "health": " ".join(health) or "no warnings"}
     for phase in orchestrator.all_phases:
         tags |= phase.tags(by_phase[phase.name])
-    # MLflow shows the note as the run's description
-    tags["mlflow.note.content"] = summary.answer(trials, conflicts, margin)
+    if findings is not None:
+        # MLflow shows the note as the run's description
+        tags["mlflow.note.content"] = summary.answer(findings)
     _track(tracker, records, folder, conflicts, tables, tags)
     close(tracker, ending.complete, console)
     return result

@@ -24,9 +24,6 @@ from trainables.registry import PlanError
 MAX_GRID = 3
 """Values of the learning rate, and of the weight decay, on the grid that tunes the baseline."""
 
-MAX_PUBLISHED = 7
-"""Recipes of `spaces.recipes`."""
-
 
 @dataclass(frozen=True)
 class Context:
@@ -140,52 +137,42 @@ class RecipeFactory:
         """The baseline at a point of the grid."""
         return retuned(self.baseline, context)
 
-    # --- published recipes ----------------------------------------------------------------------------------
-
     @cached_property
-    def published(self) -> tuple[Recipe, ...]:
-        """The published recipes, those that the space can express in its own words."""
-        return tuple(_in_own_words(self, recipe) or recipe for recipe, _ in self._published.values())
+    def published(self) -> PublishedRecipes:
+        """The published recipes, at the tuned learning rate or that of the data set."""
+        return PublishedRecipes(self, self.standard.lr if self.context is None else self.context.lr)
 
-    @property
-    def titles(self) -> dict[str, str]:
-        """Names of the published recipes by plan id."""
-        return {plan: title for plan, (_, title) in self._published.items()}
 
-    @property
-    def papers(self) -> tuple[Published, ...]:
-        """Published recipes with their spaces; where the network comes trained, also those that start from that."""
-        pretrained = "trained" in self.standard.provides
-        return published(self.lr) + (published_for_pretrained(self.lr) if pretrained else ())
+class PublishedRecipes:
+    """The published recipes that can be trained on the data of a search.
 
-    @property
-    def left_out(self) -> tuple[str, ...]:
-        """A sentence on each published recipe that cannot be trained on these data."""
-        return self._published_and_left_out[1]
+    Args:
+        factory: Recipes of the search.
+        lr: Learning rate of the published recipes.
+    """
 
-    @property
-    def _published(self) -> dict[str, tuple[Recipe, str]]:
-        return self._published_and_left_out[0]
-
-    @cached_property
-    def _published_and_left_out(self) -> tuple[dict[str, tuple[Recipe, str]], tuple[str, ...]]:
-        found: dict[str, tuple[Recipe, str]] = {}
-        left_out: list[str] = []
+    def __init__(self, factory: RecipeFactory, lr: float) -> None:
+        pretrained = "trained" in factory.standard.provides
+        self.papers: tuple[Published, ...] = published(lr) + (published_for_pretrained(lr) if pretrained else ())
+        """With their spaces; where the network comes trained, also those that start from that."""
+        self.titles: dict[str, str] = {}
+        """Name of each recipe by the id of its plan."""
+        recipes: dict[str, Recipe] = {}
+        left_out = []
         for one in self.papers:
             try:
-                recipe = build(one.space, defaults(one.labels), self.standard, self.scale)
+                recipe = build(one.space, defaults(one.labels), factory.standard, factory.scale)
             except PlanError as error:
-                if "images" in self.standard.provides:
+                if "images" in factory.standard.provides:
                     raise
                 left_out.append(f"the published recipe {one.title} is left out: {error}")
                 continue
-            found.setdefault(recipe.plan.id, (recipe, one.title))
-        return found, tuple(left_out)
-
-    @property
-    def lr(self) -> float:
-        """Learning rate of the published recipes: the tuned one, or that of the data set."""
-        return self.context.lr if self.context is not None else self.standard.lr
+            recipes.setdefault(recipe.plan.id, recipe)
+            self.titles.setdefault(recipe.plan.id, one.title)
+        self.left_out = tuple(left_out)
+        """A sentence on each one that cannot be trained on these data."""
+        self.recipes = tuple(_in_own_words(factory, recipe) or recipe for recipe in recipes.values())
+        """Those that the space can express in its own words."""
 
 
 def scaled(recipe: Recipe, factor: float) -> Recipe:

@@ -13,8 +13,8 @@ from search.context import BUNDLED
 from search.design.labels import pair_of
 from search.option import SettingsError, declared, must, validated
 from search.settings import ALL_OPTIONS, OPTIONS, Invocation, Settings, gpus
-from search.space_file import load_space
-from search.workspace import kept_space
+from search.workspace.folder import kept_space
+from search.workspace.space_file import load_space
 from spaces.domain import Space
 from trainables.data import judged
 

@@ -1,8 +1,4 @@
-"""Runs a search: design arm, adaptive arm, race; Ray schedules, Optuna proposes, MLflow keeps the record.
-
-Ray and MLflow take seconds to import, so what needs them is imported when a search begins: `--dry-run` does not wait
-for them.
-"""
+"""Runs a search: design arm, adaptive arm, race; Ray schedules, Optuna proposes, MLflow keeps the record."""
 
 from __future__ import annotations
 
@@ -12,12 +8,13 @@ from typing import Any
 
 from analysis.console import Console
 from search.context import SearchContext
+from search.execution import session
 from search.execution.gpu_shares import WORKER_ENVIRONMENT
 from search.execution.interrupts import Interrupts
+from search.outcome import SearchResult
 from search.request import Request, requested, takes_options
-from search.result import SearchResult
 from search.settings import ALL_OPTIONS, SettingsError
-from search.workspace import Workspace
+from search.workspace.folder import Workspace
 from spaces.domain import Space
 
 __all__ = ["WORKER_ENVIRONMENT", "SearchResult", "launch", "run"]
@@ -58,8 +55,6 @@ def launch(request: Request, console: Console) -> SearchResult:
         ValueError: The search cannot run as asked, or another process is running it.
         KeyboardInterrupt: A person has ended it before it had results.
     """
-    from search.execution import session  # with Ray and MLflow
-
     context = SearchContext.make(request.space, request.settings)
     request = dataclasses.replace(request, settings=context.settings)
     workspace = Workspace(request.settings, request.file)

@@ -23,7 +23,6 @@ from typing import Any, ClassVar
 from analysis import files
 from analysis.command_line import byte_count
 from analysis.text import command, printable
-from search import paths
 from search.option import (
     CHANGES,
     FIXED,
@@ -39,6 +38,7 @@ from search.option import (
     validated,
 )
 from search.scheduling.early_stopping import SCORES
+from search.workspace import paths
 from trainables.code_identity import relocated
 from trainables.data import FEEDS, fed, rooted
 from trainables.data.catalogue import VALS

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
+
+from analysis.conflicts import at_looks
+from analysis.records import reader
 from analysis.records.schema import Record
 from search.recipes import RecipeFactory
 from search.scheduling import objective
 from search.scheduling.trial_request import TrialRequest
 from search.settings import Settings
 from trainables.plan import Recipe
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 @dataclass
@@ -101,15 +102,10 @@ class SearchState:
 
     def frame(self, phases: Sequence[str]) -> pd.DataFrame:
         """The trials of some phases as a table."""
-        from analysis.records import reader  # pandas, which the preview does not need
-
         return reader.frame(record for _, record in self.results(phases))
 
     def conflicts(self) -> pd.DataFrame | None:
         """The conflict table of the design as it stands; `None` where it cannot be judged."""
-        from analysis.conflicts import at_looks
-        from analysis.records import reader  # pandas and SciPy, which the preview does not need
-
         try:
             design = reader.frame(record for record in self.records.values() if record.arm == "design")
             return at_looks(design, margin=self.margin, primary=self.settings.primary, firsts=self.added_blocks)

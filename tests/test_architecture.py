@@ -91,6 +91,32 @@ def test_nothing_is_evaluated_from_text():
                 assert node.func.id != "eval", f"{path.relative_to(ROOT)}:{node.lineno}"
 
 
+@pytest.mark.parametrize(("places", "most"), [(("analysis", "search", "spaces", "run_search.py"), 5)])
+def test_imports_inside_functions_are_few_and_each_has_its_reason_beside_it(places, most):
+    found = {f"{path.relative_to(ROOT)}: {line.strip()}" for path in sources(*places) for line in inner_imports(path)}
+    assert len(found) <= most, found
+    assert all("  # " in line for line in found), found
+
+
+def inner_imports(path: Path) -> list[str]:
+    """The lines of the imports that a file has within its functions."""
+    text = path.read_text(encoding="utf-8")
+    functions = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    numbers = {
+        node.lineno
+        for function in functions
+        for node in ast.walk(function)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+    }
+    return [text.splitlines()[number - 1] for number in sorted(numbers)]
+
+
+def test_no_folder_is_crowded():
+    folders = {path.parent for path in sources("analysis", "search", "spaces")}
+    crowded = {str(folder.relative_to(ROOT)): len(list(folder.glob("*.py"))) for folder in folders}
+    assert all(number <= 15 for number in crowded.values()), crowded
+
+
 def test_what_people_read_is_written_by_those_who_escape_it():
     """`Console` and `echo` escape: nothing prints past them, and no text is markup."""
     markup = re.compile(r"\[/?(bold|dim|italic|underline|red|green|yellow|blue|magenta|cyan|white)\b[^\[\]]*\]")
@@ -122,6 +148,7 @@ def test_the_reader_sees_every_kind_of_import(tmp_path):
     file.write_text("import search.run\ndef f():\n    from analysis.records import reader\n    import ray.tune as t\n")
     assert imported(file) == {"search.run", "analysis.records", "analysis.records.reader", "ray.tune"}
     assert names_ray(file)
+    assert inner_imports(file) == ["    from analysis.records import reader", "    import ray.tune as t"]
     assert not allowed("search.run", MAY_IMPORT["trainables"])
     assert not allowed("spaces.full_combo", MAY_IMPORT["trainables"])
     assert allowed("spaces.domain.Stage", MAY_IMPORT["trainables"])

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
 
+from analysis.records import reader
 from analysis.records.schema import RecordError
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from numpy.typing import NDArray
 
 ACCURACY = "final/accuracy"
 HARMONIC_MEAN = "final/smoothed_harmonic_mean"
@@ -65,11 +63,6 @@ def front(trials: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
     Raises:
         RecordError: The trials were recorded without the smoothed harmonic mean.
     """
-    # imported here because commands read this module's names before they read any table
-    import pandas as pd
-
-    from analysis.records import reader
-
     columns = [
         "recipe", "title", "arm", "seeds", "accuracy", "accuracy_low", "accuracy_high", "harmonic_mean",
         "harmonic_mean_low", "harmonic_mean_high", "on_front", "knee",

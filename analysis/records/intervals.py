@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import special
+from scipy import optimize, special
 
 
 def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:
@@ -79,8 +79,6 @@ def effective_images(value: float, error: float) -> float:
     >>> round(effective_images(0.8, 0.04)), round(effective_images(1.0, 0.1)), effective_images(0.8, float("nan"))
     (101, 6, 0.0)
     """
-    from scipy.optimize import brentq  # takes half a second, which only an error by images is worth
-
     if not error > 0 or not math.isfinite(value):
         return 0.0
 
@@ -92,7 +90,7 @@ def effective_images(value: float, error: float) -> float:
     lowest, highest = math.log(1e-3), math.log(1e12)
     if lacking(lowest) < 0 or lacking(highest) > 0:
         return 0.0
-    return math.exp(brentq(lacking, lowest, highest))
+    return math.exp(optimize.brentq(lacking, lowest, highest))
 
 
 def difference_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:

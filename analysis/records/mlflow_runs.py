@@ -12,7 +12,7 @@ from urllib.parse import urlparse
 from urllib.request import url2pathname
 
 from analysis import files
-from analysis.records.mlflow_store import VARIABLE, Client, StoreError, database
+from analysis.records.mlflow_store import VARIABLE, Client, StoreError, api, database
 from analysis.text import command
 
 EXPERIMENTS = "longtail/"
@@ -105,11 +105,10 @@ def log(
         params: Key to value.
         tags: Key to value.
     """
-    from mlflow.entities import Metric, Param, RunTag  # takes seconds, which only writing is worth
-
-    numbers = [Metric(key, value if math.isfinite(value) else math.nan, *when) for key, value, *when in metrics]
-    words = [Param(key, value) for key, value in (params or {}).items()]
-    notes = [RunTag(key, value) for key, value in (tags or {}).items()]
+    mlflow = api()
+    numbers = [mlflow.Metric(key, value if math.isfinite(value) else math.nan, *when) for key, value, *when in metrics]
+    words = [mlflow.Param(key, value) for key, value in (params or {}).items()]
+    notes = [mlflow.RunTag(key, value) for key, value in (tags or {}).items()]
     while numbers or words or notes:
         client.log_batch(run_id, metrics=numbers[:800], params=words[:100], tags=notes[:100])
         numbers, words, notes = numbers[800:], words[100:], notes[100:]

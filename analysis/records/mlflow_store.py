@@ -20,8 +20,11 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
+
+from filelock import FileLock, Timeout
 
 from analysis.records.relocation import relocate
 
@@ -210,6 +213,14 @@ def quiet() -> None:
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
+def api() -> ModuleType:
+    """MLflow, told to be quiet before it is imported."""
+    quiet()
+    from analysis.records import mlflow_api  # takes seconds, for which `--help` and the preview do not wait
+
+    return mlflow_api
+
+
 class Client:
     """MLflow's client, whose errors are one sentence without a password.
 
@@ -218,14 +229,11 @@ class Client:
     """
 
     def __init__(self, uri: str) -> None:
-        quiet()
-        from mlflow import MlflowClient  # takes seconds, which only using a store is worth
-
         self.uri = uri
         self._closed = False
         real = _with_password(uri)
         try:
-            self._client = MlflowClient(tracking_uri=real)
+            self._client = api().MlflowClient(tracking_uri=real)
             _reopen(uri)
         except Exception as error:
             raise StoreError(sentence(uri, error)) from (error if real == uri else None)
@@ -255,9 +263,7 @@ def _reopen(uri: str) -> None:
         return
     now = file.stat().st_dev, file.stat().st_ino
     if _opened.setdefault(file, now) != now:
-        from mlflow.tracking._tracking_service.utils import _get_store  # see Client
-
-        _get_store(uri).engine.dispose()
+        api()._get_store(uri).engine.dispose()
         _opened[file] = now
 
 
@@ -426,8 +432,6 @@ def make(file: Path, build: Callable[[Path], None] | None = None) -> None:
     Raises:
         StoreError: Another process has been creating it for a minute, or it cannot be created.
     """
-    from filelock import Timeout  # takes a moment, which only creating a store is worth
-
     if not file.parent.is_dir():
         raise StoreError(f"the MLflow store {file} cannot be written: there is no folder {file.parent}")
     try:
@@ -458,8 +462,6 @@ def make(file: Path, build: Callable[[Path], None] | None = None) -> None:
 
 @contextmanager
 def _alone(file: Path) -> Iterator[None]:
-    from filelock import FileLock  # see make
-
     lock = FileLock(file.with_name(f".{file.name}.lock"), timeout=PATIENCE)
     with suppress(NotImplementedError):  # a file system without locks: moving into place is enough, only done twice
         lock.acquire()
@@ -480,11 +482,8 @@ def _wait_for_others(file: Path) -> None:
 
 
 def _build(beside: Path) -> None:
-    quiet()
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore  # see Client
-
     try:
-        store = SqlAlchemyStore(f"sqlite:///{beside}", str(beside.parent / "mlruns"))
+        store = api().SqlAlchemyStore(f"sqlite:///{beside}", str(beside.parent / "mlruns"))
         store.engine.dispose()
     except OSError:
         raise

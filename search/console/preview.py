@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+import torch
 from rich.table import Table
 from rich.tree import Tree
 
@@ -17,6 +18,7 @@ from analysis.text import printable, sentence
 from search.design import power_preview
 from search.design.labels import Design
 from search.execution import epoch_time as pace
+from search.execution.cpus import allowed_cpus
 from search.phases import outlook
 from search.scheduling.early_stopping import SHORTENED
 from search.scheduling.sampler import ATTEMPTS, siblings
@@ -32,8 +34,10 @@ from spaces.domain import (
     Uniform,
 )
 from trainables.pipeline.keys import stage_keys
+from trainables.pipeline.pipeline import Pipeline
 from trainables.plan import Pick, Plan, Recipe, build, defaults
 from trainables.registry import PlanError, entry
+from trainables.trial_spec import cached_data
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -70,7 +74,7 @@ def show(console: Console, context: SearchContext, measure: bool = False) -> Non
     for part in power_preview.show(design, settings.seeds, context.standard.sd, context.standard.margin, settings.data):
         console.print(styled(part) if isinstance(part, str) else part)
     if settings.start_points:
-        for note in context.factory.left_out:
+        for note in context.factory.published.left_out:
             console.print(styled(sentence(note)))
     arms = _arms(context, design)
     found = pace_of(context, measure)
@@ -191,9 +195,9 @@ def _arms(context: SearchContext, design: Design) -> Iterator[tuple[str, int, in
     reused = sum(trained(block) for block in blocks.values())
     proposed = list(_random_recipes(context))
     work = [each for plan in proposed for each in (plan, *_shortened(context, plan))]
-    starts = [recipe.plan for recipe in context.factory.published] if context.settings.start_points else []
+    starts = [recipe.plan for recipe in context.factory.published.recipes] if context.settings.start_points else []
     mean = round(sum(plan.cost for plan in proposed or cells) / len(proposed or cells))
-    for name, _, trials in outlook(context.settings, len(cells)):
+    for name, _, trials in outlook(context.settings, context.factory):
         if name == "design":
             yield name, distinct, len(blocks), len(plans), sum(plan.cost for plan in plans), reused
         elif name == "adaptive":
@@ -270,11 +274,6 @@ def pace_of(context: SearchContext, measure: bool) -> pace.EpochTime | None:
 
 def seconds_per_epoch(context: SearchContext) -> float:
     """Seconds of one epoch of the baseline on this machine, evaluation included."""
-    import torch
-
-    from trainables.pipeline.pipeline import Pipeline
-    from trainables.trial import cached_data
-
     settings = context.settings
     torch.set_num_threads(1)
     data = cached_data(settings.data, settings.data_root, settings.imbalance, 0)
@@ -292,6 +291,4 @@ def seconds_per_epoch(context: SearchContext) -> float:
 
 
 def _cores(cpus_per_trial: float) -> int:
-    from search.execution.cluster import allowed_cpus
-
     return int(allowed_cpus() / cpus_per_trial)

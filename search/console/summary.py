@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -36,14 +37,13 @@ from analysis.records import mlflow_store, reader
 from analysis.records.schema import BASELINE, NUMBERS, NUMBERS_IN_WORDS
 from analysis.report import cards, page
 from analysis.report.context import classes_judged
-from analysis.report.findings import gather
+from analysis.report.findings import Findings, gather
 from analysis.report.health import warnings
-from analysis.report.plots.heat_map import heat_map_png
 from analysis.text import command, markdown_cell, option, sentence
 from search import mlflow_tracker
 
 if TYPE_CHECKING:
-    from search.result import SearchResult
+    from search.outcome import SearchResult
     from search.settings import Settings
 
 NARROW = 22
@@ -61,7 +61,6 @@ def health(trials: pd.DataFrame, margin: float, winner: str | None) -> tuple[str
         margin: Difference in accuracy that matters.
         winner: Id of the recipe that the race confirmed.
     """
-
     try:
         alone = effects(trials)
     except ValueError:
@@ -73,7 +72,6 @@ def conflict_table(
     console: Console, trials: pd.DataFrame, margin: float, primary: Sequence[str] = (), further: Sequence[int] = ()
 ) -> pd.DataFrame | None:
     """The table of pairs; where the design arm cannot be judged, the reason is printed and there is none."""
-
     try:
         return verdict_table(trials, margin=margin, primary=primary, firsts=further)
     except ValueError as error:
@@ -109,7 +107,6 @@ def show(
         used_up: Options that grant again the budgets that are used up.
         notes: What the data left out or assumed.
     """
-
     console.print()
     if result.best is not None:
         console.print(_best(result.best))
@@ -150,7 +147,6 @@ def show(
 
 def _places(result: SearchResult, uri: str) -> Iterator[tuple[str, str]]:
     """What to open or to run next; a file that was not written is not named."""
-
     report, best = result.folder / "report.html", result.folder / "best.yaml"
     if report.is_file():
         yield "report", sentence(report)
@@ -168,43 +164,37 @@ def _places(result: SearchResult, uri: str) -> Iterator[tuple[str, str]]:
         yield "another one", command("python", "-m", "search.export", *search, *second, *store)
 
 
-def write_report(
-    path: Path,
-    trials: pd.DataFrame,
-    conflicts: pd.DataFrame | None,
-    about: Mapping[str, Any],
-    uri: str,
-) -> None:
-    """Writes the HTML page, if there is a trial to show, and the heat map of the pairs as a picture beside it."""
+def all_findings(trials: pd.DataFrame, conflicts: pd.DataFrame | None, about: Mapping[str, Any], uri: str) -> Findings:
+    """What the report shows and MLflow's description says."""
+    try:
+        others = compare(uri, str(about["name"]), trials, conflicts) if len(trials) else None
+    except reader.LoadError:
+        others = None  # other searches are a further look, and must not cost this one its page
+    return gather(
+        trials, curves=reader.curves(trials), conflicts=conflicts, margin=float(about["margin"]),
+        primary=about.get("primary", ()), about=about, other_searches=others,
+    )  # fmt: skip
 
+
+def write_report(path: Path, findings: Findings, conflicts: pd.DataFrame | None) -> None:
+    """Writes the HTML page, if there is a trial to show, and the heat map of the pairs as a picture beside it."""
     if conflicts is not None and len(conflicts):
-        design = trials[trials["arm"] == "design"].iloc[0]
+        design = findings.design.iloc[0]
         title = f"{design['data']}, imbalance {design['imbalance']:g}, {design['model']}, {design['epochs']:g} epochs"
+        # where the home folder cannot be written, it reports its temporary cache in the middle of our output
+        logging.getLogger("matplotlib").setLevel(logging.ERROR)
+        from analysis.report.plots.heat_map_picture import heat_map_png  # for Matplotlib no search waits at its start
+
         picture = heat_map_png(conflicts, title=f"Worse harm of each pair, points\n{title}")
         files.write(path.with_name("conflicts.png"), picture)
-    if len(trials):
-        try:
-            others = compare(uri, str(about["name"]), trials, conflicts)
-        except reader.LoadError:
-            others = None  # other searches are a further look, and must not cost this one its page
-        findings = gather(
-            trials,
-            curves=reader.curves(trials),
-            conflicts=conflicts,
-            margin=float(about["margin"]),
-            primary=about.get("primary", ()),
-            about=about,
-            other_searches=others,
-        )
+    if len(findings.trials):
         page.write(path, findings)
 
 
-def answer(trials: pd.DataFrame, conflicts: pd.DataFrame | None, margin: float) -> str:
+def answer(findings: Findings) -> str:
     """The findings in a few sentences, as Markdown; names are data and can start no markup."""
-
-    if not len(trials):
+    if not len(findings.trials):
         return "No trial has finished."
-    findings = gather(trials, conflicts=conflicts, margin=margin)
     return "\n\n".join(f"**{heading}.** {markdown_cell(text)}" for heading, text in cards.answer(findings))
 
 
@@ -300,7 +290,6 @@ def _best(best: Mapping[str, Any]) -> Text:
 
 
 def _conflicts(conflicts: pd.DataFrame, trials: pd.DataFrame, width: int) -> Table:
-
     first = trials[trials["arm"] == "design"].iloc[0]
     title = f"Which tricks conflict: {first['data']}, imbalance {first['imbalance']:g}, {first['model']}"
     table = Table(title=styled(title, "bold"), title_justify="left", title_style="", box=box.SIMPLE_HEAD)

@@ -34,6 +34,8 @@ from dataclasses import dataclass, replace
 from itertools import combinations, product
 from pathlib import Path
 
+import yaml
+
 from search.design.fractional_factorial import MOST, Fraction, fraction
 from spaces.domain import OneOf, Space, Stage
 from trainables.data import Standard
@@ -428,8 +430,6 @@ def _text_cells(file: Path, text: str) -> Iterator[list[tuple[str, tuple[str, ..
 
 
 def _yaml_cells(file: Path, text: str) -> Iterator[list[tuple[str, tuple[str, ...]]]]:
-    import yaml
-
     try:
         documents = list(yaml.safe_load_all(text))
     except yaml.YAMLError as error:

@@ -74,7 +74,7 @@ def own_length(factory: RecipeFactory, recipe: Recipe) -> Recipe:
 
 def _home(factory: RecipeFactory, recipe: Recipe) -> Space | None:
     """The space in whose choices a recipe is written; `None` where its choices do not give its plan."""
-    for space in (factory.space, *(one.space for one in factory.papers)):
+    for space in (factory.space, *(one.space for one in factory.published.papers)):
         try:
             again = build(space, _pick_given(recipe.params), factory.standard, factory.scale)
         except PlanError:

@@ -16,14 +16,18 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import ray
 from filelock import FileLock, Timeout
+from ray._private import auto_init_hook, ray_constants, worker
+from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
 from analysis.text import printable
+from search.execution.cpus import allowed_cpus
 from search.settings import SettingsError
 
 log = logging.getLogger(__name__)
@@ -66,54 +70,6 @@ STOP_SECONDS = 10.0
 
 _undo: list[Callable[[], object]] = []
 """What ends with the Ray that was started here, last first."""
-
-
-# ------------------------------------------------------------------------------------------ what may be used
-
-
-SCHEDULERS = ("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE", "NSLOTS", "LSB_DJOB_NUMPROC", "PBS_NUM_PPN")
-"""Where batch systems say how many CPUs a job has on this machine."""
-
-
-def allowed_cpus(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int:
-    """CPUs that this process may use, at least 1.
-
-    The smallest of: the machine's, those that it is bound to (taskset, Slurm, `docker --cpuset-cpus`), the quota of
-    its control groups (`docker --cpus`, Kubernetes), and what a batch system has given to the job.
-
-    Args:
-        proc: Where Linux tells the control groups of a process.
-        cgroups: Where their limits are.
-    """
-    counts = [float(os.cpu_count() or 1), *_quotas(proc, cgroups)]
-    if hasattr(os, "sched_getaffinity"):
-        counts.append(len(os.sched_getaffinity(0)))
-    counts += [float(os.environ[name]) for name in SCHEDULERS if os.environ.get(name, "").isdecimal()]
-    return max(1, int(min(counts)))
-
-
-def _quotas(proc: Path, cgroups: Path) -> Iterator[float]:
-    """CPUs that each control group of this process may use, those around it included; both versions."""
-    try:
-        lines = (proc / "self/cgroup").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return
-    for line in lines:
-        _, controllers, name = [*line.split(":", 2), "", ""][:3]
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        place = Path(name.lstrip("/"))
-        # in a container the group's own name may not be seen, and the root is the group
-        for group in {place, *place.parents, Path()}:
-            with suppress(OSError, ValueError):
-                if controllers:
-                    folder = next(path for path in (cgroups / controllers, cgroups / "cpu") if path.is_dir()) / group
-                    quota = (folder / "cpu.cfs_quota_us").read_text(encoding="ascii")
-                    period = (folder / "cpu.cfs_period_us").read_text(encoding="ascii")
-                else:
-                    quota, period = (cgroups / group / "cpu.max").read_text(encoding="ascii").split()
-                if float(quota) > 0:  # -1 and "max" are none
-                    yield float(quota) / float(period)
 
 
 def short_folder() -> tuple[Path, str]:
@@ -185,8 +141,6 @@ def start(**options: Any) -> str:
     Raises:
         SettingsError: It cannot be started.
     """
-    import ray
-
     folder, note = short_folder()
     _silence()
     # a token by environment, as the home folder, where Ray would keep one, may not be writable
@@ -227,8 +181,6 @@ def join(**options: Any) -> None:
         ConnectionError: None answers there.
         ValueError: The address cannot be one.
     """
-    import ray
-
     _silence()
     _set_environment(LASTING_ENVIRONMENT)
     ray.init(**options)
@@ -239,8 +191,6 @@ def _silence() -> None:
 
     What ends a trial or the search is told by them, in a sentence.
     """
-    from ray._private import worker
-
     printed = worker.print_to_stdstream
 
     def undo() -> None:
@@ -252,8 +202,6 @@ def _silence() -> None:
 
 def _set_environment(changes: Mapping[str, str]) -> None:
     """Sets environment variables until `stop`, and tells the Ray that is imported already."""
-    from ray._private import ray_constants
-
     # Ray itself makes `breakpoint()` its own when it is joined
     before = {name: os.environ.get(name) for name in (*changes, "PYTHONBREAKPOINT")}
     loopback = ray_constants.ENABLE_RAY_CLUSTER
@@ -276,8 +224,6 @@ def _set_environment(changes: Mapping[str, str]) -> None:
 
 def _read_environment() -> None:
     """Lets Ray, which reads them once, read its settings and its token again."""
-    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
-
     Config.initialize("")
     AuthenticationTokenLoader.instance().reset_cache()
 
@@ -288,9 +234,6 @@ def stop(seconds: float = STOP_SECONDS) -> None:
     Args:
         seconds: How long they may take.
     """
-    import ray
-    from ray._private import worker
-
     node = worker._global_node
     processes = [info.process for infos in getattr(node, "all_processes", {}).values() for info in infos]
     ending = threading.Thread(target=_shut_down, name="ray-shutdown", daemon=True)
@@ -308,8 +251,6 @@ def stop(seconds: float = STOP_SECONDS) -> None:
 
 
 def _shut_down() -> None:
-    import ray
-
     try:
         ray.shutdown()
     except Exception:
@@ -329,8 +270,6 @@ class Watch:
 
     def gone(self) -> str:
         """What is gone, in words; "" while all is well."""
-        from ray._private import worker
-
         node = worker._global_node
         if node is None:
             return "Ray, which was shut down,"
@@ -423,8 +362,6 @@ def run_watched(
 
 def _release(thread: threading.Thread, end: bool) -> None:
     """Ends Ray, by which whatever a thread waits for there ends with an error."""
-    from ray._private import auto_init_hook
-
     if end:
         # else the thread's next call would start another Ray
         auto_init_hook.enable_auto_connect = False

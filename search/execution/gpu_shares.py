@@ -11,35 +11,30 @@ import logging
 import math
 import os
 import re
-import shutil
 import time
 import uuid
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import ray
+import torch
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from search.execution import cluster
+from search.execution.cpus import allowed_cpus
+from search.execution.uploaded_code import packed
 from search.settings import Settings, SettingsError
-
-if TYPE_CHECKING:
-    from trainables.pipeline.footprint import Footprint
-    from trainables.plan import Plan
+from trainables.pipeline.footprint import Footprint
+from trainables.plan import Plan
+from trainables.trial import footprint_of
 
 log = logging.getLogger(__name__)
 
 WORKER_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 """Set before torch is imported there: on a CPU one thread per trial, one trial per core."""
-
-PACKAGES = ("analysis", "search", "spaces", "trainables")
-"""What the workers of a cluster are sent."""
-
-CODE_FOLDER = "code"
-"""Folder of the workspace that holds what is sent."""
-
-UPLOADED = "longtail_uploaded"
-"""Module under which the workers of a cluster find the folders of `--tricks`."""
 
 LOST_TRIES = 3
 """How often a trial is begun whose process is gone each time: then it is the trial, and not the machine."""
@@ -80,22 +75,14 @@ def check(settings: Settings) -> None:
             f"--gpu-hours {settings.gpu_hours:g}: trials hold no GPU, so that this would never end the search; give "
             "--gpus-per-trial as well, or bound the time: --time-budget SECONDS"
         )
-    if not settings.gpus_per_trial or settings.address is not None or _is_initialized():
+    if not settings.gpus_per_trial or settings.address is not None or ray.is_initialized():
         return
-    import torch
-
     if not torch.cuda.is_available():
         asked = "auto" if settings.gpus_auto else f"{settings.gpus_per_trial:g}"
         raise SettingsError(
             f"--gpus-per-trial {asked}: no GPU is visible on this machine; "
             "leave the option out, or give the --address of a Ray cluster that has GPUs"
         )
-
-
-def _is_initialized() -> bool:
-    import sys
-
-    return "ray" in sys.modules and bool(sys.modules["ray"].is_initialized())
 
 
 def join(settings: Settings) -> str:
@@ -107,8 +94,6 @@ def join(settings: Settings) -> str:
     Raises:
         SettingsError: Ray cannot be started, or no cluster answers at the address.
     """
-    import ray
-
     logging.getLogger("ray").setLevel(logging.ERROR)
     # a trial's error is told in one line, with its record
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
@@ -134,48 +119,12 @@ def join(settings: Settings) -> str:
     return ""
 
 
-def packed(settings: Settings) -> list[str]:
-    """The code that workers need, as folders that Ray uploads: the packages, and the folders of `--tricks`.
-
-    Copied, without what only this machine can use, into the results folder for as long as the search runs. A space
-    needs no copy: what workers are told is the finished plan.
-    """
-    code = settings.folder.resolve() / CODE_FOLDER
-    shutil.rmtree(code, ignore_errors=True)
-    ignored = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
-    folders = []
-    for name in PACKAGES:
-        module = __import__(name)
-        shutil.copytree(Path(str(module.__path__[0])), code / name, ignore=ignored)
-        folders.append(str(code / name))
-    uploaded = code / UPLOADED
-    uploaded.mkdir(parents=True)
-    (uploaded / "__init__.py").write_text("", encoding="utf-8")
-    for number, folder in enumerate(settings.tricks):
-        shutil.copytree(Path(folder), uploaded / str(number), ignore=ignored)
-    return [*folders, str(uploaded)]
-
-
-def tricks_for(settings: Settings, sent: bool) -> tuple[str, ...]:
-    """Folders of tricks as workers find them: in what they were sent, or where they lie.
-
-    Args:
-        settings: Of the search.
-        sent: Whether the code was sent to the workers.
-    """
-    if sent:
-        return tuple(f"{UPLOADED}:{number}" for number in range(len(settings.tricks)))
-    return tuple(str(Path(folder).resolve()) for folder in settings.tricks)
-
-
 def slots(settings: Settings) -> int:
     """How many trials run at a time on the Ray that was joined.
 
     Raises:
         SettingsError: It has not enough for one.
     """
-    import ray
-
     resources = ray.cluster_resources()
     wanted = {"CPU": settings.cpus_per_trial, "GPU": settings.gpus_per_trial}
     fit = [int(resources.get(kind, 0) / amount + 1e-9) for kind, amount in wanted.items() if amount]
@@ -190,7 +139,7 @@ def slots(settings: Settings) -> int:
 
 def _bound(settings: Settings) -> str:
     """Why Ray has fewer CPUs than the machine."""
-    allowed, whole = cluster.allowed_cpus(), os.cpu_count() or 1
+    allowed, whole = allowed_cpus(), os.cpu_count() or 1
     if settings.address is not None or allowed == whole:
         return ""
     return f" (this process may use {allowed} of the machine's {whole} CPUs)"
@@ -204,9 +153,6 @@ def check_storage(settings: Settings) -> None:
     """
     if settings.address is None or not settings.reuse or "://" in settings.store_place:
         return
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
     folder = Path(settings.store_place)
     folder.mkdir(parents=True, exist_ok=True)
     token = folder / f".seen-{uuid.uuid4().hex}"
@@ -291,15 +237,13 @@ def measured(specs: Sequence[dict[str, Any]], cpus_per_trial: float) -> GpuShare
     Raises:
         SettingsError: Ray has no GPU, or even a whole one is too small.
     """
-    import ray
-
     resources = ray.cluster_resources()
     gpus = resources.get("GPU", 0)
     if not gpus:
         raise SettingsError(
             "--gpus-per-trial auto: Ray has no GPU; leave the option out, or give the --address of a cluster with GPUs"
         )
-    take = ray.remote(num_cpus=cpus_per_trial, num_gpus=1, max_calls=1, max_retries=0)(_take)
+    take = ray.remote(num_cpus=cpus_per_trial, num_gpus=1, max_calls=1, max_retries=0)(footprint_of)
     try:
         found = [ray.get(take.remote(spec)) for spec in specs]
     except ray.exceptions.RayTaskError as error:
@@ -309,12 +253,6 @@ def measured(specs: Sequence[dict[str, Any]], cpus_per_trial: float) -> GpuShare
             "a smaller batch (batch_size= of a stage) or another --model needs less"
         ) from error
     return propose(max(found, key=lambda one: one.memory), resources.get("CPU", 1) / gpus, cpus_per_trial)
-
-
-def _take(spec: dict[str, Any]) -> Footprint:
-    from trainables.trial import footprint_of
-
-    return footprint_of(spec)
 
 
 # ------------------------------------------------------------------------------------------ trials that were lost
@@ -414,8 +352,6 @@ class ResourceAllocator:
 
 def shares(settings: Settings) -> ResourceAllocator:
     """The shares of a search on the Ray that was joined."""
-    import ray
-
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     most = Share(*(max((node.get(kind, 0.0) for node in nodes), default=0.0) for kind in ("CPU", "GPU")))
     return ResourceAllocator(Share(settings.cpus_per_trial, settings.gpus_per_trial), most)

@@ -12,17 +12,18 @@ import ray
 
 from analysis.console import Console, styled
 from analysis.text import sentence
-from search import explain, mlflow_tracker, outcome
+from search import mlflow_tracker, outcome
+from search.commands import explain
+from search.commands.sync import recorded
 from search.console import summary
 from search.console.display import Display
 from search.context import SearchContext
 from search.execution import cluster, gpu_shares, ray_tune
 from search.execution.disk import cannot_write
 from search.execution.interrupts import Interrupts, children_outlive_the_terminal
-from search.identity import SEEDS_APART, refusal
-from search.outcome import Ending
+from search.execution.uploaded_code import CODE_FOLDER
+from search.outcome import Ending, SearchResult
 from search.phases.extra_blocks import why_not
-from search.result import SearchResult
 from search.scheduling.journal import Journal, JournalError
 from search.scheduling.objective import PARTS
 from search.scheduling.orchestrator import Orchestrator
@@ -31,12 +32,12 @@ from search.scheduling.sampler import Sampler
 from search.scheduling.stage_locks import StageLocks
 from search.settings import Settings, SettingsError
 from search.state import SearchState
-from search.sync import recorded
-from search.workspace import Workspace, successor_of
+from search.workspace.folder import Workspace, successor_of
+from search.workspace.identity import SEEDS_APART, refusal
 from trainables.pipeline.leases import Leases
 from trainables.pipeline.store import StageStore
 from trainables.plan import choices_of
-from trainables.trial import forget_data
+from trainables.trial_spec import forget_data
 
 if TYPE_CHECKING:
     from search.request import Request
@@ -119,7 +120,7 @@ def run(
     uri = str(settings.tracking_uri)
     summary.show_notes(console, settings.data, context.splits.first.notes)
     if settings.start_points:
-        for note in context.factory.left_out:
+        for note in context.factory.published.left_out:
             console.print(styled(sentence(note)), soft_wrap=True)
     tracker = None
     state: SearchState | None = None
@@ -163,7 +164,7 @@ def _ray(workspace: Workspace, interrupts: Interrupts) -> Iterator[bool]:
         if own:
             with interrupts.noted():
                 cluster.stop()
-        workspace.remove(ray_tune.FOLDER, gpu_shares.CODE_FOLDER)
+        workspace.remove(ray_tune.FOLDER, CODE_FOLDER)
 
 
 def _joined(context: SearchContext, workspace: Workspace, console: Console, interrupts: Interrupts) -> SearchContext:
@@ -303,7 +304,7 @@ def _track(
     """Opens the search in MLflow, with everything that its journal has."""
     choices = set(choices_of(context.space))
     if context.settings.start_points:
-        choices |= {name for recipe in context.factory.published for name in recipe.choices}
+        choices |= {name for recipe in context.factory.published.recipes for name in recipe.choices}
     tracker.start(context.params(), {"space": context.settings.space}, choices=choices, resume=request.resume)
     tracker.replay(recorded(orchestrator.journal))
 

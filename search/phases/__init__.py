@@ -18,6 +18,7 @@ from search.phases.published import Published
 from search.phases.race import Confirm, Final, Race
 from search.phases.robustness import Robustness
 from search.phases.tune import Tune
+from search.recipes import RecipeFactory
 from search.settings import Settings
 
 PHASES: tuple[Phase, ...] = (
@@ -48,15 +49,11 @@ def enabled(settings: Settings, extra_blocks: int | None = None, phases: Sequenc
     return [*(phase for phase in chosen if phase.name in ("tune", "design")), ExtraBlocks()]
 
 
-def outlook(settings: Settings, cells: int) -> list[tuple[str, str, int]]:
+def outlook(settings: Settings, factory: RecipeFactory) -> list[tuple[str, str, int]]:
     """Upper bounds of what a search runs: (phase, description, trials) of each phase.
 
     Args:
         settings: Settings of the search.
-        cells: Trials of one block of the design.
-
-    >>> small = Settings(name="s", space="s", data="d", seeds=2, trials=3, check_seeds=0, start_points=False)
-    >>> [(name, trials) for name, _, trials in outlook(small, 4)]
-    [('design', 8), ('adaptive', 3), ('race', 27), ('final', 20), ('confirm', 16)]
+        factory: Recipes of the search.
     """
-    return [(phase.name, phase.description, phase.max_trials(settings, cells)) for phase in enabled(settings)]
+    return [(phase.name, phase.description, phase.max_trials(settings, factory)) for phase in enabled(settings)]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import combinations
-from typing import TYPE_CHECKING
 
+import pandas as pd
+
+from analysis.recipes.ablation import best_step, missed_least, path, removals
 from analysis.records.schema import NUMBERS
 from search.design.removal import removable, without
 from search.phases.phase import Phase
@@ -15,9 +17,6 @@ from search.settings import Settings
 from search.state import SearchState
 from trainables.plan import Recipe
 from trainables.registry import PlanError
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 MAX_PAIRED = 4
 """Tricks of the winner that are also removed in pairs: those whose removal seems to cost least."""
@@ -56,8 +55,6 @@ class Ablation(Phase):
                     yield self._request(state, cells, cell, recipe, block)
 
     def _rounds(self, state: SearchState, cells: _Cells) -> Iterator[list[Cell]]:
-        from analysis.recipes.ablation import best_step, missed_least  # needs SciPy, which the preview does not load
-
         whole = cells.whole
         group = [Cell(), whole, *(cells.less(whole, unit) for unit in cells.units)]
         asked = set(group)
@@ -106,8 +103,6 @@ class Ablation(Phase):
 
     def tables(self, state: SearchState, trials: pd.DataFrame) -> dict[str, pd.DataFrame]:
         """removals: what the winner loses without a trick; path: the steps from the baseline up to the winner."""
-        from analysis.recipes.ablation import path, removals  # for the same reason
-
         winner = None if state.winner is None else state.winner.plan.id
         return {
             "removals": removals(trials, margin=state.margin, winner=winner),
@@ -118,7 +113,7 @@ class Ablation(Phase):
         rows = tables["removals"].to_dict("records")
         return {f"removal/{row['removed'][0]}": row["word"] for row in rows if len(row["removed"]) == 1}
 
-    def max_trials(self, settings: Settings, cells: int) -> int:
+    def max_trials(self, settings: Settings, factory: RecipeFactory) -> int:
         tricks = MAX_PAIRED + 1
         recipes = 2 + tricks + MAX_PAIRED * (MAX_PAIRED - 1) // 2 + BRANCHES * (tricks - 2)
         return recipes * settings.check_seeds

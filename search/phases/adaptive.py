@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from search.phases.phase import Phase
+from search.recipes import RecipeFactory
 from search.settings import Settings
 
 
@@ -15,5 +16,5 @@ class Adaptive(Phase):
     first_seed = 1_000
     """Shared with the published recipes: a recipe that both have gets another block."""
 
-    def max_trials(self, settings: Settings, cells: int) -> int:
+    def max_trials(self, settings: Settings, factory: RecipeFactory) -> int:
         return settings.trials

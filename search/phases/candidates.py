@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from itertools import combinations
-from typing import TYPE_CHECKING
 
+import pandas as pd
+
+from analysis.conflicts.candidates import candidate_table, nominate
 from search.design.labels import Cell
 from search.phases.phase import Phase
+from search.recipes import RecipeFactory
 from search.scheduling.trial_request import TrialRequest
 from search.settings import Settings
 from search.state import SearchState
 from trainables.registry import PlanError
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 MAX_PAIRS = 2
 
@@ -41,8 +41,6 @@ class Candidates(Phase):
 
     def pairs(self, state: SearchState) -> list[tuple[str, str, tuple[Cell, ...]]]:
         """The suggested pairs that can be crossed, with their four cells."""
-        from analysis.conflicts.candidates import nominate  # needs SciPy, which the preview does not load
-
         crossed = {pair for cell in state.factory.cells for pair in combinations(sorted(cell.tricks), 2)}
         found: list[tuple[str, str, tuple[Cell, ...]]] = []
         for row in nominate(state.frame(("adaptive",)), crossed).to_dict("records"):
@@ -56,13 +54,11 @@ class Candidates(Phase):
 
     def tables(self, state: SearchState, trials: pd.DataFrame) -> dict[str, pd.DataFrame]:
         """nominated: the verdicts of the pairs."""
-        from analysis.conflicts.candidates import candidate_table  # for the same reason
-
         return {"nominated": candidate_table(trials, margin=state.margin)}
 
     def tags(self, tables: Mapping[str, pd.DataFrame]) -> dict[str, str]:
         rows = tables["nominated"].to_dict("records")
         return {f"nominated/{row['a']}--{row['b']}": row["verdict"] for row in rows}
 
-    def max_trials(self, settings: Settings, cells: int) -> int:
+    def max_trials(self, settings: Settings, factory: RecipeFactory) -> int:
         return MAX_PAIRS * 4 * settings.check_seeds

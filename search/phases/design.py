@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from search.phases.phase import Phase
+from search.recipes import RecipeFactory
 from search.scheduling.trial_request import TrialRequest
 from search.settings import Settings
 from search.state import SearchState
@@ -39,5 +40,5 @@ class Design(Phase):
             if means is not None and len(state.values(plan, (self.name,))) >= len(planned.get(plan, ())):
                 sampler.learn(cell.recipe, means)
 
-    def max_trials(self, settings: Settings, cells: int) -> int:
-        return cells * settings.seeds
+    def max_trials(self, settings: Settings, factory: RecipeFactory) -> int:
+        return len(factory.cells) * settings.seeds

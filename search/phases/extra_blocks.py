@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+from analysis.conflicts import further_blocks
 from analysis.stats.alpha_spending import LOOKS
 from search.design.labels import FACTORIAL
 from search.phases.phase import Phase
@@ -60,8 +61,6 @@ def plan_extra_blocks(state: SearchState, budget: int) -> dict[str, Any] | None:
         state: The search.
         budget: Blocks that may be granted, over all pairs.
     """
-    from analysis.conflicts import further_blocks  # needs SciPy, which the preview does not load
-
     table = state.conflicts()
     if table is None:
         return None
@@ -85,8 +84,6 @@ def plan_extra_blocks(state: SearchState, budget: int) -> dict[str, Any] | None:
 
 def why_not(state: SearchState) -> list[str]:
     """Why unresolved primary pairs get no further blocks, one line for each pair."""
-    from analysis.conflicts import further_blocks  # for the same reason
-
     if len(state.looks) >= LOOKS - 1:
         return [f"{LOOKS} looks are the most, and there were {len(state.looks) + 1}"]
     table = state.conflicts()

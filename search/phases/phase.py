@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from search.recipes import RecipeFactory
 from search.scheduling.trial_request import TrialRequest
 from search.settings import Settings
 from search.state import SearchState
@@ -68,12 +69,12 @@ class Phase:
         """What the phase's tables say in words, as tags of the search in MLflow."""
         return {}
 
-    def max_trials(self, settings: Settings, cells: int) -> int:
+    def max_trials(self, settings: Settings, factory: RecipeFactory) -> int:
         """Upper bound of the phase's trials, for the preview and the progress bar.
 
         Args:
             settings: Settings of the search.
-            cells: Trials of one block of the design.
+            factory: Has the cells of the design and the published recipes.
         """
         return 0
 

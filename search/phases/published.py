@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from search.phases.phase import Phase
-from search.recipes import MAX_PUBLISHED
+from search.recipes import RecipeFactory
 from search.scheduling.trial_request import TrialRequest
 from search.settings import Settings
 from search.state import SearchState
@@ -27,8 +27,8 @@ class Published(Phase):
         return settings.start_points and (settings.trials > 0 or settings.race)
 
     def plan(self, state: SearchState) -> Iterator[TrialRequest]:
-        for recipe in state.factory.published:
-            title = f"{state.factory.titles[recipe.plan.id]}: {recipe.title}"
+        for recipe in state.factory.published.recipes:
+            title = f"{state.factory.published.titles[recipe.plan.id]}: {recipe.title}"
             yield self.request(state, recipe.plan.id, recipe, self.first_seed, title=title)
 
     def close(self, state: SearchState, sampler: Sampler) -> None:
@@ -38,5 +38,5 @@ class Published(Phase):
             if means is not None:
                 sampler.learn(recipe, means, self.name)
 
-    def max_trials(self, settings: Settings, cells: int) -> int:
-        return MAX_PUBLISHED
+    def max_trials(self, settings: Settings, factory: RecipeFactory) -> int:
+        return len(factory.published.recipes)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from search.design.removal import own_length
 from search.phases.phase import Phase
-from search.recipes import MAX_PUBLISHED
+from search.recipes import RecipeFactory
 from search.scheduling.trial_request import TrialRequest
 from search.settings import Settings
 from search.state import SearchState
@@ -51,14 +51,14 @@ class Race(OfTheRace):
         }
         recipes.pop(state.factory.baseline.plan.id, None)
         ranked = list(recipes.values())
-        published = set(state.factory.titles) if state.settings.start_points else set()
+        published = set(state.factory.published.titles) if state.settings.start_points else set()
         best = [recipe for recipe in ranked if recipe.plan.id not in published][: self.contenders]
         raced = {record.recipe for record in state.records.values() if record.arm == self.arm}
         chosen = {recipe.plan.id for recipe in best}
         return best + [recipe for recipe in ranked if recipe.plan.id in (published | raced) - chosen]
 
-    def max_trials(self, settings: Settings, cells: int) -> int:
-        return (self.contenders + 1 + MAX_PUBLISHED * settings.start_points) * self.seeds
+    def max_trials(self, settings: Settings, factory: RecipeFactory) -> int:
+        return (self.contenders + 1 + len(factory.published.recipes) * settings.start_points) * self.seeds
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Final(OfTheRace):
         recipes = (state.factory.baseline, *raced[: self.finalists])
         return self.over_blocks(state, recipes, self.seeds, skip=self.race.seeds)
 
-    def max_trials(self, settings: Settings, cells: int) -> int:
+    def max_trials(self, settings: Settings, factory: RecipeFactory) -> int:
         return (self.finalists + 1) * self.seeds
 
 
@@ -109,5 +109,5 @@ class Confirm(OfTheRace):
         recipes = [state.factory.baseline, *filter(None, [state.winner])]
         return self.over_blocks(state, recipes, self.seeds, read_test=True)
 
-    def max_trials(self, settings: Settings, cells: int) -> int:
+    def max_trials(self, settings: Settings, factory: RecipeFactory) -> int:
         return 2 * self.seeds

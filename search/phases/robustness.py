@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from search.phases.phase import Phase
-from search.recipes import scaled
+from search.recipes import RecipeFactory, scaled
 from search.scheduling.trial_request import TrialRequest
 from search.settings import Settings
 from search.state import SearchState
@@ -70,6 +70,6 @@ class Robustness(Phase):
                 tricks=cell.tricks, context=cell.context, title=f"{cell.title}, {setting}", setting=setting,
             )  # fmt: skip
 
-    def max_trials(self, settings: Settings, cells: int) -> int:
+    def max_trials(self, settings: Settings, factory: RecipeFactory) -> int:
         """Without the winner's own pairs: as a rule it has no such pair."""
         return MAX_CONFLICTS * len(FACTORS) * 4 * min(settings.check_seeds, settings.seeds)

@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from search.phases.phase import Phase
-from search.recipes import MAX_GRID, Context
+from search.recipes import MAX_GRID, Context, RecipeFactory
 from search.scheduling.trial_request import TrialRequest
 from search.settings import Settings
 from search.state import SearchState
@@ -67,5 +67,5 @@ class Tune(Phase):
         seeds = max(count for count, _, _ in scored)
         return max((row for row in scored if row[0] == seeds), key=lambda row: row[1])[2]
 
-    def max_trials(self, settings: Settings, cells: int) -> int:
+    def max_trials(self, settings: Settings, factory: RecipeFactory) -> int:
         return MAX_GRID**2 * self.seeds + self.kept * self.more_seeds

@@ -169,8 +169,9 @@ class Schedule:
     def planned(self) -> int:
         """Trials of the whole search: exact for phases that have been planned, upper bounds for the others."""
         planned = Counter(request.phase for request in list(self.state.requests.values()))
-        cells = len(self.state.factory.cells)
         for phase in self.phases:
             if phase.name not in self._closed and (phase.name not in self._queues or isinstance(phase, Adaptive)):
-                planned[phase.name] = max(planned[phase.name], phase.max_trials(self.state.settings, cells))
+                planned[phase.name] = max(
+                    planned[phase.name], phase.max_trials(self.state.settings, self.state.factory)
+                )
         return planned.total()

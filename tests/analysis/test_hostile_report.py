@@ -143,7 +143,7 @@ def test_the_notes_are_a_list_and_absent_without_any(hostile):
 
 def test_the_picture_of_hostile_names_is_drawn(hostile):
     from analysis.conflicts import pairwise
-    from analysis.report.plots.heat_map import heat_map_png
+    from analysis.report.plots.heat_map_picture import heat_map_png
 
     table = pairwise(load.frame(hostile.records()), margin=0.02)
     assert heat_map_png(table, title="\n".join(hostile.HOSTILE)).startswith(b"\x89PNG")

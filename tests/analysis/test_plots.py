@@ -10,7 +10,7 @@ from analysis.formatting import VERDICTS
 from analysis.records.schema import ARMS
 from analysis.report.plots import curves as plots
 from analysis.report.plots import forest_plots as forests
-from analysis.report.plots import heat_map
+from analysis.report.plots.heat_map_picture import heat_map_png
 
 A, B, C = "train/mixup", "later/focal", "train/cost"
 
@@ -81,11 +81,11 @@ def test_the_heat_map_is_also_a_picture():
     table = pd.DataFrame(
         [pair(A, B, "conflict"), pair(A, C, "not applicable", math.nan), pair(B, C, "unresolved", 0.02)]
     )
-    picture = heat_map.heat_map_png(table, title="digits-lt")
+    picture = heat_map_png(table, title="digits-lt")
     assert picture.startswith(b"\x89PNG\r\n\x1a\n")
     width, height = struct.unpack(">II", picture[16:24])
     assert 400 < width < 2000 and 300 < height < 1500
-    assert picture != heat_map.heat_map_png(table.assign(verdict="compatible"), title="digits-lt")
+    assert picture != heat_map_png(table.assign(verdict="compatible"), title="digits-lt")
 
 
 def test_every_arm_has_a_mark_of_its_own():

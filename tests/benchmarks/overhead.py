@@ -81,7 +81,7 @@ def specs(data: str, trials: int) -> list[dict[str, Any]]:
     from spaces.domain import Space, Stage
     from trainables.data import standard
     from trainables.plan import build, defaults
-    from trainables.trial import TrialSpec
+    from trainables.trial_spec import TrialSpec
 
     draws = np.random.default_rng(0)
     made = []
@@ -130,7 +130,8 @@ def bare(chosen: list[dict[str, Any]]) -> float:
     """Part 3: seconds per trial."""
     import torch
 
-    from trainables.trial import TrialSpec, pipeline_of
+    from trainables.trial import pipeline_of
+    from trainables.trial_spec import TrialSpec
 
     torch.set_num_threads(1)
     taken = []

@@ -50,7 +50,7 @@ def recipes(standard: Any, number: int, children: int) -> list[Any]:
     """Random plans of the space, as the sampler proposes them before it knows anything."""
     from search.console.preview import _at_random
     from search.scheduling.sampler import siblings
-    from search.space_file import load_space
+    from search.workspace.space_file import load_space
     from trainables.plan import build
     from trainables.registry import PlanError
 

@@ -21,7 +21,7 @@ import torch
 from search.console.preview import _random_recipes
 from search.context import SearchContext
 from search.settings import Settings
-from search.space_file import load_space
+from search.workspace.space_file import load_space
 from spaces.domain import Space, Stage, one_of, trick
 from trainables.data import LongTailed, load, standard
 from trainables.pipeline.pipeline import Diverged, Pipeline

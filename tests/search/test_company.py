@@ -18,7 +18,8 @@ from spaces.domain import Space, Stage, one_of
 from trainables.data import standard
 from trainables.pipeline.keys import stage_keys
 from trainables.pipeline.store import StageStore
-from trainables.trial import Trial, TrialSpec
+from trainables.trial import Trial
+from trainables.trial_spec import TrialSpec
 
 STANDARD = standard("digits-lt")
 SPACE = Space(

@@ -14,9 +14,9 @@ from rich.console import Console
 import run_search
 from analysis.records import reader as load
 from analysis.records.schema import Record
+from search.commands.export import document
 from search.console import summary
 from search.console.display import Display
-from search.export import document
 from search.run import SearchResult
 from search.settings import Settings
 from spaces.domain import Space, Stage, one_of

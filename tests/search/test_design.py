@@ -9,7 +9,7 @@ import pytest
 
 from analysis.conflicts import pairwise
 from search.design.labels import Cell, Design, DesignError, Impossible, lacking, make_design, pair_of, read_list
-from search.space_file import load_space
+from search.workspace.space_file import load_space
 from spaces.domain import Space, Stage, forbid, one_of, trick
 from trainables.data import standard
 from trainables.registry import PlanError

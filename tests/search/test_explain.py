@@ -9,6 +9,7 @@ from rich.console import Console
 
 from analysis.records.schema import Point, Record
 from search import explain
+from search.commands.explain import show_stop
 from search.scheduling.early_stopping import Decision
 from search.settings import Settings
 
@@ -99,5 +100,5 @@ def test_what_is_not_there(place, capsys, arguments, sentence):
 def test_a_stop_is_one_line_and_nothing_else_is(capsys):
     console = Console(width=60)
     for one in RECORDS:
-        explain.show_stop(console, one)
+        show_stop(console, one)
     assert capsys.readouterr().out == f"d {STOP} [title of d]\n"

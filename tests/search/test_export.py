@@ -12,8 +12,9 @@ from PIL import Image
 
 from analysis.records import reader as load
 from analysis.records.schema import Record
-from search import export
-from search.export import ExportError, document, main
+from search.commands import export
+from search.commands.export import ExportError, document
+from search.export import main
 from search.mlflow_tracker import Tracker
 from spaces.domain import Space, Stage, one_of
 from trainables.data import load as digits

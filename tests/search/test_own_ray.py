@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from search.execution import cluster
+from search.execution.cpus import SCHEDULERS, allowed_cpus
 from search.settings import SettingsError
 
 ROOT = Path(__file__).parents[2]
@@ -26,7 +27,7 @@ def groups(tmp_path, monkeypatch):
     """groups({file: text}, membership): control groups as Linux shows them, on a machine with 64 free CPUs."""
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(64)), raising=False)
-    for name in cluster.SCHEDULERS:
+    for name in SCHEDULERS:
         monkeypatch.delenv(name, raising=False)
 
     def made(files: dict[str, str], membership: str = "0::/") -> int:
@@ -35,7 +36,7 @@ def groups(tmp_path, monkeypatch):
             (tmp_path / "cgroup" / name).write_text(text)
         (tmp_path / "proc" / "self").mkdir(parents=True, exist_ok=True)
         (tmp_path / "proc" / "self" / "cgroup").write_text(membership)
-        return cluster.allowed_cpus(tmp_path / "proc", tmp_path / "cgroup")
+        return allowed_cpus(tmp_path / "proc", tmp_path / "cgroup")
 
     return made
 
@@ -64,7 +65,7 @@ def test_quotas_of_control_groups(files, membership, cpus, groups):
     assert groups(files, membership) == cpus
 
 
-@pytest.mark.parametrize("name", cluster.SCHEDULERS)
+@pytest.mark.parametrize("name", SCHEDULERS)
 def test_what_a_batch_system_has_given(name, groups, monkeypatch):
     monkeypatch.setenv(name, "6")
     assert groups({}) == 6
@@ -137,6 +138,7 @@ def test_no_place_at_all_is_a_sentence(places, monkeypatch):
 LEFT = """
 import os
 from search.execution import cluster
+from search.execution.cpus import SCHEDULERS, allowed_cpus
 print(cluster.short_folder()[0], flush=True)
 os.kill(os.getpid(), 9)
 """

@@ -14,9 +14,10 @@ from search import phases
 from search.console import preview
 from search.context import SearchContext
 from search.phases.phase import Phase
-from search.recipes import MAX_PUBLISHED
+from search.recipes import RecipeFactory
 from search.settings import Settings
 from tests.search.whole_searches import TINY, journal, runs, small_phases
+from trainables.data import standard
 
 
 class Echo(Phase):
@@ -36,7 +37,7 @@ class Echo(Phase):
     def tags(self, tables):
         return {"echoes": str(len(tables["echoes"]))}
 
-    def max_trials(self, settings, cells):
+    def max_trials(self, settings, factory):
         return 2
 
 
@@ -89,9 +90,8 @@ def test_the_trials_and_the_table_of_a_further_phase_are_everywhere(place):
     assert "echoes.csv" in {item.path for item in artifacts}
 
 
-def test_settings_of_a_phase_are_declared_where_it_is_registered():
-    race = next(phase for phase in phases.PHASES if phase.name == "race")
-    assert (
-        dataclasses.replace(race, contenders=2).max_trials(Settings(name="s", space="s", data="d"), 0)
-        == (2 + 1 + MAX_PUBLISHED) * 3
-    )
+@pytest.mark.parametrize(("provides", "published"), [(("images",), 5), (("images", "trained"), 7)])
+def test_settings_of_a_phase_are_declared_where_it_is_registered(provides, published):
+    race = dataclasses.replace(next(phase for phase in phases.PHASES if phase.name == "race"), contenders=2)
+    factory = RecipeFactory(TINY, dataclasses.replace(standard("digits-lt"), provides=provides))
+    assert race.max_trials(Settings(name="s", space="s", data="d"), factory) == (2 + 1 + published) * 3

@@ -7,7 +7,7 @@ from analysis.conflicts import pairwise
 from analysis.stats.power import detectable
 from search.design.labels import Design, make_design
 from search.design.power_preview import enough, prospects, show
-from search.space_file import load_space
+from search.workspace.space_file import load_space
 from spaces.domain import Space, Stage, one_of
 from trainables.data import standard
 

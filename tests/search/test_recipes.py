@@ -8,7 +8,7 @@ import pytest
 
 from search.design.removal import own_length, removable, without
 from search.recipes import Context, RecipeFactory, retuned, scaled
-from search.space_file import load_space
+from search.workspace.space_file import load_space
 from spaces.domain import Space, Stage, integer, log_uniform, one_of, trick, uniform
 from trainables.data import standard
 from trainables.plan import build, defaults
@@ -50,7 +50,7 @@ def test_a_context_is_where_cells_baseline_and_published_recipes_stand():
         first = cell.recipe.plan.stages[0]
         assert (first.lr, first.weight_decay) == (0.2154, 2e-3)
         assert cell.recipe.params["first/lr"] == 0.2154
-    assert tuned.published[0].plan.stages[0].lr == 0.2154
+    assert tuned.published.recipes[0].plan.stages[0].lr == 0.2154
     # stages that carry everything have the rate of their chain, a new chain has its own
     deferred = next(cell for cell in tuned.cells if cell.tricks == ("deferred",)).recipe.plan
     assert deferred.stages[-1].lr == 0.2154

@@ -19,7 +19,7 @@ from search.execution.gpu_shares import WORKER_ENVIRONMENT, ResourceAllocator, S
 from search.request import Request
 from search.run import launch
 from search.settings import Settings, SettingsError, gpus
-from search.space_file import load_space
+from search.workspace.space_file import load_space
 from spaces.domain import Stage
 from trainables.pipeline.footprint import Footprint
 

@@ -32,7 +32,7 @@ from search.request import Request
 from search.run import launch
 from search.scheduling.trial_request import TrialRequest
 from search.settings import Settings, SettingsError
-from search.space_file import load_space
+from search.workspace.space_file import load_space
 from spaces.domain import Space, Stage, log_uniform, one_of
 from tests.search.whole_searches import FLAGS, SMALL, SPACE, TINY, journal, results, runs, small_phases, texts
 from trainables.data import load

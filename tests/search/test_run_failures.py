@@ -21,7 +21,7 @@ from search.execution.ray_tune import TuneCallback
 from search.export import main as export_main
 from search.scheduling.journal import Journal
 from search.scheduling.orchestrator import Orchestrator
-from search.workspace import SPACE_HEAD
+from search.workspace.folder import SPACE_HEAD
 from tests.search.whole_searches import ALIKE, ONCE, SMALL, TINY, TRICK, journal, runs, texts
 
 pytestmark = pytest.mark.usefixtures("cluster")

@@ -59,7 +59,7 @@ def stopped(place) -> Path:
         patch.chdir(place)
         arguments = ["--space", "small.py", "--name", "short", *FEW, "--trials", "10"]
         rule = ["--rung-score", "shortened", "--rungs", "0.34,0.67", "--reduction-factor", "3", "--explain"]
-        patch.setattr(explain, "show_stop", lambda console, record: EXPLAINED.append(record.trial))
+        patch.setattr("search.commands.explain.show_stop", lambda console, record: EXPLAINED.append(record.trial))
         assert run_search.main([*arguments, *rule]) == 0
     return place / "results" / "short"
 

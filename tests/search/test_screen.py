@@ -18,13 +18,13 @@ from analysis.conflicts.search_verdicts import with_robustness
 from analysis.console import Console
 from analysis.records import reader as load
 from analysis.text import FORMULA, printable
-from search import export
 from search import mlflow_tracker as tracking
 from search.__main__ import parser
+from search.commands import export
+from search.commands.explain import show_stop
 from search.console import preview, summary
 from search.console.display import Display
 from search.context import SearchContext
-from search.explain import show_stop
 from search.outcome import save_tables
 from search.phases.ablation import Ablation
 from search.phases.candidates import Candidates
@@ -167,7 +167,7 @@ def test_a_recipe_file_is_data_whatever_the_search_is_called(found, tmp_path):
 
 
 def test_the_note_in_mlflow_is_plain_text_under_headings(found, hostile):
-    text = summary.answer(found.trials, found.conflicts, 0.02)
+    text = summary.answer(gather(found.trials, conflicts=found.conflicts, margin=0.02))
     parsed = MarkdownIt("commonmark").enable(["table", "strikethrough"]).parse(text)
     children = [child for token in parsed for child in token.children or ()]
     assert {token.type for token in parsed} == {"paragraph_open", "inline", "paragraph_close"}

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from search.space_file import load_space, read_space
+from search.workspace.space_file import load_space, read_space
 from spaces.domain import Space, SpaceError
 
 GOOD = "from spaces.domain import Space, Stage, one_of\nSPACE = Space(stages=[Stage('a', length=1)])\n"

@@ -22,10 +22,13 @@ from analysis.records import reader as load
 from analysis.records.schema import Point, Record
 from search import list as search_list
 from search import mlflow_tracker as tracking
-from search import sync
+from search.commands.list import ELSEWHERE
+from search.commands.sync import sync
 from search.mlflow_tracker import Tracker, TrackingError
 from search.scheduling.journal import Journal
 from search.settings import Settings
+from search.sync import main as sync_main
+from search.workspace.lock import LOCK
 
 PLAIN = Record(
     search="demo", trial="design-0-000", arm="design", recipe="r0", title="baseline", seed=0, split_seed=0,
@@ -183,7 +186,7 @@ def test_a_writer_killed_before_any_of_its_calls(journal, uri, tmp_path, empty_s
             assert search(mine, folder, resume=True).close() == []
             assert contents(mine) == expected, f"killed before call {fatal}"
             continue
-        assert "as the journal has them" in sync.sync("demo", tracking_uri=mine)
+        assert "as the journal has them" in sync("demo", tracking_uri=mine)
         found = contents(mine)
         kept = tracking.SearchRun.read(folder)
         if not kept.concluded:  # killed before there were any results
@@ -227,10 +230,10 @@ def test_runs_that_were_deleted_doubled_changed_or_put_in_by_hand(journal, uri):
     mlflow_runs.local_folder(uri, trials[2].info.artifact_uri).joinpath("record.json").unlink()
     with pytest.raises(AssertionError):
         contents(uri)
-    sync.sync("demo")
+    sync("demo")
     assert contents(uri) == expected
     before = (journal.path.parent / tracking.INDEX).read_text()
-    assert "0 runs written, 0 runs moved" in sync.sync("demo")
+    assert "0 runs written, 0 runs moved" in sync("demo")
     assert (journal.path.parent / tracking.INDEX).read_text() == before and contents(uri) == expected
 
 
@@ -263,7 +266,7 @@ def test_a_database_that_is_gone_or_spoilt_is_kept_and_written_again(journal, ur
             assert command([]) == 2
             said = capsys.readouterr().err
             assert said.count("\n") == 1 and "python -m search.sync --all" in said
-    assert sync.main(["--all"]) == 0
+    assert sync_main(["--all"]) == 0
     said = capsys.readouterr().out
     assert "demo: 3 trials of 2 recipes are in" in said
     kept = list(tmp_path.glob("mlflow.db.half-made-*" if what in ("empty", "half-made") else "mlflow.db.damaged-*"))
@@ -320,7 +323,7 @@ def test_a_database_that_is_locked_for_a_while_loses_nothing(journal, uri, tmp_p
         assert "MLflow lacks trial design-0-000" in tracker.missing and "search.sync demo" in tracker.missing
         holder.execute("ROLLBACK")
     tracker._writer.join()
-    assert "3 trials of 2 recipes are in" in sync.sync("demo")
+    assert "3 trials of 2 recipes are in" in sync("demo")
     assert len(load.records(uri, "demo")[1]) == 3
     assert "Traceback" not in caplog.text
 
@@ -355,34 +358,34 @@ def test_a_search_that_tracked_nothing_is_written_later(journal, uri, tmp_path):
     fields = json.loads((folder / "search.json").read_text())
     (folder / "search.json").write_text(json.dumps(fields | {"tracking_uri": "none"}))
     with pytest.raises(TrackingError, match=r"demo: the search was not tracked; name the store to write to with"):
-        sync.sync("demo")
-    sync.sync("demo", tracking_uri=uri)
+        sync("demo")
+    sync("demo", tracking_uri=uri)
     tracked = contents(uri)
     assert tracked["search demo"]["status"] == "FINISHED" and len(tracked) == 6
 
 
 def test_a_search_of_which_nothing_is_kept_but_its_journal(journal, uri, capsys):
-    sync.sync("demo")
+    sync("demo")
     assert "mlflow.json was missing; python run_search.py --resume demo computes" in capsys.readouterr().err
     assert len(load.records(uri, "demo")[1]) == 3
     assert load.settings(uri, "demo")["seeds"] == 5
 
 
 def test_a_search_that_runs_is_not_synced(journal, uri, capsys):
-    with FileLock(journal.path.parent / search_list.LOCK):
-        assert sync.main(["demo"]) == 2
+    with FileLock(journal.path.parent / LOCK):
+        assert sync_main(["demo"]) == 2
     assert capsys.readouterr().err == (
         "python -m search.sync: error: demo: the search is running, and writes to MLflow itself; sync it when it has "
         "ended\n"
     )
-    assert sync.main(["dmeo"]) == 2
+    assert sync_main(["dmeo"]) == 2
     assert "dmeo: no such search: did you mean 'demo'?" in capsys.readouterr().err
-    assert sync.main([]) == 2 and sync.main(["--all", "--output", "elsewhere"]) == 2
+    assert sync_main([]) == 2 and sync_main(["--all", "--output", "elsewhere"]) == 2
 
 
 def test_a_journal_line_that_is_no_record_is_said_in_a_sentence(journal, uri, capsys):
     journal.write("record", record={"schema": 99})
-    assert sync.main(["demo"]) == 2
+    assert sync_main(["demo"]) == 2
     assert capsys.readouterr().err.startswith(
         "python -m search.sync: error: a record of schema 99 cannot be read by schema 1"
     )
@@ -393,7 +396,7 @@ def test_the_list_says_whether_a_driver_is_alive(journal, uri, capsys):
     tracker = Tracker(uri, "demo", "digits-lt", folder)
     tracker.start({"output": "results"}, {})
     tracker.flush()
-    lock = folder / search_list.LOCK
+    lock = folder / LOCK
 
     def status() -> str:
         assert search_list.main([]) == 0
@@ -403,7 +406,7 @@ def test_the_list_says_whether_a_driver_is_alive(journal, uri, capsys):
         assert status() == "running"
     assert status() == "interrupted"
     folder.rename(folder.with_name("elsewhere"))
-    assert status() == search_list.ELSEWHERE
+    assert status() == ELSEWHERE
     folder.with_name("elsewhere").rename(folder)
     tracker.close("KILLED")
     assert status() == "interrupted"
@@ -418,7 +421,7 @@ def test_a_copied_project_reads_and_writes_its_own_artifacts(journal, uri, tmp_p
         file.unlink()
     monkeypatch.chdir(copy)
     mine = f"sqlite:///{copy / 'mlflow.db'}"
-    sync.sync("demo", tracking_uri=mine)
+    sync("demo", tracking_uri=mine)
     assert len(list(copy.rglob("record.json"))) == 3
     assert {path: path.read_bytes() for path in before} == before
     assert load.records(mine, "demo")[1]["plan"].tolist() == [{"stages": ["train"]}] * 3

@@ -16,17 +16,17 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from search import workspace
 from search.__main__ import parser
 from search.context import SearchContext
 from search.execution import session
-from search.identity import Identity, block_changes, changes_in
 from search.request import Request, requested
 from search.settings import Settings, SettingsError
-from search.workspace import Workspace, successor_of
+from search.workspace import folder as workspace
+from search.workspace.folder import Workspace, successor_of
+from search.workspace.identity import Identity, block_changes, changes_in
 from spaces.domain import SpaceError
 from trainables import registry
-from trainables.trial import forget_data
+from trainables.trial_spec import forget_data
 
 SPACE = """
 from spaces.domain import Space, Stage, one_of

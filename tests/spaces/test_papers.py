@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from search.design.labels import make_design
-from search.space_file import load_space
+from search.workspace.space_file import load_space
 from trainables.data import standard
 from trainables.plan import check_space
 

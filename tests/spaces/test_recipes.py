@@ -8,7 +8,7 @@ import pytest
 
 from search.design.removal import removable, without
 from search.recipes import RecipeFactory
-from search.space_file import load_space
+from search.workspace.space_file import load_space
 from spaces.recipes import published, published_for_pretrained
 from trainables.data import standard
 from trainables.plan import build, check_space, defaults
@@ -74,7 +74,7 @@ def test_every_part_of_a_recipe_can_be_taken_away_again(place):
     from spaces.domain import Space, Stage
 
     ground = RecipeFactory(Space(stages=[Stage("only", length=1)]), standard("digits-lt"))
-    recipe = ground.published[place]
+    recipe = ground.published.recipes[place]
     labels = removable(ground, recipe)
     assert labels
     for label in labels:
@@ -93,11 +93,13 @@ def test_recipes_for_a_pretrained_network():
     soup, classifier = build(soups.space, defaults(soups.labels), own).plan.stages
     assert soup.members == 4 and set(tricks(soup)) == {"few_shot", "average"}
     assert set(tricks(classifier)) == {"classifier", "logit_adjusted"} and classifier.carry == "weights"
-    assert {"LIFT-like", "LT-Soups-like"} <= set(RecipeFactory(load_space("spaces/heads.py"), own).titles.values())
+    assert {"LIFT-like", "LT-Soups-like"} <= set(
+        RecipeFactory(load_space("spaces/heads.py"), own).published.titles.values()
+    )
 
 
 def test_what_needs_images_is_no_start_point_for_features():
     own = replace(standard("digits-lt"), provides=("trained",))
-    titles = set(RecipeFactory(load_space("spaces/heads.py"), own).titles.values())
+    titles = set(RecipeFactory(load_space("spaces/heads.py"), own).published.titles.values())
     assert "Bag of Tricks" not in titles
     assert {"label over-smoothing", "classifier re-training", "LIFT-like"} <= titles

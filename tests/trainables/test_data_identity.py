@@ -10,7 +10,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from search.export import FORMAT
+from search.commands.export import FORMAT
 from spaces.domain import Stage
 from trainables.data import load
 from trainables.final.data_identity import change, identity

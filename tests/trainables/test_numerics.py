@@ -12,7 +12,8 @@ from trainables.pipeline.keys import trial_context
 from trainables.pipeline.store import StageStore
 from trainables.training.numerics import Numerics, NumericsError
 from trainables.training.seeding import generator
-from trainables.trial import TrialSpec, pipeline_of
+from trainables.trial import pipeline_of
+from trainables.trial_spec import TrialSpec
 
 CPU = torch.device("cpu")
 BF16 = Numerics(precision="bf16", channels_last="on")

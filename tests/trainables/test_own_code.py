@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from search.export import FORMAT
+from search.commands.export import FORMAT
 from spaces.domain import Stage
 from trainables.final.errors import TrainError
 from trainables.final.network import trained

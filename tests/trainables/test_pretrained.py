@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch.nn import functional
 
-from search.export import FORMAT
+from search.commands.export import FORMAT
 from spaces.domain import Space, Stage
 from trainables import data as datasets
 from trainables import embed as embedding

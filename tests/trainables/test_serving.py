@@ -20,7 +20,7 @@ import torch
 import yaml
 from PIL import Image
 
-from search.export import FORMAT
+from search.commands.export import FORMAT
 from spaces.domain import Stage
 from trainables.data import load
 from trainables.data.images.decoding import Preprocessing

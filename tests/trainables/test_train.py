@@ -23,7 +23,7 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from search.export import FORMAT
+from search.commands.export import FORMAT
 from spaces.domain import Stage
 from trainables import registry
 from trainables.data import load

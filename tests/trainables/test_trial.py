@@ -12,7 +12,8 @@ from trainables.data.loaders import held_bytes
 from trainables.deployment import Deployment
 from trainables.pipeline.joint_seeds import JointSeeds
 from trainables.pipeline.storage import StoreFull
-from trainables.trial import Splits, Trial, TrialFailed, TrialSpec, cached_data, folder_of, pick_device, pipeline_of
+from trainables.trial import Trial, TrialFailed, folder_of, pick_device, pipeline_of
+from trainables.trial_spec import Splits, TrialSpec, cached_data
 
 PLANS = {
     "members": [

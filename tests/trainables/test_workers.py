@@ -11,7 +11,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from search.export import FORMAT
+from search.commands.export import FORMAT
 from spaces.domain import Stage
 from trainables.train import main
 

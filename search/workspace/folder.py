@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis import files
-from search import identity
-from search.identity import Identity
 from search.scheduling.journal import Journal
 from search.settings import UNDO, Settings, SettingsError
-from search.space_file import load_space, read_space
+from search.workspace import identity
+from search.workspace.identity import Identity
+from search.workspace.space_file import load_space, read_space
 from spaces.domain import Space, SpaceError
 from trainables.deployment import Deployment, read
 from trainables.pipeline.leases import NO_LOCKS, Lock

@@ -14,18 +14,25 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from torch import Tensor
 
 from analysis import files
 from analysis.text import printable
 from search.option import FIXED
 from search.settings import OPTIONS, UNDO, Settings, SettingsError
 from spaces.domain import OneOf, Space, from_dict, to_dict
+from trainables import data as data_sets
 from trainables.code_identity import closure, code_hash, is_own, relocated
-
-if TYPE_CHECKING:
-    from trainables.data import LongTailed
-    from trainables.deployment import Deployment
+from trainables.data import LongTailed
+from trainables.data.catalogue import Name
+from trainables.deployment import Deployment
+from trainables.models import is_own as is_own_network
+from trainables.models import own, pretrained, settled
+from trainables.pipeline.keys import code_version
+from trainables.plan import tricks_of
+from trainables.registry import discover, entry, source_file
 
 IDENTITY = "identity.json"
 
@@ -118,8 +125,6 @@ def _fixed(settings: Settings, model: str, deployment: Deployment) -> dict[str, 
 
 def _data(data: LongTailed) -> dict[str, Any]:
     """The images of each class as a set, so that a change can be named; the fingerprint also knows order and splits."""
-    from torch import Tensor
-
     digests: list[list[bytes]] = [[] for _ in data.class_names]
     counts, resident = [0] * data.classes, True
     for split in ("train", "val", "test"):
@@ -143,11 +148,6 @@ def _data(data: LongTailed) -> dict[str, Any]:
 
 def _code(space: Space, model: str) -> dict[str, str]:
     """The user's own code behind the tricks of a space and behind the network."""
-    from trainables.data.catalogue import Name
-    from trainables.models import is_own as is_own_model
-    from trainables.models import own, pretrained
-    from trainables.registry import entry, source_file
-
     found: dict[str, str] = {}
     for trick in _tricks(space):
         file = source_file(entry(trick).cls)
@@ -158,7 +158,7 @@ def _code(space: Space, model: str) -> dict[str, str]:
         for path in closure({file.stem: file, **aside}).values():
             found[f"{path.name} of the trick {trick}"] = code_hash(path)
     parsed = Name.parse(model)
-    if is_own_model(model):
+    if is_own_network(model):
         for path in own.files(parsed.kind).values():
             found[f"{path.name} of the network"] = code_hash(path)
     elif parsed.options.get("pretrained", "no") != "no":
@@ -167,9 +167,6 @@ def _code(space: Space, model: str) -> dict[str, str]:
 
 
 def _versions(space: Space) -> dict[str, str]:
-    from trainables.pipeline.keys import code_version
-    from trainables.registry import entry, source_file
-
     files = {trick: source_file(entry(trick).cls) for trick in _tricks(space)}
     return {
         "torch": version("torch"),
@@ -181,8 +178,6 @@ def _versions(space: Space) -> dict[str, str]:
 
 def _tricks(space: Space) -> list[str]:
     """Names of all tricks of a space."""
-    from trainables.plan import tricks_of
-
     slots = [slot.options if isinstance(slot, OneOf) else (slot,) for slot in space.stages]
     return sorted(
         {trick.name for options in slots for stage in options if stage is not None for trick in tricks_of(stage)}
@@ -297,18 +292,13 @@ def changes_in(folder: Path) -> list[str]:
     Raises:
         ValueError: Data or code are not here, or cannot be read.
     """
-    from trainables import data
-    from trainables.deployment import Deployment
-    from trainables.models import settled
-    from trainables.registry import discover
-
     before = Identity.read(folder)
     if before is None:
         raise SettingsError(f"{folder} has no {IDENTITY}, because an earlier version started the search")
     settings = Settings.stored(folder.parent, folder.name)
     discover(*settings.tricks)
-    model = settled(settings.model or data.standard(settings.data, settings.data_root).model)
-    first = data.load(
+    model = settled(settings.model or data_sets.standard(settings.data, settings.data_root).model)
+    first = data_sets.load(
         settings.data, root=settings.data_root, imbalance=settings.imbalance, split_seed=settings.seed * SEEDS_APART
     )
     now = identify(before.space, settings, model, first, Deployment())
