@@ -19,6 +19,7 @@ from search.scheduling.early_stopping import SHORTENED, CohortASHA
 from search.scheduling.objective import PARTS, check_objective
 from search.scheduling.trial_request import TrialRequest
 from search.settings import Settings, SettingsError
+from search.start_points import StartPoint, check_start_points, notes_on, read_start_points
 from search.workspace.folder import kept_list
 from search.workspace.identity import SEEDS_APART
 from spaces.domain import Space
@@ -85,6 +86,7 @@ class SearchContext:
         deployment: How results are weighted.
         splits: The data.
         code_uploaded: Whether the workers were sent the project's code.
+        starts: Start points of the user's own.
     """
 
     space: Space
@@ -94,6 +96,7 @@ class SearchContext:
     splits: Splits
     deployment: Deployment = field(default_factory=Deployment)
     code_uploaded: bool = False
+    starts: tuple[StartPoint, ...] = ()
 
     @staticmethod
     def make(space: Space, settings: Settings) -> SearchContext:
@@ -133,7 +136,8 @@ class SearchContext:
         standard = dataclasses.replace(standard, provides=provided(name, model))
         check_space(space, standard)
         settings = dataclasses.replace(settings, **changes)
-        context = SearchContext(space, settings, standard, model, Splits(settings))
+        starts = read_start_points(settings.start, settings.folder, model, settings.epochs_scale, settings.tricks)
+        context = SearchContext(space, settings, standard, model, Splits(settings), starts=starts)
         _ = context.design  # refuses a design that cannot be made
         return context
 
@@ -150,7 +154,16 @@ class SearchContext:
         if kind is not None and kind.startswith("list:"):
             kept = settings.folder / kept_list(kind)
             kind = f"list:{kept}" if kept.is_file() else kind
-        return RecipeFactory(self.space, self.standard, settings.epochs_scale, kind=kind, primary=settings.primary)
+        own = [(start.recipe, start.title) for start in self.starts]
+        return RecipeFactory(
+            self.space, self.standard, settings.epochs_scale, kind=kind, primary=settings.primary, own_starts=own
+        )
+
+    @cached_property
+    def start_notes(self) -> tuple[str, ...]:
+        """What a person should know of the start points, in sentences."""
+        left_out = self.factory.published.left_out if self.settings.start_points else ()
+        return (*left_out, *notes_on(self.starts, self.settings.seed * SEEDS_APART))
 
     @property
     def design(self) -> Design:
@@ -177,6 +190,8 @@ class SearchContext:
             read(settings.prior, settings.cost, self.splits.first.class_names)
         if bundled and (settings.imbalance is not None or settings.data != BUNDLED):
             self.splits.load(settings.seed * SEEDS_APART)
+        if bundled:
+            check_start_points(self.starts, settings)
         if settings.objective != "accuracy":
             self.check_objective()
         if not is_own(self.model):  # code of the user's may ask for the data's own number of classes

@@ -200,9 +200,11 @@ def _track(
     pairs = [table for table in tables.values() if {"a", "b", "verdict"} <= set(table.columns)]
     judged = [table for table in (conflicts, *pairs) if table is not None and len(table)]
     for table in judged:
-        harms, verdicts = mlflow_tracker.conflict_summary(table)
-        metrics |= harms
-        tags |= verdicts
+        tags |= mlflow_tracker.conflict_tags(table)
+    pairs = [
+        (str(row["a"]), str(row["b"]), str(row["verdict"])) for table in judged for row in table.to_dict("records")
+    ]
+    tags["conflicts"] = mlflow_tracker.conflicts_in(pairs)
     names = {*ARTIFACTS, *(f"{name}.csv" for name in tables)}
     artifacts = {
         file.name: file.read_bytes() if file.suffix == ".png" else file.read_text(encoding="utf-8")

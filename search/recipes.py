@@ -42,6 +42,7 @@ class RecipeFactory:
         epochs_scale: Multiplies every stage's epochs.
         kind: Of the design, as in `make_design`.
         primary: Pairs declared beforehand.
+        own_starts: Start points of the user's own, with their titles.
         context: Numbers of the baseline; the space's own where absent.
     """
 
@@ -53,16 +54,18 @@ class RecipeFactory:
         *,
         kind: str | None = None,
         primary: Sequence[str] = (),
+        own_starts: Sequence[tuple[Recipe, str]] = (),
         context: Context | None = None,
     ) -> None:
         self.untuned, self.standard, self.scale, self.context = space, standard, epochs_scale, context
-        self.kind, self.primary = kind, primary
+        self.kind, self.primary, self.own_starts = kind, primary, tuple(own_starts)
         self.space = space if context is None else _fixed(space, context)
 
     def at(self, context: Context) -> RecipeFactory:
         """The same at other numbers."""
         return RecipeFactory(
-            self.untuned, self.standard, self.scale, kind=self.kind, primary=self.primary, context=context
+            self.untuned, self.standard, self.scale, kind=self.kind, primary=self.primary,
+            own_starts=self.own_starts, context=context,
         )  # fmt: skip
 
     # --- the design -----------------------------------------------------------------------------------------
@@ -141,6 +144,25 @@ class RecipeFactory:
     def published(self) -> PublishedRecipes:
         """The published recipes, at the tuned learning rate or that of the data set."""
         return PublishedRecipes(self, self.standard.lr if self.context is None else self.context.lr)
+
+    def in_own_words(self, recipe: Recipe) -> Recipe | None:
+        """The recipe as choices of the space; `None` if the space does not have it at this length."""
+        return _in_own_words(self, recipe)
+
+    def starts(self, published: bool) -> dict[str, tuple[Recipe, str]]:
+        """The recipes that the adaptive arm starts from, by plan, with their titles: the user's own ones first.
+
+        Args:
+            published: Whether the published recipes are among them.
+        """
+        found: dict[str, tuple[Recipe, str]] = {}
+        for recipe, title in self.own_starts:
+            found.setdefault(recipe.plan.id, (_in_own_words(self, recipe) or recipe, title))
+        for recipe in self.published.recipes if published else ():
+            title = f"{self.published.titles[recipe.plan.id]}: {recipe.title}"
+            found.setdefault(recipe.plan.id, (recipe, title))
+        found.pop(self.baseline.plan.id, None)
+        return found
 
 
 class PublishedRecipes:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from search.context import BUNDLED
 from search.design.labels import pair_of
 from search.design.power_preview import FEWEST_BLOCKS
+from search.earlier import like
 from search.option import SettingsError, declared, must, validated
 from search.settings import ALL_OPTIONS, OPTIONS, Invocation, Settings, gpus
 from search.workspace.folder import kept_space
@@ -70,6 +71,10 @@ def requested(given: Mapping[str, Any], where: str = "") -> Request:
     for name in ("accept_changes", "settle", "settle_budget"):
         if given.get(name):
             raise SettingsError(f"{where}{ALL_OPTIONS[name].flag} needs a search that exists: name it with --resume")
+    if fields.get("like") is not None:
+        earlier = Settings.stored(str(fields.get("output", "results")), str(fields["like"]), "--like")
+        fields = like(earlier) | fields
+        given = {"space": kept_space(earlier)[1], **given}
     if "space" not in given:
         raise SettingsError("--space FILE is needed, e.g. --space spaces/full_combo.py (or --resume NAME)")
     space, file = _space(given["space"])

@@ -143,6 +143,14 @@ class Settings(NumericsSettings):
         default=0, at_least=0, at_most=1_000_000, shown="4, or the number of trials that fit if that is larger",
     )  # fmt: skip
     race: bool = option(MUCH, "do not race the best recipes on fresh seeds", default=True)
+    like: str | None = option(
+        WHAT, "earlier search in OUTPUT to begin with: its space and settings where no others are given, and what its "
+        "trials have shown", "SEARCH", default=None, compared=False, shown=None,
+    )  # fmt: skip
+    start: tuple[str, ...] = option(
+        MUCH, "exported recipe to train, learn from and race as well, e.g. a colleague's best.yaml; repeat the option "
+        "for several", "FILE", default=(), path=True, compared=False,
+    )  # fmt: skip
     start_points: bool = option(MUCH, "do not train and race the published recipes", default=True)
     tune_baseline: bool = option(
         MUCH, "first tune the learning rate and weight decay of the baseline on a small grid", default=False

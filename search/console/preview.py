@@ -73,9 +73,7 @@ def show(console: Console, context: SearchContext, measure: bool = False) -> Non
     console.print()
     for part in power_preview.show(design, settings.seeds, context.standard.sd, context.standard.margin, settings.data):
         console.print(styled(part) if isinstance(part, str) else part)
-    for note in (
-        *(context.factory.published.left_out if settings.start_points else ()), *context.trained_apart()
-    ):  # fmt: skip
+    for note in (*context.start_notes, *context.trained_apart()):
         console.print(styled(sentence(note)))
     arms = _arms(context, design)
     found = time_of_epoch(context, measure)
@@ -198,7 +196,7 @@ def _arms(context: SearchContext, design: Design) -> Iterator[tuple[str, int, in
     reused = sum(trained(block) for block in blocks.values())
     proposed = list(_random_recipes(context))
     work = [each for plan in proposed for each in (plan, *_shortened(context, plan))]
-    starts = [recipe.plan for recipe in context.factory.published.recipes] if context.settings.start_points else []
+    starts = [recipe.plan for recipe, _ in context.factory.starts(settings.start_points).values()]
     mean = round(sum(plan.cost for plan in proposed or cells) / len(proposed or cells))
     for name, _, trials in outlook(context.settings, context.factory):
         if name == "design":

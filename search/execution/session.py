@@ -18,6 +18,7 @@ from search.commands.sync import recorded
 from search.console import summary
 from search.console.display import Display
 from search.context import SearchContext
+from search.earlier import teach
 from search.execution import cluster, gpu_shares, ray_tune
 from search.execution.disk import cannot_write
 from search.execution.interrupts import Interrupts, children_outlive_the_terminal
@@ -31,6 +32,7 @@ from search.scheduling.proposer import LAG
 from search.scheduling.sampler import Sampler
 from search.scheduling.stage_locks import StageLocks
 from search.settings import Settings, SettingsError
+from search.start_points import check_start_points
 from search.state import SearchState
 from search.workspace.folder import Workspace, successor_of
 from search.workspace.identity import SEEDS_APART, refusal
@@ -62,6 +64,7 @@ def checked(request: Request, context: SearchContext, workspace: Workspace, cons
     context = dataclasses.replace(context, deployment=workspace.deployment(context, request.resume))
     context.check_objective()
     context.check_model()
+    check_start_points(context.starts, context.settings)
     return context
 
 
@@ -119,9 +122,7 @@ def run(
     settings = context.settings
     uri = str(settings.tracking_uri)
     summary.show_notes(console, settings.data, context.splits.first.notes)
-    for note in (
-        *(context.factory.published.left_out if settings.start_points else ()), *context.trained_apart()
-    ):  # fmt: skip
+    for note in (*context.start_notes, *context.trained_apart()):
         console.print(styled(sentence(note)), soft_wrap=True)
     tracker = None
     state: SearchState | None = None
@@ -132,7 +133,7 @@ def run(
             context = _joined(context, workspace, console, interrupts)
             slots = gpu_shares.slots(context.settings)
             context = _with_lag(context, workspace, request.resume, slots)
-            with _orchestrator(request, context) as orchestrator:
+            with _orchestrator(request, context, console) as orchestrator:
                 state = orchestrator.state
                 if request.resume and orchestrator.catch_up():
                     ending = _nothing_left(request, context, orchestrator, tracker, console)
@@ -200,7 +201,7 @@ def _with_lag(context: SearchContext, workspace: Workspace, resume: bool, slots:
 
 
 @contextmanager
-def _orchestrator(request: Request, context: SearchContext) -> Iterator[Orchestrator]:
+def _orchestrator(request: Request, context: SearchContext, console: Console) -> Iterator[Orchestrator]:
     """The orchestrator on what the journal holds; gives the locks of the stage store back at the end."""
     settings = context.settings
     store = StageStore(settings.store_place) if settings.reuse else None
@@ -218,6 +219,8 @@ def _orchestrator(request: Request, context: SearchContext) -> Iterator[Orchestr
     first_seed = settings.seed * SEEDS_APART
     state = SearchState(context.factory, settings, context.standard.margin, first_seed, request.extra_blocks)
     locks = StageLocks(context.keys, store, leases, settings.store_limit)
+    if said := teach(context, sampler):
+        console.print(styled(said), soft_wrap=True)
     try:
         yield Orchestrator(
             state, sampler, Journal(settings.folder / "journal.jsonl"), locks, joint=context.trains_jointly
@@ -304,8 +307,8 @@ def _track(
 ) -> None:
     """Opens the search in MLflow, with everything that its journal has."""
     choices = set(choices_of(context.space))
-    if context.settings.start_points:
-        choices |= {name for recipe in context.factory.published.recipes for name in recipe.choices}
+    starts = context.factory.starts(context.settings.start_points)
+    choices |= {name for recipe, _ in starts.values() for name in recipe.choices}
     tracker.start(context.params(), {"space": context.settings.space}, choices=choices, resume=request.resume)
     tracker.replay(recorded(orchestrator.journal))
 

@@ -6,7 +6,7 @@ between any two of its calls is repaired by the next one that is given the same 
 writing twice changes nothing. What is no longer right goes to MLflow's deleted runs and is never erased.
 """
 
-from search.mlflow_tracker.search_run import FINDINGS, INDEX, SearchRun, conflict_summary
+from search.mlflow_tracker.search_run import FINDINGS, INDEX, SearchRun, conflict_tags, conflicts_in
 from search.mlflow_tracker.store import TrackingError, check, choose, default_uri, prepare, where_to_look
 from search.mlflow_tracker.tracker import Tracker
 
@@ -18,7 +18,8 @@ __all__ = [
     "TrackingError",
     "check",
     "choose",
-    "conflict_summary",
+    "conflict_tags",
+    "conflicts_in",
     "default_uri",
     "prepare",
     "where_to_look",

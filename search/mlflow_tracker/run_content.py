@@ -12,6 +12,7 @@ from analysis.records.mlflow_index import index, text
 from analysis.records.mlflow_store import key
 from analysis.records.reader import RECORD
 from analysis.records.schema import BASELINE, Record
+from search.mlflow_tracker.names import recipe_name
 from search.mlflow_tracker.summaries import alike, end_of
 
 STATUS = {"finished": "FINISHED", "diverged": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
@@ -106,7 +107,7 @@ def of_recipe(record: Record, search: str, choices: Iterable[str]) -> RunContent
     found = index(record, ("tag", "param"))
     tags = {name: found.tags[name] for name in ("recipe", "title", "tricks", "context")}
     return RunContent(
-        name=record.title[:200],
+        name=recipe_name(record),
         start=round(record.started * 1000),
         end=None,
         status="FINISHED",

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from analysis.records import mlflow_runs
@@ -13,10 +15,19 @@ from analysis.records.mlflow_index import clip
 from analysis.records.mlflow_store import Client
 from analysis.records.reader import RECORDS
 from analysis.records.schema import Record
+from search.mlflow_tracker import saved_view
+from search.mlflow_tracker.names import distinct_name
+from search.mlflow_tracker.pictures import LOGGED, chart_pictures
 from search.mlflow_tracker.run_content import RunContent, of_recipe, of_trial
-from search.mlflow_tracker.search_run import FINDINGS, SearchRun
+from search.mlflow_tracker.search_run import FINDINGS, NO_CONFLICT, SearchRun
 from search.mlflow_tracker.store import TrackingError
 from search.mlflow_tracker.summaries import SearchSummary, alike, number
+
+PICTURE = "conflicts.png"
+"""The artifact that is also shown among the charts."""
+
+NOTE = "mlflow.note.content"
+"""Tag that MLflow shows as a run's description."""
 
 
 class RunWriter:
@@ -45,6 +56,7 @@ class RunWriter:
         self._found: dict[str, dict[str, list[Any]]] = {"search": {}, "recipe": {}, "trial": {}}
         self._recipes: dict[str, Any] = {}
         self._done: dict[str, str] = {}
+        self._names: dict[str, str] = {}
         for run in mlflow_runs.pages(self.client, [self._experiment], f"tags.search = '{search}'"):
             level = run.data.tags.get("level", "")
             if level in self._found:
@@ -72,7 +84,8 @@ class RunWriter:
             Id of the run.
         """
         self.kept = kept
-        tags = {"search": self.search, "level": "search", "data": self.data} | kept.tags
+        found = kept.findings.get("conflicts", "not known yet")  # first, as MLflow shows tags in the order of writing
+        tags = {"search": self.search, "conflicts": found, "level": "search", "data": self.data} | kept.tags
         if kept.changed:
             tags["resumed"] = clip(json.dumps(kept.changed))
         if self.own is None:
@@ -115,12 +128,21 @@ class RunWriter:
         """Writes the search's results; of its tags that begin with `replaced`, those that no longer hold go away."""
         kept = self.kept
         metrics = [(name, number(value), kept.concluded, 0) for name, value in kept.metrics.items()]
-        self._log(self.own, metrics=metrics, tags=kept.findings)
+        tags = dict(kept.findings)
+        if NOTE in tags:
+            views = (f"[{view}]({saved_view.link(self._experiment, self.search, view)})" for view in saved_view.VIEWS)
+            tags[NOTE] = clip(f"**Tables and charts:** {', '.join(views)}.\n\n{tags[NOTE]}")
+        self._log(self.own, metrics=metrics, tags=tags)
         if replaced:
             for name in self.client.get_run(self.run_id).data.tags:
                 if name.startswith(replaced) and name not in kept.findings:
                     self.client.delete_tag(self.run_id, name)
-        for name, content in artifacts.items():
+        contents = dict(artifacts)
+        picture = contents.get(PICTURE)
+        if isinstance(picture, bytes):
+            contents |= chart_pictures("conflicts", picture, kept.started)
+            self._log(self.own, tags={LOGGED: "True"})
+        for name, content in contents.items():
             mlflow_runs.write_artifact(self.client, self.own, name, content)
 
     def end(self, status: str) -> None:
@@ -143,16 +165,41 @@ class RunWriter:
         self._done[record.trial] = content.digest
 
     def write_verdicts(self) -> None:
-        """Writes the verdicts on pairs onto the recipes that have both of their tricks."""
+        """Writes onto the recipes their gain, and the verdicts on pairs of which they have both tricks; saves the view.
+
+        The two tricks of a pair alone also have what adding one to the other changes at worst.
+        """
+        gains = self.summary.gains()
         for name, recipe in self.summary.recipes.items():
             # at another learning rate the pair may fare otherwise: that is what the check arm asks
-            tags = {} if recipe.arms == {"check"} else self.kept.verdicts(recipe.first.tricks)
+            tags = {"conflicts": NO_CONFLICT} if recipe.arms == {"check"} else self.kept.verdicts(recipe.first.tricks)
+            verdict, metrics = self.kept.of_pair(recipe.cells)
+            tags |= {"verdict": verdict} if verdict else {}
+            metrics |= gains.get(name, {})
             run = self._recipe_run(name)
-            self._log(run, tags=_differing(tags, run.data.tags))
+            there = run.data.metrics
+            metrics |= {key: math.nan for key in there if key.startswith(("gain", "pair/")) and key not in metrics}
+            changed = {key: value for key, value in metrics.items() if key not in there or not alike(there[key], value)}
+            points = [(key, value, recipe.ended, 0) for key, value in changed.items()]
+            self._log(run, metrics=points, tags=_differing(tags, run.data.tags))
             run.data.tags.update(tags)
-            for tag in [tag for tag in run.data.tags if tag.startswith("conflict/") and tag not in tags]:
+            there.update(changed)
+            for tag in [tag for tag in run.data.tags if tag.startswith(("conflict/", "verdict")) and tag not in tags]:
                 self.client.delete_tag(run.info.run_id, tag)
                 del run.data.tags[tag]
+        self._save_view()
+
+    def _save_view(self) -> None:
+        """Puts the search into MLflow's "Views" menu."""
+        there = self.client.get_experiment(self._experiment).tags
+        columns = saved_view.trick_columns(self.summary.records.values())
+        for view in saved_view.VIEWS:
+            name = saved_view.PREFIX + saved_view.view_id(self.search, view)
+            value = saved_view.saved_view(self.search, view, columns, self.kept.started)
+            if there.get(name) != value:
+                self.client.set_experiment_tag(self._experiment, name, value)
+        for old in saved_view.superseded(there, self.search):
+            self.client.delete_experiment_tag(self._experiment, old)
 
     def remove_unknown(self) -> None:
         """Removes runs of the search that no record speaks of."""
@@ -165,7 +212,11 @@ class RunWriter:
         """The run of a recipe; created before its first trial."""
         if name not in self._recipes:
             content = of_recipe(self.summary.recipes[name].first, self.search, self.kept.choices)
-            self._recipes[name] = self._put(content, self._found["recipe"].setdefault(name, []), self.run_id)
+            content = replace(content, name=distinct_name(content.name, name, self._names))
+            run = self._put(content, self._found["recipe"].setdefault(name, []), self.run_id)
+            if run.info.run_name != content.name:  # an earlier version called it otherwise
+                self.client.update_run(run.info.run_id, name=content.name)
+            self._recipes[name] = run
         return self._recipes[name]
 
     def _write_recipe(self, name: str) -> None:

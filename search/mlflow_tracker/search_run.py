@@ -8,11 +8,12 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import ConfigDict, TypeAdapter
 
 from analysis import files
+from analysis.formatting import short
 from analysis.records.mlflow_index import clip
 from analysis.records.mlflow_store import key, pair_name
 
@@ -26,6 +27,9 @@ INDEX = "mlflow.json"
 
 FINDINGS = ("conflict/", "nominated/", "removal/")
 """Prefixes of tags that say what a search has found; those that are no longer true are deleted."""
+
+NO_CONFLICT = "none"
+"""Tag "conflicts" where no pair is in conflict."""
 
 
 @dataclass
@@ -45,6 +49,8 @@ class SearchRun:
         findings: Tags of what was found.
         concluded: When metrics and findings were worked out, Unix time in milliseconds.
         pairs: (label, label, verdict), for the recipes that have both.
+        changes: (label, label, context, change, low, high) of these pairs: the smaller of the two changes in accuracy
+            that adding one to the other makes, with its interval, where it is known.
         artifacts: Names of files in the search's folder.
         status: Status of the run; RUNNING while a driver writes it.
     """
@@ -61,6 +67,7 @@ class SearchRun:
     findings: dict[str, str] = field(default_factory=dict)
     concluded: int = 0
     pairs: list[tuple[str, str, str]] = field(default_factory=list)
+    changes: list[tuple[str, str, str, float, float | None, float | None]] = field(default_factory=list)
     artifacts: list[str] = field(default_factory=list)
     status: str = "RUNNING"
 
@@ -118,32 +125,63 @@ class SearchRun:
         pairs = {(a, b): verdict for a, b, verdict in self.pairs}
         pairs |= {(str(row["a"]), str(row["b"])): str(row["verdict"]) for row in table.to_dict("records")}
         self.pairs = [(a, b, verdict) for (a, b), verdict in pairs.items()]
+        changes = {(a, b): (context, *numbers) for a, b, context, *numbers in self.changes}
+        for row in table.to_dict("records"):
+            changes.pop((str(row["a"]), str(row["b"])), None)
+            known = [name for name in ("b_given_a", "a_given_b") if math.isfinite(row[name])]
+            if len(known) == 2:
+                worst = min(known, key=lambda name: float(row[name]))
+                ends = [row.get(f"{worst}{end}", math.nan) for end in ("_low", "_high")]
+                changes[str(row["a"]), str(row["b"])] = (
+                    str(row.get("context", "")), float(row[worst]),
+                    *(float(end) if math.isfinite(end) else None for end in ends),
+                )  # fmt: skip
+        self.changes = [(a, b, *rest) for (a, b), rest in changes.items()]
 
     def verdicts(self, tricks: Iterable[str]) -> dict[str, str]:
         """Tags of the pairs that a recipe with these tricks has."""
         enabled = set(tricks)
-        return {
-            key(pair_name(a, b)): verdict
-            for a, b, verdict in self.pairs
-            if verdict != "not applicable" and {a, b} <= enabled
-        }
+        pairs = [(a, b, verdict) for a, b, verdict in self.pairs if verdict != "not applicable" and {a, b} <= enabled]
+        return {key(pair_name(a, b)): verdict for a, b, verdict in pairs} | {"conflicts": conflicts_in(pairs)}
+
+    def of_pair(self, cells: Iterable[tuple[tuple[str, ...], str]]) -> tuple[str, dict[str, float]]:
+        """What is known of a recipe that has the two tricks of a pair and nothing else.
+
+        Args:
+            cells: (labels, context) of the designed experiment that the recipe is.
+
+        Returns:
+            The verdict, and the pair's worst change with its interval as metrics; empty for any other recipe.
+        """
+        alone = {(frozenset(labels), context) for labels, context in cells}
+        verdicts = {(a, b): verdict for a, b, verdict in self.pairs}
+        for a, b, context, *numbers in self.changes:
+            if (frozenset((a, b)), context) in alone:
+                names = ("pair/worst_change", "pair/worst_change_low", "pair/worst_change_high")
+                known = {name: number for name, number in zip(names, numbers, strict=True) if number is not None}
+                return verdicts[a, b], known
+        return "", {}
 
 
-def conflict_summary(table: pd.DataFrame) -> tuple[dict[str, float], dict[str, str]]:
-    """Metrics and tags of the search run for a table of pairs, for `Tracker.summary`.
+def conflicts_in(pairs: Iterable[tuple[str, str, str]]) -> str:
+    """The pairs of a list that conflict, for a column of the run table.
 
-    Each pair is a tag "conflict/<a>--<b>" with its verdict, and a metric of the same name: the smaller of its two
-    harms, a fraction (absent if a harm is unknown).
+    >>> conflicts_in([("train/mixup", "train/focal", "conflict"), ("train/mixup", "late/focal", "compatible")])
+    'mixup × train/focal'
+    >>> conflicts_in([])
+    'none'
+    """
+    listed = list(pairs)
+    names = short(label for a, b, _ in listed for label in (a, b))
+    return "; ".join(f"{names[a]} × {names[b]}" for a, b, verdict in listed if verdict == "conflict") or NO_CONFLICT
+
+
+def conflict_tags(table: pd.DataFrame) -> dict[str, str]:
+    """Tags of the search run for a table of pairs, for `Tracker.summary`.
+
+    Each pair is a tag "conflict/<a>--<b>" with its verdict.
 
     Args:
         table: The result of `analysis.conflicts.pairwise`.
     """
-    metrics: dict[str, float] = {}
-    tags: dict[str, str] = {}
-    for row in table.to_dict("records"):
-        name = pair_name(str(row["a"]), str(row["b"]))
-        tags[name] = str(row["verdict"])
-        harms: list[Any] = [float(row[harm]) for harm in ("b_given_a", "a_given_b")]
-        if all(math.isfinite(harm) for harm in harms):
-            metrics[name] = min(harms)
-    return metrics, tags
+    return {pair_name(str(row["a"]), str(row["b"])): str(row["verdict"]) for row in table.to_dict("records")}

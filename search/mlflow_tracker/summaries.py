@@ -14,6 +14,9 @@ from analysis.records.schema import BASELINE, Record
 Metric = tuple[str, float, int, int]
 """Key, value, Unix time in milliseconds, step."""
 
+PAIR_ARMS = ("design", "nominated")
+"""Arms that run the four cells of a pair."""
+
 
 @dataclass
 class RecipeSummary:
@@ -26,6 +29,8 @@ class RecipeSummary:
         values: Accuracy on val of finished trials, by arm and seed.
         test: Accuracy on the test split, by seed.
         length: Parameters that only a trial that began can know.
+        cells: (labels, context) of the designed experiments that it is a cell of.
+        ended: When its last trial ended, Unix time in milliseconds.
         metrics: What is shown of it.
         unwritten: Points of these metrics that MLflow does not have yet.
     """
@@ -36,6 +41,8 @@ class RecipeSummary:
     values: dict[str, dict[int, float]] = field(default_factory=dict)
     test: dict[int, float] = field(default_factory=dict)
     length: dict[str, str] = field(default_factory=dict)
+    cells: set[tuple[tuple[str, ...], str]] = field(default_factory=set)
+    ended: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
     unwritten: list[Metric] = field(default_factory=list)
 
@@ -57,6 +64,9 @@ class RecipeSummary:
         """Takes one of its trials into account."""
         self.arms.add(record.arm)
         self.trials.add(record.trial)
+        self.ended = max(self.ended, end_of(record))
+        if record.arm in PAIR_ARMS:
+            self.cells.add((record.tricks, record.context))
         if record.outcome != "failed" and not self.length:
             self.length = {name: text(getattr(record, name)) for name in ("imbalance", "epochs")}
         accuracy, test = (number(record.metrics.get(f"{split}/accuracy")) for split in ("final", "test"))
@@ -113,6 +123,14 @@ class SearchSummary:
             if self.metrics.get(name) != value
         ]
         self.metrics |= metrics
+
+    def gains(self) -> dict[str, dict[str, float]]:
+        """Recipe to its gain over the baseline on the same seeds, with the interval, as `reader.ranking` has it."""
+        found = {}
+        for row in reader.ranking(reader.frame(list(self.records.values()))).to_dict("records") if self.records else ():
+            numbers = {name: float(row[name]) for name in ("gain", "gain_low", "gain_high")}
+            found[str(row["recipe"])] = {name: value for name, value in numbers.items() if not math.isnan(value)}
+        return found
 
     def leader(self) -> dict[str, str]:
         """Tags of the recipe that leads, by the order of `reader.ranking`: its mean, the arm it is from, its id."""

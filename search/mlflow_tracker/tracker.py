@@ -173,8 +173,8 @@ class Tracker:
         """Puts results onto the search run; returns at once.
 
         Args:
-            metrics: E.g. those of `conflict_summary`.
-            tags: E.g. those of `conflict_summary`.
+            metrics: Name to number.
+            tags: E.g. those of `conflict_tags`.
             artifacts: File names with their text, or the bytes of a picture.
             replace: Prefixes of tags; earlier tags that begin so and are not given now are removed, because they
                 describe a former winner.

@@ -1,4 +1,4 @@
-"""Published recipes, each trained once: start points of the adaptive arm."""
+"""Start points of the adaptive arm, each trained once: the user's own recipes, and the published ones."""
 
 from __future__ import annotations
 
@@ -16,19 +16,18 @@ if TYPE_CHECKING:
 
 
 class Published(Phase):
-    """The published recipes, each trained to its end."""
+    """The user's own start points and the published recipes, each trained to its end."""
 
     name, arm = "start", "adaptive"
-    description = "adaptive arm: the published recipes"
+    description = "adaptive arm: the start points"
     after = ("tune",)
     first_seed = 1_000
 
     def enabled(self, settings: Settings) -> bool:
-        return settings.start_points and (settings.trials > 0 or settings.race)
+        return bool(settings.start_points or settings.start) and (settings.trials > 0 or settings.race)
 
     def plan(self, state: SearchState) -> Iterator[TrialRequest]:
-        for recipe in state.factory.published.recipes:
-            title = f"{state.factory.published.titles[recipe.plan.id]}: {recipe.title}"
+        for recipe, title in state.factory.starts(state.settings.start_points).values():
             yield self.request(state, recipe.plan.id, recipe, self.first_seed, title=title)
 
     def close(self, state: SearchState, sampler: Sampler) -> None:
@@ -39,4 +38,4 @@ class Published(Phase):
                 sampler.learn(recipe, means, self.name)
 
     def max_trials(self, settings: Settings, factory: RecipeFactory) -> int:
-        return len(factory.published.recipes)
+        return len(factory.starts(settings.start_points))

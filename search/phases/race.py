@@ -23,10 +23,10 @@ class OfTheRace(Phase):
 
 @dataclass(frozen=True)
 class Race(OfTheRace):
-    """The best recipes of both arms, the published ones and the baseline on fresh seeds.
+    """The best recipes of both arms, the start points and the baseline on fresh seeds.
 
     Args:
-        contenders: Number of best recipes, the published ones and the baseline not counted.
+        contenders: Number of best recipes, the start points and the baseline not counted.
         seeds: Seeds of each.
     """
 
@@ -42,7 +42,7 @@ class Race(OfTheRace):
         return self.over_blocks(state, (state.factory.baseline, *self.chosen(state)), self.seeds)
 
     def chosen(self, state: SearchState) -> list[Recipe]:
-        """The best by their means so far, the published recipes that finished, and those that have raced before."""
+        """The best by their means so far, the start points that finished, and those that have raced before."""
         arms = ("adaptive", "design", "start")
         # a cell that the design has prolonged races at the length that the space gives it
         recipes = {
@@ -51,14 +51,14 @@ class Race(OfTheRace):
         }
         recipes.pop(state.factory.baseline.plan.id, None)
         ranked = list(recipes.values())
-        published = set(state.factory.published.titles) if state.settings.start_points else set()
-        best = [recipe for recipe in ranked if recipe.plan.id not in published][: self.contenders]
+        starts = set(state.factory.starts(state.settings.start_points))
+        best = [recipe for recipe in ranked if recipe.plan.id not in starts][: self.contenders]
         raced = {record.recipe for record in state.records.values() if record.arm == self.arm}
         chosen = {recipe.plan.id for recipe in best}
-        return best + [recipe for recipe in ranked if recipe.plan.id in (published | raced) - chosen]
+        return best + [recipe for recipe in ranked if recipe.plan.id in (starts | raced) - chosen]
 
     def max_trials(self, settings: Settings, factory: RecipeFactory) -> int:
-        return (self.contenders + 1 + len(factory.published.recipes) * settings.start_points) * self.seeds
+        return (self.contenders + 1 + len(factory.starts(settings.start_points))) * self.seeds
 
 
 @dataclass(frozen=True)

@@ -97,6 +97,7 @@ class Sampler:
         self._file = None if file is None else StudyFile(file, self.study, metrics)
         self._taught: dict[str, FrozenTrial] = {}  # by recipe: learned from other arms, not yet in the study
         self._common = IntersectionSearchSpace(include_pruned=True)
+        self._earlier: list[tuple[Recipe, Sequence[float]]] = []
 
     def ask(self, draw: int, fixed: Mapping[str, Any] | None = None) -> Proposal:
         """A new recipe, with some choices given.
@@ -188,12 +189,18 @@ class Sampler:
         if again.plan.id == recipe.plan.id:
             self._taught[recipe.plan.id] = trial
 
+    def learn_earlier(self, recipe: Recipe, value: Sequence[float]) -> None:
+        """Keeps a recipe that another search has measured for `take_in`; what this search measures goes first."""
+        self._earlier.append((recipe, value))
+
     def take_in(self) -> list[dict[str, Any]]:
         """Adds to the study what other arms have taught since, each recipe once.
 
         Returns:
             What was added, for the journal.
         """
+        for recipe, value in self._earlier:
+            self.learn(recipe, value, "earlier")
         known = {trial.user_attrs["recipe"] for trial in self._trials() if "arm" in trial.user_attrs}
         new = [trial for recipe, trial in self._taught.items() if recipe not in known]
         self._taught = {}

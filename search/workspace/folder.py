@@ -18,8 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis import files
+from search.earlier import write_lessons
 from search.scheduling.journal import Journal
 from search.settings import UNDO, Settings, SettingsError
+from search.start_points import kept_start
 from search.workspace import identity
 from search.workspace.identity import Identity
 from search.workspace.space_file import load_space, read_space
@@ -88,7 +90,7 @@ class Workspace:
         now = identity.identify(
             context.space, context.settings, context.model, context.splits.first, context.deployment
         )
-        create(context.settings, now, self._file, context.deployment, file if kind == "list" else None)
+        create(context, now, self._file, file if kind == "list" else None)
 
     def changes(self, context: SearchContext) -> tuple[list[str], str]:
         """What is not as it was when the search started.
@@ -153,23 +155,20 @@ class Workspace:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def create(
-    settings: Settings, identity: Identity, file: Path | None, deployment: Deployment, design: str | None
-) -> None:
+def create(context: SearchContext, identity: Identity, file: Path | None, design: str | None) -> None:
     """Makes the folder of a new search, whole or not at all.
 
     Args:
-        settings: Of the search.
+        context: The search.
         identity: What its results stand on.
         file: The space's file; `None` for a space made in Python.
-        deployment: How results are weighed.
         design: A list of cells that is copied; `None` for a design that is made.
 
     Raises:
         SettingsError: It cannot be written, or the name is taken.
         SpaceError: The space file does not give the same space each time.
     """
-    folder = settings.folder
+    settings, deployment, folder = context.settings, context.deployment, context.settings.folder
     _make_store(settings)
     taken = SettingsError(f"--name {settings.name}: {folder} exists; choose another name, or --resume {settings.name}")
     if folder.exists() or folder.is_symlink():
@@ -182,6 +181,10 @@ def create(
         dataclasses.replace(identity, files=copied).write(beside)
         if design is not None:
             shutil.copyfile(design, beside / kept_list(design))
+        for number, start in enumerate(settings.start):
+            shutil.copyfile(start, beside / kept_start(number))
+        if settings.like is not None:
+            write_lessons(context, beside)
         if deployment:
             files.write(beside / "deployment.json", files.to_json(deployment.to_dict()))
         settings.save(beside)
@@ -314,6 +317,7 @@ def successor_of(settings: Settings, changed: Iterable[str]) -> Settings:
         settings,
         name=f"{stem}-{number}",
         seed=settings.seed + number - own,
+        start=tuple(str(settings.folder / kept_start(place)) for place in range(len(settings.start))),
         design=f"list:{settings.folder / kept_list(file)}" if kind == "list" else settings.design,
         continues=f"{settings.name}, whose results stand apart: {'; '.join(changed)}",
     )

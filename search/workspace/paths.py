@@ -47,8 +47,9 @@ def _with_places(fields: Mapping[str, Any], change: Callable[[str], str]) -> dic
         changed["store"] = change(store)
     if isinstance(uri := fields.get("tracking_uri"), str) and len(uri) > len(SQLITE) and uri.startswith(SQLITE):
         changed["tracking_uri"] = SQLITE + change(uri.removeprefix(SQLITE))
-    if isinstance(tricks := fields.get("tricks"), (list, tuple)):
-        changed["tricks"] = [change(folder) if isinstance(folder, str) and folder else folder for folder in tricks]
+    for name in ("tricks", "start"):
+        if isinstance(listed := fields.get(name), (list, tuple)):
+            changed[name] = [change(place) if isinstance(place, str) and place else place for place in listed]
     if isinstance(design := fields.get("design"), str) and design.startswith("list:") and design != "list:":
         changed["design"] = f"list:{change(design.removeprefix('list:'))}"
     if isinstance(model := fields.get("model"), str):

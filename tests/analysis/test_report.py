@@ -24,7 +24,7 @@ from analysis.report import cards, findings_json, page, sections
 from analysis.report.findings import from_store, gather
 from analysis.report.html import MACROS
 from analysis.report.plots import curves, forest_plots, heat_map
-from search.mlflow_tracker import Tracker, conflict_summary
+from search.mlflow_tracker import Tracker, conflict_tags
 
 WEIGHT, DRAW, MIX = "train/cost_sensitive", "train/class_balanced", "later/mixup"
 MEANS = {
@@ -764,7 +764,7 @@ def test_the_command_reads_the_latest_search(uri, records, table, tmp_path, caps
     tracker.start({"margin": 0.02, "primary": f"{DRAW}×{WEIGHT}"}, {})
     for one in records:
         tracker.log(one)
-    tracker.summary(*conflict_summary(table))
+    tracker.summary(tags=conflict_tags(table))
     assert tracker.close() == []
 
     name, found = from_store(uri)

@@ -88,8 +88,9 @@ def search(uri: str, folder: Path, resume: bool = False) -> Tracker:
         {"trials": 3, "margin": 0.02}, {"space": "space.py"}, choices=["train/draw", "train/weight"], resume=resume
     )
     tracker.replay(RECORDS)
-    metrics, tags = mlflow_tracker.conflict_summary(PAIRS)
-    tracker.summary(metrics, tags, {"conflicts.csv": "a,b\n"}, replace=mlflow_tracker.FINDINGS)
+    tracker.summary(
+        {}, mlflow_tracker.conflict_tags(PAIRS), {"conflicts.csv": "a,b\n"}, replace=mlflow_tracker.FINDINGS
+    )
     tracker.mark(PAIRS)
     return tracker
 
@@ -107,7 +108,7 @@ def contents(uri: str) -> dict[str, dict]:
         tags = dict(run.data.tags)
         tags["mlflow.parentRunId"] = names.get(tags.get("mlflow.parentRunId"), "")
         history = {
-            name: [(point.step, repr(point.value), point.timestamp * (not name.startswith("conflict/")))
+            name: [(point.step, repr(point.value), point.timestamp)
                    for point in client.get_metric_history(run.info.run_id, name)]
             for name in run.data.metrics
         }  # fmt: skip
@@ -200,11 +201,14 @@ def test_a_writer_killed_before_any_of_its_calls(journal, uri, tmp_path, empty_s
     assert fatal > 20
 
 
+FOUND = ("conflict", "verdict", "gain", "pair/")
+
+
 def without_results(found: dict[str, dict]) -> dict[str, dict]:
     left = json.loads(json.dumps(found))
     for run in left.values():
         for part in ("tags", "history"):
-            run[part] = {name: value for name, value in run[part].items() if not name.startswith("conflict/")}
+            run[part] = {name: value for name, value in run[part].items() if not name.startswith(FOUND)}
     left["search demo"] |= {"status": "", "artifacts": {}}
     return left
 
@@ -461,7 +465,7 @@ def test_names_in_other_scripts_do_not_meet(uri, journal):
     tracker.start({}, {})
     tracker.log(after(0, choices=choices, curve=curve))
     pairs = PAIRS.loc[[0, 0]].assign(a=["größe/x", "grüße/x"], verdict=["conflict", "synergy"])
-    tracker.summary(*mlflow_tracker.conflict_summary(pairs))
+    tracker.summary(tags=mlflow_tracker.conflict_tags(pairs))
     assert tracker.close() == []
     (row,) = reader.records(uri)[1].to_dict("records")
     assert row["choices"] == choices

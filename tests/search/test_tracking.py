@@ -15,7 +15,7 @@ from analysis.records import mlflow_runs, reader
 from analysis.records.mlflow_index import ELSEWHERE
 from analysis.records.schema import Point, Record, RecordError
 from search.list import main as list_searches
-from search.mlflow_tracker import Tracker, TrackingError, check, conflict_summary, default_uri, prepare, where_to_look
+from search.mlflow_tracker import Tracker, TrackingError, check, conflict_tags, default_uri, prepare, where_to_look
 
 PLAIN = Record(
     search="demo", trial="t0", arm="design", recipe="r0", title="baseline", seed=0, split_seed=0, first_stage="fs0",
@@ -251,18 +251,18 @@ PAIRS = pd.DataFrame(
 )
 
 
-def test_verdicts_are_tags_and_metrics_of_the_search_run(uri):
+def test_verdicts_are_tags_of_the_search_run(uri):
     tracker = Tracker(uri, "demo", "digits-lt")
     tracker.start({}, {})
-    metrics, tags = conflict_summary(PAIRS)
-    tracker.summary(metrics, tags, {"conflicts.csv": "a,b\n"})
+    tracker.summary({}, conflict_tags(PAIRS), {"conflicts.csv": "a,b\n"})
     tracker.summary(artifacts={"best.yaml": b"recipe: x\n"})
     assert tracker.close() == []
     search = runs(uri, "search")["demo"]
     key = "conflict/train/class_balanced--train/cost_sensitive"
-    assert search.data.tags[key] == "conflict" and search.data.metrics[key] == -0.28
-    other = "conflict/x--y.x28.2.x29."
-    assert search.data.tags[other] == "not applicable" and other not in search.data.metrics
+    assert search.data.tags[key] == "conflict"
+    assert search.data.tags["conflict/x--y.x28.2.x29."] == "not applicable"
+    # one metric of each pair would be one chart of each pair
+    assert not [name for name in search.data.metrics if name.startswith("conflict")]
     names = {file.path for file in reader.connect(uri).list_artifacts(search.info.run_id)}
     assert names == {"conflicts.csv", "best.yaml"}
     experiment = search.info.experiment_id
@@ -293,8 +293,7 @@ def test_one_query_finds_every_search_and_recipe_with_a_conflict(uri):
         tracker.log(trial("t1", search=name, recipe="r-single", tricks=both[:1]))
         tracker.log(trial("t2", search=name, recipe="r-lr", tricks=both, arm="check", setting="lr/3"))
         table = PAIRS.assign(verdict=[verdict, "not applicable"])
-        metrics, tags = conflict_summary(table)
-        tracker.summary(metrics, tags, {"conflicts.png": b"\x89PNG", "conflicts.csv": "a,b\n"})
+        tracker.summary({}, conflict_tags(table), {"conflicts.csv": "a,b\n"})
         tracker.mark(table)
         assert tracker.close() == []
     key = "conflict/train/class_balanced--train/cost_sensitive"
@@ -304,9 +303,6 @@ def test_one_query_finds_every_search_and_recipe_with_a_conflict(uri):
         query = f"tags.level = 'search' and tags.`{key}` = 'conflict'"
         found = mlflow.search_runs(experiment_names=["longtail/digits-lt"], filter_string=query)
         assert sorted(found["tags.search"]) == ["one", "three"]
-        assert found[f"metrics.{key}"].tolist() == [-0.28, -0.28]
-        harmed = mlflow.search_runs(experiment_names=["longtail/digits-lt"], filter_string=f"metrics.`{key}` < -0.1")
-        assert len(harmed) == 3
         recipes = mlflow.search_runs(
             experiment_names=["longtail/digits-lt"],
             filter_string=f"tags.level = 'recipe' and tags.`{key}` = 'conflict'",
@@ -316,7 +312,7 @@ def test_one_query_finds_every_search_and_recipe_with_a_conflict(uri):
         mlflow.set_tracking_uri(before)
     one = runs(uri, "search")["one"]
     assert {file.path for file in reader.connect(uri).list_artifacts(one.info.run_id)} == {
-        "conflicts.png", "conflicts.csv", "records.jsonl"
+        "conflicts.csv", "records.jsonl"
     }  # fmt: skip
 
 
