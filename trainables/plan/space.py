@@ -42,11 +42,11 @@ def check_space(space: Space, standard: Standard) -> list[str]:
                     f"{kind}: no choice of the space has the label {label!r}: {did_you_mean(label, labels)}"
                 )
     build(space, defaults(), standard)
-    for named in space.recipes:
+    for written in space.recipes:
         try:
-            build(Space(named.stages), defaults(), standard)
+            build(Space(written.stages), defaults(), standard)
         except PlanError as error:
-            raise PlanError(f"recipe {named.name!r}: {error}") from error
+            raise PlanError(f"recipe {written.name!r}: {error}") from error
     for label in space.screen:
         try:
             build(space, defaults([label]), standard)
