@@ -25,6 +25,10 @@ CHOICES = {
     "classifier": {"reset": (False,), "batchnorm": ("moving",)},
     "effective_number": {"normalise": (True,)},
     "ema": {"decay": (0.0,), "warm_up": (False,)},
+    "causal_norm": {"alpha": (0.0,), "num_head": (1, 4)},
+    "cutout": {"view": (0,)},
+    "experts": {"branch_from": ("pool", "layer3"), "count": (1,), "learn": ("fused",)},
+    "gpaco": {"momentum_encoder": (True,), "queue": (0, 16), "gamma": (0.0,)},
     "greedy_soup": {"mean": ("geometric",), "order": ("by_score",)},
     "image_transform": {"moves": ("public_code",), "limit": (2,)},
     "label_aware_smoothing": {"shape": ("exponential",), "spread": ("all",)},
@@ -35,6 +39,9 @@ CHOICES = {
     "manifold_mixup": {"layer": ("logits",)},
     "max_norm": {"radius": (0.5,)},
     "post_hoc_adjustment": {"floor": (1e-12,)},
+    "reslt": {"beta": (0.0, 1.0), "first_medium": (1,), "first_tail": (2,)},
+    "ride": {"reweight": (True,), "factor": (0.0,)},
+    "several_views": {"count": (1, 3)},
     "softmax_focal": {"constant_factor": (True,)},
     "swa": {"start": (0.0, 1.0)},
     "tau_norm": {"keep_bias": (True,)},
@@ -100,7 +107,10 @@ def world(counts=COUNTS, dtype=torch.float32, permutation=None, name="") -> Worl
         network.head.weight.copy_(network.head.weight[old])
         network.head.bias.copy_(network.head.bias[old])
     labels, y = renamed[labels], renamed[labels[picked]]
-    outputs = Outputs(z[:, old], features, views=(Outputs(z[:, old].flip(0)),))
+    second = Outputs(z[:, old].flip(0), features.flip(0))
+    aside = (images[picked].double() / 255 - 0.5).to(dtype).flip(-1)[None]  # a view that the network does not see
+    seen = Batch.plain(images[picked], picked, y)
+    outputs = with_experts(Outputs(z[:, old], features, views=(second,), batch=replace(seen, aside=aside)))
     scale = [1.0, 0.5, 2.0]
     states = [{n: t * s if t.is_floating_point() else t for n, t in network.state_dict().items()} for s in scale]
     facts = Facts(
@@ -114,7 +124,7 @@ def world(counts=COUNTS, dtype=torch.float32, permutation=None, name="") -> Worl
         start={n: t.clone() for n, t in network.state_dict().items()},
         score=lambda state: float(state["head.weight"].abs().mean().clamp(0.1, 0.9)),
     )
-    return World(facts, Batch.plain(images[picked], picked, y), outputs, y, states)
+    return World(facts, seen, outputs, y, states)
 
 
 class Gradient:
@@ -137,6 +147,12 @@ def after_a_step(function, at):
     optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
     function(Gradient(at), optimiser)
     return [parameter.grad for parameter in model.parameters()]
+
+
+def with_experts(outputs):
+    """The same outputs of three experts; those that know none read the fused logits."""
+    z = outputs.logits
+    return replace(outputs, experts=torch.stack((0.5 * z, -z, z)))
 
 
 def seeded(seed=0):
@@ -345,7 +361,7 @@ def test_gradients_are_finite(name):
             features = at.outputs.features.clone().requires_grad_()
             if seam in OBJECTIVE:
                 objective = Objective([make(name, **numbers)], at.facts)
-                outputs = replace(at.outputs, logits=z, features=features)
+                outputs = with_experts(replace(at.outputs, logits=z, features=features))
                 losses = objective(outputs, at.y, generator=seeded())
                 mixed = objective(
                     outputs,
@@ -410,9 +426,10 @@ def test_relabelling_the_classes_with_their_counts_changes_nothing(name):
     seam = entries()[name].seam
     if seam in ("head", "after_step", "merge", "augment", "train", "average"):
         return  # knows no class
-    fixed = {"equalization": {"gamma": 1.0}}.get(name, {})  # its draws go by position: certain here
+    # draws that go by position: certain here; a queue begins with labels that are drawn
+    fixed = {"equalization": {"gamma": 1.0}, "gpaco": {"queue": 0}}.get(name, {})
     for numbers in settings(name):
-        if "gamma" in numbers and fixed:
+        if set(numbers) & set(fixed):
             continue
         numbers = {**fixed, **numbers}
         plain, renamed = world(), world(permutation=permutation)
@@ -446,7 +463,7 @@ def test_classes_of_one_and_of_no_image(name):
             assert (at.facts.counts[at.facts.labels[apply(name, {}, at)[0]]] > 0).all()
         if entries()[name].seam in OBJECTIVE:
             z = at.outputs.logits.clone().requires_grad_()
-            outputs = replace(at.outputs, logits=z)
+            outputs = with_experts(replace(at.outputs, logits=z))
             Objective([make(name)], at.facts)(outputs, at.y, generator=seeded()).mean().backward()
             assert torch.isfinite(z.grad).all()
 
@@ -457,7 +474,7 @@ def test_a_loss_meets_a_ruled_out_class_and_a_smoothed_target(name):
     at = world((5, 0, 1))
     z = at.outputs.logits.clone().requires_grad_()
     together = [make(name), make("balanced_softmax"), make("label_smoothing")]
-    losses = Objective(together, at.facts)(replace(at.outputs, logits=z), at.y, generator=seeded())
+    losses = Objective(together, at.facts)(with_experts(replace(at.outputs, logits=z)), at.y, generator=seeded())
     losses.mean().backward()
     assert torch.isfinite(losses).all()
     assert torch.isfinite(z.grad).all()
