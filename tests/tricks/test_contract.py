@@ -41,6 +41,7 @@ CHOICES = {
     "post_hoc_adjustment": {"floor": (1e-12,)},
     "reslt": {"beta": (0.0, 1.0), "first_medium": (1,), "first_tail": (2,)},
     "ride": {"reweight": (True,), "factor": (0.0,)},
+    "rsg": {"k": (1,), "start": (0.0, 1.0), "layer": ("layer3",)},
     "several_views": {"count": (1, 3)},
     "softmax_focal": {"constant_factor": (True,)},
     "swa": {"start": (0.0, 1.0)},
@@ -176,8 +177,10 @@ def apply(name, numbers, at: World, seed=0) -> list[torch.Tensor]:
     if seam in ("draw", "partner"):
         return [function(0.5, seeded(seed))]
     if seam == "inside":
+        if hasattr(function, "begin_epoch"):
+            function.begin_epoch(1.0, seeded(seed))
         x, batch = function(at.x, at.batch, seeded(seed))
-        return [x, batch.index, batch.y, batch.share]
+        return [x, batch.index, batch.y, batch.share, *([] if batch.penalty is None else [batch.penalty])]
     if seam == "step":
         return after_a_step(function, at)
     if seam in ("image", "augment"):
