@@ -76,6 +76,7 @@ class Batch:
         blend: The mixture of images that the network applies, if any.
         partner: A batch of as many images of the partner seam's own draw, where there is such a trick.
         aside: (V', B, c, H, W), views that the network does not see: those of a momentum encoder.
+        penalty: (B,), what tricks inside the network add to the loss.
     """
 
     images: Tensor
@@ -85,6 +86,7 @@ class Batch:
     blend: Blend | None = None
     partner: Batch | None = None
     aside: Tensor | None = None
+    penalty: Tensor | None = None
 
     @staticmethod
     def plain(images: Tensor, index: Tensor, labels: Tensor) -> Batch:
@@ -234,4 +236,5 @@ class Facts:
         if name in extra:
             return dict(extra[name].items())
         fresh: Mapping[str, nn.Module] = made.modules(self)
-        return fresh
+        like = next(self.model.parameters()) if isinstance(self.model, nn.Module) else None
+        return fresh if like is None else {key: module.to(like) for key, module in fresh.items()}

@@ -196,7 +196,9 @@ class Objective:
             if batch is None:
                 batch = Batch(outputs.logits.new_zeros(1, len(labels), 0, 0, 0), labels[:, 0], labels, share)
             penalties = penalties + penalty(outputs, batch, generator)
-        if factors is not None and self._penalties:
+        if batch is not None and batch.penalty is not None:
+            penalties = penalties + batch.penalty
+        if factors is not None:
             mixed = sum(share[:, part] * factors(labels[:, part]) for part in range(labels.shape[1]))
             penalties = torch.as_tensor(mixed).to(penalties.dtype) * penalties
         return losses, penalties

@@ -27,8 +27,9 @@ from trainables.batch import Batch, Facts, MissingFact, Outputs
 from trainables.models import build
 from trainables.objective import Objective
 from trainables.registry import SEAMS, entry, make, numbers_of
+from trainables.training.own_modules import attach
 
-__all__ = ["CHECKS", "Case", "World", "apply", "check_values", "same", "seeded", "world"]
+__all__ = ["CHECKS", "Case", "World", "apply", "check_values", "same", "seeded", "with_experts", "world"]
 
 COUNTS = (6, 3, 1)
 MANY_CLASSES = 8142
@@ -52,6 +53,7 @@ class Case:
         deterministic: Settings in which its draws do not depend on the position of an image in the batch, for a trick
             whose draws usually do.
         picks_when_built: Whether it picks a subset of the images when it is built.
+        draws_rows: Whether it draws the rows of a classifier of its own, so that renaming classes changes it.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Case:
     needs: str = ""
     deterministic: Mapping[str, Any] = field(default_factory=dict)
     picks_when_built: bool = False
+    draws_rows: bool = False
 
     @property
     def seam(self) -> str:
@@ -138,7 +141,10 @@ def world(
         model.head.bias.copy_(model.head.bias[old])
     labels, y = renamed[labels], renamed[labels[picked]]
     views = tuple(Outputs(z[:, old].roll(turn, 0), features.roll(turn, 0)) for turn in (1, 2))
-    outputs = Outputs(z[:, old], features, views=views)
+    batch = Batch.plain(images[picked], picked, y)
+    # a view that the network does not see
+    aside = (images[picked].double() / 255 - 0.5).to(dtype).flip(-1)[None]
+    outputs = with_experts(Outputs(z[:, old], features, views=views, batch=replace(batch, aside=aside)))
     states = [
         {name: tensor * scale if tensor.is_floating_point() else tensor for name, tensor in model.state_dict().items()}
         for scale in (1.0, 0.5, 2.0)
@@ -154,7 +160,13 @@ def world(
         start={name: tensor.clone() for name, tensor in model.state_dict().items()},
         score=lambda state: float(state["head.weight"].abs().mean().clamp(0.1, 0.9)),
     )
-    return World(facts, Batch.plain(images[picked], picked, y), outputs, y, states)
+    return World(facts, batch, outputs, y, states)
+
+
+def with_experts(outputs: Outputs) -> Outputs:
+    """The same outputs of three experts; a trick that knows none reads the fused logits."""
+    z = outputs.logits
+    return replace(outputs, experts=torch.stack((0.5 * z, -z, z)))
 
 
 @functools.cache
@@ -201,7 +213,7 @@ def _with_modules(name: str, numbers: Mapping[str, Any], at: World) -> Any:
     made = make(name, **numbers)
     model: Any = at.facts.model
     if hasattr(made, "modules"):
-        model.extra[name] = torch.nn.ModuleDict(made.modules(at.facts)).to(next(model.parameters()).dtype)
+        attach(model, name, torch.nn.ModuleDict(made.modules(at.facts)).to(next(model.parameters()).dtype))
     return made
 
 
@@ -215,8 +227,10 @@ def apply(name: str, numbers: Mapping[str, Any], at: World, seed: int = 0) -> li
     if seam in ("draw", "partner"):
         return [function(0.5, seeded(seed))]
     if seam == "inside":
-        x, batch = function(at.x, at.batch, seeded(seed))
-        return [x, batch.index, batch.y, batch.share]
+        if hasattr(function, "begin_epoch"):
+            function.begin_epoch(1.0, seeded(seed))
+        x, batch = function(at.x, _as_mixed(at), seeded(seed))
+        return [x, batch.index, batch.y, batch.share, *([] if batch.penalty is None else [batch.penalty])]
     if seam == "step":
         return _gradient_of_step(function, at)
     if seam in ("image", "augment"):
@@ -394,7 +408,7 @@ def _objective_gradient(name: str, numbers: Mapping[str, Any], at: World, factor
     z = (factor * at.outputs.logits).requires_grad_()
     features = at.outputs.features.clone().requires_grad_()
     objective = Objective([make(name, **numbers)], at.facts)
-    given = replace(at.outputs, logits=z, features=features)
+    given = with_experts(replace(at.outputs, logits=z, features=features))
     losses = objective(given, at.y, generator=seeded())
     both = torch.stack((at.y, at.y.flip(0)), dim=1)
     mixed = objective(given, both, torch.tensor([[0.3, 0.7]]).expand(len(at.y), 2), generator=seeded())
@@ -424,7 +438,7 @@ def _network_gradient(case: Case, numbers: Mapping[str, Any], at: World) -> None
 
 def relabelling(case: Case) -> None:
     """Renaming the classes together with their counts renames the result and changes nothing else."""
-    if case.seam in KNOW_NO_CLASS:
+    if case.seam in KNOW_NO_CLASS or case.draws_rows:
         return
     permutation = (1, 2, 0)
     old = torch.tensor(permutation).argsort()
@@ -433,15 +447,18 @@ def relabelling(case: Case) -> None:
             continue
         numbers = {**case.deterministic, **numbers}
         plain, renamed = world(), world(permutation=permutation)
-        if case.seam == "draw":
+        if case.seam in ("draw", "partner"):
             one, two = (_class_shares(case, numbers, at) for at in (plain, renamed))
             assert torch.allclose(one, two, atol=0.05), f"{numbers}: what is drawn depends on the order of the classes"
             continue
         before, after = apply(case.name, numbers, plain), apply(case.name, numbers, renamed)
         if case.seam in ("target", "logits", "readout"):
             before = [before[0][:, old]]
-        if case.seam == "mix":
-            before[1] = torch.tensor(permutation)[before[1]]
+        if case.seam == "step":  # the head's rows come last
+            before[-2:] = [gradient[old] for gradient in before[-2:]]
+        labels = {"mix": 1, "inside": 2}.get(case.seam)
+        if labels is not None:
+            before[labels] = torch.tensor(permutation)[before[labels]]
         for first, second in zip(before, after, strict=True):
             agree = torch.allclose(first.double(), second.double(), rtol=1e-4, atol=1e-5)
             assert agree, f"{numbers}: the result depends on the order of the classes"

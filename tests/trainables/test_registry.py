@@ -195,7 +195,7 @@ def test_what_is_no_trick():
     class Fine:
         number: float = 1.0
 
-    with pytest.raises(ValueError, match=r"@trick\(seam='los'\): did you mean 'loss'\?; the seams are draw, image"):
+    with pytest.raises(ValueError, match=r"@trick\(seam='los'\): did you mean 'loss'\?; the seams are draw, partner"):
         register(Fine, seam="los")
     with pytest.raises(TypeError, match=r"Thawed must be a @dataclass\(frozen=True\) below @trick"):
         register(Thawed)

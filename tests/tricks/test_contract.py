@@ -9,7 +9,7 @@ import torch
 from trainables import registry
 from trainables.objective import Objective
 from trainables.registry import discover, entries, make, names
-from trainables.testing import CHECKS, Case, apply, seeded, world
+from trainables.testing import CHECKS, Case, apply, seeded, with_experts, world
 
 ALL = names()
 CHOICES = {
@@ -17,10 +17,14 @@ CHOICES = {
     "adaptive": {"mean": ("geometric",)},
     "auto_augment": {"policy": ("imagenet", "svhn")},
     "cam_foreground": {"moves": ("public_code",), "limit": (2,)},
+    "causal_norm": {"alpha": (0.0,), "num_head": (1, 4)},
     "classifier": {"reset": (False,), "batchnorm": ("moving",)},
+    "cutout": {"view": (0,)},
     "disalign": {"batchnorm": ("moving",)},
     "effective_number": {"normalise": (True,)},
     "ema": {"decay": (0.0,), "warm_up": (False,)},
+    "experts": {"branch_from": ("pool", "layer3"), "count": (1,), "learn": ("fused",)},
+    "gpaco": {"momentum_encoder": (True,), "queue": (0, 16), "gamma": (0.0,)},
     "greedy_soup": {"mean": ("geometric",), "order": ("by_score",)},
     "image_transform": {"moves": ("public_code",), "limit": (2,)},
     "label_aware_smoothing": {"shape": ("exponential",), "spread": ("all",)},
@@ -31,6 +35,10 @@ CHOICES = {
     "manifold_mixup": {"layer": ("logits",)},
     "max_norm": {"radius": (0.5,)},
     "post_hoc_adjustment": {"floor": (1e-12,)},
+    "reslt": {"beta": (0.0, 1.0), "first_medium": (1,), "first_tail": (2,)},
+    "ride": {"reweight": (True,), "factor": (0.0,)},
+    "rsg": {"k": (1,), "start": (0.0, 1.0), "layer": ("layer3",)},
+    "several_views": {"count": (1, 3)},
     "softmax_focal": {"constant_factor": (True,)},
     "swa": {"start": (0.0, 1.0)},
     "tau_norm": {"keep_bias": (True,)},
@@ -43,23 +51,29 @@ NETWORKS = {"adapt_former": str(Path(__file__).with_name("transformer.py")) + ":
 
 NEEDS_MORE = {
     "adaptive": "score",
+    "batchformer": "model",
+    "bcl": "model",
     "cam_foreground": "model and images and normalise",
+    "cuda": "model and images and normalise",
+    "glmc": "model",
     "greedy_soup": "score",
+    "h2t": "model",
     "interpolate": "start",
     "max_norm": "model",
     "nearest_mean": "model and images and normalise",
+    "proco": "model",
     "tau_norm": "model",
 }
 
-DETERMINISTIC = {"equalization": {"gamma": 1.0}}
-"""Settings of tricks whose draws go by the position of an image in the batch."""
+DETERMINISTIC = {"equalization": {"gamma": 1.0}, "gpaco": {"queue": 0}}
+"""Settings of tricks whose draws go by the position of an image in the batch, or that begin with drawn labels."""
 
 
 def case(name: str) -> Case:
     more = [{key: option} for key, options in CHOICES.get(name, {}).items() for option in options]
     return Case(
         name, more, NETWORKS.get(name, "resnet8"), NEEDS_MORE.get(name, ""), DETERMINISTIC.get(name, {}),
-        picks_when_built=name in ("few_shot", "under_sampling"),
+        picks_when_built=name in ("few_shot", "under_sampling"), draws_rows=name == "glmc",
     )  # fmt: skip
 
 
@@ -92,7 +106,7 @@ def test_a_loss_meets_a_ruled_out_class_and_a_smoothed_target(name):
     at = world((5, 0, 1))
     z = at.outputs.logits.clone().requires_grad_()
     together = [make(name), make("balanced_softmax"), make("label_smoothing")]
-    losses = Objective(together, at.facts)(replace(at.outputs, logits=z), at.y, generator=seeded())
+    losses = Objective(together, at.facts)(with_experts(replace(at.outputs, logits=z)), at.y, generator=seeded())
     losses.mean().backward()
     assert torch.isfinite(losses).all()
     assert torch.isfinite(z.grad).all()

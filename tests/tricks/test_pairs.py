@@ -24,7 +24,7 @@ from trainables.registry import SEAMS, PlanError, entries, make, names
 ALL = names()
 COUNTS = (10, 6, 5, 3)
 BATCH = 8
-LOGIT_HEADS = {"cosine": "cosine_head"}
+LOGIT_HEADS = {"cosine": "cosine_head", "experts": "experts", "3 experts": "experts"}
 """Capabilities of a head, and the trick that provides each."""
 EVERY = [pytest.param(6, id="sample"), pytest.param(1, id="all", marks=[pytest.mark.slow, pytest.mark.timeout(900)])]
 
@@ -80,6 +80,10 @@ def planned(*stages) -> Plan:
 def head_for(*tricks):
     """The head that some tricks need, unless one of them brings it."""
     needed = {LOGIT_HEADS[what] for name in tricks for what in entries()[name].needs if what in LOGIT_HEADS}
+    if "experts" in needed:
+        needed.discard("cosine_head")  # theirs are cosines as well
+    if any(seam(name) == "head" for name in tricks):
+        return []
     return sorted(needed - set(tricks))
 
 
@@ -160,6 +164,12 @@ def unseen(*tricks):
     return needed > views or (views > 1 and any(seam(name) == "inside" for name in tricks))
 
 
+def replaces_branches(first, second):
+    """Another head on a network whose branches belong to its head."""
+    before = [name for name in first if seam(name) == "head" and "one_head" not in provided(name)]
+    return any(seam(name) == "head" and name != before[0] for name in second) if before else False
+
+
 def changes_a_chain(first, second, carry):
     """A new head, or another choice of what learns, in the middle of a chain; a merge ends the chain before."""
     merged = any(seam(name) == "merge" for name in first)
@@ -171,6 +181,7 @@ def run_all(pairs, title, capsys, carry="weights"):
     began, counts, wrong = time.perf_counter(), {True: 0, False: 0}, []
     for first, second in pairs:
         refused = clash(*first) or clash(*second) or unmet(first, second) or changes_a_chain(first, second, carry)
+        refused = refused or replaces_branches(first, second)
         try:
             accepted = trains(first, second, carry)
         except Exception:

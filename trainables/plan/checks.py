@@ -38,6 +38,7 @@ def check(plan: Plan, provides: Iterable[str] = ("images",)) -> None:
     if not plan.stages:
         raise PlanError("a plan needs at least one stage")
     head: tuple[str, ...] = ("linear", ONE_HEAD)
+    before: Any | None = None
     for index, stage in enumerate(plan.stages):
         where = f"stage {stage.name!r}"
         _check_numbers(stage, where)
@@ -51,7 +52,8 @@ def check(plan: Plan, provides: Iterable[str] = ("images",)) -> None:
                     "everything (optimiser included) from the stage before; use carry='weights'"
                 )
         if by_seam["head"]:
-            head = provides_of(by_seam["head"][0])
+            head = _check_head(by_seam["head"][0], before, where)
+            before = by_seam["head"][0]
         capabilities = {*head, *provides} | ({"trained"} if index else set())
         capabilities |= {what for trick in stage.tricks for what in provides_of(trick.made())}
         for trick in stage.tricks:
@@ -71,6 +73,16 @@ def check(plan: Plan, provides: Iterable[str] = ("images",)) -> None:
                 raise PlanError(f"{where}: {trick.name} {refused}")
         if stage.members > 1 and not by_seam["merge"]:
             raise PlanError(f"{where}: {stage.members} members need a merge, e.g. choose=['average', …]")
+
+
+def _check_head(made: Any, before: Any | None, where: str) -> tuple[str, ...]:
+    """What a head provides; one that has taken parts of the network with it stays what it is."""
+    if before is not None and ONE_HEAD not in provides_of(before) and made != before:
+        raise PlanError(
+            f"{where}: {name_of(made)} would replace the head {name_of(before)} of an earlier stage, which is part of "
+            "the network; leave it out, or keep the same numbers"
+        )
+    return provides_of(made)
 
 
 ONE_HEAD = "one_head"

@@ -12,7 +12,7 @@ Differs: biases and normalisations decay as all parameters do.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -41,6 +41,16 @@ def make_optimizer(stage: StagePlan, groups: Sequence[Mapping[str, Any]], networ
         scaled, lr=stage.lr, momentum=stage.momentum, weight_decay=stage.weight_decay, nesterov=stage.nesterov,
         fused=True,
     )  # fmt: skip
+
+
+def start_momentum(optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter]) -> None:
+    """Gives parameters a momentum of zero, which is what the first step starts from.
+
+    The fused step of SGD cannot take a parameter whose first gradient comes later than that of others.
+    """
+    if isinstance(optimizer, torch.optim.SGD):
+        for parameter in parameters:
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter, requires_grad=False)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

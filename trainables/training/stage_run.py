@@ -29,7 +29,14 @@ from trainables.training.context import CarryOver, TrainingContext, copy_state
 from trainables.training.cuda_graph import GraphedStep, can_be_captured
 from trainables.training.feed import PARTNER_PURPOSES, PURPOSES, Epoch, StageFeed
 from trainables.training.network_setup import network_at_start, network_before_stage, stage_facts
-from trainables.training.optimizer import clip_gradient, load_optimizer, make_optimizer, save_optimizer, set_rate
+from trainables.training.optimizer import (
+    clip_gradient,
+    load_optimizer,
+    make_optimizer,
+    save_optimizer,
+    set_rate,
+    start_momentum,
+)
 from trainables.training.own_modules import add_modules, load_modules, refuse_added_modules, refuse_other_modules
 from trainables.training.schedule import schedule_of
 from trainables.training.seeding import generator, sent
@@ -89,6 +96,7 @@ class StageRun:
         if average_so_far and self.network.extra:  # of what comes on later, the average begins with its initial values
             average_so_far = copy_state(self.network.state_dict()) | average_so_far
         self.optimiser = make_optimizer(self.stage, groups, self.network)
+        start_momentum(self.optimiser, [p for p in self.network.extra.parameters() if p.requires_grad])
         if carry_over is not None and continues:
             load_optimizer(self.optimiser, carry_over.optimiser)
         facts = stage_facts(context, self.network, self._chain_epochs, self._generator)

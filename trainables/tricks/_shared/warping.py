@@ -111,12 +111,13 @@ def random_moves(
     return matrix
 
 
-def warp(images: Tensor, matrices: Tensor) -> Tensor:
-    """Moves images bilinearly; what comes from outside the image is 0.
+def warp(images: Tensor, matrices: Tensor, mode: str = "bilinear") -> Tensor:
+    """Moves images; what comes from outside the image is 0.
 
     Args:
         images: (B, c, H, W) floats.
         matrices: (B, 2, 3), as `random_moves` gives.
+        mode: "bilinear" or "nearest".
 
     Returns:
         (B, c, H, W).
@@ -130,4 +131,4 @@ def warp(images: Tensor, matrices: Tensor) -> Tensor:
     source = (source * 2**20).round() / 2**20
     scale = torch.tensor([2 / width, 2 / height], dtype=torch.float64).view(1, 2, 1, 1)
     grid = ((source + 0.5) * scale - 1).permute(0, 2, 3, 1).to(images)
-    return functional.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return functional.grid_sample(images, grid, mode=mode, padding_mode="zeros", align_corners=False)
