@@ -173,7 +173,7 @@ def apply(name, numbers, at: World, seed=0) -> list[torch.Tensor]:
     if seam in ("draw", "partner"):
         return [function(0.5, seeded(seed))]
     if seam == "inside":
-        x, batch = function(at.x, at.batch, seeded(seed))
+        x, batch = function(at.x, normalised(at), seeded(seed))
         return [x, batch.index, batch.y, batch.share]
     if seam == "step":
         return after_a_step(function, at)
@@ -447,6 +447,8 @@ def test_relabelling_the_classes_with_their_counts_changes_nothing(name):
             one = [one[0][:, old]]
         if seam == "step":  # the head's rows come last
             one[-2:] = [gradient[old] for gradient in one[-2:]]
+        if seam == "inside":
+            one[2] = torch.tensor(permutation)[one[2]]
         if seam == "mix":
             one[1] = torch.tensor(permutation)[one[1]]
         for first, second in zip(one, two, strict=True):
@@ -493,6 +495,10 @@ def test_thousands_of_classes(name, large):
 # --- what it needs ----------------------------------------------------------------------------------------
 
 NEEDS_MORE = {
+    "batchformer": "model",
+    "bcl": "model",
+    "h2t": "model",
+    "proco": "model",
     "adaptive": "score",
     "cam_foreground": "model and images and normalise",
     "cuda": "model and images and normalise",
