@@ -169,6 +169,7 @@ class Facts:
         model: The network as handed over to the stage (for a readout: the evaluated one).
         images: (N, c, H, W) uint8, the training images without augmentation.
         normalise: uint8 images -> floats as the network expects them.
+        crop_and_flip: uint8 images (B, c, H, W) and a generator -> the same behind the data set's own augmentation.
         pixel_mean: (c,) in [0, 1], the mean that `normalise` subtracts.
         start: State of the network at the stage's start.
         score: State -> recalls (C,) on the training images, or one number made of them; never uses `val`.
@@ -183,6 +184,7 @@ class Facts:
     model: Any = None
     images: Tensor | None = None
     normalise: Callable[[Tensor], Tensor] | None = None
+    crop_and_flip: Callable[[Tensor, torch.Generator], Tensor] | None = None
     pixel_mean: Tensor | None = None
     start: Mapping[str, Tensor] | None = None
     score: Callable[[Mapping[str, Tensor]], Tensor | float] | None = None

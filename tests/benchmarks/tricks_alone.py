@@ -99,9 +99,19 @@ BASELINES = (
 )
 
 
+def companions(known: Entry) -> list[str | Trick]:
+    """What a trick needs beside it to do anything: partners, views of an image."""
+    views = getattr(known.cls, "needs_views", 1)
+    seen: list[str | Trick] = [trick("several_views", count=views)] if views > 1 else []
+    return [*seen, "weighted_partner"] if "partner" in known.needs else seen
+
+
 def place(known: Entry) -> tuple[str, tuple[Stage, ...]]:
     """Where a trick belongs: its baseline and its stages."""
     name = known.name
+    if name == "h2t":
+        again = ("classifier", "class_balanced", trick("weighted_partner", power=0.0))
+        return "cRT (classifier + class_balanced)", second("weights", *again, name)
     if known.seam == "merge":
         return "few_shot", gentle("few_shot", name, members=MEMBERS)
     if name == "few_shot":
@@ -114,7 +124,8 @@ def place(known: Entry) -> tuple[str, tuple[Stage, ...]]:
         return "plain", second("all", name)
     if "cosine" in known.needs:
         return "cosine_head", whole("cosine_head", name)
-    return "plain", whole(name)
+    beside = companions(known)
+    return ("several_views" if getattr(known.cls, "needs_views", 1) > 1 else "plain"), whole(*beside, name)
 
 
 def rows(only: Sequence[str] = ()) -> list[Row]:

@@ -55,10 +55,9 @@ def seam(name):
 
 
 def stage(title, tricks, carry="weights"):
-    tricks = (*tricks, *companions(tricks))
     members = 2 if any(seam(name) == "merge" for name in tricks) else 1
     numbers = {} if carry == "all" else {"lr": 0.01, "batch_size": BATCH}
-    return Stage(title, epochs=1, carry=carry, members=members, choose=list(tricks), **numbers)
+    return Stage(title, epochs=1, carry=carry, members=members, choose=[*tricks, *companions(tricks)], **numbers)
 
 
 def companions(tricks):
@@ -161,6 +160,7 @@ def unseen(*tricks):
     made = [make(name) for name in tricks]
     views = max([getattr(each, "makes_views", 1) for each in made], default=1)
     needed = max([getattr(each, "needs_views", 1) for each in made], default=1)
+    views = views if "several_views" in tricks else needed  # as the companion makes them
     return needed > views or (views > 1 and any(seam(name) == "inside" for name in tricks))
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from trainables import metrics
 from trainables.batch import Facts, evaluation_batch, pixels_of
+from trainables.data.augment import own
 from trainables.models import Network
 from trainables.plan.model import Plan, StagePlan
 from trainables.training.context import CarryOver, State, TrainingContext, copy_state
@@ -46,6 +47,7 @@ def stage_facts(
         model=network,
         images=data.train_images,
         normalise=data.normalise,
+        crop_and_flip=lambda images, drawn: own(images[None], data.pad, data.flip, data.crop, drawn)[0],
         pixel_mean=data.mean,
         start=copy_state(network.state_dict()),
         score=score,

@@ -47,11 +47,16 @@ def add_modules(network: Network, plan: Plan, index: int, facts: Facts) -> list[
     for trick in _tricks_with_modules(plan, index):
         made = trick.made()
         own = nn.ModuleDict(dict(made.modules(facts))).to(device=like.device, dtype=like.dtype)
-        network.extra[trick.name] = own
+        attach(network, trick.name, own)
         learning = [parameter for parameter in own.parameters() if parameter.requires_grad]
         if learning:
             groups.append({"params": learning, "lr_scale": getattr(made, "lr_scale", 1.0)})
     return groups
+
+
+def attach(network: Network, name: str, modules: nn.ModuleDict) -> None:
+    """Gives a network the modules of a trick, whose name may be that of a method of every module, as `cuda` is."""
+    network.extra._modules[name] = modules
 
 
 def load_modules(network: Network, state: Mapping[str, Tensor]) -> None:
