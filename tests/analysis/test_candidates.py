@@ -74,6 +74,9 @@ def test_the_suggestion_is_the_interaction_of_the_cells_by_hand():
     residual = np.linalg.lstsq(*_additive(cells((4, 6, 8, 4), (0.50, 0.62, 0.66, 0.57))), rcond=None)[1][0]
     assert row["ratio"] == pytest.approx(-0.21 / np.sqrt(residual / 19 * (1 / 4 + 1 / 6 + 1 / 8 + 1 / 4)))
     assert nominate(cells((4, 6, 8, 4), (0.50, 0.62, 0.66, 0.99))).empty  # a synergy is no suspicion
+    # three trials in a cell are just enough
+    assert len(nominate(cells((3, 6, 8, 4), (0.50, 0.62, 0.66, 0.57)))) == 1
+    assert nominate(cells((2, 6, 8, 4), (0.50, 0.62, 0.66, 0.57))).empty
 
 
 def _additive(trials: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:

@@ -114,10 +114,6 @@ class Network(nn.Module):
         """The parameters before the pooling."""
         return self.backbone.parameters()
 
-    def head_parameters(self) -> Iterator[nn.Parameter]:
-        """The parameters of the classifier."""
-        return self.head.parameters()
-
     def _run(self, images: Tensor, blend: Blend | None, inside: Inside | None) -> Outputs:
         maps = blended(images, blend, "input").contiguous(memory_format=self.memory_format)
         with self._autocast(images.device):
