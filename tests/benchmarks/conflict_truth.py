@@ -386,10 +386,10 @@ def worlds(searches: int, blocks: Sequence[int], chosen: Sequence[World] = WORLD
     return found
 
 
-def others(searches: int, blocks: Sequence[int]) -> None:
+def others(searches: int, blocks: Sequence[int], chosen: Sequence[World] = WORLDS) -> None:
     """The same worlds by other estimators, under the same rules."""
     print(HEAD, flush=True)
-    for world in WORLDS:
+    for world in chosen:
         if world.lost or world.fixed_val:
             continue
         for size in blocks:
@@ -530,11 +530,15 @@ def main() -> None:
         choices=["worlds", "factorial", "others", "planted", "looks", "survivors"],
         help="one section (default: all)",
     )
+    parser.add_argument("--world", default="", help="worlds whose name contains this text (default: all)")
     options = parser.parse_args()
+    chosen = [world for world in WORLDS if options.world in world.name]
+    if not chosen:
+        parser.error(f"--world: no name contains {options.world!r}; they are {', '.join(w.name for w in WORLDS)}")
     sections: dict[str, Callable[[], object]] = {
-        "worlds": lambda: worlds(options.searches, options.blocks),
+        "worlds": lambda: worlds(options.searches, options.blocks, chosen),
         "factorial": lambda: worlds(options.searches, options.blocks, EXPLORATORY),
-        "others": lambda: others(options.searches, options.blocks),
+        "others": lambda: others(options.searches, options.blocks, chosen),
         "planted": lambda: planted(options.searches, options.blocks),
         "looks": lambda: looks(options.searches),
         "survivors": lambda: survivors(options.searches),
