@@ -278,15 +278,14 @@ class _Replay:
         ]
         before = [seeds for number, seeds in asked if number < position]
         after = [seeds for number, seeds in asked if number >= position]
-        found: int = (*before[-1:], *after, self._context.settings.seeds)[0]
-        return found
+        return (*before[-1:], *after, self._context.settings.seeds)[0]
 
     def _trials(self, position: int) -> int:
         """Proposals that are made before the adaptive arm ends the next time.
 
         A budget may have ended it early: it has ended where the first trial of a later phase has a record.
         """
-        count = sum(event["event"] == "task" for event in self._journal.all[:position])
+        count = len([event for event in self._journal.all[:position] if event["event"] == "task"])
         asked_more = False
         for event in self._journal.all[position:]:
             if event["event"] == "task":

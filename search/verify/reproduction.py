@@ -1,4 +1,4 @@
-"""`environment.lock` and `reproduce.sh`: what runs a search again elsewhere and says whether it comes to the same."""
+"""`environment.txt` and `reproduce.sh`: what runs a search again elsewhere and says whether it comes to the same."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from search.workspace.folder import kept_list, kept_space
 
 PROJECT = "longtail-tune"
 
-LOCK, SCRIPT = "environment.lock", "reproduce.sh"
+LOCK, SCRIPT = "environment.txt", "reproduce.sh"
 
 LEFT_OUT = ("name", "space", "output", "tracking_uri", "store", "store_limit", "address", "time_budget", "gpu_hours")
 """Options that say where a search lies and how long it may take, and nothing of what it finds."""

@@ -314,7 +314,7 @@ def test_the_environment_is_locked(finished):
     packages = environment()
     assert {"torch", "ray", "optuna", "mlflow", "numpy"} <= packages.keys()
     assert locked_version(folder, "torch") == packages["torch"]
-    assert all(line.count("==") == 1 for line in (folder / "environment.lock").read_text().splitlines())
+    assert all(line.count("==") == 1 for line in (folder / "environment.txt").read_text().splitlines())
 
 
 def test_the_script_asks_for_the_same_search(finished, tmp_path):
