@@ -17,7 +17,7 @@ from analysis.console import styled
 from analysis.text import printable, sentence
 from search.design import power_preview
 from search.design.labels import Design
-from search.execution import epoch_time as pace
+from search.execution import epoch_time
 from search.execution.cpus import allowed_cpus
 from search.phases import outlook
 from search.scheduling.early_stopping import SHORTENED
@@ -76,7 +76,7 @@ def show(console: Console, context: SearchContext, measure: bool = False) -> Non
     for note in context.start_notes:
         console.print(styled(sentence(note)))
     arms = _arms(context, design)
-    found = pace_of(context, measure)
+    found = time_of_epoch(context, measure)
     slots = max(1, settings.max_concurrent or _cores(settings.cpus_per_trial))
     table = Table(title="What would run", title_justify="left")
     for column in ("arm", "recipes", "seeds", "trials", "epochs", "with re-use", f"time on {slots} slots"):
@@ -262,12 +262,14 @@ def _at_random(draws: random.Random, fixed: Mapping[str, Any]) -> Pick:
     return pick
 
 
-def pace_of(context: SearchContext, measure: bool) -> pace.EpochTime | None:
+def time_of_epoch(context: SearchContext, measure: bool) -> epoch_time.EpochTime | None:
     """Seconds per epoch from the last search of such trials here, or else, where asked for, measured now."""
-    found = pace.known(context.settings, context.model)
+    found = epoch_time.known(context.settings, context.model)
     if found is None and measure:
-        found = pace.EpochTime(seconds_per_epoch(context), "of the baseline, measured on one slot of this machine")
-        pace.keep(context.settings, context.model, found)
+        found = epoch_time.EpochTime(
+            seconds_per_epoch(context), "of the baseline, measured on one slot of this machine"
+        )
+        epoch_time.keep(context.settings, context.model, found)
     return found
 
 

@@ -10,10 +10,9 @@ from html.parser import HTMLParser
 import pytest
 
 from analysis.conflicts.other_searches import OtherSearches, across, by_search
-from analysis.records import reader as load
+from analysis.records import reader
 from analysis.records.schema import Record
-from analysis.report import html as page
-from analysis.report import page as report
+from analysis.report import html, page
 from analysis.report.findings import gather
 from analysis.text import FORMULA, printable
 
@@ -47,14 +46,14 @@ class Page(HTMLParser):
 
 
 def written(made: list[Record], names: tuple[str, ...]) -> str:
-    trials = load.frame(made)
+    trials = reader.frame(made)
     *_, search, reason, kind = names
     about = {"data_notes": "\n".join(names), reason: kind, "tracking_uri": search, "command": list(names)}
-    found = gather(trials, curves=load.curves(load.frame(made)), margin=0.02, about=about)
+    found = gather(trials, curves=reader.curves(reader.frame(made)), margin=0.02, about=about)
     tables = {f"{name}{number}": found.conflicts for number, name in enumerate((search, kind))}
     elsewhere = OtherSearches(across(tables), by_search(tables), {reason: kind})
-    return report.render(gather(
-        trials, curves=load.curves(load.frame(made)), margin=0.02, about=about, other_searches=elsewhere,
+    return page.render(gather(
+        trials, curves=reader.curves(reader.frame(made)), margin=0.02, about=about, other_searches=elsewhere,
     ))  # fmt: skip
 
 
@@ -67,7 +66,7 @@ def figures() -> list[str]:
 @pytest.fixture(scope="module")
 def pages(figures, hostile) -> dict[str, Page]:
     drawn = []
-    to_html = page.to_html
+    to_html = html.to_html
 
     def drawing(figure, name):
         drawn.append(figure)
@@ -75,7 +74,7 @@ def pages(figures, hostile) -> dict[str, Page]:
 
     found = {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(page, "to_html", drawing)
+        patch.setattr(html, "to_html", drawing)
         for kind, names in (("plain", hostile.PLAIN), ("hostile", hostile.HOSTILE)):
             drawn.clear()
             found[kind] = Page()
@@ -135,15 +134,15 @@ def test_what_the_data_left_out_stands_before_the_first_result(pages, hostile):
 
 
 def test_the_notes_are_a_list_and_absent_without_any(hostile):
-    trials = load.frame(hostile.records())
-    shown = report.render(gather(trials, about={"data_notes": "3 images are left out\nval is cut"}))
+    trials = reader.frame(hostile.records())
+    shown = page.render(gather(trials, about={"data_notes": "3 images are left out\nval is cut"}))
     assert '<div class="note"><b>Data</b><ul><li>3 images are left out</li><li>val is cut</li></ul></div>' in shown
-    assert 'class="note"><b>Data' not in report.render(gather(trials))
+    assert 'class="note"><b>Data' not in page.render(gather(trials))
 
 
 def test_the_picture_of_hostile_names_is_drawn(hostile):
     from analysis.conflicts import pairwise
     from analysis.report.plots.heat_map_picture import heat_map_png
 
-    table = pairwise(load.frame(hostile.records()), margin=0.02)
+    table = pairwise(reader.frame(hostile.records()), margin=0.02)
     assert heat_map_png(table, title="\n".join(hostile.HOSTILE)).startswith(b"\x89PNG")

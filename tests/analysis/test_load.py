@@ -12,8 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from analysis.records import mlflow_runs
-from analysis.records import reader as load
+from analysis.records import mlflow_runs, reader
 from analysis.records.schema import Point, Record, RecordError, history
 from search.mlflow_tracker import Tracker
 
@@ -92,8 +91,8 @@ def write(uri: str, *records: Record, search: str = "demo", data: str = "digits-
 
 def test_what_was_logged_is_read_back(uri):
     write(uri, *RECORDS)
-    name, found = load.records(uri)
-    expected = load.frame(RECORDS)
+    name, found = reader.records(uri)
+    expected = reader.frame(RECORDS)
     assert name == "demo"
     assert list(found.columns) == list(expected.columns)
     assert found["run_id"].str.len().gt(0).all()
@@ -105,12 +104,12 @@ def test_what_was_logged_is_read_back(uri):
 
 def test_curves_are_read_back(uri):
     write(uri, *RECORDS)
-    _, trials = load.records(uri)
-    found = load.curves(trials)
-    expected = load.curves(load.frame(RECORDS))
+    _, trials = reader.records(uri)
+    found = reader.curves(trials)
+    expected = reader.curves(reader.frame(RECORDS))
     pd.testing.assert_frame_equal(found.drop(columns="run_id"), expected.drop(columns="run_id"))
-    assert load.curves(trials[:1])["value"].tolist() == [0.4, 0.61]
-    assert load.curves(trials, ["loss"]).empty
+    assert reader.curves(trials[:1])["value"].tolist() == [0.4, 0.61]
+    assert reader.curves(trials, ["loss"]).empty
 
 
 def test_a_later_stage_speaks_where_two_meet_and_members_are_averaged():
@@ -126,7 +125,7 @@ def test_a_later_stage_speaks_where_two_meet_and_members_are_averaged():
 
 def test_the_settings_are_read_back(uri):
     write(uri, *RECORDS)
-    assert load.settings(uri, "demo") == {"imbalance": 50}
+    assert reader.settings(uri, "demo") == {"imbalance": 50}
 
 
 def test_records_are_read_from_their_runs_while_a_search_goes_on(uri, tmp_path):
@@ -139,8 +138,8 @@ def test_records_are_read_from_their_runs_while_a_search_goes_on(uri, tmp_path):
     tracker.flush()
     written = next(tmp_path.rglob("records.jsonl")).read_text().splitlines()
     assert [Record.from_json(line) for line in written][1:2] == [RECORDS[1]] and len(written) == len(RECORDS)
-    expected = load.frame([*RECORDS[:3], *RECORDS[4:], again, trial("t6", started=1.7e9 + 10)])
-    found = load.records(uri)[1]
+    expected = reader.frame([*RECORDS[:3], *RECORDS[4:], again, trial("t6", started=1.7e9 + 10)])
+    found = reader.records(uri)[1]
     pd.testing.assert_frame_equal(found.drop(columns="run_id"), expected.drop(columns="run_id"))
     tracker.close()
     assert len(next(tmp_path.rglob("records.jsonl")).read_text().splitlines()) == len(expected)
@@ -150,13 +149,13 @@ def test_artifacts_that_are_gone_are_named(uri, tmp_path):
     write(uri, *RECORDS)
     for file in [*tmp_path.rglob("record.json"), *tmp_path.rglob("records.jsonl")]:
         file.unlink()
-    with pytest.raises(load.LoadError, match=r"record.json of run .* cannot be read from .* -m search.sync demo"):
-        load.records(uri, "demo")
+    with pytest.raises(reader.LoadError, match=r"record.json of run .* cannot be read from .* -m search.sync demo"):
+        reader.records(uri, "demo")
 
 
 def test_a_store_of_an_earlier_version_is_read(uri):
     """Its trials have a `record.json` each, and the search's run has no `records.jsonl`."""
-    client = load.connect(uri)
+    client = reader.connect(uri)
     experiment = mlflow_runs.experiment(client, "digits-lt")
     texts = {}
     for run in json.loads(Path(__file__).with_name("store_before.json").read_text(encoding="utf-8")):
@@ -167,10 +166,10 @@ def test_a_store_of_an_earlier_version_is_read(uri):
             mlflow_runs.write_artifact(client, made, name, text)
         client.set_terminated(made.info.run_id, run["status"])
         texts |= {run["tags"].get("trial", ""): run["artifacts"].get("record.json")}
-    assert load.searches(uri)["trials"].item() == 6
-    found = load.records(uri, "demo")[1]
+    assert reader.searches(uri)["trials"].item() == 6
+    found = reader.records(uri, "demo")[1]
     assert found["trial"].tolist() == ["t0", "t2", "t4"]
-    expected = load.frame(Record.from_json(texts[name]) for name in ("t0", "t2", "t4"))
+    expected = reader.frame(Record.from_json(texts[name]) for name in ("t0", "t2", "t4"))
     pd.testing.assert_frame_equal(found.drop(columns="run_id"), expected.drop(columns="run_id"))
     first = found.to_dict("records")[0]
     assert first["plan"] == {"stages": [{"name": "train"}]} and first["class_names"] == ("ant", "bee")
@@ -179,7 +178,7 @@ def test_a_store_of_an_earlier_version_is_read(uri):
     assert found["correct"].map(len).tolist() == [0, 0, 60] and found["setting"].tolist() == ["", "", "lr*3"]
     # a search that is resumed keeps these runs
     write(uri, *(Record.from_json(texts[name]) for name in ("t0", "t2", "t4")))
-    again = load.records(uri, "demo")[1]
+    again = reader.records(uri, "demo")[1]
     pd.testing.assert_frame_equal(again, found)
     assert client.get_run(first["run_id"]).data.tags["digest"] not in (None, "a1b0813fd7c46cc9")
 
@@ -221,47 +220,47 @@ print(json.dumps([found, run.data.tags["dummy"], [run.data.metrics["dummy/0"], r
 def test_the_latest_search_is_read_unless_one_is_named(uri):
     write(uri, trial("t0"), search="older")
     write(uri, trial("t0"), trial("t1"), search="newer", data="cifar10-lt")
-    assert load.records(uri)[0] == "newer"
-    name, found = load.records(uri, "older")
+    assert reader.records(uri)[0] == "newer"
+    name, found = reader.records(uri, "older")
     assert (name, len(found)) == ("older", 1)
-    table = load.searches(uri)
+    table = reader.searches(uri)
     assert table["name"].tolist() == ["newer", "older"]
     assert table["data"].tolist() == ["cifar10-lt", "digits-lt"]
     assert table["trials"].tolist() == table["finished"].tolist() == [2, 1]
     assert table["status"].tolist() == ["FINISHED"] * 2
-    assert load.find(uri, "older").params == {"imbalance": "50"}
+    assert reader.find(uri, "older").params == {"imbalance": "50"}
 
 
 def test_searches_beyond_one_page_are_read_whole(uri, monkeypatch):
     write(uri, *(trial(f"t{i}", seed=i) for i in range(5)))
     monkeypatch.setattr(mlflow_runs, "PAGE", 2)
-    assert load.records(uri)[1]["seed"].tolist() == [0, 1, 2, 3, 4]
+    assert reader.records(uri)[1]["seed"].tolist() == [0, 1, 2, 3, 4]
 
 
 def test_an_unknown_search_offers_the_nearest(uri):
-    with pytest.raises(load.LoadError, match="holds no search; run one first"):
-        load.records(uri)
+    with pytest.raises(reader.LoadError, match="holds no search; run one first"):
+        reader.records(uri)
     write(uri, trial("t0"), search="digits-2026")
-    with pytest.raises(load.LoadError, match=r"no search 'digit-2026' in .*; did you mean 'digits-2026'\?"):
-        load.records(uri, "digit-2026")
-    with pytest.raises(load.LoadError, match=r"no search 'q' in .*; it holds digits-2026"):
-        load.find(uri, "q")
+    with pytest.raises(reader.LoadError, match=r"no search 'digit-2026' in .*; did you mean 'digits-2026'\?"):
+        reader.records(uri, "digit-2026")
+    with pytest.raises(reader.LoadError, match=r"no search 'q' in .*; it holds digits-2026"):
+        reader.find(uri, "q")
 
 
 def test_reading_never_creates_a_store(tmp_path):
     with pytest.raises(
-        load.LoadError, match=r"there is no MLflow store at .*mlflow.db; run a search .* --tracking-uri"
+        reader.LoadError, match=r"there is no MLflow store at .*mlflow.db; run a search .* --tracking-uri"
     ):
-        load.searches(f"sqlite:///{tmp_path / 'mlflow.db'}")
+        reader.searches(f"sqlite:///{tmp_path / 'mlflow.db'}")
     assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("address", ["./mlruns", "file:./mlruns"])
 def test_a_folder_is_no_store(address):
     with pytest.raises(
-        load.LoadError, match=r"no longer opens folders .* --tracking-uri sqlite:///.*/mlruns/mlflow.db"
+        reader.LoadError, match=r"no longer opens folders .* --tracking-uri sqlite:///.*/mlruns/mlflow.db"
     ):
-        load.searches(address)
+        reader.searches(address)
 
 
 @pytest.mark.parametrize(
@@ -281,30 +280,30 @@ def test_records_that_no_search_writes_are_refused(uri, tmp_path, fields, match)
     next(tmp_path.rglob("records.jsonl")).unlink()
     (file,) = tmp_path.rglob("record.json")
     file.write_text("[" if fields is None else json.dumps(json.loads(file.read_text()) | fields))
-    with pytest.raises(load.LoadError, match=f"record.json of run .*{match}"):
-        load.records(uri)
+    with pytest.raises(reader.LoadError, match=f"record.json of run .*{match}"):
+        reader.records(uri)
 
 
 def test_a_trial_that_is_in_the_store_twice_is_refused(uri):
     write(uri, trial("t0"), trial("t1"))
-    client, found = load.connect(uri), load.find(uri)
+    client, found = reader.connect(uri), reader.find(uri)
     (run,) = mlflow_runs.pages(client, [found.experiment_id], "tags.trial = 't0'")
     client.set_tag(run.info.run_id, "trial", "t1")
-    with pytest.raises(load.LoadError, match=r"trial 't1' is in the store twice; repair that with: python -m search"):
-        load.records(uri)
+    with pytest.raises(reader.LoadError, match=r"trial 't1' is in the store twice; repair that with: python -m search"):
+        reader.records(uri)
 
 
 def test_a_search_without_trials_is_an_empty_table(uri):
     write(uri)
-    name, found = load.records(uri)
+    name, found = reader.records(uri)
     assert (name, len(found)) == ("demo", 0)
-    assert set(load.COLUMNS) <= set(found.columns)
-    assert math.isnan(load.searches(uri)["best_accuracy"].item())
-    assert len(load.ranking(found)) == 0
+    assert set(reader.COLUMNS) <= set(found.columns)
+    assert math.isnan(reader.searches(uri)["best_accuracy"].item())
+    assert len(reader.ranking(found)) == 0
 
 
 def ranked(*records: Record) -> list[dict]:
-    return load.ranking(load.frame(records)).to_dict("records")
+    return reader.ranking(reader.frame(records)).to_dict("records")
 
 
 def raced(recipe: str, seed: int, accuracy: float, arm: str = "race", **changes) -> Record:
@@ -355,12 +354,12 @@ def test_diverged_trials_are_counted_and_not_averaged():
 
 
 def test_the_baseline_is_the_one_of_the_design():
-    trials = load.frame(
+    trials = reader.frame(
         [raced("r0", 0, 0.5, "design"), raced("r0", 1, 0.5, "design")]
         + [trial(f"a{i}", recipe="other-lr", arm="adaptive", seed=i) for i in range(5)]
     )
-    assert load.baseline(trials) == "r0"
-    assert load.baseline(trials.iloc[:0]) == ""
+    assert reader.baseline(trials) == "r0"
+    assert reader.baseline(trials.iloc[:0]) == ""
 
 
 def test_of_two_confirmed_recipes_the_race_decides():
@@ -373,8 +372,8 @@ def test_of_two_confirmed_recipes_the_race_decides():
 
 
 def test_the_ranking_refuses_the_test_split_and_unknown_metrics():
-    trials = load.frame([PLAIN])
+    trials = reader.frame([PLAIN])
     with pytest.raises(RecordError, match="metric 'test/accuracy' is of the test split, which may not choose"):
-        load.ranking(trials, "test/accuracy")
+        reader.ranking(trials, "test/accuracy")
     with pytest.raises(RecordError, match=r"no trial has the metric 'final/acuracy'; did you mean 'final/accuracy'\?"):
-        load.ranking(trials, "final/acuracy")
+        reader.ranking(trials, "final/acuracy")

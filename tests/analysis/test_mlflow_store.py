@@ -29,7 +29,7 @@ from analysis.records.mlflow_store import (
     pair_name,
     shown,
 )
-from search import list as search_list
+from search.list import main as list_searches
 from search.mlflow_tracker import Tracker, where_to_look
 
 ROOT = Path(__file__).parents[2]
@@ -91,13 +91,13 @@ def test_the_store_of_the_environment_is_followed_and_said(tmp_path, monkeypatch
     assert address() == f"sqlite:///{tmp_path / 'team.db'}"
     assert address("sqlite:///own.db") == f"sqlite:///{tmp_path / 'own.db'}"
     make(tmp_path / "team.db")
-    assert search_list.main([]) == 0
+    assert list_searches([]) == 0
     said = capsys.readouterr().out
     assert f"searches in sqlite:///{tmp_path / 'team.db'} (from the environment variable MLFLOW_TRACKING_URI)" in said
     # a bare `mlflow ui` does not follow it
     assert where_to_look(address()) == f"mlflow ui --backend-store-uri sqlite:///{tmp_path / 'team.db'} -w 1"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "./mlruns")
-    assert search_list.main([]) == 2
+    assert list_searches([]) == 2
     assert "'./mlruns' (from the environment variable MLFLOW_TRACKING_URI): MLflow no longer" in capsys.readouterr().err
 
 

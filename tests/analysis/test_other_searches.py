@@ -7,7 +7,7 @@ from scipy import stats
 from statsmodels.stats.meta_analysis import combine_effects
 from statsmodels.stats.oneway import anova_generic
 
-from analysis.conflicts import other_searches as module
+from analysis.conflicts import other_searches
 from analysis.conflicts.other_searches import CONTRASTS, across, by_search
 from analysis.stats.meta import pool
 
@@ -131,18 +131,18 @@ def test_numbers_of_the_row():
     assert row.b_given_a == pytest.approx(-0.025) and row.interaction == pytest.approx(-0.05)
     assert (row.n_searches, row.searches, row.verdicts) == (2, "one, two", "conflict 2")
     assert row.b_given_a_low < -0.025 < row.b_given_a_high
-    assert module.words(across({"one": table(), "two": table()}))[0].startswith(
+    assert other_searches.words(across({"one": table(), "two": table()}))[0].startswith(
         "p × q: holds in all (conflict in 2 of 2 searches); conflict 2; adding the second: −3.0 ("
     )
 
 
 def test_one_search_is_nothing_to_compare(monkeypatch, capsys):
     for tables, said in (({}, "no search"), ({"one": table()}, "one search")):
-        monkeypatch.setattr(module, "from_store", lambda uri, tables=tables: (tables, {}))
-        assert module.main(["--tracking-uri", "sqlite:////data/x.db"]) == 0
+        monkeypatch.setattr(other_searches, "from_store", lambda uri, tables=tables: (tables, {}))
+        assert other_searches.main(["--tracking-uri", "sqlite:////data/x.db"]) == 0
         assert capsys.readouterr().out == f"nothing to compare: sqlite:////data/x.db has {said} with a conflict table\n"
 
 
 def test_a_store_that_is_not_there(tmp_path, capsys):
-    assert module.main(["--tracking-uri", f"sqlite:///{tmp_path}/none.db"]) == 2
+    assert other_searches.main(["--tracking-uri", f"sqlite:///{tmp_path}/none.db"]) == 2
     assert "error: " in capsys.readouterr().err

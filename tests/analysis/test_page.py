@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import formatting as words
-from analysis.records import reader as load
+from analysis import formatting
+from analysis.records import reader
 from analysis.records.schema import Point, Record
 from analysis.report import html as page
 from analysis.report import page as report
@@ -155,7 +155,7 @@ def records() -> list[Record]:
 def text(tmp_path_factory) -> str:
     path = tmp_path_factory.mktemp("page") / "report.html"
     made = records()
-    report.write(path, gather(load.frame(made), curves=load.curves(load.frame(made)), margin=0.02))
+    report.write(path, gather(reader.frame(made), curves=reader.curves(reader.frame(made)), margin=0.02))
     return path.read_text(encoding="utf-8")
 
 
@@ -229,7 +229,7 @@ def contrast(one: str, other: str) -> float:
 
 
 def test_signs_can_be_read_on_their_colours():
-    for name, look in words.VERDICTS.items():
+    for name, look in formatting.VERDICTS.items():
         assert contrast(look.colour, look.ink) >= 4.5, name
     assert contrast("#5b6470", "#ffffff") >= 4.5
 
@@ -262,7 +262,7 @@ def lab(colour: str, vision: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("vision", VISION)
 def test_verdicts_are_told_apart_by_every_colour_vision(vision):
-    colours = {name: look.colour for name, look in words.VERDICTS.items() if name != "not applicable"}
+    colours = {name: look.colour for name, look in formatting.VERDICTS.items() if name != "not applicable"}
     seen = {name: lab(colour, VISION[vision]) for name, colour in colours.items()}
     for one, other in itertools.combinations(seen, 2):
         # a difference of 2.3 is just noticeable

@@ -8,8 +8,7 @@ import pytest
 
 from analysis.formatting import VERDICTS
 from analysis.records.schema import ARMS
-from analysis.report.plots import curves as plots
-from analysis.report.plots import forest_plots as forests
+from analysis.report.plots import curves, forest_plots
 from analysis.report.plots.heat_map_picture import heat_map_png
 
 A, B, C = "train/mixup", "later/focal", "train/cost"
@@ -23,7 +22,7 @@ def pair(a: str, b: str, verdict: str, harm: float = -0.01) -> dict:
 def test_every_verdict_is_drawn_with_a_shape_of_its_own():
     drawn = [name for name in VERDICTS if name != "not applicable"]
     rows = pd.DataFrame([pair(f"a{index}", f"b{index}", name) for index, name in enumerate(VERDICTS)])
-    figure = forests.pairs(rows)
+    figure = forest_plots.pairs(rows)
     assert [trace.name for trace in figure.data] == [f"{VERDICTS[name].sign} {VERDICTS[name].name}" for name in drawn]
     assert len({trace.marker.symbol for trace in figure.data}) == len(drawn)
     assert sum(len(trace.x) for trace in figure.data) == 2 * len(drawn), "both directions of every pair"
@@ -38,10 +37,10 @@ def test_removals_are_sorted_by_what_is_lost():
             "loss_high": [0.03, 0.05, 0.07], "n_seeds": [5, 5, 5], "word": ["unknown", "needed", "needed"],
         }
     )  # fmt: skip
-    bars = forests.removals_info(table)
+    bars = forest_plots.removals_info(table)
     assert [bar.name for bar in bars] == ["without mixup and focal", "without focal", "without mixup"]
     assert (bars[1].value, bars[1].low, bars[1].high, bars[1].kind) == (-0.03, -0.05, -0.01, "needed")
-    figure = forests.removals(table, 0.02)
+    figure = forest_plots.removals(table, 0.02)
     assert {trace.name for trace in figure.data} == {"needed", "unknown"}
 
 
@@ -53,10 +52,10 @@ def test_the_path_starts_at_the_baseline():
             "gain_high": [math.nan, 0.12, 0.04],
         }
     )  # fmt: skip
-    steps = forests.path_info(table)
+    steps = forest_plots.path_info(table)
     assert [step.name for step in steps] == ["baseline", "+ mixup", "+ focal + cost"]
     assert [step.gain for step in steps] == ["", "+10.0 (+8.0 to +12.0)", "+2.0 (0.0 to +4.0)"]
-    figure = forests.path(table)
+    figure = forest_plots.path(table)
     assert list(figure.data[0].x) == [60, 70, 72] and list(figure.data[0].y) == [2, 1, 0]
 
 
@@ -69,8 +68,8 @@ def test_the_front_marks_its_knee_and_its_bars_are_the_intervals():
             "on_front": [True, True, False], "knee": [False, True, False],
         }
     )  # fmt: skip
-    assert [trade.kind for trade in plots.front_info(table)] == ["front", "knee", "beaten"]
-    figure = plots.front(table)
+    assert [trade.kind for trade in curves.front_info(table)] == ["front", "knee", "beaten"]
+    figure = curves.front(table)
     on = next(trace for trace in figure.data if trace.name == "on the front")
     assert on.error_x.array == pytest.approx((10,)) and on.error_y.arrayminus == pytest.approx((50,))
     assert "90.0 % (80.0 to 100.0)" in on.customdata[0]
@@ -89,5 +88,5 @@ def test_the_heat_map_is_also_a_picture():
 
 
 def test_every_arm_has_a_mark_of_its_own():
-    looks = [(plots.MARKERS[arm], plots.COLOURS[arm]) for arm in ARMS]
+    looks = [(curves.MARKERS[arm], curves.COLOURS[arm]) for arm in ARMS]
     assert len(set(looks)) == len(ARMS)

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from analysis.records import mlflow_runs
-from analysis.records import reader as load
+from analysis.records import mlflow_runs, reader
 from analysis.records.relocation import relocate
 from analysis.records.schema import Record
 from search.mlflow_tracker import Tracker
@@ -65,7 +64,7 @@ def test_a_copy_reads_and_writes_its_own_artifacts(project, tmp_path):
 def test_a_moved_store_is_read_where_it_is_and_the_old_place_stays_gone(project, tmp_path):
     project.rename(tmp_path / "moved")
     uri = f"sqlite:///{tmp_path}/moved/mlflow.db"
-    assert load.records(uri, "demo")[1]["plan"].item() == PLAN
+    assert reader.records(uri, "demo")[1]["plan"].item() == PLAN
     log(tmp_path / "moved", 1)
     assert not project.exists()
 

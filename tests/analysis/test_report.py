@@ -17,15 +17,12 @@ import pytest
 from analysis.conflicts import effects, pairwise
 from analysis.conflicts.other_searches import OtherSearches, across, by_search
 from analysis.formatting import VERDICTS, cost_of_the_rest, labels_of, points
-from analysis.records import reader as load
+from analysis.records import reader
 from analysis.records.schema import Point, Record, RecordError
-from analysis.report import cards, sections
-from analysis.report import page as report
+from analysis.report import cards, page, sections
 from analysis.report.findings import from_store, gather
 from analysis.report.html import MACROS
-from analysis.report.plots import curves as plots
-from analysis.report.plots import forest_plots as forests
-from analysis.report.plots import heat_map
+from analysis.report.plots import curves, forest_plots, heat_map
 from search.mlflow_tracker import Tracker, conflict_tags
 
 WEIGHT, DRAW, MIX = "train/cost_sensitive", "train/class_balanced", "later/mixup"
@@ -85,7 +82,7 @@ def records() -> list[Record]:
 
 @pytest.fixture(scope="module")
 def trials(records) -> pd.DataFrame:
-    return load.frame(records)
+    return reader.frame(records)
 
 
 @pytest.fixture(scope="module")
@@ -97,9 +94,9 @@ def table(trials) -> pd.DataFrame:
 def html(trials, records, tmp_path_factory) -> str:
     path = tmp_path_factory.mktemp("report") / "report.html"
     about = {"command": "python run_search.py", "commit": "<abc>"}
-    report.write(
+    page.write(
         path,
-        gather(trials, curves=load.curves(trials), margin=0.02, primary=[(WEIGHT, DRAW)], about=about),
+        gather(trials, curves=reader.curves(trials), margin=0.02, primary=[(WEIGHT, DRAW)], about=about),
     )
     return path.read_text(encoding="utf-8")
 
@@ -140,22 +137,22 @@ def test_a_pair_that_cannot_be_is_blank_and_one_that_is_unknown_is_not(table):
 
 
 def test_the_forests_are_sorted(table, trials):
-    alone = forests.effects_info(effects(trials))
+    alone = forest_plots.effects_info(effects(trials))
     assert [bar.name for bar in alone] == ["class_balanced", "cost_sensitive", "mixup"]
     assert [bar.kind for bar in alone][:2] == ["helps", "helps"]
-    pairs = forests.pairs_info(table)
+    pairs = forest_plots.pairs_info(table)
     assert len(pairs) == 6
     assert [bar.value for bar in pairs] == sorted(bar.value for bar in pairs)
     assert pairs[0].kind == "conflict" and pairs[0].low < pairs[0].value < pairs[0].high < 0
     assert {"class_balanced added to cost_sensitive", "cost_sensitive added to class_balanced"} == {
         bar.name for bar in pairs[:2]
     }
-    assert forests.pairs_info(table.assign(verdict="not applicable")) == []
+    assert forest_plots.pairs_info(table.assign(verdict="not applicable")) == []
 
 
 def test_effects_in_two_contexts_are_told_apart():
     row = {"trick": "a", "n_seeds": 3, "effect": -0.1, "low": -0.2, "high": -0.05}
-    bars = forests.effects_info(pd.DataFrame([row | {"context": "x"}, row | {"context": "y", "high": 0.1}]))
+    bars = forest_plots.effects_info(pd.DataFrame([row | {"context": "x"}, row | {"context": "y", "high": 0.1}]))
     assert [(bar.name, bar.kind) for bar in bars] == [
         ("a (x at equal length)", "hurts"),
         ("a (y at equal length)", "unresolved"),
@@ -163,8 +160,8 @@ def test_effects_in_two_contexts_are_told_apart():
 
 
 def test_curves_are_means_over_seeds(records):
-    rows = load.curves(load.frame(records[:8]))
-    (curve,) = plots.curves_info(rows, {"id-none": "baseline", "nowhere": "lost"})
+    rows = reader.curves(reader.frame(records[:8]))
+    (curve,) = curves.curves_info(rows, {"id-none": "baseline", "nowhere": "lost"})
     first, second = (r.metrics["final/accuracy"] for r in records[:8] if not r.tricks)
     assert (curve.name, curve.epochs, sorted(curve.seeds)) == ("baseline", [2, 4], [0, 1])
     assert curve.mean[1] == pytest.approx((first + second) / 2)
@@ -172,16 +169,16 @@ def test_curves_are_means_over_seeds(records):
 
 
 def test_recalls_are_sorted_by_the_training_images(trials):
-    (recall,) = plots.recalls_info(trials[trials["seed"] < 2], {"id-none": "baseline"})
+    (recall,) = curves.recalls_info(trials[trials["seed"] < 2], {"id-none": "baseline"})
     assert (recall.classes, recall.counts, recall.seeds) == ([1, 2, 0], [100, 30, 2], 2)
     accuracy = trials[(trials["recipe"] == "id-none") & (trials["seed"] < 2)]["final/accuracy"].mean()
     assert recall.mean == pytest.approx([accuracy + 0.1, accuracy + 0.1, accuracy - 0.2])
     assert recall.names == ["class 1", "class 2", "class 0"] and recall.val_counts == [30, 30, 30]
-    assert plots.recalls_info(trials.drop(columns=["recall/0", "recall/1", "recall/2"]), {"id-none": "x"}) == []
+    assert curves.recalls_info(trials.drop(columns=["recall/0", "recall/1", "recall/2"]), {"id-none": "x"}) == []
 
 
 def test_progress_counts_in_the_order_of_the_end():
-    rows = load.frame(
+    rows = reader.frame(
         [
             record("t1", (), 0, 0.6, seconds=50.0),
             record("t2", (), 1, 0.5),
@@ -189,7 +186,7 @@ def test_progress_counts_in_the_order_of_the_end():
             record("t4", (), 3, 0.55, arm="adaptive"),
         ]
     )
-    info = plots.progress_info(rows)
+    info = curves.progress_info(rows)
     assert (info.order, info.score, info.best) == ([1, 3, 4], [0.5, 0.55, 0.6], [0.5, 0.55, 0.6])
     assert info.arm == ["design", "adaptive", "design"]
 
@@ -227,7 +224,7 @@ def test_reasons_not_to_believe_the_search_come_first_where_there_are_any(trials
     found = gather(trials, margin=0.02)
     warned = dict(cards.answer(found))["Before you believe it"]
     assert warned == " ".join(found.health) and "Val is small for a margin of 2.0 points" in warned
-    text = words(report.render(found))
+    text = words(page.render(found))
     assert text.index("Before you believe it") < text.index("better together")
     large = trials.assign(val_counts=[(3000, 3000, 3000)] * len(trials))
     assert [name for name, _ in cards.answer(gather(large, margin=0.02))] == [*HEADINGS, "Best recipe"]
@@ -240,7 +237,7 @@ def test_pairs_that_gain_are_to_be_used_together():
         for seed in range(5)
         for number, (tricks, mean) in enumerate(cells.items())
     ]
-    answer = dict(cards.answer(gather(load.frame(rows), margin=0.02)))
+    answer = dict(cards.answer(gather(reader.frame(rows), margin=0.02)))
     assert answer["Use together"].startswith(
         "1 of 1 pairs. Adding each to the other helps, and both together beat the recipe without them. "
         "mixup × class_balanced (at least +6."
@@ -278,7 +275,7 @@ def test_a_pair_in_which_one_harms_is_not_a_pair_to_avoid(trials, table):
 
 
 def test_the_first_line_counts_the_lists(trials):
-    page_text = words(report.render(gather(trials, margin=0.02)))
+    page_text = words(page.render(gather(trials, margin=0.02)))
     assert "+ 0 better together ✓ 2 safe ✕ 1 to avoid ! 0 with one that hurts ? 0 not known yet" in page_text
     assert page_text.index("1 to avoid") < page_text.index("1 of 3 pairs")
 
@@ -309,11 +306,11 @@ def test_the_answer_says_what_is_not_known(trials):
 
 def test_a_leading_baseline_and_a_longer_recipe_are_said():
     plain = [record(f"t{seed}", (), seed, 0.7) for seed in range(3)]
-    answer = dict(cards.answer(gather(load.frame(plain))))
+    answer = dict(cards.answer(gather(reader.frame(plain))))
     assert answer["Best recipe"].startswith("No recipe is ahead of the baseline, which has 70.0 % accuracy")
     longer = [record(f"t{seed + 5}", (MIX,), seed, 0.8, images=1056) for seed in range(3)]
     longer.append(record("t9", (MIX,), 9, 0.1, outcome="diverged"))
-    answer = dict(cards.answer(gather(load.frame(plain + longer))))
+    answer = dict(cards.answer(gather(reader.frame(plain + longer))))
     assert "It trains on 2.0 times the images that the baseline sees." in answer["Best recipe"]
     assert "1 of its trials diverged." in answer["Best recipe"]
 
@@ -323,7 +320,7 @@ def test_the_test_split_is_told_for_the_confirmed_winner_and_the_baseline(trials
         record("t300", (DRAW, MIX), 200, 0.84, arm="confirm", metrics={"final/accuracy": 0.84, "test/accuracy": 0.83}),
         record("t301", (), 200, 0.66, arm="confirm", metrics={"final/accuracy": 0.66, "test/accuracy": 0.64}),
     ]
-    answer = dict(cards.answer(gather(pd.concat([trials, load.frame(confirmed)], ignore_index=True))))
+    answer = dict(cards.answer(gather(pd.concat([trials, reader.frame(confirmed)], ignore_index=True))))
     assert answer["Best recipe"].endswith(
         "On the test split, read once, it has 83.0 % (1 seed) and the baseline has 64.0 % (1 seed)."
     )
@@ -389,7 +386,7 @@ def test_one_file_and_one_line_make_a_section_and_a_broken_one_costs_no_page(tri
         (tmp_path / f"{name}.py").write_text(DUMMY.format(least=least, works=works))
     monkeypatch.setattr(sections, "__path__", [*sections.__path__, str(tmp_path)])
     monkeypatch.setattr(sections, "ORDER", (*names, "no_such_file", *sections.ORDER))
-    text = report.render(gather(trials, margin=0.02))
+    text = page.render(gather(trials, margin=0.02))
     assert structure(text).open == [] and {*names, *sections.ORDER} <= set(structure(text).ids)
     read = unescape(words(text))
     assert f"A dummy section <{len(trials)} trials>" in read and "A dummy section there are too few trials" in read
@@ -484,7 +481,7 @@ def test_the_tables_are_copied_as_csv_in_fractions(html, table):
 
 
 def test_an_empty_search_says_what_is_missing(trials, tmp_path):
-    text = report.write(tmp_path / "r.html", gather(trials.iloc[:0])).read_text(encoding="utf-8")
+    text = page.write(tmp_path / "r.html", gather(trials.iloc[:0])).read_text(encoding="utf-8")
     assert structure(text).open == []
     text = words(text)
     for sentence in (
@@ -499,16 +496,14 @@ def test_an_empty_search_says_what_is_missing(trials, tmp_path):
 
 
 def test_without_a_race_the_page_says_so(trials, tmp_path):
-    text = words(
-        report.write(tmp_path / "r.html", gather(trials[trials["arm"] == "design"])).read_text(encoding="utf-8")
-    )
+    text = words(page.write(tmp_path / "r.html", gather(trials[trials["arm"] == "design"])).read_text(encoding="utf-8"))
     assert "No race on fresh seeds has been run" in text
 
 
 def in_part(records: list[Record]) -> pd.DataFrame:
     """Of three classes, one has no val image."""
     evil = "</script><b>dog"
-    return load.frame(
+    return reader.frame(
         dataclasses.replace(
             one, val_counts=(0, 9, 2), class_names=(evil, "ant", "bee"), recalls=(math.nan, *one.recalls[1:]),
             metrics=one.metrics | {"final/classes_judged": 2.0, "final/classes_in_worst": 1.0},
@@ -519,7 +514,7 @@ def in_part(records: list[Record]) -> pd.DataFrame:
 
 def test_classes_without_val_images_are_named_where_the_accuracy_stands(records, tmp_path):
     trials = in_part(records)
-    html = report.write(tmp_path / "r.html", gather(trials, margin=0.02)).read_text(encoding="utf-8")
+    html = page.write(tmp_path / "r.html", gather(trials, margin=0.02)).read_text(encoding="utf-8")
     assert structure(html).open == [] and "<b>dog" not in html
     text = words(html)
     part = "1 of 3 classes has no val image: </script><b>dog. Accuracy on val is the mean recall of the other 2"
@@ -532,23 +527,23 @@ def test_classes_without_val_images_are_named_where_the_accuracy_stands(records,
     answer = dict(cards.answer(gather(trials, margin=0.02)))
     assert said in answer["Best recipe"]
     even = words(
-        report.write(tmp_path / "r.html", gather(load.frame(records), margin=0.02)).read_text(encoding="utf-8")
+        page.write(tmp_path / "r.html", gather(reader.frame(records), margin=0.02)).read_text(encoding="utf-8")
     )
     assert "no val image" not in even and "recalls on 30 val images of each class" in even
 
 
 def test_classes_are_shown_by_name(records, tmp_path):
     trials = in_part(records)
-    best, baseline = plots.recalls_info(
+    best, baseline = curves.recalls_info(
         trials[trials["seed"] >= 100], {"id-ced-xup": "best recipe", "id-none": "baseline"}
     )
     assert best.names == baseline.names == ["ant", "bee", "</script><b>dog"]
     assert math.isnan(best.mean[2]) and best.seeds == 3 and best.low[0] < best.mean[0] < best.high[0] <= 1
-    figure = plots.recalls([best, baseline])
+    figure = curves.recalls([best, baseline])
     assert figure.data[0].customdata[0].startswith("ant, 100 training images: 9")
     assert figure.layout.xaxis.ticktext[2] == "<b>&lt;/script&gt;&lt;b&gt;d…</b><br>2"
     assert figure.data[0].error_y.array[2] == 0
-    html = report.write(tmp_path / "r.html", gather(trials, margin=0.02)).read_text(encoding="utf-8")
+    html = page.write(tmp_path / "r.html", gather(trials, margin=0.02)).read_text(encoding="utf-8")
     source = re.search(r'<textarea id="csv-classes"[^>]*>(.*?)</textarea>', html, re.DOTALL).group(1)
     rows = list(csv.DictReader(io.StringIO(unescape(source))))
     assert [row["class"] for row in rows] == ["ant", "bee", "</script><b>dog"]
@@ -567,9 +562,9 @@ def test_text_of_others_is_escaped(tmp_path):
     rows += [record(f"t{seed + 30}", ("b",), seed, 0.7, title="b", recipe="c") for seed in range(3)]
     rows = [dataclasses.replace(row, context="") for row in rows]
     rows.append(record("t50", (evil,), 5, 0.1, outcome="failed", reason=evil))
-    trials = load.frame(rows)
-    text = report.write(
-        tmp_path / "r.html", gather(trials, curves=load.curves(load.frame(rows)), about={evil: evil})
+    trials = reader.frame(rows)
+    text = page.write(
+        tmp_path / "r.html", gather(trials, curves=reader.curves(reader.frame(rows)), about={evil: evil})
     ).read_text()
     assert "<img" not in text
     assert structure(text).open == []
@@ -600,7 +595,7 @@ def test_pairs_are_judged_by_further_metrics_behind_a_switch(trials, tmp_path):
         list(found.other_metrics.tables) == ["final/few", "final/smoothed_harmonic_mean"]
         and found.other_metrics.skipped == {}
     )
-    text = report.render(found)
+    text = page.render(found)
     assert structure(text).open == []
     assert text.count('type="radio" name="metric"') == 3
     assert "accuracy (decides)" in words(text) and "few-shot accuracy" in words(text)
@@ -617,7 +612,7 @@ def test_a_metric_that_some_trials_lack_is_skipped_with_the_reason(trials):
         list(found.other_metrics.tables) == ["final/smoothed_harmonic_mean"]
         and "final/few" in found.other_metrics.skipped["final/few"]
     )
-    assert "No table by few-shot accuracy: " in words(report.render(found))
+    assert "No table by few-shot accuracy: " in words(page.render(found))
 
 
 def checks(setting: str, means: dict) -> list[Record]:
@@ -633,7 +628,7 @@ def checks(setting: str, means: dict) -> list[Record]:
 
 def test_a_verdict_is_robust_where_it_holds_at_other_learning_rates(records):
     four = {cell: mean for cell, mean in MEANS.items() if MIX not in cell}
-    same = load.frame(records + checks("lr/3", four) + checks("lr*3", four))
+    same = reader.frame(records + checks("lr/3", four) + checks("lr*3", four))
 
     def robustness(trials: pd.DataFrame) -> list[str]:
         row = gather(trials, margin=0.02).conflicts.set_index(["a", "b"]).loc[DRAW, WEIGHT]
@@ -641,14 +636,14 @@ def test_a_verdict_is_robust_where_it_holds_at_other_learning_rates(records):
 
     assert robustness(same) == ["robust", "also shown at a third of the learning rate, three times the learning rate"]
     better = {**four, (WEIGHT, DRAW): 0.9}
-    other = robustness(load.frame(records + checks("lr/3", four) + checks("lr*3", better)))
+    other = robustness(reader.frame(records + checks("lr/3", four) + checks("lr*3", better)))
     assert other == ["at these settings", "not shown at three times the learning rate (better together)"]
-    half = robustness(load.frame(records + checks("lr/3", four)))
+    half = robustness(reader.frame(records + checks("lr/3", four)))
     assert half == ["at these settings", "not run at three times the learning rate"]
     short = [row for row in checks("lr/3", four) + checks("lr*3", four) if row.seed < 2]
-    told = dict(cards.answer(gather(load.frame(records + short), margin=0.02)))
+    told = dict(cards.answer(gather(reader.frame(records + short), margin=0.02)))
     assert "too few seeds at other learning rates to say whether it holds there" in told["Avoid together"]
-    assert "robust: also shown at a third" in words(report.render(gather(same, margin=0.02)))
+    assert "robust: also shown at a third" in words(page.render(gather(same, margin=0.02)))
 
 
 def test_nominated_pairs_are_judged_apart(records):
@@ -659,10 +654,10 @@ def test_nominated_pairs_are_judged_apart(records):
                arm="nominated", context="nominated:x")
         for seed in range(4) for number, (tricks, mean) in enumerate(cells.items())
     ]  # fmt: skip
-    found = gather(load.frame(records + rows), margin=0.02)
+    found = gather(reader.frame(records + rows), margin=0.02)
     assert found.nominated[["a", "b", "verdict"]].values.tolist() == [[*pair, "conflict"]]
     assert "train/focal" not in set(found.conflicts["a"])
-    assert "Pairs that the adaptive arm suggested" in words(report.render(found))
+    assert "Pairs that the adaptive arm suggested" in words(page.render(found))
 
 
 def test_stops_are_told_in_numbers(trials):
@@ -671,7 +666,7 @@ def test_stops_are_told_in_numbers(trials):
         record("t500", (MIX,), 100, 0.5, arm="adaptive", outcome="stopped", stop=stop, reason="too low"),
         record("t501", (MIX,), 100, 0.5, arm="adaptive", outcome="stopped", reason="an old record's words"),
     ]
-    text = words(report.render(gather(pd.concat([trials, load.frame(stopped)], ignore_index=True))))
+    text = words(page.render(gather(pd.concat([trials, reader.frame(stopped)], ignore_index=True))))
     assert "Why 2 trials were stopped" in text
     assert "50 % of its plan61.270.17a &gt; bclass_means" in text.replace("</td>", "") and "an old record's words" in (
         text.replace("&#x27;", "'")
@@ -685,14 +680,14 @@ def test_pairs_are_compared_with_other_searches(trials, table):
     found = gather(
         trials, margin=0.02, other_searches=OtherSearches(across(tables), each, {"third": "it has <no> design"})
     )
-    text = report.render(found)
+    text = page.render(found)
     assert structure(text).open == [] and "figure-elsewhere" in text
     read = words(text)
     assert "2 searches of the store have pairs in common." in read and "other: digits-lt, imbalance 10" in read
     assert "differs" in read and "Left out, third: it has &lt;no&gt; design" in read
-    bars = forests.other_searches_info(each)
+    bars = forest_plots.other_searches_info(each)
     assert [bar.kind for bar in bars[:2]] == ["compatible", "compatible"] and len(bars) == 6
-    alone = words(report.render(gather(trials, margin=0.02)))
+    alone = words(page.render(gather(trials, margin=0.02)))
     assert "Not known: the store holds no other search with these pairs." in alone
 
 
@@ -700,17 +695,17 @@ def test_a_fixed_val_is_named_with_its_images_share(trials):
     rng = np.random.default_rng(1)
     hits = [tuple(int(hit) for hit in rng.random(200) < y) for y in trials["final/accuracy"]]
     fixed = trials.assign(correct=hits, split_seed=0, **{"final/accuracy": [sum(h) / 200 for h in hits]})
-    text = words(report.render(gather(fixed, margin=0.02)))
+    text = words(page.render(gather(fixed, margin=0.02)))
     assert "Val is the same 200 images in every block: their share of the variance" in text
-    assert "Every block has its own split" in words(report.render(gather(trials, margin=0.02)))
+    assert "Every block has its own split" in words(page.render(gather(trials, margin=0.02)))
     unknown = trials.assign(split_seed=0)
-    assert "too narrow for new ones" in words(report.render(gather(unknown, margin=0.02)))
+    assert "too narrow for new ones" in words(page.render(gather(unknown, margin=0.02)))
 
 
 def around(trials: pd.DataFrame) -> pd.DataFrame:
     """The winner, each of its two tricks removed, and the baseline, over four fresh blocks."""
     cells = {(): 0.6, (DRAW,): 0.8, (MIX,): 0.61, (DRAW, MIX): 0.8}
-    return load.frame(
+    return reader.frame(
         [
             record(f"t{3000 + 10 * seed + number}", tricks, 900 + seed, mean + 0.003 * ((seed + number) % 3),
                    arm="around", context="around:w")
@@ -721,14 +716,14 @@ def around(trials: pd.DataFrame) -> pd.DataFrame:
 
 def test_what_the_best_recipe_needs(trials):
     found = gather(pd.concat([trials, around(trials)], ignore_index=True), margin=0.02)
-    text = report.render(found)
+    text = page.render(found)
     assert {"figure-path", "figure-removals", "csv-path", "csv-removals"} <= set(structure(text).ids)
     rows = {row["removed"]: row for row in csv_of(text, "removals")}
     assert rows[DRAW]["word"] == "needed" and rows[MIX]["word"] == "may be removed"
     steps = csv_of(text, "path")
     assert [step["added"] for step in steps] == ["", DRAW, MIX]
     assert float(steps[-1]["total"]) == pytest.approx(0.2, abs=0.01)
-    assert "Not known: the best recipe was not run with some" in words(report.render(gather(trials)))
+    assert "Not known: the best recipe was not run with some" in words(page.render(gather(trials)))
 
 
 def csv_of(html: str, name: str) -> list[dict[str, str]]:
@@ -738,7 +733,7 @@ def csv_of(html: str, name: str) -> list[dict[str, str]]:
 
 def test_the_front_is_drawn_on_a_large_val(trials):
     large = with_metrics(trials).assign(val_counts=[(60, 60, 60)] * len(trials))
-    text = report.render(gather(large, margin=0.02))
+    text = page.render(gather(large, margin=0.02))
     assert "figure-front" in structure(text).ids
     rows = csv_of(text, "front")
     assert sum(row["knee"] == "True" for row in rows) == 1
@@ -752,11 +747,11 @@ def test_primary_pairs_may_come_as_text(trials):
 
 
 def test_the_front_is_refused_on_a_small_val(trials):
-    assert "needs at least 50 val images per class" in words(report.render(gather(trials)))
+    assert "needs at least 50 val images per class" in words(page.render(gather(trials)))
 
 
 def test_the_context_names_the_other_tricks(trials):
-    text = words(report.render(gather(trials, about={"epochs_scale": 0.5})))
+    text = words(page.render(gather(trials, about={"epochs_scale": 0.5})))
     assert "4 epochs (50 % of the standard length); no other trick on" in text
 
 
@@ -777,7 +772,7 @@ def test_the_command_reads_the_latest_search(uri, records, table, tmp_path, caps
     assert found.conflicts["primary"].tolist() == [False, False, True]
     assert [name for name, _ in cards.answer(found)] == ["Before you believe it", *HEADINGS, "Best recipe"]
 
-    assert report.main(["--out", "page.html"]) == 0
+    assert page.main(["--out", "page.html"]) == 0
     assert capsys.readouterr().out == f"report of search demo (41 trials in {uri}): page.html\n"
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert structure(text).open == [] and "figure-curves" in text
@@ -794,18 +789,18 @@ def test_the_command_reads_the_latest_search(uri, records, table, tmp_path, caps
     assert sorted(set(found.other_searches.searches["search"])) == [
         "demo: digits-lt, imbalance 50, resnet8, 4 epochs", "other: digits-lt, imbalance 10, resnet8, 4 epochs"
     ]  # fmt: skip
-    assert "figure-elsewhere" in report.render(found)
+    assert "figure-elsewhere" in page.render(found)
 
-    assert report.main(["--search", "dmo"]) == 2
+    assert page.main(["--search", "dmo"]) == 2
     assert "did you mean 'demo'?" in capsys.readouterr().err
-    assert report.main(["--out", str(tmp_path / "nowhere" / "page.html")]) == 2
+    assert page.main(["--out", str(tmp_path / "nowhere" / "page.html")]) == 2
     assert "page.html cannot be written: No such file or directory" in capsys.readouterr().err
     assert not (tmp_path / "report.html").exists()
 
 
 def test_the_command_without_a_store_says_what_to_do(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert report.main([]) == 2
+    assert page.main([]) == 2
     assert capsys.readouterr().err.startswith("python -m analysis.report: error: there is no MLflow store at ")
     assert not any(tmp_path.iterdir())
 

@@ -12,7 +12,7 @@ from PIL import Image
 from rich.console import Console
 
 import run_search
-from analysis.records import reader as load
+from analysis.records import reader
 from analysis.records.schema import Record
 from search.commands.export import document
 from search.console import summary
@@ -41,7 +41,7 @@ def record(seed: int) -> Record:
 
 
 def test_the_screen_names_the_classes_beside_the_best_accuracy(tmp_path: Path) -> None:
-    trials = load.frame(record(seed) for seed in range(2))
+    trials = reader.frame(record(seed) for seed in range(2))
     best = document(trials, {PLAN.id: PLAN.to_dict()}.__getitem__)
     assert best["measured"]["metric"].endswith(f"; {PART}")
     assert best["measured"]["prediction"]["low"] < 0.8  # seven images that all seeds get right are no promise

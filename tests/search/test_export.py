@@ -10,7 +10,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from analysis.records import reader as load
+from analysis.records import reader
 from analysis.records.schema import Record
 from search.commands import export
 from search.commands.export import ExportError, document
@@ -59,7 +59,7 @@ PLANS = {made.plan.id: made.plan.to_dict() for made in (BASE, ONE, TWO)}
 
 
 def best(records=RECORDS, **more) -> dict:
-    return document(load.frame(records), PLANS.__getitem__, **more)
+    return document(reader.frame(records), PLANS.__getitem__, **more)
 
 
 def test_the_best_recipe_with_its_numbers_by_hand():
@@ -185,7 +185,7 @@ def test_the_verdicts_are_those_of_every_look_at_its_share(uri, tmp_path, monkey
         for one in RECORDS:
             tracker.log(one)
         tracker.summary({}, {"looks": "[1]"})
-    assert load.looks(uri, "looked") == [1]
+    assert reader.looks(uri, "looked") == [1]
     asked = []
     monkeypatch.setattr(export, "verdict_table", lambda trials, **given: asked.append(given))
     assert main(["--tracking-uri", uri, "--out", str(tmp_path / "best.yaml")]) == 0
@@ -216,7 +216,7 @@ def test_a_store_that_is_not_there(tmp_path, capsys):
 
 
 def test_records_keep_their_plan(logged):
-    assert ONE.plan.to_dict() in load.records(logged, "demo")[1]["plan"].tolist()
+    assert ONE.plan.to_dict() in reader.records(logged, "demo")[1]["plan"].tolist()
     assert dataclasses.asdict(RECORDS[0])["plan"] == BASE.plan.to_dict()
 
 

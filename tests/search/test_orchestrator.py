@@ -10,9 +10,9 @@ from collections import Counter
 
 import pytest
 
-from analysis.conflicts import candidates as nominate
+from analysis.conflicts import candidates
 from analysis.recipes.ablation import path, removals
-from analysis.records import reader as load
+from analysis.records import reader
 from analysis.records.schema import NUMBERS, Point, Record
 from search import phases
 from search.design.removal import removable
@@ -674,7 +674,7 @@ def conflicting(request: TrialRequest) -> float:
 def whole(small_race, monkeypatch):
     """Every phase, few seeds."""
     monkeypatch.setattr(World, "phases", small_phases(2, 1, 2, Tune(1, 2, 1)))
-    monkeypatch.setattr(nominate, "FEWEST", 2)
+    monkeypatch.setattr(candidates, "FEWEST", 2)
     monkeypatch.setattr(sys.modules[__name__], "accuracy", conflicting)
     return {
         "seeds": 3, "trials": 16, "children_per_start": 2, "tune_baseline": True, "start_points": True,
@@ -806,7 +806,7 @@ def test_around_the_winner_there_is_a_way_down_to_the_baseline(tmp_path, whole):
     assert cells[max(cells, key=len)].recipe.plan.id == winner.plan.id
     assert cells[frozenset()].recipe.plan.id == world.orchestrator.state.factory.baseline.plan.id
     assert {request.seed for request in requests} == {6000, 6001}
-    trials = load.frame(world.orchestrator.state.records.values())
+    trials = reader.frame(world.orchestrator.state.records.values())
     steps = path(trials, winner=winner.plan.id)
     assert steps["recipe"].iloc[0] == world.orchestrator.state.factory.baseline.plan.id
     assert steps["recipe"].iloc[-1] == winner.plan.id
@@ -826,7 +826,7 @@ def test_another_winner_has_all_cells_of_its_own(tmp_path, whole, monkeypatch):
     monkeypatch.setattr(SearchState, "winner", property(lambda self: other))
     world.begin()
     world.play()
-    trials = load.frame(world.orchestrator.state.records.values())
+    trials = reader.frame(world.orchestrator.state.records.values())
     for winner in (former, other):
         steps = path(trials, winner=winner.plan.id)
         assert steps["recipe"].iloc[0] == state.factory.baseline.plan.id

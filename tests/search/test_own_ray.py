@@ -164,12 +164,12 @@ ASKED = """
 import json, os, sys, time
 import ray
 before = {**os.environ}
-from search.execution import cluster; from search.execution import gpu_shares as resources
+from search.execution import cluster, gpu_shares
 from search.settings import Settings
 import psutil
 
 settings = Settings(name="x", space="x", data="digits-lt")
-note = resources.join(settings)
+note = gpu_shares.join(settings)
 me = psutil.Process()
 pids = ray.get([ray.remote(lambda: os.getpid()).remote()])
 family = [me, *me.children(recursive=True)]
@@ -186,7 +186,7 @@ found["left"] = [p.pid for p in psutil.wait_procs(family[1:], timeout=20)[1]]
 found["restored"] = dict(os.environ) == before
 found["gone"] = not os.path.exists(folder)
 # and once more, with another token
-resources.join(settings)
+gpu_shares.join(settings)
 found["again"] = ray.get(ray.remote(lambda: 7).remote())
 cluster.stop()
 print(json.dumps(found))

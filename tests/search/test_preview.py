@@ -9,7 +9,7 @@ from search.console.preview import count, seconds_per_epoch, show, trained, tree
 from search.context import SearchContext
 from search.design.labels import make_design
 from search.design.power_preview import FEWEST_FIRST_STAGES
-from search.execution import epoch_time as pace
+from search.execution import epoch_time
 from search.settings import Settings
 from spaces.domain import Space, Stage, forbid, integer, log_uniform, one_of, some_of, trick, uniform
 from trainables.data import standard
@@ -100,7 +100,7 @@ def test_it_shows_and_leaves_nothing(tmp_path):
 
 def test_the_time_is_that_of_the_last_search_here(tmp_path):
     looked = search(tmp_path)
-    pace.keep(looked.settings, looked.model, pace.EpochTime(90.0, "median of search y"))
+    epoch_time.keep(looked.settings, looked.model, epoch_time.EpochTime(90.0, "median of search y"))
     console = Console(width=160, record=True)
     show(console, looked)
     shown = console.export_text()

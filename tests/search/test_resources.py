@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 
 from search.context import SearchContext
-from search.execution import gpu_shares as resources
+from search.execution import gpu_shares
 from search.execution.gpu_shares import WORKER_ENVIRONMENT, ResourceAllocator, Share, neediest, propose
 from search.request import Request
 from search.run import launch
@@ -148,7 +148,7 @@ def test_a_lost_trial_is_begun_three_times_in_all():
 
 def test_a_share_that_never_comes_is_given_up(monkeypatch):
     shares, clock = ResourceAllocator(Share(1, 0.25), Share(8, 1)), [100.0]
-    monkeypatch.setattr(resources.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(gpu_shares.time, "monotonic", lambda: clock[0])
     assert shares.retry("a", "OutOfMemoryError: x", lost=False)
     # while another of ours runs it may be that one which holds it
     for clock[0] in (100.0, 5_000.0):
@@ -220,7 +220,7 @@ class Somebody:
 
 @pytest.mark.slow
 def test_a_search_ends_where_a_larger_share_is_held_by_others(one_gpu, tmp_path, monkeypatch):
-    monkeypatch.setattr(resources, "WAIT_SECONDS", 2.0)
+    monkeypatch.setattr(gpu_shares, "WAIT_SECONDS", 2.0)
     other = ray.remote(num_cpus=0, num_gpus=0.6)(Somebody).remote()
     try:
         records, again, _ = run(tmp_path, monkeypatch, {"greedy": 0.5}, gpus_per_trial=0.25)
@@ -262,17 +262,17 @@ def test_auto_refuses_what_does_not_fit_a_whole_gpu(one_gpu, tmp_path, monkeypat
 def test_more_than_ray_has_is_refused(one_gpu):
     settings = Settings(name="x", space="s", data="digits-lt", gpus_per_trial=2.0)
     with pytest.raises(SettingsError, match="asks for 1 CPUs and 2 GPUs, but Ray has 2 CPUs and 1 GPUs"):
-        resources.slots(settings)
+        gpu_shares.slots(settings)
 
 
 def test_a_store_that_a_node_does_not_see_is_refused(one_gpu, tmp_path, monkeypatch):
     settings = Settings(name="x", space="s", data="digits-lt", address="here:1", output=str(tmp_path))
-    resources.check_storage(settings)
+    gpu_shares.check_storage(settings)
     assert not list((tmp_path / "stages").iterdir())
     # what is written here does not get there
     monkeypatch.setattr(Path, "write_text", lambda *_, **__: 0)
     with pytest.raises(SettingsError, match=r"is not seen from node .* give a folder on storage that all nodes share"):
-        resources.check_storage(settings)
+        gpu_shares.check_storage(settings)
 
 
 def test_a_home_folder_that_cannot_be_written(tmp_path):
@@ -284,7 +284,7 @@ def test_a_home_folder_that_cannot_be_written(tmp_path):
         "ray.shutdown()\n"
     )
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
-    root = str(Path(resources.__file__).parents[2])
+    root = str(Path(gpu_shares.__file__).parents[2])
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=120,
         env=environment | {"HOME": "/proc/nowhere", "PYTHONPATH": root},

@@ -16,9 +16,10 @@ from markdown_it import MarkdownIt
 from analysis.conflicts import at_looks
 from analysis.conflicts.search_verdicts import with_robustness
 from analysis.console import Console
-from analysis.records import reader as load
+from analysis.records import reader
+from analysis.report.findings import gather
 from analysis.text import FORMULA, printable
-from search import mlflow_tracker as tracking
+from search import mlflow_tracker
 from search.__main__ import parser
 from search.commands import export
 from search.commands.explain import show_stop
@@ -46,7 +47,7 @@ def tables_of(trials, winner: str | None) -> dict:
 
 def result(records, folder: Path, name: str = "mine") -> SearchResult:
     """What a search with these records leaves, made by what makes it in a search."""
-    trials = load.frame(records)
+    trials = reader.frame(records)
     table = at_looks(trials, margin=0.02)
     settings = {"final_share": 0.5}
     best = export.document(trials, lambda recipe: {"stages": []}, conflicts=table, settings=settings)
@@ -106,7 +107,7 @@ def test_no_file_is_named_that_is_not_there(found):
 
 def test_another_recipe_is_offered_where_there_is_one(found, hostile):
     one = [record for record in hostile.records() if not record.tricks]
-    trials = load.frame(one)
+    trials = reader.frame(one)
     alone = SearchResult("mine", found.folder, True, trials, None, None, {}, (0.0, 0.0), tables_of(trials, None))
     assert "search.export" not in said(alone, settings_of(found.folder))
 
@@ -177,7 +178,7 @@ def test_the_note_in_mlflow_is_plain_text_under_headings(found, hostile):
 
 
 def test_where_to_look_can_be_pasted():
-    assert shlex.split(tracking.where_to_look("sqlite:////a $(b)/c.db"))[3] == "sqlite:////a $(b)/c.db"
+    assert shlex.split(mlflow_tracker.where_to_look("sqlite:////a $(b)/c.db"))[3] == "sqlite:////a $(b)/c.db"
 
 
 def test_a_stopped_trial_is_explained_in_one_line(hostile):

@@ -17,13 +17,12 @@ import pandas as pd
 import pytest
 from filelock import FileLock
 
-from analysis.records import mlflow_runs, mlflow_store
-from analysis.records import reader as load
+from analysis.records import mlflow_runs, mlflow_store, reader
 from analysis.records.schema import Point, Record
-from search import list as search_list
-from search import mlflow_tracker as tracking
+from search import mlflow_tracker
 from search.commands.list import ELSEWHERE
 from search.commands.sync import sync
+from search.list import main as list_searches
 from search.mlflow_tracker import Tracker, TrackingError
 from search.scheduling.journal import Journal
 from search.settings import Settings
@@ -89,14 +88,15 @@ def search(uri: str, folder: Path, resume: bool = False) -> Tracker:
         {"trials": 3, "margin": 0.02}, {"space": "space.py"}, choices=["train/draw", "train/weight"], resume=resume
     )
     tracker.replay(RECORDS)
-    tracker.summary({}, tracking.conflict_tags(PAIRS), {"conflicts.csv": "a,b\n"}, replace=tracking.FINDINGS)
+    tags = mlflow_tracker.conflict_tags(PAIRS)
+    tracker.summary({}, tags, {"conflicts.csv": "a,b\n"}, replace=mlflow_tracker.FINDINGS)
     tracker.mark(PAIRS)
     return tracker
 
 
 def contents(uri: str) -> dict[str, dict]:
     """Everything that the store says of the search, without ids and the times at which it was written."""
-    client = load.connect(uri)
+    client = reader.connect(uri)
     (experiment,) = mlflow_runs.experiments(client)
     found = mlflow_runs.pages(client, [experiment], "")
     names = {run.info.run_id: f"{run.data.tags['level']} {run.data.tags[run.data.tags['level']]}" for run in found}
@@ -175,7 +175,7 @@ def test_a_writer_killed_before_any_of_its_calls(journal, uri, tmp_path, empty_s
     for fatal in itertools.count(1):
         (tmp_path / str(fatal)).mkdir()
         mine = f"sqlite:///{shutil.copy(empty_store, tmp_path / str(fatal) / 'mlflow.db')}"
-        (folder / tracking.INDEX).unlink()
+        (folder / mlflow_tracker.INDEX).unlink()
         mortal.calls, mortal.fatal = 0, fatal
         killed(mine, folder)
         survived = mortal.calls < fatal
@@ -188,7 +188,7 @@ def test_a_writer_killed_before_any_of_its_calls(journal, uri, tmp_path, empty_s
             continue
         assert "as the journal has them" in sync("demo", tracking_uri=mine)
         found = contents(mine)
-        kept = tracking.SearchRun.read(folder)
+        kept = mlflow_tracker.SearchRun.read(folder)
         if not kept.concluded:  # killed before there were any results
             wanted = without_results(expected)
             assert without_results(found) == wanted, f"killed before call {fatal}"
@@ -215,7 +215,7 @@ def without_results(found: dict[str, dict]) -> dict[str, dict]:
 def test_runs_that_were_deleted_doubled_changed_or_put_in_by_hand(journal, uri):
     assert search(uri, journal.path.parent).close() == []
     expected = contents(uri)
-    client = load.connect(uri)
+    client = reader.connect(uri)
     (experiment,) = mlflow_runs.experiments(client)
     found = {run.data.tags["level"] + str(i): run for i, run in enumerate(mlflow_runs.pages(client, [experiment], ""))}
     trials = [run for name, run in found.items() if name.startswith("trial")]
@@ -232,9 +232,9 @@ def test_runs_that_were_deleted_doubled_changed_or_put_in_by_hand(journal, uri):
         contents(uri)
     sync("demo")
     assert contents(uri) == expected
-    before = (journal.path.parent / tracking.INDEX).read_text()
+    before = (journal.path.parent / mlflow_tracker.INDEX).read_text()
     assert "0 runs written, 0 runs moved" in sync("demo")
-    assert (journal.path.parent / tracking.INDEX).read_text() == before and contents(uri) == expected
+    assert (journal.path.parent / mlflow_tracker.INDEX).read_text() == before and contents(uri) == expected
 
 
 @pytest.mark.parametrize("what", ["deleted", "empty", "half-made", "damaged", "text"])
@@ -261,7 +261,7 @@ def test_a_database_that_is_gone_or_spoilt_is_kept_and_written_again(journal, ur
         os.utime(file, (1.7e9, 1.7e9))
     spoilt = file.read_bytes() if file.exists() else b""
     # every command says in one line what is the matter, and how it is mended
-    for command in (search_list.main, lambda _: export(), lambda _: report()):
+    for command in (list_searches, lambda _: export(), lambda _: report()):
         if what != "damaged":  # which is read where it is whole
             assert command([]) == 2
             said = capsys.readouterr().err
@@ -324,7 +324,7 @@ def test_a_database_that_is_locked_for_a_while_loses_nothing(journal, uri, tmp_p
         holder.execute("ROLLBACK")
     tracker._writer.join()
     assert "3 trials of 2 recipes are in" in sync("demo")
-    assert len(load.records(uri, "demo")[1]) == 3
+    assert len(reader.records(uri, "demo")[1]) == 3
     assert "Traceback" not in caplog.text
 
 
@@ -345,7 +345,7 @@ def test_an_outage_is_waited_for_while_the_search_runs(journal, uri, monkeypatch
     time.sleep(1.2)
     away.clear()
     assert tracker.close() == []
-    assert len(load.records(uri, "demo")[1]) == 3
+    assert len(reader.records(uri, "demo")[1]) == 3
     assert [record.getMessage() for record in caplog.records] == [
         "no MLflow server answers; the search continues, and the journal has everything"
     ]
@@ -367,8 +367,8 @@ def test_a_search_that_tracked_nothing_is_written_later(journal, uri, tmp_path):
 def test_a_search_of_which_nothing_is_kept_but_its_journal(journal, uri, capsys):
     sync("demo")
     assert "mlflow.json was missing; python run_search.py --resume demo computes" in capsys.readouterr().err
-    assert len(load.records(uri, "demo")[1]) == 3
-    assert load.settings(uri, "demo")["seeds"] == 5
+    assert len(reader.records(uri, "demo")[1]) == 3
+    assert reader.settings(uri, "demo")["seeds"] == 5
 
 
 def test_a_search_that_runs_is_not_synced(journal, uri, capsys):
@@ -399,7 +399,7 @@ def test_the_list_says_whether_a_driver_is_alive(journal, uri, capsys):
     lock = folder / LOCK
 
     def status() -> str:
-        assert search_list.main([]) == 0
+        assert list_searches([]) == 0
         return capsys.readouterr().out.splitlines()[2].split()[-1]
 
     with FileLock(lock):
@@ -424,7 +424,7 @@ def test_a_copied_project_reads_and_writes_its_own_artifacts(journal, uri, tmp_p
     sync("demo", tracking_uri=mine)
     assert len(list(copy.rglob("record.json"))) == 3
     assert {path: path.read_bytes() for path in before} == before
-    assert load.records(mine, "demo")[1]["plan"].tolist() == [{"stages": ["train"]}] * 3
+    assert reader.records(mine, "demo")[1]["plan"].tolist() == [{"stages": ["train"]}] * 3
 
 
 def test_the_best_of_an_arm_never_falls(journal, uri):
@@ -435,25 +435,25 @@ def test_the_best_of_an_arm_never_falls(journal, uri):
     ):
         tracker.log(after(number, trial=f"t{number}", seed=number, arm=arm, metrics={"final/accuracy": accuracy}))
     assert tracker.close() == []
-    client, run_id = load.connect(uri), load.find(uri).run_id
+    client, run_id = reader.connect(uri), reader.find(uri).run_id
     names = [name for name in client.get_run(run_id).data.metrics if "best" in name]
     assert sorted(names) == [f"best_trial/{arm}" for arm in ("adaptive", "confirm", "design", "race")]
     for name in names:
         values = [point.value for point in client.get_metric_history(run_id, name)]
         assert values == sorted(values)
-    assert (load.find(uri).best_accuracy, load.find(uri).best_arm) == (0.62, "confirm")
+    assert (reader.find(uri).best_accuracy, reader.find(uri).best_arm) == (0.62, "confirm")
 
 
 def test_every_choice_of_the_space_is_a_parameter_of_every_run(uri, journal):
     assert search(uri, journal.path.parent).close() == []
-    client = load.connect(uri)
+    client = reader.connect(uri)
     (experiment,) = mlflow_runs.experiments(client)
     for level in ("recipe", "trial"):
         found = mlflow_runs.pages(client, [experiment], f"tags.level = '{level}'")
         assert {(run.data.params["train/draw"], run.data.params["train/weight"]) for run in found} == {
             ("none", "none"), ("class_balanced", "none")
         }  # fmt: skip
-    assert load.records(uri)[1]["choices"].tolist()[0] == PLAIN.choices
+    assert reader.records(uri)[1]["choices"].tolist()[0] == PLAIN.choices
 
 
 def test_names_in_other_scripts_do_not_meet(uri, journal):
@@ -464,11 +464,11 @@ def test_names_in_other_scripts_do_not_meet(uri, journal):
     tracker.start({}, {})
     tracker.log(after(0, choices=choices, curve=curve))
     pairs = PAIRS.loc[[0, 0]].assign(a=["größe/x", "grüße/x"], verdict=["conflict", "synergy"])
-    tracker.summary(tags=tracking.conflict_tags(pairs))
+    tracker.summary(tags=mlflow_tracker.conflict_tags(pairs))
     assert tracker.close() == []
-    (row,) = load.records(uri)[1].to_dict("records")
+    (row,) = reader.records(uri)[1].to_dict("records")
     assert row["choices"] == choices
-    client = load.connect(uri)
+    client = reader.connect(uri)
     found = client.get_run(row["run_id"]).data.metrics
     assert [found[mlflow_store.key(f"{name}/accuracy")] for name in names] == [0.1 * n for n in range(len(names))]
     (experiment,) = mlflow_runs.experiments(client)
@@ -484,4 +484,4 @@ def test_a_start_that_failed_does_not_keep_the_name(uri, tmp_path):
     tracker.start({}, {}, resume=False)
     tracker.replay(RECORDS)
     assert tracker.close() == []
-    assert len(load.searches(uri)) == 1
+    assert len(reader.searches(uri)) == 1

@@ -11,11 +11,10 @@ import sqlite3
 import pandas as pd
 import pytest
 
-from analysis.records import mlflow_runs
-from analysis.records import reader as load
+from analysis.records import mlflow_runs, reader
 from analysis.records.mlflow_index import ELSEWHERE
 from analysis.records.schema import Point, Record, RecordError
-from search import list as search_list
+from search.list import main as list_searches
 from search.mlflow_tracker import Tracker, TrackingError, check, conflict_tags, default_uri, prepare, where_to_look
 
 PLAIN = Record(
@@ -45,7 +44,7 @@ def write(uri: str, *records: Record, search: str = "demo", status: str = "FINIS
 
 
 def runs(uri: str, level: str) -> dict:
-    client = load.connect(uri)
+    client = reader.connect(uri)
     (experiment,) = mlflow_runs.experiments(client)
     name = {"search": "search", "recipe": "recipe", "trial": "trial"}[level]
     return {run.data.tags[name]: run for run in mlflow_runs.pages(client, [experiment], f"tags.level = '{level}'")}
@@ -104,7 +103,7 @@ def test_curves_are_histories_with_the_epoch_as_step(uri):
     )
     write(uri, trial("t0", curve=PLAIN.curve + members))
     run_id = runs(uri, "trial")["t0"].info.run_id
-    history = load.connect(uri).get_metric_history
+    history = reader.connect(uri).get_metric_history
 
     def points(key: str) -> list[tuple[int, float]]:
         return [(point.step, round(point.value, 9)) for point in history(run_id, key)]
@@ -158,7 +157,7 @@ def test_resuming_continues_the_same_runs(uri):
     after = {level: {k: v.info.run_id for k, v in runs(uri, level).items()} for level in ("search", "recipe", "trial")}
     assert after["search"] == before["search"] and after["recipe"] == before["recipe"]
     assert {name: after["trial"][name] for name in ("t0", "t1")} == before["trial"]
-    assert len(load.records(uri)[1]) == 3
+    assert len(reader.records(uri)[1]) == 3
     assert runs(uri, "recipe")["r0"].data.metrics["seeds"] == 3
     search = runs(uri, "search")["demo"]
     assert search.data.params == {"trials": "2", "new": "x"}
@@ -178,17 +177,17 @@ def test_what_only_tunes_checks_or_surrounds_leads_nothing(uri):
 def test_a_trial_that_was_cut_off_while_it_was_written_is_completed(uri):
     write(uri, trial("t0"), trial("t1", seed=1))
     run_id = runs(uri, "trial")["t1"].info.run_id
-    load.connect(uri).update_run(run_id, status="RUNNING")
-    assert list(load.records(uri)[1]["trial"]) == ["t0"]
+    reader.connect(uri).update_run(run_id, status="RUNNING")
+    assert list(reader.records(uri)[1]["trial"]) == ["t0"]
     write(uri, trial("t1", seed=1))
     assert runs(uri, "trial")["t1"].info.run_id == run_id
-    assert list(load.records(uri)[1]["trial"]) == ["t0", "t1"]
+    assert list(reader.records(uri)[1]["trial"]) == ["t0", "t1"]
 
 
 def test_a_failed_trial_that_ran_again_takes_its_run_over(uri):
     write(uri, trial("t0", outcome="failed", metrics={}))
     write(uri, trial("t0", 0.6))
-    (row,) = load.records(uri)[1].to_dict("records")
+    (row,) = reader.records(uri)[1].to_dict("records")
     assert (row["outcome"], row["final/accuracy"]) == ("finished", 0.6)
 
 
@@ -206,7 +205,7 @@ def test_many_classes_stay_within_the_limits(uri):
     metrics = {name: run.data.metrics for name, run in runs(uri, "trial").items()}
     assert "recall/0" not in metrics["t0"] and "recall/199" in metrics["t1"]
     assert runs(uri, "trial")["t0"].data.tags["counts"] == ELSEWHERE
-    found = load.records(uri)[1].set_index("trial")
+    found = reader.records(uri)[1].set_index("trial")
     assert (found["counts"]["t0"], found["val_counts"]["t0"], found["class_names"]["t0"]) == (whole, whole, names)
     assert found["class_names"]["t1"] == ("ant", "bee")
 
@@ -214,14 +213,14 @@ def test_many_classes_stay_within_the_limits(uri):
 def test_a_record_that_has_unknown_numbers_is_json_that_every_reader_accepts(uri):
     write(uri, trial("t0", recalls=(0.9, math.nan)))
     run = runs(uri, "trial")["t0"]
-    text = mlflow_runs.read_artifact(load.connect(uri), run, "record.json")
+    text = mlflow_runs.read_artifact(reader.connect(uri), run, "record.json")
 
     def refuse(name: str) -> None:
         raise ValueError(name)
 
     record = Record.from_dict(json.loads(text, parse_constant=refuse))
     assert record.recalls[0] == 0.9 and math.isnan(record.recalls[1])
-    assert math.isnan(load.records(uri)[1]["recall/1"].item())
+    assert math.isnan(reader.records(uri)[1]["recall/1"].item())
 
 
 def test_data_may_be_called_anything(uri):
@@ -229,7 +228,7 @@ def test_data_may_be_called_anything(uri):
     tracker.start({}, {})
     tracker.log(trial("t0", data=tracker.data))
     assert tracker.close() == []
-    assert load.records(uri)[1]["data"].item() == load.searches(uri)["data"].item() == tracker.data
+    assert reader.records(uri)[1]["data"].item() == reader.searches(uri)["data"].item() == tracker.data
 
 
 def test_long_plans_are_logged_in_several_batches(uri):
@@ -238,7 +237,7 @@ def test_long_plans_are_logged_in_several_batches(uri):
     write(uri, trial("t0", choices=choices, curve=curve))
     run = runs(uri, "trial")["t0"]
     assert len(run.data.params) == 251 + 5
-    assert len(load.curves(load.records(uri)[1])) == 2000
+    assert len(reader.curves(reader.records(uri)[1])) == 2000
 
 
 PAIRS = pd.DataFrame(
@@ -264,10 +263,10 @@ def test_verdicts_are_tags_of_the_search_run(uri):
     assert search.data.tags["conflict/x--y.x28.2.x29."] == "not applicable"
     # one metric of each pair would be one chart of each pair
     assert not [name for name in search.data.metrics if name.startswith("conflict")]
-    names = {file.path for file in load.connect(uri).list_artifacts(search.info.run_id)}
+    names = {file.path for file in reader.connect(uri).list_artifacts(search.info.run_id)}
     assert names == {"conflicts.csv", "best.yaml"}
     experiment = search.info.experiment_id
-    assert mlflow_runs.pages(load.connect(uri), [experiment], f"tags.`{key}` = 'conflict'")
+    assert mlflow_runs.pages(reader.connect(uri), [experiment], f"tags.`{key}` = 'conflict'")
 
 
 def test_what_a_former_winner_needed_goes_away(uri):
@@ -312,7 +311,7 @@ def test_one_query_finds_every_search_and_recipe_with_a_conflict(uri):
     finally:
         mlflow.set_tracking_uri(before)
     one = runs(uri, "search")["one"]
-    assert {file.path for file in load.connect(uri).list_artifacts(one.info.run_id)} == {
+    assert {file.path for file in reader.connect(uri).list_artifacts(one.info.run_id)} == {
         "conflicts.csv", "records.jsonl"
     }  # fmt: skip
 
@@ -325,8 +324,8 @@ def test_verdicts_reach_recipes_of_a_search_that_goes_on(uri):
     tracker.replay([trial("t0", recipe="r-both", tricks=both)])
     tracker.mark(PAIRS)
     assert tracker.close() == []
-    recipe = next(run for run in mlflow_runs.pages(load.connect(uri), [runs(uri, "search")["demo"].info.experiment_id],
-                                            "tags.level = 'recipe'"))  # fmt: skip
+    experiment = runs(uri, "search")["demo"].info.experiment_id
+    recipe = next(iter(mlflow_runs.pages(reader.connect(uri), [experiment], "tags.level = 'recipe'")))
     assert recipe.data.tags["conflict/train/class_balanced--train/cost_sensitive"] == "conflict"
 
 
@@ -344,7 +343,7 @@ def test_errors_of_the_writer_are_told_and_do_not_raise(uri, caplog):
     assert lines[0].startswith("MLflow did not take trial t1 (ValueError: could not convert string to float: 'high')")
     assert tracker.missing.startswith("MLflow lacks trial t1: MLflow did not take trial t1 (ValueError: could not")
     assert tracker.missing.endswith("write it later with: python -m search.sync demo")
-    assert list(load.records(uri)[1]["trial"]) == ["t2"]
+    assert list(reader.records(uri)[1]["trial"]) == ["t2"]
 
 
 def test_what_fails_once_is_written_on_the_second_attempt(uri, monkeypatch):
@@ -362,7 +361,7 @@ def test_what_fails_once_is_written_on_the_second_attempt(uri, monkeypatch):
     tracker.log(trial("t0"))
     tracker.flush()
     assert tracker.close() == []
-    assert list(load.records(uri)[1]["trial"]) == ["t0"]
+    assert list(reader.records(uri)[1]["trial"]) == ["t0"]
 
 
 def test_an_exception_in_the_search_ends_its_run_as_killed(uri):
@@ -371,7 +370,7 @@ def test_an_exception_in_the_search_ends_its_run_as_killed(uri):
         tracker.log(trial("t0"))
         raise KeyboardInterrupt
     assert runs(uri, "search")["demo"].info.status == "KILLED"
-    assert list(load.records(uri)[1]["trial"]) == ["t0"]
+    assert list(reader.records(uri)[1]["trial"]) == ["t0"]
 
 
 def test_log_before_start_and_after_close_is_refused(uri):
@@ -439,7 +438,7 @@ def test_a_store_of_another_mlflow_is_refused_with_mlflows_own_advice(uri, tmp_p
 
 def test_a_deleted_experiment_is_refused(uri):
     write(uri, trial("t0"))
-    client = load.connect(uri)
+    client = reader.connect(uri)
     client.delete_experiment(client.get_experiment_by_name("longtail/digits-lt").experiment_id)
     with pytest.raises(TrackingError, match=r"experiment 'longtail/digits-lt' was deleted .* restore"):
         Tracker(uri, "demo", "digits-lt").start({}, {})
@@ -453,10 +452,10 @@ def test_a_server_that_does_not_answer_is_refused_at_once():
 
 
 def test_the_list_of_searches(uri, capsys):
-    assert search_list.main([]) == 0
+    assert list_searches([]) == 0
     assert "no search yet" in capsys.readouterr().out
     write(uri, trial("t0", 0.614), trial("t1", seed=1, outcome="stopped"))
-    assert search_list.main(["--tracking-uri", uri]) == 0
+    assert list_searches(["--tracking-uri", uri]) == 0
     out = capsys.readouterr().out
     assert out.splitlines()[0] == f"searches in {uri}"
     assert out.splitlines()[1].split() == ["search", "data", "started", "(UTC)", "trials", "finished", "best", "status"]
@@ -466,7 +465,7 @@ def test_the_list_of_searches(uri, capsys):
 
 def test_the_list_without_a_store_says_what_to_do(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert search_list.main([]) == 2
+    assert list_searches([]) == 2
     error = capsys.readouterr().err
     assert error.startswith(
         f"python -m search.list: error: there is no MLflow store at {tmp_path / 'mlflow.db'}; run a search"
@@ -482,7 +481,7 @@ def test_the_best_is_the_leader_of_the_ranking(uri):
         trial("t2", 0.70, recipe="r2", title="raced", arm="race", seed=100),
         trial("t3", 0.65, recipe="r0", arm="race", seed=100),
     )
-    assert load.searches(uri)["best_accuracy"].item() == 0.70
-    assert load.ranking(load.records(uri)[1])["title"].tolist() == ["raced", "baseline", "lucky"]
+    assert reader.searches(uri)["best_accuracy"].item() == 0.70
+    assert reader.ranking(reader.records(uri)[1])["title"].tolist() == ["raced", "baseline", "lucky"]
     with pytest.raises(RecordError, match="of the test split, which may not choose anything"):
-        load.ranking(load.records(uri)[1], "test/accuracy")
+        reader.ranking(reader.records(uri)[1], "test/accuracy")
