@@ -11,12 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+from markupsafe import Markup
+from pandas.io.formats.style import Styler
 
 from analysis import files
 from analysis.console import Console, styled
 from analysis.records import reader
 from analysis.records.schema import Record, RecordError
 from analysis.report import findings_json
+from analysis.report.findings import Findings
+from analysis.report.notebook import found_html, styled_conflicts
 from analysis.text import csv_text, sentence
 from search import mlflow_tracker
 from search.commands import export
@@ -55,6 +59,7 @@ class SearchResult:
         health: Reasons not to believe the search, whole sentences; empty where there are none.
         interrupted: Whether a person ended it.
         failed: Whether it ended early because it could not continue.
+        findings: What the report shows; `None` where it could not be made.
     """
 
     name: str
@@ -69,6 +74,18 @@ class SearchResult:
     health: tuple[str, ...] = ()
     interrupted: bool = False
     failed: bool = False
+    findings: Findings | None = field(default=None, repr=False, compare=False)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the report's cards, the best recipe, and the pairs coloured by verdict."""
+        if self.findings is None:
+            return str(Markup("<p>Search {}: no report could be made.</p>").format(self.name))
+        return found_html(self.name, self.findings)
+
+    @property
+    def styled_conflicts(self) -> Styler | None:
+        """`conflicts` for people: worst pairs first, coloured by verdict; `None` where there is no table."""
+        return None if self.conflicts is None else styled_conflicts(self.conflicts)
 
 
 @dataclass
@@ -141,7 +158,7 @@ def conclude(
         epoch_time.keep(settings, context.model, measured)
     result = SearchResult(
         settings.name, folder, ending.complete, trials, conflicts, best, ending.display.phase_seconds,
-        ending.display.saved, tables, health, ending.interrupted, ending.failed,
+        ending.display.saved, tables, health, ending.interrupted, ending.failed, findings,
     )  # fmt: skip
     settling = state.extra_blocks is not None and orchestrator.phase != "done"
     # before MLflow is waited for: a server that does not answer must not keep the results back

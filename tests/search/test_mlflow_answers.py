@@ -10,8 +10,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from analysis.records import mlflow_runs
-from analysis.records import reader as load
+from analysis.records import mlflow_runs, reader
 from search.mlflow_tracker import Tracker, conflict_tags, conflicts_in, saved_view
 from search.mlflow_tracker.names import distinct_name, recipe_name
 from tests.search.test_tracking import PLAIN, runs, trial
@@ -99,7 +98,7 @@ def test_which_tricks_conflict_is_answered_by_recipes_chart_and_search(uri):
 
     search = runs(uri, "search")["demo"]
     assert search.data.tags["conflicts"] == "focal × class_balanced"
-    client = load.connect(uri)
+    client = reader.connect(uri)
     images = sorted(file.path for file in client.list_artifacts(search.info.run_id, "images"))
     assert [path.partition("+step+")[0] for path in images] == ["images/conflicts"] * 2
     assert search.data.tags["mlflow.loggedImages"] == "True"

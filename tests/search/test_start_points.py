@@ -1,17 +1,22 @@
-"""`--start best.yaml`: recipes of the user's own, trained, learnt from and raced."""
+"""`--start best.yaml`, recipes of the user's own, and `--like SEARCH`, what an earlier search has shown."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
 from search.context import SearchContext
+from search.earlier import like, teach, write_lessons
 from search.option import SettingsError
 from search.phases.published import Published
 from search.phases.race import Race
+from search.scheduling.journal import Journal
+from search.scheduling.sampler import Sampler
 from search.settings import Settings
 from search.start_points import check_start_points, kept_start, notes_on
 from search.state import SearchState
 from spaces.domain import Space, Stage, one_of
+from tests.search.test_tracking import PLAIN
 from trainables.final.data_identity import identity
 from trainables.final.recipe import to_yaml
 from trainables.plan import Recipe, build, defaults
@@ -102,3 +107,51 @@ def test_seeds_that_chose_a_start_point_are_told(tmp_path):
     starts = made(tmp_path, exported(tmp_path, recipe, measured=measured)).starts
     (note,) = notes_on(starts, first_seed=0)
     assert "--seed N" in note and notes_on(starts, first_seed=10_000) == []
+
+
+def earlier_search(tmp_path: Path) -> tuple[SearchContext, list[Recipe]]:
+    """A search that has finished two recipes in its design, and another one in its race."""
+    context = made(tmp_path, name="before")
+    context.settings.folder.mkdir(parents=True)
+    context.settings.save()
+    recipes = [
+        recipe_of(context, SPACE), recipe_of(context, SPACE, "first/input_mixup"),
+        recipe_of(context, SPACE, "first/cost_sensitive"),
+    ]  # fmt: skip
+    journal = Journal(context.settings.folder / "journal.jsonl")
+    fingerprint = context.splits.fingerprint(0)
+    shown = [(0, "design", 0.5), (1, "design", 0.6), (1, "adaptive", 0.8), (2, "race", 0.9)]
+    for number, (place, arm, accuracy) in enumerate(shown):
+        recipe = recipes[place]
+        record = dataclasses.replace(
+            PLAIN, search="before", trial=f"{arm}-{number}", arm=arm, recipe=recipe.plan.id, plan=recipe.plan.to_dict(),
+            metrics={"final/accuracy": accuracy}, fingerprint=fingerprint,
+        )  # fmt: skip
+        journal.write("record", record=record.to_dict())
+    return context, recipes
+
+
+def test_a_search_that_is_like_another_one_begins_with_what_it_has_shown(tmp_path):
+    before, recipes = earlier_search(tmp_path)
+    fields = like(before.settings)
+    assert fields["data"] == "digits-lt" and fields["start_points"] is False and "name" not in fields
+    context = made(tmp_path, name="after", like="before")
+    context.settings.folder.mkdir()
+    write_lessons(context, context.settings.folder)
+    sampler = Sampler(SPACE, context.standard, 1.0, None, "after", 0)
+    assert "begins with 2 of the 2 recipes" in teach(context, sampler)
+    sampler.learn(recipes[0], 0.55)  # what this search measures goes before what that one has shown
+    lessons = sampler.take_in()
+    found = {trial.user_attrs["recipe"]: (trial.value, trial.user_attrs["arm"]) for trial in sampler.study.trials}
+    # the mean over the seeds of design and adaptive arm; nothing from the race, whose seeds this search uses again
+    assert found == {
+        recipes[0].plan.id: (0.55, "design"), recipes[1].plan.id: (pytest.approx(0.7), "earlier"),
+    }  # fmt: skip
+    assert len(lessons) == 2 and sampler.take_in() == []
+
+
+def test_a_search_of_other_data_is_not_begun_with(tmp_path):
+    earlier_search(tmp_path)
+    context = made(tmp_path, name="after", like="before", imbalance=10.0)
+    with pytest.raises(SettingsError, match=r"--like before: its data .* are not those of this search"):
+        write_lessons(context, tmp_path)

@@ -88,9 +88,8 @@ def search(uri: str, folder: Path, resume: bool = False) -> Tracker:
         {"trials": 3, "margin": 0.02}, {"space": "space.py"}, choices=["train/draw", "train/weight"], resume=resume
     )
     tracker.replay(RECORDS)
-    tracker.summary(
-        {}, mlflow_tracker.conflict_tags(PAIRS), {"conflicts.csv": "a,b\n"}, replace=mlflow_tracker.FINDINGS
-    )
+    tags = mlflow_tracker.conflict_tags(PAIRS)
+    tracker.summary({}, tags, {"conflicts.csv": "a,b\n"}, replace=mlflow_tracker.FINDINGS)
     tracker.mark(PAIRS)
     return tracker
 
