@@ -299,8 +299,7 @@ def check_values(seam: str, results: Sequence[Tensor], at: World) -> None:
     expected: Any = {
         **dict.fromkeys(("draw", "partner"), ((first.numel(),), torch.int64)),
         # an augment trick may add views
-        **dict.fromkeys(("image", "augment"), ((len(first), *at.batch.images.shape[1:]), torch.uint8)),
-        "inside": ((len(first), *at.x.shape[1:]), at.x.dtype),
+        **dict.fromkeys(("image", "augment"), ((*first.shape[:1], *at.batch.images.shape[1:]), torch.uint8)),
         "target": ((size, classes), torch.float64),
         "weight": ((size,), torch.float64),
         **dict.fromkeys(("loss", "penalty"), ((size,), floating)),
@@ -310,6 +309,7 @@ def check_values(seam: str, results: Sequence[Tensor], at: World) -> None:
     if seam in ("draw", "partner"):
         assert 0 <= first.min() <= first.max() < len(at.facts.labels), "an index lies outside the training images"
     elif seam == "inside":
+        assert found == ((len(first), *at.x.shape[1:]), at.x.dtype), f"rows must be like those given, got {found}"
         assert len(first) >= size, "an inside trick may add rows and must not remove any"
         assert all(len(result) == len(first) for result in results[1:]), "every row needs an index, labels and shares"
         assert results[2].shape == results[3].shape, "labels and shares of a row must have the same shape"

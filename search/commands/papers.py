@@ -339,7 +339,7 @@ def run_tables(options: argparse.Namespace) -> int:
         words = [word for table in compared for word in ("--table", table.table.id)]
         words += [word for name, value in searches.items() for word in (OPTIONS[name].flag, str(value))]
         file.parent.mkdir(parents=True, exist_ok=True)
-        files.write(file, page(paper, compared, command("longtail-tune papers", *words)))
+        files.write(file, page(paper, compared, command("longtail-tune", "papers", *words)))
         echo(f"Written: {file}")
     return 0
 

@@ -60,16 +60,6 @@ def execute(
 ) -> None:
     """Runs trials until the orchestrator has none left, a person interrupts, or Ray is lost.
 
-    Args:
-        orchestrator: Decides what runs.
-        context: The search.
-        callback: Turns what trials report into records.
-        scheduler: Stops trials early.
-        shares: Share of the machine of each trial.
-        slots: Trials at a time.
-        interrupts: Signals of this process.
-        own_ray: Whether Ray was started by this process.
-
     Raises:
         Exception: What a record could not be taken for, e.g. a journal that cannot be written.
     """
@@ -116,11 +106,7 @@ class _DriverOnly:
 
 
 class Failure(_DriverOnly):
-    """Takes the error that Ray tells a trial, as it is: Ray would pickle it into a file, and read that back.
-
-    Args:
-        trial: Ray's.
-    """
+    """Takes the error that Ray tells a trial, as it is: Ray would pickle it into a file, and read that back."""
 
     def __init__(self, trial: Any) -> None:
         self._trial = trial
@@ -155,7 +141,7 @@ class TuneSearcher(_DriverOnly, Searcher):  # type: ignore[misc]
         request = self._orchestrator.next()
         if request is not None:
             # one string: Ray flattens, formats and copies every key of a configuration
-            share = self._shares.of(request.id)
+            share = self._shares.share_of(request.id)
             spec = json.dumps(self._spec_of(request))
             return {"task": request.id, "spec": spec, "cpus": share.cpus, "gpus": share.gpus}
         return Searcher.FINISHED if self._orchestrator.finished else None
@@ -171,14 +157,7 @@ class TuneSearcher(_DriverOnly, Searcher):  # type: ignore[misc]
 
 
 class TuneScheduler(_DriverOnly, FIFOScheduler):  # type: ignore[misc]
-    """Ray's scheduler: stops trials of the adaptive arm as `CohortASHA` decides, and no others.
-
-    Args:
-        orchestrator: Knows the trials.
-        halving: Early stopping.
-        shares: Knows which trial waits for a larger share.
-        slots: Trials at a time.
-    """
+    """Ray's scheduler: stops trials of the adaptive arm as `CohortASHA` decides, and no others."""
 
     def __init__(self, orchestrator: Orchestrator, halving: CohortASHA, shares: ResourceAllocator, slots: int) -> None:
         super().__init__()
@@ -218,8 +197,8 @@ class TuneScheduler(_DriverOnly, FIFOScheduler):  # type: ignore[misc]
         self._keep_processes(tune_controller)
         waiting = (trial for trial in reversed(tune_controller.get_trials()) if trial.status == "PENDING")
         newest = next(waiting, None)
-        hopeless = self._shares.hopeless(self._orchestrator.running)
-        if newest is not None and hopeless and newest.config["task"] in hopeless:
+        starved = self._shares.starved(self._orchestrator.running)
+        if newest is not None and starved and newest.config["task"] in starved:
             # the recorder hears of its end, and sees that it never began
             tune_controller.stop_trial(newest)
             return None
@@ -322,7 +301,7 @@ class TuneCallback(_DriverOnly, Callback):  # type: ignore[misc]
         name = trial.config["task"]
         if name in self._shares.waiting:
             self._shares.waiting.discard(name)
-            self._record(name, "failed", self._shares.unmet(name))
+            self._record(name, "failed", self._shares.why_starved(name))
             return
         decision = self._scheduler.decisions.get(name)
         outcome = self._last[name]["outcome"] if decision is None else "stopped"
@@ -335,7 +314,7 @@ class TuneCallback(_DriverOnly, Callback):  # type: ignore[misc]
         name = trial.config["task"]
         said = self._last.get(name, {}).get("failure")
         reason, lost = describe_error(trial.handle_error.error) if said is None else (said, False)
-        share = self._shares.of(name)
+        share = self._shares.share_of(name)
         again = self._shares.retry(name, reason, lost) if name in self._orchestrator.running else ""
         if again:
             log.info("%s: %s (%s)", name, again, reason)
@@ -343,7 +322,7 @@ class TuneCallback(_DriverOnly, Callback):  # type: ignore[misc]
                 kept.pop(name, None)
             self._orchestrator.requeue(name, f"{again} ({reason})", share.gpus)
             return
-        self._record(name, "failed", self._shares.note(name, reason))
+        self._record(name, "failed", self._shares.why_failed(name, reason))
 
     def _record(self, name: str, outcome: str, reason: str, stop: Mapping[str, Any] = MappingProxyType({})) -> None:
         if self._problem is not None or name not in self._orchestrator.running:
@@ -390,7 +369,7 @@ class TuneCallback(_DriverOnly, Callback):  # type: ignore[misc]
             curve=tuple(Point(**point) for point in points),
             reason=reason or payload.get("reason", ""),
             stop=dict(stop),
-            gpus=self._shares.of(name).gpus,
+            gpus=self._shares.share_of(name).gpus,
             memory=payload.get("memory", 0.0),
             started=self._started.pop(name, time.time()),
         )
