@@ -68,8 +68,8 @@ def build(name: str, *, classes: int, channels: int, generator: torch.Generator)
         generator: On the CPU; all initial values come from it, none from the global stream.
 
     Raises:
-        ModelError: The name is unknown, which suggests the nearest, or the file or function does not give such a
-            network.
+        ModelError: The name is unknown (the nearest known one is offered), or the file or the function does not give
+            such a network.
 
     >>> network = build("resnet20", classes=100, channels=3, generator=torch.Generator().manual_seed(0))
     >>> sum(p.numel() for p in network.parameters())
