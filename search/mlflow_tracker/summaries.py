@@ -105,12 +105,16 @@ class SearchSummary:
         self.metrics: dict[str, float] = {}
         self.unwritten: list[Metric] = []
         """Points of `metrics` that MLflow does not have yet."""
+        self._places: dict[str, tuple[bool, bool, int, float]] = {}  # of recipes that are ranked
 
     def add(self, record: Record) -> None:
         """Takes a record into account; of a trial with several ones, the last one counts."""
         self.records[record.trial] = record
-        self.recipes.setdefault(record.recipe, RecipeSummary(record)).add(record)
+        recipe = self.recipes.setdefault(record.recipe, RecipeSummary(record))
+        recipe.add(record)
         self.changed.add(record.recipe)
+        if reader.estimate(recipe.values)[0]:
+            self._places[record.recipe] = reader.place(recipe.values, plain=recipe.is_baseline)
         outcomes = [each.outcome for each in self.records.values()]
         metrics = {"trials": float(len(outcomes)), "trials_finished": float(outcomes.count("finished"))}
         accuracy = number(record.metrics.get("final/accuracy"))
@@ -134,14 +138,9 @@ class SearchSummary:
 
     def leader(self) -> dict[str, str]:
         """Tags of the recipe that leads, by the order of `reader.ranking`: its mean, the arm it is from, its id."""
-        places = [
-            (reader.place(recipe.values, plain=recipe.is_baseline), name)
-            for name, recipe in self.recipes.items()
-            if reader.estimate(recipe.values)[0]
-        ]
-        if not places:
+        if not self._places:
             return {}
-        name = max(places)[1]
+        name = max((place, name) for name, place in self._places.items())[1]
         arm, values = reader.estimate(self.recipes[name].values)
         mean = sum(values.values()) / len(values)
         return {"best_accuracy": f"{mean:.6g}", "best_arm": arm, "best_recipe": name}
