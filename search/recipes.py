@@ -16,9 +16,9 @@ from typing import Any
 
 from search.design.labels import Cell, Design, four_cells, make_design
 from spaces.domain import Domain, LogUniform, OneOf, Space, Stage, Uniform
-from spaces.recipes import Published, published, published_for_pretrained
+from spaces.recipes import Published, published, published_for_pretrained, published_systems
 from trainables.data import Standard
-from trainables.plan import LabelledOneOf, Pick, Plan, Recipe, build, defaults
+from trainables.plan import LabelledOneOf, Pick, Plan, Recipe, build, check_space, defaults
 from trainables.registry import PlanError
 
 MAX_GRID = 3
@@ -154,9 +154,13 @@ class RecipeFactory:
 
     @property
     def papers(self) -> tuple[Published, ...]:
-        """Published recipes with their spaces; where the network comes trained, also those that start from that."""
+        """Published recipes with their spaces: the systems that the space offers; where it offers none, recipes of one
+        network, and where that comes trained, also those that start from it.
+        """
+        offered = {label.rpartition("/")[2] for label in check_space(self.untuned, self.standard)}
+        systems = tuple(one for one in published_systems(self.lr) if offered & _defining(one))
         pretrained = "trained" in self.standard.provides
-        return published(self.lr) + (published_for_pretrained(self.lr) if pretrained else ())
+        return systems or published(self.lr) + (published_for_pretrained(self.lr) if pretrained else ())
 
     @property
     def left_out(self) -> tuple[str, ...]:
@@ -186,6 +190,11 @@ class RecipeFactory:
     def lr(self) -> float:
         """Learning rate of the published recipes: the tuned one, or that of the data set."""
         return self.context.lr if self.context is not None else self.standard.lr
+
+
+def _defining(system: Published) -> set[str]:
+    """The trick that makes a system what it is."""
+    return {{"de_confound": "causal_norm", "paco": "gpaco"}.get(system.name, system.name)}
 
 
 def scaled(recipe: Recipe, factor: float) -> Recipe:
