@@ -16,9 +16,9 @@ from typing import Any
 
 from search.design.labels import Cell, Design, four_cells, make_design
 from spaces.domain import Domain, LogUniform, OneOf, Space, Stage, Uniform
-from spaces.recipes import Published, published, published_for_pretrained
+from spaces.recipes import Published, published, published_for_pretrained, published_systems
 from trainables.data import Standard
-from trainables.plan import LabelledOneOf, Pick, Plan, Recipe, build, defaults
+from trainables.plan import LabelledOneOf, Pick, Plan, Recipe, build, defaults, tricks_of
 from trainables.registry import PlanError
 
 MAX_GRID = 3
@@ -170,8 +170,12 @@ class PublishedRecipes:
 
     def __init__(self, factory: RecipeFactory, lr: float) -> None:
         pretrained = "trained" in factory.standard.provides
-        self.papers: tuple[Published, ...] = published(lr) + (published_for_pretrained(lr) if pretrained else ())
-        """With their spaces; where the network comes trained, also those that start from that."""
+        offered = {trick.name for stage in factory.untuned.written_stages for trick in tricks_of(stage)}
+        systems = tuple(one for one in published_systems(lr) if _defining(one) in offered)
+        alone = published(lr) + (published_for_pretrained(lr) if pretrained else ())
+        self.papers: tuple[Published, ...] = systems or alone
+        """With their spaces: the systems that the space offers; where it offers none, recipes of one network, and where
+        that comes trained, also those that start from it."""
         self.titles: dict[str, str] = {}
         """Name of each recipe by the id of its plan."""
         recipes: dict[str, Recipe] = {}
@@ -190,6 +194,11 @@ class PublishedRecipes:
         """A sentence on each one that cannot be trained on these data."""
         self.recipes = tuple(_in_own_words(factory, recipe) or recipe for recipe in recipes.values())
         """Those that the space can express in its own words."""
+
+
+def _defining(system: Published) -> str:
+    """The trick that makes a system what it is."""
+    return {"de_confound": "causal_norm", "paco": "gpaco"}.get(system.name, system.name)
 
 
 def scaled(recipe: Recipe, factor: float) -> Recipe:

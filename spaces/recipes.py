@@ -24,11 +24,23 @@ For networks that come with weights, and for features:
     lt_soups               Aminbeidokhti et al. 2025, arXiv:2511.10683: the whole network tuned on balanced subsets, the
                            weights averaged; then the classifier alone on all images. Here all subsets are of one size,
                            where the paper's grow
+
+The survey's systems, start points of a space that offers their tricks (`spaces/papers/survey.py`), with the published
+augmentation, schedule and weight decay of their CIFAR recipes:
+
+    de_confound            Tang et al. 2020, arXiv:2009.12991: a normalised classifier without the drift of training
+    sade                   Zhang et al. 2022, arXiv:2107.09249: three experts for three distributions, rotation
+    ride                   Wang et al. 2021, arXiv:2010.01809: diverse experts, rotation, weights in the last fifth
+    reslt                  Cui et al. 2022, arXiv:2101.10633: three branches, β = 0.995 (CIFAR-100-LT, imbalance 100)
+    gpaco, paco            Cui et al. 2023, arXiv:2209.12400, and 2021, arXiv:2107.12028: two views, AutoAugment and
+                           Cutout on the first one; twice as long in the papers
+    rsg                    Wang et al. 2021, arXiv:2106.09859: LDAM-DRW with generated samples in the last fifth
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from spaces.domain import Space, Stage, one_of, trick
 
@@ -162,5 +174,88 @@ def published_for_pretrained(lr: float) -> tuple[Published, ...]:
                 ]
             ),
             ("classifier/logit_adjusted",),
+        ),
+    )  # fmt: skip
+
+
+def published_systems(lr: float) -> tuple[Published, ...]:
+    """The survey's six systems, PaCo in both forms.
+
+    Args:
+        lr: As in `published`.
+
+    >>> [recipe.name for recipe in published_systems(0.1)]
+    ['de_confound', 'sade', 'ride', 'reslt', 'gpaco', 'paco', 'rsg']
+    """
+    # batches of 128, momentum 0.9 with Nesterov's where the public code has it
+    common: dict[str, Any] = {"lr": lr, "weight_decay": 5e-4, "nesterov": True}
+    step = "multistep(by=0.1)"
+    views = [
+        "several_views",
+        one_of(None, trick("auto_augment", view=0)),
+        one_of(None, trick("cutout", view=0)),
+        one_of(None, trick("sim_augment", view=1)),
+    ]
+    of_views = ("auto_augment", "cutout", "sim_augment")
+
+    def one_stage(name: str, title: str, labels: tuple[str, ...], stage: Stage) -> Published:
+        return Published(name, title, Space(stages=[stage]), tuple(f"{name}/{label}" for label in labels))
+
+    def of_paco(name: str, title: str, momentum_encoder: bool) -> Published:
+        numbers = {**common, "lr": lr / 2, "nesterov": False}
+        schedule = "multistep(at=320/360, of=400, by=0.1, warm_up=10)"
+        loss = trick("gpaco", momentum_encoder=momentum_encoder)
+        return one_stage(
+            name,
+            title,
+            (*of_views, "gpaco"),
+            Stage(name, length=1.0, schedule=schedule, choose=[*views, one_of(None, loss)], **numbers),
+        )
+
+    return (
+        one_stage(
+            "de_confound", "De-confound", ("causal_norm",),
+            Stage("de_confound", length=1.0, lr=lr, weight_decay=5e-4, schedule="multistep(at=120/160, start=1/3)",
+                  choose=[one_of(None, "causal_norm")]),
+        ),
+        one_stage(
+            "sade", "SADE", ("sade", "rotation"),
+            Stage("sade", length=1.0, schedule=step, choose=["experts", one_of(None, "sade"), one_of(None, "rotation")],
+                  **common),
+        ),
+        Published(
+            "ride",
+            "RIDE",
+            Space(
+                stages=[
+                    Stage("ride", length=0.8, schedule="ldam", choose=[
+                        "experts", trick("ride", factor=-0.45), one_of(None, "rotation")], **common),
+                    one_of(Stage("finish", length=0.2, carry="all", keep=True),
+                           Stage("reweighted", length=0.2, carry="all", keep=True, choose=[
+                               trick("ride", factor=-0.45, reweight=True)])),
+                ]
+            ),
+            ("ride/rotation", "reweighted"),
+        ),
+        one_stage(
+            "reslt", "ResLT", ("reslt",),
+            Stage("reslt", length=1.0, schedule="multistep(by=0.1, warm_up=0)",
+                  choose=["reslt_head", one_of(None, "reslt")], **common),
+        ),
+        of_paco("gpaco", "GPaCo", False),
+        of_paco("paco", "PaCo", True),
+        Published(
+            "rsg",
+            "RSG",
+            Space(
+                stages=[
+                    Stage("rsg", length=0.8, lr=lr, weight_decay=2e-4, schedule="ldam", reduction="weighted_mean",
+                          choose=["cosine_head", "ldam", one_of(None, "rsg")]),
+                    one_of(Stage("finish", length=0.2, carry="all", keep=True),
+                           Stage("deferred", length=0.2, carry="all", keep=True, choose=[
+                               trick("effective_number", beta=0.9999)])),
+                ]
+            ),
+            ("rsg/rsg", "deferred"),
         ),
     )  # fmt: skip

@@ -9,7 +9,7 @@ import pytest
 from search.design.removal import removable, without
 from search.recipes import RecipeFactory
 from search.workspace.space_file import load_space
-from spaces.recipes import published, published_for_pretrained
+from spaces.recipes import published, published_for_pretrained, published_systems
 from trainables.data import standard
 from trainables.plan import build, check_space, defaults
 
@@ -103,3 +103,42 @@ def test_what_needs_images_is_no_start_point_for_features():
     titles = set(RecipeFactory(load_space("spaces/heads.py"), own).published.titles.values())
     assert "Bag of Tricks" not in titles
     assert {"label over-smoothing", "classifier re-training", "LIFT-like"} <= titles
+
+
+@pytest.mark.parametrize("data", DATA)
+@pytest.mark.parametrize("name", [recipe.name for recipe in published_systems(0.1)])
+def test_a_system_can_be_trained_at_the_standard_length(name, data):
+    own = standard(data)
+    one = next(recipe for recipe in published_systems(own.lr) if recipe.name == name)
+    assert set(one.labels) <= set(check_space(one.space, own))
+    plan = build(one.space, defaults(one.labels), own).plan
+    assert abs(plan.epochs - own.epochs) <= len(plan.stages)
+
+
+def system(name):
+    one = next(recipe for recipe in published_systems(0.1) if recipe.name == name)
+    return build(one.space, defaults(one.labels), standard("cifar100-lt")).plan.stages
+
+
+def test_systems_as_published():
+    """CIFAR-100-LT at imbalance 100: rotation for RIDE and SADE alone, drops, the deferred fifths, two views."""
+    (sade,) = system("sade")
+    assert (sade.schedule, sade.weight_decay, sade.nesterov) == ("multistep(by=0.1)", 5e-4, True)
+    assert tricks(sade)["rotation"]["degrees"] == 15 and tricks(sade)["experts"]["count"] == 3
+    first, second = system("ride")
+    assert (first.epochs, second.epochs, second.carry, first.schedule) == (160, 40, "all", "ldam")
+    assert tricks(first)["ride"]["factor"] == -0.45 and not tricks(first)["ride"]["reweight"]
+    assert tricks(second)["ride"]["reweight"] and "rotation" in tricks(second)
+    (paco,) = system("paco")
+    assert paco.lr == 0.05 and tricks(paco)["gpaco"]["momentum_encoder"]
+    assert tricks(paco)["auto_augment"]["view"] == tricks(paco)["cutout"]["view"] == 0
+    first, second = system("rsg")
+    assert {"ldam", "rsg"} <= set(tricks(second)) and tricks(second)["effective_number"]["beta"] == 0.9999
+    assert second.reduction == "weighted_mean" and "rotation" not in tricks(first)
+
+
+def test_systems_are_start_points_where_the_space_offers_them():
+    own = standard("digits-lt")
+    survey = RecipeFactory(load_space("spaces/papers/survey.py"), own).titles.values()
+    assert list(survey) == ["De-confound", "SADE", "RIDE", "ResLT", "GPaCo", "PaCo", "RSG"]
+    assert "SADE" not in RecipeFactory(load_space("spaces/full_combo.py"), own).titles.values()
