@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 from search.context import BUNDLED
 from search.design.labels import pair_of
 from search.design.power_preview import FEWEST_BLOCKS
-from search.earlier import like
 from search.option import SettingsError, must, options_of, validate
+from search.recipes.earlier import like
 from search.settings import ALL_OPTIONS, OPTIONS, Invocation, Settings, gpus
 from search.workspace.folder import kept_space
 from search.workspace.space_file import load_space

@@ -12,7 +12,7 @@ import pandas as pd
 from analysis.conflicts import at_looks
 from analysis.records import reader
 from analysis.records.schema import Record
-from search.recipes import RecipeFactory
+from search.recipes.factory import RecipeFactory
 from search.scheduling import objective
 from search.scheduling.trial_request import TrialRequest
 from search.settings import Settings

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from search.recipes import RecipeFactory
+from search.recipes.factory import RecipeFactory
 from spaces.domain import Domain, Space
 from trainables.plan import NONE, LabelledOneOf, Pick, Plan, Recipe, build
 from trainables.registry import PlanError

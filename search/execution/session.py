@@ -17,13 +17,14 @@ from search.commands import explain
 from search.console import summary
 from search.console.display import Display
 from search.context import SearchContext
-from search.earlier import teach
 from search.execution import cluster, gpu_shares, ray_tune
 from search.execution.disk import cannot_write
 from search.execution.interrupts import Interrupts, children_outlive_the_terminal
 from search.execution.uploaded_code import CODE_FOLDER
 from search.outcome import Ending, SearchResult
 from search.phases.extra_blocks import why_not
+from search.recipes.earlier import teach
+from search.recipes.start_points import check_start_points
 from search.scheduling.journal import Journal, JournalError
 from search.scheduling.objective import PARTS
 from search.scheduling.orchestrator import Orchestrator
@@ -31,7 +32,6 @@ from search.scheduling.proposer import LAG
 from search.scheduling.sampler import Sampler
 from search.scheduling.stage_locks import StageLocks
 from search.settings import Settings, SettingsError
-from search.start_points import check_start_points
 from search.state import SearchState
 from search.workspace.folder import Workspace, successor_of
 from search.workspace.identity import SEEDS_APART, refusal

@@ -18,7 +18,7 @@ from search.phases.published import Published
 from search.phases.race import Confirm, Final, Race
 from search.phases.robustness import Robustness
 from search.phases.tune import Tune
-from search.recipes import RecipeFactory
+from search.recipes.factory import RecipeFactory
 from search.settings import Settings
 
 PHASES: tuple[Phase, ...] = (

@@ -11,7 +11,7 @@ from analysis.recipes.ablation import best_step, missed_least, path, removals
 from analysis.records.schema import NUMBERS
 from search.design.removal import removable, without
 from search.phases.phase import Phase
-from search.recipes import RecipeFactory
+from search.recipes.factory import RecipeFactory
 from search.scheduling.trial_request import TrialRequest
 from search.settings import Settings
 from search.state import SearchState

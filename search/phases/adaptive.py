@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from search.phases.phase import Phase
-from search.recipes import RecipeFactory
+from search.recipes.factory import RecipeFactory
 from search.settings import Settings
 
 

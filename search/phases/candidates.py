@@ -10,7 +10,7 @@ import pandas as pd
 from analysis.conflicts.candidates import candidate_table, nominate
 from search.design.labels import Cell
 from search.phases.phase import Phase
-from search.recipes import RecipeFactory
+from search.recipes.factory import RecipeFactory
 from search.scheduling.trial_request import TrialRequest
 from search.settings import Settings
 from search.state import SearchState

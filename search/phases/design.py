@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from search.phases.phase import Phase
-from search.recipes import RecipeFactory
+from search.recipes.factory import RecipeFactory
 from search.scheduling.trial_request import TrialRequest
 from search.settings import Settings
 from search.state import SearchState

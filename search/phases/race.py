@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from search.design.removal import own_length
 from search.phases.phase import Phase
-from search.recipes import RecipeFactory
+from search.recipes.factory import RecipeFactory
 from search.scheduling.trial_request import TrialRequest
 from search.settings import Settings
 from search.state import SearchState

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from search.phases.phase import Phase
-from search.recipes import RecipeFactory, scaled
+from search.recipes.factory import RecipeFactory, scaled
 from search.scheduling.trial_request import TrialRequest
 from search.settings import Settings
 from search.state import SearchState

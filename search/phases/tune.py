@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from search.phases.phase import Phase
-from search.recipes import MAX_GRID, Context, RecipeFactory
+from search.recipes.factory import MAX_GRID, Context, RecipeFactory
 from search.scheduling.trial_request import TrialRequest
 from search.settings import Settings
 from search.state import SearchState

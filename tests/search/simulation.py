@@ -18,7 +18,7 @@ from types import SimpleNamespace
 import pytest
 
 from search.context import SearchContext
-from search.recipes import RecipeFactory
+from search.recipes.factory import RecipeFactory
 from search.scheduling import budget
 from search.scheduling.journal import Journal
 from search.scheduling.orchestrator import Orchestrator

@@ -6,7 +6,7 @@ import json
 import pytest
 
 import search
-from search.recipes import RecipeFactory
+from search.recipes.factory import RecipeFactory
 from search.scheduling.journal import Journal
 from search.scheduling.orchestrator import Orchestrator
 from search.scheduling.sampler import Sampler

@@ -7,7 +7,7 @@ import pytest
 from optuna.trial import TrialState
 
 from analysis.records.schema import Point, Record
-from search.recipes import RecipeFactory
+from search.recipes.factory import RecipeFactory
 from search.scheduling.journal import Journal
 from search.scheduling.objective import check_objective, scalar, values
 from search.scheduling.orchestrator import Orchestrator

@@ -19,7 +19,7 @@ from search.design.removal import removable
 from search.phases.candidates import MAX_PAIRS
 from search.phases.extra_blocks import why_not
 from search.phases.tune import Tune
-from search.recipes import RecipeFactory
+from search.recipes.factory import RecipeFactory
 from search.scheduling.early_stopping import CohortASHA, stages_of
 from search.scheduling.journal import Journal, JournalError
 from search.scheduling.orchestrator import Orchestrator

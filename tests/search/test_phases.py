@@ -14,7 +14,7 @@ from search import phases
 from search.console import preview
 from search.context import SearchContext
 from search.phases.phase import Phase
-from search.recipes import RecipeFactory
+from search.recipes.factory import RecipeFactory
 from search.settings import Settings
 from tests.search.whole_searches import TINY, journal, runs, small_phases
 from trainables.data import standard

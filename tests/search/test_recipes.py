@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from search.design.removal import own_length, removable, without
-from search.recipes import Context, RecipeFactory, retuned, scaled
+from search.recipes.factory import Context, RecipeFactory, retuned, scaled
 from search.workspace.space_file import load_space
 from spaces.domain import Space, Stage, integer, log_uniform, one_of, trick, uniform
 from trainables.data import standard

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from analysis.records.schema import Record
-from search.recipes import RecipeFactory
+from search.recipes.factory import RecipeFactory
 from search.scheduling.journal import Journal
 from search.scheduling.orchestrator import Orchestrator
 from search.scheduling.sampler import Sampler

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from search.design.removal import removable, without
-from search.recipes import RecipeFactory
+from search.recipes.factory import RecipeFactory
 from search.workspace.space_file import load_space
 from spaces.recipes import published, published_for_pretrained, published_systems
 from trainables.data import standard
