@@ -342,7 +342,8 @@ class TuneCallback(_DriverOnly, Callback):  # type: ignore[misc]
         self.progress.pop(name, None)
         measured = {name: tuple(value) if isinstance(value, list) else value for name, value in payload.items()}
         record = Record(
-            **UNMEASURED | {name: value for name, value in measured.items() if name in FIELDS} | {
+            **{
+                **UNMEASURED, **{name: value for name, value in measured.items() if name in FIELDS},
                 "search": self._context.settings.name, "data": self._context.settings.data,
                 "model": self._context.model, "trial": request.id, "arm": request.arm,
                 "recipe": request.recipe.plan.id, "title": request.title or request.recipe.title,
