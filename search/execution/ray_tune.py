@@ -17,7 +17,7 @@ from ray.tune import Callback, CheckpointConfig, FailureConfig, RunConfig, TuneC
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from analysis.records.schema import Point, Record
+from analysis.records.schema import FIELDS, Point, Record
 from search.context import SearchContext
 from search.execution import cluster
 from search.execution.failures import FailureCount, describe_error
@@ -43,6 +43,14 @@ ENVIRONMENT = {
 
 FOLDER = "ray"
 """What Tune needs on the disk lies in this folder of the workspace, and is removed at the end."""
+
+UNMEASURED: Mapping[str, Any] = MappingProxyType(
+    {
+        "first_stage": "", "imbalance": float("nan"), "fingerprint": "", "counts": (), "val_counts": (), "epochs": 0,
+        "epochs_trained": 0, "images": 0, "steps": 0, "seconds": 0.0, "seconds_saved": 0.0, "reused": (), "metrics": {},
+    }
+)  # fmt: skip
+"""Fields of the record of a trial that has reported nothing."""
 
 LOST_PROCESS = "{} is gone (killed, or the machine has run out of memory), and no trial can be trained without it."
 """Why a search ends whose Ray has lost a process."""
@@ -332,47 +340,21 @@ class TuneCallback(_DriverOnly, Callback):  # type: ignore[misc]
         points = payload.get("curve") or self._points.get(name, [])
         self._points.pop(name, None)
         self.progress.pop(name, None)
+        measured = {name: tuple(value) if isinstance(value, list) else value for name, value in payload.items()}
         record = Record(
-            search=self._context.settings.name,
-            data=self._context.settings.data,
-            model=self._context.model,
-            trial=request.id,
-            arm=request.arm,
-            recipe=request.recipe.plan.id,
-            title=request.title or request.recipe.title,
-            seed=request.seed,
-            split_seed=request.seed,
-            first_stage=payload.get("first_stage", ""),
-            tricks=request.tricks,
-            context=request.context,
-            setting=request.setting,
-            outcome=outcome,
-            choices=request.recipe.choices,
-            plan=request.recipe.plan.to_dict(),
-            families=request.recipe.families,
-            imbalance=payload.get("imbalance", float("nan")),
-            fingerprint=payload.get("fingerprint", ""),
-            counts=tuple(payload.get("counts", ())),
-            val_counts=tuple(payload.get("val_counts", ())),
-            class_names=tuple(payload.get("class_names", ())),
-            epochs=payload.get("epochs", 0),
-            epochs_trained=payload.get("epochs_trained", 0),
-            images=payload.get("images", 0),
-            steps=payload.get("steps", 0),
-            seconds=payload.get("seconds", 0.0),
-            seconds_saved=payload.get("seconds_saved", 0.0),
-            reused=tuple(payload.get("reused", ())),
-            metrics=payload.get("metrics", {}),
-            recalls=tuple(payload.get("recalls", ())),
-            correct=tuple(payload.get("correct", ())),
-            per_class=payload.get("per_class", {}),
-            curve=tuple(Point(**point) for point in points),
-            reason=reason or payload.get("reason", ""),
-            stop=dict(stop),
-            gpus=self._shares.share_of(name).gpus,
-            memory=payload.get("memory", 0.0),
-            started=self._started.pop(name, time.time()),
-        )
+            **{
+                **UNMEASURED, **{name: value for name, value in measured.items() if name in FIELDS},
+                "search": self._context.settings.name, "data": self._context.settings.data,
+                "model": self._context.model, "trial": request.id, "arm": request.arm,
+                "recipe": request.recipe.plan.id, "title": request.title or request.recipe.title,
+                "seed": request.seed, "split_seed": request.seed, "tricks": request.tricks,
+                "context": request.context, "setting": request.setting, "outcome": outcome,
+                "choices": request.recipe.choices, "plan": request.recipe.plan.to_dict(),
+                "families": request.recipe.families, "curve": tuple(Point(**point) for point in points),
+                "reason": reason or payload.get("reason", ""), "stop": dict(stop),
+                "gpus": self._shares.share_of(name).gpus, "started": self._started.pop(name, time.time()),
+            }
+        )  # fmt: skip
         try:
             self._orchestrator.record(record)
         except Exception as error:

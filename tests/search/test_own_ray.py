@@ -122,7 +122,7 @@ def test_a_place_without_sockets_is_said_and_another_is_taken(place, why, places
     places("TMPDIR", place)
     folder, note = cluster.make_socket_folder()
     assert len(str(folder)) < 40
-    assert note.startswith(f"Ray's sockets and logs are in {folder}, not in TMPDIR={place} ({why}).")
+    assert note.startswith(f"Ray's sockets and logs are in {folder} instead of TMPDIR={place} ({why}).")
 
 
 def test_no_place_at_all_is_a_sentence(places, monkeypatch):

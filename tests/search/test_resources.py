@@ -132,7 +132,7 @@ def test_other_words_for_out_of_memory(reason, is_memory):
 def test_there_is_no_more_than_a_whole_gpu():
     assert ResourceAllocator(Share(1, 1.0), Share(8, 4)).retry("a", "OutOfMemoryError: x", lost=False) == ""
     three = ResourceAllocator(Share(1, 0.75), Share(8, 1))
-    assert three.retry("a", "OutOfMemoryError: x", lost=False) and three.of("a") == Share(1, 1.0)
+    assert three.retry("a", "OutOfMemoryError: x", lost=False) and three.share_of("a") == Share(1, 1.0)
 
 
 def test_without_a_gpu_it_is_the_neighbours_that_go():
