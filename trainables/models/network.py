@@ -104,6 +104,10 @@ class Network(nn.Module):
         """The parameters before the pooling."""
         return self.backbone.parameters()
 
+    def head_parameters(self) -> Iterator[nn.Parameter]:
+        """The parameters of the classifier."""
+        return self.head.parameters()
+
     def _run(self, images: Tensor, blend: Blend | None) -> Outputs:
         def blended(x: Tensor, layer: str) -> Tensor:
             return blend(x) if blend is not None and blend.layer == layer else x
