@@ -129,7 +129,7 @@ def test_initial_spread_of_convolutions_and_head() -> None:
 
 def test_parameters_are_split_without_rest() -> None:
     network = small()
-    backbone, head = list(network.backbone_parameters()), list(network.head_parameters())
+    backbone, head = list(network.backbone_parameters()), list(network.head.parameters())
     assert [id(p) for p in backbone + head] == [id(p) for p in network.parameters()]
     assert [tuple(p.shape) for p in head] == [(10, 64), (10,)]
 
@@ -236,7 +236,7 @@ def test_experts_are_averaged_and_kept() -> None:
     torch.testing.assert_close(outputs.logits, (outputs.experts[0] + outputs.experts[1]) / 2)
     torch.testing.assert_close(outputs.experts[1], network.head.heads[1](outputs.features))
     torch.testing.assert_close(outputs.views[0].experts, network(images[1]).experts)
-    assert sum(p.numel() for p in network.head_parameters()) == 2 * 650
+    assert sum(p.numel() for p in network.head.parameters()) == 2 * 650
 
 
 def test_blended_experts_have_the_blended_mean() -> None:
