@@ -27,7 +27,7 @@ from trainables import data
 from trainables.batch import pixels_of
 from trainables.data import LongTailed, Standard
 from trainables.deployment import Deployment, read
-from trainables.models import MODELS, ModelError, check, check_on, input_format, is_own, settled, untrained
+from trainables.models import MODELS, ModelError, Network, check, check_on, input_format, is_own, settled, untrained
 from trainables.pipeline.joint_seeds import fused_stages, why_alone
 from trainables.pipeline.keys import features_key, stage_keys, start_key, trial_context
 from trainables.plan import Plan, check_layers, check_space, provided
@@ -207,11 +207,14 @@ class SearchContext:
         Raises:
             ValueError: The network does not fit the data, or the space.
         """
-        first = self.splits.first
-        shape = tuple(map(int, first.train_images.shape[1:]))
         if self.model not in MODELS or (self.model == "linear") != (self.standard.model == "linear"):
-            check_on(self.model, classes=first.classes, shape=shape)
-        check_layers(self.space, lambda: untrained(self.model, classes=first.classes, channels=shape[0]))
+            first = self.splits.first
+            check_on(self.model, classes=first.classes, shape=tuple(map(int, first.train_images.shape[1:])))
+        check_layers(self.space, self._untrained)
+
+    def _untrained(self) -> Network:
+        first = self.splits.first
+        return untrained(self.model, classes=first.classes, channels=int(first.train_images.shape[1]))
 
     # --- trials -------------------------------------------------------------------------------------------
 
