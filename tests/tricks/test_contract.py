@@ -62,6 +62,7 @@ NEEDS_MORE = {
     "max_norm": "model",
     "nearest_mean": "model and images and normalise",
     "proco": "model",
+    "rsg": "model",
     "tau_norm": "model",
 }
 

@@ -1,7 +1,7 @@
 """The survey's systems through the command, as a person starts it."""
 
-import csv
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -45,6 +45,8 @@ def test_a_search_over_a_system(tmp_path, empty_store):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr[-2000:]
-    with (tmp_path / "results" / "small" / "trials.csv").open(encoding="utf-8") as file:
-        titles = {row["title"] for row in csv.DictReader(file)}
-    assert {"baseline", "sade"} <= titles
+    assert re.search(r"Best recipe: (sade|baseline)", done.stdout), done.stdout[-2000:]
+    line = [sys.executable, "-m", "trainables.train", "results/small/best.yaml", "--as-searched", "--seeds", "1"]
+    environment["PYTHONPATH"] = str(ROOT)
+    done = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr[-2000:]
