@@ -99,7 +99,7 @@ def test_make_fills_in_the_defaults():
     ("name", "numbers", "message"),
     [
         ("clas_balanced", {}, r"^unknown trick 'clas_balanced': did you mean 'class_balanced'\?$"),
-        ("zzz", {}, r"^unknown trick 'zzz': known are adapt_former, .*under_sampling$"),
+        ("zzz", {}, r"^unknown trick 'zzz': known are adapt_former, .*weighted_partner$"),
         ("focal", {"gama": 1}, r"^trick 'focal' has no number 'gama': did you mean 'gamma'\? \(it has gamma"),
         ("class_balanced", {"q": 1}, r"has no number 'q': known are none \(it has none\)$"),
         ("effective_number", {"beta": 1.5}, r"^trick 'effective_number': beta must be a number in \[0, 1\), got 1.5$"),
