@@ -15,7 +15,6 @@ from typing import Any
 
 import optuna
 import pandas as pd
-import yaml
 
 from analysis import files
 from analysis.conflicts.search_verdicts import verdict_table
@@ -39,6 +38,7 @@ from search.workspace.folder import kept_space
 from search.workspace.identity import SEEDS_APART, Identity
 from trainables.data.catalogue import DataError
 from trainables.deployment import Deployment
+from trainables.final.recipe import parse_recipe
 from trainables.plan import Plan
 
 BLOCKS = 1_000
@@ -251,10 +251,10 @@ def _publications(
     if not best_file.is_file():
         return problems
     try:
-        content = yaml.safe_load(best_file.read_text(encoding="utf-8"))
+        content = parse_recipe(best_file)
         found.best = content
         plan = Plan.from_dict(content["plan"]).id
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return [*problems, f"best.yaml cannot be read ({error})"]
     if plan != content.get("recipe"):
         problems.append(f"best.yaml holds the plan of the recipe {plan} and says that it is {content.get('recipe')}")

@@ -10,7 +10,6 @@ from statistics import NormalDist
 from typing import Any
 
 import pandas as pd
-import yaml
 
 from search.scheduling.journal import Journal
 from search.settings import SettingsError
@@ -18,6 +17,7 @@ from search.verify.claims import Verification
 from search.verify.words import count, listed, span
 from search.workspace import identity
 from search.workspace.identity import Identity
+from trainables.final.recipe import parse_recipe
 
 LEVEL = 0.95
 
@@ -140,12 +140,16 @@ def _best(folder: Path) -> dict[str, Any] | None:
     file = folder / "best.yaml"
     if not file.is_file():
         return None
+    content = parse_recipe(file)
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-        _ = content["recipe"], content["measured"]["gain_over_baseline"]["mean"], content["measured"]["mean"]
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError, RecursionError) as error:
-        raise SettingsError(f"--against {folder}: {file} cannot be read ({error!r})") from error
-    return dict(content)
+        found = content["measured"], content["measured"]["gain_over_baseline"]
+        numbers = [part[name] for part in found for name in ("mean", "low", "high")]
+        _ = content["recipe"], content["title"]
+    except (KeyError, TypeError) as error:
+        raise SettingsError(f"--against {folder}: {file} lacks {error}; export it again") from error
+    if not all(number is None or isinstance(number, (int, float)) for number in numbers):
+        raise SettingsError(f"--against {folder}: {file} has a measured value that is no number; export it again")
+    return content
 
 
 def _pairs(folder: Path) -> pd.DataFrame | None:

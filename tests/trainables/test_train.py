@@ -143,6 +143,12 @@ def test_the_command_leaves_a_model_that_loads(recipe, command, tmp_path, store,
     assert sum(int(row["test_images"]) for row in rows) == 300
 
     card = (out / "README.md").read_text()
+    header = yaml.safe_load(card.split("---\n")[1])
+    (result,) = header["model-index"][0]["results"]
+    values = {metric["type"]: metric["value"] for metric in result["metrics"]}
+    mean = sum(run["metrics"]["test/accuracy"] for run in measured) / 2
+    assert values["accuracy"] == pytest.approx(mean, abs=1e-6) and header["metrics"] == list(values)
+    assert f"Fingerprint {result['dataset']['revision']}." in card and header["pipeline_tag"] == "image-classification"
     assert "Recipe 0123456789 of the search s1" in card
     assert "Length: 5 epochs. 2 seeds, " in card
     assert f"digits-lt: {len(data.train_labels)} training images" in card

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from analysis.records.intervals import interval
 from analysis.text import markdown_cell, printable
@@ -39,10 +40,49 @@ def card(
     missing: str = "",
 ) -> str:
     """The model card; `missing` says why there is no program."""
-    parts = (_head(recipe, data), _use(recipe, data, measured, missing), _preprocessing(data, missing),
-             _data(recipe, data), _training(recipe, plan, data, measured, setup), _test(data, measured),
-             _search_results(recipe, plan), _limits(recipe, plan, data, setup))  # fmt: skip
+    parts = (_header(recipe, data, measured), _head(recipe, data), _use(recipe, data, measured, missing),
+             _preprocessing(data, missing), _data(recipe, data), _training(recipe, plan, data, measured, setup),
+             _test(data, measured), _search_results(recipe, plan), _limits(recipe, plan, data, setup))  # fmt: skip
     return "\n".join(line for part in parts for line in part)
+
+
+def _header(recipe: Mapping[str, Any], data: Any, measured: Sequence[Mapping[str, Any]]) -> list[str]:
+    """YAML that model hubs read: library, task, data and the results on test, the mean over seeds.
+
+    Its licence is for whoever publishes the model to add, as `license:`.
+    """
+    task = "image-feature-classification" if data.kind == "features" else "image-classification"
+    names = [key for key in measured[0]["metrics"] if key.removeprefix("test/") in _MEANINGS]
+    means = {name: statistics.fmean(run["metrics"][name] for run in measured) for name in names}
+    results = [
+        {"type": name.removeprefix("test/"), "name": _MEANINGS[name.removeprefix("test/")], "value": round(mean, 6)}
+        for name, mean in means.items()
+        if math.isfinite(mean)
+    ]
+    content = {
+        "library_name": "longtail-tune",
+        "pipeline_tag": task,
+        "tags": ["long-tail", "longtail-tune"],
+        "datasets": [printable(data.name, keep="")],
+        "metrics": [result["type"] for result in results],
+        "model-index": [
+            {
+                "name": printable(named(recipe["model"]), keep=""),
+                "results": [
+                    {
+                        "task": {"type": task},
+                        "dataset": {
+                            "type": "longtail-tune", "name": printable(data.name, keep=""), "split": "test",
+                            "revision": data.fingerprint,
+                        },
+                        "metrics": results,
+                    }
+                ],
+            }
+        ],
+    }  # fmt: skip
+    written: str = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    return ["---", *written.splitlines(), "---", ""]
 
 
 def _head(recipe: Mapping[str, Any], data: Any) -> list[str]:
