@@ -22,7 +22,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "export": ("search.export", "export a recipe of a search"),
         "report": ("analysis.report.page", "write what a search found as one HTML page"),
         "list": ("search.list", "list the searches in an MLflow store"),
-        "watch": ("search.watch", "serve a page that shows a search as it runs"),
+        "watch": ("search.console.watch", "serve a page that shows a search as it runs"),
         "explain": ("search.explain", "say why trials were stopped"),
         "sync": ("search.sync", "write searches into MLflow again, from their journals"),
         "describe": ("trainables.data.__main__", "show what a data set is, before anything is trained on it"),

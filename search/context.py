@@ -13,13 +13,13 @@ import torch
 from analysis.records import mlflow_store
 from analysis.text import sentence
 from search.design.labels import Design
+from search.earlier_results.start_points import StartPoint, check_start_points, notes_on, read_start_points
 from search.execution.uploaded_code import tricks_for
 from search.recipes import RecipeFactory
 from search.scheduling.early_stopping import SHORTENED, CohortASHA
 from search.scheduling.objective import PARTS, check_objective
 from search.scheduling.trial_request import TrialRequest
 from search.settings import Settings, SettingsError
-from search.start_points import StartPoint, check_start_points, notes_on, read_start_points
 from search.workspace.folder import kept_list
 from search.workspace.identity import SEEDS_APART
 from spaces.domain import Space

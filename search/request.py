@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from search.context import BUNDLED
 from search.design.labels import pair_of
-from search.earlier import like
+from search.earlier_results.like import like
 from search.option import SettingsError, declared, must, validated
 from search.settings import ALL_OPTIONS, OPTIONS, Invocation, Settings, gpus
 from search.workspace.folder import kept_space

@@ -18,7 +18,8 @@ from search.commands.sync import recorded
 from search.console import summary
 from search.console.display import Display
 from search.context import SearchContext
-from search.earlier import teach
+from search.earlier_results.like import teach
+from search.earlier_results.start_points import check_start_points
 from search.execution import cluster, gpu_shares, ray_tune
 from search.execution.disk import cannot_write
 from search.execution.interrupts import Interrupts, children_outlive_the_terminal
@@ -32,7 +33,6 @@ from search.scheduling.proposer import LAG
 from search.scheduling.sampler import Sampler
 from search.scheduling.stage_locks import StageLocks
 from search.settings import Settings, SettingsError
-from search.start_points import check_start_points
 from search.state import SearchState
 from search.workspace.folder import Workspace, successor_of
 from search.workspace.identity import SEEDS_APART, refusal

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis import files
-from search.earlier import write_lessons
+from search.earlier_results.like import write_lessons
+from search.earlier_results.start_points import kept_start
 from search.scheduling.journal import Journal
 from search.settings import UNDO, Settings, SettingsError
-from search.start_points import kept_start
 from search.workspace import identity
 from search.workspace.identity import Identity
 from search.workspace.space_file import load_space, read_space

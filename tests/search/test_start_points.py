@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 
 from search.context import SearchContext
-from search.earlier import like, teach, write_lessons
+from search.earlier_results.like import like, teach, write_lessons
+from search.earlier_results.start_points import check_start_points, kept_start, notes_on
 from search.option import SettingsError
 from search.phases.published import Published
 from search.phases.race import Race
 from search.scheduling.journal import Journal
 from search.scheduling.sampler import Sampler
 from search.settings import Settings
-from search.start_points import check_start_points, kept_start, notes_on
 from search.state import SearchState
 from spaces.domain import Space, Stage, one_of
 from tests.search.test_tracking import PLAIN

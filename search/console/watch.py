@@ -9,7 +9,7 @@ from analysis import command_line
 from analysis.command_line import Parser
 
 
-def parser(prog: str = "python -m search.watch") -> Parser:
+def parser(prog: str = "python -m search.console.watch") -> Parser:
     """The command's options."""
     it = Parser(prog, description="Serve a page on this machine that shows a search as it runs.")
     it.add_argument("search", nargs="?", metavar="NAME", help="the search (default: the latest)")
@@ -18,7 +18,7 @@ def parser(prog: str = "python -m search.watch") -> Parser:
     return it
 
 
-def main(arguments: Sequence[str] | None = None, prog: str = "python -m search.watch") -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m search.console.watch") -> int:
     """Serves until Ctrl-C; 2 where there is nothing to show."""
     return command_line.run(parser(prog), arguments, "search.commands.watch:serve")
 

@@ -14,11 +14,11 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from analysis import files
+from search.earlier_results.start_points import kept_start
 from search.option import FIXED, SettingsError
 from search.scheduling import objective
 from search.scheduling.journal import Journal
 from search.settings import OPTIONS, Settings
-from search.start_points import kept_start
 from trainables.plan import Plan, Recipe
 
 if TYPE_CHECKING:
