@@ -22,6 +22,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "export": ("search.export", "export a recipe of a search"),
         "report": ("analysis.report.page", "write what a search found as one HTML page"),
         "list": ("search.list", "list the searches in an MLflow store"),
+        "watch": ("search.console.watch", "serve a page that shows a search as it runs"),
         "explain": ("search.explain", "say why trials were stopped"),
         "verify": ("search.verify.__main__", "verify what a search left, or compare two searches"),
         "sync": ("search.sync", "write searches into MLflow again, from their journals"),

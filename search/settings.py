@@ -145,7 +145,7 @@ class Settings(NumericsSettings):
     race: bool = option(MUCH, "do not race the best recipes on fresh seeds", default=True)
     like: str | None = option(
         WHAT, "earlier search in OUTPUT to begin with: its space and settings where no others are given, and what its "
-        "trials have shown", "SEARCH", default=None, compared=False, shown=None,
+        "trials have shown", "SEARCH", default=None, compared=False,
     )  # fmt: skip
     start: tuple[str, ...] = option(
         MUCH, "exported recipe to train, learn from and race as well, e.g. a colleague's best.yaml; repeat the option "

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ConfigDict, TypeAdapter
 
@@ -125,18 +125,16 @@ class SearchRun:
         pairs = {(a, b): verdict for a, b, verdict in self.pairs}
         pairs |= {(str(row["a"]), str(row["b"])): str(row["verdict"]) for row in table.to_dict("records")}
         self.pairs = [(a, b, verdict) for (a, b), verdict in pairs.items()]
-        changes = {(a, b): (context, *numbers) for a, b, context, *numbers in self.changes}
+        changes = {change[:2]: change for change in self.changes}
         for row in table.to_dict("records"):
-            changes.pop((str(row["a"]), str(row["b"])), None)
+            a, b = str(row["a"]), str(row["b"])
+            changes.pop((a, b), None)
             known = [name for name in ("b_given_a", "a_given_b") if math.isfinite(row[name])]
             if len(known) == 2:
                 worst = min(known, key=lambda name: float(row[name]))
-                ends = [row.get(f"{worst}{end}", math.nan) for end in ("_low", "_high")]
-                changes[str(row["a"]), str(row["b"])] = (
-                    str(row.get("context", "")), float(row[worst]),
-                    *(float(end) if math.isfinite(end) else None for end in ends),
-                )  # fmt: skip
-        self.changes = [(a, b, *rest) for (a, b), rest in changes.items()]
+                low, high = (_finite(row.get(f"{worst}{end}")) for end in ("_low", "_high"))
+                changes[a, b] = (a, b, str(row.get("context", "")), float(row[worst]), low, high)
+        self.changes = list(changes.values())
 
     def verdicts(self, tricks: Iterable[str]) -> dict[str, str]:
         """Tags of the pairs that a recipe with these tricks has."""
@@ -161,6 +159,10 @@ class SearchRun:
                 known = {name: number for name, number in zip(names, numbers, strict=True) if number is not None}
                 return verdicts[a, b], known
         return "", {}
+
+
+def _finite(value: Any) -> float | None:
+    return float(value) if value is not None and math.isfinite(value) else None
 
 
 def conflicts_in(pairs: Iterable[tuple[str, str, str]]) -> str:
