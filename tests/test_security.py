@@ -29,7 +29,7 @@ from analysis.records.schema import Record
 from search.execution import cluster
 from search.mlflow_tracker import SearchRun
 from search.option import SettingsError
-from search.recipes import RecipeFactory
+from search.recipes.factory import RecipeFactory
 from search.scheduling.budget import Budget
 from search.scheduling.journal import Journal
 from search.scheduling.orchestrator import restore
