@@ -205,7 +205,8 @@ def note(flag: str, on_resume: OnResume = FIXED, *, default: Any = "", compared:
 def options_of(kind: type) -> Mapping[str, Option]:
     """The options of a dataclass by name, with what their fields say of them."""
     hints, found = get_type_hints(kind), {}
-    for field in dataclasses.fields(kind):
+    # its own before those of a base class
+    for field in sorted(dataclasses.fields(kind), key=lambda field: field.name not in kind.__annotations__):
         # a field from outside the search describes its option in plain words
         known = field.metadata.get(OPTION) or Option(**field.metadata)
         own = hints[field.name]
