@@ -32,7 +32,9 @@ SPACE = Space(
             # head and regularisation
             one_of(None, "cosine_head"),
             some_of(trick("cutout", size=one_of(0.25, 0.5)), "rand_augment"),
-            one_of(None, trick("ema", decay=one_of(0.9, 0.99)), trick("swa", start=one_of(0.5, 0.75)))]),
+            one_of(None, trick("ema", decay=one_of(0.9, 0.99)), trick("swa", start=one_of(0.5, 0.75))),
+            # flat minima; a step costs two passes
+            one_of(None, trick("sam", rho=one_of(0.05, 0.1, 0.2)))]),
         # balanced training and merging: N_D few-shot sets of N_C images a class, one start, merged weights;
         # before it the classifier alone, for a start that was re-balanced already
         one_of(None, Stage("refit", length=0.05, carry="weights", choose=["classifier"])),
