@@ -27,7 +27,7 @@ from analysis.text import command, echo
 from search.context import SearchContext
 from search.option import CHANGES, THIS_RUN, More, SettingsError
 from search.papers import PASSED_ON
-from search.request import requested
+from search.request import make_request
 from search.run import run
 from search.settings import OPTIONS, Settings
 from spaces.papers.tables import MEASURES, Fact, Row, Table
@@ -379,7 +379,7 @@ def _search(table: Table, given: Mapping[str, Any]) -> tuple[int, dict[str, Any]
 def _outlook(table: Table, given: Mapping[str, Any]) -> str:
     column, options = _search(table, given)
     space = table.space(column)
-    settings = requested({"space": space, **options}).settings
+    settings = make_request({"space": space, **options}).settings
     design = SearchContext.make(space, settings).factory.design
     trials, epochs = len(design.cells) * settings.seeds, design.epochs * settings.seeds
     return f"{table.id}: {trials} trials, at most {epochs} epochs, search {settings.name}"
@@ -389,7 +389,7 @@ def _train(table: Table, given: Mapping[str, Any]) -> Comparison | None:
     """Runs or continues the search of a table; `None` where a person ended it."""
     column, options = _search(table, given)
     space = table.space(column)
-    settings = requested({"space": space, **options}).settings
+    settings = make_request({"space": space, **options}).settings
     echo(f"\n{table.id}: {table.title}\n")
     if settings.folder.is_dir():
         more = settings.seeds - Settings.stored(settings.output, settings.name).seeds
