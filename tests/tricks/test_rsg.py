@@ -159,7 +159,7 @@ def test_it_can_be_neutral(make_plan, pipeline):
 def test_what_is_refused(make_plan, facts, network):
     with pytest.raises(PlanError, match=r"rsg acts inside the network on one view of each image"):
         make_plan(Stage("a", epochs=1, choose=["rsg", "several_views"]))
-    with pytest.raises(ValueError, match=r"layer must be a part with convolutions \(stem, layer1, .*\), got 'pool'"):
+    with pytest.raises(ValueError, match=r"layer must be a part of the network \(stem, layer1, .*\), got 'pool'"):
         make("rsg", layer="pool").modules(facts(3, 2, 1, model=network))
 
 

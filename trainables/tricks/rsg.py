@@ -80,7 +80,7 @@ def _kaiming(layer: nn.Conv2d, generator: torch.Generator) -> nn.Conv2d:
     family="data synthesis",
     source="Wang et al. 2021, arXiv:2106.09859, eq. 2 to 6 (RSG)",
     space={"strength": uniform(0.25, 1.0, step=0.25), "head": one_of(0.1, 0.2, 0.3)},
-    needs=("images",),
+    needs=("images", "one_head"),
 )
 @dataclass(frozen=True)
 class Rsg:
@@ -111,7 +111,7 @@ class Rsg:
         lambda2: λ₂, at least 0.
 
     Raises:
-        ValueError: At the stage's start, the layer has no convolution.
+        ValueError: At the stage's start, the network has no such part.
 
     Source:
         Wang, Lukasiewicz, Hu, Cai, Xu 2021, "RSG: A Simple but Effective Module for Learning Imbalanced Datasets",
@@ -153,18 +153,33 @@ class Rsg:
         """Centres, pair network and transformation."""
         facts.require("rsg", "model")
         generator = facts.generator("rsg")
-        parts = facts.model.backbone
-        part = parts[self.layer] if self.layer in parts else nn.Identity()
-        convolutions = [module for module in part.modules() if isinstance(module, nn.Conv2d)]
-        if not convolutions:
-            known = ", ".join(parts) or "none"
-            raise ValueError(f"trick 'rsg': layer must be a part with convolutions ({known}), got {self.layer!r}")
-        channels = convolutions[-1].out_channels
+        channels = self._channels(facts)
         return {
             "centres": Centres(facts.classes, self.k, channels, generator),
             "pairs": Pairs(channels, self.width, generator),
             "transform": _kaiming(convolution(channels, channels, 3, generator), generator),
         }
+
+    def _channels(self, facts: Facts) -> int:
+        """Channels of the layer's maps: of its last convolution, or as an image shows them where it has none."""
+        parts, known = facts.model.backbone, ", ".join(facts.model.backbone)
+        if self.layer not in parts:
+            raise ValueError(f"trick 'rsg': layer must be a part of the network ({known}), got {self.layer!r}")
+        convolutions = [module for module in parts[self.layer].modules() if isinstance(module, nn.Conv2d)]
+        if convolutions:
+            return convolutions[-1].out_channels
+        facts.require("rsg", "images", "normalise")
+        assert facts.images is not None and facts.normalise is not None
+        was_training = facts.model.training
+        facts.model.eval()
+        x = facts.normalise(facts.images[:1])
+        with torch.no_grad():
+            for name, part in parts.items():
+                x = part(x)
+                if name == self.layer:
+                    break
+        facts.model.train(was_training)
+        return int(x.shape[1])
 
     def build(self, facts: Facts) -> Callable[[Tensor, Batch, torch.Generator], tuple[Tensor, Batch]]:
         """(maps (B, D, h, w), Batch, generator) -> the same with rows added."""
