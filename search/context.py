@@ -39,11 +39,7 @@ BUNDLED = "digits-lt"
 
 
 class Splits:
-    """The data of a search, one split for each seed block.
-
-    Args:
-        settings: Settings of the search.
-    """
+    """The data of a search, one split for each seed block."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings

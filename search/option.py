@@ -202,7 +202,7 @@ def note(flag: str, on_resume: OnResume = FIXED, *, default: Any = "", compared:
     return dataclasses.field(default=default, metadata={OPTION: known})
 
 
-def declared(kind: type) -> Mapping[str, Option]:
+def options_of(kind: type) -> Mapping[str, Option]:
     """The options of a dataclass by name, with what their fields say of them."""
     hints, found = get_type_hints(kind), {}
     for field in dataclasses.fields(kind):
@@ -217,7 +217,7 @@ def declared(kind: type) -> Mapping[str, Option]:
     return MappingProxyType(found)
 
 
-def validated(kind: type[T], fields: Mapping[str, Any], where: str, after: str = "") -> T:
+def validate(kind: type[T], fields: Mapping[str, Any], where: str, after: str = "") -> T:
     """A dataclass of options from fields that may be of any type, as a file or a caller from Python gives them.
 
     Args:
@@ -229,7 +229,7 @@ def validated(kind: type[T], fields: Mapping[str, Any], where: str, after: str =
     Raises:
         SettingsError: A field is unknown, absent, of another type or out of its range.
     """
-    known, texts = declared(kind), {}
+    known, texts = options_of(kind), {}
     for name, value in fields.items():
         if isinstance(value, More) and name in known:
             known[name].check(value)

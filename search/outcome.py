@@ -109,15 +109,7 @@ class Ending:
 def conclude(
     context: SearchContext, ending: Ending, tracker: mlflow_tracker.Tracker, uri: str, console: Console
 ) -> SearchResult:
-    """Judges, exports, writes, shows and tracks what a search has found.
-
-    Args:
-        context: The search.
-        ending: How it came to its end.
-        tracker: Its runs in MLflow, which are closed.
-        uri: MLflow store.
-        console: Rich console for user-facing output.
-    """
+    """Judges, exports, writes, shows and tracks what a search has found."""
     settings, margin, folder = context.settings, context.standard.margin, context.settings.folder
     orchestrator, state = ending.orchestrator, ending.orchestrator.state
     records = list(state.records.values())

@@ -166,12 +166,7 @@ class RecipeFactory:
 
 
 class PublishedRecipes:
-    """The published recipes that can be trained on the data of a search.
-
-    Args:
-        factory: Recipes of the search.
-        lr: Learning rate of the published recipes.
-    """
+    """The published recipes that can be trained on the data of a search."""
 
     def __init__(self, factory: RecipeFactory, lr: float) -> None:
         pretrained = "trained" in factory.standard.provides

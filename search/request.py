@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from search.context import BUNDLED
 from search.design.labels import pair_of
 from search.earlier_results.like import like
-from search.option import SettingsError, declared, must, validated
+from search.option import SettingsError, must, options_of, validate
 from search.settings import ALL_OPTIONS, OPTIONS, Invocation, Settings, gpus
 from search.workspace.folder import kept_space
 from search.workspace.space_file import load_space
@@ -46,7 +46,7 @@ class Request:
     explain: bool = False
 
 
-def requested(given: Mapping[str, Any], where: str = "") -> Request:
+def make_request(given: Mapping[str, Any], where: str = "") -> Request:
     """The search that options ask for.
 
     Args:
@@ -60,7 +60,7 @@ def requested(given: Mapping[str, Any], where: str = "") -> Request:
         if name not in ALL_OPTIONS:
             raise SettingsError(f"{where}{must(ALL_OPTIONS, name, value)}")
     fields = {name: value for name, value in given.items() if name in OPTIONS and name != "space"}
-    once = validated(Invocation, {name: given[name] for name in declared(Invocation) if name in given}, where)
+    once = validate(Invocation, {name: given[name] for name in options_of(Invocation) if name in given}, where)
     if "gpus_per_trial" in fields:
         fields |= gpus(fields["gpus_per_trial"])
     if isinstance(pairs := fields.get("primary"), list | tuple) and all(isinstance(pair, str) for pair in pairs):
@@ -84,7 +84,7 @@ def requested(given: Mapping[str, Any], where: str = "") -> Request:
     }  # fmt: skip
     if once.val is not None and isinstance(chosen["data"], str):
         chosen["data"] = judged(chosen["data"], once.val)
-    return Request(space, validated(Settings, chosen, where), file, explain=once.explain)
+    return Request(space, validate(Settings, chosen, where), file, explain=once.explain)
 
 
 def _space(given: Any) -> tuple[Space, Path | None]:

@@ -12,7 +12,7 @@ from search.execution import session
 from search.execution.gpu_shares import WORKER_ENVIRONMENT
 from search.execution.interrupts import Interrupts
 from search.outcome import SearchResult
-from search.request import Request, requested, takes_options
+from search.request import Request, make_request, takes_options
 from search.settings import ALL_OPTIONS, SettingsError
 from search.workspace.folder import Workspace
 from spaces.domain import Space
@@ -41,15 +41,11 @@ def run(space: Space | str | Path, **options: Any) -> SearchResult:
             raise SettingsError(f"{where}{name} is an option of the command alone")
     if isinstance(options.get("resume"), bool):
         options["resume"] = str(options.get("name", "")) if options["resume"] else None
-    return launch(requested({"space": space, **options}, where), Console())
+    return launch(make_request({"space": space, **options}, where), Console())
 
 
 def launch(request: Request, console: Console) -> SearchResult:
     """Runs to the end, the budget, or Ctrl-C; then judges what there is.
-
-    Args:
-        request: What to start.
-        console: Rich console for user-facing output.
 
     Raises:
         ValueError: The search cannot run as asked, or another process is running it.
@@ -62,8 +58,8 @@ def launch(request: Request, console: Console) -> SearchResult:
         try:
             if request.resume:
                 workspace.claim()
-            context = session.checked(request, context, workspace, console)
-            changed = session.opened(request, context, workspace, console)
+            context = session.check(request, context, workspace, console)
+            changed = session.open_workspace(request, context, workspace, console)
             if not changed:
                 workspace.claim()
                 result = session.run(request, context, workspace, console, interrupts)

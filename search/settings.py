@@ -30,12 +30,12 @@ from search.option import (
     THIS_RUN,
     More,
     SettingsError,
-    declared,
     is_text,
     note,
     option,
+    options_of,
     short,
-    validated,
+    validate,
 )
 from search.scheduling.early_stopping import SCORES
 from search.workspace import paths
@@ -298,7 +298,7 @@ class Settings:
         """
         more = {name: getattr(self, name) + value for name, value in given.items() if isinstance(value, More)}
         fields = _rooted({**given, **more}, self)
-        asked = validated(Settings, {**dataclasses.asdict(self), **fields}, f"--resume {self.name}: ")
+        asked = validate(Settings, {**dataclasses.asdict(self), **fields}, f"--resume {self.name}: ")
         new = {name: value for name in fields if not _same(name, getattr(self, name), value := getattr(asked, name))}
         fixed = (FIXED, GROWS)
         refused = [OPTIONS[name] for name in new if OPTIONS[name].on_resume in fixed and name not in more]
@@ -354,7 +354,7 @@ class Settings:
         # where the results lie now: the folder may have moved
         here = {"output": str(output)}
         fields = (own if project is None else paths.absolute(own, project)) | here
-        found = validated(Settings, fields, where, f"; {UNDO}")
+        found = validate(Settings, fields, where, f"; {UNDO}")
         if found.name != name:
             raise SettingsError(
                 f"{asked}: {folder} holds the search {found.name!r}, whose trials have that name in MLflow; "
@@ -394,14 +394,14 @@ class Invocation:
     )
 
     def __post_init__(self) -> None:
-        for known in declared(Invocation).values():
+        for known in options_of(Invocation).values():
             known.check(getattr(self, known.name))
 
 
-OPTIONS = declared(Settings)
+OPTIONS = options_of(Settings)
 """Settings by name."""
 
-ALL_OPTIONS = MappingProxyType({**OPTIONS, **declared(Invocation)})
+ALL_OPTIONS = MappingProxyType({**OPTIONS, **options_of(Invocation)})
 """Everything that a command line may hold, by name."""
 
 

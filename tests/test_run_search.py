@@ -13,7 +13,7 @@ import torch
 
 import run_search
 from search.__main__ import parser
-from search.request import requested
+from search.request import make_request
 from search.settings import Settings
 from trainables.train import main as train
 
@@ -140,13 +140,13 @@ def test_a_space_is_needed(place, capsys):
 
 def test_gpu_hours_of_trials_that_hold_no_gpu(place, capsys):
     said = refused(capsys, "--space", "space.py", "--gpu-hours", "2")
-    assert said.startswith("--gpu-hours 2: trials hold no GPU, so that this would never end the search")
+    assert said.startswith("--gpu-hours 2: trials use no GPU, so this limit would never be reached")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_gpus_without_a_gpu(place, capsys):
     assert refused(capsys, "--space", "space.py", "--gpus-per-trial", "0.25") == (
-        "--gpus-per-trial 0.25: no GPU is visible on this machine; leave the option out, or give the --address of a "
+        "--gpus-per-trial 0.25: no GPU is visible on this machine; omit the option, or give the --address of a "
         "Ray cluster that has GPUs"
     )
 
@@ -187,7 +187,7 @@ def test_a_time_budget_is_given_anew_or_what_is_left(begun):
     dataclasses.replace(settings, time_budget=60.0, gpu_hours=2.0).save()
     # None: the journal knows what is left
     for given, expected in (([], None), (["--time-budget", "5"], 5.0)):
-        resumed = requested(vars(parser().parse_args(["--resume", "mine", *given]))).settings
+        resumed = make_request(vars(parser().parse_args(["--resume", "mine", *given]))).settings
         assert (resumed.time_budget, resumed.gpu_hours) == (expected, 2.0)
 
 

@@ -42,10 +42,6 @@ class Index:
 def index(record: Record, kinds: Collection[str] = ("tag", "param", "metric")) -> Index:
     """What MLflow shows of a record.
 
-    Args:
-        record: The record.
-        kinds: Only these.
-
     Raises:
         ValueError: What should be a metric is not a number.
     """

@@ -276,9 +276,6 @@ def curves(trials: pd.DataFrame, metrics: Sequence[str] = ("accuracy",)) -> pd.D
 def estimate(values: Mapping[str, Mapping[int, float]]) -> tuple[str, dict[int, float]]:
     """The arm that speaks for a recipe, and its value per seed: the first of `ESTIMATES` that has any.
 
-    Args:
-        values: Arm to seed to value.
-
     >>> estimate({"design": {0: 0.6, 1: 0.7}, "race": {100: 0.62}})
     ('race', {100: 0.62})
     """

@@ -27,9 +27,6 @@ def relocate(database: Path) -> bool:
 
     It does so if they were copied along, or if the paths in the database no longer exist.
 
-    Args:
-        database: MLflow's SQLite file.
-
     Returns:
         Whether anything was changed; False also for a database that cannot be read or written.
     """

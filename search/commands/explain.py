@@ -32,7 +32,7 @@ def show_stop(console: Console, record: Record) -> None:
         console.print(styled(f"{record.trial} {record.reason} [{record.title}]"), soft_wrap=True)
 
 
-def latest(output: str) -> str:
+def latest_search(output: str) -> str:
     """The search of a results folder that was written to last.
 
     Raises:
@@ -44,12 +44,11 @@ def latest(output: str) -> str:
     return journals[-1].parent.name
 
 
-def judged(settings: Settings) -> list[Record]:
+def adaptive_records(settings: Settings) -> list[Record]:
     """The ended trials of a search's adaptive arm, in the order in which they ended."""
     records: dict[str, Record] = {}
-    for event in Journal(settings.folder / "journal.jsonl").events():
-        if event["event"] == "record" and event["record"]["arm"] == "adaptive":
-            record = Record.from_dict(event["record"])
+    for record in Journal(settings.folder / "journal.jsonl").attempts():
+        if record.arm == "adaptive":
             records[record.trial] = record
     return list(records.values())
 
@@ -67,7 +66,7 @@ def overview(settings: Settings, records: Sequence[Record]) -> Iterator[str]:
         yield f"{record.trial} {record.reason} [{record.title}]"
 
 
-def one(settings: Settings, records: Sequence[Record], name: str) -> Iterator[str]:
+def explain_trial(settings: Settings, records: Sequence[Record], name: str) -> Iterator[str]:
     """How a trial ranked at every rung that it passed.
 
     Raises:
@@ -114,7 +113,7 @@ def standings(settings: Settings, records: Sequence[Record]) -> Mapping[tuple[fl
 
 def show(options: argparse.Namespace) -> int:
     """Prints the sentences."""
-    settings = Settings.stored(options.output, options.search or latest(options.output), "--search")
-    records = judged(settings)
-    echo(*(overview(settings, records) if options.trial is None else one(settings, records, options.trial)))
+    settings = Settings.stored(options.output, options.search or latest_search(options.output), "--search")
+    records = adaptive_records(settings)
+    echo(*(overview(settings, records) if options.trial is None else explain_trial(settings, records, options.trial)))
     return 0

@@ -72,7 +72,7 @@ def document(
     if ranking.empty:
         raise ExportError("no trial of this search has finished: there is no recipe to export yet")
     if pick is not None:
-        recipe = picked(trials, pick, (settings or {}).get("val_images_per_class"))
+        recipe = pick_from_front(trials, pick, (settings or {}).get("val_images_per_class"))
     if recipe is not None:
         found = ranking[ranking["recipe"] == recipe]
         if found.empty:
@@ -126,7 +126,7 @@ def document(
     }
 
 
-def picked(trials: pd.DataFrame, pick: str, val_images: int | None) -> str:
+def pick_from_front(trials: pd.DataFrame, pick: str, val_images: int | None) -> str:
     """Id of the recipe of the Pareto front that a word names.
 
     Args:

@@ -7,11 +7,11 @@ import argparse
 from analysis.console import Console
 from search.console.preview import show
 from search.context import SearchContext
-from search.request import requested
+from search.request import make_request
 
 
 def run(options: argparse.Namespace) -> int:
     """Prints the preview."""
-    request = requested(vars(options))
+    request = make_request(vars(options))
     show(Console(), SearchContext.make(request.space, request.settings), getattr(options, "measure", False))
     return 0

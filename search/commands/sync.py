@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from analysis.formatting import counted
 from analysis.records import mlflow_store
 from analysis.records.mlflow_index import text
 from analysis.records.schema import Record, RecordError
@@ -21,11 +22,6 @@ from search.mlflow_tracker import INDEX, SearchRun, Tracker, TrackingError, choo
 from search.scheduling.journal import Journal
 from search.settings import Settings, SettingsError
 from search.workspace.lock import running
-
-
-def recorded(journal: Journal) -> list[Record]:
-    """Every record of a journal, in order: also those of attempts that failed and were repeated."""
-    return [Record.from_dict(event["record"]) for event in journal.events() if event["event"] == "record"]
 
 
 def sync(name: str, output: str = "results", tracking_uri: str | None = None) -> str:
@@ -49,9 +45,9 @@ def sync(name: str, output: str = "results", tracking_uri: str | None = None) ->
     uri, words = choose(tracking_uri or settings.tracking_uri)
     if uri == mlflow_store.NOWHERE:
         raise TrackingError(f"{name}: the search was not tracked; name the store to write to with --tracking-uri")
-    records = recorded(Journal(folder / "journal.jsonl"))
-    data = _index(folder, settings, records)
-    aside = _whole(uri)
+    records = Journal(folder / "journal.jsonl").attempts()
+    data = _ensure_search_run(folder, settings, records)
+    aside = _set_damaged_aside(uri)
     tracker = Tracker(uri, name, data, folder)
     tracker.restore(records)
     kept = SearchRun.read(folder)
@@ -63,8 +59,8 @@ def sync(name: str, output: str = "results", tracking_uri: str | None = None) ->
     recipes = len({record.recipe for record in records})
     written, removed = tracker.written["written"], tracker.written["removed"]
     return (
-        f"{aside}{name}: {_many(trials, 'trial')} of {_many(recipes, 'recipe')} are in {uri}{words} as the journal has "
-        f"them ({_many(written, 'run')} written, {_many(removed, 'run')} moved to MLflow's deleted runs)"
+        f"{aside}{name}: {counted(trials, 'trial')} of {counted(recipes, 'recipe')} are in {uri}{words} as the journal "
+        f"has them ({counted(written, 'run')} written, {counted(removed, 'run')} moved to MLflow's deleted runs)"
     )
 
 
@@ -74,7 +70,7 @@ def _tell(message: str) -> None:
     sys.stdout.flush()
 
 
-def _index(folder: Path, settings: Settings, records: Sequence[Record]) -> str:
+def _ensure_search_run(folder: Path, settings: Settings, records: Sequence[Record]) -> str:
     """Makes the content of the search's own run if none was kept; returns the name of its data."""
     kept = SearchRun.read(folder)
     if kept is None:
@@ -94,7 +90,7 @@ def _index(folder: Path, settings: Settings, records: Sequence[Record]) -> str:
     return kept.data
 
 
-def _whole(uri: str) -> str:
+def _set_damaged_aside(uri: str) -> str:
     """Moves a damaged or half-made database out of the way, under another name; returns a sentence about it."""
     file = mlflow_store.database(uri)
     if file is None:
@@ -107,10 +103,6 @@ def _whole(uri: str) -> str:
     return (
         f"{file} was {'half made' if state == 'half-made' else f'unusable ({state})'} and is kept as {kept}{others}\n"
     )
-
-
-def _many(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def run(options: argparse.Namespace) -> int:

@@ -21,7 +21,7 @@ from analysis.report.findings import gather
 from analysis.report.html import TEMPLATES
 from analysis.report.notebook import found_html
 from analysis.text import echo
-from search.commands.explain import latest
+from search.commands.explain import latest_search
 from search.option import SettingsError
 from search.scheduling.journal import Journal
 from search.settings import Settings
@@ -122,7 +122,7 @@ def server(settings: Settings, port: int) -> ThreadingHTTPServer:
 
 def serve(options: argparse.Namespace) -> int:
     """Serves the page until Ctrl-C."""
-    settings = Settings.stored(options.output, options.search or latest(options.output), "watch")
+    settings = Settings.stored(options.output, options.search or latest_search(options.output), "watch")
     with server(settings, options.port) as serving:
         echo(f"Search {settings.name}: http://{LOOPBACK}:{serving.server_port}/ (Ctrl-C ends)")
         serving.serve_forever()

@@ -54,13 +54,7 @@ DECLARED = "declared"
 
 
 def health(trials: pd.DataFrame, margin: float, winner: str | None) -> tuple[str, ...]:
-    """Reasons not to believe the search, whole sentences.
-
-    Args:
-        trials: Table of trials.
-        margin: Difference in accuracy that matters.
-        winner: Id of the recipe that the race confirmed.
-    """
+    """Reasons not to believe the search, whole sentences."""
     try:
         alone = effects(trials)
     except ValueError:

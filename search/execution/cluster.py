@@ -1,8 +1,8 @@
-"""Ray's processes: started here for this machine alone, watched while they are needed, and ended for certain.
+"""Starts Ray on this machine or connects to a cluster, watches its processes, and makes sure that they end.
 
-A Ray of our own listens on the loopback interface alone, asks for a token that only this process and its children
-know, and lies in a folder of its own that goes away with it. The loop of Ray Tune runs in a thread, so that the main
-thread can always answer Ctrl-C, and end a search whose Ray has lost a process: Tune would wait for it for ever.
+A Ray that is started here listens on the loopback interface only, requires a token that only this process and its
+children know, and keeps its files in a temporary folder. Ray Tune's loop runs in a thread, so that the main thread can
+always answer Ctrl-C and can end a search whose Ray has lost a process, for which Tune would wait forever.
 """
 
 from __future__ import annotations
@@ -33,50 +33,50 @@ from search.settings import SettingsError
 log = logging.getLogger(__name__)
 
 LASTING_ENVIRONMENT = {"RAY_gcs_rpc_server_reconnect_timeout_s": "3600"}
-"""Ray ends this process without a word a minute after its head has died; what was found out must be shown first."""
+"""By default Ray silently ends this process a minute after its head has died; the results must be shown first."""
 
 OWN_ENVIRONMENT = {
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # on every system: no process listens but on loopback
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # on every system, processes listen on loopback only
     "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",
     **LASTING_ENVIRONMENT,
 }
-"""Of a Ray that is started here, and of its processes; the token comes with it."""
+"""Environment of a Ray that is started here and of its processes, besides the token."""
 
 SOCKET_BYTES = 103
-"""The longest name of a socket that every system takes; on Linux it is 107."""
+"""Longest socket path that every system accepts; on Linux it is 107."""
 
 SESSION_BYTES = len("/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store.1")
-"""What Ray appends to its folder for the name of a socket."""
+"""Length of what Ray appends to its folder to name a socket."""
 
 FOLDER, LOCK = "lt-ray-", "lock"
-"""How the name of Ray's folder begins, and the file in it that is locked while its process lives."""
+"""Prefix of the name of Ray's folder, and the file in it that is locked while its process lives."""
 
 ROOM_BYTES = 32 * 10**6
-"""What Ray's logs and sockets take at least."""
+"""Free space that Ray's logs and sockets need."""
 
 POLL_SECONDS = 0.5
-"""How often it is looked whether Ray's processes live."""
+"""Interval at which Ray's processes are checked."""
 
 UNREACHABLE_SECONDS = 20.0
-"""After how long a cluster that does not answer counts as gone: its head may be started again."""
+"""Time after which a cluster that does not answer counts as lost; until then its head may be restarted."""
 
 GRACE_SECONDS = 8.0
-"""How long Tune may take to come to the end of an event before Ray is ended under it."""
+"""Time that Tune has to finish handling an event before Ray is stopped regardless."""
 
 STOP_SECONDS = 10.0
-"""How long Ray may take to end its processes before they are killed."""
+"""Time that Ray has to end its processes before they are killed."""
 
 
 _undo: list[Callable[[], object]] = []
-"""What ends with the Ray that was started here, last first."""
+"""Clean-up steps that `stop` runs, last in, first out."""
 
 
-def short_folder() -> tuple[Path, str]:
-    """A new folder until `stop`, whose name is short enough for sockets in it.
+def make_socket_folder() -> tuple[Path, str]:
+    """Creates a folder, removed by `stop`, whose path is short enough for the sockets in it.
 
     Returns:
-        The folder, and a sentence where it does not lie where the environment asks for it.
+        The folder, and a sentence if it is not where the environment asks for it, else "".
 
     Raises:
         SettingsError: No such folder can be made.
@@ -91,22 +91,22 @@ def short_folder() -> tuple[Path, str]:
         except OSError as error:
             why.append(f"{shown} ({error.strerror or error})")
             continue
-        note = f"Ray's sockets and logs are in {folder}, not in {why[0]}." if asked and why else ""
+        note = f"Ray's sockets and logs are in {folder} instead of {why[0]}." if asked and why else ""
         return folder, note
     raise SettingsError(
-        f"Ray needs a folder for its sockets, and none can be made in {', '.join(why)}; "
-        "set RAY_TMPDIR to a folder with a short name that can be written to"
+        f"Ray needs a folder for its sockets, and none can be created in {', '.join(why)}; "
+        "set RAY_TMPDIR to a writable folder with a short path"
     )
 
 
 def _new_folder(place: Path) -> Path:
     place = place.absolute()
     if len(os.fsencode(place / f"{FOLDER}01234567" / "r")) + SESSION_BYTES > SOCKET_BYTES:
-        raise OSError("its name is too long for a socket in it")
+        raise OSError("its path is too long for a socket in it")
     if shutil.disk_usage(place).free < ROOM_BYTES:
         raise OSError("its disk is full")
-    _remove_left(place)
-    # a folder that nobody else can look into, as Ray opens its own to everybody
+    _remove_abandoned(place)
+    # Ray's own folder is readable by everyone, so it goes into one that is not
     folder = Path(tempfile.mkdtemp(prefix=FOLDER, dir=place))
     lock = FileLock(folder / LOCK)
     lock.acquire()
@@ -119,49 +119,49 @@ def _new_folder(place: Path) -> Path:
     return folder
 
 
-def _remove_left(place: Path) -> None:
-    """Removes the folders of processes that were killed: nobody holds their locks."""
+def _remove_abandoned(place: Path) -> None:
+    """Removes the folders of processes that were killed, which are those whose lock is free."""
     for path in place.glob(f"{FOLDER}*/{LOCK}"):
         with suppress(OSError, Timeout), FileLock(path, timeout=0):
             shutil.rmtree(path.parent, ignore_errors=True)
 
 
-# ------------------------------------------------------------------------------------------ start and end
+# ---------------------------------------- start and end
 
 
 def start(**options: Any) -> str:
-    """Starts a Ray of this process's own.
+    """Starts Ray on this machine, for this process only.
 
     Args:
-        **options: Of `ray.init`.
+        **options: Options of `ray.init`.
 
     Returns:
-        A sentence about where it lies, "" where that is as asked.
+        A sentence about where its files are, "" if that is as asked.
 
     Raises:
         SettingsError: It cannot be started.
     """
-    folder, note = short_folder()
+    folder, note = make_socket_folder()
     _silence()
-    # a token by environment, as the home folder, where Ray would keep one, may not be writable
+    # by the environment: the home folder, where Ray would keep the token, may not be writable
     _set_environment({**OWN_ENVIRONMENT, "RAY_AUTH_TOKEN": secrets.token_hex(32)})
     try:
         ray.init(
-            address="local",  # without it Ray would join whatever runs on the machine, to which no code is sent
+            address="local",  # otherwise Ray would join any cluster on this machine, which would lack our code
             num_cpus=allowed_cpus(),
             include_dashboard=False,
             _temp_dir=str(folder / "r"),
             **options,
         )
     except Exception as error:
-        why = _last_words(folder) or str(error).strip().splitlines()[-1]
+        why = _last_error(folder) or str(error).strip().splitlines()[-1]
         stop()
         raise SettingsError(f"Ray cannot be started on this machine: {why}") from error
     return note
 
 
-def _last_words(folder: Path) -> str:
-    """The last error that a process of Ray has logged."""
+def _last_error(folder: Path) -> str:
+    """The last error in the logs of Ray's processes."""
     for file in (*folder.glob("r/session_*/logs/raylet.out"), *folder.glob("r/session_*/logs/gcs_server.out")):
         with suppress(OSError):
             lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -171,15 +171,15 @@ def _last_words(folder: Path) -> str:
     return ""
 
 
-def join(**options: Any) -> None:
-    """Joins a cluster that somebody has started.
+def connect(**options: Any) -> None:
+    """Connects to a running cluster.
 
     Args:
-        **options: Of `ray.init`, its `address` among them.
+        **options: Options of `ray.init`, including `address`.
 
     Raises:
-        ConnectionError: None answers there.
-        ValueError: The address cannot be one.
+        ConnectionError: No cluster answers at the address.
+        ValueError: The address is malformed.
     """
     _silence()
     _set_environment(LASTING_ENVIRONMENT)
@@ -187,9 +187,9 @@ def join(**options: Any) -> None:
 
 
 def _silence() -> None:
-    """Keeps what Ray prints of its processes off the screen until `stop`: pages of their logs, amid the display.
+    """Keeps the logs of Ray's processes off the screen until `stop`.
 
-    What ends a trial or the search is told by them, in a sentence.
+    What ends a trial or the search is reported in one sentence by the record or the search itself.
     """
     printed = worker.print_to_stdstream
 
@@ -201,8 +201,8 @@ def _silence() -> None:
 
 
 def _set_environment(changes: Mapping[str, str]) -> None:
-    """Sets environment variables until `stop`, and tells the Ray that is imported already."""
-    # Ray itself makes `breakpoint()` its own when it is joined
+    """Sets environment variables until `stop`, and makes Ray, which is already imported, read them."""
+    # connecting to Ray replaces `breakpoint()`
     before = {name: os.environ.get(name) for name in (*changes, "PYTHONBREAKPOINT")}
     loopback = ray_constants.ENABLE_RAY_CLUSTER
 
@@ -223,16 +223,16 @@ def _set_environment(changes: Mapping[str, str]) -> None:
 
 
 def _read_environment() -> None:
-    """Lets Ray, which reads them once, read its settings and its token again."""
+    """Makes Ray, which reads its settings and its token once, read them again."""
     Config.initialize("")
     AuthenticationTokenLoader.instance().reset_cache()
 
 
 def stop(seconds: float = STOP_SECONDS) -> None:
-    """Leaves the Ray that was started or joined here; its own processes are killed where they do not end.
+    """Disconnects from Ray, and kills the processes that were started here if they do not end in time.
 
     Args:
-        seconds: How long they may take.
+        seconds: Time that they have to end.
     """
     node = worker._global_node
     processes = [info.process for infos in getattr(node, "all_processes", {}).values() for info in infos]
@@ -240,7 +240,7 @@ def stop(seconds: float = STOP_SECONDS) -> None:
     ending.start()
     ending.join(seconds)
     if ending.is_alive():
-        # it would wait again when the interpreter ends
+        # it would wait once more at interpreter exit
         atexit.unregister(ray.shutdown)
         for process in processes:
             with suppress(OSError):
@@ -254,22 +254,22 @@ def _shut_down() -> None:
     try:
         ray.shutdown()
     except Exception:
-        # its processes are gone or will be killed; nobody waits for more
+        # its processes have ended or will be killed
         log.debug("ray.shutdown", exc_info=True)
 
 
-# ------------------------------------------------------------------------------------------ while it runs
+# ---------------------------------------- while it runs
 
 
 class Watch:
-    """Looks whether the processes live without which Ray does nothing."""
+    """Checks whether the processes that Ray cannot work without are alive."""
 
     def __init__(self) -> None:
         self._asked = time.monotonic()
         self._answered = self._asked
 
-    def gone(self) -> str:
-        """What is gone, in words; "" while all is well."""
+    def lost_process(self) -> str:
+        """The process that has ended, in words; "" while all are alive."""
         node = worker._global_node
         if node is None:
             return "Ray, which was shut down,"
@@ -282,7 +282,7 @@ class Watch:
         return self._unreachable(node)
 
     def _unreachable(self, node: Any) -> str:
-        """Of a cluster, asked now and then: its head by its port, and the process of this machine by its socket."""
+        """The process of a cluster that no longer answers: its head by port, the one on this machine by socket."""
         now = time.monotonic()
         if now - self._asked < UNREACHABLE_SECONDS / 4:
             return ""
@@ -311,20 +311,20 @@ def _answers(family: int, address: Any) -> bool:
 def run_watched(
     work: Callable[[], object], interrupted: Callable[[], bool], interrupt: Callable[[], None], own: bool
 ) -> str:
-    """Does work with Ray in a thread, and comes back in any case.
+    """Runs a function that uses Ray in a thread, and returns even if Ray loses a process.
 
     Args:
-        work: To do; ends soon after `interrupt`, unless it waits for what is gone.
+        work: The function; it returns soon after `interrupt`, unless it waits for a process that has ended.
         interrupted: Whether the search has been interrupted.
-        interrupt: Asks for its end.
-        own: Whether Ray may be ended under it.
+        interrupt: Asks for the end of the search.
+        own: Whether Ray was started here and may be stopped while `work` runs.
 
     Returns:
-        Which process of Ray is gone, "" where the work came to its own end.
+        The process of Ray that has ended, "" if `work` returned by itself.
 
     Raises:
         KeyboardInterrupt: The search was interrupted.
-        BaseException: What the work has raised.
+        BaseException: What `work` has raised.
     """
     raised: list[BaseException] = []
 
@@ -340,7 +340,7 @@ def run_watched(
     try:
         while thread.is_alive():
             thread.join(POLL_SECONDS)
-            lost = lost or watch.gone()
+            lost = lost or watch.lost_process()
             if not (lost or interrupted()):
                 continue
             interrupt()
@@ -361,9 +361,9 @@ def run_watched(
 
 
 def _release(thread: threading.Thread, end: bool) -> None:
-    """Ends Ray, by which whatever a thread waits for there ends with an error."""
+    """Stops Ray if `end` is true, so that whatever the thread waits for raises an error."""
     if end:
-        # else the thread's next call would start another Ray
+        # otherwise the thread's next call would start another Ray
         auto_init_hook.enable_auto_connect = False
         stop()
     thread.join(GRACE_SECONDS)

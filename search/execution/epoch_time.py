@@ -1,7 +1,7 @@
-"""How long an epoch takes here, as the last search or measurement found it: what the preview's times come from.
+"""Time of one epoch on this machine, from the last search or measurement; the preview's times are computed from it.
 
-Kept in `<results>/pace.json`, one entry for each data set, imbalance, network, kind of device, way of computing
-and machine.
+It is kept in `<results>/pace.json`, one entry for each data set, imbalance, network, kind of device, numerics and
+machine.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EpochTime:
-    """Seconds of one epoch, and where they are from.
+    """Seconds of one epoch, and where they come from.
 
     Args:
         seconds: Per epoch, evaluation included.
@@ -36,12 +36,12 @@ class EpochTime:
 
 
 def file_of(settings: Settings) -> Path:
-    """Where the paces of a results folder are kept."""
+    """The file in a results folder that keeps epoch times."""
     return Path(settings.output) / "pace.json"
 
 
 def known(settings: Settings, model: str) -> EpochTime | None:
-    """What is known of such trials on this machine; `None` if nothing is."""
+    """The epoch time of such trials on this machine; `None` if it is not known."""
     found = _read(file_of(settings)).get(_key(settings, model))
     try:
         return None if found is None else EpochTime(float(found["seconds"]), str(found["source"]))
@@ -49,19 +49,19 @@ def known(settings: Settings, model: str) -> EpochTime | None:
         return None
 
 
-def keep(settings: Settings, model: str, pace: EpochTime) -> None:
-    """Keeps a pace for later previews. One that cannot be written is lost, and nothing else is."""
+def keep(settings: Settings, model: str, time: EpochTime) -> None:
+    """Keeps an epoch time for later previews; if it cannot be written, nothing else is lost."""
     file = file_of(settings)
-    paces = _read(file) | {_key(settings, model): {"seconds": pace.seconds, "source": pace.source}}
+    times = _read(file) | {_key(settings, model): {"seconds": time.seconds, "source": time.source}}
     with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        files.write(file, files.to_json(paces, indent=2) + "\n")
+        files.write(file, files.to_json(times, indent=2) + "\n")
 
 
 def of_records(records: Iterable[Record]) -> float | None:
-    """Median over trials of the seconds per epoch, of what each trained itself; `None` without a trial.
+    """Median over trials of the seconds per epoch; `None` without a trial.
 
-    Trials that re-used a stage are left out: their seconds are also those of reading it.
+    Trials that re-used a stage do not count, because their seconds include reading it.
     """
     each = [r.seconds / r.epochs_trained for r in records if r.epochs_trained and not r.reused and r.seconds > 0]
     return statistics.median(each) if each else None
@@ -75,15 +75,15 @@ def _key(settings: Settings, model: str) -> str:
 
 
 def _read(file: Path) -> dict[str, dict[str, Any]]:
-    """The paces of a file; what is none, after a change by hand or of another version, is not known."""
+    """The epoch times in a file; entries that another version or a person has made invalid are ignored."""
     try:
-        paces = json.loads(file.read_text(encoding="utf-8"))
+        times = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
-    return {key: pace for key, pace in paces.items() if _is_pace(pace)} if isinstance(paces, dict) else {}
+    return {key: time for key, time in times.items() if _is_epoch_time(time)} if isinstance(times, dict) else {}
 
 
-def _is_pace(value: Any) -> bool:
+def _is_epoch_time(value: Any) -> bool:
     if not isinstance(value, dict) or not isinstance(value.get("source"), str):
         return False
     seconds = value.get("seconds")

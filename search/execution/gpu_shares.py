@@ -1,8 +1,8 @@
-"""The machines of a search: a local Ray or a cluster, the share of a GPU of each trial, and trials that were lost.
+"""Resources of a search: the connection to Ray, the share of a GPU that each trial gets, and retries.
 
-A GPU's memory is not divided by Ray, which only counts shares: each process caps itself (`training.memory`), so a
-greedy trial runs out of memory alone. It is retried once with twice the share. A trial whose process or machine died is
-retried from its last saved stage.
+Ray only counts shares of a GPU and does not divide its memory. Each process limits itself (`training.memory`), so a
+trial that needs too much runs out of memory without harming the others, and is retried once with twice the share. A
+trial whose process or machine died is retried from its last saved stage.
 """
 
 from __future__ import annotations
@@ -34,25 +34,25 @@ from trainables.trial import footprint_of
 log = logging.getLogger(__name__)
 
 WORKER_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-"""Set before torch is imported there: on a CPU one thread per trial, one trial per core."""
+"""Environment of the workers, set before they import torch: one thread per trial, one trial per core."""
 
 LOST_TRIES = 3
-"""How often a trial is begun whose process is gone each time: then it is the trial, and not the machine."""
+"""Attempts after which the trial, rather than the machine, is blamed for a process that dies."""
 
 WAIT_SECONDS = 600.0
 """How long a trial waits for a larger share while nothing else of the search runs: longer than a cluster takes to start
-a machine. Then whatever holds the rest is not ours, and may never end."""
+a machine. After that, another program holds the rest and may never release it."""
 
 HEADROOM = 1.2
-"""A proposed share is so many times what was measured: allocators fragment, and recipes differ."""
+"""Factor between the measured memory and the proposed share: allocators fragment, and recipes differ."""
 
 CROWD = 1.5
-"""More trials than so many times 1 / utilisation on one GPU only wait for each other."""
+"""Trials on one GPU, times its utilisation by one trial, beyond which they only wait for each other."""
 
 
 @dataclass(frozen=True)
 class Share:
-    """What of a machine a trial holds."""
+    """Share of a machine that a trial holds."""
 
     cpus: float
     gpus: float
@@ -61,19 +61,19 @@ class Share:
         return f"{self.gpus:g} GPUs" if self.gpus else f"{self.cpus:g} CPUs"
 
 
-# ------------------------------------------------------------------------------------------ Ray
+# ---------------------------------------- Ray
 
 
 def check(settings: Settings) -> None:
-    """Refuses GPUs that are not there, and GPU hours that nothing uses up, before anything is started.
+    """Refuses GPUs that do not exist, and a limit of GPU hours without GPUs, before anything is started.
 
     Raises:
-        SettingsError: GPUs are asked for on a machine without; GPU hours are to end trials that hold no GPU.
+        SettingsError: This machine has no GPU although one is asked for, or GPU hours are limited without GPUs.
     """
     if settings.gpu_hours is not None and not settings.gpus_per_trial:
         raise SettingsError(
-            f"--gpu-hours {settings.gpu_hours:g}: trials hold no GPU, so that this would never end the search; give "
-            "--gpus-per-trial as well, or bound the time: --time-budget SECONDS"
+            f"--gpu-hours {settings.gpu_hours:g}: trials use no GPU, so this limit would never be reached; "
+            "add --gpus-per-trial, or limit the time with --time-budget SECONDS"
         )
     if not settings.gpus_per_trial or settings.address is not None or ray.is_initialized():
         return
@@ -81,21 +81,23 @@ def check(settings: Settings) -> None:
         asked = "auto" if settings.gpus_auto else f"{settings.gpus_per_trial:g}"
         raise SettingsError(
             f"--gpus-per-trial {asked}: no GPU is visible on this machine; "
-            "leave the option out, or give the --address of a Ray cluster that has GPUs"
+            "omit the option, or give the --address of a Ray cluster that has GPUs"
         )
 
 
-def join(settings: Settings) -> str:
-    """Starts Ray here, or joins the cluster, which is sent this project's code. A Ray that runs already stays.
+def connect(settings: Settings) -> str:
+    """Starts Ray on this machine, or connects to the cluster and sends it this project's code.
+
+    A Ray that this process is already connected to is used as it is.
 
     Returns:
-        What a person should know of where it lies, "" where that is nothing.
+        A sentence about where Ray's files are, "" if that is as asked.
 
     Raises:
         SettingsError: Ray cannot be started, or no cluster answers at the address.
     """
     logging.getLogger("ray").setLevel(logging.ERROR)
-    # a trial's error is told in one line, with its record
+    # a trial's error is reported in one line, with its record
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     if ray.is_initialized():
         return ""
@@ -105,7 +107,7 @@ def join(settings: Settings) -> str:
         return cluster.start(**options)
     environment["py_modules"] = packed(settings)
     try:
-        cluster.join(address=settings.address, **options)
+        cluster.connect(address=settings.address, **options)
     except (ConnectionError, ValueError) as error:
         raise SettingsError(
             f"--address {settings.address}: no Ray cluster answers there ({str(error).splitlines()[0]}); "
@@ -113,17 +115,17 @@ def join(settings: Settings) -> str:
         ) from error
     except ray.exceptions.AuthenticationError as error:
         raise SettingsError(
-            f"--address {settings.address}: the Ray cluster there asks for a token; set RAY_AUTH_MODE=token and "
-            "RAY_AUTH_TOKEN to what `ray get-auth-token` prints on its head"
+            f"--address {settings.address}: the Ray cluster there requires a token; set RAY_AUTH_MODE=token and "
+            "RAY_AUTH_TOKEN to the output of `ray get-auth-token` on its head"
         ) from error
     return ""
 
 
-def slots(settings: Settings) -> int:
-    """How many trials run at a time on the Ray that was joined.
+def concurrent_trials(settings: Settings) -> int:
+    """Number of trials that can run at the same time on the connected Ray.
 
     Raises:
-        SettingsError: It has not enough for one.
+        SettingsError: Its resources are too small for one trial.
     """
     resources = ray.cluster_resources()
     wanted = {"CPU": settings.cpus_per_trial, "GPU": settings.gpus_per_trial}
@@ -132,13 +134,13 @@ def slots(settings: Settings) -> int:
         there = f"{resources.get('CPU', 0):g} CPUs and {resources.get('GPU', 0):g} GPUs"
         raise SettingsError(
             f"a trial asks for {settings.cpus_per_trial:g} CPUs and {settings.gpus_per_trial:g} GPUs, "
-            f"but Ray has {there}{_bound(settings)}: lower --cpus-per-trial or --gpus-per-trial"
+            f"but Ray has {there}{_cpu_limit_note(settings)}: lower --cpus-per-trial or --gpus-per-trial"
         )
     return min(min(fit), settings.max_concurrent or min(fit))
 
 
-def _bound(settings: Settings) -> str:
-    """Why Ray has fewer CPUs than the machine."""
+def _cpu_limit_note(settings: Settings) -> str:
+    """Why Ray has fewer CPUs than the machine, in brackets; "" if it has all."""
     allowed, whole = allowed_cpus(), os.cpu_count() or 1
     if settings.address is not None or allowed == whole:
         return ""
@@ -146,10 +148,10 @@ def _bound(settings: Settings) -> str:
 
 
 def check_storage(settings: Settings) -> None:
-    """Asks every node of a cluster whether it sees the folder of finished stages.
+    """Checks that every node of a cluster sees the folder of finished stages.
 
     Raises:
-        SettingsError: One does not: its trials would share nothing, and a lost one would begin at its beginning.
+        SettingsError: A node does not; its trials could re-use no stage, and a lost one would start from scratch.
     """
     if settings.address is None or not settings.reuse or "://" in settings.store_place:
         return
@@ -169,34 +171,34 @@ def check_storage(settings: Settings) -> None:
     if blind:
         where = "--store" if settings.store is not None else "--output"
         raise SettingsError(
-            f"{where}: {folder} is not seen from node {blind[0]} of the cluster: give a folder on storage that all "
-            "nodes share under the same path (--store may also be a URL), or do without by --no-reuse"
+            f"{where}: {folder} is not visible on node {blind[0]} of the cluster; use a folder on storage that all "
+            "nodes share under the same path (--store may also be a URL), or turn re-use off with --no-reuse"
         )
 
 
-# ------------------------------------------------------------------------------------------ the share of a GPU
+# ---------------------------------------- the share of a GPU
 
 
 @dataclass(frozen=True)
 class GpuShareEstimate:
-    """A share of a GPU, and why in one sentence."""
+    """A share of a GPU, and the reason in one sentence."""
 
     share: float
     reason: str
 
 
-def propose(found: Footprint, cpus: float, cpus_per_trial: float) -> GpuShareEstimate:
-    """The share of a GPU that a trial should get: 1 / n, with n trials side by side.
+def propose_share(found: Footprint, cpus: float, cpus_per_trial: float) -> GpuShareEstimate:
+    """The share of a GPU that a trial should get: 1 / n for n trials at the same time.
 
         n = min(⌊total / (HEADROOM · memory)⌋, ⌊CPUs of a GPU / CPUs of a trial⌋, ⌈CROWD / utilisation⌉), at least 1
 
     Args:
-        found: What a trial takes.
-        cpus: CPUs for each GPU of the cluster.
-        cpus_per_trial: That a trial holds.
+        found: Footprint of a trial.
+        cpus: CPUs per GPU of the cluster.
+        cpus_per_trial: CPUs of a trial.
 
     >>> from trainables.pipeline.footprint import Footprint
-    >>> propose(Footprint(memory=3e9, total=24e9, seconds=100, busy=0.5), cpus=16, cpus_per_trial=1).share
+    >>> propose_share(Footprint(memory=3e9, total=24e9, seconds=100, busy=0.5), cpus=16, cpus_per_trial=1).share
     0.3333333333333333
     """
     by_memory = int(found.total / (HEADROOM * found.memory)) if found.memory else 1
@@ -211,13 +213,13 @@ def propose(found: Footprint, cpus: float, cpus_per_trial: float) -> GpuShareEst
     trials = "one trial" if count == 1 else f"{count} trials"
     return GpuShareEstimate(
         1 / count,
-        f"--gpus-per-trial auto: a trial takes {peak}{use}, about {found.seconds:.0f} s in all: "
-        f"{trials} on each GPU, bound by {bound}",
+        f"--gpus-per-trial auto: a trial takes {peak}{use}, for about {found.seconds:.0f} s; "
+        f"{trials} on each GPU, limited by {bound}",
     )
 
 
-def neediest(plans: Iterable[Plan], most: int = 4) -> list[Plan]:
-    """The plans of a design that may need most memory: by their largest batch times its views, then by their tricks."""
+def most_demanding(plans: Iterable[Plan], most: int = 4) -> list[Plan]:
+    """The plans that may need most memory: those with the largest batches times members, then with the most tricks."""
 
     def need(plan: Plan) -> tuple[int, int]:
         batch = max(stage.batch_size * max(1, stage.members) for stage in plan.stages)
@@ -227,21 +229,21 @@ def neediest(plans: Iterable[Plan], most: int = 4) -> list[Plan]:
     return sorted(distinct.values(), key=need, reverse=True)[:most]
 
 
-def measured(specs: Sequence[dict[str, Any]], cpus_per_trial: float) -> GpuShareEstimate:
-    """Trains a few steps of some trials, one after the other on a GPU of their own, and proposes a share.
+def measure_share(specs: Sequence[dict[str, Any]], cpus_per_trial: float) -> GpuShareEstimate:
+    """Trains a few steps of some trials, each alone on a GPU, and proposes a share.
 
     Args:
-        specs: Of the trials, JSON-able `TrialSpec`s.
-        cpus_per_trial: That a trial holds.
+        specs: JSON-able `TrialSpec`s of the trials.
+        cpus_per_trial: CPUs of a trial.
 
     Raises:
-        SettingsError: Ray has no GPU, or even a whole one is too small.
+        SettingsError: Ray has no GPU, or a whole one is too small.
     """
     resources = ray.cluster_resources()
     gpus = resources.get("GPU", 0)
     if not gpus:
         raise SettingsError(
-            "--gpus-per-trial auto: Ray has no GPU; leave the option out, or give the --address of a cluster with GPUs"
+            "--gpus-per-trial auto: Ray has no GPU; omit the option, or give the --address of a cluster with GPUs"
         )
     take = ray.remote(num_cpus=cpus_per_trial, num_gpus=1, max_calls=1, max_retries=0)(footprint_of)
     try:
@@ -250,22 +252,22 @@ def measured(specs: Sequence[dict[str, Any]], cpus_per_trial: float) -> GpuShare
         last = str(error).strip().splitlines()[-1]
         raise SettingsError(
             f"--gpus-per-trial auto: a trial cannot be measured on a whole GPU ({last}); "
-            "a smaller batch (batch_size= of a stage) or another --model needs less"
+            "use a smaller batch (batch_size= of a stage) or another --model"
         ) from error
-    return propose(max(found, key=lambda one: one.memory), resources.get("CPU", 1) / gpus, cpus_per_trial)
+    return propose_share(max(found, key=lambda one: one.memory), resources.get("CPU", 1) / gpus, cpus_per_trial)
 
 
-# ------------------------------------------------------------------------------------------ trials that were lost
+# ---------------------------------------- retries
 
 
 OUT_OF_MEMORY = re.compile(
     r"^(?:\w+\.)*(?:(?:OutOfMemoryError|MemoryError)\b|(?:RuntimeError|AcceleratorError): .*"
     r"(?:DefaultCPUAllocator|CUDA error: out of memory|CU(?:BLAS|SOLVER|SPARSE|DNN|FFT)_(?:STATUS_)?ALLOC_FAILED))"
 )
-"""How the reason of a trial begins that ran out of memory: of the GPU, of the machine, or ended by Ray for that.
+"""Beginning of the failure reason of a trial that ran out of memory of the GPU or of the machine.
 
-PyTorch has an error of its own for the GPU's allocator alone: memory of the machine, and what CUDA and its libraries
-take beside the tensors, are told by the text of another one."""
+PyTorch has its own error class for the GPU's allocator only; the machine's memory, and what CUDA and its libraries use
+besides tensors, are recognised by the text of other errors."""
 
 
 class ResourceAllocator:
@@ -281,19 +283,19 @@ class ResourceAllocator:
         self._larger: dict[str, Share] = {}
         self._lost: Counter[str] = Counter()
         self.waiting: set[str] = set()
-        """Trials with a larger share that have not got it yet."""
+        """Trials that wait for a larger share."""
         self._alone_since: float | None = None
 
-    def of(self, trial: str) -> Share:
-        """What a trial gets."""
+    def share_of(self, trial: str) -> Share:
+        """The share that a trial gets."""
         return self._larger.get(trial, self._usual)
 
     def started(self, trial: str) -> None:
-        """A trial has got its share."""
+        """Notes that a trial has received its share."""
         self.waiting.discard(trial)
 
-    def hopeless(self, running: Collection[str]) -> set[str]:
-        """Trials that have waited for their larger share for `WAIT_SECONDS` while nothing else of the search ran.
+    def starved(self, running: Collection[str]) -> set[str]:
+        """Trials that have waited `WAIT_SECONDS` for a larger share while nothing else of the search ran.
 
         Args:
             running: All trials that were handed out and have not ended.
@@ -308,50 +310,50 @@ class ResourceAllocator:
         return waiting if now - self._alone_since > WAIT_SECONDS else set()
 
     def retry(self, trial: str, reason: str, lost: bool) -> str:
-        """Why a failed trial is tried again, "" where it is not.
+        """Why a failed trial is retried, "" if it is not.
 
         Args:
-            trial: Its id.
-            reason: What its error says.
-            lost: Whether its process is gone, whatever the reason.
+            trial: Id of the trial.
+            reason: Text of its error.
+            lost: Whether its process has died.
         """
         if OUT_OF_MEMORY.match(reason):
-            larger = self._double(self.of(trial))
+            larger = self._double(self.share_of(trial))
             if trial in self._larger or larger == self._usual:
                 return ""
             self._larger[trial] = larger
             self.waiting.add(trial)
-            return f"out of memory with {self._usual}; once more with {larger}"
+            return f"out of memory with {self._usual}; retrying with {larger}"
         if lost:
             self._lost[trial] += 1
             if self._lost[trial] < LOST_TRIES:
                 return "worker process died; retrying from the last saved stage"
         return ""
 
-    def unmet(self, trial: str) -> str:
-        """The reason of a trial that never got its larger share."""
+    def why_starved(self, trial: str) -> str:
+        """The failure reason of a trial that never received its larger share."""
         return (
-            f"out of memory with {self._usual}, and {self._larger[trial]} were not free within {WAIT_SECONDS:g} s "
-            "although nothing else of the search ran: something else holds them"
+            f"out of memory with {self._usual}, and {self._larger[trial]} did not become free within "
+            f"{WAIT_SECONDS:g} s although nothing else of the search ran: another program holds them"
         )
 
-    def note(self, trial: str, reason: str) -> str:
-        """The reason of a trial that failed for good, with what was tried."""
+    def why_failed(self, trial: str, reason: str) -> str:
+        """The failure reason of a trial that is not retried, with what was tried."""
         if trial in self._larger:
-            return f"{reason} (with {self._larger[trial]}, after {self._usual} were too little)"
+            return f"{reason} (with {self._larger[trial]}, after {self._usual} were not enough)"
         if self._lost[trial] > 1:
             return f"{reason} ({self._lost[trial]} times)"
         return reason
 
     def _double(self, share: Share) -> Share:
-        """Twice the GPU, one at most, or on CPUs twice the CPUs, so that fewer trials share the machine's memory."""
+        """Twice the share of a GPU, at most one, or twice the CPUs, so that fewer trials share the machine's memory."""
         if share.gpus:
             return Share(share.cpus, max(share.gpus, min(1.0, 2 * share.gpus, self._most.gpus)))
         return Share(max(share.cpus, min(2 * share.cpus, self._most.cpus)), 0.0)
 
 
-def shares(settings: Settings) -> ResourceAllocator:
-    """The shares of a search on the Ray that was joined."""
+def resource_allocator(settings: Settings) -> ResourceAllocator:
+    """The resource allocator of a search on the connected Ray."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     most = Share(*(max((node.get(kind, 0.0) for node in nodes), default=0.0) for kind in ("CPU", "GPU")))
     return ResourceAllocator(Share(settings.cpus_per_trial, settings.gpus_per_trial), most)

@@ -43,11 +43,11 @@ class Interrupts:
             KeyboardInterrupt: A signal came before.
         """
         self.check()
-        with self.noted(request):
+        with self.deferred(request):
             yield
 
     @contextmanager
-    def noted(self, request: Callable[[], None] = lambda: None) -> Iterator[None]:
+    def deferred(self, request: Callable[[], None] = lambda: None) -> Iterator[None]:
         """The same for what must not be broken off: whoever calls it looks at `received`, or calls `check`, later."""
         before, self._request = self._request, request
         try:
@@ -71,12 +71,12 @@ class Interrupts:
         for number in SIGNALS:
             there = signal.getsignal(number)
             # nohup: the command is to outlive its terminal
-            if there == self._hear or (number != signal.SIGINT and there is signal.SIG_IGN):
+            if there == self._handle or (number != signal.SIGINT and there is signal.SIG_IGN):
                 continue
-            signal.signal(number, self._hear)
+            signal.signal(number, self._handle)
             self._before.setdefault(number, there)
 
-    def _hear(self, number: int, frame: FrameType | None) -> None:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         first, self.received = not self.received, True
         if number != signal.SIGINT:
             _leave_lost_terminal()

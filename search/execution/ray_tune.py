@@ -17,7 +17,7 @@ from ray.tune import Callback, CheckpointConfig, FailureConfig, RunConfig, TuneC
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from analysis.records.schema import Point, Record
+from analysis.records.schema import FIELDS, Point, Record
 from search.context import SearchContext
 from search.execution import cluster
 from search.execution.failures import FailureCount, describe_error
@@ -44,6 +44,14 @@ ENVIRONMENT = {
 FOLDER = "ray"
 """What Tune needs on the disk lies in this folder of the workspace, and is removed at the end."""
 
+UNMEASURED: Mapping[str, Any] = MappingProxyType(
+    {
+        "first_stage": "", "imbalance": float("nan"), "fingerprint": "", "counts": (), "val_counts": (), "epochs": 0,
+        "epochs_trained": 0, "images": 0, "steps": 0, "seconds": 0.0, "seconds_saved": 0.0, "reused": (), "metrics": {},
+    }
+)  # fmt: skip
+"""Fields of the record of a trial that has reported nothing."""
+
 LOST_PROCESS = "{} is gone (killed, or the machine has run out of memory), and no trial can be trained without it."
 """Why a search ends whose Ray has lost a process."""
 
@@ -59,16 +67,6 @@ def execute(
     own_ray: bool,
 ) -> None:
     """Runs trials until the orchestrator has none left, a person interrupts, or Ray is lost.
-
-    Args:
-        orchestrator: Decides what runs.
-        context: The search.
-        callback: Turns what trials report into records.
-        scheduler: Stops trials early.
-        shares: Share of the machine of each trial.
-        slots: Trials at a time.
-        interrupts: Signals of this process.
-        own_ray: Whether Ray was started by this process.
 
     Raises:
         Exception: What a record could not be taken for, e.g. a journal that cannot be written.
@@ -116,11 +114,7 @@ class _DriverOnly:
 
 
 class Failure(_DriverOnly):
-    """Takes the error that Ray tells a trial, as it is: Ray would pickle it into a file, and read that back.
-
-    Args:
-        trial: Ray's.
-    """
+    """Takes the error that Ray tells a trial, as it is: Ray would pickle it into a file, and read that back."""
 
     def __init__(self, trial: Any) -> None:
         self._trial = trial
@@ -155,7 +149,7 @@ class TuneSearcher(_DriverOnly, Searcher):  # type: ignore[misc]
         request = self._orchestrator.next()
         if request is not None:
             # one string: Ray flattens, formats and copies every key of a configuration
-            share = self._shares.of(request.id)
+            share = self._shares.share_of(request.id)
             spec = json.dumps(self._spec_of(request))
             return {"task": request.id, "spec": spec, "cpus": share.cpus, "gpus": share.gpus}
         return Searcher.FINISHED if self._orchestrator.finished else None
@@ -171,14 +165,7 @@ class TuneSearcher(_DriverOnly, Searcher):  # type: ignore[misc]
 
 
 class TuneScheduler(_DriverOnly, FIFOScheduler):  # type: ignore[misc]
-    """Ray's scheduler: stops trials of the adaptive arm as `CohortASHA` decides, and no others.
-
-    Args:
-        orchestrator: Knows the trials.
-        halving: Early stopping.
-        shares: Knows which trial waits for a larger share.
-        slots: Trials at a time.
-    """
+    """Ray's scheduler: stops trials of the adaptive arm as `CohortASHA` decides, and no others."""
 
     def __init__(self, orchestrator: Orchestrator, halving: CohortASHA, shares: ResourceAllocator, slots: int) -> None:
         super().__init__()
@@ -218,8 +205,8 @@ class TuneScheduler(_DriverOnly, FIFOScheduler):  # type: ignore[misc]
         self._keep_processes(tune_controller)
         waiting = (trial for trial in reversed(tune_controller.get_trials()) if trial.status == "PENDING")
         newest = next(waiting, None)
-        hopeless = self._shares.hopeless(self._orchestrator.running)
-        if newest is not None and hopeless and newest.config["task"] in hopeless:
+        starved = self._shares.starved(self._orchestrator.running)
+        if newest is not None and starved and newest.config["task"] in starved:
             # the recorder hears of its end, and sees that it never began
             tune_controller.stop_trial(newest)
             return None
@@ -322,7 +309,7 @@ class TuneCallback(_DriverOnly, Callback):  # type: ignore[misc]
         name = trial.config["task"]
         if name in self._shares.waiting:
             self._shares.waiting.discard(name)
-            self._record(name, "failed", self._shares.unmet(name))
+            self._record(name, "failed", self._shares.why_starved(name))
             return
         decision = self._scheduler.decisions.get(name)
         outcome = self._last[name]["outcome"] if decision is None else "stopped"
@@ -335,7 +322,7 @@ class TuneCallback(_DriverOnly, Callback):  # type: ignore[misc]
         name = trial.config["task"]
         said = self._last.get(name, {}).get("failure")
         reason, lost = describe_error(trial.handle_error.error) if said is None else (said, False)
-        share = self._shares.of(name)
+        share = self._shares.share_of(name)
         again = self._shares.retry(name, reason, lost) if name in self._orchestrator.running else ""
         if again:
             log.info("%s: %s (%s)", name, again, reason)
@@ -343,7 +330,7 @@ class TuneCallback(_DriverOnly, Callback):  # type: ignore[misc]
                 kept.pop(name, None)
             self._orchestrator.requeue(name, f"{again} ({reason})", share.gpus)
             return
-        self._record(name, "failed", self._shares.note(name, reason))
+        self._record(name, "failed", self._shares.why_failed(name, reason))
 
     def _record(self, name: str, outcome: str, reason: str, stop: Mapping[str, Any] = MappingProxyType({})) -> None:
         if self._problem is not None or name not in self._orchestrator.running:
@@ -353,47 +340,21 @@ class TuneCallback(_DriverOnly, Callback):  # type: ignore[misc]
         points = payload.get("curve") or self._points.get(name, [])
         self._points.pop(name, None)
         self.progress.pop(name, None)
+        measured = {name: tuple(value) if isinstance(value, list) else value for name, value in payload.items()}
         record = Record(
-            search=self._context.settings.name,
-            data=self._context.settings.data,
-            model=self._context.model,
-            trial=request.id,
-            arm=request.arm,
-            recipe=request.recipe.plan.id,
-            title=request.title or request.recipe.title,
-            seed=request.seed,
-            split_seed=request.seed,
-            first_stage=payload.get("first_stage", ""),
-            tricks=request.tricks,
-            context=request.context,
-            setting=request.setting,
-            outcome=outcome,
-            choices=request.recipe.choices,
-            plan=request.recipe.plan.to_dict(),
-            families=request.recipe.families,
-            imbalance=payload.get("imbalance", float("nan")),
-            fingerprint=payload.get("fingerprint", ""),
-            counts=tuple(payload.get("counts", ())),
-            val_counts=tuple(payload.get("val_counts", ())),
-            class_names=tuple(payload.get("class_names", ())),
-            epochs=payload.get("epochs", 0),
-            epochs_trained=payload.get("epochs_trained", 0),
-            images=payload.get("images", 0),
-            steps=payload.get("steps", 0),
-            seconds=payload.get("seconds", 0.0),
-            seconds_saved=payload.get("seconds_saved", 0.0),
-            reused=tuple(payload.get("reused", ())),
-            metrics=payload.get("metrics", {}),
-            recalls=tuple(payload.get("recalls", ())),
-            correct=tuple(payload.get("correct", ())),
-            per_class=payload.get("per_class", {}),
-            curve=tuple(Point(**point) for point in points),
-            reason=reason or payload.get("reason", ""),
-            stop=dict(stop),
-            gpus=self._shares.of(name).gpus,
-            memory=payload.get("memory", 0.0),
-            started=self._started.pop(name, time.time()),
-        )
+            **{
+                **UNMEASURED, **{name: value for name, value in measured.items() if name in FIELDS},
+                "search": self._context.settings.name, "data": self._context.settings.data,
+                "model": self._context.model, "trial": request.id, "arm": request.arm,
+                "recipe": request.recipe.plan.id, "title": request.title or request.recipe.title,
+                "seed": request.seed, "split_seed": request.seed, "tricks": request.tricks,
+                "context": request.context, "setting": request.setting, "outcome": outcome,
+                "choices": request.recipe.choices, "plan": request.recipe.plan.to_dict(),
+                "families": request.recipe.families, "curve": tuple(Point(**point) for point in points),
+                "reason": reason or payload.get("reason", ""), "stop": dict(stop),
+                "gpus": self._shares.share_of(name).gpus, "started": self._started.pop(name, time.time()),
+            }
+        )  # fmt: skip
         try:
             self._orchestrator.record(record)
         except Exception as error:

@@ -14,7 +14,6 @@ from analysis.console import Console, styled
 from analysis.text import sentence
 from search import mlflow_tracker, outcome
 from search.commands import explain
-from search.commands.sync import recorded
 from search.console import summary
 from search.console.display import Display
 from search.context import SearchContext
@@ -48,7 +47,7 @@ if TYPE_CHECKING:
 # --------------------------------------------------------------------------------- before anything is trained
 
 
-def checked(request: Request, context: SearchContext, workspace: Workspace, console: Console) -> SearchContext:
+def check(request: Request, context: SearchContext, workspace: Workspace, console: Console) -> SearchContext:
     """The search with its MLflow store and deployment, after everything that can be refused before it starts.
 
     Raises:
@@ -68,7 +67,7 @@ def checked(request: Request, context: SearchContext, workspace: Workspace, cons
     return context
 
 
-def opened(request: Request, context: SearchContext, workspace: Workspace, console: Console) -> list[str]:
+def open_workspace(request: Request, context: SearchContext, workspace: Workspace, console: Console) -> list[str]:
     """Makes the folder of a new search, or compares a resumed one with what it was started on.
 
     Returns:
@@ -110,15 +109,7 @@ def successor(request: Request, context: SearchContext, changed: list[str], cons
 def run(
     request: Request, context: SearchContext, workspace: Workspace, console: Console, interrupts: Interrupts
 ) -> SearchResult:
-    """Trains, and concludes from what there is.
-
-    Args:
-        request: The search to run.
-        context: The search, checked.
-        workspace: Its folder, claimed.
-        console: Rich console for user-facing output.
-        interrupts: Signals of this process.
-    """
+    """Trains, and concludes from what there is."""
     settings = context.settings
     uri = str(settings.tracking_uri)
     summary.show_notes(console, settings.data, context.splits.first.notes)
@@ -130,8 +121,8 @@ def run(
         # MLflow makes its database in seconds that Ray needs as well
         tracker = mlflow_tracker.Tracker(uri, settings.name, settings.data, settings.folder)
         with _ray(workspace, interrupts) as own_ray:
-            context = _joined(context, workspace, console, interrupts)
-            slots = gpu_shares.slots(context.settings)
+            context = _connect_ray(context, workspace, console, interrupts)
+            slots = gpu_shares.concurrent_trials(context.settings)
             context = _with_lag(context, workspace, request.resume, slots)
             with _orchestrator(request, context, console) as orchestrator:
                 state = orchestrator.state
@@ -164,27 +155,29 @@ def _ray(workspace: Workspace, interrupts: Interrupts) -> Iterator[bool]:
         yield own
     finally:
         if own:
-            with interrupts.noted():
+            with interrupts.deferred():
                 cluster.stop()
         workspace.remove(ray_tune.FOLDER, CODE_FOLDER)
 
 
-def _joined(context: SearchContext, workspace: Workspace, console: Console, interrupts: Interrupts) -> SearchContext:
+def _connect_ray(
+    context: SearchContext, workspace: Workspace, console: Console, interrupts: Interrupts
+) -> SearchContext:
     """Starts or joins Ray, and measures the share of a GPU where that is asked for."""
     for key, value in ray_tune.ENVIRONMENT.items():
         os.environ.setdefault(key, value)
     uploaded = context.settings.address is not None and not ray.is_initialized()
     context = dataclasses.replace(context, code_uploaded=uploaded)
-    with interrupts.noted(), children_outlive_the_terminal():
-        note = gpu_shares.join(context.settings)
+    with interrupts.deferred(), children_outlive_the_terminal():
+        note = gpu_shares.connect(context.settings)
         if note:
             console.print(styled(sentence(note)), soft_wrap=True)
         gpu_shares.check_storage(context.settings)
         if context.settings.gpus_auto:
-            plans = gpu_shares.neediest(cell.recipe.plan for cell in context.design.cells)
+            plans = gpu_shares.most_demanding(cell.recipe.plan for cell in context.design.cells)
             seed = context.settings.seed * SEEDS_APART
             specs = [dataclasses.replace(context.plain_spec(plan, seed), store=None).to_dict() for plan in plans]
-            found = gpu_shares.measured(specs, context.settings.cpus_per_trial)
+            found = gpu_shares.measure_share(specs, context.settings.cpus_per_trial)
             console.print(styled(found.reason), soft_wrap=True)
             share = {"gpus_per_trial": found.share, "gpus_auto": False, "gpus_reason": found.reason}
             context = context.with_settings(**share)
@@ -243,7 +236,7 @@ def _train(
     if request.resume:
         # not before everything stands: asked again after a refusal, `--trials +50` must not add twice
         settings.keep_changes()
-    shares = gpu_shares.shares(settings)
+    shares = gpu_shares.resource_allocator(settings)
     halving = context.early_stopping()
     # by what was recorded: phases that come after this one have not planned their trials again yet
     halving.remember(orchestrator.state.records.values())
@@ -310,7 +303,7 @@ def _track(
     starts = context.factory.starts(context.settings.start_points)
     choices |= {name for recipe, _ in starts.values() for name in recipe.choices}
     tracker.start(context.params(), {"space": context.settings.space}, choices=choices, resume=request.resume)
-    tracker.replay(recorded(orchestrator.journal))
+    tracker.replay(orchestrator.journal.attempts())
 
 
 def _was_complete(request: Request, tracker: mlflow_tracker.Tracker) -> bool:

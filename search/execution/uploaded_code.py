@@ -40,12 +40,7 @@ def packed(settings: Settings) -> list[str]:
 
 
 def tricks_for(settings: Settings, sent: bool) -> tuple[str, ...]:
-    """Folders of tricks as workers find them: in what they were sent, or where they lie.
-
-    Args:
-        settings: Of the search.
-        sent: Whether the code was sent to the workers.
-    """
+    """Folders of tricks as workers find them: in what they were sent, or where they lie."""
     if sent:
         return tuple(f"{UPLOADED}:{number}" for number in range(len(settings.tricks)))
     return tuple(str(Path(folder).resolve()) for folder in settings.tricks)

@@ -26,11 +26,7 @@ REFRESH_SECONDS = 5.0
 
 
 class BackgroundCall:
-    """Calls a function in a thread.
-
-    Args:
-        function: Called at once.
-    """
+    """Calls a function in a thread."""
 
     def __init__(self, function: Callable[[], None]) -> None:
         self._function = function
@@ -65,11 +61,7 @@ class Job:
 
 
 class StoreWatch:
-    """Tells an outage of the store from a failure of one job.
-
-    Args:
-        client: Client of the store.
-    """
+    """Tells an outage of the store from a failure of one job."""
 
     def __init__(self, client: Client) -> None:
         self._client = client

@@ -97,13 +97,7 @@ def of_trial(record: Record, search: str, choices: Iterable[str]) -> RunContent:
 
 
 def of_recipe(record: Record, search: str, choices: Iterable[str]) -> RunContent:
-    """The content with which a recipe's run is created, before its first trial.
-
-    Args:
-        record: The recipe's first trial.
-        search: Name of the search.
-        choices: Names of all choices of the space.
-    """
+    """The content with which a recipe's run is created, before its first trial."""
     found = index(record, ("tag", "param"))
     tags = {name: found.tags[name] for name in ("recipe", "title", "tricks", "context")}
     return RunContent(

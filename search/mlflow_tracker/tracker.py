@@ -108,9 +108,6 @@ class Tracker:
 
         Every artifact is looked for as well, and runs that no record speaks of are removed by `close`.
 
-        Args:
-            records: What its journal has.
-
         Raises:
             TrackingError: The store cannot be opened, or nothing is kept.
         """

@@ -50,10 +50,5 @@ def enabled(settings: Settings, extra_blocks: int | None = None, phases: Sequenc
 
 
 def outlook(settings: Settings, factory: RecipeFactory) -> list[tuple[str, str, int]]:
-    """Upper bounds of what a search runs: (phase, description, trials) of each phase.
-
-    Args:
-        settings: Settings of the search.
-        factory: Recipes of the search.
-    """
+    """Upper bounds of what a search runs: (phase, description, trials) of each phase."""
     return [(phase.name, phase.description, phase.max_trials(settings, factory)) for phase in enabled(settings)]

@@ -120,12 +120,7 @@ class Ablation(Phase):
 
 
 class _Cells:
-    """The recipes of a winner with some of its tricks removed.
-
-    Args:
-        factory: Builds recipes.
-        winner: What tricks are removed from.
-    """
+    """The recipes of a winner with some of its tricks removed."""
 
     def __init__(self, factory: RecipeFactory, winner: Recipe) -> None:
         self.factory, self.winner = factory, winner

@@ -56,10 +56,6 @@ def plan_extra_blocks(state: SearchState, budget: int) -> dict[str, Any] | None:
 
     A pair asks for the blocks that would settle it with 80 % probability (`analysis.conflicts.further_blocks`). Its
     four cells get them; of a factorial, in which every run serves every pair, all cells do.
-
-    Args:
-        state: The search.
-        budget: Blocks that may be granted, over all pairs.
     """
     table = state.conflicts()
     if table is None:

@@ -83,15 +83,16 @@ class Journal:
     def records(self) -> dict[str, Record]:
         """The last record of every trial that did not fail: a failed one may succeed the next time."""
         found: dict[str, Record] = {}
-        for event in self.events():
-            if event["event"] != "record":
-                continue
-            record = Record.from_dict(event["record"])
+        for record in self.attempts():
             if record.outcome == "failed":
                 found.pop(record.trial, None)
             else:
                 found[record.trial] = record
         return found
+
+    def attempts(self) -> list[Record]:
+        """Every record in order, including those of attempts that failed and were repeated."""
+        return [Record.from_dict(event["record"]) for event in self.events() if event["event"] == "record"]
 
     def write(self, event: str, **content: Any) -> None:
         """Appends one event.

@@ -46,14 +46,7 @@ class _Start:
 
 
 class Proposer:
-    """Asks the sampler for recipes, and tells it their results in the order of the proposals.
-
-    Args:
-        state: The search.
-        sampler: Proposes.
-        journal: Proposals are written to it before they run.
-        phase: The phase that the proposals belong to.
-    """
+    """Asks the sampler for recipes, and tells it their results in the order of the proposals."""
 
     def __init__(self, state: SearchState, sampler: Sampler, journal: Journal, phase: Adaptive) -> None:
         self._state, self._sampler, self._journal, self._phase = state, sampler, journal, phase

@@ -210,9 +210,6 @@ class Sampler:
 
         To be called once, on an empty study, when the space is at the numbers that it had when the search proposed.
 
-        Args:
-            events: Events of the journal.
-
         Returns:
             What other arms had taught before journals said so, for the journal.
         """

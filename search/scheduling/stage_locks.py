@@ -68,11 +68,7 @@ class StageLocks:
             self._leases.release(keys)
 
     def evict(self, needed: Iterable[TrialRequest]) -> None:
-        """Evicts finished stages until the store fits its limit.
-
-        Args:
-            needed: Trials whose stages stay.
-        """
+        """Evicts finished stages until the store fits its limit."""
         if self._store is None or self._limit is None:
             return
         kept = {key for request in needed for key in self._all(request)}

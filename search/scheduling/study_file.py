@@ -35,13 +35,7 @@ PROBLEMS = (SQLAlchemyError, sqlite3.Error, optuna.exceptions.OptunaError, OSErr
 
 
 class StudyFile:
-    """An SQLite file that follows a study.
-
-    Args:
-        path: The file.
-        study: In memory.
-        metrics: Names of what is maximised.
-    """
+    """An SQLite file that follows a study."""
 
     def __init__(self, path: Path, study: optuna.Study, metrics: Sequence[str]) -> None:
         self.path, self._study, self._metrics = path, study, list(metrics)

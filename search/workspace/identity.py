@@ -19,6 +19,7 @@ from typing import Any
 from torch import Tensor
 
 from analysis import files
+from analysis.formatting import counted
 from analysis.text import printable
 from search.option import FIXED
 from search.settings import OPTIONS, UNDO, Settings, SettingsError
@@ -94,15 +95,7 @@ class Identity:
 
 
 def identify(space: Space, settings: Settings, model: str, data: LongTailed, deployment: Deployment) -> Identity:
-    """The identity of a search as it would run now; `files` are left to `create`.
-
-    Args:
-        space: What may vary.
-        settings: Of the search.
-        model: Name of the network.
-        data: The first seed block.
-        deployment: How results are weighed.
-    """
+    """The identity of a search as it would run now; `files` are left to `create`."""
     return Identity(
         settings=_fixed(settings, model, deployment),
         space=space,
@@ -221,22 +214,20 @@ def _data_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str
     said = []
     for name, (count, digest) in old.items():
         if name not in new:
-            said.append(f"class {printable(name)} with its {_images(count)} is gone")
+            said.append(f"class {printable(name)} with its {counted(count, 'image')} is gone")
         elif new[name][0] != count:
             more = new[name][0] - count
-            said.append(f"{printable(name)} has {_images(new[name][0])} instead of {count} ({more:+})")
+            said.append(f"{printable(name)} has {counted(new[name][0], 'image')} instead of {count} ({more:+})")
         elif new[name][1] != digest:
             said.append(f"{printable(name)} has other images or labels than before ({count}, as before)")
-    said += [f"class {printable(name)} with its {_images(new[name][0])} is new" for name in new if name not in old]
+    said += [
+        f"class {printable(name)} with its {counted(new[name][0], 'image')} is new" for name in new if name not in old
+    ]
     if before.get("shape") != now.get("shape"):
         said.append(f"the images' shape was {before.get('shape')}, is {now['shape']}")
     if not said:
         said = ["the same number of images, but files were replaced, touched or renamed, or are divided otherwise"]
     return [f"the data have changed: {_listed(said)}"]
-
-
-def _images(count: int) -> str:
-    return "1 image" if count == 1 else f"{count} images"
 
 
 def _code_changes(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:

@@ -48,7 +48,7 @@ def test_outside_of_events_it_is_raised_and_what_swallows_it_is_found_out(number
 def test_what_must_not_be_broken_off_is_not_though_it_brings_handlers_of_its_own(number):
     done = []
     with pytest.raises(KeyboardInterrupt), Interrupts() as it:
-        with it.noted():
+        with it.deferred():
             os.kill(os.getpid(), number)
             time.sleep(0.05)
             done.append(it.received)
@@ -62,7 +62,7 @@ def test_what_must_not_be_broken_off_is_not_though_it_brings_handlers_of_its_own
 
 def test_a_child_outlives_the_terminal_and_its_parent_hears_of_it():
     with pytest.raises(KeyboardInterrupt), Interrupts() as it:
-        with it.noted():
+        with it.deferred():
             with children_outlive_the_terminal():
                 child = subprocess.Popen(["sleep", "600"])
                 os.kill(os.getpid(), signal.SIGHUP)

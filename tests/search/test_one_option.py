@@ -25,12 +25,12 @@ from pathlib import Path
 import search
 from search import cli
 from search.__main__ import parser
-from search.request import requested
+from search.request import make_request
 from search.settings import Settings, SettingsError
 
 def refused(given):
     try:
-        requested({"resume": "mine"} | given)
+        make_request({"resume": "mine"} | given)
     except SettingsError as error:
         return str(error)
 
@@ -44,7 +44,7 @@ for value in ("six", -1):
     except SettingsError as error:
         print(error)
 Path("results/mine").mkdir(parents=True)
-requested(vars(parser().parse_args(["--space", SPACE, "--name", "mine", "--patience", "5"]))).settings.save()
+make_request(vars(parser().parse_args(["--space", SPACE, "--name", "mine", "--patience", "5"]))).settings.save()
 print(json.loads(Path("results/mine/search.json").read_text())["patience"])
 print(Settings.stored("results", "mine").patience)
 print(refused({"space": SPACE, "patience": 6}))

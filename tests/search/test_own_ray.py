@@ -102,10 +102,10 @@ def test_it_lies_where_it_is_asked_for(places):
     short.mkdir(exist_ok=True)
     try:
         places("TMPDIR", str(short))
-        folder, note = cluster.short_folder()
+        folder, note = cluster.make_socket_folder()
         assert folder.parent == short and note == "" and folder.stat().st_mode & 0o077 == 0
         places("RAY_TMPDIR", "/tmp")
-        assert cluster.short_folder()[0].parent == Path("/tmp")
+        assert cluster.make_socket_folder()[0].parent == Path("/tmp")
     finally:
         shutil.rmtree(short)
 
@@ -113,16 +113,16 @@ def test_it_lies_where_it_is_asked_for(places):
 @pytest.mark.parametrize(
     ("place", "why"),
     [
-        ("/tmp/slurm_jobdir_1355700_people_poebhkiwa_tmp_t0016", "its name is too long for a socket in it"),
+        ("/tmp/slurm_jobdir_1355700_people_poebhkiwa_tmp_t0016", "its path is too long for a socket in it"),
         ("/proc/nowhere", "No such file or directory"),
         ("/dev/null", "Not a directory"),
     ],
 )
 def test_a_place_without_sockets_is_said_and_another_is_taken(place, why, places):
     places("TMPDIR", place)
-    folder, note = cluster.short_folder()
+    folder, note = cluster.make_socket_folder()
     assert len(str(folder)) < 40
-    assert note.startswith(f"Ray's sockets and logs are in {folder}, not in TMPDIR={place} ({why}).")
+    assert note.startswith(f"Ray's sockets and logs are in {folder} instead of TMPDIR={place} ({why}).")
 
 
 def test_no_place_at_all_is_a_sentence(places, monkeypatch):
@@ -132,14 +132,14 @@ def test_no_place_at_all_is_a_sentence(places, monkeypatch):
     places("TMPDIR", "/proc/nowhere")
     monkeypatch.setattr(cluster.tempfile, "mkdtemp", full)
     with pytest.raises(SettingsError, match=r"TMPDIR=/proc/nowhere .*, /tmp \(No space .*set RAY_TMPDIR"):
-        cluster.short_folder()
+        cluster.make_socket_folder()
 
 
 LEFT = """
 import os
 from search.execution import cluster
 from search.execution.cpus import SCHEDULERS, allowed_cpus
-print(cluster.short_folder()[0], flush=True)
+print(cluster.make_socket_folder()[0], flush=True)
 os.kill(os.getpid(), 9)
 """
 
@@ -149,8 +149,8 @@ def test_what_a_killed_process_left_is_removed_and_what_is_used_stays(places):
     killed = subprocess.run([sys.executable, "-c", LEFT], env=environment, capture_output=True, text=True, timeout=120)
     left = Path(killed.stdout.strip())
     assert killed.returncode == -signal.SIGKILL and left.is_dir()
-    first, _ = cluster.short_folder()
-    second, _ = cluster.short_folder()
+    first, _ = cluster.make_socket_folder()
+    second, _ = cluster.make_socket_folder()
     assert not left.exists() and first.is_dir() and second.is_dir()
     while cluster._undo:
         cluster._undo.pop()()
@@ -169,7 +169,7 @@ from search.settings import Settings
 import psutil
 
 settings = Settings(name="x", space="x", data="digits-lt")
-note = gpu_shares.join(settings)
+note = gpu_shares.connect(settings)
 me = psutil.Process()
 pids = ray.get([ray.remote(lambda: os.getpid()).remote()])
 family = [me, *me.children(recursive=True)]
@@ -177,7 +177,7 @@ sockets = [socket for process in family for socket in process.net_connections() 
 listening = sorted({socket.laddr.ip.removeprefix("::ffff:") for socket in sockets})
 folder = ray._private.worker._global_node.get_temp_dir_path()
 found = {
-    "listening": listening, "slots": resources.slots(settings), "note": note, "folder": folder,
+    "listening": listening, "slots": gpu_shares.concurrent_trials(settings), "note": note, "folder": folder,
     "mode": os.environ["RAY_AUTH_MODE"], "token": len(os.environ["RAY_AUTH_TOKEN"]),
     "worker": pids[0] in {p.pid for p in family},
 }
@@ -186,7 +186,7 @@ found["left"] = [p.pid for p in psutil.wait_procs(family[1:], timeout=20)[1]]
 found["restored"] = dict(os.environ) == before
 found["gone"] = not os.path.exists(folder)
 # and once more, with another token
-gpu_shares.join(settings)
+gpu_shares.connect(settings)
 found["again"] = ray.get(ray.remote(lambda: 7).remote())
 cluster.stop()
 print(json.dumps(found))

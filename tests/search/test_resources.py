@@ -15,7 +15,7 @@ from rich.console import Console
 
 from search.context import SearchContext
 from search.execution import gpu_shares
-from search.execution.gpu_shares import WORKER_ENVIRONMENT, ResourceAllocator, Share, neediest, propose
+from search.execution.gpu_shares import WORKER_ENVIRONMENT, ResourceAllocator, Share, most_demanding, propose_share
 from search.request import Request
 from search.run import launch
 from search.settings import Settings, SettingsError, gpus
@@ -74,33 +74,36 @@ def found(**changes) -> Footprint:
     ],
 )
 def test_the_proposed_share(changes, cpus, count, bound):
-    made = propose(found(**changes), cpus, cpus_per_trial=1)
+    made = propose_share(found(**changes), cpus, cpus_per_trial=1)
     assert made.share == 1 / count
     trials = "one trial" if count == 1 else f"{count} trials"
-    assert f"{trials} on each GPU, bound by" in made.reason and made.reason.endswith(bound)
+    assert f"{trials} on each GPU, limited by" in made.reason and made.reason.endswith(bound)
 
 
 def test_the_sentence():
-    assert propose(found(), 16, 2).reason == (
-        "--gpus-per-trial auto: a trial takes 2.0 of 24.0 GB and keeps the GPU 20% busy, about 60 s in all: "
-        "8 trials on each GPU, bound by the CPUs"
+    assert propose_share(found(), 16, 2).reason == (
+        "--gpus-per-trial auto: a trial takes 2.0 of 24.0 GB and keeps the GPU 20% busy, for about 60 s; "
+        "8 trials on each GPU, limited by the CPUs"
     )
 
 
 def test_what_is_measured_is_what_may_need_most(make_plan):
     small, large = (make_plan(Stage("a", epochs=1, batch_size=size)) for size in (16, 64))
     tricky = make_plan(Stage("a", epochs=1, batch_size=64, choose=["input_mixup"]))
-    assert neediest([small, large, small, tricky], most=2) == [tricky, large]
+    assert most_demanding([small, large, small, tricky], most=2) == [tricky, large]
 
 
 def test_out_of_memory_is_tried_once_more_with_twice_the_share():
     shares = ResourceAllocator(Share(1, 0.25), Share(8, 1))
     for reason in ("OutOfMemoryError: CUDA out of memory", "torch.OutOfMemoryError: x", "MemoryError"):
-        assert shares.retry(reason, reason, lost=False) == "out of memory with 0.25 GPUs; once more with 0.5 GPUs"
-        assert shares.of(reason) == Share(1, 0.5)
+        assert shares.retry(reason, reason, lost=False) == "out of memory with 0.25 GPUs; retrying with 0.5 GPUs"
+        assert shares.share_of(reason) == Share(1, 0.5)
         assert shares.retry(reason, reason, lost=False) == ""
-    assert shares.note("MemoryError", "MemoryError") == "MemoryError (with 0.5 GPUs, after 0.25 GPUs were too little)"
-    assert shares.of("another") == Share(1, 0.25)
+    assert (
+        shares.why_failed("MemoryError", "MemoryError")
+        == "MemoryError (with 0.5 GPUs, after 0.25 GPUs were not enough)"
+    )
+    assert shares.share_of("another") == Share(1, 0.25)
     assert shares.retry("another", "ValueError: this says OutOfMemoryError", lost=False) == ""
 
 
@@ -129,12 +132,12 @@ def test_other_words_for_out_of_memory(reason, is_memory):
 def test_there_is_no_more_than_a_whole_gpu():
     assert ResourceAllocator(Share(1, 1.0), Share(8, 4)).retry("a", "OutOfMemoryError: x", lost=False) == ""
     three = ResourceAllocator(Share(1, 0.75), Share(8, 1))
-    assert three.retry("a", "OutOfMemoryError: x", lost=False) and three.of("a") == Share(1, 1.0)
+    assert three.retry("a", "OutOfMemoryError: x", lost=False) and three.share_of("a") == Share(1, 1.0)
 
 
 def test_without_a_gpu_it_is_the_neighbours_that_go():
     shares = ResourceAllocator(Share(1, 0), Share(4, 0))
-    assert shares.retry("a", "MemoryError", lost=False) == "out of memory with 1 CPUs; once more with 2 CPUs"
+    assert shares.retry("a", "MemoryError", lost=False) == "out of memory with 1 CPUs; retrying with 2 CPUs"
     assert ResourceAllocator(Share(4, 0), Share(4, 0)).retry("a", "MemoryError", lost=False) == ""
 
 
@@ -142,7 +145,7 @@ def test_a_lost_trial_is_begun_three_times_in_all():
     shares = ResourceAllocator(Share(1, 0), Share(4, 0))
     assert [bool(shares.retry("a", "its process is gone", lost=True)) for _ in range(4)] == [True, True, False, False]
     assert bool(shares.retry("b", "its process is gone", lost=True))
-    assert "times" not in shares.note("b", "its process is gone")
+    assert "times" not in shares.why_failed("b", "its process is gone")
     assert shares.retry("c", "ValueError: a mistake", lost=False) == ""
 
 
@@ -152,14 +155,16 @@ def test_a_share_that_never_comes_is_given_up(monkeypatch):
     assert shares.retry("a", "OutOfMemoryError: x", lost=False)
     # while another of ours runs it may be that one which holds it
     for clock[0] in (100.0, 5_000.0):
-        assert shares.hopeless({"a": set(), "b": set()}) == set()
+        assert shares.starved({"a": set(), "b": set()}) == set()
     for clock[0] in (6_000.0, 6_600.0):
-        assert shares.hopeless({"a": set()}) == set()
+        assert shares.starved({"a": set()}) == set()
     clock[0] = 6_601.0
-    assert shares.hopeless({"a": set()}) == {"a"}
-    assert shares.unmet("a").startswith("out of memory with 0.25 GPUs, and 0.5 GPUs were not free within 600 s")
+    assert shares.starved({"a": set()}) == {"a"}
+    assert shares.why_starved("a").startswith(
+        "out of memory with 0.25 GPUs, and 0.5 GPUs did not become free within 600 s"
+    )
     shares.started("a")
-    assert shares.hopeless({"a": set()}) == set()
+    assert shares.starved({"a": set()}) == set()
 
 
 def test_gpus_must_be_a_number_or_auto():
@@ -207,7 +212,7 @@ def test_a_greedy_trial_gets_a_larger_share(one_gpu, tmp_path, monkeypatch):
     }  # fmt: skip
     assert [event["trial"] for event in again] == [records["first/greedy"]["trial"]]
     assert again[0]["reason"] == (
-        "out of memory with 0.25 GPUs; once more with 0.5 GPUs "
+        "out of memory with 0.25 GPUs; retrying with 0.5 GPUs "
         "(OutOfMemoryError: tried to allocate 0.5, 0.25 is allowed)"
     )
     # a process of torch alone is larger than that, and than this machine it is not
@@ -228,17 +233,17 @@ def test_a_search_ends_where_a_larger_share_is_held_by_others(one_gpu, tmp_path,
         ray.kill(other)
     failed = records["first/greedy"]
     assert records["baseline"]["outcome"] == "finished" and len(again) == 1
-    assert failed["outcome"] == "failed" and "0.5 GPUs were not free within 2 s" in failed["reason"]
+    assert failed["outcome"] == "failed" and "0.5 GPUs did not become free within 2 s" in failed["reason"]
 
 
 @pytest.mark.slow
 def test_a_greedy_trial_gets_it_once(one_gpu, tmp_path, monkeypatch):
-    records, again, _ = run(tmp_path, monkeypatch, {"hopeless": 0.75}, gpus_per_trial=0.25)
-    failed = records["first/hopeless"]
+    records, again, _ = run(tmp_path, monkeypatch, {"starved": 0.75}, gpus_per_trial=0.25)
+    failed = records["first/starved"]
     assert records["baseline"]["outcome"] == "finished" and len(again) == 1
     assert (failed["outcome"], failed["gpus"], failed["reason"]) == (
         "failed", 0.5,
-        "OutOfMemoryError: tried to allocate 0.75, 0.5 is allowed (with 0.5 GPUs, after 0.25 GPUs were too little)",
+        "OutOfMemoryError: tried to allocate 0.75, 0.5 is allowed (with 0.5 GPUs, after 0.25 GPUs were not enough)",
     )  # fmt: skip
 
 
@@ -248,21 +253,21 @@ def test_auto_measures_on_a_whole_gpu_and_keeps_what_it_found(one_gpu, tmp_path,
     records, again, kept = run(tmp_path, monkeypatch, {"greedy": 0.75}, **gpus("auto"))
     assert (kept["gpus_per_trial"], kept["gpus_auto"]) == (0.5, False)
     assert kept["gpus_reason"].startswith("--gpus-per-trial auto: a trial takes ")
-    assert kept["gpus_reason"].endswith("2 trials on each GPU, bound by the CPUs")
+    assert kept["gpus_reason"].endswith("2 trials on each GPU, limited by the CPUs")
     assert {title: record["gpus"] for title, record in records.items()} == {"baseline": 0.5, "first/greedy": 1.0}
     assert {record["outcome"] for record in records.values()} == {"finished"} and len(again) == 1
 
 
 def test_auto_refuses_what_does_not_fit_a_whole_gpu(one_gpu, tmp_path, monkeypatch):
     with pytest.raises(SettingsError, match=r"cannot be measured on a whole GPU \(.*tried to allocate 2.0, 1 is allow"):
-        run(tmp_path, monkeypatch, {"hopeless": 2.0}, **gpus("auto"))
+        run(tmp_path, monkeypatch, {"starved": 2.0}, **gpus("auto"))
     assert not (tmp_path / "results" / "shares").exists()
 
 
 def test_more_than_ray_has_is_refused(one_gpu):
     settings = Settings(name="x", space="s", data="digits-lt", gpus_per_trial=2.0)
     with pytest.raises(SettingsError, match="asks for 1 CPUs and 2 GPUs, but Ray has 2 CPUs and 1 GPUs"):
-        gpu_shares.slots(settings)
+        gpu_shares.concurrent_trials(settings)
 
 
 def test_a_store_that_a_node_does_not_see_is_refused(one_gpu, tmp_path, monkeypatch):
@@ -271,15 +276,15 @@ def test_a_store_that_a_node_does_not_see_is_refused(one_gpu, tmp_path, monkeypa
     assert not list((tmp_path / "stages").iterdir())
     # what is written here does not get there
     monkeypatch.setattr(Path, "write_text", lambda *_, **__: 0)
-    with pytest.raises(SettingsError, match=r"is not seen from node .* give a folder on storage that all nodes share"):
+    with pytest.raises(SettingsError, match=r"is not visible on node .* use a folder on storage that all nodes share"):
         gpu_shares.check_storage(settings)
 
 
 def test_a_home_folder_that_cannot_be_written(tmp_path):
     """Ray keeps its token there; it gets one of the search's own instead, and asks for it."""
     script = (
-        "import os, ray\nfrom search.execution import gpu_shares as resources\nfrom search.settings import Settings\n"
-        "resources.join(Settings(name='x', space='s', data='digits-lt'))\n"
+        "import os, ray\nfrom search.execution import gpu_shares\nfrom search.settings import Settings\n"
+        "gpu_shares.connect(Settings(name='x', space='s', data='digits-lt'))\n"
         "print(ray.get(ray.remote(num_cpus=0)(os.getenv).remote('RAY_AUTH_TOKEN')) is not None)\n"
         "ray.shutdown()\n"
     )

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import search
-from search.option import validated
+from search.option import validate
 from search.settings import OPTIONS, More, Settings, SettingsError
 from spaces.domain import Space, SpaceError, Stage
 
@@ -314,7 +314,7 @@ def test_from_python_a_space_that_is_none(space):
 def test_from_python_lists_paths_and_numpy_are_taken(tmp_path):
     given = {"name": "n", "space": "s", "data": "d", "trials": np.int64(3), "rungs": [np.float64(0.5)],
              "output": tmp_path, "epochs_scale": np.float32(0.5), "time_budget": 60}  # fmt: skip
-    found = validated(Settings, given, "x: ")
+    found = validate(Settings, given, "x: ")
     assert (found.trials, found.rungs, found.output, found.epochs_scale) == (3, (0.5,), str(tmp_path), 0.5)
     assert type(found.trials) is int and found.time_budget == 60.0
 

@@ -19,7 +19,7 @@ from rich.console import Console
 from search.__main__ import parser
 from search.context import SearchContext
 from search.execution import session
-from search.request import Request, requested
+from search.request import Request, make_request
 from search.settings import Settings, SettingsError
 from search.workspace import folder as workspace
 from search.workspace.folder import Workspace, successor_of
@@ -89,13 +89,13 @@ class Made:
     workspace: Workspace
 
     def open(self) -> list[str]:
-        return session.opened(self.request, self.context, self.workspace, Console())
+        return session.open_workspace(self.request, self.context, self.workspace, Console())
 
 
 def made(*arguments: str) -> Made:
     options = parser().parse_args([*arguments, *([] if "--resume" in arguments else ["--name", "mine"])])
     forget_data()
-    request = requested(vars(options))
+    request = make_request(vars(options))
     context = SearchContext.make(request.space, request.settings)
     workspace = Workspace(context.settings, request.file)
     deployment = workspace.deployment(context, request.resume)
