@@ -13,7 +13,7 @@ from spaces.domain import one_of
 from trainables.batch import Batch, Facts
 from trainables.registry import in_range, trick
 from trainables.training.seeding import sent
-from trainables.tricks._shared.projections import linear
+from trainables.tricks._shared.drawn_layers import linear
 
 HEADS = 4
 
@@ -29,7 +29,10 @@ class BatchEncoder(nn.Module):
     def __init__(self, features: int, generator: torch.Generator) -> None:
         super().__init__()
         self.into, self.out = linear(features, 3 * features, generator), linear(features, features, generator)
+        # as torch's attention begins
         nn.init.xavier_uniform_(self.into.weight, generator=generator)
+        nn.init.zeros_(self.into.bias)
+        nn.init.zeros_(self.out.bias)
         self.hidden, self.back = linear(features, features, generator), linear(features, features, generator)
         self.norm1, self.norm2 = nn.LayerNorm(features), nn.LayerNorm(features)
 
@@ -47,6 +50,7 @@ class BatchEncoder(nn.Module):
     family="contrastive",
     source="Hou et al. 2022, arXiv:2203.01522, section 3",
     space={"dropout": one_of(0.1, 0.3, 0.5), "lr_scale": one_of(0.1, 1.0)},
+    needs=("one_head",),
 )
 @dataclass(frozen=True)
 class Batchformer:

@@ -13,7 +13,7 @@ from trainables.batch import Batch, Facts, Outputs
 from trainables.registry import in_range, trick
 from trainables.tricks._shared.classifier_rows import weight_of
 from trainables.tricks._shared.contrast import main_label, projected_views
-from trainables.tricks._shared.projections import projection, unit
+from trainables.tricks._shared.drawn_layers import projection, unit
 
 
 @trick(

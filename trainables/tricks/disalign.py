@@ -15,7 +15,7 @@ from trainables.tricks._shared.classifier_rows import BATCHNORM, AlignedHead, on
     seam="train",
     family="classifier re-training",
     source="Zhang et al. 2021, arXiv:2103.16370, eq. 3 to 5",
-    needs=("trained",),
+    needs=("trained", "one_head"),
 )
 @dataclass(frozen=True)
 class Disalign:

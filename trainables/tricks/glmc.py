@@ -13,7 +13,7 @@ from spaces.domain import one_of, uniform
 from trainables.batch import Facts, Outputs
 from trainables.registry import in_range, trick
 from trainables.tricks._shared.adjustment import without_ruled_out
-from trainables.tricks._shared.projections import linear
+from trainables.tricks._shared.drawn_layers import linear
 
 
 @trick(

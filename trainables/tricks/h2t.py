@@ -19,7 +19,7 @@ from trainables.training.seeding import sent
     family="two-stage",
     source="Li et al. 2024, arXiv:2306.06963, section 3.2",
     space={"rho": uniform(0.1, 0.5, step=0.1)},
-    needs=("trained", "partner"),
+    needs=("trained", "partner", "one_head"),
 )
 @dataclass(frozen=True)
 class H2t:

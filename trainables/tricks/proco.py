@@ -15,7 +15,7 @@ from trainables.registry import in_range, trick
 from trainables.tricks._shared.adjustment import log_prior
 from trainables.tricks._shared.bessel import log_bessel
 from trainables.tricks._shared.contrast import main_label, projected_views
-from trainables.tricks._shared.projections import projection
+from trainables.tricks._shared.drawn_layers import projection
 
 LARGEST_KAPPA = 1e5
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from trainables.batch import Batch, Outputs
-from trainables.tricks._shared.projections import unit
+from trainables.tricks._shared.drawn_layers import unit
 
 
 def main_label(batch: Batch) -> Tensor:

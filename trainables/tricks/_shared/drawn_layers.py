@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 
 
 def linear(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
@@ -18,6 +19,17 @@ def convolution(inputs: int, outputs: int, size: int, generator: torch.Generator
     made: nn.Conv2d = nn.utils.skip_init(nn.Conv2d, inputs, outputs, size, padding=size // 2, bias=bias)
     _fill(made, inputs * size * size, generator)
     return made
+
+
+def projection(inputs: int, hidden: int, outputs: int, generator: torch.Generator) -> nn.Sequential:
+    """Linear, BatchNorm, ReLU, linear: the projection of contrastive methods."""
+    first, last = linear(inputs, hidden, generator), linear(hidden, outputs, generator)
+    return nn.Sequential(first, nn.BatchNorm1d(hidden), nn.ReLU(), last)
+
+
+def unit(layers: nn.Module, features: Tensor) -> Tensor:
+    """Projected features (B, D) of length 1."""
+    return functional.normalize(layers(features), dim=1)
 
 
 def _fill(layer: nn.Module, fan_in: int, generator: torch.Generator) -> None:
