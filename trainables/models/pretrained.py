@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import pickle
 import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from safetensors.torch import load_file
@@ -168,7 +168,7 @@ def _read(file: Path, changed: int) -> Mapping[str, Tensor]:
             for key in _WRAPPERS:
                 if isinstance(content, dict) and isinstance(content.get(key), dict):
                     content = content[key]
-    except pickle.UnpicklingError as error:  # its text advises to run the code
+    except UnpicklingError as error:  # its text advises to run the code
         raise ModelError(
             f"pretrained={file}: no state dict that can be read without running code; write one with "
             "safetensors.torch.save_file(model.state_dict(), FILE)"
