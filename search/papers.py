@@ -28,7 +28,8 @@ def parser(prog: str = "python -m search.papers") -> Parser:
     )
     it.add_argument(
         "--table", metavar="PAPER/TABLE", action="append",
-        help="table to train, e.g. bag_of_tricks/10, or a paper for all of its tables; repeat the option for several",
+        help="table to train, e.g. bag_of_tricks/10, or a paper for all of its tables; repeat the option for several "
+        "(default: list the tables)",
     )  # fmt: skip
     it.add_argument(
         "--pages", metavar="DIR", default="docs/papers", help="folder for the page of each paper (default: docs/papers)"

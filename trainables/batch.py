@@ -238,5 +238,5 @@ class Facts:
         if name in extra:
             return dict(extra[name].items())
         fresh: Mapping[str, nn.Module] = made.modules(self)
-        like = next(self.model.parameters()) if isinstance(self.model, nn.Module) else None
+        like = next(self.model.parameters(), None) if isinstance(self.model, nn.Module) else None
         return fresh if like is None else {key: module.to(like) for key, module in fresh.items()}

@@ -47,9 +47,9 @@ from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search import ConcurrencyLimiter
 from ray.tune.search.optuna import OptunaSearch
 from scipy.stats import binom
-from search.space_file import load_space
 
 import search
+from search.workspace.space_file import load_space
 from spaces.domain import Domain, Integer, LogUniform, Space, Uniform
 from trainables.data import load, standard
 from trainables.pipeline.pipeline import Diverged, Pipeline

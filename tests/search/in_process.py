@@ -101,10 +101,10 @@ def without_ray(*small: Phase) -> Iterator[None]:
         patch.setattr(phases, "PHASES", small or small_phases(1, 1, 2))
         patch.setattr(ray_tune, "execute", execute)
         patch.setattr(session, "_ray", alone)
-        patch.setattr(session, "_joined", lambda context, *_: context)
-        patch.setattr(gpu_shares, "slots", lambda settings: 1)
+        patch.setattr(session, "_connect_ray", lambda context, *_: context)
+        patch.setattr(gpu_shares, "concurrent_trials", lambda settings: 1)
         one = gpu_shares.Share(1, 0)
-        patch.setattr(gpu_shares, "shares", lambda settings: gpu_shares.ResourceAllocator(one, one))
+        patch.setattr(gpu_shares, "resource_allocator", lambda settings: gpu_shares.ResourceAllocator(one, one))
         yield
 
 

@@ -332,7 +332,7 @@ def test_verdicts_reach_recipes_of_a_search_that_goes_on(uri):
 def test_errors_of_the_writer_are_told_and_do_not_raise(uri, caplog):
     tracker = Tracker(uri, "demo", "digits-lt")
     tracker.start({}, {})
-    bad = trial("t1", metrics={"final/accuracy": "high"})
+    bad = trial("t1", metrics={"final/loss": "high"})
     with caplog.at_level(logging.WARNING):
         tracker.log(bad)
         tracker.log(trial("t2"))

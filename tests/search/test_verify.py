@@ -18,7 +18,7 @@ import yaml
 from analysis.records.schema import Record
 from search.context import SearchContext
 from search.phases import PHASES
-from search.request import requested
+from search.request import make_request
 from search.scheduling.journal import Journal
 from search.settings import Settings
 from search.verify import __main__ as verify
@@ -332,7 +332,7 @@ def test_the_script_asks_for_the_same_search(finished, tmp_path):
         exec(compile(patched, "reproduce.sh", "exec"), scope)
     finally:
         sys.argv = argv
-    asked = requested(taken).settings
+    asked = make_request(taken).settings
     stored = Settings.stored(folder.parent, "s")
     places = {"space", "output", "tracking_uri"}
     same = [field.name for field in dataclasses.fields(Settings) if field.name not in places]

@@ -139,6 +139,6 @@ def test_systems_as_published():
 
 def test_systems_are_start_points_where_the_space_offers_them():
     own = standard("digits-lt")
-    survey = RecipeFactory(load_space("spaces/papers/survey.py"), own).titles.values()
+    survey = RecipeFactory(load_space("spaces/papers/survey.py"), own).published.titles.values()
     assert list(survey) == ["De-confound", "SADE", "RIDE", "ResLT", "GPaCo", "PaCo", "RSG"]
-    assert "SADE" not in RecipeFactory(load_space("spaces/full_combo.py"), own).titles.values()
+    assert "SADE" not in RecipeFactory(load_space("spaces/full_combo.py"), own).published.titles.values()

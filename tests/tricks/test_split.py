@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from spaces.domain import Stage, trick
+from tests.tricks.test_pairs import companions, head_for
 from trainables.registry import entries, names
 
 LOOK_AT_THE_STAGES_START = {
@@ -18,10 +19,11 @@ LOOK_AT_THE_STAGES_START = {
 )
 def test_splitting_a_stage_changes_nothing(name, make_plan, pipeline):
     """adapt_former, which needs a transformer, is split in `tests/trainables/test_fine_tuning.py`."""
-    start = Stage("start", epochs=1, choose=["cosine_head"] if "cosine" in entries()[name].needs else [])
-    whole = Stage("whole", epochs=3, carry="weights", choose=[name])
+    start = Stage("start", epochs=1, choose=head_for(name))
+    chosen = [name, *companions([name])]
+    whole = Stage("whole", epochs=3, carry="weights", choose=chosen)
     parts = (
-        Stage("first", epochs=2, carry="weights", choose=[name]),
+        Stage("first", epochs=2, carry="weights", choose=chosen),
         Stage("second", epochs=1, carry="all", keep=True),
     )
     one, two = (pipeline(make_plan(start, *stages)) for stages in ((whole,), parts))

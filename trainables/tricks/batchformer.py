@@ -116,6 +116,7 @@ class Batchformer:
             if batch.blend is not None and batch.blend.layer in ("pool", "logits"):
                 encoded = batch.blend(encoded) if len(batch.blend.order) == len(encoded) else encoded
             index, y, share = (torch.cat((rows, rows)) for rows in (batch.index, batch.y, batch.share))
-            return torch.cat((x, encoded)), replace(batch, index=index, y=y, share=share)
+            penalty = None if batch.penalty is None else torch.cat((batch.penalty, batch.penalty))
+            return torch.cat((x, encoded)), replace(batch, index=index, y=y, share=share, penalty=penalty)
 
         return attend
