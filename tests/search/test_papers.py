@@ -135,7 +135,7 @@ def test_one_block_resolves_nothing():
     assert direction(estimate([3.0]), 1.0) == "not resolved"
 
 
-def test_the_command_trains_a_table_continues_and_writes_a_page(tmp_path, monkeypatch, capsys):
+def test_the_command_trains_a_table_continues_and_writes_a_page(cluster, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(papers, "tables", lambda: {SMALL.id: SMALL})
     line = ["--table", "test", "--pages", "pages", "--tracking-uri", "none", "--epochs-scale", "0.3"]
