@@ -27,13 +27,11 @@ from trainables import data
 from trainables.batch import pixels_of
 from trainables.data import LongTailed, Standard
 from trainables.deployment import Deployment, read
-from trainables.models import MODELS, ModelError, Network, check, check_on, input_format, is_own, settled, untrained
-from trainables.pipeline.joint_seeds import fused_stages, why_alone
+from trainables.models import MODELS, ModelError, check, check_on, input_format, is_own, settled, untrained
+from trainables.pipeline.joint_seeds import fused_stages
 from trainables.pipeline.keys import features_key, stage_keys, start_key, trial_context
 from trainables.plan import Plan, check_layers, check_space, provided
 from trainables.registry import discover
-from trainables.training.fusion import CannotFuse, check_stackable
-from trainables.training.numerics import why_apart
 from trainables.trial_spec import TrialSpec, cached_data
 
 BUNDLED = "digits-lt"
@@ -207,14 +205,11 @@ class SearchContext:
         Raises:
             ValueError: The network does not fit the data, or the space.
         """
-        if self.model not in MODELS or (self.model == "linear") != (self.standard.model == "linear"):
-            first = self.splits.first
-            check_on(self.model, classes=first.classes, shape=tuple(map(int, first.train_images.shape[1:])))
-        check_layers(self.space, self._untrained)
-
-    def _untrained(self) -> Network:
         first = self.splits.first
-        return untrained(self.model, classes=first.classes, channels=int(first.train_images.shape[1]))
+        shape = tuple(map(int, first.train_images.shape[1:]))
+        if self.model not in MODELS or (self.model == "linear") != (self.standard.model == "linear"):
+            check_on(self.model, classes=first.classes, shape=shape)
+        check_layers(self.space, lambda: untrained(self.model, classes=first.classes, channels=shape[0]))
 
     # --- trials -------------------------------------------------------------------------------------------
 
@@ -244,30 +239,6 @@ class SearchContext:
             if stage.views
         ]
         return [key for keys in stages for key in keys] + features
-
-    def trained_apart(self) -> list[str]:
-        """A sentence for what was asked to be trained jointly and will not be."""
-        settings, plans = self.settings, [cell.recipe.plan for cell in self.design.cells]
-        reasons: dict[str, dict[str, str]] = {"trials": {}, "members": {}}
-        for plan in plans:
-            for index, stage in enumerate(plan.stages):
-                reasons["trials"].setdefault(stage.name, why_alone(plan, index))
-                if stage.members > 1:
-                    reasons["members"].setdefault(stage.name, why_apart(stage))
-        said = []
-        for what, are in (("trials", "the seeds of a recipe"), ("members", "members")):
-            asked = getattr(settings.numerics, f"fused_{what}")
-            apart = [f"{stage!r} ({why})" for stage, why in reasons[what].items() if why]
-            if asked == "off" or not reasons[what]:
-                continue
-            if not is_own(self.model):
-                try:
-                    check_stackable(untrained(self.model))
-                except CannotFuse as error:
-                    apart = [f"all stages ({error})"]
-            if apart:
-                said.append(f"--fused-{what} {asked}: {are} are trained one by one in {', '.join(apart)}")
-        return said
 
     def trains_jointly(self, plan: Plan) -> bool:
         """Whether several seeds of a plan are trained in one network."""

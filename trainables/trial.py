@@ -30,7 +30,7 @@ from trainables.pipeline.storage import StoreFull
 from trainables.pipeline.store import StageStore
 from trainables.plan import Plan
 from trainables.registry import discover
-from trainables.training import memory
+from trainables.training.acceleration import memory
 from trainables.training.numerics import Numerics
 from trainables.trial_spec import TrialSpec, cached_data, spec_of
 

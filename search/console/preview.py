@@ -19,6 +19,7 @@ from search.design import power_preview
 from search.design.labels import Design
 from search.execution import epoch_time
 from search.execution.cpus import allowed_cpus
+from search.execution.joint_training import trained_apart
 from search.phases import outlook
 from search.scheduling.early_stopping import SHORTENED
 from search.scheduling.sampler import ATTEMPTS, siblings
@@ -73,7 +74,7 @@ def show(console: Console, context: SearchContext, measure: bool = False) -> Non
     console.print()
     for part in power_preview.show(design, settings.seeds, context.standard.sd, context.standard.margin, settings.data):
         console.print(styled(part) if isinstance(part, str) else part)
-    for note in (*context.start_notes, *context.trained_apart()):
+    for note in (*context.start_notes, *trained_apart(context)):
         console.print(styled(sentence(note)))
     arms = _arms(context, design)
     found = time_of_epoch(context, measure)

@@ -20,6 +20,7 @@ from search.context import SearchContext
 from search.execution import cluster, gpu_shares, ray_tune
 from search.execution.disk import cannot_write
 from search.execution.interrupts import Interrupts, children_outlive_the_terminal
+from search.execution.joint_training import trained_apart
 from search.execution.uploaded_code import CODE_FOLDER
 from search.outcome import Ending, SearchResult
 from search.phases.extra_blocks import why_not
@@ -113,7 +114,7 @@ def run(
     settings = context.settings
     uri = str(settings.tracking_uri)
     summary.show_notes(console, settings.data, context.splits.first.notes)
-    for note in (*context.start_notes, *context.trained_apart()):
+    for note in (*context.start_notes, *trained_apart(context)):
         console.print(styled(sentence(note)), soft_wrap=True)
     tracker = None
     state: SearchState | None = None

@@ -187,19 +187,7 @@ class RunWriter:
             for tag in [tag for tag in run.data.tags if tag.startswith(("conflict/", "verdict")) and tag not in tags]:
                 self.client.delete_tag(run.info.run_id, tag)
                 del run.data.tags[tag]
-        self._save_view()
-
-    def _save_view(self) -> None:
-        """Puts the search into MLflow's "Views" menu."""
-        there = self.client.get_experiment(self._experiment).tags
-        columns = saved_view.trick_columns(self.summary.records.values())
-        for view in saved_view.VIEWS:
-            name = saved_view.PREFIX + saved_view.view_id(self.search, view)
-            value = saved_view.saved_view(self.search, view, columns, self.kept.started)
-            if there.get(name) != value:
-                self.client.set_experiment_tag(self._experiment, name, value)
-        for old in saved_view.superseded(there, self.search):
-            self.client.delete_experiment_tag(self._experiment, old)
+        saved_view.save(self.client, self._experiment, self.search, self.summary.records.values(), self.kept.started)
 
     def remove_unknown(self) -> None:
         """Removes runs of the search that no record speaks of."""

@@ -10,7 +10,7 @@ import base64
 import json
 import uuid
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from analysis.records.schema import Record
@@ -94,6 +94,26 @@ def superseded(tags: Mapping[str, str], search: str) -> list[str]:
     others = [name for name in tags if name.startswith(PREFIX + OURS) and name not in own]
     youngest = sorted(others, key=lambda name: (_created(tags[name]), name), reverse=True)
     return youngest[(KEPT - 1) * len(VIEWS) :]
+
+
+def save(client: Any, experiment: str, search: str, records: Collection[Record], created: int) -> None:
+    """Puts a search into MLflow's "Views" menu.
+
+    Args:
+        client: MLflow's client of the store.
+        experiment: Id of the search's experiment.
+        search: Name of the search.
+        records: Its trials.
+        created: Unix time in milliseconds.
+    """
+    there = client.get_experiment(experiment).tags
+    columns = trick_columns(records)
+    for view in VIEWS:
+        name, value = PREFIX + view_id(search, view), saved_view(search, view, columns, created)
+        if there.get(name) != value:
+            client.set_experiment_tag(experiment, name, value)
+    for old in superseded(there, search):
+        client.delete_experiment_tag(experiment, old)
 
 
 def _created(value: str) -> float:

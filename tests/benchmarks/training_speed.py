@@ -47,8 +47,8 @@ from trainables.models import build as network
 from trainables.pipeline.joint_seeds import JointSeeds
 from trainables.pipeline.pipeline import Pipeline
 from trainables.plan import build, defaults
+from trainables.training.acceleration.fusion import FusedRun
 from trainables.training.context import CarryOver
-from trainables.training.fusion import FusedRun
 from trainables.training.numerics import Numerics
 from trainables.training.seeding import generator
 from trainables.training.stage_run import StageRun

@@ -10,6 +10,7 @@ from search.context import SearchContext
 from search.design.labels import make_design
 from search.design.power_preview import FEWEST_FIRST_STAGES
 from search.execution import epoch_time
+from search.execution.joint_training import trained_apart
 from search.settings import Settings
 from spaces.domain import Space, Stage, forbid, integer, log_uniform, one_of, some_of, trick, uniform
 from trainables.data import standard
@@ -165,14 +166,14 @@ def test_what_cannot_be_trained_jointly_is_said(tmp_path):
             Stage("finish", epochs=1),
         ]
     )
-    said = search(tmp_path, space, fused_trials="on", fused_members="on").trained_apart()
+    said = trained_apart(search(tmp_path, space, fused_trials="on", fused_members="on"))
     assert said == [
         "--fused-trials on: the seeds of a recipe are trained one by one in 'first' (AdamW, layer-wise learning rates "
         "or clipping), 'balanced' (members)",
         "--fused-members on: members are trained one by one in 'balanced' (a train trick)",
     ]
-    assert search(tmp_path, space).trained_apart() == []
-    (everywhere,) = search(tmp_path, fused_trials="on", model="resnet10").trained_apart()
+    assert trained_apart(search(tmp_path, space)) == []
+    (everywhere,) = trained_apart(search(tmp_path, fused_trials="on", model="resnet10"))
     assert everywhere.endswith("one by one in all stages (MaxPool2d cannot be stacked)")
     console = Console(width=200, record=True)
     show(console, search(tmp_path, fused_trials="on", model="resnet10"))

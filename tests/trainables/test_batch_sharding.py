@@ -15,7 +15,7 @@ from trainables.batch import Batch, Blend
 from trainables.models import Network
 from trainables.models.heads import LinearHead
 from trainables.pipeline.pipeline import Pipeline
-from trainables.training.batch_sharding import BatchSharding, blended_at_input, rows_of, unmixed
+from trainables.training.acceleration.batch_sharding import BatchSharding, blended_at_input, rows_of, unmixed
 from trainables.training.context import TrainingContext
 from trainables.training.stage_run import StageRun
 
@@ -108,7 +108,7 @@ import sys
 from pathlib import Path
 import torch
 from safetensors.torch import save_file
-from trainables.training.batch_sharding import BatchSharding
+from trainables.training.acceleration.batch_sharding import BatchSharding
 from trainables.pipeline.pipeline import Pipeline
 
 rank, folder = int(sys.argv[1]), Path(sys.argv[2])

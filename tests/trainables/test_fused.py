@@ -10,8 +10,8 @@ from spaces.domain import Stage, trick
 from trainables.data.long_tail import LongTailed
 from trainables.pipeline.keys import stage_keys, trial_context
 from trainables.pipeline.store import StageStore
+from trainables.training.acceleration.fusion import CannotFuse, FusedRun
 from trainables.training.context import CarryOver, TrainingContext
-from trainables.training.fusion import CannotFuse, FusedRun
 from trainables.training.numerics import Numerics, group_of
 from trainables.training.stage_run import StageRun
 

@@ -6,7 +6,7 @@ import torch
 from spaces.domain import Stage
 from trainables.models import build
 from trainables.pipeline.pipeline import Pipeline
-from trainables.training.cuda_graph import GraphedStep, can_be_captured
+from trainables.training.acceleration.cuda_graph import GraphedStep, can_be_captured
 from trainables.training.numerics import Numerics
 
 CUDA = torch.device("cuda")

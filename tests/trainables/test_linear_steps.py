@@ -9,7 +9,7 @@ from spaces.domain import Stage, trick
 from trainables.data.long_tail import LongTailed
 from trainables.pipeline.pipeline import _fresh
 from trainables.training import linear_steps
-from trainables.training.batch_sharding import BatchSharding
+from trainables.training.acceleration.batch_sharding import BatchSharding
 from trainables.training.context import CarryOver, TrainingContext
 from trainables.training.stage_run import StageRun
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from trainables.training import memory
+from trainables.training.acceleration import memory
 
 CPU = torch.device("cpu")
 MB = 2**20

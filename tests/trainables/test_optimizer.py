@@ -17,9 +17,9 @@ from trainables.plan import Plan, choices_of, defaults
 from trainables.plan import build as planned
 from trainables.plan.model import FINE_TUNING
 from trainables.registry import PlanError
-from trainables.training.batch_sharding import BatchSharding
+from trainables.training.acceleration.batch_sharding import BatchSharding
+from trainables.training.acceleration.cuda_graph import can_be_captured
 from trainables.training.context import TrainingContext
-from trainables.training.cuda_graph import can_be_captured
 from trainables.training.numerics import Numerics, can_be_fused
 from trainables.training.optimizer import clip_gradient, load_optimizer, make_optimizer, save_optimizer, set_rate
 from trainables.training.stage_run import StageRun

@@ -15,7 +15,7 @@ from trainables.objective import Objective
 from trainables.pipeline.pipeline import Pipeline
 from trainables.pipeline.store import StageStore
 from trainables.registry import PlanError, discover, make
-from trainables.training.batch_sharding import BatchSharding
+from trainables.training.acceleration.batch_sharding import BatchSharding
 from trainables.training.numerics import Numerics
 from trainables.training.stage_run import StageRun
 

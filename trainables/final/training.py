@@ -23,7 +23,7 @@ from trainables.final.setup import CheckpointPolicy, TrainingSetup
 from trainables.pipeline.pipeline import Pipeline
 from trainables.pipeline.store import StageStore
 from trainables.plan import Plan
-from trainables.training.batch_sharding import BatchSharding
+from trainables.training.acceleration.batch_sharding import BatchSharding
 from trainables.training.numerics import Numerics
 
 UNFINISHED = "unfinished"

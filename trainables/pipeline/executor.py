@@ -14,9 +14,9 @@ from trainables.models import Network
 from trainables.pipeline.snapshot import PipelineState, StageSnapshot
 from trainables.pipeline.stage_cache import StageCache
 from trainables.plan.model import Plan, StagePlan
+from trainables.training.acceleration.fusion import CannotFuse, FusedRun
 from trainables.training.context import CarryOver, TrainingContext
 from trainables.training.evaluator import Evaluator
-from trainables.training.fusion import CannotFuse, FusedRun
 from trainables.training.network_setup import merge_members, trained_network
 from trainables.training.numerics import can_be_fused, group_of
 from trainables.training.stage_run import StageRun

@@ -16,7 +16,7 @@ from trainables.data import LongTailed
 from trainables.data.loaders import held_bytes
 from trainables.pipeline.pipeline import Pipeline
 from trainables.plan import Plan
-from trainables.training import memory
+from trainables.training.acceleration import memory
 from trainables.training.numerics import Numerics
 
 STEPS = 8

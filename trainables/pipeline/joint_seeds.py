@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from trainables.batch import pixels_of
 from trainables.pipeline.pipeline import Diverged, Pipeline
 from trainables.plan.model import Plan
-from trainables.training.fusion import CannotFuse, FusedRun
+from trainables.training.acceleration.fusion import CannotFuse, FusedRun
 from trainables.training.numerics import Numerics, why_apart
 from trainables.training.stage_run import StageRun
 

@@ -24,7 +24,7 @@ from trainables.pipeline.snapshot import Cost, PipelineState, Point
 from trainables.pipeline.stage_cache import StageCache
 from trainables.pipeline.store import StageStore
 from trainables.plan.model import Plan
-from trainables.training.batch_sharding import BatchSharding
+from trainables.training.acceleration.batch_sharding import BatchSharding
 from trainables.training.context import TrainingContext
 from trainables.training.evaluator import Evaluator
 from trainables.training.network_setup import trained_network

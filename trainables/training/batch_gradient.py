@@ -12,7 +12,7 @@ from torch import Tensor
 from trainables.batch import Batch, Outputs
 from trainables.models import Network
 from trainables.objective import Objective, reduce
-from trainables.training.batch_sharding import BatchSharding, blended_at_input, rows_of, unmixed
+from trainables.training.acceleration.batch_sharding import BatchSharding, blended_at_input, rows_of, unmixed
 from trainables.training.feed import Epoch
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from trainables.data import LongTailed
 from trainables.models import Network
-from trainables.training.batch_sharding import BatchSharding
+from trainables.training.acceleration.batch_sharding import BatchSharding
 from trainables.training.numerics import Numerics
 
 State = dict[str, Tensor]

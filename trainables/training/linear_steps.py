@@ -34,7 +34,7 @@ def fixed_features(run: StageRun) -> Tensor | None:
     linear = type(network) is Network and type(network.head) is LinearHead
     if not linear or learned != [id(parameter) for parameter in network.head.parameters()]:
         return None
-    if objective.shift is None or run.acts_after_step or run.context.sharding.count > 1:
+    if objective.shift is None or run.after_step or run.context.sharding.count > 1:
         return None
     if any(stage.on(seam) for seam in ("partner", "inside", "step")):
         return None

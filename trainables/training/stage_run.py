@@ -20,13 +20,13 @@ from torch import Tensor
 from trainables.batch import Batch, Facts, Outputs
 from trainables.models import Network
 from trainables.objective import Objective
-from trainables.plan.model import Plan
+from trainables.plan.model import Plan, StagePlan
 from trainables.registry import PlanError, entry, name_of
 from trainables.training import linear_steps
+from trainables.training.acceleration.batch_sharding import synchronise_batchnorm
+from trainables.training.acceleration.cuda_graph import GraphedStep, can_be_captured
 from trainables.training.batch_gradient import BatchGradient, StepGradient
-from trainables.training.batch_sharding import synchronise_batchnorm
 from trainables.training.context import CarryOver, TrainingContext, copy_state
-from trainables.training.cuda_graph import GraphedStep, can_be_captured
 from trainables.training.feed import PARTNER_PURPOSES, PURPOSES, Epoch, StageFeed
 from trainables.training.network_setup import network_at_start, network_before_stage, stage_facts
 from trainables.training.optimizer import (
@@ -106,7 +106,9 @@ class StageRun:
             # a trick that looks at images through the network needs the trained one, and not one whose classifier
             # this stage has just reset
             seen = replace(facts, model=network_before_stage(context, plan, index, shared, carry_over))
-        built = {seam: self._build(seam, seen if seam in _OF_IMAGES else facts) for seam in _BUILT_HERE}
+        built = {
+            seam: _built(self.stage, seam, seen if seam in _OF_IMAGES else facts, self.network) for seam in _BUILT_HERE
+        }
         draw, partner, mix, average, self._step_trick = (
             next((function for _, function in built[seam]), None)
             for seam in ("draw", "partner", "mix", "average", "step")
@@ -122,8 +124,8 @@ class StageRun:
         refuse_added_modules(where, [name for name, _ in self.objective.functions], self.network, self._shape)
         refuse_other_modules(where, functions, [*self.network.parameters(), *seen.model.parameters()])
         self._begin_epoch = [(name, f.begin_epoch) for name, f in functions if hasattr(f, "begin_epoch")]
-        self._after_step = [function for _, function in built["after_step"]]
-        self._after_step += [function.after_step for _, function in functions if hasattr(function, "after_step")]
+        self.after_step = [function for _, function in built["after_step"]]
+        self.after_step += [function.after_step for _, function in functions if hasattr(function, "after_step")]
         inside = [
             (_layer(trick.made(), self.network, where), function)
             for trick, (_, function) in zip(self.stage.on("inside"), built["inside"], strict=True)
@@ -143,19 +145,6 @@ class StageRun:
     def finished(self) -> bool:
         """Whether every epoch has been trained."""
         return self.epoch >= self.stage.epochs
-
-    def _build(self, seam: str, facts: Facts) -> list[tuple[str, Any]]:
-        """Name and function of each trick of a seam, in written order."""
-        built, before = [], list(self.network.state_dict())
-        for trick in self.stage.on(seam):
-            built.append((trick.name, trick.made().build(facts)))
-            refuse_added_modules(f"stage {self.stage.name!r}", [trick.name], self.network, before)
-        return built
-
-    @property
-    def acts_after_step(self) -> bool:
-        """Whether a trick acts after every step."""
-        return bool(self._after_step)
 
     def train_epoch(self) -> None:
         """Trains one epoch.
@@ -238,7 +227,7 @@ class StageRun:
     @torch.no_grad()
     def end_step(self, batch: Batch, outputs: Outputs) -> None:
         """Runs the after-step tricks and updates the average, after the optimiser's step."""
-        for after in self._after_step:
+        for after in self.after_step:
             after(self.network, outputs, batch)
         self._count_step()
 
@@ -304,6 +293,15 @@ class StageRun:
 
 _BUILT_HERE = ("draw", "partner", "image", "augment", "mix", "inside", "step", "after_step", "average")
 _OF_IMAGES = ("image", "augment")
+
+
+def _built(stage: StagePlan, seam: str, facts: Facts, network: Network) -> list[tuple[str, Any]]:
+    """Name and function of each trick of a seam, in written order."""
+    built, before = [], list(network.state_dict())
+    for trick in stage.on(seam):
+        built.append((trick.name, trick.made().build(facts)))
+        refuse_added_modules(f"stage {stage.name!r}", [trick.name], network, before)
+    return built
 
 
 def _layer(made: Any, network: Network, where: str) -> str:
