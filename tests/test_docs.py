@@ -153,7 +153,7 @@ def test_a_page_shows_one(shown, page):
 def test_the_two_commands_stand_there():
     lines = [line.strip() for line in text(ROOT / "README.md").splitlines()]
     start = "python3 -m venv .venv && . .venv/bin/activate && pip install -e "
-    assert f"{start}. && python run_search.py --space spaces/full_combo.py" in lines
+    assert f"{start}. && python run_search.py --space spaces/full_combo.py --seeds 10" in lines
     assert f"{start}'.[test]' && pytest" in lines
     assert (ROOT / "spaces" / "full_combo.py").is_file()
 

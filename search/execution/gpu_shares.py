@@ -1,8 +1,8 @@
 """Resources of a search: the connection to Ray, the share of a GPU that each trial gets, and retries.
 
-Ray only counts shares of a GPU and does not divide its memory. Each process limits itself (`training.acceleration.memory`), so a
-trial that needs too much runs out of memory without harming the others, and is retried once with twice the share. A
-trial whose process or machine died is retried from its last saved stage.
+Ray only counts shares of a GPU and does not divide its memory. Each process limits itself
+(`training.acceleration.memory`), so a trial that needs too much runs out of memory without harming the others, and is
+retried once with twice the share. A trial whose process or machine died is retried from its last saved stage.
 """
 
 from __future__ import annotations
