@@ -299,7 +299,7 @@ def test_a_database_deleted_while_the_search_runs(journal, uri, tmp_path, caplog
     tracker.replay(RECORDS[1:])
     began = time.monotonic()
     tracker.close("FINISHED")
-    assert time.monotonic() - began < 5, "nobody brings a deleted database back: there is nothing to wait for"
+    assert time.monotonic() - began < 20, "nobody brings a deleted database back: there is nothing to wait for"
     assert tracker.missing == (
         f"MLflow lacks trial design-0-001, trial adaptive-0000, the means over seeds, the end of the search: the "
         f"MLflow store {tmp_path / 'mlflow.db'} was deleted or replaced while the search ran. The journal has "
@@ -319,7 +319,7 @@ def test_a_database_that_is_locked_for_a_while_loses_nothing(journal, uri, tmp_p
         tracker.replay(RECORDS)
         began = time.monotonic()
         tracker.close("KILLED", patience=1.0)
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 20
         assert "MLflow lacks trial design-0-000" in tracker.missing and "search.sync demo" in tracker.missing
         holder.execute("ROLLBACK")
     tracker._writer.join()
