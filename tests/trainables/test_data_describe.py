@@ -205,7 +205,7 @@ def test_a_class_that_cannot_be_read_is_named_with_the_reason(photos: Path, whic
     """And not, e.g., that labels start at 1."""
     for file in (photos / "train" / which).iterdir():
         file.write_text("version https://git-lfs.github.com/spec/v1\n")
-    why = "is not an image but a pointer of Git"
+    why = "is no image yet, only a pointer of Git"
     message = rf"no training image can be read of 1 class: {which} \(\d+\) \(.*and \d+ more: {why}"
     for options in ("", "?broken=skip"):
         with pytest.raises(DataError, match=message) as refused:

@@ -306,7 +306,7 @@ def no_image(head: bytes) -> str:
     if not head:
         return "is not an image: the file is empty"
     if head.startswith(b"version https://git-lfs"):
-        return "is not an image but a pointer of Git LFS; `git lfs pull` fetches the image"
+        return "is no image yet, only a pointer of Git LFS; `git lfs pull` fetches the image"
     if brand in (b"avif", b"avis"):
         return "is an AVIF image; Pillow reads it from version 11.3 on: pip install --upgrade pillow"
     if brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"):
