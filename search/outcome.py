@@ -57,7 +57,7 @@ class SearchResult:
         saved: Epochs and seconds of training that re-use saved.
         tables: Tables of the phases by name, e.g. "nominated", "removals", "path".
         health: Reasons not to believe the search, whole sentences; empty where there are none.
-        interrupted: Whether a person ended it.
+        interrupted: Whether it was interrupted, as by Ctrl-C.
         failed: Whether it ended early because it could not continue.
         findings: What the report shows; `None` where it could not be made.
     """
@@ -96,7 +96,7 @@ class Ending:
         orchestrator: What was run.
         display: What was shown of it.
         complete: Whether it ran to its end.
-        interrupted: Whether a person ended it.
+        interrupted: Whether it was interrupted, as by Ctrl-C.
         failed: Whether it could not continue, or a result could not be written.
     """
 

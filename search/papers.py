@@ -42,7 +42,7 @@ def parser(prog: str = "python -m search.papers") -> Parser:
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m search.papers") -> int:
-    """Runs the command; 2 where it was asked for something that does not exist, 130 where a person ended it."""
+    """Runs the command; returns 2 for a table that does not exist and 130 after an interruption."""
     return command_line.run(parser(prog), arguments, "search.commands.papers:run_tables")
 
 

@@ -25,7 +25,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Request:
-    """The search that was asked for.
+    """A search, as a command line or a call of `search.run` describes it.
 
     Args:
         space: What may vary.

@@ -290,7 +290,7 @@ def _named(values: Sequence[float], names: Sequence[str]) -> dict[str, Any]:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Exports the recipe that was asked for."""
+    """Exports the recipe that the options select."""
     uri = address(options.tracking_uri)
     name, trials = reader.records(uri, options.search)
     settings = reader.settings(uri, name)

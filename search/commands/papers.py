@@ -25,7 +25,7 @@ from analysis import files
 from analysis.stats.intervals import Estimate
 from analysis.text import command, echo
 from search.context import SearchContext
-from search.option import CHANGES, THIS_RUN, More, SettingsError
+from search.option import More, SettingsError
 from search.papers import PASSED_ON
 from search.request import make_request
 from search.run import run
@@ -38,6 +38,9 @@ LEVEL = 0.95
 
 OWN = {"trials": 0, "race": False, "start_points": False, "check_seeds": 0}
 """Options of the search of a table: nothing but its rows."""
+
+IN_THE_NAME = ("data", "imbalance", "model", "epochs_scale", "seed")
+"""Options that are part of the name of a table's search: with another value it is another search."""
 
 METRICS = {"error": "final/accuracy", "accuracy": "final/accuracy", "harmonic_mean": "final/harmonic_mean"}
 
@@ -123,18 +126,17 @@ def compare(
         trials: As `analysis.records.reader.frame` has them.
     """
     conditions = _conditions(table, column, settings, model)
-    values = _values(table, trials)
-    baseline = table.rows[0]
-    rows = [_row(table, row, column, values, conditions) for row in table.rows if row.name in values.columns]
+    trained = table.trained(column)
+    values = _values(table, trials).reindex(columns=[row.name for row in trained])
+    rows = [_row(table, row, column, values, conditions) for row in trained]
     facts = [
         _fact(table, fact, column, values, margin) for fact in table.facts if set(fact.weights) <= {*values.columns}
     ]
     lost = [
         f"{row.title}: {int(values[row.name].notna().sum())} of {settings.seeds} seeds"
-        for row in table.rows
-        if row.name in values.columns and values[row.name].notna().sum() < settings.seeds
+        for row in trained
+        if values[row.name].notna().sum() < settings.seeds
     ]
-    assert baseline.name in values.columns or values.empty
     return Comparison(
         table, column, settings, tuple(conditions), tuple(rows), tuple(facts), settings.seeds, tuple(lost)
     )  # fmt: skip
@@ -160,8 +162,7 @@ def _values(table: Table, trials: pd.DataFrame) -> pd.DataFrame:
         return pd.DataFrame()
     design = trials[(trials["arm"] == "design") & (trials["outcome"] == "finished") & (trials["context"] == "")]
     names = design["tricks"].map(lambda tricks: "+".join(tricks) or table.rows[0].name)
-    wide = (100 * design[metric]).groupby([design["seed"], names]).mean().unstack()
-    return wide[[row.name for row in table.rows if row.name in wide.columns]]
+    return (100 * design[metric]).groupby([design["seed"], names]).mean().unstack()
 
 
 def estimate(values: Iterable[float]) -> Estimate:
@@ -189,15 +190,13 @@ def _row(table: Table, row: Row, column: int, values: pd.DataFrame, conditions: 
     words = [] if row is baseline else [direction(gain, published_gain)]
     if published is None:
         words = ["no published number"]
-    elif not conditions:
+    elif not conditions and not math.isnan(ours.error):
         words.insert(0, "reproduced" if _is_within(published, shown) else "another number")
     return Line(row.title, published, shown, None if row is baseline else published_gain, gain, ", ".join(words))
 
 
 def _is_within(published: float, ours: Estimate) -> bool:
     """Whether a single further run may give the published number: the prediction interval of one run."""
-    if math.isnan(ours.error):
-        return False
     reach = stats.t.ppf((1 + LEVEL) / 2, ours.df) * ours.error * math.sqrt(ours.blocks + 1)
     return bool(abs(published - ours.value) <= reach)
 
@@ -316,7 +315,7 @@ def _points(found: Estimate) -> str:
 
 
 def run_tables(options: argparse.Namespace) -> int:
-    """Lists, previews or trains tables and writes the pages; 130 where a person ended it."""
+    """Lists, previews or trains tables and writes their pages; returns 130 after an interruption."""
     given = vars(options)
     known = tables()
     chosen = _chosen(given.get("table", ()), known)
@@ -328,10 +327,12 @@ def run_tables(options: argparse.Namespace) -> int:
         echo("\n".join(_outlook(table, searches) for table in chosen))
         return 0
     pages: dict[str, list[Comparison]] = {}
+    code = 0
     for table in chosen:
         found = _train(table, searches)
-        if found is None:
-            return 130
+        if found is None:  # the tables that have been trained get their pages all the same
+            code = 130
+            break
         pages.setdefault(table.id.partition("/")[0], []).append(found)
         echo("\n".join(_section(found)))
     for paper, compared in pages.items():
@@ -341,7 +342,7 @@ def run_tables(options: argparse.Namespace) -> int:
         file.parent.mkdir(parents=True, exist_ok=True)
         files.write(file, page(paper, compared, command("longtail-tune", "papers", *words)))
         echo(f"Written: {file}")
-    return 0
+    return code
 
 
 def _chosen(asked: Sequence[str], known: Mapping[str, Table]) -> list[Table]:
@@ -373,7 +374,8 @@ def _search(table: Table, given: Mapping[str, Any]) -> tuple[int, dict[str, Any]
     imbalance = f"-{options['imbalance']:g}" if options.get("imbalance") else ""
     data = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in options["data"])
     model = "" if options["model"] == setting.model else f"-{options['model'].partition('?')[0].replace(':', '-')}"
-    return column, options | {"name": f"{table.id.replace('/', '-')}-{data}{imbalance}{model}{scale}"} | OWN
+    seed = f"-seed{options['seed']}" if options.get("seed") else ""
+    return column, options | {"name": f"{table.id.replace('/', '-')}-{data}{imbalance}{model}{scale}{seed}"} | OWN
 
 
 def _outlook(table: Table, given: Mapping[str, Any]) -> str:
@@ -386,14 +388,15 @@ def _outlook(table: Table, given: Mapping[str, Any]) -> str:
 
 
 def _train(table: Table, given: Mapping[str, Any]) -> Comparison | None:
-    """Runs or continues the search of a table; `None` where a person ended it."""
+    """Runs or continues the search of a table; returns `None` if it was interrupted."""
     column, options = _search(table, given)
     space = table.space(column)
     settings = make_request({"space": space, **options}).settings
     echo(f"\n{table.id}: {table.title}\n")
     if settings.folder.is_dir():
         more = settings.seeds - Settings.stored(settings.output, settings.name).seeds
-        now = {name: value for name, value in given.items() if OPTIONS[name].on_resume in (CHANGES, THIS_RUN)}
+        # the search refuses what cannot change in it
+        now = {name: value for name, value in given.items() if name not in (*IN_THE_NAME, "seeds", "output")}
         grown = {"seeds": More(more)} if more > 0 else {}
         where = {"name": settings.name, "output": settings.output}
         result = run(space, **now, **grown, **where, resume=True)

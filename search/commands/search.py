@@ -1,4 +1,4 @@
-"""A search that was asked for on the command line."""
+"""Runs, continues or previews a search with the options of the command line."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from search.run import launch
 
 
 def run(options: argparse.Namespace) -> int:
-    """Runs it; 0 where it has a best recipe, 1 where it has none or ended early, 130 where a person ended it."""
+    """Runs the search; returns 0 with a best recipe, 1 without one or if it ended early, 130 after an interruption."""
     result = launch(make_request(vars(options)), Console())
     if result.interrupted:
         return 130

@@ -165,9 +165,9 @@ class RunWriter:
         self._done[record.trial] = content.digest
 
     def write_verdicts(self) -> None:
-        """Writes onto the recipes their gain, and the verdicts on pairs of which they have both tricks; saves the view.
+        """Gives each recipe its gain and the verdicts on the pairs whose two tricks it has, and saves the views.
 
-        The two tricks of a pair alone also have what adding one to the other changes at worst.
+        The recipe of a pair alone also gets the worst change from adding one of its tricks to the other.
         """
         gains = self.summary.gains()
         for name, recipe in self.summary.recipes.items():

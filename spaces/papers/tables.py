@@ -88,18 +88,18 @@ class Table:
     facts: tuple[Fact, ...] = ()
     notes: tuple[str, ...] = ()
 
-    def space(self, column: int) -> Space:
-        """The rows that have a number in a column, as a space: the baseline's stages, and every other row as a recipe.
+    def trained(self, column: int) -> list[Row]:
+        """The rows that are trained for a column: those with a number there, and those without any number."""
+        return [row for row in self.rows if row.published[column] is not None or not any(row.published)]
 
-        Rows without any number are part of it: they are trained for the comparison alone.
-        """
-        rows = [row for row in self.rows if row.published[column] is not None or not any(row.published)]
+    def space(self, column: int) -> Space:
+        """The rows of a column as a space: the baseline's stages, and every other row as a recipe."""
         setting = self.settings[column]
         return Space(
             stages=self.rows[0].stages,
             data=setting.data,
             model=setting.model,
-            recipes=[recipe(row.name, *row.stages) for row in rows if row is not self.rows[0]],
+            recipes=[recipe(row.name, *row.stages) for row in self.trained(column) if row is not self.rows[0]],
         )
 
     def value(self, fact: Fact, column: int) -> float | None:

@@ -107,7 +107,7 @@ def test_rows_and_facts_are_paired_within_blocks():
     assert row.ours.value == pytest.approx(100 - 100 * np.mean(mixed)) and row.published_gain == 10.0
     assert row.verdict == "reproduced, same direction" and found.rows[0].verdict == "reproduced"
     assert [fact.verdict for fact in found.facts] == ["holds", "other direction", "does not hold"]
-    assert found.conditions == () and found.lost == ()
+    assert found.conditions == () and found.lost == ("unknown: 0 of 4 seeds",)
 
 
 def test_a_number_far_off_is_not_reproduced_and_another_length_never():
@@ -127,12 +127,36 @@ def test_lost_seeds_are_told_and_leave_whole_blocks():
     table = trials(values)
     table.loc[table["final/accuracy"].isna(), "outcome"] = "failed"
     found = compare(SMALL, 0, settings(seeds=3), "resnet8", 0.01, table)
-    assert found.lost == ("mixup: 2 of 3 seeds",)
+    assert found.lost == ("mixup: 2 of 3 seeds", "unknown: 0 of 3 seeds")
     assert found.rows[1].gain.blocks == 2 and found.rows[1].gain.value == pytest.approx(10.0)
+
+
+def test_a_row_without_any_result_stays_in_the_table():
+    for values in ({"baseline": [0.5, 0.6]}, {"mixed": [0.5, 0.6]}):
+        found = compare(SMALL, 0, settings(seeds=2), "resnet8", 0.01, trials(values))
+        assert [row.title for row in found.rows] == ["plain", "mixup", "unknown"]
+        assert found.rows[1].verdict.endswith("not resolved") and found.facts[0].verdict == "not resolved"
+        assert len(found.lost) == 2 and all("0 of 2 seeds" in line for line in found.lost)
 
 
 def test_one_block_resolves_nothing():
     assert direction(estimate([3.0]), 1.0) == "not resolved"
+    found = compare(SMALL, 0, settings(seeds=1), "resnet8", 0.01, trials({"baseline": [0.7], "mixed": [0.5]}))
+    assert found.rows[1].verdict == "not resolved"
+
+
+def test_another_seed_is_another_search():
+    names = [papers._search(SMALL, {"seed": seed})[1]["name"] for seed in (0, 3)]
+    assert names == ["test-1-digits-lt", "test-1-digits-lt-seed3"]
+
+
+def test_tables_that_were_trained_before_an_interruption_get_their_page(tmp_path, monkeypatch):
+    other = dataclasses.replace(SMALL, id="test/2")
+    monkeypatch.setattr(papers, "tables", lambda: {SMALL.id: SMALL, other.id: other})
+    done = compare(SMALL, 0, settings(seeds=2), "resnet8", 0.01, trials({"baseline": [0.5, 0.6], "mixed": [0.6, 0.7]}))
+    monkeypatch.setattr(papers, "_train", lambda table, given: done if table is SMALL else None)
+    assert command.main(["--table", "test", "--pages", str(tmp_path)]) == 130
+    assert "## test/1" in (tmp_path / "test.md").read_text()
 
 
 def test_the_command_trains_a_table_continues_and_writes_a_page(cluster, tmp_path, monkeypatch, capsys):

@@ -10,7 +10,7 @@ from trainables.models.heads import LinearHead
 from trainables.models.network import Network
 
 WIDTH = 16
-"""Channels of the stem and of the first stage; each further stage has twice as many."""
+"""Channels of the stem and of the first stage; each later stage doubles the number."""
 
 
 def resnet_cifar(depth: int, *, classes: int, channels: int, generator: torch.Generator, width: int = WIDTH) -> Network:
