@@ -55,6 +55,10 @@ def _mislas(setting: Setting, members: int = 0, n_c: int = 10, last: bool = Fals
     return (first, scaling, balanced) if last else (first, balanced, scaling)
 
 
+RAISES = (Fact("Balanced training and merging raises the harmonic mean.", {"merged": 1.0, "mislas": -1.0}, 1),)
+"""The paper claims this of the harmonic mean; the accuracy falls on two of its three data sets."""
+
+
 def _main(setting: Setting, name: str, measure: str, plain: float, merged: float) -> Table:
     return Table(
         f"balanced_training_and_merging/{name}", f"MiSLAS with and without balanced training, {setting.title}",
@@ -62,8 +66,7 @@ def _main(setting: Setting, name: str, measure: str, plain: float, merged: float
             Row("mislas", "MiSLAS", _mislas(setting), (plain,)),
             Row("merged", "MiSLAS with balanced training and merging, N_D = 10, N_C = 10", _mislas(setting, 10),
                 (merged,)),
-        ), (Fact(f"Balanced training and merging raises the {measure.replace('_', ' ')}.",
-                 {"merged": 1.0, "mislas": -1.0}, 0 if (setting, measure) == (IMAGENET, "accuracy") else 1),), NOTES)
+        ), RAISES if measure == "harmonic_mean" else (), NOTES)
 
 
 TABLES = (

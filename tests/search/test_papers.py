@@ -52,19 +52,12 @@ def test_published_differences(table, fact, values):
 
 
 def test_what_a_paper_concludes_is_what_its_numbers_say():
-    """But for conclusions that the table itself contradicts in a column, which are listed."""
-    against = {
-        (table.id, fact.text, column)
-        for table in TABLES.values()
-        for fact in table.facts
-        if fact.sign
-        for column in range(len(table.settings))
-        if (value := table.value(fact, column)) is not None and value * fact.sign <= 0
-    }
-    assert against == {
-        ("bag_of_tricks/11", "Fine-tuning adds to input mixup with CAM images.", column) for column in ()
-    } | {("balanced_training_and_merging/inaturalist_accuracy", TABLES[
-        "balanced_training_and_merging/inaturalist_accuracy"].facts[0].text, 0)}  # fmt: skip
+    for table in TABLES.values():
+        for fact in table.facts:
+            values = [table.value(fact, column) for column in range(len(table.settings))]
+            known = [value for value in values if value is not None]
+            assert all(value * fact.sign > 0 for value in known if fact.sign), (table.id, fact.text, values)
+            assert all(abs(value) < 0.5 for value in known if not fact.sign), (table.id, fact.text, values)
 
 
 SMALL = Table(
@@ -188,4 +181,3 @@ def test_bad_input(capsys):
             Space(stages=[Stage("first", epochs=1)], recipes=wrong)
     with pytest.raises(SpaceError, match="one Stage or several"):
         recipe("empty")
-    assert dataclasses.replace(SMALL).rows
