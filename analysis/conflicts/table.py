@@ -23,6 +23,7 @@ from analysis.conflicts.contrasts import (
 )
 from analysis.conflicts.reasons import Facts, action, caveats, reason
 from analysis.conflicts.verdicts import CLAIMS, DIRECTIONS, HELPS, HURTS, MARGIN, Pair, Rule, adjust, rule_for
+from analysis.records.schema import RECIPE
 from analysis.stats.intervals import UNKNOWN, Estimate, wilson_interval
 
 REPORTED = ("alone_a", "alone_b", "interaction", "b_given_a", "a_given_b")
@@ -116,7 +117,8 @@ def pairwise(
     """
     check_options(metric, margin, level, q)
     tables = read_tables(trials, metric, arm)
-    labels = sorted(set().union(*(cell for table in tables for cell in table.cells)))
+    labels = [label for label in sorted(set().union(*(cell for table in tables for cell in table.cells)))
+              if not label.startswith(RECIPE)]  # fmt: skip
     declared = primary_pairs(primary, labels)
     shown = _shown(earlier)
     lenders = [] if beside is None else _lenders(beside, metric)

@@ -30,6 +30,9 @@ seeds, by which the winner is chosen. confirm: winner and baseline on seeds that
 the test split. around: the winner with some of its tricks removed, down to the baseline. nominated: the four cells of
 pairs that the adaptive arm suggested, on fresh seeds."""
 
+RECIPE = "recipe:"
+"""How the label of a whole recipe begins that a space names: it is compared with the baseline and makes no pair."""
+
 ARM = re.compile(r"[a-z][a-z_]*")
 """An arm that a further phase of a search may bring."""
 

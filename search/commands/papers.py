@@ -22,6 +22,7 @@ from scipy import stats
 
 import spaces.papers
 from analysis import files
+from analysis.records.schema import RECIPE
 from analysis.stats.intervals import Estimate
 from analysis.text import command, echo
 from search.context import SearchContext
@@ -161,7 +162,7 @@ def _values(table: Table, trials: pd.DataFrame) -> pd.DataFrame:
     if metric not in trials.columns:
         return pd.DataFrame()
     design = trials[(trials["arm"] == "design") & (trials["outcome"] == "finished") & (trials["context"] == "")]
-    names = design["tricks"].map(lambda tricks: "+".join(tricks) or table.rows[0].name)
+    names = design["tricks"].map(lambda tricks: "+".join(tricks).removeprefix(RECIPE) or table.rows[0].name)
     return (100 * design[metric]).groupby([design["seed"], names]).mean().unstack()
 
 

@@ -38,6 +38,7 @@ from pathlib import Path
 
 import yaml
 
+from analysis.records.schema import RECIPE
 from search.design.fractional_factorial import MOST, Fraction, fraction
 from spaces.domain import OneOf, Space, Stage
 from trainables.data import Standard
@@ -517,7 +518,7 @@ class _Builder:
     def written(self) -> Iterator[Cell]:
         """The recipes that the space names, each a cell beside the plain baseline."""
         for named in self.space.recipes:
-            yield Cell((named.name,), "", build(Space(named.stages), defaults(), self.standard, self.scale))
+            yield Cell((RECIPE + named.name,), "", build(Space(named.stages), defaults(), self.standard, self.scale))
 
     def cells(self, homes: Sequence[Home]) -> Iterator[Cell]:
         """The cells of one label (2) or of a pair (4); all of them, or a `PlanError`."""

@@ -896,3 +896,16 @@ def test_bad_primary_pairs(primary, message):
 def test_bad_options(option, message):
     with pytest.raises(ValueError, match=message):
         pairwise(small(), **option)
+
+
+def test_a_whole_recipe_makes_no_pair():
+    cells = {(): 0.6, ("a",): 0.7, ("b",): 0.65, ("a", "b"): 0.8, ("recipe:whole",): 0.9}
+    trials = pd.DataFrame(
+        [
+            {"arm": "design", "seed": seed, "first_stage": f"{tricks} {seed}", "tricks": tricks,
+             "final/accuracy": value + 0.01 * ((seed + len(tricks)) % 3)}
+            for tricks, value in cells.items() for seed in range(3)
+        ]
+    )  # fmt: skip
+    assert pairwise(trials)[["a", "b"]].values.tolist() == [["a", "b"]]
+    assert "recipe:whole" in set(effects(trials)["trick"])

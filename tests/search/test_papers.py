@@ -80,7 +80,7 @@ def trials(values: dict[str, list[float]]) -> pd.DataFrame:
     return pd.DataFrame(
         [
             {"arm": "design", "outcome": "finished", "context": "", "seed": seed, "final/accuracy": value,
-             "tricks": () if name == "baseline" else (name,)}
+             "tricks": () if name == "baseline" else (f"recipe:{name}",)}
             for name, of_row in values.items() for seed, value in enumerate(of_row)
         ]
     )  # fmt: skip
