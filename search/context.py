@@ -246,7 +246,7 @@ class SearchContext:
         return bool(fused_stages(plan, self.settings.numerics, self.device, pixels))
 
     def spec(self, request: TrialRequest) -> dict[str, Any]:
-        """The JSON-able `TrialSpec` of a trial."""
+        """The JSON-serialisable `TrialSpec` of a trial."""
         return dataclasses.replace(
             self.plain_spec(request.recipe.plan, request.seed),
             rungs=self.settings.rungs if request.may_stop else (),

@@ -1,4 +1,4 @@
-"""What flows through training: `Batch`, `Outputs`, and the `Facts` a trick may know when it is built.
+"""The data types of training: `Batch`, `Outputs`, and the `Facts` from which a trick is built.
 
 Letters with a fixed meaning: N images of the training split, B batch, C classes, D features, K parts of a
 label mixture, V views of an image, E experts; (c, H, W) channels, height and width of an image.
@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from trainables.training.seeding import generator
 
 EVALUATION_PIXELS = 2**22
-"""Pixels of one batch in evaluation: 1024 images of 64×64."""
+"""Upper limit of the pixels in one evaluation batch: 1024 images of 64×64."""
 
 
 def evaluation_batch(images: Any, most: int = 1024) -> int:
-    """Images (N, c, H, W) that are evaluated at once, as many as memory comfortably holds.
+    """Number of images (N, c, H, W) that one evaluation batch holds.
 
     >>> evaluation_batch(torch.zeros(1, 3, 32, 32)), evaluation_batch(torch.zeros(1, 3, 224, 224))
     (1024, 83)
@@ -29,7 +29,7 @@ def evaluation_batch(images: Any, most: int = 1024) -> int:
 
 
 def pixels_of(images: Any) -> int:
-    """Pixels H·W of an image; 1 where the data are features (N, D).
+    """Number of pixels H·W of an image; 1 if the data are features (N, D).
 
     >>> pixels_of(torch.zeros(1, 3, 32, 32)), pixels_of(torch.zeros(5, 256))
     (1024, 1)
@@ -38,7 +38,7 @@ def pixels_of(images: Any) -> int:
 
 
 class MissingFact(ValueError):
-    """A trick was built without something it has to know."""
+    """A trick was built without a fact that it needs."""
 
 
 @dataclass(frozen=True)
@@ -68,15 +68,15 @@ class Batch:
     """One training batch.
 
     Args:
-        images: (V, B, c, H, W); uint8 up to and including the augment seam, normalised floats behind it. Of data that
-            are features, (V, B, D).
+        images: (V, B, c, H, W); uint8 up to and including the augment seam, normalised floats behind it. (V, B, D)
+            if the data are features.
         index: (B,) int64, positions in the training split.
         y: (B, K) int64, the labels of each image's mixture.
         share: (B, K), rows sum to 1.
-        blend: The mixture of images that the network applies, if any.
-        partner: A batch of as many images of the partner seam's own draw, where there is such a trick.
-        aside: (V', B, c, H, W), views that the network does not see: those of a momentum encoder.
-        penalty: (B,), what tricks inside the network add to the loss.
+        blend: The mixture of images that the network applies; `None` without one.
+        partner: An equally large batch drawn by the partner seam; `None` without such a trick.
+        aside: (V', B, c, H, W), views that bypass the network, for a momentum encoder.
+        penalty: (B,), added to the loss by tricks of the inside seam.
     """
 
     images: Tensor
@@ -90,7 +90,7 @@ class Batch:
 
     @staticmethod
     def plain(images: Tensor, index: Tensor, labels: Tensor) -> Batch:
-        """A batch of unmixed images (B, c, H, W) with labels (B,), in one view."""
+        """A batch of unmixed images (B, c, H, W) with labels (B,) and a single view."""
         y = labels[:, None]
         return Batch(images[None], index, y, torch.ones_like(y, dtype=torch.float32))
 
@@ -101,17 +101,17 @@ class Batch:
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a network says of a batch.
+    """The network's outputs for a batch.
 
     Args:
         logits: (B, C).
-        features: (B, D), what the head reads; (E, B, D) of a head with branches of its own.
+        features: (B, D), the head's input; (E, B, D) if each expert has its own branch.
         maps: (B, D, h, w), the last convolution's output, before pooling.
-        experts: (E, B, C) where the head has several experts.
-        views: Outputs of the second and further views, where a trick made some.
-        each: Whether a loss that knows no experts is summed over them; otherwise it reads the fused `logits`.
-        batch: The batch that these are outputs of, where a trick of the inside seam has added rows to it, or a loss
-            reads more of it than the labels.
+        experts: (E, B, C), the logits of each expert; `None` with a single one.
+        views: Outputs of the second and later views.
+        each: Whether a loss that does not know experts is summed over them; otherwise it reads the fused `logits`.
+        batch: The batch that produced them, if a trick of the inside seam added rows to it or a loss reads more of it
+            than the labels.
     """
 
     logits: Tensor
@@ -124,12 +124,12 @@ class Outputs:
 
     @property
     def joint_features(self) -> Tensor | None:
-        """The features (B, D) of an image; (B, E·D) where every expert has its own."""
+        """The features (B, D) of each image; (B, E·D) if every expert has its own."""
         features = self.features
         return features if features is None or features.ndim == 2 else features.transpose(0, 1).flatten(1)
 
     def of_expert(self, expert: int) -> Outputs:
-        """The outputs of one expert, as those of a network that has it alone."""
+        """The outputs of one expert, as if it were the network's only one."""
         assert self.experts is not None
         features = self.features
         own = features if features is None or features.ndim == 2 else features[expert]
@@ -141,7 +141,7 @@ class Outputs:
         return replace(self, logits=logits, experts=experts)
 
     def detached(self) -> Outputs:
-        """The same numbers in the same memory, without what a gradient would need."""
+        """The same tensors, detached from the autograd graph."""
 
         def apart(x: Tensor | None) -> Tensor | None:
             return None if x is None else x.detach()
@@ -158,21 +158,21 @@ def _seeded_by_purpose(purpose: str) -> torch.Generator:
 
 @dataclass(frozen=True)
 class Facts:
-    """What a trick may know when it is built. Anything but counts and labels has a default.
+    """The facts from which a trick is built. All but counts and labels have defaults.
 
     Args:
         counts: (C,) int64, training images per class.
         labels: (N,) int64, the training labels.
-        epochs: Epochs of the stage, or of the chain that it belongs to.
-        averages_from: Epochs of the chain that lay behind when its averaging trick came on.
-        device: Where batches live.
+        epochs: Epochs of the stage's chain; of the stage itself if it is not part of a longer one.
+        averages_from: Epoch of the chain at which its averaging trick starts.
+        device: Device of the batches.
         model: The network as handed over to the stage (for a readout: the evaluated one).
         images: (N, c, H, W) uint8, the training images without augmentation.
         normalise: uint8 images -> floats as the network expects them.
-        crop_and_flip: uint8 images (B, c, H, W) and a generator -> the same behind the data set's own augmentation.
+        crop_and_flip: uint8 images (B, c, H, W) and a generator -> the images after the data set's own augmentation.
         pixel_mean: (c,) in [0, 1], the mean that `normalise` subtracts.
         start: State of the network at the stage's start.
-        score: State -> recalls (C,) on the training images, or one number made of them; never uses `val`.
+        score: State -> recalls (C,) on the training images, or one number computed from them; never reads `val`.
         generators: Purpose -> generator, seeded by trial, chain and member.
     """
 
@@ -196,11 +196,11 @@ class Facts:
         return int(self.counts.numel())
 
     def generator(self, purpose: str) -> torch.Generator:
-        """A generator of its own for one purpose of one stage."""
+        """A separate generator for one purpose of one stage."""
         return self.generators(purpose)
 
     def require(self, trick: str, *fields: str) -> None:
-        """Raises `MissingFact` unless all the named fields are there."""
+        """Raises `MissingFact` if one of the named fields is `None`."""
         missing = [name for name in fields if getattr(self, name) is None]
         if missing:
             given = ", ".join(f"{name}=…" for name in missing)
@@ -232,7 +232,7 @@ class Facts:
         return torch.cat([features for features in found if features is not None])
 
     def own_modules(self, made: Any) -> Mapping[str, nn.Module]:
-        """The modules of a trick: those in the network, which learn; without a network that has them, fresh ones."""
+        """The trick's modules: those that the network holds and trains, or new ones if the network has none."""
         name = type(made).entry.name
         extra = getattr(self.model, "extra", {})
         if name in extra:

@@ -49,7 +49,7 @@ class Deployment:
         return self.prior is not None or self.cost is not None
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-able dict."""
+        """A JSON-serialisable dict."""
         return {"prior": self.prior, "cost": self.cost}
 
     @staticmethod

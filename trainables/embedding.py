@@ -156,7 +156,7 @@ def _network(model: str, data: LongTailed, options: argparse.Namespace, device: 
 def _provenance(
     model: str, name: str, network: Network, data: LongTailed, options: argparse.Namespace
 ) -> dict[str, Any]:
-    """Where the features come from, JSON-able and without places."""
+    """Where the features come from, JSON-serialisable and without places."""
     digest = hashlib.sha256()
     for key, value in network.backbone.state_dict().items():
         digest.update(f"{key} {tuple(value.shape)}".encode() + value.detach().cpu().contiguous().numpy().tobytes())

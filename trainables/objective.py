@@ -28,7 +28,7 @@ REDUCTIONS = ("expected", "mean", "weighted_mean")
 
 
 def one_per_seam(tricks: Sequence[Any], where: str = "these tricks") -> dict[str, list[Any]]:
-    """The tricks by seam, in written order.
+    """The tricks by seam, in the order of the plan.
 
     Raises:
         PlanError: Two tricks share a seam that takes one.

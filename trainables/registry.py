@@ -2,19 +2,20 @@
 
 A trick is a frozen dataclass of numbers with one method, `build(facts)`, that returns a pure function for
 one **seam** of training. Its file's name is its name. Files are found in `trainables/tricks/` and in any
-folder given to `discover` (`--tricks DIR`).
+folder passed to `discover` (`--tricks DIR`).
 
-A trick may bring modules that learn or hold buffers, `modules(facts) -> {name: nn.Module}`; its function finds them by
-`facts.own_modules(self)`. They are in the state, the optimiser and the carry-over of their chain, and not in the
-exported network. What `build` returns may have `begin_epoch(progress, generator)` and `after_step(model, outputs,
-batch)`; these write into buffers of the trick's own modules alone, so that a stage can be resumed and re-used.
+A trick may own modules with parameters or buffers, `modules(facts) -> {name: nn.Module}`; its function gets them from
+`facts.own_modules(self)`. They belong to the state, the optimiser and the carry-over of their chain, but not to the
+exported network. The object that `build` returns may have `begin_epoch(progress, generator)` and `after_step(model,
+outputs, batch)`; both may write only into buffers of the trick's own modules, so that a stage can be resumed and
+re-used.
 
     from trainables.registry import make, names
 
     make("effective_number", beta=0.999).build(facts)
     names(seam="draw")
 
-Where each seam acts. A word in capitals is a seam; the functions in brackets hold the code::
+Where each seam acts. A word in capitals is a seam; the comments name the function that holds the code::
 
     for stage in plan:                                          # StageExecutor
         for member in stage.members:                            # one, except in balanced training
@@ -22,31 +23,31 @@ Where each seam acts. A word in capitals is a seam; the functions in brackets ho
             if the stage starts a chain:
                 network = HEAD(network)                         # another kind of classifier
             groups = TRAIN(network)                             # what learns; may freeze, reset or wrap
-            network.extra[trick] = trick.modules(facts)         # of every trick that brings modules; they learn
-            facts = counts, labels, network, generators, …      # what build(facts) of all other tricks sees
+            network.extra[trick] = trick.modules(facts)         # of every trick that owns modules; they learn
+            facts = counts, labels, network, generators, …      # the argument of build(facts) of all other tricks
 
             for epoch in stage.epochs:                          # StageRun.train_epoch
-                begin_epoch(progress, generator)                # of everything built that has it
+                begin_epoch(progress, generator)                # of every built object that has it
                 indices = DRAW(progress, generator)             # which images, how often
-                PARTNER(progress, generator)                    # those of batch.partner, treated like the others
+                PARTNER(progress, generator)                    # the images of batch.partner, prepared like the others
                 for index in batches of indices:                # StageFeed
-                    batch = IMAGE(batch, generator)             # each in the written order, on raw images
+                    batch = IMAGE(batch, generator)             # in the order of the plan, on raw images
                     batch = shift and flip of the data set
-                    batch = AUGMENT(batch, generator)           # each in the written order
+                    batch = AUGMENT(batch, generator)           # in the order of the plan
                     batch = normalise(batch)
                     batch = MIX(batch, generator)               # y (B, K), share (B, K), and a Blend
 
                     outputs = network(batch.images, batch.blend)    # behind its layer: INSIDE(x, batch, generator)
                     for y, share in the K parts of the mixture:                  # Objective
-                        z = LOGITS(outputs.logits, y)                            # each in the written order
+                        z = LOGITS(outputs.logits, y)                            # in the order of the plan
                         weight = share * WEIGHT(y)                               # (B,); several multiply
                         losses += weight * LOSS(z, TARGET(y), y, generator)      # (B,)
                     loss = reduce(losses, weights) + mean(PENALTY(outputs, batch, generator))
-                    STEP(loss.backward, optimiser)              # one backward, or several at other weights
+                    STEP(loss.backward, optimiser)              # one backward pass, or several at perturbed weights
                     optimiser.step()
 
                     AFTER_STEP(network, outputs, batch)         # project weights, update buffers
-                    after_step(network, outputs, batch)         # of everything else built that has it
+                    after_step(network, outputs, batch)         # of every other built object that has it
                     averaged = AVERAGE(averaged, state, step)   # also once after every epoch
 
                 if the epoch is measured:                       # Evaluator, on val
@@ -82,12 +83,12 @@ T = TypeVar("T")
 
 
 class PlanError(ValueError):
-    """A plan that cannot be trained; raised before anything is."""
+    """A plan that cannot be trained; raised before training starts."""
 
 
 @dataclass(frozen=True)
 class Seam:
-    """One place of training that a trick may change."""
+    """One place in training at which a trick acts."""
 
     name: str
     many: bool
@@ -156,12 +157,12 @@ def trick(
     """Registers a frozen dataclass as a trick, under the name of its file.
 
     Args:
-        seam: Where it acts, a key of `SEAMS`.
-        family: What the literature calls its kind.
+        seam: Where it acts; a key of `SEAMS`.
+        family: Its kind, in the literature's term.
         source: Authors, year, id, equation.
-        space: The range worth searching of each number, as a domain of `spaces.domain`.
-        needs: Capabilities that something earlier in the plan must provide, e.g. "cosine".
-        provides: Capabilities that it provides to what comes later.
+        space: For each number the range worth searching, as a domain of `spaces.domain`.
+        needs: Capabilities that an earlier part of the plan must provide, e.g. "cosine".
+        provides: Capabilities that later parts of the plan can rely on.
     """
     if seam not in SEAMS:
         raise ValueError(f"@trick(seam={seam!r}): {did_you_mean(seam, SEAMS)}; the seams are {', '.join(SEAMS)}")
@@ -196,10 +197,10 @@ def source_file(cls: type) -> Path:
 
 
 def discover(*folders: str | Path) -> None:
-    """Imports every trick of `trainables/tricks/` and of the given folders. Safe to call again.
+    """Imports every trick of `trainables/tricks/` and of the given folders; calling it again is harmless.
 
     Raises:
-        PlanError: No such folder, a file that cannot be imported, or a name that is taken.
+        PlanError: A folder does not exist, a file cannot be imported, or a name is already taken.
     """
     if "trainables.tricks" not in _DISCOVERED:
         _DISCOVERED.add("trainables.tricks")
@@ -240,10 +241,10 @@ def entries() -> dict[str, Entry]:
 
 
 def entry(name: str) -> Entry:
-    """The entry of one trick.
+    """The registry entry of one trick.
 
     Raises:
-        PlanError: The name is unknown; the nearest known one is offered.
+        PlanError: The name is unknown; the message offers the nearest known one.
     """
     discover()
     if name not in _ENTRIES:
@@ -252,7 +253,7 @@ def entry(name: str) -> Entry:
 
 
 def names(seam: str | None = None, family: str | None = None) -> list[str]:
-    """The names of all tricks, or of those on one seam or of one family.
+    """The names of all tricks, optionally of one seam or one family.
 
     >>> "cost_sensitive" in names(seam="weight"), "cost_sensitive" in names(seam="draw")
     (True, False)
@@ -263,7 +264,7 @@ def names(seam: str | None = None, family: str | None = None) -> list[str]:
 
 
 def make(name: str, **numbers: Any) -> Any:
-    """A trick with the given numbers, the others at their defaults.
+    """A trick with the given numbers and defaults for the others.
 
     >>> make("cost_sensitive", power=0.5)
     CostSensitive(power=0.5)
@@ -293,15 +294,15 @@ def seam_of(made: Any) -> str:
 
 
 def provides_of(made: Any) -> tuple[str, ...]:
-    """The capabilities that a trick provides; one whose numbers decide has a property `provides`."""
+    """The capabilities that a trick provides; its property `provides`, if it has one, overrides the entry."""
     own = getattr(made, "provides", type(made).entry.provides)
     return tuple(own)
 
 
 def numbers_of(made: Any) -> dict[str, Any]:
-    """The numbers of a trick, JSON-able; `make(name, **numbers)` gives an equal trick.
+    """The numbers of a trick, JSON-serialisable; `make(name, **numbers)` gives an equal trick.
 
-    A view that is not named is left out, so that recipes of one view are the same as before there were several.
+    A `view` of `None` is left out, so that the ids of plans with a single view do not depend on the field.
     """
     numbers = dataclasses.asdict(made)
     return {key: value for key, value in numbers.items() if key != "view" or value is not None}
@@ -329,7 +330,7 @@ def in_range(
         whole: Only whole numbers.
 
     Raises:
-        ValueError: With the trick, the number, what was got and what is allowed.
+        ValueError: The message names the trick, the number, its value and the allowed range.
     """
     value = getattr(made, number)
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and not math.isnan(value)
@@ -353,7 +354,7 @@ def among(made: Any, number: str, allowed: Iterable[Any]) -> None:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The nearest known name as a question, or all of them."""
+    """The nearest known name as a question, or all known names."""
     options = sorted(known)
     return text.did_you_mean(name, options, 0.5) or f"known are {', '.join(options) or 'none'}"
 

@@ -1,4 +1,4 @@
-"""From JSON-able values to dataclasses, with one sentence for the first thing that is wrong."""
+"""From JSON-serialisable values to dataclasses, with one sentence for the first thing that is wrong."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ T = TypeVar("T")
 
 
 def from_json(kind: type[T], value: Any, where: str, error: type[ValueError]) -> T:
-    """An object of a dataclass or a pydantic model from JSON-able values; lists become tuples where it has tuples.
+    """An object of a dataclass or a pydantic model from JSON-serialisable values; lists become tuples where it has tuples.
 
     Args:
         kind: Its type.
-        value: JSON-able values.
+        value: JSON-serialisable values.
         where: Start of the message of an error.
         error: Type of the error.
 

@@ -12,7 +12,7 @@ from trainables.data.loaders import held_bytes
 
 @dataclass(frozen=True)
 class TrialSpec:
-    """Everything that a trial is made from; JSON-able.
+    """Everything that a trial is made from; JSON-serialisable.
 
     Args:
         plan: `Plan.to_dict()`.
@@ -56,7 +56,7 @@ class TrialSpec:
     fingerprint: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-able dict."""
+        """A JSON-serialisable dict."""
         return dataclasses.asdict(self)
 
 

@@ -242,7 +242,7 @@ class Record:
                 raise RecordError(f"trial {self.trial!r}: {name} must be a fraction in [0, 1], got {value:g}")
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-able dict."""
+        """A JSON-serialisable dict."""
         return dataclasses.asdict(self)
 
     def to_json(self) -> str:

@@ -233,7 +233,7 @@ def measure_share(specs: Sequence[dict[str, Any]], cpus_per_trial: float) -> Gpu
     """Trains a few steps of some trials, each alone on a GPU, and proposes a share.
 
     Args:
-        specs: JSON-able `TrialSpec`s of the trials.
+        specs: JSON-serialisable `TrialSpec`s of the trials.
         cpus_per_trial: CPUs of a trial.
 
     Raises:

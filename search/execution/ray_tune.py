@@ -131,7 +131,7 @@ class TuneSearcher(_DriverOnly, Searcher):  # type: ignore[misc]
 
     Args:
         orchestrator: Decides what runs.
-        spec_of: Request -> the JSON-able `TrialSpec` of its trial.
+        spec_of: Request -> the JSON-serialisable `TrialSpec` of its trial.
         shares: Share of the machine of each trial.
     """
 

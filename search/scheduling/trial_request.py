@@ -49,7 +49,7 @@ class TrialRequest:
         return self.number is not None
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-able dict."""
+        """A JSON-serialisable dict."""
         fields = asdict(self)
         fields["recipe"] = {
             "plan": self.recipe.plan.to_dict(),

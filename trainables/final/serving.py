@@ -167,7 +167,7 @@ def save(module: ServingModule, out: Path, data: LongTailed, metadata: Mapping[s
         module: What to export.
         out: Folder.
         data: What the network was trained on.
-        metadata: JSON-able, kept with the MLflow model.
+        metadata: JSON-serialisable, kept with the MLflow model.
 
     Raises:
         NotExported: It cannot be exported.

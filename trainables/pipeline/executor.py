@@ -28,9 +28,9 @@ class MembersInTraining:
 
     Args:
         run: Trains them.
-        first: The first of them.
-        seconds: Seconds of training so far, of all of them together.
-        saved_at: When they were last saved, as `time.perf_counter` counts.
+        first: Number of the first member.
+        seconds: Seconds of training so far, summed over the members.
+        saved_at: `time.perf_counter()` when they were last saved.
     """
 
     run: StageRun | FusedRun
@@ -44,12 +44,12 @@ class MembersInTraining:
         return [self.run] if isinstance(self.run, StageRun) else self.run.runs
 
     def unfinished(self, member: int) -> range:
-        """The members that are not finished yet, from the given one on: the first may come from the store."""
+        """The members from `member` on that are not finished; earlier ones may come from the store."""
         return range(member, self.first + len(self.runs))
 
 
 class StageExecutor:
-    """Advances a plan epoch by epoch, or by one finished stage from the store.
+    """Advances a plan by one epoch, or by one finished stage from the store.
 
     `Pipeline` calls `advance`; `JointSeeds`, which trains several pipelines at once, calls its parts.
 
@@ -69,7 +69,7 @@ class StageExecutor:
         self.state = PipelineState()
         self.training: MembersInTraining | None = None
         self.now = (plan.stages[0].name, 0, math.nan)
-        """Stage of the last advance, its trained epochs, and its last training loss; nan where it was re-used."""
+        """Stage of the last advance, its trained epochs and its last training loss (NaN if the stage was re-used)."""
         self._evaluates = evaluate
         self._evaluator: Evaluator | None = None
 
@@ -96,7 +96,7 @@ class StageExecutor:
         self.end_epoch(time.perf_counter() - began)
 
     def resume(self) -> None:
-        """Takes everything that is finished from the store, and starts the stage after it, without training."""
+        """Takes every finished stage from the store and starts the next one, without training it."""
         while not self.finished and self.training is None:
             found = self.cache.find(self.state.stage, self.state.member)
             if found is None:
@@ -118,11 +118,11 @@ class StageExecutor:
             self._end_member(snapshot.carry_over)
 
     def start(self, snapshots: Sequence[StageSnapshot] | None = None) -> MembersInTraining:
-        """Starts the current member of the current stage, or the group that it is trained with.
+        """Starts the current member of the current stage, or the group of members that it is trained with.
 
         Args:
-            snapshots: Where each of them continues; none to start from the beginning. Looked for in the store where
-                absent, and then their evaluations are replayed.
+            snapshots: States to continue from, one per member; empty to start from the beginning (default: those in the
+                store, whose evaluations are replayed).
         """
         state = self.state
         members = members_together(self.plan.stages[state.stage], state.member, self.context)
@@ -141,10 +141,10 @@ class StageExecutor:
         return self.training
 
     def _start_members(self, members: range, snapshots: Sequence[StageSnapshot] | None) -> MembersInTraining:
-        """Starts some members, which continue from snapshots.
+        """Starts members, from snapshots if there are any.
 
         Raises:
-            CannotFuse: There are several, and they cannot be trained as one network.
+            CannotFuse: There are several members, and they cannot be trained as one network.
         """
         state = self.state
 
@@ -183,7 +183,7 @@ class StageExecutor:
             self.save_unfinished()
 
     def snapshots(self) -> list[StageSnapshot]:
-        """The members in training; `seconds` of each are those of all of them together."""
+        """Snapshots of the members in training; `seconds` of each is the sum over all of them."""
         training = self.training
         if training is None:
             return []
@@ -200,14 +200,14 @@ class StageExecutor:
             self.training.saved_at = time.perf_counter()
 
     def load(self, state: PipelineState) -> None:
-        """Continues from a state, exactly."""
+        """Continues exactly from a saved state."""
         snapshots, state.training = state.training, []
         self.state, self.training = state, None
         if snapshots:
             self.start(snapshots)
 
     def _finish(self, training: MembersInTraining) -> None:
-        """Stores the members that have trained their last epoch, and continues with the next ones."""
+        """Stores the members that have finished their last epoch and moves on to the next ones."""
         state = self.state
         left = training.unfinished(state.member)
         self.training = None

@@ -24,7 +24,7 @@ from trainables.training.numerics import Numerics, can_be_fused, group_of
 
 
 def digest(content: Any) -> str:
-    """32 hexadecimal digits of a JSON-able value."""
+    """Hash of a JSON-serialisable value: 32 hexadecimal digits."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -58,44 +58,44 @@ def stage_keys(plan: Plan, context: Mapping[str, Any]) -> list[list[str]]:
 
 
 def start_key(context: Mapping[str, Any]) -> str:
-    """The key of what lies before the first stage: data, network, seed and numerics, and the code."""
+    """The key in front of the first stage: data, network, seed, numerics and code."""
     return digest({"context": dict(context), "code": code_version()})
 
 
 def plain_features_key(before: str, split: str) -> str:
-    """The key of a frozen backbone's features of a split's images as they are."""
+    """The key of a frozen backbone's features of a split's unchanged images."""
     return digest({"features": before, "split": split})
 
 
 def features_key(before: str, stage: StagePlan) -> str:
-    """The key of a frozen backbone's features: the start, the number of views, and what changes an image."""
+    """The key of a frozen backbone's features: key before, number of views, and the tricks that change an image."""
     return digest({"features": before, "views": stage.views, "tricks": _tricks(stage, ("image", "augment"))})
 
 
 def _together(stage: StagePlan, member: int, context: Mapping[str, Any]) -> dict[str, Any]:
-    """Members that may share a network with a member, which changes its last bits."""
+    """Number of members that share a network with this one, because sharing changes the last bits of the result."""
     if not can_be_fused(stage) or context.get("numerics", {}).get("fused_members", "off") == "off":
         return {}
     return {"together": len(group_of(member, stage.members))}
 
 
 _OF_MERGED = ("merge", "readout")
-"""Seams that act on the merged network alone: members are shared between all their settings."""
+"""Seams that act only on the merged network, so that members are shared by all their settings."""
 
 
 def _content(stage: StagePlan) -> dict[str, Any]:
-    """Everything of a stage that a member depends on: not names, not the number of members, not their merge."""
+    """The part of a stage that a member's result depends on: not names, nor the number of members, nor their merge."""
     fields = stage.to_dict()
     for field in ("name", "members", "carry"):
         del fields[field]
     alone = stage.members == 1
     others = [seam for seam in SEAMS if seam != "merge" and (alone or seam not in _OF_MERGED)]
-    # only what trains alone is measured on its way, so a member is not the same entry as a stage without members
+    # only a stage without members is evaluated while it trains, so a member is a different entry
     return fields | {"measured": alone, "tricks": _tricks(stage, others)}
 
 
 def _tricks(stage: StagePlan, seams: Collection[str]) -> list[dict[str, Any]]:
-    """The stage's tricks on some seams, in written order, each with its code."""
+    """The stage's tricks on the given seams, in the order of the plan, each with the hash of its code."""
     return [
         {"name": trick.name, "numbers": dict(trick.numbers), "code": code_version(trick.name)}
         for trick in stage.tricks
@@ -104,9 +104,9 @@ def _tricks(stage: StagePlan, seams: Collection[str]) -> list[dict[str, Any]]:
 
 
 def code_version(trick: str | None = None) -> str:
-    """Hash of the code that decides results: the core that all stages share, or a trick's.
+    """Hash of the code that determines results: the core that all stages share, or one trick's code.
 
-    A trick of the user's is its module and what that imports of the user's.
+    A user's trick consists of its module and the user's modules that this imports.
     """
     if trick is None:
         return _core_version(Path(__file__).parents[1])
@@ -119,7 +119,7 @@ def _core_version(root: Path) -> str:
 
 
 def numerics(device: torch.device, asked: Numerics) -> dict[str, Any]:
-    """Everything besides the code that floating-point results depend on."""
+    """Everything besides the code that affects floating-point results."""
     kind = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
     return {
         "device": device.type,

@@ -1,7 +1,7 @@
-"""Locks between processes: one driver per search, and one search at a time that trains a stage of a shared store.
+"""Locks between processes: one driver per search, and one search per stage of a shared store.
 
-The kernel holds a lock for the process that took it and frees it when that process ends, however it ends. A second
-file beside the lock says who the owner is, for people. `flock` works on local disks and NFS; a store on an object
+The kernel frees a lock when the process that holds it ends, for whatever reason. A second file beside the lock names
+the owner for people. `flock` works on local disks and NFS; a store on an object
 store has no leases, and there a stage may be trained twice, never wrongly.
 """
 
@@ -39,17 +39,17 @@ class Lock:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._owner_file = path.with_name(f"{path.name}.owner")
-        # taken and given back by whichever thread comes to it; never shared between two objects of this process
+        # any thread may acquire and release it; no two objects of this process share it
         self._file = FileLock(path, thread_local=False)
 
     def acquire(self, seconds: float = 0.0) -> bool:
-        """Takes the lock, unless somebody else holds it; what is held already stays held.
+        """Takes the lock unless another process holds it; a lock that is already held stays held.
 
         Args:
             seconds: How long to try: a process that was killed takes a moment to end.
 
         Raises:
-            OSError: The lock file cannot be made, or its file system has no locks (`NO_LOCKS`).
+            OSError: The lock file cannot be created, or its file system has no locks (`NO_LOCKS`).
         """
         if self._file.is_locked:
             return True
@@ -57,17 +57,17 @@ class Lock:
             self._file.acquire(timeout=seconds)
         except Timeout:
             return False
-        except NotImplementedError as error:  # what some versions of filelock make of ENOSYS
+        except NotImplementedError as error:  # some versions of filelock raise this for ENOSYS
             raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), str(self.path)) from error
         with suppress(OSError):
             files.write(self._owner_file, f"process {os.getpid()} on {socket.gethostname()}, started {_STARTED}\n")
         return True
 
     def release(self, remove: bool = False) -> None:
-        """Gives the lock back, if it is held.
+        """Releases the lock if it is held.
 
         Args:
-            remove: Whether the lock file goes as well; a process that waits for it makes a new one.
+            remove: Whether to delete the lock file as well; a process that waits for it creates a new one.
         """
         if not self._file.is_locked:
             return
@@ -78,7 +78,7 @@ class Lock:
 
     @property
     def owner(self) -> str:
-        """Who holds the lock, in words."""
+        """The holder of the lock, in words."""
         try:
             return printable(self._owner_file.read_text(encoding="utf-8", errors="replace").strip())[:200]
         except OSError:
@@ -86,10 +86,10 @@ class Lock:
 
 
 class Leases:
-    """The stages of a store that this process trains.
+    """Locks on the stages of a store that this process trains.
 
     Args:
-        folder: Where all processes keep their locks, one for each key.
+        folder: The folder of all processes' locks, one file per key.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -97,7 +97,7 @@ class Leases:
         self._held: dict[str, Lock] = {}
         self._without = ""
         self.waits_for = ""
-        """Who holds the key for which `acquire` was last refused, in words."""
+        """The holder of the key for which `acquire` was last refused, in words."""
 
     def acquire(self, keys: Iterable[str]) -> bool:
         """Locks all of the keys, or none if another process holds one."""
@@ -121,18 +121,18 @@ class Leases:
         return True
 
     def release(self, keys: Iterable[str]) -> None:
-        """Gives keys back."""
+        """Releases keys."""
         for key in list(keys):
             lock = self._held.pop(key, None)
             if lock is not None:
                 lock.release(remove=True)
 
     def close(self) -> None:
-        """Gives everything back."""
+        """Releases all keys."""
         self.release(self._held)
 
     def _go_without(self, error: OSError) -> None:
-        """Says once that another search might train the same stages: they would be trained twice, never wrongly."""
+        """Warns once that another search may train the same stages as well; results stay correct."""
         if not self._without:
             self._without = str(error)
             log.warning(

@@ -1,7 +1,7 @@
 """Runs the stages of one trial in order: carries over, merges members, re-uses what the store has.
 
-A `Pipeline` advances by the smallest unit that can be repeated exactly, one epoch; its `state` between two
-epochs is everything that is needed to continue, on another machine or after a crash.
+A `Pipeline` advances by the smallest unit that can be repeated exactly, one epoch. Its `state` between two epochs is
+enough to continue on another machine or after a crash.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from trainables.training.own_modules import refuse_parts
 from trainables.training.stage_run import Diverged
 
 SAVE_SECONDS = 5.0
-"""Shortest time between two saves of an unfinished stage: what a crash may cost, unless an epoch takes longer."""
+"""Minimum seconds between two saves of an unfinished stage; a crash loses this, or one epoch if that is longer."""
 
 __all__ = ["Cost", "Diverged", "Pipeline", "Point"]
 
 
 def normalised_for(model: str, data: LongTailed) -> LongTailed:
-    """The data with the mean and deviation that a pretrained network expects; as they are for any other."""
+    """The data with the mean and standard deviation that a pretrained network expects; unchanged for others."""
     expected = input_format(model)
     if expected is None or data.kind == "features":
         return data
@@ -48,7 +48,7 @@ def normalised_for(model: str, data: LongTailed) -> LongTailed:
 
 
 class Pipeline:
-    """One plan, one seed.
+    """Trains one plan with one seed.
 
     Args:
         plan: The plan to train.
@@ -57,14 +57,14 @@ class Pipeline:
         seed: Seed of the trial.
         device: Where to train.
         store: Finished stages; without one everything is trained.
-        evaluate: Whether to measure on `val` on the way (there is none in a final training). Stages that were kept
-            without measurements are never re-used by pipelines that measure.
-        numerics: How numbers are computed.
-        save_seconds: Shortest time between two saves of an unfinished stage.
-        deployment: Prior and costs by which the final metrics are weighted besides.
-        sharding: How each batch is divided, and the part of this process.
-        joint_seeds: (seed, fingerprint of its data) of all seeds that are trained in one network with this one, itself
-            included; see `trainables.pipeline.joint_seeds`.
+        evaluate: Whether to evaluate on `val` during training (a final training has no `val`). Stages that were stored
+            without evaluations are never re-used by pipelines that evaluate.
+        numerics: Precision, memory format and other numerical settings.
+        save_seconds: Minimum seconds between two saves of an unfinished stage.
+        deployment: Prior and costs for additional weighted metrics.
+        sharding: How batches are divided among processes, and this process's share.
+        joint_seeds: (seed, fingerprint of its data) of all seeds that are trained in one network with this one,
+            including itself; see `trainables.pipeline.joint_seeds`.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class Pipeline:
 
     @property
     def points(self) -> list[Point]:
-        """Every evaluation so far, those of re-used stages included."""
+        """Every evaluation so far, including those of re-used stages."""
         return self.executor.state.points
 
     @property
@@ -118,12 +118,12 @@ class Pipeline:
 
     @property
     def now(self) -> tuple[str, int, float]:
-        """Stage of the last advance, its trained epochs, and its last training loss; nan where it was re-used."""
+        """Stage of the last advance, its trained epochs and its last training loss (NaN if the stage was re-used)."""
         return self.executor.now
 
     @property
     def progress(self) -> float:
-        """Fraction of the plan that is trained, in [0, 1]; the members of a stage share its part."""
+        """Trained fraction of the plan, in [0, 1]; the members of a stage share its fraction."""
         state, training = self.executor.state, self.executor.training
         done = float(self.plan.epochs_before(state.stage))
         if not self.finished:
@@ -136,7 +136,7 @@ class Pipeline:
         """Trains one epoch, or takes one finished stage from the store.
 
         Returns:
-            The new evaluations: several where a stage was re-used, whose history is replayed.
+            The new evaluations: several if a stage was re-used, because its history is replayed.
 
         Raises:
             Diverged: The loss is no longer finite.
@@ -151,7 +151,7 @@ class Pipeline:
             self.advance()
 
     def network(self) -> Network:
-        """The trained network, with the last stage's head; only when finished."""
+        """The trained network with the last stage's head; requires `finished`."""
         carry_over = self.executor.state.carry_over
         assert self.finished and carry_over is not None
         return trained_network(self.context, self.plan, len(self.plan.stages) - 1, carry_over.result).eval()
@@ -162,7 +162,7 @@ class Pipeline:
         return summary(last, self.data.counts, self.data.val_labels, prefix, self.deployment)
 
     def test(self, deployment: Deployment | None = None) -> tuple[dict[str, float], list[float], list[int]]:
-        """Measures on the test split. Only for confirmed recipes: nothing may be selected by it.
+        """Evaluates on the test split. Only for confirmed recipes: no choice may depend on it.
 
         Args:
             deployment: Prior and costs (default: those of the pipeline).
@@ -171,11 +171,11 @@ class Pipeline:
         return summary(last, self.data.counts, self.data.test_labels, "test", deployment or self.deployment)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Tensors and JSON-able values from which `load_state` continues exactly."""
+        """Tensors and JSON-serialisable values from which `load_state` continues exactly."""
         return replace(self.executor.state, training=self.executor.snapshots()).save()
 
     def load_state(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-        """Continues from what `state` returned, exactly."""
+        """Continues exactly from a state that `state` returned."""
         self.executor.load(PipelineState.load(tensors, state, self.context.device))
 
 

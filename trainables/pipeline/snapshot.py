@@ -26,15 +26,15 @@ class Point:
 
 @dataclass
 class Cost:
-    """Cost of the plan of a trial, and of the part that this trial trained itself.
+    """Cost of a trial's plan, and of the part that this trial trained itself.
 
     Args:
-        epochs: Epochs trained or re-used, members multiplied.
+        epochs: Epochs trained or re-used, summed over members.
         epochs_trained: Epochs trained here.
-        images: Images seen in training, re-used stages included.
-        steps: Optimiser steps, re-used stages included.
+        images: Images seen in training, including re-used stages.
+        steps: Optimiser steps, including re-used stages.
         seconds: Seconds of training here.
-        seconds_saved: Seconds that the re-used stages had taken.
+        seconds_saved: Seconds that the training of the re-used stages took.
     """
 
     epochs: int = 0
@@ -53,8 +53,8 @@ class StageSnapshot:
         carry_over: Weights, optimiser and position in the chain.
         epochs: Epochs of the stage that have been trained.
         images: Images seen in them.
-        steps: Optimiser steps made in them.
-        seconds: Seconds that they took; of members in training, those of all of them together.
+        steps: Optimiser steps taken in them.
+        seconds: Seconds of training; for members in training, summed over all of them.
         points: Evaluations of the stage, {"epoch": counted from its start, "metrics": …}.
         last: Everything that the last evaluation measured.
     """
@@ -68,7 +68,7 @@ class StageSnapshot:
     last: dict[str, Any] = field(default_factory=dict)
 
     def save(self) -> tuple[State, dict[str, Any]]:
-        """Tensors and JSON-able values, from which `load` makes an equal one."""
+        """Tensors and JSON-serialisable values from which `load` restores an equal object."""
         tensors, position = self.carry_over.save()
         return tensors, {name: getattr(self, name) for name in _VALUES} | {"position": position}
 
@@ -89,7 +89,7 @@ class PipelineState:
     Args:
         stage: Number of the stage that is being trained.
         member: Number of its member that is being trained.
-        carry_over: What the stage before passes on.
+        carry_over: The state that the stage before hands over.
         members: States of its finished members.
         points: Every evaluation so far.
         cost: The cost so far.
@@ -113,7 +113,7 @@ class PipelineState:
     training: list[StageSnapshot] = field(default_factory=list)
 
     def count(self, snapshot: StageSnapshot) -> None:
-        """Adds the cost of a finished stage or member, whether trained here or re-used."""
+        """Adds the cost of a finished stage or member, trained or re-used."""
         self.cost.epochs += snapshot.epochs
         self.cost.images += snapshot.images
         self.cost.steps += snapshot.steps
@@ -139,7 +139,7 @@ class PipelineState:
         self.last = snapshot.last
 
     def save(self) -> tuple[State, dict[str, Any]]:
-        """Tensors and JSON-able values, from which `load` makes an equal one."""
+        """Tensors and JSON-serialisable values from which `load` restores an equal object."""
         tensors: State = {}
         for number, member in enumerate(self.members):
             tensors |= prefixed(f"members/{number}", member)

@@ -40,7 +40,7 @@ def build(space: Space, pick: Pick, standard: Standard, epochs_scale: float = 1.
 
     Args:
         space: The space.
-        pick: Decides every open choice; called once for each, in written order, only where the choice exists.
+        pick: Decides every open choice; called once for each, in the order of the space, only where the choice exists.
         standard: Numbers for what the space leaves to the data set.
         epochs_scale: Multiplies every stage's epochs.
 

@@ -74,20 +74,20 @@ class StagePlan:
         return {key: value for key, value in fields.items() if key not in FINE_TUNING or value != FINE_TUNING[key]}
 
     def on(self, seam: str) -> list[TrickPlan]:
-        """The stage's tricks on one seam, in written order."""
+        """The stage's tricks on one seam, in the order of the plan."""
         return [trick for trick in self.tricks if entry(trick.name).seam == seam]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The stages of one trial, in order. JSON-able, hashable by `id`, printable."""
+    """The stages of one trial, in order. JSON-serialisable, hashable by `id`, printable."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     stages: tuple[StagePlan, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-able dict."""
+        """A JSON-serialisable dict."""
         return json.loads(json.dumps({"stages": [stage.to_dict() for stage in self.stages]}))  # type: ignore[no-any-return]
 
     @staticmethod

@@ -75,7 +75,7 @@ def choices_of(space: Space) -> list[str]:
 
 
 def tricks_of(stage: Stage) -> Iterator[Trick]:
-    """Every trick that a stage may turn on, in written order."""
+    """Every trick that a stage may turn on, in the order of the space."""
     for item in stage.choose:
         for option in item.options if isinstance(item, (OneOf, SomeOf)) else (item,):
             if option is not None:

@@ -61,7 +61,7 @@ class CarryOver:
         return self.averaged or self.model
 
     def save(self) -> tuple[State, dict[str, int]]:
-        """Tensors and JSON-able values, from which `load` makes an equal one."""
+        """Tensors and JSON-serialisable values, from which `load` makes an equal one."""
         states = {"model": self.model, "optimiser": self.optimiser, "averaged": self.averaged}
         tensors = {name: tensor for part, state in states.items() for name, tensor in prefixed(part, state).items()}
         return tensors, {"chain_epoch": self.chain_epoch, "chain_step": self.chain_step}

@@ -60,8 +60,8 @@ class StageFeed:
         context: Data, seed, device.
         chain_epochs: Epochs of the stage's chain.
         draw: Function of the draw trick; `None` draws every image once.
-        image: Functions of the image tricks, in written order.
-        augment: Functions of the augment tricks, in written order.
+        image: Functions of the image tricks, in the order of the plan.
+        augment: Functions of the augment tricks, in the order of the plan.
         mix: Function of the mix trick, or `None`.
         partner: Function of the partner trick, or `None`.
         aside: Numbers of the views that the network does not see.

@@ -85,11 +85,11 @@ class Numerics(NumericsSettings):
 
     @staticmethod
     def of(fields: Mapping[str, Any]) -> Numerics:
-        """From a JSON-able dict; what is absent has its default."""
+        """From a JSON-serialisable dict; what is absent has its default."""
         return Numerics(**dict(fields))
 
     def to_dict(self) -> dict[str, str]:
-        """A JSON-able dict, which is what enters the key."""
+        """A JSON-serialisable dict, which is what enters the key."""
         return asdict(self)
 
     def channels_last_for(self, device: str, pixels: int) -> bool:

@@ -55,8 +55,8 @@ class StageRun:
         plan: The whole plan; heads of earlier stages shape the network.
         index: Number of the stage in the plan.
         member: Number of the member in the stage.
-        carry_over: What the stage before passes on; `None` in the first one.
-        features: Given a function that computes the features of fixed views, returns them, computed or from a store.
+        carry_over: The state that the stage before hands over; `None` in the first stage.
+        features: Returns the features of fixed views, from a store or by the function that is passed to compute them.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class StageRun:
         continues = carry_over is not None and not plan.starts_chain(index)
         self._first_epoch = carry_over.chain_epoch if carry_over is not None and continues else 0
         self._first_step = carry_over.chain_step if carry_over is not None and continues else 0
-        # an average continues as long as its trick stays on; a new average starts from nothing
+        # an average continues as long as its trick stays on; a new one starts empty
         averages_from = _average_begins(plan, index)
         averaged = carry_over is not None and continues and averages_from < self._first_epoch
         average_so_far = dict(carry_over.averaged) if carry_over is not None and averaged else {}
@@ -83,7 +83,7 @@ class StageRun:
         self.steps = 0
         self.train_loss = math.nan
 
-        # members of one stage start from the same network and differ in what they draw
+        # members of one stage start from the same network and differ in their random draws
         shared = partial(generator, context.seed, plan.chain_number(index), "start")
         where = f"stage {self.stage.name!r}"
         self.network, groups = network_at_start(context, plan, index, shared, carry_over)
@@ -93,7 +93,8 @@ class StageRun:
         groups = [*groups, *add_modules(self.network, plan, index, own)]
         if carry_over is not None and continues:
             load_modules(self.network, carry_over.model)
-        if average_so_far and self.network.extra:  # of what comes on later, the average begins with its initial values
+        if average_so_far and self.network.extra:
+            # the average of a module that is added later starts from its initial values
             average_so_far = copy_state(self.network.state_dict()) | average_so_far
         self.optimiser = make_optimizer(self.stage, groups, self.network)
         start_momentum(self.optimiser, [p for p in self.network.extra.parameters() if p.requires_grad])
@@ -103,8 +104,8 @@ class StageRun:
         facts = replace(facts, averages_from=averages_from)
         seen = facts
         if any("trained" in entry(trick.name).needs for seam in _OF_IMAGES for trick in self.stage.on(seam)):
-            # a trick that looks at images through the network needs the trained one, and not one whose classifier
-            # this stage has just reset
+            # a trick that passes images through the network needs the trained one, not one whose classifier this
+            # stage has just reset
             seen = replace(facts, model=network_before_stage(context, plan, index, shared, carry_over))
         built = {
             seam: _built(self.stage, seam, seen if seam in _OF_IMAGES else facts, self.network) for seam in _BUILT_HERE
@@ -132,7 +133,7 @@ class StageRun:
         ]
         if self.stage.views:
             self.feed.features = features(lambda: self.feed.compute_features(self.network, self.stage.views))
-        # cached features need no network, and every worker has all of them
+        # cached features need no network, and every worker holds all of them
         self._sharding = replace(context.sharding, workers=1, rank=0) if self.stage.views else context.sharding
         synchronise_batchnorm(self.network, self._sharding, context.device)
         self.gradient = BatchGradient(
@@ -161,7 +162,7 @@ class StageRun:
             asked = self.context.numerics.graph == "on" and self._sharding.count == 1
             if asked and can_be_captured(self.stage, self.context.device):
                 size = min(self.stage.batch_size, epoch.images)
-                # of the epoch a step reads nothing that changes
+                # a step reads nothing of the epoch that changes between epochs
                 one_step = partial(self._step, epoch, features=None)
                 self._graphed = GraphedStep(one_step, self.network, self.optimiser, size)
         total = torch.zeros((), device=self.context.device)
@@ -197,7 +198,7 @@ class StageRun:
     # --- the steps of an epoch, which `FusedRun` calls for several members at once ------------------------------
 
     def images_in(self, epoch: int) -> int:
-        """How many images an epoch of the stage draws."""
+        """Number of images that an epoch of the stage draws."""
         chain_epoch = self._first_epoch + epoch
         return len(self.feed.indices(chain_epoch, self._generator("draw", chain_epoch)))
 
@@ -232,7 +233,7 @@ class StageRun:
         self._count_step()
 
     def take_step(self, epoch: Epoch, step: int) -> None:
-        """Takes the optimiser's step along the present gradient, in a stage without after-step tricks."""
+        """Takes the optimiser's step along the current gradient; for stages without after-step tricks."""
         set_rate(self.optimiser, self.rate(epoch, step))
         self._update()
         self._count_step()
@@ -242,7 +243,7 @@ class StageRun:
         self.average.update(self.network, self._first_step + self.steps, None)
 
     def end_epoch(self, epoch: Epoch, total: Tensor) -> None:
-        """Counts the epoch, and checks that loss and weights are finite.
+        """Counts the epoch and checks that loss and weights are finite.
 
         Args:
             epoch: The epoch that `begin_epoch` returned.
@@ -268,10 +269,10 @@ class StageRun:
         if not torch.stack([tensor.isfinite().all() for tensor in moving.state_dict().values()]).all():
             raise Diverged(f"{where}: a weight is no longer finite")
 
-    # --- what a stage leaves, and where it continues ------------------------------------------------------------
+    # --- hand-over and resuming ----------------------------------------------------------------------------------
 
     def carry_over(self) -> CarryOver:
-        """The state that the next stage takes over."""
+        """The state that the next stage starts from."""
         return CarryOver(
             copy_state(self.network.state_dict()),
             save_optimizer(self.optimiser),
@@ -281,7 +282,7 @@ class StageRun:
         )
 
     def load(self, carry_over: CarryOver, epoch: int, images: int, steps: int) -> None:
-        """Continues in the middle of the stage, from what `carry_over` returned there."""
+        """Resumes in the middle of the stage, from a state that `carry_over` returned there."""
         self.network.load_state_dict(carry_over.model)
         load_optimizer(self.optimiser, carry_over.optimiser)
         self.average.state = dict(carry_over.averaged)
@@ -296,7 +297,7 @@ _OF_IMAGES = ("image", "augment")
 
 
 def _built(stage: StagePlan, seam: str, facts: Facts, network: Network) -> list[tuple[str, Any]]:
-    """Name and function of each trick of a seam, in written order."""
+    """Name and function of each trick of a seam, in the order of the plan."""
     built, before = [], list(network.state_dict())
     for trick in stage.on(seam):
         built.append((trick.name, trick.made().build(facts)))
@@ -308,7 +309,7 @@ def _layer(made: Any, network: Network, where: str) -> str:
     """The layer that a trick of the inside seam acts behind.
 
     Raises:
-        PlanError: The network has no such layer, or the head has taken it away.
+        PlanError: The network has no such layer, or its head has replaced it.
     """
     pooled = getattr(network.head, "reads", "pool") == "pool"
     known = (*network.backbone, *(("pool",) if pooled else ()))
@@ -319,7 +320,7 @@ def _layer(made: Any, network: Network, where: str) -> str:
 
 
 def _average_begins(plan: Plan, index: int) -> int:
-    """Epochs of the chain that lie before the stage in which the stage's averaging trick came on."""
+    """Epoch of the chain at which the stage's averaging trick starts."""
     chain = plan.chain(index)
     own = [(trick.name, trick.numbers) for trick in plan.stages[index].on("average")]
     first = index

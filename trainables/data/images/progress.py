@@ -93,7 +93,7 @@ def progress(doing: str, total: int) -> Iterator[Callable[[int], None]]:
 
 
 def remembered(key: object, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Returns a JSON-able result from the user's cache, or computes it.
+    """Returns a JSON-serialisable result from the user's cache, or computes it.
 
     If the cache cannot be read or written, the result is computed again.
 
