@@ -1,4 +1,4 @@
-"""From JSON-serialisable values to dataclasses, with one sentence for the first thing that is wrong."""
+"""Conversion of JSON-serialisable values into dataclasses; an error names the first invalid value in one sentence."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 def from_json(kind: type[T], value: Any, where: str, error: type[ValueError]) -> T:
-    """An object of a dataclass or a pydantic model from JSON-serialisable values; lists become tuples where it has tuples.
+    """A dataclass or pydantic object from JSON-serialisable values; lists become tuples where it has tuples.
 
     Args:
         kind: Its type.

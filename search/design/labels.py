@@ -284,7 +284,7 @@ def _paired(builder: _Builder, homes: Sequence[Home], crossed: Sequence[Home]) -
 def _crossed(builder: _Builder, homes: Sequence[Home], primary: Collection[tuple[str, str]]) -> tuple[Home, ...]:
     """The largest set of labels all of whose combinations can be trained; empty for none.
 
-    Of several, the one with most primary pairs, then the fewest optional stages, then the first in the order of the space.
+    Ties go to most primary pairs, then to fewest optional stages, then to the first in the order of the space.
     """
     bad: list[frozenset[str]] = []
     for size in range(min(len(homes), MOST), 1, -1):

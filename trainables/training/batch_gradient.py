@@ -44,14 +44,14 @@ class BatchGradient:
         self._called: torch.nn.Module | None = None
 
     def connect(self) -> None:
-        """Joins the workers that share each batch; all of them must have come this far."""
+        """Connects the workers that share each batch; all of them must call it."""
         if self._called is None:
             self._called = self._sharding.parallel(self._network)
 
     def loss(
         self, epoch: Epoch, batch: Batch, outputs: Outputs, factors: Callable[[Tensor], Tensor] | None = None
     ) -> Tensor:
-        """The loss of a batch: one number. With factors, labels (B,) -> (B,), that of a part of the objective."""
+        """The loss of a batch, a scalar; with `factors`, labels (B,) -> (B,), the loss of a part of the objective."""
         losses, penalties = self._objective.parts(
             outputs, batch.y, batch.share, batch=batch, generator=epoch.generator, factors=factors
         )
@@ -130,11 +130,11 @@ class BatchGradient:
         return batch, outputs, loss
 
     def _mixed_weights(self, batch: Batch) -> Tensor:
-        """Weights of a batch's images (B,), each mixed as its labels are."""
+        """Weights of a batch's images (B,), mixed like their labels."""
         return (self._objective.weights(batch.y) * batch.share).sum(dim=1)
 
     def _divide(self, whole: Batch, step: int) -> list[Batch]:
-        """A batch in parts, those of other processes included: their labels count in a weighted mean."""
+        """A batch in parts, including those of other processes, whose labels count in a weighted mean."""
         slices = self._sharding.slices(len(whole.index))
         whole = blended_at_input(whole)
         if whole.blend is None:
@@ -150,7 +150,7 @@ class BatchGradient:
 
 
 class StepGradient:
-    """Adds the gradient of one batch at the weights of the moment: what a step trick is given.
+    """Adds the gradient of one batch at the current weights; the argument of a step trick.
 
     Every call sees the same batch, and draws the same random numbers.
 
@@ -167,13 +167,13 @@ class StepGradient:
         self._gradient, self._epoch, self._features, self._step = gradient, epoch, features, step
         self._drawn = [(generator, generator.get_state()) for generator in (epoch.generator, epoch.draws["inside"])]
         self.first: tuple[Batch, Outputs, Tensor] | None = None
-        """Batch, outputs and whole loss of the first call: what the stage sees of the step."""
+        """Batch, outputs and whole loss of the first call, which the stage uses for the step."""
 
     def __call__(self, factors: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """Adds the gradient to the parameters' `grad`, and returns the loss.
 
         Args:
-            factors: labels (B,) -> (B,), by which the loss of each label is multiplied; all of it where absent.
+            factors: labels (B,) -> (B,), multiplied with the loss of each label (default: 1).
         """
         self._draw_again()
         batch, outputs, loss = self._gradient(self._epoch, self.batch, self._features, self._step, factors)
@@ -187,13 +187,13 @@ class StepGradient:
         return loss
 
     def parts(self, factors: Sequence[Callable[[Tensor], Tensor]]) -> Iterator[Tensor]:
-        """Adds the gradients of several parts of the objective, one at a time, of one pass through the network.
+        """Adds the gradients of several parts of the objective one at a time, from one pass through the network.
 
         Args:
-            factors: Of each part, as above.
+            factors: The factors of each part, as in `__call__`.
 
         Yields:
-            The loss of each part, after its gradient has been added; what is taken away then leaves the next one alone.
+            The loss of each part, after its gradient has been added; clearing the gradient then leaves the next part intact.
         """
         gradient = self._gradient
         self._draw_again()
@@ -215,7 +215,7 @@ class StepGradient:
 
 
 class _Inside:
-    """What the tricks of the inside seam make of a batch on its way through the network."""
+    """Applies the tricks of the inside seam to a batch on its way through the network."""
 
     def __init__(self, functions: Sequence[tuple[str, Any]], batch: Batch, generator: torch.Generator) -> None:
         self._functions, self.batch, self._generator = functions, batch, generator

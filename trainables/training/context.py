@@ -18,14 +18,14 @@ State = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class TrainingContext:
-    """Everything that a stage depends on besides the plan and the stages before it.
+    """Everything that a stage depends on besides the plan and its earlier stages.
 
     Args:
         data: Images and labels, on `device`.
         network: Makes the untrained network from a generator.
         seed: Seed of the trial.
         device: Where the stage is trained.
-        numerics: How numbers are computed.
+        numerics: Precision, memory format and other numerical settings.
         sharding: How each batch is divided.
     """
 
@@ -39,14 +39,14 @@ class TrainingContext:
 
 @dataclass(frozen=True)
 class CarryOver:
-    """State that one stage passes on to the next.
+    """State that one stage hands over to the next.
 
     Args:
-        model: State of the network, buffers included.
-        optimiser: State of the optimiser by position of the parameter; empty where a new chain must start.
+        model: State of the network, including buffers.
+        optimiser: State of the optimiser by parameter position; empty if the next stage must start a new chain.
         chain_epoch: Epochs of the chain that have been trained.
-        chain_step: Optimiser steps of the chain that have been made.
-        averaged: The averaged network, where a trick keeps one: it is evaluated, and a new chain starts from it.
+        chain_step: Optimiser steps of the chain that have been taken.
+        averaged: The averaged network if a trick keeps one; it is evaluated, and a new chain starts from it.
     """
 
     model: State
@@ -61,7 +61,7 @@ class CarryOver:
         return self.averaged or self.model
 
     def save(self) -> tuple[State, dict[str, int]]:
-        """Tensors and JSON-serialisable values, from which `load` makes an equal one."""
+        """Tensors and JSON-serialisable values, from which `load` restores an equal object."""
         states = {"model": self.model, "optimiser": self.optimiser, "averaged": self.averaged}
         tensors = {name: tensor for part, state in states.items() for name, tensor in prefixed(part, state).items()}
         return tensors, {"chain_epoch": self.chain_epoch, "chain_step": self.chain_step}
@@ -84,5 +84,5 @@ def below(prefix: str, tensors: Mapping[str, Tensor]) -> State:
 
 
 def copy_state(state: Mapping[str, Tensor]) -> State:
-    """A copy of a state, in one memory format, whichever the network is trained in."""
+    """A copy of a state in contiguous memory format, independent of the training format."""
     return {name: tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in state.items()}

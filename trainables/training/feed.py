@@ -24,8 +24,8 @@ OF_PARTNER = "partner "
 PARTNER_PURPOSES = tuple(OF_PARTNER + purpose for purpose in ("draw", "image", "shift", "augment"))
 
 GROUP_BYTES = 2**22
-"""Image and augment tricks change consecutive batches together up to this size: on small images the calls cost more
-than the pixels."""
+"""Image and augment tricks process consecutive batches together up to this size, because on small images the calls cost
+more than the pixels."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,11 @@ class Epoch:
     """An epoch that has begun.
 
     Args:
-        number: Epochs of the chain before it.
+        number: Number of the epoch in its chain, from 0.
         images: Number of images that it draws.
         steps: Number of its batches.
         expected: Mean weight of its images.
-        stream: The batches, with features where they are cached.
+        stream: The batches, each with its features if they are cached.
         generator: Generator of the losses that draw random numbers.
         batches: Indices of the images of each batch.
         draws: A generator for each purpose.
@@ -64,7 +64,7 @@ class StageFeed:
         augment: Functions of the augment tricks, in the order of the plan.
         mix: Function of the mix trick, or `None`.
         partner: Function of the partner trick, or `None`.
-        aside: Numbers of the views that the network does not see.
+        aside: Indices of the views that bypass the network.
     """
 
     def __init__(
@@ -92,13 +92,13 @@ class StageFeed:
         return indices
 
     def progress(self, epoch: int) -> float:
-        """Share of the chain's epochs behind this one, 1 in the last: what is kept from stage to stage continues."""
+        """Fraction of the chain's epochs before this one, in [0, 1]; it continues across the stages of a chain."""
         return epoch / max(1, self._chain_epochs - 1)
 
     def partners(
         self, epoch: int, batches: Sequence[Tensor], draws: Mapping[str, torch.Generator]
     ) -> Sequence[Tensor] | None:
-        """Indices of the partners of each batch, where a trick draws some; a shorter stream starts again."""
+        """Partner indices of each batch, if a trick draws them; a shorter stream is repeated."""
         if self._partner is None:
             return None
         indices: Tensor = self._partner(self.progress(epoch), draws[OF_PARTNER + "draw"])
@@ -113,7 +113,7 @@ class StageFeed:
         draws: Mapping[str, torch.Generator],
         partners: Sequence[Tensor] | None = None,
     ) -> Iterator[tuple[Batch, Tensor | None]]:
-        """Batches with these indices as the network is to see them, mixed; with features where they are cached."""
+        """The mixed batches of the given indices, each with its features if they are cached."""
         plain: Iterator[tuple[Batch, Tensor | None]]
         if self.features is None:
             plain = ((batch, None) for batch in self._with_partners(batches, draws, partners))
@@ -124,7 +124,7 @@ class StageFeed:
 
     @torch.no_grad()
     def compute_features(self, network: Network, views: int) -> Tensor:
-        """(V, N, D) features of V augmented views of every image; the same for all stages from one start."""
+        """(V, N, D) features of V augmented views of every image; equal for all stages with the same start."""
         everything = torch.arange(len(self._data.train_labels), device=self._context.device)
         batches = everything.split(evaluation_batch(self._data.train_images))
         network.eval()
@@ -148,7 +148,7 @@ class StageFeed:
             yield replace(batch, partner=partner)
 
     def _augmented(self, batches: Sequence[Tensor], draws: Mapping[str, torch.Generator]) -> Iterator[Batch]:
-        """Images with these indices, changed, shifted and flipped, augmented and normalised; not mixed."""
+        """Batches of the given indices after image tricks, shift and flip, augment tricks and normalisation; not mixed."""
         data, feed = self._data, feed_of(self._data)
         # image tricks must see raw images before they are shifted
         fed = feed.raw(batches) if self._image else feed.augmented(batches, draws["shift"])
@@ -167,7 +167,7 @@ class StageFeed:
                 yield self._set_aside(Batch(data.normalise(changed), *rest))
 
     def _set_aside(self, batch: Batch) -> Batch:
-        """The batch without the views that the network does not see, which lie apart."""
+        """The batch with the views that bypass the network moved to `aside`."""
         if not self._aside:
             return batch
         kept = [view for view in range(len(batch.images)) if view not in self._aside]
@@ -184,7 +184,7 @@ class StageFeed:
             yield Batch.plain(labels.new_zeros(len(labels), 0, 0, 0), index, labels), features[view, index]
 
     def draw_views(self, views: int, sizes: Sequence[int], draws: torch.Generator) -> Tensor:
-        """(M,) number of the cached view of each image, for batches of these sizes."""
+        """(M,) index of the cached view of each image, for batches of the given sizes."""
         drawn = [torch.randint(views, (size,), generator=draws) for size in sizes]
         return sent(torch.cat(drawn), self._context.device)
 

@@ -1,4 +1,4 @@
-"""How numbers are computed: precision, memory format, CUDA graphs, members and seeds side by side.
+"""Numerical settings: precision, memory format, CUDA graphs, joint training of members and seeds.
 
 Results depend on all of it in their last bits, so the whole request is part of every finished stage's key. What a
 request of "auto" means follows from nothing but the device, the size of the images and the batch, all of which are
