@@ -193,7 +193,7 @@ class StepGradient:
             factors: The factors of each part, as in `__call__`.
 
         Yields:
-            The loss of each part, after its gradient has been added; clearing the gradient then leaves the next part intact.
+            The loss of each part, after its gradient was added; clearing the gradient then leaves the next part intact.
         """
         gradient = self._gradient
         self._draw_again()

@@ -148,7 +148,7 @@ class StageFeed:
             yield replace(batch, partner=partner)
 
     def _augmented(self, batches: Sequence[Tensor], draws: Mapping[str, torch.Generator]) -> Iterator[Batch]:
-        """Batches of the given indices after image tricks, shift and flip, augment tricks and normalisation; not mixed."""
+        """Batches of the given indices after image tricks, shift, flip, augment tricks and normalisation; not mixed."""
         data, feed = self._data, feed_of(self._data)
         # image tricks must see raw images before they are shifted
         fed = feed.raw(batches) if self._image else feed.augmented(batches, draws["shift"])
