@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from analysis.records import mlflow_store
+from analysis.records.schema import SPACE_CHANGES
 from analysis.text import sentence
 from search.design.labels import Design
 from search.execution.uploaded_code import tricks_for
@@ -81,6 +82,7 @@ class SearchContext:
         splits: The data.
         code_uploaded: Whether the workers were sent the project's code.
         starts: Start points of the user's own.
+        space_changes: What readers must know of changes of the space, in sentences; "" where it never changed.
     """
 
     space: Space
@@ -91,6 +93,7 @@ class SearchContext:
     deployment: Deployment = field(default_factory=Deployment)
     code_uploaded: bool = False
     starts: tuple[StartPoint, ...] = ()
+    space_changes: str = ""
 
     @staticmethod
     def make(space: Space, settings: Settings) -> SearchContext:
@@ -285,4 +288,5 @@ class SearchContext:
         fields["val_images_per_class"] = self.splits.min_val_images
         fields["data_notes"] = "\n".join(map(sentence, self.splits.first.notes))
         fields["final_share"] = round(self.factory.share, 4)
+        fields[SPACE_CHANGES] = self.space_changes
         return {key: value for key, value in fields.items() if value not in (None, (), "")}

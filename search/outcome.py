@@ -128,7 +128,7 @@ def conclude(
     best = _export(context, records, trials, conflicts, writing, console)
     with writing(reproduction.SCRIPT):
         reproduction.write(settings, best)
-    health = summary.health(trials, margin, winner)
+    health = summary.health(trials, margin, winner, context.space_changes)
     found = findings_json.document(
         trials, conflicts, best, health=health, complete=ending.complete, margin=margin, provenance=context.params()
     )

@@ -35,6 +35,7 @@ class Request:
         extra_blocks: Further blocks that unresolved primary pairs may get, over all of them; `None` for a search that
             continues as planned.
         accept_changes: Whether a resumed search whose data, space or code have changed is followed by a new one.
+        space_given: Whether a resumed search was given a space, which may be another one.
         explain: Whether to say why a trial is stopped.
     """
 
@@ -45,6 +46,7 @@ class Request:
     extra_blocks: int | None = None
     accept_changes: bool = False
     explain: bool = False
+    space_given: bool = False
 
 
 def make_request(given: Mapping[str, Any], where: str = "") -> Request:
@@ -113,7 +115,7 @@ def _resumed(space: Any, fields: dict[str, Any], once: Invocation, limited: bool
     loaded, file = kept_space(settings) if space is None else _space(space)
     return Request(
         loaded, settings, file, resume=True, extra_blocks=once.settle_budget if once.settle else None,
-        accept_changes=once.accept_changes, explain=once.explain,
+        accept_changes=once.accept_changes, explain=once.explain, space_given=space is not None,
     )  # fmt: skip
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from analysis.console import Console
-from search.context import SearchContext
 from search.execution import session
 from search.execution.gpu_shares import WORKER_ENVIRONMENT
 from search.execution.interrupts import Interrupts
+from search.growth.change import open_search
 from search.outcome import SearchResult
 from search.request import Request, make_request, takes_options
 from search.settings import ALL_OPTIONS, SettingsError
@@ -51,17 +51,18 @@ def launch(request: Request, console: Console) -> SearchResult:
         ValueError: The search cannot run as asked, or another process is running it.
         KeyboardInterrupt: A person has ended it before it had results.
     """
-    context = SearchContext.make(request.space, request.settings)
-    request = dataclasses.replace(request, settings=context.settings)
     workspace = Workspace(request.settings, request.file)
     with Interrupts() as interrupts:
         try:
             if request.resume:
                 workspace.claim()
+            context, change = open_search(request)
+            request = dataclasses.replace(request, settings=context.settings)
             context = session.check(request, context, workspace, console)
-            changed = session.open_workspace(request, context, workspace, console)
+            changed = session.open_workspace(request, context, workspace, console, change)
             if not changed:
                 workspace.claim()
+                context = session.with_notes(context)
                 result = session.run(request, context, workspace, console, interrupts)
                 return dataclasses.replace(result, interrupted=interrupts.received)
         except SystemExit as error:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from statistics import fmean
 from typing import Any
 
@@ -12,11 +13,15 @@ import pandas as pd
 from analysis.conflicts import at_looks
 from analysis.records import reader
 from analysis.records.schema import Record
-from search.recipes.factory import RecipeFactory
+from search.design.labels import Cell
+from search.recipes.factory import Context, RecipeFactory
 from search.scheduling import objective
 from search.scheduling.trial_request import TrialRequest
 from search.settings import Settings
 from trainables.plan import Recipe
+
+CellKey = tuple[str, tuple[str, ...], str]
+"""Context, tricks and recipe of a cell of the design."""
 
 
 @dataclass
@@ -35,6 +40,12 @@ class SearchState:
         failures: Records of trials that failed in this run.
         looks: Earlier decisions to run further blocks, in order: context, cells and numbers of blocks.
         block_counts: Numbers of design blocks that were asked for, one for each change of `--seeds`.
+        set_aside: Trials that do not lie inside the space since it was changed, with the reason.
+        set_aside_records: Their records.
+        recorded_cells: (context, tricks, recipe) of the design's trials to the number in their ids.
+        numbered_cells: The same when the space was changed last; cells that came with a change are numbered after them.
+        former_proposals: Proposals that were made before the space was changed last.
+        tuned: The baseline's tuned numbers, which a change of the space leaves as they are.
     """
 
     factory: RecipeFactory
@@ -47,6 +58,35 @@ class SearchState:
     failures: dict[str, Record] = field(default_factory=dict)
     looks: list[dict[str, Any]] = field(default_factory=list)
     block_counts: list[int] = field(default_factory=list)
+    set_aside: Mapping[str, str] = field(default_factory=dict)
+    set_aside_records: dict[str, Record] = field(default_factory=dict)
+    recorded_cells: dict[CellKey, int] = field(default_factory=dict)
+    numbered_cells: Mapping[CellKey, int] = field(default_factory=dict)
+    former_proposals: int = 0
+    tuned: Context | None = None
+
+    def change_space(self, set_aside: Mapping[str, str], tuned: Context | None) -> None:
+        """Takes over that the space has changed: what lies inside counts, what does not is set aside."""
+        known = self.records | self.set_aside_records
+        self.records = {name: record for name, record in known.items() if name not in set_aside}
+        self.set_aside_records = {name: record for name, record in known.items() if name in set_aside}
+        self.set_aside, self.tuned = dict(set_aside), tuned
+        self.numbered_cells = dict(self.recorded_cells)
+        self.former_proposals = sum(request.number is not None for request in self.requests.values())
+
+    @property
+    def cells(self) -> dict[int, Cell]:
+        """Cells of the design by the number that the ids of their trials have."""
+        if not self.numbered_cells:
+            return dict(enumerate(self.factory.cells))
+        new = count(max(self.numbered_cells.values()) + 1)
+        keys = ((cell, (cell.context, cell.tricks, cell.recipe.plan.id)) for cell in self.factory.cells)
+        return {self.numbered_cells[key] if key in self.numbered_cells else next(new): cell for cell, key in keys}
+
+    def runs(self, seeds: int) -> list[tuple[int, int, Cell]]:
+        """(block, number of the cell, cell) of the whole design, in the order in which it runs."""
+        numbers = {id(cell): number for number, cell in self.cells.items()}
+        return [(block, numbers[id(cell)], cell) for block, cell in self.factory.design.runs(seeds)]
 
     def results(self, phases: Sequence[str]) -> list[tuple[TrialRequest, Record]]:
         """Trials of some phases with their records, by seed.
@@ -127,10 +167,10 @@ class SearchState:
         first_look = min((look["first"] for look in self.looks), default=None)
         blocks = {record.seed - self.first_seed for record in self.records.values() if record.arm == "design"}
         planned = [block for block in blocks if first_look is None or block < first_look]
-        count = max(planned, default=-1) + 1
+        blocks_seen = max(planned, default=-1) + 1
         later = any(record.arm not in ("tune", "design") for record in self.records.values())
-        runs = {f"design-{block}-{position:03d}" for block, position, _ in self.factory.runs(count)}
-        return count if later or runs <= self.records.keys() else 0
+        runs = {f"design-{block}-{position:03d}" for block, position, _ in self.runs(blocks_seen)}
+        return blocks_seen if later or runs <= self.records.keys() else 0
 
     @property
     def winner(self) -> Recipe | None:

@@ -365,6 +365,8 @@ class Space:
         model: The network to use where the command names none.
         recipes: Recipes that the design arm trains as they are written, on the same seed blocks as its cells; the
             search compares each with the baseline.
+        defaults: Values of open numbers in the baseline and the design's cells, by name, e.g. `{"first/lr": 0.1}`,
+            where they are not the usual ones. A search whose space is changed keeps its baseline by them.
     """
 
     stages: Sequence[Stage | OneOf]
@@ -374,6 +376,7 @@ class Space:
     model: str | None = None
     doc: str = field(default="", compare=False)
     recipes: Sequence[NamedRecipe] = ()
+    defaults: Any = ()
 
     def __post_init__(self) -> None:
         for name in ("stages", "forbid", "recipes"):
@@ -416,6 +419,14 @@ class Space:
         object.__setattr__(self, "screen", _labels(self.screen, "screen"))
         object.__setattr__(self, "forbid", tuple(self.forbid))
         object.__setattr__(self, "recipes", tuple(self.recipes))
+        try:
+            values = sorted(dict(self.defaults).items())
+        except (TypeError, ValueError):
+            raise SpaceError(
+                f"Space(defaults=...): must be a dict of names and values, got {self.defaults!r}"
+            ) from None
+        fixed = tuple((name, _scalar(value, f"Space(defaults=...): {name!r}")) for name, value in values)
+        object.__setattr__(self, "defaults", fixed)
 
     @property
     def written_stages(self) -> Iterator[Stage]:

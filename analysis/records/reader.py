@@ -25,6 +25,7 @@ from analysis.records.mlflow_store import Client, StoreError, address, connect, 
 from analysis.records.schema import (
     BASELINE,
     FIELDS,
+    SPACE_CHANGES,
     Record,
     RecordError,
     choosable,
@@ -112,16 +113,19 @@ def searches(uri: str) -> pd.DataFrame:
     """Every search in the store, newest first.
 
     Returns:
-        One row per search: name, data, started (UTC), trials, finished, best_accuracy, best_arm, status, run_id and
-        output, the folder of results that it was started with.
+        One row per search: name, data, started (UTC), trials, finished, best_accuracy, best_arm, status, run_id,
+        output, the folder of results that it was started with, and space_changes, "" where its space never changed.
 
     Raises:
         LoadError: There is no store at `uri`.
     """
     columns = ["name", "data", "started", "trials", "finished", "best_accuracy", "best_arm", "status", "run_id"]
     found = _searches(connect(uri))
-    rows = [[*(getattr(search, column) for column in columns), search.params.get("output", "")] for search in found]
-    table = pd.DataFrame(rows, columns=[*columns, "output"])
+    rows = [
+        [*(getattr(one, column) for column in columns), one.params.get("output", ""), one.tags.get(SPACE_CHANGES, "")]
+        for one in found
+    ]
+    table = pd.DataFrame(rows, columns=[*columns, "output", SPACE_CHANGES])
     table["started"] = pd.to_datetime(table["started"], unit="s", utc=True)
     return table
 
@@ -174,6 +178,8 @@ def looks(uri: str, search: str | None = None) -> list[int]:
 def frame(records: Iterable[Record], run_ids: Mapping[str, str] | None = None) -> pd.DataFrame:
     """The table of trials, one row per record, in the order of their start.
 
+    Trials that were set aside when the space was changed are left out.
+
     Args:
         records: At most one per trial.
         run_ids: MLflow run of each trial (default: none, as for records in memory).
@@ -182,6 +188,8 @@ def frame(records: Iterable[Record], run_ids: Mapping[str, str] | None = None) -
     metrics: dict[str, None] = {}
     classes = 0
     for record in records:
+        if record.set_aside:
+            continue
         row = {name: getattr(record, name) for name in FIELDS if name != "metrics"}
         row["choices"] = {name: value for name, value in record.choices.items() if value is not None}
         row["run_id"] = (run_ids or {}).get(record.trial, "")

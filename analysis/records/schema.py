@@ -45,6 +45,9 @@ FRACTIONS = ("accuracy", "many", "medium", "few", "harmonic_mean")
 BASELINE = "baseline"
 """Title of the recipe in which nothing is on."""
 
+SPACE_CHANGES = "space_changes"
+"""Tag and parameter of a search whose space was changed: what readers must know of it, in sentences."""
+
 NUMBERS = "numbers"
 """In the arm "around": between a winner without all its tricks and the baseline: learning rates, decays, lengths."""
 
@@ -184,6 +187,8 @@ class Record:
         gpus: Share of GPUs that the trial held.
         memory: Peak memory of the trial's process on its device, in bytes; 0 where it was not measured.
         started: Unix time.
+        set_aside: Why the trial is in no table and chooses nothing: it lies outside the search's space since that was
+            changed; "" where it counts.
         schema: Version of this schema.
     """
 
@@ -228,6 +233,7 @@ class Record:
     families: Annotated[dict[str, str], TAG] = field(default_factory=dict)
     class_names: Annotated[tuple[str, ...], TAG] = ()
     started: Number = 0.0
+    set_aside: str = ""
     schema: Annotated[int, TAG] = SCHEMA
 
     def __post_init__(self) -> None:

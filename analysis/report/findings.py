@@ -17,7 +17,7 @@ from analysis.conflicts.search_verdicts import declared_pairs, margin_of, with_r
 from analysis.conflicts.verdicts import MARGIN
 from analysis.records import reader
 from analysis.records.mlflow_index import parsed
-from analysis.records.schema import RecordError
+from analysis.records.schema import SPACE_CHANGES, RecordError
 from analysis.report.health import warnings
 
 
@@ -132,7 +132,10 @@ def gather(
         trials, ranking, leader, reader.baseline(trials), metric, margin, _filled(conflicts), _filled(effects),
         _filled(curves), problem, dict(about or {}), nominated=_filled(candidate_table(trials, metric, margin)),
         other_searches=other_searches,
-        health=tuple(warnings(trials, effects, margin, metric=metric, winner=leader or None)),
+        health=(
+            *filter(None, [(about or {}).get(SPACE_CHANGES)]),
+            *warnings(trials, effects, margin, metric=metric, winner=leader or None),
+        ),
     )  # fmt: skip
     if findings.conflicts is None or problem:
         return findings
@@ -164,6 +167,8 @@ def from_store(uri: str, search: str | None = None) -> tuple[str, Findings]:
         "status": info.status.lower(),
         **{key: settings[key] for key in sorted(settings)},
     }
+    if SPACE_CHANGES in info.tags:  # MLflow never changes a parameter
+        about[SPACE_CHANGES] = info.tags[SPACE_CHANGES]
     findings = gather(
         trials,
         margin=margin_of(settings),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.records import mlflow_store, reader
+from analysis.records.schema import SPACE_CHANGES
 from analysis.text import echo, printable, sentence
 from search.workspace.lock import running
 
@@ -32,7 +33,8 @@ def table(uri: str, output: str | None = None) -> str:
         started = f"{row['started']:%Y-%m-%d %H:%M}"
         counts = str(row["trials"]), str(row["finished"])
         name, data = (printable(row[key], keep="") for key in ("name", "data"))
-        rows.append((name, data, started, *counts, best, _status(uri, row, output)))
+        changed = ", space changed" if row[SPACE_CHANGES] else ""
+        rows.append((name, data, started, *counts, best, _status(uri, row, output) + changed))
     if len(rows) == 1:
         return "no search yet"
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -64,6 +66,8 @@ def show(options: argparse.Namespace) -> int:
         text,
         "best: mean accuracy on val of the leading recipe, in the arm that measures it best",
     )
+    if ", space changed" in text:
+        echo("space changed: it was resumed with another space; its run in MLflow and its report say what differs")
     if ELSEWHERE in text:
         echo(
             f"{ELSEWHERE}: the folder of the search is not on this machine, so it may have been interrupted; name the "

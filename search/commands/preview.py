@@ -5,13 +5,16 @@ from __future__ import annotations
 import argparse
 
 from analysis.console import Console
-from search.console.preview import show
-from search.context import SearchContext
+from search.console.preview import show, show_change
+from search.growth.change import open_search
 from search.request import make_request
 
 
 def run(options: argparse.Namespace) -> int:
     """Prints the preview."""
     request = make_request(vars(options))
-    show(Console(), SearchContext.make(request.space, request.settings), getattr(options, "measure", False))
+    context, change = open_search(request)
+    if change is not None:
+        show_change(Console(), change)
+    show(Console(), context, getattr(options, "measure", False))
     return 0

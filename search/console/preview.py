@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from search.context import SearchContext
+    from search.growth.change import SpaceChange
 
 TRIAL_SECONDS = 0.35
 """What a trial costs besides training: Ray, the first report, the record; by `tests/benchmarks/overhead.py`."""
@@ -108,6 +109,21 @@ def show(console: Console, context: SearchContext, measure: bool = False) -> Non
         f"{settings.output} on this machine; --dry-run --measure trains the baseline for some seconds to find out."
     )
     console.print(styled(known))
+
+
+def show_change(console: Console, change: SpaceChange, kept: str = "") -> None:
+    """Prints how the space of a search changes that is resumed with another one.
+
+    Args:
+        console: Rich console for user-facing output.
+        change: The change.
+        kept: File that holds the former space.
+    """
+    for number, line in enumerate(change.words()):
+        console.print(styled(line, "bold" if not number else ""), soft_wrap=True)
+    if kept:
+        console.print(styled(f"The former space is kept in {kept}.", "dim"), soft_wrap=True)
+    console.print()
 
 
 def tree(space: Space) -> Tree:

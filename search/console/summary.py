@@ -53,8 +53,8 @@ DECLARED = "declared"
 """Mark of a primary pair."""
 
 
-def health(trials: pd.DataFrame, margin: float, winner: str | None) -> tuple[str, ...]:
-    """Reasons not to believe the search, whole sentences."""
+def health(trials: pd.DataFrame, margin: float, winner: str | None, space_changes: str = "") -> tuple[str, ...]:
+    """Reasons not to believe the search, whole sentences; that its space was changed after looking is the first."""
     try:
         alone = effects(trials)
     except ValueError:
@@ -62,7 +62,8 @@ def health(trials: pd.DataFrame, margin: float, winner: str | None) -> tuple[str
     if not len(trials):
         return ()
     part = classes_judged(trials)
-    return (*warnings(trials, alone, margin, winner=winner), *([f"{part}."] if part else []))
+    changes = [space_changes] if space_changes else []
+    return (*changes, *warnings(trials, alone, margin, winner=winner), *([f"{part}."] if part else []))
 
 
 def conflict_table(

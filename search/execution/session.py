@@ -11,17 +11,20 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from analysis.console import Console, styled
+from analysis.records.schema import SPACE_CHANGES
 from analysis.text import sentence
 from search import mlflow_tracker, outcome
 from search.commands import explain
 from search.console import summary
 from search.console.display import Display
+from search.console.preview import show_change
 from search.context import SearchContext
 from search.execution import cluster, gpu_shares, ray_tune
 from search.execution.disk import cannot_write
 from search.execution.interrupts import Interrupts, children_outlive_the_terminal
 from search.execution.joint_training import trained_apart
 from search.execution.uploaded_code import CODE_FOLDER
+from search.growth.change import EVENT, SpaceChange, notes
 from search.outcome import Ending, SearchResult
 from search.phases.extra_blocks import why_not
 from search.recipes.earlier import teach
@@ -34,7 +37,7 @@ from search.scheduling.sampler import Sampler
 from search.scheduling.stage_locks import StageLocks
 from search.settings import Settings, SettingsError
 from search.state import SearchState
-from search.workspace.folder import Workspace, successor_of
+from search.workspace.folder import Workspace, kept_space, successor_of
 from search.workspace.identity import SEEDS_APART, refusal
 from trainables.pipeline.leases import Leases
 from trainables.pipeline.store import StageStore
@@ -68,8 +71,17 @@ def check(request: Request, context: SearchContext, workspace: Workspace, consol
     return context
 
 
-def open_workspace(request: Request, context: SearchContext, workspace: Workspace, console: Console) -> list[str]:
+def open_workspace(
+    request: Request, context: SearchContext, workspace: Workspace, console: Console, change: SpaceChange | None = None
+) -> list[str]:
     """Makes the folder of a new search, or compares a resumed one with what it was started on.
+
+    Args:
+        request: What was asked for.
+        context: The search.
+        workspace: Its folder.
+        console: Rich console for user-facing output.
+        change: How the space of a resumed search changes, which is said and written down.
 
     Returns:
         What has changed since the search was started, which a new search has to follow; empty of a new one.
@@ -80,7 +92,7 @@ def open_workspace(request: Request, context: SearchContext, workspace: Workspac
     if not request.resume:
         workspace.create(context)
         return []
-    changed, note = workspace.changes(context)
+    changed, note = workspace.changes(context, change is not None)
     if changed and not request.accept_changes:
         name = successor_of(context.settings, ()).name
         again = f"starts {name} with the same settings on fresh seed blocks and leaves {workspace.name} as it is"
@@ -88,7 +100,17 @@ def open_workspace(request: Request, context: SearchContext, workspace: Workspac
         raise SettingsError(refusal(f"--resume {workspace.name}{settle}", changed, again))
     if note:
         console.print(styled(sentence(note), "dim"), soft_wrap=True)
+    if change is not None and not changed:
+        show_change(console, change, str(kept_space(Settings.stored(context.settings.output, workspace.name))[1]))
+        workspace.grow(context)
+        Journal(workspace.folder / "journal.jsonl").write(EVENT, **change.event())
     return changed
+
+
+def with_notes(context: SearchContext) -> SearchContext:
+    """The search with what readers must know of changes of its space."""
+    events = Journal(context.settings.folder / "journal.jsonl").events()
+    return dataclasses.replace(context, space_changes=notes(events, context.settings))
 
 
 def successor(request: Request, context: SearchContext, changed: list[str], console: Console) -> Request:
@@ -303,7 +325,8 @@ def _track(
     choices = set(choices_of(context.space))
     starts = context.factory.starts(context.settings.start_points)
     choices |= {name for recipe, _ in starts.values() for name in recipe.choices}
-    tracker.start(context.params(), {"space": context.settings.space}, choices=choices, resume=request.resume)
+    tags = {"space": context.settings.space} | ({SPACE_CHANGES: context.space_changes} if context.space_changes else {})
+    tracker.start(context.params(), tags, choices=choices, resume=request.resume)
     tracker.replay(orchestrator.journal.attempts())
 
 

@@ -26,6 +26,9 @@ from search.mlflow_tracker.summaries import SearchSummary, alike, number
 PICTURE = "conflicts.png"
 """The artifact that is also shown among the charts."""
 
+SET_ASIDE = "set_aside"
+"""Tag of trials and recipes that lie outside the space since it was changed: why."""
+
 NOTE = "mlflow.note.content"
 """Tag that MLflow shows as a run's description."""
 
@@ -161,8 +164,19 @@ class RunWriter:
         if self._done.get(record.trial) == content.digest:
             return
         parent = self._recipe_run(record.recipe).info.run_id
-        self._put(content, self._found["trial"].setdefault(record.trial, []), parent)
+        run = self._put(content, self._found["trial"].setdefault(record.trial, []), parent)
+        self._set_aside(run, record.set_aside)
         self._done[record.trial] = content.digest
+
+    def _set_aside(self, run: Any, why: str) -> None:
+        """Tags the run of a trial or a recipe that lies outside the space since that was changed."""
+        there = run.data.tags
+        if why and there.get(SET_ASIDE) != why:
+            self._log(run, tags={SET_ASIDE: clip(why)})
+            there[SET_ASIDE] = clip(why)
+        elif not why and SET_ASIDE in there:
+            self.client.delete_tag(run.info.run_id, SET_ASIDE)
+            del there[SET_ASIDE]
 
     def write_verdicts(self) -> None:
         """Gives each recipe its gain and the verdicts on the pairs whose two tricks it has, and saves the views.
@@ -217,6 +231,7 @@ class RunWriter:
         there.tags.update(tags)
         there.params.update(params)
         there.metrics.update(recipe.metrics)
+        self._set_aside(run, recipe.set_aside)
         recipe.unwritten = []
 
     def _put(self, content: RunContent, runs: list[Any], parent: str) -> Any:

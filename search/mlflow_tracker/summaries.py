@@ -30,6 +30,7 @@ class RecipeSummary:
         test: Accuracy on the test split, by seed.
         length: Parameters that only a trial that began can know.
         cells: (labels, context) of the designed experiments that it is a cell of.
+        aside: Its trials that lie outside the search's space since that was changed, with the reason.
         ended: When its last trial ended, Unix time in milliseconds.
         metrics: What is shown of it.
         unwritten: Points of these metrics that MLflow does not have yet.
@@ -42,6 +43,7 @@ class RecipeSummary:
     test: dict[int, float] = field(default_factory=dict)
     length: dict[str, str] = field(default_factory=dict)
     cells: set[tuple[tuple[str, ...], str]] = field(default_factory=set)
+    aside: dict[str, str] = field(default_factory=dict)
     ended: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
     unwritten: list[Metric] = field(default_factory=list)
@@ -50,6 +52,11 @@ class RecipeSummary:
     def is_baseline(self) -> bool:
         """Whether nothing is on."""
         return self.first.title == BASELINE
+
+    @property
+    def set_aside(self) -> str:
+        """Why none of its trials counts; "" where one does."""
+        return "; ".join(dict.fromkeys(self.aside.values())) if self.aside.keys() == self.trials else ""
 
     @property
     def shown(self) -> tuple[str, dict[int, float]]:
@@ -70,9 +77,12 @@ class RecipeSummary:
         if record.outcome != "failed" and not self.length:
             self.length = {name: text(getattr(record, name)) for name in ("imbalance", "epochs")}
         accuracy, test = (number(record.metrics.get(f"{split}/accuracy")) for split in ("final", "test"))
-        if record.outcome == "finished" and not math.isnan(accuracy):
+        if record.set_aside:
+            self.aside[record.trial] = record.set_aside
+        counts = record.outcome == "finished" and not record.set_aside
+        if counts and not math.isnan(accuracy):
             self.values.setdefault(record.arm, {})[record.seed] = accuracy
-        if record.outcome == "finished" and not math.isnan(test):
+        if counts and not math.isnan(test):
             self.test[record.seed] = test
         means = self._means()
         self.unwritten += [
@@ -118,7 +128,8 @@ class SearchSummary:
         outcomes = [each.outcome for each in self.records.values()]
         metrics = {"trials": float(len(outcomes)), "trials_finished": float(outcomes.count("finished"))}
         accuracy = number(record.metrics.get("final/accuracy"))
-        if record.outcome == "finished" and record.arm in reader.ESTIMATES and not math.isnan(accuracy):
+        counts = record.outcome == "finished" and not record.set_aside
+        if counts and record.arm in reader.ESTIMATES and not math.isnan(accuracy):
             best = f"best_trial/{record.arm}"
             metrics[best] = max(accuracy, self.metrics.get(best, accuracy))
         self.unwritten += [

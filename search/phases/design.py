@@ -23,7 +23,7 @@ class Design(Phase):
     after = ("tune",)
 
     def plan(self, state: SearchState) -> Iterator[TrialRequest]:
-        for block, position, cell in state.factory.runs(state.settings.seeds):
+        for block, position, cell in state.runs(state.settings.seeds):
             yield self.request(
                 state, f"{block}-{position:03d}", cell.recipe, block,
                 tricks=cell.tricks, context=cell.context, title=cell.title,

@@ -28,11 +28,13 @@ class ExtraBlocks(Phase):
 
     def plan(self, state: SearchState) -> Iterator[TrialRequest]:
         """What every interim analysis has decided."""
+        cells = state.cells
         for look in state.looks:
             for block in range(max(blocks for _, blocks in look["cells"])):
                 for position, blocks in look["cells"]:
-                    if block < blocks:
-                        cell, number = state.factory.cells[position], look["first"] + block
+                    # a cell may have gone with a change of the space
+                    if block < blocks and position in cells:
+                        cell, number = cells[position], look["first"] + block
                         request = self.request(
                             state, "", cell.recipe, number,
                             tricks=cell.tricks, context=cell.context, title=cell.title,
@@ -60,19 +62,19 @@ def plan_extra_blocks(state: SearchState, budget: int) -> dict[str, Any] | None:
     table = state.conflicts()
     if table is None:
         return None
-    cells = state.factory.cells
+    cells = state.cells
     chosen: dict[int, int] = {}
     granted = further_blocks(table, budget)
     granted = granted[granted["blocks"] > 0]
     for row in granted.to_dict("records"):
-        in_context = [position for position, cell in enumerate(cells) if cell.context == row["context"]]
+        in_context = [position for position, cell in cells.items() if cell.context == row["context"]]
         four = [position for position in in_context if set(cells[position].tricks) <= {row["a"], row["b"]}]
         factorial = row["context"].split("+")[0] == FACTORIAL
         for position in in_context if factorial or len(four) < 4 else four:
             chosen[position] = max(chosen.get(position, 0), row["blocks"])
     if not chosen:
         return None
-    planned = max((block for block, _, _ in state.factory.runs(state.settings.seeds)), default=-1)
+    planned = max((block for block, _, _ in state.runs(state.settings.seeds)), default=-1)
     first = max([planned + 1, *(look["first"] + max(n for _, n in look["cells"]) for look in state.looks)])
     pairs = [f"{row['a']}×{row['b']}" for row in granted.to_dict("records")]
     return {"first": first, "cells": [list(pair) for pair in sorted(chosen.items())], "pairs": pairs}

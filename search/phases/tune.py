@@ -40,6 +40,8 @@ class Tune(Phase):
 
     def plan(self, state: SearchState) -> Iterator[TrialRequest]:
         """The whole grid, then its best points on more seeds."""
+        if state.tuned is not None:
+            return
         points = [state.factory.point(point) for point in state.factory.grid()]
         yield from self.over_blocks(state, points, self.seeds)
         if len(points) > 1:
@@ -50,7 +52,7 @@ class Tune(Phase):
 
     def close(self, state: SearchState, sampler: Sampler) -> None:
         """Moves every recipe of the search to the best point."""
-        context = self.best(state)
+        context = state.tuned or self.best(state)
         if context is not None:
             state.factory = state.factory.at(context)
             sampler.use(state.factory.space)

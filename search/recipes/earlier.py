@@ -8,18 +8,17 @@ which must have chosen nothing.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from analysis import files
 from search.option import FIXED, SettingsError
+from search.recipes.factory import recipe_of
 from search.recipes.start_points import kept_start
 from search.scheduling import objective
 from search.scheduling.journal import Journal
 from search.settings import OPTIONS, Settings
-from trainables.plan import Plan, Recipe
 
 if TYPE_CHECKING:
     from search.context import SearchContext
@@ -97,7 +96,7 @@ def teach(context: SearchContext, sampler: Sampler) -> str:
     lessons = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     known = 0
     for lesson in lessons:
-        recipe = context.factory.in_own_words(_recipe(lesson["plan"]))
+        recipe = context.factory.in_own_words(recipe_of(lesson["plan"]))
         values = [objective.values(metrics, context.settings.objective) for metrics in lesson["metrics"]]
         finished = [parts for parts in values if parts is not None]
         if recipe is not None and finished:
@@ -107,8 +106,3 @@ def teach(context: SearchContext, sampler: Sampler) -> str:
         f"--like {context.settings.like}: the sampler begins with {known} of the {len(lessons)} recipes that it has "
         "finished; this space does not have the others at this length."
     )
-
-
-def _recipe(plan: Mapping[str, Any]) -> Recipe:
-    own = Plan.from_dict(plan)
-    return Recipe(own, {}, tuple(f"{stage.name}/{trick.name}" for stage in own.stages for trick in stage.tricks))

@@ -86,11 +86,6 @@ class RecipeFactory:
         """The recipe in which nothing is on."""
         return self.cells[0].recipe
 
-    def runs(self, seeds: int) -> list[tuple[int, int, Cell]]:
-        """(block, position of the cell, cell) of the whole design, in the order in which it runs."""
-        position = {(cell.context, cell.tricks): place for place, cell in enumerate(self.cells)}
-        return [(block, position[cell.context, cell.tricks], cell) for block, cell in self.design.runs(seeds)]
-
     def four(self, a: str, b: str, full_length: bool = False) -> tuple[Cell, ...]:
         """The four cells of a pair: neither, each alone, both; all in the context that the design judges it in.
 
@@ -147,7 +142,7 @@ class RecipeFactory:
 
     def in_own_words(self, recipe: Recipe) -> Recipe | None:
         """The recipe as choices of the space; `None` if the space does not have it at this length."""
-        return _in_own_words(self, recipe)
+        return in_own_words(self.space, self.standard, self.scale, recipe)
 
     def starts(self, published: bool) -> dict[str, tuple[Recipe, str]]:
         """The recipes that the adaptive arm starts from, by plan, with their titles: the user's own ones first.
@@ -157,7 +152,7 @@ class RecipeFactory:
         """
         found: dict[str, tuple[Recipe, str]] = {}
         for recipe, title in self.own_starts:
-            found.setdefault(recipe.plan.id, (_in_own_words(self, recipe) or recipe, title))
+            found.setdefault(recipe.plan.id, (self.in_own_words(recipe) or recipe, title))
         for recipe in self.published.recipes if published else ():
             title = f"{self.published.titles[recipe.plan.id]}: {recipe.title}"
             found.setdefault(recipe.plan.id, (recipe, title))
@@ -192,7 +187,7 @@ class PublishedRecipes:
             self.titles.setdefault(recipe.plan.id, one.title)
         self.left_out = tuple(left_out)
         """A sentence on each one that cannot be trained on these data."""
-        self.recipes = tuple(_in_own_words(factory, recipe) or recipe for recipe in recipes.values())
+        self.recipes = tuple(factory.in_own_words(recipe) or recipe for recipe in recipes.values())
         """Those that the space can express in its own words."""
 
 
@@ -288,10 +283,25 @@ def _pick_like(recipe: Recipe) -> Pick:
     return pick
 
 
-def _in_own_words(factory: RecipeFactory, recipe: Recipe) -> Recipe | None:
-    """The recipe as the space's own choices, if they give the same plan."""
+def recipe_of(plan: Mapping[str, Any]) -> Recipe:
+    """A recipe of which nothing but its plan is known, as a dict."""
+    found = Plan.from_dict(plan)
+    labels = [stage.name for stage in found.stages]
+    labels += [f"{stage.name}/{trick.name}" for stage in found.stages for trick in stage.tricks if not trick.kept]
+    return Recipe(found, {}, tuple(labels))
+
+
+def in_own_words(space: Space, standard: Standard, epochs_scale: float, recipe: Recipe) -> Recipe | None:
+    """A recipe as the choices of a space; `None` if they do not give the same plan.
+
+    Args:
+        space: The space.
+        standard: Of the data set.
+        epochs_scale: Multiplies every stage's epochs.
+        recipe: Of any space.
+    """
     try:
-        found = build(factory.space, _pick_like(recipe), factory.standard, factory.scale)
+        found = build(space, _pick_like(recipe), standard, epochs_scale)
     except PlanError:
         return None
     return found if found.plan.id == recipe.plan.id else None

@@ -8,6 +8,7 @@ import os
 import re
 import zlib
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,8 +92,16 @@ class Journal:
         return found
 
     def attempts(self) -> list[Record]:
-        """Every record in order, including those of attempts that failed and were repeated."""
-        return [Record.from_dict(event["record"]) for event in self.events() if event["event"] == "record"]
+        """Every record in order, including those of attempts that failed and were repeated.
+
+        Trials that are set aside since the space was changed say why.
+        """
+        events = self.events()
+        aside: dict[str, str] = {}
+        for event in events:
+            aside = event["set_aside"] if event["event"] == "space" else aside
+        found = [Record.from_dict(event["record"]) for event in events if event["event"] == "record"]
+        return [replace(one, set_aside=aside[one.trial]) if one.trial in aside else one for one in found]
 
     def write(self, event: str, **content: Any) -> None:
         """Appends one event.

@@ -10,6 +10,7 @@ there.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from analysis.records.schema import Record
 from search import phases
 from search.phases.adaptive import Adaptive
 from search.phases.phase import Phase
+from search.recipes.factory import Context
 from search.scheduling.budget import Budget
 from search.scheduling.journal import Journal
 from search.scheduling.proposer import is_proposal, proposal_id
@@ -224,8 +226,13 @@ def _restore_event(event: Mapping[str, Any], journal: Journal, state: SearchStat
         state.looks.append(event["look"])
     elif kind == "blocks":
         state.block_counts.append(event["seeds"])
+    elif kind == "space":
+        tuned = event["context"]
+        state.change_space(event["set_aside"], None if tuned is None else Context(**tuned))
     elif kind == "record":
         record = Record.from_dict(event["record"])
+        if cell := re.fullmatch(r"design-\d+-(\d+)", record.trial):
+            state.recorded_cells[record.context, record.tricks, record.recipe] = int(cell[1])
         if is_proposal(record.trial) and record.trial not in state.requests:
             raise journal.damaged(line, f"line {line} records {record.trial}, and the line that proposed it is missing")
         budget.charge(event.get("gpu_seconds", record.seconds * record.gpus))

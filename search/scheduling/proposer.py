@@ -10,8 +10,8 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from analysis.records.schema import Record
@@ -55,10 +55,14 @@ class Proposer:
         self._asked: Counter[str] = Counter()
         self._recalled = False
         self._results: dict[int, tuple[TrialRequest, Record]] = {}
+        self._set_aside: set[int] = set()  # positions
         self._learned = 0  # proposals whose result the sampler knows
 
     def recall(self) -> list[TrialRequest]:
         """Restores study and starts from the journal; to be called when the arm begins, at the tuned numbers.
+
+        Where the space was changed, what was proposed before it is taken over in its words, and its starts get no more
+        children.
 
         Returns:
             Proposals that have no record yet.
@@ -72,15 +76,22 @@ class Proposer:
         self._asked = Counter(request.recipe.plan.id for request in proposed)
         waiting = []
         for position, request in enumerate(proposed):
-            assert request.start is not None
-            while len(self._starts) <= request.start:
+            number = request.start
+            assert number is not None
+            if position < self._state.former_proposals:
+                self._starts += (_Start(id, position, [], 0) for id in range(len(self._starts), number + 1))
+                request = replace(request, recipe=self._sampler.in_own_words(request.recipe) or request.recipe)
+                self._state.requests[request.id] = request
+            while len(self._starts) <= number:
                 self._starts.append(self._start(request, position))
-            self._starts[request.start].left -= 1
-            if request.id in self._state.records:
+            self._starts[number].left -= 1
+            if request.id in self._state.set_aside:
+                self._set_aside.add(position)
+            elif request.id in self._state.records:
                 self._results[position] = request, self._state.records[request.id]
             else:
                 waiting.append(request)
-        for event in events:
+        for event in since_change(events):
             if event["event"] == "exhausted" and event["start"] is None:
                 self._exhaust(event["why"])
             elif event["event"] == "exhausted":
@@ -102,7 +113,8 @@ class Proposer:
 
     def ready(self) -> bool:
         """Whether the results that the next proposal knows have arrived."""
-        return all(position in self._results for position in range(self._learned, self._needed(self.asked)))
+        needed = range(self._learned, self._needed(self.asked))
+        return all(position in self._results or position in self._set_aside for position in needed)
 
     def peers(self, trial: str) -> Callable[[str], bool]:
         """Trials that a proposal may be compared with while it runs: those whose results were known to it."""
@@ -196,6 +208,12 @@ class Proposer:
     def _start(self, request: TrialRequest, founder: int) -> _Start:
         children = self._state.settings.children_per_start
         return _Start(len(self._starts), founder, self._sampler.siblings(request.recipe), children)
+
+
+def since_change(events: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    """The events of a journal since the space was changed last; all of them where it never was."""
+    last = max((number for number, event in enumerate(events) if event["event"] == "space"), default=-1)
+    return events[last + 1 :]
 
 
 def proposal_id(position: int) -> str:

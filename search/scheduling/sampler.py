@@ -8,7 +8,7 @@ a recipe that comes again is a new seed of the same cell.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +21,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.search_space import IntersectionSearchSpace
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from search.recipes.factory import in_own_words
 from search.scheduling.study_file import StudyFile
 from spaces.domain import Domain, Integer, LogUniform, OneOf, Space, Uniform
 from trainables.data import Standard
@@ -170,16 +171,20 @@ class Sampler:
         if recipe.plan.id in self._taught:
             return
         distributions: dict[str, BaseDistribution] = {}
+        params = dict(recipe.params)
+        kept = dict(self._space.defaults)
 
         def replay(name: str, domain: Domain, default: Any) -> Any:
             distributions[name] = _distribution(domain)
+            if name in kept and isinstance(domain, Uniform):
+                params[name] = domain.nearest(params[name])  # a default of a former space may lie beside the grid
             return recipe.params[name]
 
         try:
             again = build(self._space, replay, self._standard, self._scale)
             # refuses a value that the space does not offer
             trial = create_trial(
-                params=dict(recipe.params),
+                params=params,
                 distributions=distributions,
                 values=values_of(value),
                 user_attrs={"recipe": recipe.plan.id, "title": recipe.title, "arm": arm},
@@ -207,8 +212,11 @@ class Sampler:
         self.study.add_trials(new)
         return [_lesson(trial) for trial in self._trials()[len(self._trials()) - len(new) :]]
 
-    def rebuild(self, events: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    def rebuild(self, events: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Makes the study as it was from a journal; proposals are running in it until they are told.
+
+        What was proposed before the space was changed is in the study in the words of the new space, at the nearest
+        values of its grids, as far as it lies inside; what other arms had taught before has to be taught again.
 
         To be called once, on an empty study, when the space is at the numbers that it had when the search proposed.
 
@@ -216,14 +224,19 @@ class Sampler:
             What other arms had taught before journals said so, for the journal.
         """
         trials: dict[int, FrozenTrial] = {}
-        for event in events:
+        changed = max((position for position, event in enumerate(events) if event["event"] == "space"), default=-1)
+        for event in events[: changed + 1]:
+            trials |= {number: create_trial(state=TrialState.FAIL) for number in _numbers(event)}
+            if event["event"] == "task" and event["task"]["number"] is not None:
+                moved = self._moved(_recipe(event["task"]["recipe"]))
+                trials |= {} if moved is None else {event["task"]["number"]: moved}
+        for event in events[changed + 1 :]:
             if event["event"] == "lesson":
                 trials[event["number"]] = self._again(event, TrialState.COMPLETE)
             elif event["event"] == "exhausted":
                 trials |= dict(enumerate(map(self._refused, event["refused"]), event["number"]))
             elif event["event"] == "task" and event["task"]["number"] is not None:
-                number, own = event["task"]["number"], event["task"]["recipe"]
-                recipe = Recipe(Plan.from_dict(own["plan"]), own["params"], tuple(own["labels"]))
+                number, recipe = event["task"]["number"], _recipe(event["task"]["recipe"])
                 drawn = event.get("drawn", {"params": recipe.params})
                 refused = drawn.get("refused", ())
                 trials |= dict(enumerate(map(self._refused, refused), number - len(refused)))
@@ -289,9 +302,51 @@ class Sampler:
             system_attrs=dict(drawn.get("system", {})),
         )
 
+    def in_own_words(self, recipe: Recipe) -> Recipe | None:
+        """A recipe of a former space as choices of this one; `None` where it has none for it."""
+        return in_own_words(self._space, self._standard, self._scale, recipe)
+
+    def _moved(self, recipe: Recipe) -> FrozenTrial | None:
+        """The trial of a recipe that another space proposed; `None` where this space cannot express it."""
+        own = self.in_own_words(recipe)
+        if own is None:
+            return None
+        params = {}
+        distributions: dict[str, BaseDistribution] = {}
+
+        def replay(name: str, domain: Domain, default: Any) -> Any:
+            value = own.params[name]
+            # Optuna takes no value beside the grid of a distribution
+            params[name] = domain.nearest(value) if isinstance(domain, Uniform) else value
+            distributions[name] = _distribution(domain)
+            return value
+
+        build(self._space, replay, self._standard, self._scale)
+        about = {"recipe": recipe.plan.id, "title": own.title}
+        return create_trial(
+            state=TrialState.RUNNING, params=params, distributions=distributions, user_attrs=about
+        )  # fmt: skip
+
     def _trials(self) -> list[FrozenTrial]:
         trials: list[FrozenTrial] = self.study.get_trials(deepcopy=False)
         return trials
+
+
+def _recipe(fields: Mapping[str, Any]) -> Recipe:
+    """The recipe of a proposal in the journal."""
+    return Recipe(Plan.from_dict(fields["plan"]), fields["params"], tuple(fields["labels"]))
+
+
+def _numbers(event: Mapping[str, Any]) -> range:
+    """Numbers that an event has taken up in the study."""
+    if event["event"] == "lesson":
+        return range(event["number"], event["number"] + 1)
+    if event["event"] == "exhausted":
+        return range(event["number"], event["number"] + len(event["refused"]))
+    if event["event"] == "task" and event["task"]["number"] is not None:
+        number = event["task"]["number"]
+        return range(number - len(event.get("drawn", {}).get("refused", ())), number + 1)
+    return range(0)
 
 
 def _lesson(trial: FrozenTrial) -> dict[str, Any]:

@@ -115,11 +115,21 @@ def verify(settings: Settings, phases: Sequence[Phase] | None = None) -> Verific
         found.problems += [f"{listed(left)} was planned and has no result, and nothing says why"] if left else []
     if not replayed.problems:
         found.problems += _publications(found, settings, replayed.state, published, phases)
-    found.summary = _summary(found, settings, complete, replayed.missing, file) + (
-        f"; {replayed.proposals} proposals, {replayed.plans} planned trials and {replayed.stops} early stops follow "
-        "from its journal"
-        if not replayed.problems
+    aside = len(replayed.state.set_aside_records)
+    grown = (
+        f"; its space was changed {count(replayed.changes, 'time')}, {count(aside, 'trial')} outside it set aside"
+        if replayed.changes
         else ""
+    )
+    found.summary = (
+        _summary(found, settings, complete, replayed.missing, file)
+        + grown
+        + (
+            f"; {replayed.proposals} proposals, {replayed.plans} planned trials and {replayed.stops} early stops "
+            "follow from its journal"
+            if not replayed.problems
+            else ""
+        )
     )
     return found
 
@@ -189,11 +199,13 @@ def copy_problems(folder: Path, known: Identity | None) -> list[str]:
     """Kept copies of the space that are not what was searched."""
     if known is None:
         return []
-    kept = {name: folder / name for name in known.files}
+    kept = {
+        name: mark for files in (known.files, *(one["files"] for one in known.former)) for name, mark in files.items()
+    }
     return [
         f"{name} is not the space that was searched"
-        for name, file in kept.items()
-        if file.is_file() and hashlib.sha256(file.read_bytes()).hexdigest() != known.files[name]
+        for name, mark in kept.items()
+        if (folder / name).is_file() and hashlib.sha256((folder / name).read_bytes()).hexdigest() != mark
     ]
 
 

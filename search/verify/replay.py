@@ -20,6 +20,7 @@ from typing import Any
 from analysis.records.schema import Record
 from search import phases as registered
 from search.context import SearchContext
+from search.growth.change import EVENT, find_change, space_at
 from search.phases.adaptive import Adaptive
 from search.phases.phase import Phase
 from search.scheduling.early_stopping import CohortASHA, stages_of
@@ -32,7 +33,7 @@ from search.scheduling.stage_locks import StageLocks
 from search.scheduling.trial_request import TrialRequest
 from search.settings import Settings
 from search.state import SearchState
-from search.workspace.identity import SEEDS_APART
+from search.workspace.identity import SEEDS_APART, Identity
 from trainables.plan import Plan
 
 DECIDED = ("task", "lesson", "exhausted", "look")
@@ -56,6 +57,7 @@ class Replayed:
         stops: Trials whose stop follows.
         missing: Planned trials that have no result.
         sessions: Runs of the search that the journal needs at least.
+        changes: How often its space was changed.
         state: The search at the end of its journal.
     """
 
@@ -65,6 +67,7 @@ class Replayed:
     stops: int = 0
     missing: list[str] = field(default_factory=list)
     sessions: int = 1
+    changes: int = 0
     state: SearchState | None = None
 
 
@@ -197,6 +200,11 @@ class _Replay:
         session = self._begin(0)
         for position, event in enumerate(journal.all):
             kind, line = event["event"], event["line"]
+            if kind == EVENT:
+                # the space changes where a search is resumed
+                found.problems += self._change(position)
+                session = self._begin(position + 1)
+                found.sessions += 1
             if kind == "blocks" and position and self._seeds(position) != self._seeds(position + 1):
                 session = self._begin(position + 1)
                 found.sessions += 1
@@ -214,11 +222,27 @@ class _Replay:
         found.state = session.state
         found.missing = sorted(session.planned)
         records = [Record.from_dict(event["record"]) for event in journal.all if event["event"] == "record"]
+        found.changes = sum(event["event"] == EVENT for event in journal.all)
         found.plans = len({record.trial for record in records if not is_proposal(record.trial)})
         if not found.problems:
-            found.stops, problems = stops(self._context, records)
+            found.stops, problems = stops(self._context, journal.all)
             found.problems += problems
         return found
+
+    def _change(self, position: int) -> list[str]:
+        """What is wrong with a change of the space: it does not follow from both spaces and the lines before."""
+        event, before = self._journal.all[position], self._journal.all[:position]
+        former, now = (self._context_at(end) for end in (position, position + 1))
+        made = json.loads(json.dumps(find_change(former, now, before).event()))
+        wrong = [name for name, value in made.items() if _json(event[name]) != _json(value)]
+        return [f"changes the space, and its {' and '.join(wrong)} does not follow"] if wrong else []
+
+    def _context_at(self, position: int) -> SearchContext:
+        """The search with the space that it had at a position."""
+        known = Identity.read(self._context.settings.folder)
+        if known is None:
+            return self._context
+        return replace(self._context, space=space_at(self._journal.all[:position], known))
 
     def _follow(self, session: _Session, position: int) -> _Session:
         """The session after an event; another one where the search was resumed before it."""
@@ -267,7 +291,7 @@ class _Replay:
         changed = {"seeds": self._seeds(position), "trials": self._trials(position), **settings}
         limits = {"time_budget": None, "gpu_hours": None}
         stated = replace(self._context.settings, **changed | limits)
-        return _Session(self._context, self._journal, stated, extra_blocks, self._phases)
+        return _Session(self._context_at(position), self._journal, stated, extra_blocks, self._phases)
 
     def _seeds(self, position: int) -> int:
         """Seeds of the design that were asked for at a position."""
@@ -292,30 +316,47 @@ class _Replay:
                 count, asked_more = count + 1, False
             elif event["event"] == "exhausted":
                 asked_more = True
-            elif event["event"] == "record" and _phase(event["record"]["trial"]) in self._needs_arm_closed:
+            elif event["event"] == EVENT or (
+                event["event"] == "record" and _phase(event["record"]["trial"]) in self._needs_arm_closed
+            ):
                 break
         return count + asked_more
 
 
-def stops(context: SearchContext, records: Sequence[Record]) -> tuple[int, list[str]]:
+def stops(context: SearchContext, events: Sequence[Mapping[str, Any]]) -> tuple[int, list[str]]:
     """Judges every proposal again at its rungs, by what those before it have shown.
 
     Args:
         context: The search.
-        records: In the order of the journal.
+        events: Of its journal, in order.
 
     Returns:
         How many stops follow, and what does not follow.
     """
-    settings = context.settings
-    last = {record.trial: record for record in records if record.arm == Adaptive.arm}
-    lag = settings.lag or 4
+    lag = context.settings.lag or 4
+    # by trial: the last record, and how often the space had changed when the first and the last one came
+    last: dict[str, Record] = {}
+    first_seen: dict[str, int] = {}
+    last_seen: dict[str, int] = {}
+    set_aside: list[Mapping[str, str]] = [{}]
+    for event in events:
+        if event["event"] == EVENT:
+            set_aside.append(event["set_aside"])
+        elif event["event"] == "record" and event["record"]["arm"] == Adaptive.arm:
+            record = Record.from_dict(event["record"])
+            last[record.trial], last_seen[record.trial] = record, len(set_aside) - 1
+            first_seen.setdefault(record.trial, len(set_aside) - 1)
     problems, count = [], 0
     for trial, record in last.items():
         if not is_proposal(trial) or record.outcome == "failed":
             continue
-        end = max(0, position_of(trial) - lag + 1)
-        peers = [one for name, one in last.items() if not is_proposal(name) or position_of(name) < end]
+        end, then = max(0, position_of(trial) - lag + 1), last_seen[trial]
+        peers = [
+            one
+            for name, one in last.items()
+            if (position_of(name) < end if is_proposal(name) else first_seen[name] <= then)
+            and name not in set_aside[then]
+        ]
         # what a trial had shown before it failed is known in the run of the search in which it failed
         decided = []
         for known in (peers, [one for one in peers if one.outcome != "failed"]):

@@ -40,6 +40,15 @@ LARGEST_COPY = 10_000_000
 SPACE_HEAD = "from spaces.domain import Forbidden, Integer, LogUniform, OneOf, SomeOf, Space, Stage, Trick, Uniform\n"
 """Above a space that was made in Python and is kept as a file."""
 
+KEPT_DEFAULTS = """
+
+# Added by the search, which was begun with another space: the numbers of its baseline and its design stay as they were.
+import dataclasses
+
+SPACE = dataclasses.replace(SPACE, defaults={})
+"""
+"""Below the copy of a changed space whose open numbers keep the defaults of the former one."""
+
 STARTING = ".start-"
 """Beginning of the name of a folder that is being made, until it is moved into its place."""
 
@@ -92,8 +101,40 @@ class Workspace:
         )
         create(context, now, self._file, file if kind == "list" else None)
 
-    def changes(self, context: SearchContext) -> tuple[list[str], str]:
+    def grow(self, context: SearchContext) -> None:
+        """Writes down that the search has another space from here on; the former one is kept.
+
+        The copies come first, because what `identity.json` names must be there.
+
+        Raises:
+            SettingsError: It cannot be written.
+            SpaceError: The space file does not give the same space each time.
+        """
+        known = Identity.read(self.folder)
+        if known is None or known.space == context.space:
+            return
+        now = identity.identify(
+            context.space, context.settings, context.model, context.splits.first, context.deployment
+        )
+        try:
+            name = f"space-{len(known.former) + 2}"
+            # what a process has left that was killed while it copied
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+            (self.folder / f"{name}.py").unlink(missing_ok=True)
+            copied = _copy_space(context.space, self._file, self.folder, name)
+            # the copy of the former space may have been edited to be the changed one
+            former = {copy: mark for copy, mark in known.files.items() if _hash(self.folder / copy) == mark}
+            dataclasses.replace(known, files=former).grown(now, copied).write(self.folder)
+        except OSError as error:
+            raise SettingsError(f"{self.folder}: cannot write there ({error.strerror or error})") from error
+        self.keep(space=context.settings.space)
+
+    def changes(self, context: SearchContext, grown: bool = False) -> tuple[list[str], str]:
         """What is not as it was when the search started.
+
+        Args:
+            context: The search.
+            grown: Whether its space may be another one.
 
         Returns:
             Each change in words, and what a person should know where nothing has changed.
@@ -104,6 +145,8 @@ class Workspace:
         )
         changed: list[str] = []
         if before is not None:
+            if grown:
+                before = dataclasses.replace(before, space=now.space)
             now = dataclasses.replace(now, files=files_now(self._file, before, self.folder))
             changed = identity.changes(before, now)
         elif kept_space(context.settings)[0] != context.space:
@@ -177,7 +220,7 @@ def create(context: SearchContext, identity: Identity, file: Path | None, design
     try:
         beside.mkdir(parents=True)
         _clean(folder.parent)
-        copied = _copy_space(identity.space, file, beside)
+        copied = _copy_space(identity.space, file, beside, "space")
         dataclasses.replace(identity, files=copied).write(beside)
         if design is not None:
             shutil.copyfile(design, beside / kept_list(design))
@@ -220,40 +263,49 @@ def _clean(output: Path) -> None:
             continue
 
 
-def _copy_space(space: Space, file: Path | None, folder: Path) -> dict[str, str]:
+def _copy_space(space: Space, file: Path | None, folder: Path, name: str) -> dict[str, str]:
     """Copies the space file, with what it read beside it in a folder of their own, for people and for new searches.
+
+    Args:
+        space: As the search has it: defaults that it has kept from a former space are added to the copy.
+        file: The space's file; `None` for a space made in Python.
+        folder: Of the search.
+        name: Of the copy, or of the folder of the copies.
 
     Returns:
         Name of the copy in the folder to its hash.
     """
     if file is None:
-        files.write(folder / "space.py", f"{SPACE_HEAD}\nSPACE = {space!r}\n")
-        return hashes(folder)
+        files.write(folder / f"{name}.py", f"{SPACE_HEAD}\nSPACE = {space!r}\n")
+        return hashes(folder, name)
     again, read = read_space(file)
-    if again != space:
+    if dataclasses.replace(again, defaults=space.defaults) != space:
         raise SpaceError(
             f"{file}: gives another space each time it is read, so that the search could not be resumed with it; "
             "fix what it draws at random or takes from elsewhere"
         )
-    if len(read) == 1:
-        files.write(folder / "space.py", file.read_bytes())
-        return hashes(folder)
     root = file.resolve().parent
-    for path in map(Path.resolve, read):
-        if path.stat().st_size <= LARGEST_COPY:
-            copy = folder / "space" / path.relative_to(root)
+    copies = {path.resolve(): folder / name / path.resolve().relative_to(root) for path in read}
+    if len(read) == 1:
+        copies = {file.resolve(): folder / f"{name}.py"}
+    for path, copy in copies.items():
+        if len(read) == 1 or path.stat().st_size <= LARGEST_COPY:
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, copy)
-    return hashes(folder, file.resolve().name)
+    if again.defaults != space.defaults:
+        with copies[file.resolve()].open("a", encoding="utf-8") as handle:
+            handle.write(KEPT_DEFAULTS.format(dict(space.defaults)))
+    return hashes(folder, name, file.resolve().name)
 
 
-def hashes(folder: Path, main: str = "") -> dict[str, str]:
+def hashes(folder: Path, name: str = "space", main: str = "") -> dict[str, str]:
     """Hashes of the copies of a space, the space file first."""
-    copies = [folder / "space.py"] if (folder / "space.py").exists() else sorted((folder / "space").rglob("*"))
+    alone = folder / f"{name}.py"
+    copies = [alone] if alone.exists() else sorted((folder / name).rglob("*"))
     found = {str(path.relative_to(folder)): path for path in copies if path.is_file()}
-    first = f"space/{main}"
-    order = sorted(found, key=lambda name: (name != first, name))
-    return {name: hashlib.sha256(found[name].read_bytes()).hexdigest() for name in order}
+    first = f"{name}/{main}"
+    order = sorted(found, key=lambda copy: (copy != first, copy))
+    return {copy: _hash(found[copy]) for copy in order}
 
 
 def kept_list(design: str | Path) -> str:
@@ -279,7 +331,7 @@ def kept_space(settings: Settings) -> tuple[Space, Path]:
     file = folder / next(iter(identity.files), "space.py")
     for name, known in identity.files.items():
         copy = folder / name
-        if copy.is_file() and hashlib.sha256(copy.read_bytes()).hexdigest() != known:
+        if _hash(copy) not in ("", known):
             # a person has edited it: what it says now is compared with what the search stands on
             return load_space(file), file
     return identity.space, file
@@ -295,13 +347,16 @@ def files_now(file: Path | None, identity: Identity, folder: Path) -> dict[str, 
     else:
         root = file.resolve().parent
         _, read = read_space(file)
-        prefix = "space/" if first.startswith("space/") else ""
+        prefix = f"{first.partition('/')[0]}/" if "/" in first else ""
         copies = {f"{prefix}{path.resolve().relative_to(root)}": path for path in read}
         if not prefix:
             copies = {first if path.resolve() == file.resolve() else name: path for name, path in copies.items()}
-    return {
-        name: hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "" for name, path in copies.items()
-    }
+    return {name: _hash(path) for name, path in copies.items()}
+
+
+def _hash(file: Path) -> str:
+    """Of a file's content; "" where there is none."""
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
 
 
 def successor_of(settings: Settings, changed: Iterable[str]) -> Settings:

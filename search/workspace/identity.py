@@ -55,6 +55,7 @@ class Identity:
         data: Of the first seed block: fingerprint, shape, and name, number and digest of each class's images.
         code: Name to hash of the user's own code that the space's tricks and the network stand on.
         versions: Name to version of what decides results besides.
+        former: Earlier spaces of a search whose space was changed, in order: `space` as a dict, and `files`.
     """
 
     settings: dict[str, Any]
@@ -63,6 +64,7 @@ class Identity:
     data: dict[str, Any]
     code: dict[str, str]
     versions: dict[str, str]
+    former: tuple[dict[str, Any], ...] = ()
 
     def write(self, folder: Path) -> None:
         """Writes it into a search's folder."""
@@ -87,11 +89,27 @@ class Identity:
                 (str(name), int(count), digest) for name, count, digest in parts["data"]["classes"]
             ]
             _ = parts["data"]["fingerprint"]
+            former = tuple({"space": one["space"], "files": dict(one["files"])} for one in content.get("former", ()))
+            for one in former:
+                from_dict(one["space"])
             if not isinstance(space, Space):
                 raise TypeError(f"space is a {type(space).__name__}")
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise SettingsError(f"--resume {folder.name}: {file} is damaged ({error!r}); {UNDO}") from error
-        return Identity(space=space, **parts)
+        return Identity(space=space, former=former, **parts)
+
+    def grown(self, now: Identity, files: dict[str, str]) -> Identity:
+        """The identity with another space; the code of tricks that it no longer has is still known.
+
+        Args:
+            now: The identity with the other space, as a search would have it that began now.
+            files: Name to hash of the copies of that space.
+        """
+        former = {"space": to_dict(self.space), "files": self.files}
+        return dataclasses.replace(
+            self, space=now.space, files=files, code=now.code | self.code, versions=now.versions | self.versions,
+            former=(*self.former, former),
+        )  # fmt: skip
 
 
 def identify(space: Space, settings: Settings, model: str, data: LongTailed, deployment: Deployment) -> Identity:

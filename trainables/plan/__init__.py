@@ -3,7 +3,7 @@
 from trainables.plan.build import NONE, Forbidden, LabelledOneOf, Pick, build, defaults
 from trainables.plan.checks import check, provided
 from trainables.plan.model import Plan, Recipe, StagePlan, TrickPlan
-from trainables.plan.space import check_layers, check_space, choices_of, tricks_of
+from trainables.plan.space import check_layers, check_space, choices_of, default_numbers, options_of, tricks_of
 
 __all__ = [
     "NONE",
@@ -19,7 +19,9 @@ __all__ = [
     "check_layers",
     "check_space",
     "choices_of",
+    "default_numbers",
     "defaults",
+    "options_of",
     "provided",
     "tricks_of",
 ]

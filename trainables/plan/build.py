@@ -52,9 +52,10 @@ def build(space: Space, pick: Pick, standard: Standard, epochs_scale: float = 1.
     def ask(name: str, domain: Domain, default: Any) -> Any:
         if name in params:
             raise PlanError(f"{name!r} is chosen twice in one plan; name one of them: one_of(…, name='…')")
-        params[name] = pick(name, domain, default)
+        params[name] = pick(name, domain, usual.get(name, default))
         return params[name]
 
+    usual = dict(space.defaults)
     stages: list[StagePlan] = []
     labels: list[str] = []
     for position, slot in enumerate(space.stages, start=1):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
-from spaces.domain import OneOf, SomeOf, Space, Stage, Trick
+from spaces.domain import Domain, OneOf, SomeOf, Space, Stage, Trick
 from trainables.data.catalogue import Standard
-from trainables.plan.build import build, defaults
+from trainables.plan.build import LabelledOneOf, Pick, build, defaults
 from trainables.plan.model import FINE_TUNING, STAGE_NUMBERS
 from trainables.registry import PlanError, did_you_mean, entry, make
 
@@ -26,7 +28,7 @@ def check_space(space: Space, standard: Standard) -> list[str]:
     """
     labels: list[str] = []
     for slot in space.stages:
-        options = slot.options if isinstance(slot, OneOf) else (slot,)
+        options = options_of(slot)
         for position, stage in enumerate(options):
             if stage is None:
                 continue
@@ -42,6 +44,12 @@ def check_space(space: Space, standard: Standard) -> list[str]:
                     f"{kind}: no choice of the space has the label {label!r}: {did_you_mean(label, labels)}"
                 )
     build(space, defaults(), standard)
+    open_numbers = default_numbers(space, standard) if space.defaults else {}
+    for name, value in space.defaults:
+        if name not in open_numbers:
+            raise PlanError(f"defaults: the space leaves no number {name!r} open: {did_you_mean(name, open_numbers)}")
+        if value not in open_numbers[name][0]:
+            raise PlanError(f"defaults: {name} must be in {open_numbers[name][0]}, got {value!r}")
     for written in space.recipes:
         try:
             build(Space(written.stages), defaults(), standard)
@@ -55,13 +63,44 @@ def check_space(space: Space, standard: Standard) -> list[str]:
     return labels
 
 
+def default_numbers(space: Space, standard: Standard) -> dict[str, tuple[Domain, Any]]:
+    """Every number that a space leaves open, by name: its domain, and its value in the baseline and the design.
+
+    Args:
+        space: Its tricks are known.
+        standard: Of the data set.
+    """
+    found: dict[str, tuple[Domain, Any]] = {}
+
+    def recorded(pick: Pick, name: str, domain: Domain, default: Any) -> Any:
+        if not isinstance(domain, LabelledOneOf):
+            found.setdefault(name, (domain, default))
+        return pick(name, domain, default)
+
+    stages = {stage.name: stage for slot in space.stages for stage in options_of(slot) if stage is not None}
+    labels = [name for stage in stages.values() for name in (stage.name, *_labels(stage))]
+    for on in ([], *([label] for label in labels)):
+        with suppress(PlanError):  # a trick that cannot be trained alone has numbers all the same
+            build(space, partial(recorded, defaults(on)), standard)
+    return found
+
+
+def _labels(stage: Stage) -> Iterator[str]:
+    return (f"{stage.name}/{trick.name}" for trick in tricks_of(stage))
+
+
+def options_of(slot: Stage | OneOf) -> tuple[Stage | None, ...]:
+    """The stages of which a plan has one, `None` for none of them; the stage alone where there is no choice."""
+    return tuple(slot.options) if isinstance(slot, OneOf) else (slot,)
+
+
 def choices_of(space: Space) -> list[str]:
     """The names of all `choices` that recipes of a space may have."""
     names = {"stages"}
     before: set[str] = set()
     for slot in space.stages:
         here: set[str] = set()
-        for stage in slot.options if isinstance(slot, OneOf) else (slot,):
+        for stage in options_of(slot):
             if stage is None:
                 continue
             own = {key for trick in tricks_of(stage) for key in _keys_of(trick)}
@@ -99,8 +138,8 @@ def check_layers(space: Space, network: Callable[[], Any]) -> None:
     """
     made = functools.cache(network)
     for slot in space.stages:
-        for stage in slot.options if isinstance(slot, OneOf) else (slot,):
-            for trick in tricks_of(stage) if stage is not None else ():
+        for stage in filter(None, options_of(slot)):
+            for trick in tricks_of(stage):
                 for reshape in (getattr(make(trick.name, **n), "reshape", None) for n in _extremes(trick)):
                     try:
                         _ = reshape and reshape(copy.deepcopy(made()))
