@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from analysis import files
 from analysis.records.schema import Record
 from analysis.text import command
 
@@ -130,6 +131,8 @@ class Journal:
                 while rest:
                     rest = rest[os.write(handle, rest) :]
                 os.fsync(handle)
+                if not self._size:
+                    files.sync_folder(self.path.parent)  # the file is new
             except BaseException:
                 with suppress(OSError):
                     os.ftruncate(handle, self._end)

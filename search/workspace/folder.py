@@ -11,8 +11,6 @@ import json
 import logging
 import os
 import shutil
-import time
-import uuid
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,9 +37,6 @@ LARGEST_COPY = 10_000_000
 
 SPACE_HEAD = "from spaces.domain import Forbidden, Integer, LogUniform, OneOf, SomeOf, Space, Stage, Trick, Uniform\n"
 """Above a space that was made in Python and is kept as a file."""
-
-STARTING = ".start-"
-"""Beginning of the name of a folder that is being made, until it is moved into its place."""
 
 
 class Workspace:
@@ -74,6 +69,7 @@ class Workspace:
                 f"--resume {self.name}: {self.folder} is in use by {self._lock.owner}; wait for that process to "
                 "end, or stop it with Ctrl-C"
             )
+        files.sweep(self.folder)
 
     def release(self) -> None:
         """Lets other drivers in."""
@@ -173,22 +169,24 @@ def create(context: SearchContext, identity: Identity, file: Path | None, design
     taken = SettingsError(f"--name {settings.name}: {folder} exists; choose another name, or --resume {settings.name}")
     if folder.exists() or folder.is_symlink():
         raise taken
-    beside = folder.with_name(f"{STARTING}{settings.name}-{uuid.uuid4().hex[:8]}")
+    beside = files.beside(folder)
     try:
-        beside.mkdir(parents=True)
-        _clean(folder.parent)
+        files.make_folder(folder.parent)
+        files.sweep(folder.parent)
+        beside.mkdir()
         copied = _copy_space(identity.space, file, beside)
         dataclasses.replace(identity, files=copied).write(beside)
         if design is not None:
-            shutil.copyfile(design, beside / kept_list(design))
+            files.write(beside / kept_list(design), Path(design).read_bytes())
         for number, start in enumerate(settings.start):
-            shutil.copyfile(start, beside / kept_start(number))
+            files.write(beside / kept_start(number), Path(start).read_bytes())
         if settings.like is not None:
             write_lessons(context, beside)
         if deployment:
             files.write(beside / "deployment.json", files.to_json(deployment.to_dict()))
         settings.save(beside)
         os.rename(beside, folder)
+        files.sync_folder(folder.parent)
     except OSError as error:
         if folder.exists():
             raise taken from error
@@ -208,16 +206,6 @@ def _make_store(settings: Settings) -> None:
         raise SettingsError(
             f"--store {settings.store}: cannot write there ({error.strerror}); choose another folder"
         ) from error
-
-
-def _clean(output: Path) -> None:
-    """Removes what starts that were killed have left, an hour after."""
-    for folder in output.glob(f"{STARTING}*"):
-        try:
-            if time.time() - folder.stat().st_mtime > 3600:
-                shutil.rmtree(folder, ignore_errors=True)
-        except OSError:
-            continue
 
 
 def _copy_space(space: Space, file: Path | None, folder: Path) -> dict[str, str]:
@@ -242,8 +230,8 @@ def _copy_space(space: Space, file: Path | None, folder: Path) -> dict[str, str]
     for path in map(Path.resolve, read):
         if path.stat().st_size <= LARGEST_COPY:
             copy = folder / "space" / path.relative_to(root)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, copy)
+            files.make_folder(copy.parent)
+            files.write(copy, path.read_bytes())
     return hashes(folder, file.resolve().name)
 
 
