@@ -140,11 +140,11 @@ class MemoryClient:
         del self._server.experiments[experiment].tags[name]
 
     def search_runs(self, experiments: Sequence[str], query: str, **_: Any) -> Page:
-        tag, value = re.fullmatch(r"tags\.(\w+) = '(.*)'", query).groups()  # type: ignore[union-attr]
+        tags = dict(re.fullmatch(r"tags\.(\w+) = '(.*)'", part).groups() for part in query.split(" and "))  # type: ignore[union-attr]
         found = [
             run
             for run in self._server.runs.values()
-            if not run.deleted and run.experiment in experiments and run.tags.get(tag) == value
+            if not run.deleted and run.experiment in experiments and tags.items() <= run.tags.items()
         ]
         return Page(run.seen() for run in sorted(found, key=lambda run: run.start))
 

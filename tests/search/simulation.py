@@ -326,11 +326,12 @@ class Search(World):
         while self.tracker.errors:
             self.machine.recover()
             try:
-                self.tracker = self._tracker()
-                self.tracker.restore(self.journal.attempts())
-                self.tracker.close(status)
+                tracker = self._tracker()
+                tracker.restore(self.journal.attempts())
             except TrackingError:
                 continue
+            tracker.close(status)
+            self.tracker = tracker
 
     def ending(self) -> tuple:
         """What it comes to, whatever happened."""
