@@ -9,7 +9,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -72,11 +72,12 @@ class MemoryMlflow:
     """The server.
 
     Args:
+        scratch: A folder for what is on its way.
         called: Called with the name of each method before it acts and, with True, after it; may raise.
     """
 
-    def __init__(self, called: Callable[[str, bool], None] = lambda name, done: None) -> None:
-        self.called = called
+    def __init__(self, scratch: Path, called: Callable[[str, bool], None] = lambda name, done: None) -> None:
+        self.scratch, self.called = scratch, called
         self.experiments: dict[str, SimpleNamespace] = {}
         self.runs: dict[str, Run] = {}
 
@@ -90,6 +91,8 @@ class MemoryMlflow:
             patch.setattr(mlflow_store, "_answers", lambda uri: None)
             patch.setattr(mlflow_store, "api", lambda: module)
             patch.setattr(mlflow_runs, "api", lambda: module)
+            folders = SimpleNamespace(TemporaryDirectory=lambda: nullcontext(self.scratch))  # one is enough
+            patch.setattr(mlflow_runs, "tempfile", folders)
             yield self
 
 

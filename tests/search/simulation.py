@@ -15,7 +15,7 @@ import random
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -77,8 +77,9 @@ def keys(request: TrialRequest) -> list[list[str]]:
 
 @dataclass
 class Machine:
-    """What searches share: a store of stages with its locks, MLflow, and a clock."""
+    """What searches share: a folder, a store of stages with its locks, MLflow, and a clock."""
 
+    folder: Path
     draws: random.Random
     now: float = 0.0
     stages: set[str] = field(default_factory=set)
@@ -92,7 +93,7 @@ class Machine:
     out_until: float = -1.0
 
     def __post_init__(self) -> None:
-        self.mlflow = MemoryMlflow(self.called)
+        self.mlflow = MemoryMlflow(self.folder, self.called)
 
     def has(self, key: str) -> bool:
         return key in self.stages
@@ -203,7 +204,7 @@ class Search(World):
     """One search, its workers and its driver, which may be replaced.
 
     Args:
-        folder: Of the search.
+        name: Of the search.
         machine: What it runs on, which searches may share.
         fails: Whether some trials fail the first time.
         settings: Of the search.
@@ -211,13 +212,13 @@ class Search(World):
 
     phases = PHASES
 
-    def __init__(self, folder: Path, machine: Machine, fails: bool = False, **settings: object) -> None:
-        self.machine, self.draws, self.folder = machine, machine.draws, folder
+    def __init__(self, name: str, machine: Machine, fails: bool = False, **settings: object) -> None:
+        self.machine, self.draws, self.folder = machine, machine.draws, machine.folder / name
         self.running: dict[str, tuple[TrialRequest, float]] = {}
         self.leases: Leases | None = None
         self.fails, self.attempts = fails, Counter[str]()
         self.clock, self.drivers, self.over = 0.0, 0, False
-        super().__init__(folder, SPACE, **LIMITS | settings)
+        super().__init__(self.folder, SPACE, **LIMITS | settings)
 
     def begin(self) -> Orchestrator:
         """A new driver, and another one while MLflow does not answer or it is killed while it starts."""
@@ -265,24 +266,24 @@ class Search(World):
         if self.orchestrator.phase == "done" and not self.running:
             self.conclude("FINISHED")
             self.over = True
-        elif chance < 0.02:
+        elif chance < 0.01:
             self.begin()  # killed between two events
-        elif chance < 0.04:
+        elif chance < 0.02:
             self.orchestrator.note_interruption()
             self.conclude("KILLED")
             self.begin()
-        elif chance < 0.06:
+        elif chance < 0.03:
             self.journal.writes_left = self.draws.randint(0, 2)
-        elif chance < 0.08:
+        elif chance < 0.05:
             self.machine.answers_left = self.draws.randint(0, 30)
-        elif chance < 0.10 and self.running:
+        elif chance < 0.08 and self.running:
             self.lose(self.draws.choice(sorted(self.running)))
-        elif chance < 0.16 and self.running:
+        elif chance < 0.14 and self.running:
             # what another trial waits for may be there long before its trial ends
             request, _ = self.running[self.draws.choice(sorted(self.running))]
             for key in keys(request)[0]:
                 self.finish_stage(key)
-        elif chance < 0.36 and self.unwritten():
+        elif chance < 0.34 and self.unwritten():
             self.tracker._writer.step()
         elif len(self.running) < SLOTS and chance < 0.7:
             return self.start() or bool(self.running)
@@ -343,9 +344,9 @@ class Search(World):
 def uninterrupted() -> tuple:
     """What a search comes to with nothing that happens to it."""
     with tempfile.TemporaryDirectory() as folder:
-        machine = Machine(random.Random(0))
+        machine = Machine(Path(folder), random.Random(0))
         with machine.running(lambda: 0.0):
-            search = Search(Path(folder) / "s0", machine)
+            search = Search("s0", machine)
             search.play(outcome=search.outcome)
             return search.ending()
 
@@ -370,15 +371,14 @@ def simulate(seed: int) -> int:
     draws = random.Random(seed)
     fails, limited = draws.random() < 0.25, draws.random() < 0.25
     settings = {"time_budget": draws.uniform(2, 20)} if limited else {}
-    machine = Machine(draws, unreliable=draws.random() < 0.5)
     found: list[Search] = []
     try:
-        with (
-            tempfile.TemporaryDirectory() as folder,
-            machine.running(lambda: max((search.clock for search in found), default=0.0)),
-        ):
+        with ExitStack() as stack:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            machine = Machine(folder, draws, unreliable=draws.random() < 0.5)
+            stack.enter_context(machine.running(lambda: max((search.clock for search in found), default=0.0)))
             for number in range(draws.choice((1, 1, 2))):
-                found.append(Search(Path(folder) / f"s{number}", machine, fails, **settings))
+                found.append(Search(f"s{number}", machine, fails, **settings))
             _run(found, machine)
             machine.unreliable, machine.out_until = False, -1.0
             for search in found:
