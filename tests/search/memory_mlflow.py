@@ -61,8 +61,8 @@ class Run:
         latest = {name: max(points)[2] for name, points in self.points.items()}
         metrics = {name: math.nan if value == -math.inf else value for name, value in latest.items()}
         info = SimpleNamespace(
-            run_id=self.run_id, run_name=self.name, status=self.status, start_time=self.start,
-            artifact_uri=f"memory:/{self.run_id}",
+            run_id=self.run_id, experiment_id=self.experiment, run_name=self.name, status=self.status,
+            start_time=self.start, artifact_uri=f"memory:/{self.run_id}",
         )  # fmt: skip
         data = SimpleNamespace(tags=dict(self.tags), params=dict(self.params), metrics=metrics)
         return SimpleNamespace(info=info, data=data)
