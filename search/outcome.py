@@ -49,7 +49,7 @@ class SearchResult:
     Args:
         name: Name of the search.
         folder: Folder with `best.yaml`, `conflicts.csv`, `report.html`.
-        complete: Whether it ran to its end.
+        complete: Whether it ran to its end and every result could be written.
         trials: Table of trials (`analysis.records.reader.frame`).
         conflicts: Table of pairs; `None` where the design arm has too little.
         best: The exported document; `None` where nothing has finished.
@@ -58,7 +58,7 @@ class SearchResult:
         tables: Tables of the phases by name, e.g. "nominated", "removals", "path".
         health: Reasons not to believe the search, whole sentences; empty where there are none.
         interrupted: Whether it was interrupted, as by Ctrl-C.
-        failed: Whether it ended early because it could not continue.
+        failed: Whether it could not continue, or a result could not be written.
         findings: What the report shows; `None` where it could not be made.
     """
 
@@ -148,8 +148,9 @@ def conclude(
     if seconds is not None:
         measured = epoch_time.EpochTime(seconds, f"median of search {settings.name}")
         epoch_time.keep(settings, context.model, measured)
+    complete = ending.complete and not ending.failed
     result = SearchResult(
-        settings.name, folder, ending.complete, trials, conflicts, best, ending.display.phase_seconds,
+        settings.name, folder, complete, trials, conflicts, best, ending.display.phase_seconds,
         ending.display.saved, tables, health, ending.interrupted, ending.failed, findings,
     )  # fmt: skip
     settling = state.extra_blocks is not None and orchestrator.phase != "done"
@@ -163,7 +164,7 @@ def conclude(
         # MLflow shows the note as the run's description
         tags["mlflow.note.content"] = summary.answer(findings)
     _track(tracker, records, folder, conflicts, tables, tags)
-    close(tracker, ending.complete, console)
+    close(tracker, complete, console)
     return result
 
 

@@ -122,11 +122,21 @@ def _roots() -> tuple[Path, ...]:
     return (*python, *(here / package for package in PROJECT))
 
 
-def _imports(name: str, path: Path) -> Iterator[str]:
+def _imports(name: str, path: Path) -> tuple[str, ...]:
     """The modules that a source names in its imports, wherever in the file."""
+    stat = path.stat()
+    return _read_imports(name, path, stat.st_mtime_ns, stat.st_size)
+
+
+@functools.cache
+def _read_imports(name: str, path: Path, changed: int, size: int) -> tuple[str, ...]:
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     tree = _tree(path)
-    for node in ast.walk(tree) if tree is not None else ():
+    return () if tree is None else tuple(dict.fromkeys(_imported(tree, package)))
+
+
+def _imported(tree: ast.Module, package: str) -> Iterator[str]:
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield from _parents(alias.name)

@@ -238,9 +238,9 @@ def resume_command(settings: Settings, *more: str) -> str:
 
 
 def how_to_resume(settings: Settings, settling: bool = False, used_up: str = "") -> str:
-    """How to continue a search that ended early, with `--settle` or a larger budget where it needs one."""
+    """How to continue a search that is not complete, with `--settle` or a larger budget where it needs one."""
     more = ["--settle"] * settling + used_up.split()
-    return f"Stopped before its end; finished trials are kept. To continue:\n  {resume_command(settings, *more)}"
+    return f"The search is not complete; finished trials are kept. To continue:\n  {resume_command(settings, *more)}"
 
 
 def _numbers(measured: Mapping[str, Any]) -> tuple[float, float, float]:

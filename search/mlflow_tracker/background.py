@@ -159,14 +159,22 @@ class BackgroundWriter:
         self._thread.join()
 
     def _work(self) -> None:
-        while (job := self._queue.get()) is not None:
-            try:
-                self._do(job)
-                if self._queue.empty() or time.monotonic() - self._idle_since > REFRESH_SECONDS:
-                    self._idle_since = time.monotonic()
-                    self._do(self._idle)
-            finally:
-                self._queue.task_done()
+        while self.step():
+            pass
+
+    def step(self) -> bool:
+        """Waits for a job and does it; whether there may be another."""
+        job = self._queue.get()
+        if job is None:
+            return False
+        try:
+            self._do(job)
+            if self._queue.empty() or time.monotonic() - self._idle_since > REFRESH_SECONDS:
+                self._idle_since = time.monotonic()
+                self._do(self._idle)
+        finally:
+            self._queue.task_done()
+        return True
 
     def _do(self, job: Job) -> None:
         """Does one job; while the store does not answer, waits until the search has ended and its patience as well."""

@@ -60,6 +60,7 @@ class RunWriter:
         self._recipes: dict[str, Any] = {}
         self._done: dict[str, str] = {}
         self._names: dict[str, str] = {}
+        self._unanswered: set[tuple[str, str]] = set()  # runs that may have been created all the same
         for run in mlflow_runs.pages(self.client, [self._experiment], f"tags.search = '{search}'"):
             level = run.data.tags.get("level", "")
             if level in self._found:
@@ -236,6 +237,11 @@ class RunWriter:
 
     def _put(self, content: RunContent, runs: list[Any], parent: str) -> Any:
         """The one run of `runs` that has this content: found, completed or created; the others are removed."""
+        level = content.tags["level"]
+        name = content.tags[level]
+        if (level, name) in self._unanswered:
+            query = f"tags.search = '{self.search}' and tags.level = '{level}' and tags.{level} = '{name}'"
+            runs[:] = mlflow_runs.pages(self.client, [self._experiment], query)
         complete: Any = next(
             (run for run in runs if content.is_complete(run) and self._has(run, content.artifact)), None
         )
@@ -245,8 +251,10 @@ class RunWriter:
         if run is None:
             tags = content.tags | {"digest": content.digest, "mlflow.parentRunId": parent}
             start = content.start or round(time.time() * 1000)
+            self._unanswered.add((level, name))
             run = self.client.create_run(self._experiment, start_time=start, tags=tags, run_name=content.name)
             runs.append(run)
+        self._unanswered.discard((level, name))
         if run is not complete:
             metrics = [(name, value, content.start, step) for name, value, step in content.metrics]
             self._log(run, metrics=metrics, params=content.params)

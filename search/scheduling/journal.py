@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from analysis import files
 from analysis.records.schema import Record
 from analysis.text import command
 
@@ -139,6 +140,8 @@ class Journal:
                 while rest:
                     rest = rest[os.write(handle, rest) :]
                 os.fsync(handle)
+                if not self._size:
+                    files.sync_folder(self.path.parent)  # the file is new
             except BaseException:
                 with suppress(OSError):
                     os.ftruncate(handle, self._end)

@@ -10,7 +10,6 @@ import logging
 import os
 import sqlite3
 import time
-import uuid
 import warnings
 from collections.abc import Sequence
 from contextlib import closing, suppress
@@ -22,6 +21,8 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
+
+from analysis import files
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +106,7 @@ class StudyFile:
 
     def _replace(self) -> None:
         """Writes a file beside the old one and moves it into its place."""
-        beside = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex[:12]}.tmp")
+        beside = files.beside(self.path)
         try:
             beside.touch()
             self._storage, self._kept = _open(beside), []

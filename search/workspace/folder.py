@@ -11,8 +11,6 @@ import json
 import logging
 import os
 import shutil
-import time
-import uuid
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,9 +47,6 @@ SPACE = dataclasses.replace(SPACE, defaults={})
 """
 """Below the copy of a changed space whose open numbers keep the defaults of the former one."""
 
-STARTING = ".start-"
-"""Beginning of the name of a folder that is being made, until it is moved into its place."""
-
 
 class Workspace:
     """The results folder of a search.
@@ -83,6 +78,7 @@ class Workspace:
                 f"--resume {self.name}: {self.folder} is in use by {self._lock.owner}; wait for that process to "
                 "end, or stop it with Ctrl-C"
             )
+        files.sweep(self.folder)
 
     def release(self) -> None:
         """Lets other drivers in."""
@@ -216,22 +212,24 @@ def create(context: SearchContext, identity: Identity, file: Path | None, design
     taken = SettingsError(f"--name {settings.name}: {folder} exists; choose another name, or --resume {settings.name}")
     if folder.exists() or folder.is_symlink():
         raise taken
-    beside = folder.with_name(f"{STARTING}{settings.name}-{uuid.uuid4().hex[:8]}")
+    beside = files.beside(folder)
     try:
-        beside.mkdir(parents=True)
-        _clean(folder.parent)
+        files.make_folder(folder.parent)
+        files.sweep(folder.parent)
+        beside.mkdir()
         copied = _copy_space(identity.space, file, beside, "space")
         dataclasses.replace(identity, files=copied).write(beside)
         if design is not None:
-            shutil.copyfile(design, beside / kept_list(design))
+            files.write(beside / kept_list(design), Path(design).read_bytes())
         for number, start in enumerate(settings.start):
-            shutil.copyfile(start, beside / kept_start(number))
+            files.write(beside / kept_start(number), Path(start).read_bytes())
         if settings.like is not None:
             write_lessons(context, beside)
         if deployment:
             files.write(beside / "deployment.json", files.to_json(deployment.to_dict()))
         settings.save(beside)
         os.rename(beside, folder)
+        files.sync_folder(folder.parent)
     except OSError as error:
         if folder.exists():
             raise taken from error
@@ -251,16 +249,6 @@ def _make_store(settings: Settings) -> None:
         raise SettingsError(
             f"--store {settings.store}: cannot write there ({error.strerror}); choose another folder"
         ) from error
-
-
-def _clean(output: Path) -> None:
-    """Removes what starts that were killed have left, an hour after."""
-    for folder in output.glob(f"{STARTING}*"):
-        try:
-            if time.time() - folder.stat().st_mtime > 3600:
-                shutil.rmtree(folder, ignore_errors=True)
-        except OSError:
-            continue
 
 
 def _copy_space(space: Space, file: Path | None, folder: Path, name: str) -> dict[str, str]:
@@ -289,12 +277,13 @@ def _copy_space(space: Space, file: Path | None, folder: Path, name: str) -> dic
     if len(read) == 1:
         copies = {file.resolve(): folder / f"{name}.py"}
     for path, copy in copies.items():
-        if len(read) == 1 or path.stat().st_size <= LARGEST_COPY:
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, copy)
-    if again.defaults != space.defaults:
-        with copies[file.resolve()].open("a", encoding="utf-8") as handle:
-            handle.write(KEPT_DEFAULTS.format(dict(space.defaults)))
+        if len(read) > 1 and path.stat().st_size > LARGEST_COPY:
+            continue
+        content = path.read_bytes()
+        if path == file.resolve() and again.defaults != space.defaults:
+            content += KEPT_DEFAULTS.format(dict(space.defaults)).encode()
+        files.make_folder(copy.parent)
+        files.write(copy, content)
     return hashes(folder, name, file.resolve().name)
 
 

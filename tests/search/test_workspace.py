@@ -449,11 +449,14 @@ def test_a_folder_is_there_whole_or_not_at_all(place, monkeypatch):
     assert list((place / "results").iterdir()) == []
     monkeypatch.undo()
     monkeypatch.chdir(place)
-    old = place / "results" / ".start-mine-killed"
+    # of a process on another machine an hour ago; what is not ours stays
+    old, other = place / "results" / ".mine.elsewhere.7.0123abcd", place / "results" / ".gitignore"
     old.mkdir(parents=True)
-    os.utime(old, (0, 0))
+    other.touch()
+    for path in (old, other):
+        os.utime(path, (0, 0))
     begin()
-    assert [path.name for path in (place / "results").iterdir()] == ["mine"]
+    assert {path.name for path in (place / "results").iterdir()} == {"mine", ".gitignore"}
     with pytest.raises(SettingsError, match="--name mine: results/mine exists; choose another name, or --resume mine"):
         search.open()
 

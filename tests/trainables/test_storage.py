@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from analysis import files
 from spaces.domain import Stage
 from trainables import stage_store
 from trainables.pipeline import entries, storage
@@ -99,14 +100,14 @@ def test_a_missing_ancestor_makes_a_stage_dear(tmp_path: Path) -> None:
 def test_a_full_disk_says_so_and_leaves_the_store_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = StageStore(tmp_path)
     put(store, "aa0")
-    written = storage._write_flushed
+    written = files.write_synced
 
     def full(path: Path, content: bytes) -> None:
         if path.name == "manifest.json":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         written(path, content)
 
-    monkeypatch.setattr(storage, "_write_flushed", full)
+    monkeypatch.setattr(files, "write_synced", full)
     with pytest.raises(StoreFull, match=r"the disk of the stage store .* is full$") as caught:
         put(store, "ab1")
     assert re.match(r"; make room \(python -m trainables.stage_store clean .* --store-limit", caught.value.remedy)
@@ -120,7 +121,7 @@ def test_a_really_full_file_system(tmp_path: Path) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full")
     with pytest.raises(OSError) as caught:
-        storage._write_flushed(Path("/dev/full"), b"x")
+        files.write_synced(Path("/dev/full"), b"x")
     assert isinstance(storage._explain(caught.value, "here"), StoreFull)
 
 
@@ -203,9 +204,9 @@ def test_an_error_that_passes_is_not_noticed(
     number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     store, error = StageStore(tmp_path), OSError(number, os.strerror(number))
-    monkeypatch.setattr(storage, "_write_flushed", failing(error, 2)(storage._write_flushed))
+    monkeypatch.setattr(files, "write_synced", failing(error, 2)(files.write_synced))
     put(store, "aa0")
-    monkeypatch.setattr(storage, "_write_flushed", failing(error, 2)(storage._write_flushed))
+    monkeypatch.setattr(files, "write_synced", failing(error, 2)(files.write_synced))
     store.put_partial("aa1", {"x": torch.zeros(3)}, {"epoch": 1})
     monkeypatch.setattr(Path, "read_bytes", failing(error, 2)(Path.read_bytes))
     assert store.get("aa0") is not None
@@ -222,7 +223,7 @@ def test_what_cannot_be_kept_is_a_note_and_no_failure(
     alone = pipeline(plan)
     alone.run()
     broken = failing(OSError(errno.EIO, os.strerror(errno.EIO)), 10**6)
-    monkeypatch.setattr(storage, "_write_flushed", broken(storage._write_flushed))
+    monkeypatch.setattr(files, "write_synced", broken(files.write_synced))
     monkeypatch.setattr(LocalStorage, "remove", broken(LocalStorage.remove))
     other = pipeline(plan, store=StageStore(tmp_path), save_seconds=0.0)
     other.run()
@@ -236,7 +237,7 @@ def test_a_full_disk_costs_unfinished_stages_alone(
 ) -> None:
     store = StageStore(tmp_path)
     full = failing(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), 10**6)
-    monkeypatch.setattr(storage, "_write_flushed", full(storage._write_flushed))
+    monkeypatch.setattr(files, "write_synced", full(files.write_synced))
     store.put_partial("aa0", {"x": torch.zeros(3)}, {"epoch": 1})
     assert "cannot be kept" in caplog.text and "is full" in caplog.text
     with pytest.raises(StoreFull):
@@ -320,14 +321,14 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import torch
-from trainables.pipeline import storage
+from analysis import files
 from trainables.pipeline.store import StageStore
 
 def killed(path, content):
     path.write_bytes(content[:10])
     os.kill(os.getpid(), signal.SIGKILL)
 
-storage._write_flushed = killed
+files.write_synced = killed
 store = StageStore(sys.argv[1])
 if os.fork() == 0:
     store.put_partial("aa1", {"x": torch.zeros(3)}, {"epoch": 1})
@@ -345,11 +346,11 @@ def test_what_killed_writers_have_left_is_counted_and_cleaned(
     for key in ("aa2", "aa3", "aa4"):  # finished meanwhile; gone on with some day; given up
         store.put_partial(key, {"x": torch.zeros(3)}, {"epoch": 1})
     os.utime(tmp_path / "partial" / "aa4", (0, 0))
-    other = {"fresh": time.time(), "old": time.time() - 2 * storage.LEFT_SECONDS}
+    other = {"fresh": time.time(), "old": time.time() - 2 * files.ABANDONED_SECONDS}
     for name, when in other.items():  # of another machine, whose processes are not known here
         (tmp_path / "aa" / f".aa5.elsewhere-{name}.1.0123abcd").mkdir()
         os.utime(tmp_path / "aa" / f".aa5.elsewhere-{name}.1.0123abcd", (when, when))
-    own = storage._beside(tmp_path / "aa" / "aa6")
+    own = files.beside(tmp_path / "aa" / "aa6")
     own.mkdir()  # this process is writing it
     assert len(store.files.leftovers()) == 3
     stage_store.main(["list", "--store", str(tmp_path)])

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from analysis.command_line import UsageError
+from analysis.files import ABANDONED_SECONDS
 from analysis.text import echo, sentence
 from trainables.pipeline.entries import (
     STATE,
@@ -17,7 +18,6 @@ from trainables.pipeline.entries import (
     read_entry,
     read_partial,
 )
-from trainables.pipeline.storage import LEFT_SECONDS
 from trainables.pipeline.store import StageStore, words
 
 OLD_SECONDS = 14 * 24 * 3600.0
@@ -69,7 +69,7 @@ def problems(store: StageStore) -> Iterator[Problem]:
             if read_entry(store.files, key) is None:
                 # on an object store an entry is without a manifest while it is being written
                 age = store.files.age(folder)
-                yield Problem(key, folder, "it has no manifest", age is not None and age > LEFT_SECONDS)
+                yield Problem(key, folder, "it has no manifest", age is not None and age > ABANDONED_SECONDS)
             elif describe_entry(store.files, folder) is None:
                 yield Problem(key, folder, f"{STATE} has another shape", True)
         except Damaged as error:

@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
 """Errors of a file system that cannot lock files."""
 
+OWNER = ".owner"
+"""End of the name of the file beside a lock that says who holds it."""
+
 _STARTED = time.strftime("%Y-%m-%d %H:%M:%S")
 
 
@@ -38,7 +41,7 @@ class Lock:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._owner_file = path.with_name(f"{path.name}.owner")
+        self._owner_file = path.with_name(path.name + OWNER)
         # any thread may acquire and release it; no two objects of this process share it
         self._file = FileLock(path, thread_local=False)
 
@@ -76,6 +79,14 @@ class Lock:
                 path.unlink()
         self._file.release()
 
+    def sweep(self) -> None:
+        """Removes the files of a process that has ended without giving the lock back."""
+        try:
+            self._file.acquire(timeout=0)
+        except (Timeout, OSError, NotImplementedError):
+            return
+        self.release(remove=True)
+
     @property
     def owner(self) -> str:
         """The holder of the lock, in words."""
@@ -99,6 +110,13 @@ class Leases:
         self.waits_for = ""
         """The holder of the key for which `acquire` was last refused, in words."""
 
+    def sweep(self) -> None:
+        """Removes the files of processes that have ended without giving their keys back."""
+        for path in sorted({path.with_name(path.name.removesuffix(OWNER)) for path in self._folder.glob("[!.]*")}):
+            if path.name not in self._held:
+                Lock(path).sweep()
+        files.sweep(self._folder)
+
     def acquire(self, keys: Iterable[str]) -> bool:
         """Locks all of the keys, or none if another process holds one."""
         taken: list[str] = []
@@ -107,7 +125,7 @@ class Leases:
                 continue
             lock = Lock(self._folder / key)
             try:
-                self._folder.mkdir(parents=True, exist_ok=True)
+                files.make_folder(self._folder)
                 free = lock.acquire()
             except OSError as error:
                 self._go_without(error)

@@ -9,20 +9,16 @@ from __future__ import annotations
 
 import errno
 import functools
-import os
-import re
 import shutil
-import socket
 import time
-import uuid
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ParamSpec, Protocol, TypeVar
 
 import fsspec
 
+from analysis import files
 from analysis.text import command, option
 
 P = ParamSpec("P")
@@ -37,9 +33,6 @@ LASTING = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEM
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 """Errors of a disk, a quota or a file without room."""
-
-LEFT_SECONDS = 3600.0
-"""After how long a half-written file or folder is certainly nobody's any more: writing one takes seconds."""
 
 
 class StoreFull(OSError):
@@ -93,7 +86,7 @@ class Storage(Protocol):
         """Replaces a file atomically."""
         ...
 
-    def publish(self, folder: str, files: Mapping[str, bytes], last: str) -> None:
+    def publish(self, folder: str, contents: Mapping[str, bytes], last: str) -> None:
         """Makes a folder with these files; one that is published already may stay."""
         ...
 
@@ -142,28 +135,25 @@ class LocalStorage:
 
     @retried
     def write(self, path: str, content: bytes) -> None:
-        """Replaces a file atomically: writes a temporary file, flushes it to disk, renames it."""
+        """Replaces a file atomically."""
         target = self.root / path
-        beside = _beside(target)
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            _write_flushed(beside, content)
-            beside.replace(target)
+            files.make_folder(target.parent)
+            files.write(target, content)
         except OSError as error:
             raise _explain(error, self.place) from error
-        finally:
-            with suppress(OSError):
-                beside.unlink(missing_ok=True)
 
     @retried
-    def publish(self, folder: str, files: Mapping[str, bytes], last: str) -> None:
+    def publish(self, folder: str, contents: Mapping[str, bytes], last: str) -> None:
         """Makes a folder whole: written beside, flushed to disk, renamed."""
         target = self.root / folder
-        beside = _beside(target)
+        beside = files.beside(target)
         try:
-            beside.mkdir(parents=True)
-            for name, content in files.items():
-                _write_flushed(beside / name, content)
+            files.make_folder(target.parent)
+            beside.mkdir()
+            for name, content in contents.items():
+                files.write_synced(beside / name, content)
+            files.sync_folder(beside)
             try:
                 beside.rename(target)
             except OSError:
@@ -171,6 +161,7 @@ class LocalStorage:
                 if not (target / last).is_file():
                     self.remove(folder)  # the rest of an entry that lost its manifest
                     beside.rename(target)
+            files.sync_folder(target.parent)
         except OSError as error:
             raise _explain(error, self.place) from error
         finally:
@@ -210,7 +201,8 @@ class LocalStorage:
         found = {}
         for path in sorted([*self.root.glob("[0-9a-f][0-9a-f]/.*"), *self.root.glob("partial/.*")]):
             name = path.relative_to(self.root).as_posix()
-            if _is_abandoned(path.name, self.age(name)):
+            age = self.age(name)
+            if age is not None and files.is_abandoned(path, age):
                 parts = path.rglob("*") if path.is_dir() else [path]
                 found[name] = sum(part.stat().st_size for part in parts if part.is_file())
         return found
@@ -255,10 +247,10 @@ class RemoteStorage:
         except OSError as error:
             raise _explain(error, self.place) from error
 
-    def publish(self, folder: str, files: Mapping[str, bytes], last: str) -> None:
+    def publish(self, folder: str, contents: Mapping[str, bytes], last: str) -> None:
         """Writes the files one by one, the last one last."""
-        for name in sorted(files, key=lambda name: name == last):
-            self.write(f"{folder}/{name}", files[name])
+        for name in sorted(contents, key=lambda name: name == last):
+            self.write(f"{folder}/{name}", contents[name])
 
     def remove(self, path: str) -> None:
         """Removes a file or folder, if it is there."""
@@ -303,37 +295,6 @@ def _seconds(entry: Mapping[str, Any]) -> float | None:
         if isinstance(value, (int, float)):
             return float(value)
     return None
-
-
-def _host() -> str:
-    return re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())
-
-
-def _beside(target: Path) -> Path:
-    """Temporary path beside a target; the name has the writing process."""
-    return target.with_name(f".{target.name}.{_host()}.{os.getpid()}.{uuid.uuid4().hex[:8]}")
-
-
-def _is_abandoned(name: str, age: float | None) -> bool:
-    """Whether the writer of a temporary path is gone."""
-    if age is None:  # it is gone meanwhile
-        return False
-    match = re.search(r"\.([A-Za-z0-9-]+)\.(\d+)\.[0-9a-f]{8}$", name)
-    if match is not None and match[1] == _host():
-        try:
-            os.kill(int(match[2]), 0)
-        except ProcessLookupError:
-            return True
-        except (OSError, OverflowError):
-            pass  # a process of somebody else, or no name of ours
-    return age > LEFT_SECONDS
-
-
-def _write_flushed(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _explain(error: OSError, place: str) -> OSError:

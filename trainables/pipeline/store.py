@@ -98,6 +98,11 @@ class StageStore:
         """Removes an entry."""
         self.files.remove(entry_folder(key))
 
+    def sweep(self) -> None:
+        """Removes what writers that are gone have left half written, and unfinished stages that are finished."""
+        for path in (*self.files.leftovers(), *(partial_file(key) for key in self.partials() if self.has(key))):
+            self._discard(path)
+
     # --- work in progress -----------------------------------------------------------------------------------
 
     def put_partial(self, key: str, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:

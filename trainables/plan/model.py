@@ -6,6 +6,7 @@ A `Recipe` is a plan with the choices of a space that led to it.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
@@ -88,7 +89,11 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-serialisable dict."""
-        return json.loads(json.dumps({"stages": [stage.to_dict() for stage in self.stages]}))  # type: ignore[no-any-return]
+        return json.loads(self._text)  # type: ignore[no-any-return]
+
+    @functools.cached_property
+    def _text(self) -> str:
+        return json.dumps({"stages": [stage.to_dict() for stage in self.stages]})
 
     @staticmethod
     def from_dict(fields: Mapping[str, Any]) -> Plan:
@@ -99,7 +104,7 @@ class Plan:
         """
         return from_json(Plan, fields, "plan: not a plan of this version", PlanError)
 
-    @property
+    @functools.cached_property
     def id(self) -> str:
         """Equal plans, equal ids: 10 hexadecimal digits."""
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:10]
