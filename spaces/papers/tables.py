@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from spaces.domain import Space, Stage, recipe
 
-MEASURES = {"error": -1.0, "accuracy": 1.0, "harmonic_mean": 1.0}
+MEASURES = {"error": -1.0, "accuracy": 1.0, "harmonic_mean": 1.0, "geometric_mean": 1.0, "lowest_recall": 1.0}
 """What a table prints, in percent, and whether more of it is better (1) or worse (-1)."""
 
 
@@ -54,8 +54,8 @@ class Fact:
 
     Args:
         text: The conclusion, one sentence.
-        weights: Name of a row to its weight; the weights add up to 0. What they give is counted in points of accuracy
-            or of the harmonic mean, so that a method that helps has a positive value whatever the table prints.
+        weights: Name of a row to its weight; the weights add up to 0. What they give is counted in points,
+            so that a method that helps has a positive value whatever the table prints.
         sign: 1 where the paper says that the value is above 0, -1 below 0, 0 that it is practically 0.
     """
 

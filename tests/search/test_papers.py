@@ -143,13 +143,16 @@ def test_another_seed_is_another_search():
     assert names == ["test-1-digits-lt", "test-1-digits-lt-seed3"]
 
 
-def test_tables_that_were_trained_before_an_interruption_get_their_page(tmp_path, monkeypatch):
+def test_what_was_trained_before_an_interruption_gets_its_page(tmp_path, monkeypatch):
     other = dataclasses.replace(SMALL, id="test/2")
     monkeypatch.setattr(papers, "tables", lambda: {SMALL.id: SMALL, other.id: other})
     done = compare(SMALL, 0, settings(seeds=2), "resnet8", 0.01, trials({"baseline": [0.5, 0.6], "mixed": [0.6, 0.7]}))
-    monkeypatch.setattr(papers, "_train", lambda table, given: done if table is SMALL else None)
+    part = compare(other, 0, settings(seeds=2), "resnet8", 0.01, trials({"baseline": [0.5]}))
+    monkeypatch.setattr(papers, "_train", lambda table, given: (done, False) if table is SMALL else (part, True))
     assert command.main(["--table", "test", "--pages", str(tmp_path)]) == 130
-    assert "## test/1" in (tmp_path / "test.md").read_text()
+    page = (tmp_path / "test.md").read_text()
+    assert "## test/1" in page and "## test/2" in page
+    assert "Incomplete: plain: 1 of 2 seeds; mixup: 0 of 2 seeds" in page
 
 
 def test_the_command_trains_a_table_continues_and_writes_a_page(cluster, tmp_path, monkeypatch, capsys):
