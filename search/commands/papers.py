@@ -14,6 +14,7 @@ import pkgutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -31,8 +32,10 @@ from search.papers import PASSED_ON
 from search.request import make_request
 from search.run import run
 from search.settings import OPTIONS, Settings
+from spaces.domain import Space
 from spaces.papers.tables import MEASURES, Fact, Row, Table
-from trainables.registry import did_you_mean
+from trainables.plan import check_space
+from trainables.registry import PlanError, did_you_mean
 
 LEVEL = 0.95
 """Of all intervals of a table: each line's own, not over all lines together."""
@@ -42,6 +45,8 @@ OWN = {"trials": 0, "race": False, "start_points": False, "check_seeds": 0}
 
 IN_THE_NAME = ("data", "imbalance", "model", "epochs_scale", "seed")
 """Options that are part of the name of a table's search: with another value it is another search."""
+
+NOTHING: Mapping[str, str] = MappingProxyType({})
 
 METRICS = {"error": "accuracy"}
 """The metric of a measure that has another name."""
@@ -87,7 +92,7 @@ class Comparison:
         rows: Its rows.
         facts: Its conclusions.
         blocks: Seed blocks that were asked for.
-        lost: Rows that lack blocks, in words.
+        lost: Rows that lack blocks, or cannot be trained on these data, in words.
     """
 
     table: Table
@@ -115,7 +120,13 @@ def column_of(table: Table, data: str | None, imbalance: float | None) -> int:
 
 
 def compare(
-    table: Table, column: int, settings: Settings, model: str, margin: float, trials: pd.DataFrame
+    table: Table,
+    column: int,
+    settings: Settings,
+    model: str,
+    margin: float,
+    trials: pd.DataFrame,
+    refused: Mapping[str, str] = NOTHING,
 ) -> Comparison:
     """Sets a table beside the trials of its search.
 
@@ -126,9 +137,10 @@ def compare(
         model: The network that was trained.
         margin: Difference that matters, in [0, 1]; a conclusion of "practically 0" holds within it.
         trials: As `analysis.records.reader.frame` has them.
+        refused: Why rows cannot be trained on these data, by their names.
     """
     conditions = _conditions(table, column, settings, model)
-    trained = table.trained(column)
+    trained = [row for row in table.trained(column) if row.name not in refused]
     values = _values(table, trials).reindex(columns=[row.name for row in trained])
     rows = [_row(table, row, column, values, conditions) for row in trained]
     facts = [
@@ -139,6 +151,7 @@ def compare(
         for row in trained
         if values[row.name].notna().sum() < settings.seeds
     ]
+    lost += [f"{row.title}: {refused[row.name]}" for row in table.rows if row.name in refused]
     return Comparison(
         table, column, settings, tuple(conditions), tuple(rows), tuple(facts), settings.seeds, tuple(lost)
     )  # fmt: skip
@@ -382,17 +395,33 @@ def _search(table: Table, given: Mapping[str, Any]) -> tuple[int, dict[str, Any]
 
 def _outlook(table: Table, given: Mapping[str, Any]) -> str:
     column, options = _search(table, given)
-    space = table.space(column)
+    space, refused = _trainable(table, column, options)
     settings = make_request({"space": space, **options}).settings
     design = SearchContext.make(space, settings).factory.design
     trials, epochs = len(design.cells) * settings.seeds, design.epochs * settings.seeds
-    return f"{table.id}: {trials} trials, at most {epochs} epochs, search {settings.name}"
+    return "\n".join(
+        [f"{table.id}: {trials} trials, at most {epochs} epochs, search {settings.name}"]
+        + [f"  left out: {name}: {why}" for name, why in refused.items()]
+    )
+
+
+def _trainable(table: Table, column: int, options: Mapping[str, Any]) -> tuple[Space, dict[str, str]]:
+    """The space of the rows that these data can train, and why they cannot train the others, by their names."""
+    baseline = Space(table.rows[0].stages)
+    standard = SearchContext.make(baseline, make_request({"space": baseline, **options}).settings).standard
+    refused = {}
+    for row in table.trained(column):
+        try:
+            check_space(Space(row.stages), standard)
+        except PlanError as error:
+            refused[row.name] = str(error)
+    return table.space(column, without=refused), refused
 
 
 def _train(table: Table, given: Mapping[str, Any]) -> tuple[Comparison, bool]:
     """Runs or continues the search of a table; returns the comparison, and whether the search was interrupted."""
     column, options = _search(table, given)
-    space = table.space(column)
+    space, refused = _trainable(table, column, options)
     settings = make_request({"space": space, **options}).settings
     echo(f"\n{table.id}: {table.title}\n")
     if settings.folder.is_dir():
@@ -406,5 +435,5 @@ def _train(table: Table, given: Mapping[str, Any]) -> tuple[Comparison, bool]:
         result = run(space, **options)
     settings = Settings.stored(settings.output, settings.name)
     context = SearchContext.make(space, settings)
-    compared = compare(table, column, settings, context.model, context.standard.margin, result.trials)
+    compared = compare(table, column, settings, context.model, context.standard.margin, result.trials, refused)
     return compared, result.interrupted

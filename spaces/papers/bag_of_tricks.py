@@ -45,18 +45,19 @@ MIXUP_LENGTH = (
 
 
 def _first(length: float, *tricks: str | Trick, **numbers: Any) -> Stage:
-    return Stage("representation", length=length, lr=0.1, schedule="bag_of_tricks", choose=tricks, **SGD, **numbers)
+    return Stage("representation", epochs=round(200 * length), lr=0.1, schedule="bag_of_tricks", choose=tricks, **SGD,
+                 **numbers)
 
 
 def _plain(*tricks: str | Trick, length: float = 1.0, **numbers: Any) -> tuple[Stage, ...]:
     """One training with the same tricks from beginning to end."""
     return (_first(0.8 * length, *tricks, **numbers),
-            Stage("finish", length=0.2 * length, carry="all", keep=True))
+            Stage("finish", epochs=round(40 * length), carry="all", keep=True))
 
 
 def _deferred(*tricks: str | Trick, **numbers: Any) -> tuple[Stage, ...]:
     """The last 40 of 200 epochs with the tricks, the same optimiser and schedule."""
-    return _first(0.8), Stage("deferred", length=0.2, carry="all", choose=tricks, **numbers)
+    return _first(0.8), Stage("deferred", epochs=40, carry="all", choose=tricks, **numbers)
 
 
 def _cam(draw: str, *tricks: str | Trick, mixup: Trick | None = None, change: str = "cam_foreground",
@@ -64,12 +65,12 @@ def _cam(draw: str, *tricks: str | Trick, mixup: Trick | None = None, change: st
     """40 epochs of their own on images whose foreground is transformed, from epoch 160 of plain training or mixup."""
     first = _first(0.8) if mixup is None else _first(1.6, mixup)
     return first, Stage(
-        "deferred", length=0.2, lr=1e-3, schedule="bag_of_tricks_cam", keep=("mix",),
+        "deferred", epochs=40, lr=1e-3, schedule="bag_of_tricks_cam", keep=("mix",),
         choose=[draw, trick(change), *tricks], **SGD)
 
 
 def _tuned(stages: tuple[Stage, ...], draw: str = "class_balanced") -> tuple[Stage, ...]:
-    return *stages, Stage("fine_tuning", length=0.1, lr=2e-3, schedule="bag_of_tricks_fine_tuning",
+    return *stages, Stage("fine_tuning", epochs=20, lr=2e-3, schedule="bag_of_tricks_fine_tuning",
                           choose=[draw], **SGD)
 
 
@@ -179,7 +180,7 @@ TABLES = (
     _table(1, "Two-stage re-weighting with margins", (
         Row("ldam_drw", "LDAM with deferred re-weighting",
             (_first(0.8, "cosine_head", "ldam"),
-             Stage("deferred", length=0.2, carry="all", keep=True, reduction="weighted_mean",
+             Stage("deferred", epochs=40, carry="all", keep=True, reduction="weighted_mean",
                    choose=[trick("effective_number", beta=0.9999)])),
             (22.97, 20.70, 57.96, 54.92)),
     ), (Fact("Margins with deferred re-weighting beat plain training.", _gain("ldam_drw"), 1),),

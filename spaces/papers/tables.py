@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 
 from spaces.domain import Space, Stage, recipe
@@ -92,14 +92,23 @@ class Table:
         """The rows that are trained for a column: those with a number there, and those without any number."""
         return [row for row in self.rows if row.published[column] is not None or not any(row.published)]
 
-    def space(self, column: int) -> Space:
-        """The rows of a column as a space: the baseline's stages, and every other row as a recipe."""
+    def space(self, column: int, without: Container[str] = ()) -> Space:
+        """The rows of a column as a space: the baseline's stages, and every other row as a recipe.
+
+        Args:
+            column: Its number.
+            without: Names of rows to leave out.
+        """
         setting = self.settings[column]
         return Space(
             stages=self.rows[0].stages,
             data=setting.data,
             model=setting.model,
-            recipes=[recipe(row.name, *row.stages) for row in self.trained(column) if row is not self.rows[0]],
+            recipes=[
+                recipe(row.name, *row.stages)
+                for row in self.trained(column)
+                if row is not self.rows[0] and row.name not in without
+            ],
         )
 
     def value(self, fact: Fact, column: int) -> float | None:

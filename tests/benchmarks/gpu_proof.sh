@@ -4,15 +4,15 @@
 #   bash tests/benchmarks/gpu_proof.sh [--parts LIST] [--seconds N] [--root FOLDER] [--out FILE] [--dry-run] [--show]
 #
 #   --parts LIST   of tests,speed,baselines,table, separated by commas (default: all of them)
-#   --seconds N    time for each table (default: 540)
+#   --seconds N    time for each table (default: 540, in a dry run 60)
 #   --root FOLDER  folder with cifar-10-python.tar.gz and cifar-100-python.tar.gz (default: the packs of LONGTAIL_SHARED,
 #                  where that is set, otherwise the project's cache)
 #   --out FILE     page that the results are appended to (default: docs/gpu.md, in a dry run a temporary file)
-#   --dry-run      a hundredth of the length on small images, a minute for each table: does every command run, on a CPU
+#   --dry-run      a hundredth of the length on small images: does every command run, on a CPU
 #   --show         print the commands; run nothing
 set -uo pipefail
 cd "$(dirname "$0")/../.."
-parts=tests,speed,baselines,table seconds=540 root="" out="" scale=1 seeds=5 show="" dry=""
+parts=tests,speed,baselines,table seconds="" root="" out="" scale=1 seeds=5 show="" dry=""
 while [ $# -gt 0 ]; do
   case "$1" in
     --dry-run) dry=yes; shift; continue ;;
@@ -29,11 +29,12 @@ for name in ${parts//,/ }; do
   esac
 done
 python=${PYTHON:-.venv/bin/python}
+export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 quick=() small=() share=() failed=0
-[ -n "$dry" ] && scale=0.01 seeds=1 seconds=60 quick=(--quick) small=(--model resnet8) out=${out:-$(mktemp --suffix=.md)}
-out=${out:-docs/gpu.md}
+[ -n "$dry" ] && scale=0.01 seeds=1 seconds=${seconds:-60} quick=(--quick) small=(--model resnet8) out=${out:-$(mktemp --suffix=.md)}
+out=${out:-docs/gpu.md} seconds=${seconds:-540}
 
 note() { [ -n "$show" ] || printf '%s\n' "$@" >> "$out"; }
 wanted() { [[ ",$parts," == *",$1,"* ]]; }

@@ -132,6 +132,19 @@ def test_a_row_without_any_result_stays_in_the_table():
         assert len(found.lost) == 2 and all("0 of 2 seeds" in line for line in found.lost)
 
 
+def test_a_row_that_the_data_cannot_train_is_left_out_and_told():
+    partly = Row("partly", "last block", (Stage("only", length=0.1, choose=["last_block"]),), (10.0,))
+    fact = Fact("The last block is enough.", {"partly": 1.0, "baseline": -1.0}, 1)
+    table = dataclasses.replace(SMALL, rows=(*SMALL.rows, partly), facts=(*SMALL.facts, fact))
+    space, refused = papers._trainable(table, 0, {"data": "digits-lt", "model": "resnet8", "name": "s"})
+    assert [found.name for found in space.recipes] == ["mixed", "unknown"]
+    assert list(refused) == ["partly"] and "trained" in refused["partly"]
+    values = {"baseline": [0.7, 0.6], "mixed": [0.8, 0.7], "unknown": [0.7, 0.7]}
+    found = compare(table, 0, settings(seeds=2), "resnet8", 0.01, trials(values), refused)
+    assert found.lost == (f"last block: {refused['partly']}",)
+    assert [row.title for row in found.rows] == ["plain", "mixup", "unknown"] and len(found.facts) == len(SMALL.facts)
+
+
 def test_one_block_resolves_nothing():
     assert direction(estimate([3.0]), 1.0) == "not resolved"
     found = compare(SMALL, 0, settings(seeds=1), "resnet8", 0.01, trials({"baseline": [0.7], "mixed": [0.5]}))
