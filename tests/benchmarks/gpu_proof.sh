@@ -70,7 +70,7 @@ fi
 
 if wanted tests; then part "Tests that need a GPU" 5 "$python" -m pytest -q -n 0 -m gpu -p no:cacheprovider tests; fi
 if wanted speed; then
-  part "Epochs" 25 "$python" tests/benchmarks/training_speed.py epoch "${quick[@]}"
+  part "Epochs" 30 "$python" tests/benchmarks/training_speed.py epoch "${quick[@]}"
   part "Goals" 15 "$python" tests/benchmarks/training_speed.py goals "${quick[@]}"
 fi
 

@@ -460,7 +460,8 @@ def goals(quick: bool) -> None:
     print(f"\nBag of Tricks' baseline, ResNet-32, {images:,} images, {whole} epochs, evaluations included\n")
     _train(0, images, 1, plain)
     seconds = in_turns({"alone": lambda: _train(0, images, whole, plain)}, 1)["alone"][2]
-    print(f"alone: {seconds:.1f} s (goal: {ALONE:g} s)", flush=True)
+    goal, hourly = ("", "") if quick else (f" (goal: {ALONE:g} s)", f" (goals: {HOURLY[0]}, then {HOURLY[1]})")
+    print(f"alone: {seconds:.1f} s{goal}", flush=True)
     rates = []
     for at_a_time in slots:
         with ProcessPoolExecutor(at_a_time, mp_context=multiprocessing.get_context("spawn")) as pool:
@@ -468,7 +469,7 @@ def goals(quick: bool) -> None:
             began = time.perf_counter()
             list(pool.map(partial(_train, images=images, epochs=part, numerics=plain), range(at_a_time)))
             rates.append(3600 * at_a_time / (time.perf_counter() - began) * part / whole)
-        print(f"{at_a_time} at a time: {rates[-1]:.0f} an hour (goals: {HOURLY[0]}, then {HOURLY[1]})", flush=True)
+        print(f"{at_a_time} at a time: {rates[-1]:.0f} an hour{hourly}", flush=True)
 
     data, joint = pictures(images), replace(plain, fused_trials="on")
 
@@ -483,9 +484,10 @@ def goals(quick: bool) -> None:
             seeds.advance()
 
     found = in_turns({"alone": alone, "together": together}, 1 if quick else 2)
-    best = max(rates) * whole / part / 3600 * found["together"][2] / 4
-    print(_verdict("four seeds as one network, of one process", found["alone"][2] / found["together"][2]))
-    print(_verdict("four seeds as one network, of the most at a time", 1 / best), flush=True)
+    of_many = 3600 / max(rates) * part / whole  # seconds of a shortened training where most are at a time
+    print(_verdict("four seeds as one network, beside one process", found["alone"][2] / found["together"][2]))
+    ratio = of_many / (found["together"][2] / 4)
+    print(_verdict("four seeds as one network, beside several processes", ratio), flush=True)
     graphs = {graph: partial(_train, 0, images, part, replace(plain, graph=graph)) for graph in ("off", "on")}
     graphs["on"]()
     found = in_turns(graphs, 1 if quick else 2)
