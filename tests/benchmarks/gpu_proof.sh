@@ -47,8 +47,8 @@ part() {
   [ -n "$show" ] && return
   "$@" > "$work/log" 2>&1; code=$?
   [ $code -ne 0 ] && [ $code -ne 124 ] && [ $code -ne 130 ] && failed=1 && tail -n 5 "$work/log" >&2
-  note "" "### $title" "" "    $*" "" "Exit code $code after $((SECONDS - began)) s." "" '```'
-  tail -n "$lines" "$work/log" >> "$out"
+  note "" "### $title" "" "    ${*//$work/WORK}" "" "Exit code $code after $((SECONDS - began)) s." "" '```'
+  tail -n "$lines" "$work/log" | sed "s#$work#WORK#g" >> "$out"
   note '```'
 }
 
