@@ -278,7 +278,7 @@ def _section(one: Comparison) -> Iterable[str]:
     table, settings = one.table, one.settings
     name = table.measure.replace("_", " ")
     yield from (f"## {table.id}: {table.title}", "", f"{table.source}. Column: {table.settings[one.column].title}.", "")
-    yield f"Measured over {one.blocks} seed blocks, search `{settings.name}`."
+    yield f"Measured over {one.blocks} seed block{'s' * (one.blocks > 1)}, search `{settings.name}`."
     conditions = "; ".join(one.conditions)
     yield (
         f"Conditions: **{conditions}**. Only directions are comparable." if conditions else "Conditions: as published."
