@@ -60,8 +60,9 @@ def printed() -> str:
 
 @functools.cache
 def options() -> str:
-    """Where options are declared: the generated page of all commands, and the benchmarks."""
-    scripts = sorted((ROOT / "tests" / "benchmarks").glob("*.py"))
+    """Where options are declared: the generated page of all commands, the benchmarks, and the scripts beside pages."""
+    benchmarks = (ROOT / "tests" / "benchmarks").iterdir()
+    scripts = sorted([*(file for file in benchmarks if file.suffix in (".py", ".sh")), *(ROOT / "docs").rglob("*.py")])
     return "\n".join(text(file) for file in (ROOT / "docs" / "cli.md", *scripts))
 
 

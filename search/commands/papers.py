@@ -14,6 +14,7 @@ import pkgutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -31,8 +32,10 @@ from search.papers import PASSED_ON
 from search.request import make_request
 from search.run import run
 from search.settings import OPTIONS, Settings
+from spaces.domain import Space
 from spaces.papers.tables import MEASURES, Fact, Row, Table
-from trainables.registry import did_you_mean
+from trainables.plan import check_space
+from trainables.registry import PlanError, did_you_mean
 
 LEVEL = 0.95
 """Of all intervals of a table: each line's own, not over all lines together."""
@@ -43,7 +46,10 @@ OWN = {"trials": 0, "race": False, "start_points": False, "check_seeds": 0}
 IN_THE_NAME = ("data", "imbalance", "model", "epochs_scale", "seed")
 """Options that are part of the name of a table's search: with another value it is another search."""
 
-METRICS = {"error": "final/accuracy", "accuracy": "final/accuracy", "harmonic_mean": "final/harmonic_mean"}
+NOTHING: Mapping[str, str] = MappingProxyType({})
+
+METRICS = {"error": "accuracy"}
+"""The metric of a measure that has another name."""
 
 
 def tables() -> dict[str, Table]:
@@ -86,7 +92,7 @@ class Comparison:
         rows: Its rows.
         facts: Its conclusions.
         blocks: Seed blocks that were asked for.
-        lost: Rows that lack blocks, in words.
+        lost: Rows that lack blocks, or cannot be trained on these data, in words.
     """
 
     table: Table
@@ -114,7 +120,13 @@ def column_of(table: Table, data: str | None, imbalance: float | None) -> int:
 
 
 def compare(
-    table: Table, column: int, settings: Settings, model: str, margin: float, trials: pd.DataFrame
+    table: Table,
+    column: int,
+    settings: Settings,
+    model: str,
+    margin: float,
+    trials: pd.DataFrame,
+    refused: Mapping[str, str] = NOTHING,
 ) -> Comparison:
     """Sets a table beside the trials of its search.
 
@@ -125,9 +137,10 @@ def compare(
         model: The network that was trained.
         margin: Difference that matters, in [0, 1]; a conclusion of "practically 0" holds within it.
         trials: As `analysis.records.reader.frame` has them.
+        refused: Why rows cannot be trained on these data, by their names.
     """
     conditions = _conditions(table, column, settings, model)
-    trained = table.trained(column)
+    trained = [row for row in table.trained(column) if row.name not in refused]
     values = _values(table, trials).reindex(columns=[row.name for row in trained])
     rows = [_row(table, row, column, values, conditions) for row in trained]
     facts = [
@@ -138,6 +151,7 @@ def compare(
         for row in trained
         if values[row.name].notna().sum() < settings.seeds
     ]
+    lost += [f"{row.title}: {refused[row.name]}" for row in table.rows if row.name in refused]
     return Comparison(
         table, column, settings, tuple(conditions), tuple(rows), tuple(facts), settings.seeds, tuple(lost)
     )  # fmt: skip
@@ -158,7 +172,7 @@ def _conditions(table: Table, column: int, settings: Settings, model: str) -> li
 
 def _values(table: Table, trials: pd.DataFrame) -> pd.DataFrame:
     """The table's measure in percent, one row a seed, one column a recipe; NaN where a trial has none."""
-    metric = METRICS[table.measure]
+    metric = f"final/{METRICS.get(table.measure, table.measure)}"
     if metric not in trials.columns:
         return pd.DataFrame()
     design = trials[(trials["arm"] == "design") & (trials["outcome"] == "finished") & (trials["context"] == "")]
@@ -247,11 +261,12 @@ def page(paper: str, compared: Sequence[Comparison], line: str) -> str:
     """
     lines = [
         f"# {paper.replace('_', ' ').capitalize()}: published and measured", "",
-        "Every row was trained on the same seed blocks. Numbers are in percent, gains in points of accuracy or of the "
-        f"harmonic mean, positive where the row is better than the baseline. Intervals hold {100 * LEVEL:.0f} % each; "
+        "Every row was trained on the same seed blocks. Numbers are in percent; gains are in points, positive where "
+        f"the row is better than the baseline. Intervals hold {100 * LEVEL:.0f} % each; "
         "they come from Student's t over the blocks. A number is **reproduced** where a single run of ours may give it "
         f"with {100 * LEVEL:.0f} %, and only at the paper's length, network and data. Ours are measured on the "
-        "search's val at the end of training, the papers' on test.", "",
+        "search's val at the end of training, the papers' on test; a val that is cut from the training images leaves "
+        "fewer of them than the papers had.", "",
         f"    {line}", "",
     ]  # fmt: skip
     for one in compared:
@@ -261,9 +276,9 @@ def page(paper: str, compared: Sequence[Comparison], line: str) -> str:
 
 def _section(one: Comparison) -> Iterable[str]:
     table, settings = one.table, one.settings
-    name = {"error": "error", "accuracy": "accuracy", "harmonic_mean": "harmonic mean"}[table.measure]
+    name = table.measure.replace("_", " ")
     yield from (f"## {table.id}: {table.title}", "", f"{table.source}. Column: {table.settings[one.column].title}.", "")
-    yield f"Measured over {one.blocks} seed blocks, search `{settings.name}`."
+    yield f"Measured over {one.blocks} seed block{'s' * (one.blocks > 1)}, search `{settings.name}`."
     conditions = "; ".join(one.conditions)
     yield (
         f"Conditions: **{conditions}**. Only directions are comparable." if conditions else "Conditions: as published."
@@ -328,14 +343,13 @@ def run_tables(options: argparse.Namespace) -> int:
         echo("\n".join(_outlook(table, searches) for table in chosen))
         return 0
     pages: dict[str, list[Comparison]] = {}
-    code = 0
+    interrupted = False
     for table in chosen:
-        found = _train(table, searches)
-        if found is None:  # the tables that have been trained get their pages all the same
-            code = 130
-            break
+        found, interrupted = _train(table, searches)
         pages.setdefault(table.id.partition("/")[0], []).append(found)
         echo("\n".join(_section(found)))
+        if interrupted:  # what has been trained gets its page all the same
+            break
     for paper, compared in pages.items():
         file = Path(options.pages) / f"{paper}.md"
         words = [word for table in compared for word in ("--table", table.table.id)]
@@ -343,7 +357,7 @@ def run_tables(options: argparse.Namespace) -> int:
         file.parent.mkdir(parents=True, exist_ok=True)
         files.write(file, page(paper, compared, command("longtail-tune", "papers", *words)))
         echo(f"Written: {file}")
-    return code
+    return 130 if interrupted else 0
 
 
 def _chosen(asked: Sequence[str], known: Mapping[str, Table]) -> list[Table]:
@@ -381,17 +395,33 @@ def _search(table: Table, given: Mapping[str, Any]) -> tuple[int, dict[str, Any]
 
 def _outlook(table: Table, given: Mapping[str, Any]) -> str:
     column, options = _search(table, given)
-    space = table.space(column)
+    space, refused = _trainable(table, column, options)
     settings = make_request({"space": space, **options}).settings
     design = SearchContext.make(space, settings).factory.design
     trials, epochs = len(design.cells) * settings.seeds, design.epochs * settings.seeds
-    return f"{table.id}: {trials} trials, at most {epochs} epochs, search {settings.name}"
+    return "\n".join(
+        [f"{table.id}: {trials} trials, at most {epochs} epochs, search {settings.name}"]
+        + [f"  left out: {name}: {why}" for name, why in refused.items()]
+    )
 
 
-def _train(table: Table, given: Mapping[str, Any]) -> Comparison | None:
-    """Runs or continues the search of a table; returns `None` if it was interrupted."""
+def _trainable(table: Table, column: int, options: Mapping[str, Any]) -> tuple[Space, dict[str, str]]:
+    """The space of the rows that these data can train, and why they cannot train the others, by their names."""
+    baseline = Space(table.rows[0].stages)
+    standard = SearchContext.make(baseline, make_request({"space": baseline, **options}).settings).standard
+    refused = {}
+    for row in table.trained(column):
+        try:
+            check_space(Space(row.stages), standard)
+        except PlanError as error:
+            refused[row.name] = str(error)
+    return table.space(column, without=refused), refused
+
+
+def _train(table: Table, given: Mapping[str, Any]) -> tuple[Comparison, bool]:
+    """Runs or continues the search of a table; returns the comparison, and whether the search was interrupted."""
     column, options = _search(table, given)
-    space = table.space(column)
+    space, refused = _trainable(table, column, options)
     settings = make_request({"space": space, **options}).settings
     echo(f"\n{table.id}: {table.title}\n")
     if settings.folder.is_dir():
@@ -403,8 +433,7 @@ def _train(table: Table, given: Mapping[str, Any]) -> Comparison | None:
         result = run(space, **now, **grown, **where, resume=True)
     else:
         result = run(space, **options)
-    if result.interrupted:
-        return None
     settings = Settings.stored(settings.output, settings.name)
     context = SearchContext.make(space, settings)
-    return compare(table, column, settings, context.model, context.standard.margin, result.trials)
+    compared = compare(table, column, settings, context.model, context.standard.margin, result.trials, refused)
+    return compared, result.interrupted

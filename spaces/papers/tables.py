@@ -5,12 +5,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 
 from spaces.domain import Space, Stage, recipe
 
-MEASURES = {"error": -1.0, "accuracy": 1.0, "harmonic_mean": 1.0}
+MEASURES = {"error": -1.0, "accuracy": 1.0, "harmonic_mean": 1.0, "geometric_mean": 1.0, "lowest_recall": 1.0}
 """What a table prints, in percent, and whether more of it is better (1) or worse (-1)."""
 
 
@@ -54,8 +54,8 @@ class Fact:
 
     Args:
         text: The conclusion, one sentence.
-        weights: Name of a row to its weight; the weights add up to 0. What they give is counted in points of accuracy
-            or of the harmonic mean, so that a method that helps has a positive value whatever the table prints.
+        weights: Name of a row to its weight; the weights add up to 0. What they give is counted in points,
+            so that a method that helps has a positive value whatever the table prints.
         sign: 1 where the paper says that the value is above 0, -1 below 0, 0 that it is practically 0.
     """
 
@@ -92,14 +92,23 @@ class Table:
         """The rows that are trained for a column: those with a number there, and those without any number."""
         return [row for row in self.rows if row.published[column] is not None or not any(row.published)]
 
-    def space(self, column: int) -> Space:
-        """The rows of a column as a space: the baseline's stages, and every other row as a recipe."""
+    def space(self, column: int, without: Container[str] = ()) -> Space:
+        """The rows of a column as a space: the baseline's stages, and every other row as a recipe.
+
+        Args:
+            column: Its number.
+            without: Names of rows to leave out.
+        """
         setting = self.settings[column]
         return Space(
             stages=self.rows[0].stages,
             data=setting.data,
             model=setting.model,
-            recipes=[recipe(row.name, *row.stages) for row in self.trained(column) if row is not self.rows[0]],
+            recipes=[
+                recipe(row.name, *row.stages)
+                for row in self.trained(column)
+                if row is not self.rows[0] and row.name not in without
+            ],
         )
 
     def value(self, fact: Fact, column: int) -> float | None:

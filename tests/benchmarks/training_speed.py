@@ -10,6 +10,8 @@
 - `format`: channels_last beside contiguous, by size; where the rules of `trainables/training/numerics.py` come from.
 - `files`: 20,000 JPEG files streamed, beside a plain ImageFolder loop.
 - `memory`: peak memory of a process that trains one epoch.
+- `goals`: what a GPU is to reach: whole trainings of Bag of Tricks' baseline, ResNet-32 on CIFAR-10-LT, alone and
+  several at a time; four seeds as one network and steps as CUDA graphs, each with a verdict: keep it or delete it.
 
 CPU: seconds of CPU time of the process and its workers, because machines are shared; wall beside it. The variants of
 a table take turns, and the least disturbed turn of each counts. On a machine with a GPU the same tables are of wall
@@ -41,12 +43,13 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import datasets, transforms
 
 from spaces.domain import Space, Stage
+from spaces.papers.bag_of_tricks import BASELINE
 from trainables.data import LongTailed, load, standard
 from trainables.data.loaders import feed_of
 from trainables.models import build as network
 from trainables.pipeline.joint_seeds import JointSeeds
 from trainables.pipeline.pipeline import Pipeline
-from trainables.plan import build, defaults
+from trainables.plan import Plan, build, defaults
 from trainables.training.acceleration.fusion import FusedRun
 from trainables.training.context import CarryOver
 from trainables.training.numerics import Numerics
@@ -314,7 +317,7 @@ def trials(quick: bool) -> None:
         def together(made: Any = made) -> None:
             lead, *others = made()
             joint = JointSeeds(lead, lambda: [None, *others])
-            while not lead.finished:
+            while not lead.executor.finished:
                 joint.advance()
 
         alone(), together()
@@ -421,9 +424,79 @@ def _peak(model: str, images: int, precision: str) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
 
 
+ALONE, HOURLY = 35.0, (150, 400)
+"""Seconds of a whole training alone, and trainings an hour, that a GPU is to reach."""
+
+WORTH_KEEPING = 1.5
+"""What makes training less than so many times faster is deleted."""
+
+SLOTS = (1, 2, 4, 8)
+"""Trainings at a time."""
+
+
+def _baseline(epochs: int) -> Plan:
+    """Plain training of 200 epochs, or shortened."""
+    return build(Space(BASELINE.stages), defaults(), standard("cifar10-lt"), epochs / 200).plan
+
+
+def _train(seed: int, images: int, epochs: int, numerics: Numerics) -> None:
+    """A whole training, evaluations included."""
+    torch.set_num_threads(1)
+    Pipeline(_baseline(epochs), pictures(images), "resnet32", seed, DEVICE, numerics=numerics).run()
+
+
+def _verdict(name: str, ratio: float) -> str:
+    if DEVICE.type == "cpu":
+        return f"{name}: {ratio:.2f} times as fast; judged on a GPU only"
+    words = "keep it" if ratio >= WORTH_KEEPING else f"below {WORTH_KEEPING} times: delete it"
+    return f"{name}: {ratio:.2f} times as fast, {words}"
+
+
+def goals(quick: bool) -> None:
+    """Part 9."""
+    images, whole, part = (256, 2, 2) if quick else (12_406, 200, 20)
+    slots = SLOTS[:2] if quick else SLOTS
+    plain = Numerics(precision="bf16" if DEVICE.type == "cuda" else "fp32")
+    print(f"\nBag of Tricks' baseline, ResNet-32, {images:,} images, {whole} epochs, evaluations included\n")
+    _train(0, images, 1, plain)
+    seconds = in_turns({"alone": lambda: _train(0, images, whole, plain)}, 1)["alone"][2]
+    goal, hourly = ("", "") if quick else (f" (goal: {ALONE:g} s)", f" (goals: {HOURLY[0]}, then {HOURLY[1]})")
+    print(f"alone: {seconds:.1f} s{goal}", flush=True)
+    rates = []
+    for at_a_time in slots:
+        with ProcessPoolExecutor(at_a_time, mp_context=multiprocessing.get_context("spawn")) as pool:
+            list(pool.map(partial(_train, images=images, epochs=1, numerics=plain), range(at_a_time)))
+            began = time.perf_counter()
+            list(pool.map(partial(_train, images=images, epochs=part, numerics=plain), range(at_a_time)))
+            rates.append(3600 * at_a_time / (time.perf_counter() - began) * part / whole)
+        print(f"{at_a_time} at a time: {rates[-1]:.0f} an hour{hourly}", flush=True)
+
+    data, joint = pictures(images), replace(plain, fused_trials="on")
+
+    def alone() -> None:
+        for seed in range(4):
+            Pipeline(_baseline(part), data, "resnet32", seed, DEVICE, numerics=joint).run()
+
+    def together() -> None:
+        lead, *others = (Pipeline(_baseline(part), data, "resnet32", seed, DEVICE, numerics=joint) for seed in range(4))
+        seeds = JointSeeds(lead, lambda: [None, *others])
+        while not lead.executor.finished:
+            seeds.advance()
+
+    found = in_turns({"alone": alone, "together": together}, 1 if quick else 2)
+    of_many = 3600 / max(rates) * part / whole  # seconds of a shortened training where most are at a time
+    print(_verdict("four seeds as one network, beside one process", found["alone"][2] / found["together"][2]))
+    ratio = of_many / (found["together"][2] / 4)
+    print(_verdict("four seeds as one network, beside several processes", ratio), flush=True)
+    graphs = {graph: partial(_train, 0, images, part, replace(plain, graph=graph)) for graph in ("off", "on")}
+    graphs["on"]()
+    found = in_turns(graphs, 1 if quick else 2)
+    print(_verdict("steps as CUDA graphs", found["off"][2] / found["on"][2]), flush=True)
+
+
 PARTS = {
     "epoch": epoch, "shares": shares, "feed": feed, "members": members, "trials": trials, "format": memory_format,
-    "files": files, "memory": memory,
+    "files": files, "memory": memory, "goals": goals,
 }  # fmt: skip
 
 

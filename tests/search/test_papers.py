@@ -132,6 +132,19 @@ def test_a_row_without_any_result_stays_in_the_table():
         assert len(found.lost) == 2 and all("0 of 2 seeds" in line for line in found.lost)
 
 
+def test_a_row_that_the_data_cannot_train_is_left_out_and_told():
+    partly = Row("partly", "last block", (Stage("only", length=0.1, choose=["last_block"]),), (10.0,))
+    fact = Fact("The last block is enough.", {"partly": 1.0, "baseline": -1.0}, 1)
+    table = dataclasses.replace(SMALL, rows=(*SMALL.rows, partly), facts=(*SMALL.facts, fact))
+    space, refused = papers._trainable(table, 0, {"data": "digits-lt", "model": "resnet8", "name": "s"})
+    assert [found.name for found in space.recipes] == ["mixed", "unknown"]
+    assert list(refused) == ["partly"] and "trained" in refused["partly"]
+    values = {"baseline": [0.7, 0.6], "mixed": [0.8, 0.7], "unknown": [0.7, 0.7]}
+    found = compare(table, 0, settings(seeds=2), "resnet8", 0.01, trials(values), refused)
+    assert found.lost == (f"last block: {refused['partly']}",)
+    assert [row.title for row in found.rows] == ["plain", "mixup", "unknown"] and len(found.facts) == len(SMALL.facts)
+
+
 def test_one_block_resolves_nothing():
     assert direction(estimate([3.0]), 1.0) == "not resolved"
     found = compare(SMALL, 0, settings(seeds=1), "resnet8", 0.01, trials({"baseline": [0.7], "mixed": [0.5]}))
@@ -143,13 +156,16 @@ def test_another_seed_is_another_search():
     assert names == ["test-1-digits-lt", "test-1-digits-lt-seed3"]
 
 
-def test_tables_that_were_trained_before_an_interruption_get_their_page(tmp_path, monkeypatch):
+def test_what_was_trained_before_an_interruption_gets_its_page(tmp_path, monkeypatch):
     other = dataclasses.replace(SMALL, id="test/2")
     monkeypatch.setattr(papers, "tables", lambda: {SMALL.id: SMALL, other.id: other})
     done = compare(SMALL, 0, settings(seeds=2), "resnet8", 0.01, trials({"baseline": [0.5, 0.6], "mixed": [0.6, 0.7]}))
-    monkeypatch.setattr(papers, "_train", lambda table, given: done if table is SMALL else None)
+    part = compare(other, 0, settings(seeds=2), "resnet8", 0.01, trials({"baseline": [0.5]}))
+    monkeypatch.setattr(papers, "_train", lambda table, given: (done, False) if table is SMALL else (part, True))
     assert command.main(["--table", "test", "--pages", str(tmp_path)]) == 130
-    assert "## test/1" in (tmp_path / "test.md").read_text()
+    page = (tmp_path / "test.md").read_text()
+    assert "## test/1" in page and "## test/2" in page
+    assert "Incomplete: plain: 1 of 2 seeds; mixup: 0 of 2 seeds" in page
 
 
 def test_the_command_trains_a_table_continues_and_writes_a_page(cluster, tmp_path, monkeypatch, capsys):
