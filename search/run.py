@@ -9,7 +9,7 @@ from typing import Any
 from analysis.console import Console
 from search.context import SearchContext
 from search.execution import session
-from search.execution.gpu_shares import WORKER_ENVIRONMENT
+from search.execution.cpus import WORKER_ENVIRONMENT
 from search.execution.interrupts import Interrupts
 from search.outcome import SearchResult
 from search.request import Request, make_request, takes_options
@@ -63,10 +63,18 @@ def launch(request: Request, console: Console) -> SearchResult:
             if not changed:
                 workspace.claim()
                 result = session.run(request, context, workspace, console, interrupts)
-                return dataclasses.replace(result, interrupted=interrupts.received)
+                return dataclasses.replace(
+                    result, interrupted=interrupts.received, exit_code=_exit_code(result, interrupts)
+                )
         except SystemExit as error:
             # while Ray starts, SIGTERM is heard by Ray
             raise KeyboardInterrupt from error
         finally:
             workspace.release()
     return launch(session.successor(request, context, changed, console), console)
+
+
+def _exit_code(result: SearchResult, interrupts: Interrupts) -> int:
+    if interrupts.received:
+        return interrupts.exit_code
+    return 1 if result.failed or result.best is None else 0
