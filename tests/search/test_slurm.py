@@ -60,12 +60,12 @@ SPACE = Space(
 """
 
 OPTIONS = {
-    "seeds": 3, "trials": 6, "lag": 3, "race": False, "start_points": False, "check_seeds": 0, "rungs": (0.5,),
+    "seeds": 3, "trials": 12, "lag": 3, "race": False, "start_points": False, "check_seeds": 0, "rungs": (0.5,),
     "rung_score": "accuracy", "reduction_factor": 2.0, "children_per_start": 2,
 }  # fmt: skip
 
 FLAGS = [
-    "--seeds", "3", "--trials", "6", "--lag", "3", "--no-race", "--no-start-points", "--no-checks", "--rungs", "0.5",
+    "--seeds", "3", "--trials", "12", "--lag", "3", "--no-race", "--no-start-points", "--no-checks", "--rungs", "0.5",
     "--rung-score", "accuracy", "--reduction-factor", "2", "--children-per-start", "2", "--tracking-uri", "none",
 ]  # fmt: skip
 
