@@ -10,7 +10,7 @@ from analysis import command_line
 from analysis.command_line import Parser
 from analysis.text import echo, sentence
 from search.execution.disk import cannot_write
-from search.execution.interrupts import Interrupts
+from search.execution.interrupts import RUN_AGAIN, Interrupts, TimeIsUp
 from search.settings import ALL_OPTIONS, GROUPS
 
 
@@ -29,7 +29,10 @@ def parser(prog: str = "python -m search") -> Parser:
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m search") -> int:
-    """Runs the command; 0 done, 1 nothing finished or ended early, 2 cannot be started as asked, 130 interrupted."""
+    """Runs the command; 0 done, 1 nothing finished or ended early, 2 cannot be started as asked, 130 interrupted.
+
+    SIGUSR1, which says that a job's time is nearly up, gives 75.
+    """
     it = parser(prog)
 
     def body(options: argparse.Namespace) -> int:
@@ -37,6 +40,9 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m search")
         with Interrupts():
             try:
                 return int(command_line.load(f"search.commands.{work}:run")(options))
+            except TimeIsUp:
+                echo(f"\n{it.prog}: SIGUSR1 came before a trial had ended", file=sys.stderr)
+                return RUN_AGAIN
             except Exception as error:
                 why = "" if isinstance(error, ValueError) else cannot_write(error)
                 if not why:

@@ -18,6 +18,7 @@ PROG = "longtail-tune"
 COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
         "search": ("search.__main__", "search combinations of tricks for the best recipe, and report conflicts"),
+        "worker": ("search.workers.__main__", "train trials of a search through a shared folder, without Ray"),
         "train": ("trainables.train", "train the final model of an exported recipe"),
         "export": ("search.export", "export a recipe of a search"),
         "report": ("analysis.report.page", "write what a search found as one HTML page"),

@@ -59,6 +59,8 @@ class SearchResult:
         health: Reasons not to believe the search, whole sentences; empty where there are none.
         interrupted: Whether it was interrupted, as by Ctrl-C.
         failed: Whether it could not continue, or a result could not be written.
+        exit_code: That of the command: 0 with a best recipe, 1 without one or if it ended early, 75 after SIGUSR1, 130
+            after any other interruption.
         findings: What the report shows; `None` where it could not be made.
     """
 
@@ -74,6 +76,7 @@ class SearchResult:
     health: tuple[str, ...] = ()
     interrupted: bool = False
     failed: bool = False
+    exit_code: int = 0
     findings: Findings | None = field(default=None, repr=False, compare=False)
 
     def _repr_html_(self) -> str:
@@ -151,7 +154,7 @@ def conclude(
     complete = ending.complete and not ending.failed
     result = SearchResult(
         settings.name, folder, complete, trials, conflicts, best, ending.display.phase_seconds,
-        ending.display.saved, tables, health, ending.interrupted, ending.failed, findings,
+        ending.display.saved, tables, health, ending.interrupted, ending.failed, findings=findings,
     )  # fmt: skip
     settling = state.extra_blocks is not None and orchestrator.phase != "done"
     # before MLflow is waited for: a server that does not answer must not keep the results back

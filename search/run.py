@@ -8,7 +8,7 @@ from typing import Any
 
 from analysis.console import Console
 from search.execution import session
-from search.execution.gpu_shares import WORKER_ENVIRONMENT
+from search.execution.cpus import WORKER_ENVIRONMENT
 from search.execution.interrupts import Interrupts
 from search.growth.change import open_search
 from search.outcome import SearchResult
@@ -64,10 +64,18 @@ def launch(request: Request, console: Console) -> SearchResult:
                 workspace.claim()
                 context = session.with_notes(context)
                 result = session.run(request, context, workspace, console, interrupts)
-                return dataclasses.replace(result, interrupted=interrupts.received)
+                return dataclasses.replace(
+                    result, interrupted=interrupts.received, exit_code=_exit_code(result, interrupts)
+                )
         except SystemExit as error:
             # while Ray starts, SIGTERM is heard by Ray
             raise KeyboardInterrupt from error
         finally:
             workspace.release()
     return launch(session.successor(request, context, changed, console), console)
+
+
+def _exit_code(result: SearchResult, interrupts: Interrupts) -> int:
+    if interrupts.received:
+        return interrupts.exit_code
+    return 1 if result.failed or result.best is None else 0

@@ -205,6 +205,11 @@ class Settings(NumericsSettings):
         default=None, shown="start a local one for this search",
     )  # fmt: skip
 
+    workers: int | None = option(
+        WHERE, "have trials trained by processes of `longtail-tune worker` that share OUTPUT, without Ray; so many at "
+        "a time", "N", THIS_RUN, default=None, at_least=0, at_most=1_000_000, shown="Ray trains them",
+    )  # fmt: skip
+
     output: str = option(KEEP, "folder for the results", "DIR", default="results", compared=False)
     store: str | None = option(
         KEEP, "folder for finished stages", "DIR", CHANGES, default=None, shown="OUTPUT/stages", path=True

@@ -41,7 +41,9 @@ from spaces.domain import uniform
 from trainables.testing import CHECKS, Case
 from trainables.registry import trick
 """
-FOREIGN = {"--check", "--help", "--head", "--cpuset-cpus", "--strict"}
+FOREIGN = {
+    "--check", "--help", "--head", "--cpuset-cpus", "--strict", "--array", "--gres", "--requeue", "--signal",
+}  # fmt: skip
 """Options of every command, and of other programs."""
 
 

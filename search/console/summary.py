@@ -237,6 +237,12 @@ def resume_command(settings: Settings, *more: str) -> str:
     return command("python", "run_search.py", *option("--resume", settings.name), *where, *more)
 
 
+def how_to_work(settings: Settings) -> str:
+    """Who trains the trials of a search without Ray."""
+    start = command("longtail-tune", "worker", settings.name, "--output", settings.output)
+    return f"trials are trained by workers, {settings.workers} at a time; to start one: {start}"
+
+
 def how_to_resume(settings: Settings, settling: bool = False, used_up: str = "") -> str:
     """How to continue a search that is not complete, with `--settle` or a larger budget where it needs one."""
     more = ["--settle"] * settling + used_up.split()

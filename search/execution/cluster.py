@@ -129,10 +129,11 @@ def _remove_abandoned(place: Path) -> None:
 # ---------------------------------------- start and end
 
 
-def start(**options: Any) -> str:
+def start(environment: Mapping[str, str], **options: Any) -> str:
     """Starts Ray on this machine, for this process only.
 
     Args:
+        environment: Further environment variables of it and of its processes.
         **options: Options of `ray.init`.
 
     Returns:
@@ -144,7 +145,7 @@ def start(**options: Any) -> str:
     folder, note = make_socket_folder()
     _silence()
     # by the environment: the home folder, where Ray would keep the token, may not be writable
-    _set_environment({**OWN_ENVIRONMENT, "RAY_AUTH_TOKEN": secrets.token_hex(32)})
+    _set_environment({**OWN_ENVIRONMENT, **environment, "RAY_AUTH_TOKEN": secrets.token_hex(32)})
     try:
         ray.init(
             address="local",  # otherwise Ray would join any cluster on this machine, which would lack our code

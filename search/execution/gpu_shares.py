@@ -24,7 +24,7 @@ import torch
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from search.execution import cluster
-from search.execution.cpus import allowed_cpus
+from search.execution.cpus import WORKER_ENVIRONMENT, cpu_limit, machine_share, slurm_gpus
 from search.execution.uploaded_code import packed
 from search.settings import Settings, SettingsError
 from trainables.pipeline.footprint import Footprint
@@ -32,9 +32,6 @@ from trainables.plan import Plan
 from trainables.trial import footprint_of
 
 log = logging.getLogger(__name__)
-
-WORKER_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-"""Environment of the workers, set before they import torch: one thread per trial, one trial per core."""
 
 LOST_TRIES = 3
 """Attempts after which the trial, rather than the machine, is blamed for a process that dies."""
@@ -75,6 +72,18 @@ def check(settings: Settings) -> None:
             f"--gpu-hours {settings.gpu_hours:g}: trials use no GPU, so this limit would never be reached; "
             "add --gpus-per-trial, or limit the time with --time-budget SECONDS"
         )
+    if settings.workers:
+        if settings.address is not None:
+            raise SettingsError(
+                f"--workers {settings.workers}: trials are trained by workers or on the Ray cluster at "
+                f"{settings.address}: leave --address out, or give --workers 0"
+            )
+        if settings.gpus_auto:
+            raise SettingsError(
+                f"--workers {settings.workers}: --gpus-per-trial auto is measured by Ray, without which this search "
+                "runs; give a number"
+            )
+        return
     if not settings.gpus_per_trial or settings.address is not None or ray.is_initialized():
         return
     if not torch.cuda.is_available():
@@ -85,13 +94,13 @@ def check(settings: Settings) -> None:
         )
 
 
-def connect(settings: Settings) -> str:
+def connect(settings: Settings) -> list[str]:
     """Starts Ray on this machine, or connects to the cluster and sends it this project's code.
 
     A Ray that this process is already connected to is used as it is.
 
     Returns:
-        A sentence about where Ray's files are, "" if that is as asked.
+        What trials may use of this machine, and where Ray's files are if that is not as asked, in sentences.
 
     Raises:
         SettingsError: Ray cannot be started, or no cluster answers at the address.
@@ -100,11 +109,14 @@ def connect(settings: Settings) -> str:
     # a trial's error is reported in one line, with its record
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     if ray.is_initialized():
-        return ""
+        return []
     environment: dict[str, Any] = {"env_vars": WORKER_ENVIRONMENT}
     options = {"log_to_driver": False, "logging_level": logging.ERROR, "runtime_env": environment}
     if settings.address is None:
-        return cluster.start(**options)
+        gpus = torch.cuda.device_count() if settings.gpus_per_trial else None
+        chosen = slurm_gpus(gpus) if gpus else ""
+        note = cluster.start({"CUDA_VISIBLE_DEVICES": chosen} if chosen else {}, **options)
+        return [machine_share(chosen.count(",") + 1 if chosen else gpus), *filter(None, [note])]
     environment["py_modules"] = packed(settings)
     try:
         cluster.connect(address=settings.address, **options)
@@ -118,15 +130,17 @@ def connect(settings: Settings) -> str:
             f"--address {settings.address}: the Ray cluster there requires a token; set RAY_AUTH_MODE=token and "
             "RAY_AUTH_TOKEN to the output of `ray get-auth-token` on its head"
         ) from error
-    return ""
+    return []
 
 
 def concurrent_trials(settings: Settings) -> int:
-    """Number of trials that can run at the same time on the connected Ray.
+    """Number of trials that can run at the same time on the connected Ray, or by workers.
 
     Raises:
         SettingsError: Its resources are too small for one trial.
     """
+    if settings.workers:
+        return min(settings.workers, settings.max_concurrent or settings.workers)
     resources = ray.cluster_resources()
     wanted = {"CPU": settings.cpus_per_trial, "GPU": settings.gpus_per_trial}
     fit = [int(resources.get(kind, 0) / amount + 1e-9) for kind, amount in wanted.items() if amount]
@@ -141,10 +155,10 @@ def concurrent_trials(settings: Settings) -> int:
 
 def _cpu_limit_note(settings: Settings) -> str:
     """Why Ray has fewer CPUs than the machine, in brackets; "" if it has all."""
-    allowed, whole = allowed_cpus(), os.cpu_count() or 1
-    if settings.address is not None or allowed == whole:
+    limit, whole = cpu_limit(), os.cpu_count() or 1
+    if settings.address is not None or limit.cpus == whole:
         return ""
-    return f" (this process may use {allowed} of the machine's {whole} CPUs)"
+    return f" (this process may use {limit.cpus} of the machine's {whole} CPUs: {limit.source})"
 
 
 def check_storage(settings: Settings) -> None:
@@ -353,7 +367,10 @@ class ResourceAllocator:
 
 
 def resource_allocator(settings: Settings) -> ResourceAllocator:
-    """The resource allocator of a search on the connected Ray."""
+    """The resource allocator of a search on the connected Ray; workers have no larger share than the usual one."""
+    usual = Share(settings.cpus_per_trial, settings.gpus_per_trial)
+    if settings.workers:
+        return ResourceAllocator(usual, usual)
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     most = Share(*(max((node.get(kind, 0.0) for node in nodes), default=0.0) for kind in ("CPU", "GPU")))
-    return ResourceAllocator(Share(settings.cpus_per_trial, settings.gpus_per_trial), most)
+    return ResourceAllocator(usual, most)

@@ -22,7 +22,7 @@ from search.context import SearchContext
 from search.execution import cluster
 from search.execution.failures import FailureCount, describe_error
 from search.execution.gpu_shares import ResourceAllocator
-from search.execution.interrupts import Interrupts
+from search.execution.interrupts import Interrupts, seconds_to_finish
 from search.scheduling.early_stopping import CohortASHA, Decision, stages_of
 from search.scheduling.orchestrator import Orchestrator
 from search.scheduling.trial_request import TrialRequest
@@ -92,12 +92,13 @@ def execute(
             verbose=0,
         ),
     )
-    with interrupts.between_events(callback.interrupt):
+    with interrupts.between_events(callback.interrupt, callback.finish_epochs):
         try:
             lost = cluster.run_watched(tuner.fit, lambda: callback.interrupted, callback.interrupt, own_ray)
         except (KeyboardInterrupt, Interrupted):
             return
-    if lost:
+    # a batch system may send a signal to all processes of a job, Ray's among them
+    if lost and not interrupts.received:
         orchestrator.stop(LOST_PROCESS.format(lost))
         orchestrator.note_interruption()
 
@@ -261,6 +262,8 @@ class TuneCallback(_DriverOnly, Callback):  # type: ignore[misc]
         self.progress: dict[str, float] = {}
         """Fraction of its plan that each running trial has behind it."""
         self.interrupted = False
+        self._unfinished: set[str] | None = None  # trials that are to end an epoch before the search ends
+        self._finish_by = 0.0
         self._problem: Exception | None = None
         self._noted: set[str] = set()
         self._failures = FailureCount()
@@ -270,14 +273,34 @@ class TuneCallback(_DriverOnly, Callback):  # type: ignore[misc]
         self._orchestrator.stop()
         self.interrupted = True
 
+    def finish_epochs(self) -> None:
+        """Ends the search when every running trial has ended its epoch, after which it is kept, or time is up."""
+        self._orchestrator.stop()
+        self._unfinished, self._finish_by = set(self.progress), time.monotonic() + seconds_to_finish()
+
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Between two events of the search: the place to end it, with nothing half done."""
         if self._problem is not None:
             # Tune only logs what goes wrong while a trial ends
             raise self._problem
+        if self._unfinished is not None and not self.interrupted:
+            self.note_once("SIGUSR1: the running trials end their epochs, then the search ends")
+            left = self._unfinished & self.progress.keys()
+            self.interrupted = not left or time.monotonic() > self._finish_by
         if self.interrupted:
             raise self._interrupt_with
         self._tick(self.progress)
+
+    def note_once(self, text: str, about: str = "") -> None:
+        """Shows a note, unless one about the same was shown before.
+
+        Args:
+            text: The note.
+            about: What it is about; the text itself where absent.
+        """
+        if (about or text) not in self._noted:
+            self._noted.add(about or text)
+            self._note(text)
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial has a slot."""
@@ -293,9 +316,9 @@ class TuneCallback(_DriverOnly, Callback):  # type: ignore[misc]
         """A trial has reported."""
         name = trial.config["task"]
         for note in result["notes"]:
-            if note not in self._noted:
-                self._noted.add(note)
-                self._note(f"{name}: {note}")
+            self.note_once(f"{name}: {note}", note)
+        if self._unfinished is not None:
+            self._unfinished.discard(name)
         if result["outcome"] == "failed":
             # its process ends by itself, and nothing else is trained in it
             self._last.setdefault(name, {"payload": {}})["failure"] = result["failure"]
@@ -326,11 +349,21 @@ class TuneCallback(_DriverOnly, Callback):  # type: ignore[misc]
         again = self._shares.retry(name, reason, lost) if name in self._orchestrator.running else ""
         if again:
             log.info("%s: %s (%s)", name, again, reason)
-            for kept in (self._points, self._last, self.progress):
-                kept.pop(name, None)
+            self._forget(name)
             self._orchestrator.requeue(name, f"{again} ({reason})", share.gpus)
             return
         self._record(name, "failed", self._shares.why_failed(name, reason))
+
+    def on_trial_returned(self, trial: Any, reason: str) -> None:
+        """A worker has given a trial back because it has to end itself."""
+        name = trial.config["task"]
+        self._forget(name)
+        if name in self._orchestrator.running:
+            self._orchestrator.requeue(name, reason, self._shares.share_of(name).gpus)
+
+    def _forget(self, name: str) -> None:
+        for kept in (self._points, self._last, self.progress):
+            kept.pop(name, None)
 
     def _record(self, name: str, outcome: str, reason: str, stop: Mapping[str, Any] = MappingProxyType({})) -> None:
         if self._problem is not None or name not in self._orchestrator.running:

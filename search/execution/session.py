@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -21,7 +21,7 @@ from search.console.preview import show_change
 from search.context import SearchContext
 from search.execution import cluster, gpu_shares, ray_tune
 from search.execution.disk import cannot_write
-from search.execution.interrupts import Interrupts, children_outlive_the_terminal
+from search.execution.interrupts import Interrupts, shielded_children
 from search.execution.joint_training import trained_apart
 from search.execution.uploaded_code import CODE_FOLDER
 from search.growth.change import EVENT, SpaceChange, notes
@@ -37,6 +37,7 @@ from search.scheduling.sampler import Sampler
 from search.scheduling.stage_locks import StageLocks
 from search.settings import Settings, SettingsError
 from search.state import SearchState
+from search.workers import driver
 from search.workspace.folder import Workspace, kept_space, successor_of
 from search.workspace.identity import SEEDS_APART, refusal
 from trainables.pipeline.leases import Leases
@@ -143,8 +144,11 @@ def run(
     try:
         # MLflow makes its database in seconds that Ray needs as well
         tracker = mlflow_tracker.Tracker(uri, settings.name, settings.data, settings.folder)
-        with _ray(workspace, interrupts) as own_ray:
-            context = _connect_ray(context, workspace, console, interrupts)
+        with nullcontext(False) if settings.workers else _ray(workspace, interrupts) as own_ray:
+            if settings.workers:
+                console.print(styled(summary.how_to_work(settings)), soft_wrap=True)
+            else:
+                context = _connect_ray(context, workspace, console, interrupts)
             slots = gpu_shares.concurrent_trials(context.settings)
             context = _with_lag(context, workspace, request.resume, slots)
             with _orchestrator(request, context, console) as orchestrator:
@@ -191,9 +195,8 @@ def _connect_ray(
         os.environ.setdefault(key, value)
     uploaded = context.settings.address is not None and not ray.is_initialized()
     context = dataclasses.replace(context, code_uploaded=uploaded)
-    with interrupts.deferred(), children_outlive_the_terminal():
-        note = gpu_shares.connect(context.settings)
-        if note:
+    with interrupts.deferred(), shielded_children():
+        for note in gpu_shares.connect(context.settings):
             console.print(styled(sentence(note)), soft_wrap=True)
         gpu_shares.check_storage(context.settings)
         if context.settings.gpus_auto:
@@ -279,7 +282,10 @@ def _train(
     )  # fmt: skip
     try:
         with display:
-            ray_tune.execute(orchestrator, context, callback, scheduler, shares, slots, interrupts, own_ray)
+            if settings.workers:
+                driver.execute(orchestrator, context, callback, scheduler, shares, slots, interrupts)
+            else:
+                ray_tune.execute(orchestrator, context, callback, scheduler, shares, slots, interrupts, own_ray)
     except Exception as error:
         if orchestrator.journal.problem is not None:
             resuming = summary.how_to_resume(settings, request.extra_blocks is not None).splitlines()[-1].strip()

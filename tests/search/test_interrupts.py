@@ -8,17 +8,30 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from search.execution import interrupts
-from search.execution.interrupts import SIGNALS, Interrupts, children_outlive_the_terminal
+from search.execution.interrupts import (
+    INTERRUPTED,
+    RUN_AGAIN,
+    SIGNALS,
+    Interrupts,
+    TimeIsUp,
+    seconds_to_finish,
+    shielded_children,
+)
 
 ROOT = Path(interrupts.__file__).parents[1]
 
 
-@pytest.mark.parametrize("number", SIGNALS)
-def test_the_first_is_a_request_and_the_second_does_not_wait(number):
+ENDING = [number for number in SIGNALS if number != signal.SIGUSR1]
+
+
+@pytest.mark.parametrize("number", ENDING)
+def test_the_first_is_a_request_and_the_second_does_not_wait(number, monkeypatch):
+    monkeypatch.setattr(interrupts, "REPEATED_SECONDS", 0.0)
     before = [signal.getsignal(each) for each in SIGNALS]
     asked = []
     it = Interrupts()
@@ -44,8 +57,9 @@ def test_outside_of_events_it_is_raised_and_what_swallows_it_is_found_out(number
             pytest.fail("the events begin all the same")
 
 
-@pytest.mark.parametrize("number", SIGNALS)
-def test_what_must_not_be_broken_off_is_not_though_it_brings_handlers_of_its_own(number):
+@pytest.mark.parametrize("number", ENDING)
+def test_what_must_not_be_broken_off_is_not_though_it_brings_handlers_of_its_own(number, monkeypatch):
+    monkeypatch.setattr(interrupts, "REPEATED_SECONDS", 0.0)
     done = []
     with pytest.raises(KeyboardInterrupt), Interrupts() as it:
         with it.deferred():
@@ -63,10 +77,11 @@ def test_what_must_not_be_broken_off_is_not_though_it_brings_handlers_of_its_own
 def test_a_child_outlives_the_terminal_and_its_parent_hears_of_it():
     with pytest.raises(KeyboardInterrupt), Interrupts() as it:
         with it.deferred():
-            with children_outlive_the_terminal():
+            with shielded_children():
                 child = subprocess.Popen(["sleep", "600"])
                 os.kill(os.getpid(), signal.SIGHUP)
                 child.send_signal(signal.SIGHUP)
+                child.send_signal(signal.SIGUSR1)
             for _ in range(50):  # it may be heard in another thread first
                 if it.received:
                     break
@@ -77,6 +92,33 @@ def test_a_child_outlives_the_terminal_and_its_parent_hears_of_it():
             child.terminate()
             assert child.wait(timeout=60) == -signal.SIGTERM
         it.check()
+
+
+def test_little_time_left_is_a_request_of_its_own_and_its_exit_code_says_so(monkeypatch):
+    asked = []
+    with Interrupts() as it, it.between_events(lambda: asked.append("end"), lambda: asked.append("finish")):
+        # to every process of a job, and from a job script to the command as well: once is enough
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGUSR1)
+        assert asked == ["finish"] and it.exit_code == RUN_AGAIN == 75
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
+        assert it.exit_code == RUN_AGAIN
+    with pytest.raises(TimeIsUp), Interrupts() as it:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        time.sleep(1)
+    with Interrupts() as it, it.between_events(lambda: asked.append("end"), lambda: asked.append("finish")):
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert asked == ["finish", "end"] and it.exit_code == INTERRUPTED == 130
+    monkeypatch.delenv("SLURM_JOB_END_TIME", raising=False)
+    assert seconds_to_finish() == 240
+    monkeypatch.setattr(interrupts, "time", SimpleNamespace(time=lambda: 1000.5, monotonic=time.monotonic))
+    monkeypatch.setenv("SLURM_JOB_END_TIME", "1300")
+    assert seconds_to_finish() == 239.5
+    monkeypatch.setenv("SLURM_JOB_END_TIME", "1010")
+    assert seconds_to_finish() == 0
 
 
 NOHUP = """

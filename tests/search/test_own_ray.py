@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from search.execution import cluster
-from search.execution.cpus import SCHEDULERS, allowed_cpus
+from search.execution import cluster, cpus
+from search.execution.cpus import SCHEDULERS, SLURM_GPUS, allowed_cpus, machine_share, slurm_gpus
 from search.settings import SettingsError
 
 ROOT = Path(__file__).parents[2]
@@ -63,6 +63,30 @@ def groups(tmp_path, monkeypatch):
 )  # fmt: skip
 def test_quotas_of_control_groups(files, membership, cpus, groups):
     assert groups(files, membership) == cpus
+
+
+def test_where_the_numbers_come_from_is_said(groups, monkeypatch):
+    for name in ("CUDA_VISIBLE_DEVICES", *SLURM_GPUS):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(cpus, "_quotas", lambda *_: [])
+    assert machine_share(None) == "trials may use all 64 CPUs of this machine"
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    assert machine_share(None) == "trials may use 8 CPUs of this machine's 64 (CPU affinity)"
+    # bound to what was asked for: the batch system is what a person knows
+    monkeypatch.setenv("SLURM_CPUS_ON_NODE", "16")
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "8")
+    said = "trials may use 8 CPUs of this machine's 64 (SLURM_CPUS_PER_TASK=8)"
+    assert machine_share(None) == said
+    assert machine_share(4) == f"{said} and 4 GPUs (all of this machine's)"
+    monkeypatch.setenv("SLURM_JOB_GPUS", "1,3")
+    assert slurm_gpus(4) == "1,3" and machine_share(2) == f"{said} and 2 GPUs (SLURM_JOB_GPUS=1,3)"
+    # a control group hides the others, numbers are no numbers, or Slurm has set what CUDA reads
+    assert slurm_gpus(2) == ""
+    monkeypatch.setenv("SLURM_JOB_GPUS", "gpu:1")
+    assert slurm_gpus(4) == ""
+    monkeypatch.setenv("SLURM_JOB_GPUS", "1,3")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    assert slurm_gpus(4) == "" and machine_share(1) == f"{said} and 1 GPU (CUDA_VISIBLE_DEVICES=0)"
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)
@@ -212,7 +236,7 @@ def test_nobody_else_can_reach_it_and_nothing_of_it_stays(tmp_path):
     assert found["listening"] == ["127.0.0.1"], "somebody on the network could run code here"
     assert (found["mode"], found["token"], found["worker"]) == ("token", 64, True)
     assert found["slots"] == 1 or sys.platform != "linux"
-    assert "too long for a socket" in found["note"] and len(found["folder"]) < 40
+    assert "too long for a socket" in " ".join(found["note"]) and len(found["folder"]) < 40
     assert found["left"] == [] and found["restored"] and found["gone"] and found["again"] == 7
     assert "Traceback" not in ran.stderr and "token" not in ran.stderr.lower(), ran.stderr
 

@@ -9,9 +9,10 @@ from ray.tune.utils.serialization import TuneFunctionEncoder
 
 import search
 from search import phases
+from search.execution import ray_tune
 from search.execution.failures import FailureCount, describe_error
 from search.execution.gpu_shares import ResourceAllocator, Share
-from search.execution.ray_tune import Failure, TuneScheduler, TuneSearcher
+from search.execution.ray_tune import Failure, TuneCallback, TuneScheduler, TuneSearcher
 from tests.search.whole_searches import ALIKE, TRICK, journal, small_phases
 
 
@@ -104,6 +105,31 @@ def test_nothing_is_handed_out_while_a_larger_share_is_waited_for():
     assert searcher.suggest("c") is None
     shares.started("t0")
     assert searcher.suggest("d") == {"task": "t1", "spec": "{}", "cpus": 1, "gpus": 0.25}
+
+
+@pytest.mark.parametrize("in_time", [True, False])
+def test_when_time_is_up_running_trials_end_their_epochs_before_the_search_ends(in_time, monkeypatch):
+    clock, stopped, said = SimpleNamespace(now=0.0), [], []
+    monkeypatch.setattr(ray_tune, "time", SimpleNamespace(monotonic=lambda: clock.now, time=lambda: clock.now))
+    monkeypatch.setattr(ray_tune, "seconds_to_finish", lambda: 240.0)
+    orchestrator = SimpleNamespace(stop=lambda: stopped.append(True), started=lambda name: None)
+    shares = SimpleNamespace(started=lambda name: None)
+    callback = TuneCallback(orchestrator, SimpleNamespace(), SimpleNamespace(), shares, note=said.append)
+    trials = [SimpleNamespace(config={"task": name}) for name in "ab"]
+    for trial in trials:
+        callback.on_trial_start(0, [], trial)
+    callback.on_step_begin(0, [])
+    callback.finish_epochs()
+    report = {"notes": [], "outcome": "running", "points": [], "payload": {}, "progress": 0.5}
+    for trial in trials:
+        clock.now += 120
+        callback.on_step_begin(0, [])
+        if in_time or trial is trials[0]:
+            callback.on_trial_result(0, [], trial, report)
+    clock.now += 0 if in_time else 1
+    with pytest.raises(KeyboardInterrupt):
+        callback.on_step_begin(0, [])
+    assert stopped == [True] and said == ["SIGUSR1: the running trials end their epochs, then the search ends"]
 
 
 ONCE_MORE = """import os, pathlib, time

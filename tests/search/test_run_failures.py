@@ -316,7 +316,7 @@ def test_an_interrupt_waits_for_the_end_of_an_event(place, monkeypatch):
         time.sleep(0.2)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
 def test_an_interrupt_while_the_searcher_is_asked_is_one(place, monkeypatch, number):
     """Nothing runs then, so that Tune takes the search for finished."""
     hand_out, seen = Orchestrator.next, []
@@ -331,5 +331,7 @@ def test_an_interrupt_while_the_searcher_is_asked_is_one(place, monkeypatch, num
     monkeypatch.setattr(Orchestrator, "next", interrupted)
     (place / "tiny.py").write_text(f"{SPACE_HEAD}\nSPACE = {TINY!r}\n")
     options = ["--seeds", "2", "--trials", "0", "--no-race", "--no-checks", "--max-concurrent", "1"]
-    assert run_search.main(["--space", "tiny.py", "--name", "asked", *options]) == 130
+    assert run_search.main(["--space", "tiny.py", "--name", "asked", *options]) == (
+        75 if number == signal.SIGUSR1 else 130
+    )
     assert seen and len(journal(place / "results" / "asked")) == 2

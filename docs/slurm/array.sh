@@ -1,0 +1,24 @@
+#!/bin/bash
+# Independent jobs that train one search through a shared folder, without Ray; one of them drives it:
+#   NAME=cifar RESULTS=/shared/results sbatch docs/slurm/array.sh --space spaces/full_combo.py --data cifar100-lt --workers 64
+#SBATCH --job-name=longtail
+#SBATCH --array=0-7
+#SBATCH --nodes=1
+#SBATCH --ntasks=1
+#SBATCH --cpus-per-task=8
+#SBATCH --time=04:00:00
+#SBATCH --signal=B:USR1@300
+#SBATCH --requeue
+#SBATCH --open-mode=append
+
+longtail-tune worker "$NAME" --output "$RESULTS" -- "$@" &
+worker=$!
+
+# Slurm sends its signals to this shell, which passes them on and waits until the worker has ended
+trap 'kill -USR1 "$worker"' USR1
+trap 'kill -TERM "$worker"' TERM
+while kill -0 "$worker" 2>/dev/null; do wait "$worker"; done
+wait "$worker"
+code=$?
+if [ "$code" -eq 75 ]; then scontrol requeue "$SLURM_JOB_ID"; fi
+exit "$code"

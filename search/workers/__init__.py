@@ -1,0 +1,1 @@
+"""Workers that train the trials of a search through a folder that they share with its driver, without Ray."""
