@@ -82,7 +82,7 @@ class Faults:
                 name = os.readlink(f"/proc/self/fd/{path}") if isinstance(path, int) else os.fspath(path)
             except (OSError, TypeError):
                 return
-            if not str(name).startswith(str(self.place)):
+            if not Path(str(name)).is_relative_to(self.place):
                 return
             self.calls[kind] += 1
             number = self.calls[kind] if self.kind else self.calls.total()
@@ -118,7 +118,7 @@ class Faults:
             real["fsync"](handle)
             number = handle if isinstance(handle, int) else handle.fileno()
             with self._lock:
-                if self.left is None and os.readlink(f"/proc/self/fd/{number}").startswith(str(self.place)):
+                if self.left is None and Path(os.readlink(f"/proc/self/fd/{number}")).is_relative_to(self.place):
                     disk.flushed(number)
 
         def opened(file: Any, mode: str = "r", *arguments: Any, **named: Any) -> Any:
@@ -181,9 +181,10 @@ def outcome(place: Path) -> dict[str, Any]:
 
 
 def comparable(run: dict[str, Any]) -> dict[str, Any]:
-    """A run without what differs between two searches of the same: times and places."""
+    """A run without what differs between two searches of the same: times, places, and what was there already."""
     tags = {name: text for name, text in run["tags"].items() if name not in {*TIMES, "digest"}}
-    metrics = {name: text for name, text in run["metrics"].items() if not TIMES & {*name.split("/"), *name.split("_")}}
+    parts = {name: {*name.split("/")} for name in run["metrics"]}
+    metrics = {name: text for name, text in run["metrics"].items() if not parts[name] & {*TIMES, "reuse"}}
     params = {name: text for name, text in run["params"].items() if name not in ("data_root", "output")}
     return {**run, "tags": tags, "params": params, "metrics": metrics, "artifacts": sorted(run["artifacts"])}
 
@@ -246,7 +247,7 @@ def check(place: Path, expected: dict[str, Any], *fault: Any) -> None:
         found = outcome(faults.place)
     for part, value in expected.items():
         assert found[part] == value, f"{faults}: {part} differs"
-    assert left_behind(faults.place) == [], str(faults)
+    assert left_behind(faults.place) == [], f"{faults}: {left_behind(faults.place)}"
     assert list(problems(StageStore(faults.place / "results" / "stages"))) == [], str(faults)
 
 
