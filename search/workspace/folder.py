@@ -78,7 +78,8 @@ class Workspace:
                 f"--resume {self.name}: {self.folder} is in use by {self._lock.owner}; wait for that process to "
                 "end, or stop it with Ctrl-C"
             )
-        files.sweep(self.folder)
+        for place in (self.folder, self.folder.parent):
+            files.sweep(place)
 
     def release(self) -> None:
         """Lets other drivers in."""

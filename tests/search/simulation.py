@@ -380,7 +380,7 @@ def simulate(seed: int) -> int:
             for number in range(draws.choice((1, 1, 2))):
                 found.append(Search(f"s{number}", machine, fails, **settings))
             _run(found, machine)
-            machine.unreliable, machine.out_until = False, -1.0
+            machine.unreliable, machine.out_until, machine.answers_left = False, -1.0, -1
             for search in found:
                 _check(search, same=not (fails or limited))
                 _check_tracked(search)

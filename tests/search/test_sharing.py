@@ -123,7 +123,7 @@ def test_a_bounded_store_stays_bounded_and_the_search_ends(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_two_searches_train_every_stage_once(tmp_path: Path) -> None:
     space = ROOT / "spaces" / "papers" / "label_over_smoothing.py"
     shared = ["--seeds", "2", "--trials", "0", "--no-race", "--epochs-scale", "0.2", "--max-concurrent", "1"]
@@ -138,7 +138,12 @@ def test_two_searches_train_every_stage_once(tmp_path: Path) -> None:
         )
         for name in ("one", "other")
     ]  # fmt: skip
-    assert [search.wait() for search in searches] == [0, 0]
+    try:
+        assert [search.wait() for search in searches] == [0, 0]
+    finally:
+        for search in searches:
+            search.kill()
+            search.wait()
     journals = [Journal(tmp_path / name / name / "journal.jsonl").records() for name in ("one", "other")]
     metrics = [{trial: record.metrics for trial, record in records.items()} for records in journals]
     assert metrics[0] == metrics[1]
