@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 
 PATIENCE = 60.0
-"""Seconds, in all, for which a search that has ended waits for MLflow."""
+"""Seconds without an answer after which a search that has ended no longer waits for MLflow."""
 
 
 class Tracker:
@@ -211,8 +211,8 @@ class Tracker:
 
         Args:
             status: FINISHED, or KILLED for a search that was interrupted and may be resumed.
-            patience: Seconds for which the store is waited for, over all calls. Ctrl-C ends the wait.
-            tell: Takes a sentence for people, if it takes longer than a moment.
+            patience: Seconds without an answer of the store after which it is given up. Ctrl-C ends the wait.
+            tell: Takes sentences for people about what is still to be written, if it takes longer than a moment.
 
         Returns:
             What could not be written, empty as a rule; `missing` says it in a sentence.

@@ -278,7 +278,12 @@ def test_a_recipe_says_which_data_it_was_found_on_without_places_or_a_cut(photos
     written = yaml.safe_load(text)
     assert str(tmp_path) not in text and written["provenance"]["data_root"] == "../data"
     assert written["data"]["imbalance"] is None  # a tail of their own is not cut, however it grows
-    assert (written["data"]["classes"], written["data"]["counts"]) == (["ant", "bee"], [30, 12])
+    images = written["data"]["images"]
+    assert list(images) == ["train", "val", "test"] and "counts" not in written["data"]
+    assert (written["data"]["classes"], [sum(each) for each in zip(*images.values(), strict=True)]) == (
+        ["ant", "bee"],
+        [30, 12],
+    )
     assert len(written["data"]["fingerprint"]) == 16
     assert read_recipe(tmp_path / "out" / "best.yaml")["provenance"]["data_root"] == str(tmp_path / "data")
 

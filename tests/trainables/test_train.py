@@ -131,7 +131,8 @@ def test_the_command_leaves_a_model_that_loads(recipe, command, tmp_path, store,
         assert float(right.double().mean()) == pytest.approx(run["metrics"]["test/accuracy"])
         assert run["recalls"] == [pytest.approx(float(right[data.test_labels == c].double().mean())) for c in range(10)]
     kept = yaml.safe_load((out / "recipe.yaml").read_text())
-    assert kept["data"]["classes"] == [str(label) for label in range(10)] and kept["data"]["counts"][9] == 2 + 24 + 50
+    assert kept["data"]["classes"] == [str(label) for label in range(10)]
+    assert {split: counts[9] for split, counts in kept["data"]["images"].items()} == {"train": 2, "val": 44, "test": 30}
     changed = {"numerics": Numerics().to_dict(), "data": kept["data"], "provenance": kept["provenance"]}
     assert kept == recipe() | changed
 
@@ -745,7 +746,7 @@ def without(key):
         (altered(data={"name": "digits-lt", "imbalance": 500}), "imbalance must lie between 1 and 100"),
         (altered(data={"name": "digits-lt", "imbalance": "50"}), "data.imbalance must be a valid number, got '50'"),
         (altered(data={"name": "digits-lt"}), "data.imbalance is missing"),
-        (altered(data={"name": "digits-lt", "imbalance": 50, "classes": ["a"]}), "classes and counts"),
+        (altered(data={"name": "digits-lt", "imbalance": 50, "classes": ["a"]}), "classes and images"),
         (altered(model="resnet9"), "unknown model 'resnet9': did you mean 'resnet8'?"),
         (altered(model=8), "model must be text, got 8"),
         (altered(model="resnet8?pretrained=best.yaml"), "no state dict that can be read without running code"),
@@ -807,7 +808,9 @@ def leaves_of(value, path=()):
 def test_a_recipe_with_any_odd_value_anywhere_is_read_or_refused(recipe, tmp_path):
     content = recipe() | {"numerics": Numerics().to_dict()}
     content["measured"] |= {"epochs_scale": 1.0, "seeds": [1], "gain_over_baseline": {"mean": 0.1, "seeds": 2}}
-    content["data"] |= {"fingerprint": "f", "classes": ["a"], "counts": [1]}
+    content["data"] |= {
+        "fingerprint": "f", "classes": ["a"], "counts": [1], "images": {"train": [1], "val": [0], "test": [0]},
+    }  # fmt: skip
     content["provenance"] |= {"fingerprints": ["f"], "code": {}}
     tried = refused = 0
     for path in leaves_of(content):

@@ -161,19 +161,29 @@ class _Part(BaseModel):
 _Count = Annotated[int, Field(ge=0)]
 
 
+class _Images(_Part):
+    """Images of each class, by split."""
+
+    train: list[_Count]
+    val: list[_Count]
+    test: list[_Count]
+
+
 class Data(_Part):
-    """Data that a recipe was found on."""
+    """Data that a recipe was found on; earlier versions noted the images of each class in all splits, as `counts`."""
 
     name: str
     imbalance: Annotated[float, Field(ge=1)] | None
     fingerprint: str | None = None
     classes: list[str] | None = None
+    images: _Images | None = None
     counts: list[_Count] | None = None
 
     @model_validator(mode="after")
     def _one_count_a_class(self) -> Self:
-        if len(self.classes or ()) != len(self.counts or ()):
-            raise ValueError("classes and counts must be of one length")
+        lists = [self.counts or []] if self.images is None else [self.images.train, self.images.val, self.images.test]
+        if any(len(counts) != len(self.classes or ()) for counts in lists):
+            raise ValueError("classes and images must be of one length")
         return self
 
 
