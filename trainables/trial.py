@@ -332,8 +332,10 @@ class Trial(Trainable):  # type: ignore[misc]
             payload["correct"] = correct if data.val_given else []
             payload["per_class"] = per_class(pipeline.executor.state.last)
             payload["curve"] = self._points
+            found, payload["decisions"], calibration = pipeline.reliability()
+            payload["metrics"] |= found
             if self._spec.read_test:
-                payload["metrics"] |= pipeline.test()[0]
+                payload["metrics"] |= pipeline.confirm(calibration)
         return payload
 
 

@@ -121,6 +121,7 @@ class Tracker:
         contents = {name: (folder / name).read_bytes() for name in kept.artifacts if (folder / name).is_file()}
         if kept.concluded:
             self._put("the search's summary", lambda runs: runs.write_results(contents))
+            self._put("the models", RunWriter.write_models)
         self._put("the verdicts on recipes", RunWriter.write_verdicts)
         return run_id
 
@@ -180,6 +181,7 @@ class Tracker:
         self._kept.conclude(metrics or {}, tags or {}, contents, replaced)
         self._kept.save(self._folder)
         self._put("the search's summary", lambda runs: runs.write_results(contents, replaced))
+        self._put("the models", RunWriter.write_models)
 
     def mark(self, table: pd.DataFrame) -> None:
         """Puts the verdicts of a table of pairs onto the recipe runs that have both tricks on; returns at once.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from scipy import special
@@ -115,6 +116,8 @@ def fit(logits: Tensor, labels: Tensor, counts: Tensor, ridge: float = 1.0) -> C
                 torch.stack([cross, (p @ tail**2 - of_tail**2).sum()]),
             ]
         )
+        if not bool(torch.isfinite(hessian).all()):  # logits that are too large for a product of two
+            break
         step = torch.linalg.lstsq(hessian.cpu(), gradient.cpu()).solution.to(z.device)
         size = 1.0
         while size > 1e-6 and objective(at - size * step)[0] > value:
@@ -141,6 +144,38 @@ def cross_fitted(logits: Tensor, labels: Tensor, counts: Tensor, prior: Tensor) 
         if bool(own.any()) and bool(other.any()):
             found[own] = fit(logits[other], labels[other], counts).probabilities(logits[own], counts, prior)
     return found
+
+
+def reliability(logits: Tensor, labels: Tensor, counts: Tensor) -> tuple[dict[str, float], dict[str, Any], Calibration]:
+    """What can be relied on, measured on val at equal class frequencies.
+
+    Args:
+        logits: (N, C) of val images.
+        labels: (N,) their classes.
+        counts: (C,) training images per class.
+
+    Returns:
+        "temperature" and "prior_exponent" of the calibration, "calibrated_error", "calibrated_loss" and
+        "calibrated_accuracy" by halves that were not fitted on; the fields of `analysis.records.schema.Decisions`; the
+        calibration.
+    """
+    prior = torch.full((len(counts),), 1 / len(counts), dtype=torch.float64)
+    fitted = fit(logits, labels, counts)
+    unseen = cross_fitted(logits, labels, counts, prior)
+    predicted = logits.argmax(dim=1)
+    decisions = {
+        "predicted": torch.bincount(predicted, minlength=len(counts)).tolist(),
+        "confusions": confusions(predicted, labels, len(counts)),
+        "accepted": confident(unseen, labels),
+    }
+    found = {"temperature": fitted.temperature, "prior_exponent": fitted.exponent}
+    return found | calibrated_scores(unseen, labels, prior), decisions, fitted
+
+
+def calibrated_scores(probabilities: Tensor, labels: Tensor, prior: Tensor) -> dict[str, float]:
+    """`scores` under a prior, as "calibrated_error", "calibrated_loss" and "calibrated_accuracy"."""
+    found = scores(probabilities, labels, importance(labels, prior))
+    return {f"calibrated_{name.removeprefix('calibration_')}": value for name, value in found.items()}
 
 
 def importance(labels: Tensor, prior: Tensor) -> Tensor:

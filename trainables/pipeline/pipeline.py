@@ -6,7 +6,7 @@ epochs is everything that is needed to continue, on another machine or after a c
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from trainables.data import LongTailed
 from trainables.deployment import Deployment
+from trainables.evaluation.calibration import Calibration, calibrated_scores, reliability
 from trainables.evaluation.summary import UNWEIGHTED, summary
 from trainables.models import Network, build, input_format
 from trainables.pipeline.executor import StageExecutor
@@ -161,14 +162,42 @@ class Pipeline:
         last = self.executor.state.last
         return summary(last, self.data.counts, self.data.val_labels, prefix, self.deployment)
 
+    def val_logits(self) -> Tensor:
+        """(M, C) float64 logits of val; only when finished."""
+        last = len(self.plan.stages) - 1
+
+        def features(split: str, compute: Callable[[], Tensor]) -> Tensor:
+            executor = self.executor
+            return executor.cache.split_features(last, split, executor.state.ancestors[:last], compute)
+
+        return Evaluator(self.context, self.plan, last, stored=features).logits(self.network())
+
+    def reliability(self) -> tuple[dict[str, float], dict[str, Any], Calibration]:
+        """What `evaluation.calibration.reliability` says of val, its metrics with the prefix "final/"."""
+        found, decisions, fitted = reliability(self.val_logits(), self.data.val_labels, self.data.counts)
+        return {f"final/{name}": value for name, value in found.items()}, decisions, fitted
+
+    def measured_on_test(self) -> tuple[dict[str, Any], Tensor]:
+        """What `Evaluator.measured` returns of the test split. Only for confirmed recipes: test may select nothing."""
+        return Evaluator(self.context, self.plan, len(self.plan.stages) - 1, split="test").measured(self.network())
+
     def test(self, deployment: Deployment | None = None) -> tuple[dict[str, float], list[float], list[int]]:
-        """Measures on the test split. Only for confirmed recipes: nothing may be selected by it.
+        """Metrics, recalls per class and correctness per image on the test split, see `measured_on_test`.
 
         Args:
             deployment: Prior and costs (default: those of the pipeline).
         """
-        last = Evaluator(self.context, self.plan, len(self.plan.stages) - 1, split="test")(self.network())
+        last, _ = self.measured_on_test()
         return summary(last, self.data.counts, self.data.test_labels, "test", deployment or self.deployment)
+
+    def confirm(self, calibration: Calibration) -> dict[str, float]:
+        """Metrics on test, read once: of the network as it is, and at equal class frequencies with a calibration."""
+        last, logits = self.measured_on_test()
+        data = self.data
+        found = summary(last, data.counts, data.test_labels, "test", self.deployment)[0]
+        prior = torch.full((data.classes,), 1 / data.classes, dtype=torch.float64)
+        scores = calibrated_scores(calibration.probabilities(logits, data.counts, prior), data.test_labels, prior)
+        return found | {f"test/{name}": value for name, value in scores.items()}
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and JSON-able values from which `load_state` continues exactly."""
