@@ -346,6 +346,17 @@ def _search_results(recipe: Mapping[str, Any], plan: Plan) -> list[str]:
         lines.append(
             f"Gain over the baseline: {100 * gain['mean']:+.1f} points{interval}, {gain.get('seeds', 0)} paired seeds."
         )
+    if {"calibration_error", "calibrated_error", "temperature"} <= set(fitted := found.get("calibration") or {}):
+        before, after = (100 * fitted[key] for key in ("calibration_error", "calibrated_error"))
+        words = f"{after:.1f} % after calibration (T = {fitted['temperature']:.2f})"
+        lines.append(f"Calibration error on val: {before:.1f} %, and {words}.")
+    if mistakes := found.get("confusions"):
+        shown = (
+            f"{markdown_cell(one['true'])} → {markdown_cell(one['predicted'])} "
+            f"({_percent(math.nan if one['share'].get('mean') is None else one['share']['mean'])} %)"
+            for one in mistakes[:3]
+        )
+        lines.append(f"Largest confusions on val: {', '.join(shown)}.")
     warnings = [
         f"- {markdown_cell(verdict['pair'])}: {markdown_cell(verdict['verdict'])}. {markdown_cell(verdict['reason'])}"
         for verdict in recipe["conflicts"]

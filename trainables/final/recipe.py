@@ -197,11 +197,25 @@ class _Gain(_Interval):
     seeds: int = 0
 
 
+class _Precision(_Interval):
+    class_name: Annotated[str, Field(alias="class")]
+
+
+class _Confusion(_Part):
+    true: str
+    predicted: str
+    images: _Count
+    share: _Interval
+
+
 class _Measured(_Interval):
     values: list[float]
     epochs_scale: Annotated[float, Field(gt=0)] = 1.0
     seeds: list[int] = Field(default_factory=list)
     gain_over_baseline: _Gain | None = None
+    precision: list[_Precision] = Field(default_factory=list)
+    confusions: list[_Confusion] = Field(default_factory=list)
+    calibration: dict[str, float] = Field(default_factory=dict)
 
 
 class _Verdict(_Part):

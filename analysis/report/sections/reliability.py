@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 from markupsafe import Markup
 
 from analysis.formatting import seeds
+from analysis.recipes.reliability import confusions, precision, recall, told, wrong_above
 from analysis.records.intervals import bounded_interval
-from analysis.records.schema import Decisions
 from analysis.report import html as ui
 from analysis.report.context import val_of
 from analysis.report.findings import Findings
@@ -70,11 +68,8 @@ class _Named:
 
 def _drawn(findings: Findings) -> dict[str, pd.DataFrame]:
     """The trials that speak for each recipe and say what they predicted, by the recipe's name."""
-    trials = trials_drawn(findings)
-    if "decisions" not in trials:
-        return {}
-    told = trials[trials["decisions"].map(lambda said: isinstance(said, Decisions) and bool(said.predicted))]
-    each = {name: told[told["recipe"] == recipe] for recipe, name in findings.compared.items()}
+    trials = told(trials_drawn(findings))
+    each = {name: trials[trials["recipe"] == recipe] for recipe, name in findings.compared.items()}
     return {name: mine for name, mine in each.items() if len(mine)}
 
 
@@ -87,8 +82,8 @@ def _precisions(drawn: dict[str, pd.DataFrame]) -> Markup:
         cells = [ui.name(name), ui.count(first["counts"][label])]
         line: dict[str, Any] = {"label": label, "class": name, "training images": first["counts"][label]}
         for recipe, mine in drawn.items():
-            for what, each in (("recall", _recalls(mine, label)), ("precision", _precision(mine, label))):
-                mean, low, high = each
+            for what, each in (("recall", recall), ("precision", precision)):
+                mean, low, high = each(mine, label)
                 cells.append(ui.rate(mean, low, high))
                 line |= {f"{recipe}, {what}": mean, f"{recipe}, {what} low": low, f"{recipe}, {what} high": high}
         rows.append(cells)
@@ -100,44 +95,10 @@ def _precisions(drawn: dict[str, pd.DataFrame]) -> Markup:
     return ui.stack(ui.note(cut), ui.table(heads, rows[:MOST_CLASSES], "precisions", pd.DataFrame(content)))
 
 
-def _recalls(mine: pd.DataFrame, label: int) -> tuple[float, float, float]:
-    known = [float(value) for value in mine[f"recall/{label}"] if not math.isnan(value)]
-    images = float(mine.iloc[0]["val_counts"][label]) if len(mine.iloc[0]["val_counts"]) else 0.0
-    return bounded_interval(known, images=images, same_images=_same(mine))
-
-
-def _precision(mine: pd.DataFrame, label: int) -> tuple[float, float, float]:
-    """Mean of the seeds' precisions with its interval; a seed that never predicts the class says nothing of it."""
-    given = [said.predicted[label] for said in mine["decisions"]]
-    right = [
-        round(recall * counts[label]) if not math.isnan(recall) else 0
-        for recall, counts in zip(mine[f"recall/{label}"], mine["val_counts"], strict=True)
-    ]
-    return _share(right, given, _same(mine))
-
-
-def _share(parts: Sequence[int], wholes: Sequence[int], same: bool) -> tuple[float, float, float]:
-    """Mean over seeds of a share with its 95 % interval, from counts of each seed."""
-    known = [(part / whole, whole) for part, whole in zip(parts, wholes, strict=True) if whole]
-    images = sum(whole for _, whole in known) / len(known) if known else 0.0
-    return bounded_interval([share for share, _ in known], images=images, same_images=same)
-
-
-def _same(mine: pd.DataFrame) -> bool:
-    """Whether every seed was measured on the same images."""
-    return "correct" in mine and bool(mine["correct"].map(len).any())
-
-
 def _confusions(name: str, mine: pd.DataFrame) -> Markup:
     first = mine.iloc[0]
-    total: Counter[tuple[int, int]] = Counter()
-    for said in mine["decisions"]:
-        total.update({(true, other): count for true, other, count in said.confusions})
     rows, content = [], []
-    for (true, other), count in sorted(total.items(), key=lambda item: (-item[1], item[0])):
-        each = [{(a, b): n for a, b, n in said.confusions}.get((true, other), 0) for said in mine["decisions"]]
-        images = [counts[true] for counts in mine["val_counts"]]
-        mean, low, high = _share(each, images, _same(mine))
+    for true, other, count, (mean, low, high) in confusions(mine):
         names = _class_name(first, true), _class_name(first, other)
         rows.append([ui.name(names[0]), ui.name(names[1]), ui.count(count), ui.rate(mean, low, high)])
         line: dict[str, Any] = {"true class": names[0], "predicted class": names[1], "images": count}
@@ -192,11 +153,9 @@ def _confident(name: str, mine: pd.DataFrame) -> Markup:
         cells = [ui.name(_class_name(first, label))]
         line: dict[str, Any] = {"class": _class_name(first, label)}
         for limit in limits:
-            told = [said.accepted[limit] for said in mine["decisions"] if limit in said.accepted]
-            given, wrong = [each[0][label] for each in told], [each[1][label] for each in told]
-            mean, low, high = _share(wrong, given, _same(mine))
-            cells += [ui.number(f"{sum(given) / len(given):.1f}", sum(given) / len(given)), ui.rate(mean, low, high)]
-            line |= {f"answers from {limit}": sum(given) / len(given), f"wrong from {limit}": mean}
+            answers, (mean, low, high) = wrong_above(mine, label, limit)
+            cells += [ui.number(f"{answers:.1f}", answers), ui.rate(mean, low, high)]
+            line |= {f"answers from {limit}": answers, f"wrong from {limit}": mean}
             line |= {f"wrong from {limit} low": low, f"wrong from {limit} high": high}
         rows.append(cells)
         content.append(line)
