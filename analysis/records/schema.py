@@ -30,6 +30,9 @@ seeds, by which the winner is chosen. confirm: winner and baseline on seeds that
 the test split. around: the winner with some of its tricks removed, down to the baseline. nominated: the four cells of
 pairs that the adaptive arm suggested, on fresh seeds."""
 
+FRESH = ("race", "confirm")
+"""Arms in which recipes are measured on seeds that did not propose them; they also measure calibration."""
+
 RECIPE = "recipe:"
 """How the label of a whole recipe begins that a space names: it is compared with the baseline and makes no pair."""
 
@@ -131,7 +134,7 @@ class Decisions:
         confusions: The mistakes that were made most often, at most 50: (true class, predicted class, images).
         accepted: For some confidences, how many answers of each predicted class are as sure as that, and how many of
             these are wrong. Of calibrated probabilities, each by a calibration that was fitted on the other half of
-            val; at equal class frequencies.
+            val; at equal class frequencies. Of the arms `FRESH` alone.
     """
 
     predicted: tuple[int, ...] = ()

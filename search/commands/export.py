@@ -38,6 +38,11 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 
+CALIBRATION = (
+    "temperature", "prior_exponent", "calibration_error", "calibrated_error", "accuracy", "calibrated_accuracy",
+)  # fmt: skip
+"""Metrics of a calibration that a recipe names: mean over seeds, on val, without and with it."""
+
 MOST_CONFUSIONS = 10
 """Confusions that a recipe names."""
 
@@ -249,13 +254,8 @@ def _reliability(own: pd.DataFrame) -> dict[str, Any]:
         return {}
     names = [str(name) for name in mine.iloc[0]["class_names"]]
     ends = ("mean", "low", "high")
-    calibration = {
-        name: round(float(mine[f"final/{name}"].mean()), 6)
-        for name in (
-            "temperature", "prior_exponent", "calibration_error", "calibrated_error", "accuracy", "calibrated_accuracy",
-        )
-        if f"final/{name}" in mine and mine[f"final/{name}"].notna().all()
-    }  # fmt: skip
+    calibrated = [name for name in CALIBRATION if f"final/{name}" in mine and mine[f"final/{name}"].notna().all()]
+    means = {name: round(float(mine[f"final/{name}"].mean()), 6) for name in calibrated}
     return {
         "precision": [
             {"class": name} | _named(reliability.precision(mine, label), ends) for label, name in enumerate(names)
@@ -265,7 +265,7 @@ def _reliability(own: pd.DataFrame) -> dict[str, Any]:
             | {"share": _named(each.share, ends)}
             for each in reliability.confusions(mine)[:MOST_CONFUSIONS]
         ],
-        "calibration": calibration,
+        **({"calibration": means} if "temperature" in means else {}),
     }
 
 

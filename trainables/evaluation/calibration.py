@@ -146,8 +146,8 @@ def cross_fitted(logits: Tensor, labels: Tensor, counts: Tensor, prior: Tensor) 
     return found
 
 
-def reliability(logits: Tensor, labels: Tensor, counts: Tensor) -> tuple[dict[str, float], dict[str, Any], Calibration]:
-    """What can be relied on, measured on val at equal class frequencies.
+def on_val(logits: Tensor, labels: Tensor, counts: Tensor) -> tuple[dict[str, float], dict[str, Any], Calibration]:
+    """A calibration, and what it reaches on val at equal class frequencies.
 
     Args:
         logits: (N, C) of val images.
@@ -156,20 +156,13 @@ def reliability(logits: Tensor, labels: Tensor, counts: Tensor) -> tuple[dict[st
 
     Returns:
         "temperature" and "prior_exponent" of the calibration, "calibrated_error", "calibrated_loss" and
-        "calibrated_accuracy" by halves that were not fitted on; the fields of `analysis.records.schema.Decisions`; the
-        calibration.
+        "calibrated_accuracy" by halves that were not fitted on; how often confident answers are wrong; the calibration.
     """
     prior = torch.full((len(counts),), 1 / len(counts), dtype=torch.float64)
     fitted = fit(logits, labels, counts)
     unseen = cross_fitted(logits, labels, counts, prior)
-    predicted = logits.argmax(dim=1)
-    decisions = {
-        "predicted": torch.bincount(predicted, minlength=len(counts)).tolist(),
-        "confusions": confusions(predicted, labels, len(counts)),
-        "accepted": confident(unseen, labels),
-    }
     found = {"temperature": fitted.temperature, "prior_exponent": fitted.exponent}
-    return found | calibrated_scores(unseen, labels, prior), decisions, fitted
+    return found | calibrated_scores(unseen, labels, prior), confident(unseen, labels), fitted
 
 
 def calibrated_scores(probabilities: Tensor, labels: Tensor, prior: Tensor) -> dict[str, float]:
@@ -320,7 +313,7 @@ def confusions(predicted: Tensor, labels: Tensor, classes: int, most: int = 50) 
     ]
 
 
-def confident(probabilities: Tensor, labels: Tensor) -> dict[str, tuple[list[int], list[int]]]:
+def confident(probabilities: Tensor, labels: Tensor) -> dict[str, list[list[int]]]:
     """For each of `CONFIDENCES`, how many answers each predicted class has above it, and how many of them are wrong."""
     confidence, predicted = probabilities.max(dim=1)
     classes = probabilities.shape[1]
@@ -329,7 +322,7 @@ def confident(probabilities: Tensor, labels: Tensor) -> dict[str, tuple[list[int
         sure = confidence >= limit
         given = torch.bincount(predicted[sure], minlength=classes)
         wrong = torch.bincount(predicted[sure & (predicted != labels)], minlength=classes)
-        found[f"{limit:g}"] = (given.tolist(), wrong.tolist())
+        found[f"{limit:g}"] = [given.tolist(), wrong.tolist()]
     return found
 
 

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from trainables.data import LongTailed
 from trainables.deployment import Deployment
-from trainables.evaluation.calibration import Calibration, calibrated_scores, reliability
+from trainables.evaluation import calibration
+from trainables.evaluation.calibration import Calibration
 from trainables.evaluation.summary import UNWEIGHTED, summary
 from trainables.models import Network, build, input_format
 from trainables.pipeline.executor import StageExecutor
@@ -172,10 +173,18 @@ class Pipeline:
 
         return Evaluator(self.context, self.plan, last, stored=features).logits(self.network())
 
-    def reliability(self) -> tuple[dict[str, float], dict[str, Any], Calibration]:
-        """What `evaluation.calibration.reliability` says of val, its metrics with the prefix "final/"."""
-        found, decisions, fitted = reliability(self.val_logits(), self.data.val_labels, self.data.counts)
-        return {f"final/{name}": value for name, value in found.items()}, decisions, fitted
+    def decisions(self) -> dict[str, Any]:
+        """Which classes the last evaluation on val has predicted, and its largest confusions."""
+        labels, classes = self.data.val_labels.cpu(), self.data.classes
+        predicted = torch.tensor(self.executor.state.last["predicted"])
+        counts = torch.bincount(predicted, minlength=classes).tolist()
+        mistakes = calibration.confusions(predicted, labels, classes)
+        return {"predicted": counts, "confusions": [list(mistake) for mistake in mistakes]}
+
+    def calibrated(self) -> tuple[dict[str, float], dict[str, Any], Calibration]:
+        """What `calibration.on_val` returns, its metrics with the prefix "final/"; only when finished."""
+        found, accepted, fitted = calibration.on_val(self.val_logits(), self.data.val_labels, self.data.counts)
+        return {f"final/{name}": value for name, value in found.items()}, accepted, fitted
 
     def measured_on_test(self) -> tuple[dict[str, Any], Tensor]:
         """What `Evaluator.measured` returns of the test split. Only for confirmed recipes: test may select nothing."""
@@ -190,13 +199,14 @@ class Pipeline:
         last, _ = self.measured_on_test()
         return summary(last, self.data.counts, self.data.test_labels, "test", deployment or self.deployment)
 
-    def confirm(self, calibration: Calibration) -> dict[str, float]:
+    def confirm(self, fitted: Calibration) -> dict[str, float]:
         """Metrics on test, read once: of the network as it is, and at equal class frequencies with a calibration."""
         last, logits = self.measured_on_test()
         data = self.data
         found = summary(last, data.counts, data.test_labels, "test", self.deployment)[0]
         prior = torch.full((data.classes,), 1 / data.classes, dtype=torch.float64)
-        scores = calibrated_scores(calibration.probabilities(logits, data.counts, prior), data.test_labels, prior)
+        probabilities = fitted.probabilities(logits, data.counts, prior)
+        scores = calibration.calibrated_scores(probabilities, data.test_labels, prior)
         return found | {f"test/{name}": value for name, value in scores.items()}
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:

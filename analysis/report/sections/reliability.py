@@ -114,7 +114,14 @@ def _confusions(name: str, mine: pd.DataFrame) -> Markup:
 
 def _calibration(drawn: dict[str, pd.DataFrame]) -> Markup:
     rows, content = [], []
-    for name, mine in drawn.items():
+    fitted = {
+        name: mine
+        for name, mine in drawn.items()
+        if "final/temperature" in mine and mine["final/temperature"].notna().any()
+    }
+    if not fitted:
+        return ui.note("Calibration is measured in the race and the confirmation, which these recipes have not run.")
+    for name, mine in fitted.items():
         cells = [ui.name(name)]
         line: dict[str, Any] = {"recipe": name}
         for what, key in (("temperature", "final/temperature"), ("exponent", "final/prior_exponent")):
@@ -147,6 +154,8 @@ def _confident(name: str, mine: pd.DataFrame) -> Markup:
     """How often answers are wrong above each confidence, by predicted class."""
     first = mine.iloc[0]
     limits = list(mine["decisions"].iloc[0].accepted)
+    if not limits:
+        return Markup("")
     order = sorted(range(len(first["counts"])), key=lambda label: (-first["counts"][label], label))
     rows, content = [], []
     for label in order:
