@@ -37,7 +37,7 @@ class DataSet:
         """The same as MLflow's own."""
         about = json.dumps(self.about)
         source = json.dumps({"data": self.name})
-        return api().Dataset(self.name[:500], self.fingerprint, "longtail-tune", source, profile=about)
+        return api().Dataset(self.name, self.fingerprint, "longtail-tune", source, profile=about)
 
 
 @dataclass(frozen=True)

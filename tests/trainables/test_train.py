@@ -924,7 +924,7 @@ def test_a_calibrated_model_serves_what_was_measured(recipe, command, tmp_path):
     shares = data.counts.double() / data.counts.sum()
     odds = (z / told["temperature"]).exp() * shares ** (1 - told["exponent"])
     assert torch.allclose(probabilities.double(), odds / odds.sum(dim=1, keepdim=True), atol=1e-5)
-    assert told["prior"] == pytest.approx(shares.tolist()) and told["val"]["images"] == len(data.val_labels)
+    assert run["prior"] == pytest.approx(shares.tolist()) and told["val"]["images"] == len(data.val_labels)
     weights = (shares / 30)[data.test_labels]  # 30 test images of each class
     exact = odds / odds.sum(dim=1, keepdim=True)
     loss = log_loss(data.test_labels, exact, sample_weight=weights)

@@ -40,7 +40,7 @@ def card(
     """The model card; `missing` says why there is no program."""
     parts = (_header(recipe, data, measured), _head(recipe, data), _use(recipe, data, measured, missing),
              _preprocessing(data, missing), _data(recipe, data), _training(recipe, plan, data, measured, setup),
-             _test(data, measured), largest_confusions(data, measured), calibration(data, measured),
+             _test(data, measured), largest_confusions(data, measured), calibration(measured),
              _search_results(recipe, plan), _limits(recipe, plan, data, setup))  # fmt: skip
     return "\n".join(line for part in parts for line in part)
 

@@ -98,8 +98,8 @@ def measure(pipeline: Pipeline, deployment: Deployment, calibrated: Calibrated |
     Returns:
         "metrics" and "recalls" (C,); "precisions" (C,) and "predicted" (C,), images of test that each class was
         predicted for, as often as classes are in test; "confusions", the largest ones as (true, predicted, images);
-        "risk_coverage", see `calibration.selective_risk`, under the prior of deployment; and with a calibration
-        "calibration": its numbers, and the scores on test before and after it.
+        "prior" (C,), that of deployment; "risk_coverage", see `calibration.selective_risk`, under it; and with a
+        calibration "calibration": its numbers, and the scores on test before and after it.
     """
     data = pipeline.data
     last, z = pipeline.measured_on_test()
@@ -118,7 +118,7 @@ def measure(pipeline: Pipeline, deployment: Deployment, calibrated: Calibrated |
             "loss": scores["loss"],
             "calibration_error": scores["calibration_error"],
         }
-        found = {"calibration": _told(calibrated, prior, {"before": before, "after": scores})}
+        found = {"calibration": _told(calibrated, {"before": before, "after": scores})}
         if calibrated.limits is not None:
             found["abstention"] = _abstention(probabilities, labels, weights, calibrated.limits, calibrated.risk)
     measured, recalls, _ = summary(last, counts, labels, "test", deployment)
@@ -131,15 +131,15 @@ def measure(pipeline: Pipeline, deployment: Deployment, calibrated: Calibrated |
         "precisions": (right.double() / given.double()).tolist(),
         "predicted": given.tolist(),
         "confusions": calibration.confusions(predicted, labels, data.classes),
+        "prior": prior.tolist(),
         "risk_coverage": calibration.selective_risk(probabilities, labels, weights),
         **found,
     }
 
 
-def _told(calibrated: Calibrated, prior: Tensor, test: Mapping[str, Any]) -> dict[str, Any]:
+def _told(calibrated: Calibrated, test: Mapping[str, Any]) -> dict[str, Any]:
     fitted = calibrated.calibration
-    numbers = {"temperature": fitted.temperature, "exponent": fitted.exponent}
-    return {**numbers, "prior": prior.tolist(), "val": calibrated.val, "test": test}
+    return {"temperature": fitted.temperature, "exponent": fitted.exponent, "val": calibrated.val, "test": test}
 
 
 def _abstention(

@@ -50,7 +50,7 @@ def largest_confusions(data: Any, measured: Sequence[Mapping[str, Any]]) -> list
     ]  # fmt: skip
 
 
-def calibration(data: Any, measured: Sequence[Mapping[str, Any]]) -> list[str]:
+def calibration(measured: Sequence[Mapping[str, Any]]) -> list[str]:
     """How far the probabilities can be trusted, and when to abstain."""
     run = measured[0]
     coverage = [
@@ -59,27 +59,24 @@ def calibration(data: Any, measured: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
     return [
         "## Calibration", "",
-        *_calibrated(data, measured), "",
-        "Where only the most confident answers are given, so many of them are wrong (seed "
-        f"{run['seed']}, on test, at the class frequencies that the probabilities are for):", "",
+        *_calibrated(measured), "",
+        f"Where only the most confident answers are given, so many of them are wrong (seed {run['seed']}, on test, at "
+        f"{_frequencies(run)}):", "",
         "| answered (%) | lowest probability | wrong (%) |", "|---|---|---|", *coverage, "",
         *_abstention(run),
     ]  # fmt: skip
 
 
-def _calibrated(data: Any, measured: Sequence[Mapping[str, Any]]) -> list[str]:
+def _calibrated(measured: Sequence[Mapping[str, Any]]) -> list[str]:
     if "calibration" not in measured[0]:
         return [
             "The probabilities are the softmax of the network and were not calibrated, as no val was held out "
             "(`--calibrate` holds it out); their calibration error on test stands above."
         ]
-    prior = measured[0]["calibration"]["prior"]
-    equal = max(prior) - min(prior) < 1e-9
     lines = [
         "p(y | x) ∝ π(y) · exp(z_y / T) / π_train(y)^a, with z the logits, T and a fitted on val, and π "
-        + ("equal for all classes" if equal else "the prior that was given")
-        + f"; {measured[0]['calibration']['val']['images']} val images. So the decisions are those of that prior, and "
-        "may differ from those of the bare network. On other class frequencies, multiply by π'(y) / π(y) and divide by "
+        f"{_frequencies(measured[0])}; {measured[0]['calibration']['val']['images']} val images. So the decisions are "
+        "those of that prior, and may differ from those of the bare network. On other class frequencies, multiply by π'(y) / π(y) and divide by "
         "the sum. On val, after is measured on the half that was not fitted on.",
         "",
         "| seed | T | a | calibration error, val (%) | on test (%) | loss, val | on test | accuracy on test (%) |",
@@ -98,6 +95,10 @@ def _calibrated(data: Any, measured: Sequence[Mapping[str, Any]]) -> list[str]:
             f"{both(val, 'loss', digits=3)} | {both(test, 'loss', digits=3)} | {both(test, 'accuracy', 100)} |"
         )
     return lines
+
+
+def _frequencies(run: Mapping[str, Any]) -> str:
+    return "equal class frequencies" if max(run["prior"]) - min(run["prior"]) < 1e-9 else "the prior that was given"
 
 
 def _abstention(run: Mapping[str, Any]) -> list[str]:
