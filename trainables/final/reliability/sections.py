@@ -76,8 +76,8 @@ def _calibrated(measured: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = [
         "p(y | x) ∝ π(y) · exp(z_y / T) / π_train(y)^a, with z the logits, T and a fitted on val, and π "
         f"{_frequencies(measured[0])}; {measured[0]['calibration']['val']['images']} val images. So the decisions are "
-        "those of that prior, and may differ from those of the bare network. On other class frequencies, multiply by π'(y) / π(y) and divide by "
-        "the sum. On val, after is measured on the half that was not fitted on.",
+        "those of that prior, and may differ from those of the bare network. On other class frequencies π', multiply "
+        "by π'(y) / π(y) and divide by the sum. On val, after is measured on the half that was not fitted on.",
         "",
         "| seed | T | a | calibration error, val (%) | on test (%) | loss, val | on test | accuracy on test (%) |",
         "|---|---|---|---|---|---|---|---|",
