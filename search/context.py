@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from analysis.records import mlflow_store
-from analysis.records.schema import SPACE_CHANGES
+from analysis.records.schema import FRESH, SPACE_CHANGES
 from analysis.text import sentence
 from search.design.labels import Design
 from search.execution.uploaded_code import tricks_for
@@ -255,6 +255,7 @@ class SearchContext:
             rungs=self.settings.rungs if request.may_stop else (),
             shortened=request.may_stop and self.settings.rung_score == SHORTENED,
             read_test=request.read_test,
+            calibrate=request.arm in FRESH,
             joint_seeds=request.joint_seeds,
             fingerprint=self.splits.fingerprint(request.seed),
         ).to_dict()

@@ -25,7 +25,7 @@ import pytest
 import torch
 
 from analysis.records import mlflow_store
-from analysis.records.schema import Record
+from analysis.records.schema import Decisions, Record
 from search.execution import cluster
 from search.mlflow_tracker import SearchRun
 from search.option import SettingsError
@@ -40,7 +40,10 @@ from spaces.domain import Space, Stage
 from tests.test_architecture import ALL, ROOT
 from trainables.data import load, standard
 from trainables.deployment import Deployment
+from trainables.deployment import read as read_deployment
+from trainables.final.network import trained
 from trainables.final.recipe import parse_recipe
+from trainables.final.training import UnfinishedRun
 from trainables.models import pretrained
 from trainables.pipeline.store import StageStore
 
@@ -158,9 +161,34 @@ def deployment(place: Path, payload: Payload) -> object:
     return Deployment.from_dict({"prior": "mkdir", "cost": [["x"]]})
 
 
+def prior(place: Path, payload: Payload) -> object:
+    (place / "prior.csv").write_bytes(pickle.dumps(payload))
+    return read_deployment(str(place / "prior.csv"), None, ["a", "b"])
+
+
+def decisions(place: Path, payload: Payload) -> object:
+    return Decisions.from_dict({"predicted": [1], "confusions": [["os", "mkdir", "x"]]})
+
+
+def unfinished(place: Path, payload: Payload) -> object:
+    folder = UnfinishedRun(place)
+    folder.path.mkdir()
+    (folder.path / "settings.json").write_bytes(pickle.dumps(payload))
+    return folder.settings()
+
+
+def trained_weights(place: Path, payload: Payload) -> object:
+    (place / "model-seed5000.safetensors").write_bytes(pickle.dumps(payload))
+    return trained(place, seed=5000)
+
+
 @pytest.mark.parametrize(
-    "read", [weights, features, recipe, expanding, settings, identity, record, journal, deployment]
-)
+    "read",
+    [
+        weights, features, recipe, expanding, settings, identity, record, journal, deployment, prior, decisions,
+        unfinished, trained_weights,
+    ],
+)  # fmt: skip
 def test_files_that_would_run_code_or_are_something_else_are_refused(read, tmp_path):
     place = tmp_path / "s"
     place.mkdir()

@@ -170,7 +170,7 @@ def summarise(recalls: Numbers, counts: Numbers, totals: Numbers | None = None) 
     return summary | {name: float(r[members].mean()) for name, members in groups.items() if bool(members.any())}
 
 
-def calibration_error(probabilities: Numbers, labels: Numbers, bins: int = 15) -> float:
+def calibration_error(probabilities: Numbers, labels: Numbers, bins: int = 15, weights: Numbers | None = None) -> float:
     """Expected calibration error of the top prediction: Σ_b (n_b / N) |accuracy_b − confidence_b|.
 
     Images are binned by confidence (their largest probability), in bins ((b − 1)/bins, b/bins] of equal
@@ -180,6 +180,7 @@ def calibration_error(probabilities: Numbers, labels: Numbers, bins: int = 15) -
         probabilities: (N, C) in [0, 1], e.g. the softmax of the logits.
         labels: (N,) true classes.
         bins: At least 1.
+        weights: (N,) of at least 0, where images count differently: n_b, accuracy_b and confidence_b are then weighted.
 
     Returns:
         In [0, 1]; 0 is calibrated.
@@ -210,9 +211,10 @@ def calibration_error(probabilities: Numbers, labels: Numbers, bins: int = 15) -
     confidence, predicted = p.max(dim=1)
     inner_edges = torch.arange(1, bins, dtype=torch.float64, device=p.device) / bins
     bin_of = torch.bucketize(confidence, inner_edges)
-    gap = (predicted == true.to(p.device)).double() - confidence
+    w = torch.ones_like(confidence) if weights is None else _float64(weights).to(p.device)
+    gap = w * ((predicted == true.to(p.device)).double() - confidence)
     # n_b · |accuracy_b − confidence_b| is the absolute sum of the bin's gaps.
-    return float(torch.stack([gap[bin_of == b].sum().abs() for b in range(bins)]).sum() / len(p))
+    return float(torch.stack([gap[bin_of == b].sum().abs() for b in range(bins)]).sum() / w.sum())
 
 
 def logits_magnitude(logits: Numbers, labels: Numbers) -> Tensor:

@@ -79,6 +79,18 @@ def parser(prog: str = "python -m trainables.train") -> Parser:
         "--threads", metavar="N", type=int, default=1, help="threads on a CPU (default: 1, as in a search)"
     )
 
+    sure = it.add_argument_group("how sure it is")
+    sure.add_argument(
+        "--calibrate", action="store_true",
+        help="hold val out of the training, fit temperature and implied prior on it, and serve probabilities for "
+        "--prior, or for equal class frequencies (default: train on val, serve the softmax)",
+    )  # fmt: skip
+    sure.add_argument(
+        "--abstain", metavar="RISK", type=float,
+        help="also find on val from which probability the answers of each class are wrong in at most this share, "
+        "e.g. 0.05; implies --calibrate (default: always answer)",
+    )  # fmt: skip
+
     keep = it.add_argument_group("what is kept")
     keep.add_argument(
         "--out", metavar="DIR", type=Path, default=Path("trained"), help="folder for the model (default: trained)"

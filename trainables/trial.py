@@ -332,8 +332,12 @@ class Trial(Trainable):  # type: ignore[misc]
             payload["correct"] = correct if data.val_given else []
             payload["per_class"] = per_class(pipeline.executor.state.last)
             payload["curve"] = self._points
-            if self._spec.read_test:
-                payload["metrics"] |= pipeline.test()[0]
+            payload["decisions"] = pipeline.decisions()
+            if self._spec.calibrate or self._spec.read_test:
+                found, payload["decisions"]["accepted"], fitted = pipeline.calibrated()
+                payload["metrics"] |= found
+                if self._spec.read_test:
+                    payload["metrics"] |= pipeline.confirm(fitted)
         return payload
 
 

@@ -28,6 +28,8 @@ class TrialSpec:
         shortened: Whether the whole plan is trained shortened to each rung before it is trained itself.
         target: Final metrics whose mean is the score of a shortened plan.
         read_test: Also measure the final network on test: for confirmed recipes alone.
+        calibrate: Also fit a calibration on val when it is finished: for recipes on fresh seeds, as it costs some
+            hundredths of a second on small data.
         device: "cpu", "cuda", or "auto".
         numerics: Fields of `Numerics` that are not at their defaults.
         deployment: `Deployment.to_dict()`; `None` weighs nothing.
@@ -49,6 +51,7 @@ class TrialSpec:
     shortened: bool = False
     target: tuple[str, ...] = ("final/accuracy",)
     read_test: bool = False
+    calibrate: bool = False
     device: str = "auto"
     numerics: dict[str, str] = field(default_factory=dict)
     deployment: dict[str, Any] | None = None

@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.records import reader
-from analysis.records.schema import RecordError
+from analysis.records.schema import FRESH, RecordError
 
 ACCURACY = "final/accuracy"
 HARMONIC_MEAN = "final/smoothed_harmonic_mean"
@@ -21,9 +21,6 @@ is 32 %."""
 
 PICKS = ("accuracy", "harmonic_mean", "knee")
 """What a recipe may be picked from the front by."""
-
-FRESH = ("confirm", "race")
-"""Arms whose seeds did not choose the recipe."""
 
 
 def too_few(what: str, data: str, val_counts: Sequence[int]) -> str | None:

@@ -87,6 +87,11 @@ def pages(client: Client, experiments: Sequence[str], query: str) -> list[Any]:
     return found
 
 
+def finite(value: float) -> float:
+    """The number as MLflow takes it: NaN for what is not finite."""
+    return value if math.isfinite(value) else math.nan
+
+
 def log(
     client: Client,
     run_id: str,
@@ -106,7 +111,7 @@ def log(
         tags: Key to value.
     """
     mlflow = api()
-    numbers = [mlflow.Metric(key, value if math.isfinite(value) else math.nan, *when) for key, value, *when in metrics]
+    numbers = [mlflow.Metric(key, finite(value), *when) for key, value, *when in metrics]
     words = [mlflow.Param(key, value) for key, value in (params or {}).items()]
     notes = [mlflow.RunTag(key, value) for key, value in (tags or {}).items()]
     while numbers or words or notes:

@@ -230,6 +230,9 @@ class Client:
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
+        self.answered = time.monotonic()
+        """When the store answered last, as `time.monotonic` counts."""
+        self.answers = 0
         self._closed = False
         real = _with_password(uri)
         try:
@@ -245,9 +248,11 @@ class Client:
             if self._closed:
                 raise StoreError(f"the MLflow store at {self.uri} is no longer waited for")
             try:
-                return method(*arguments, **options)
+                answer = method(*arguments, **options)
             except Exception as error:
                 raise StoreError(sentence(self.uri, error)) from (error if HIDDEN not in self.uri else None)
+            self.answered, self.answers = time.monotonic(), self.answers + 1
+            return answer
 
         return call
 

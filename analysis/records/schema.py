@@ -30,6 +30,9 @@ seeds, by which the winner is chosen. confirm: winner and baseline on seeds that
 the test split. around: the winner with some of its tricks removed, down to the baseline. nominated: the four cells of
 pairs that the adaptive arm suggested, on fresh seeds."""
 
+FRESH = ("race", "confirm")
+"""Arms in which recipes are measured on seeds that did not propose them; they also measure calibration."""
+
 RECIPE = "recipe:"
 """How the label of a whole recipe begins that a space names: it is compared with the baseline and makes no pair."""
 
@@ -125,6 +128,28 @@ class Point:
     metrics: dict[str, Number]
 
 
+@dataclass(frozen=True)
+class Decisions:
+    """What a trained network says of the images of val.
+
+    Args:
+        predicted: Images that each class was predicted for.
+        confusions: The mistakes that were made most often, at most 50: (true class, predicted class, images).
+        accepted: For some confidences, how many answers of each predicted class are as sure as that, and how many of
+            these are wrong. Of calibrated probabilities, each by a calibration that was fitted on the other half of
+            val; at equal class frequencies. Of the arms `FRESH` alone.
+    """
+
+    predicted: tuple[int, ...] = ()
+    confusions: tuple[tuple[int, int, int], ...] = ()
+    accepted: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
+
+    @staticmethod
+    def from_dict(fields: Mapping[str, Any]) -> Decisions:
+        """From JSON-able fields, whose lists become tuples."""
+        return TypeAdapter(Decisions).validate_python(fields)
+
+
 def history(curve: Iterable[Point], metric: str, stage: str | None = None) -> list[tuple[int, float]]:
     """(epoch, value) of one metric of a learning curve, with the members of a stage averaged.
 
@@ -179,6 +204,7 @@ class Record:
             of the confirm arm also "test/accuracy", ….
         recalls: Recall of every class on val.
         per_class: Further numbers by class, on val: "logits_magnitude", "regularized_std".
+        decisions: What it says of val: precision, confusions, how often confident answers are wrong.
         correct: Per-image correctness on val, where val is the same in every block.
         curve: Every evaluation, in order; a re-used stage's are replayed.
         reason: Why it was stopped, diverged or failed.
@@ -222,6 +248,7 @@ class Record:
     reused: Annotated[tuple[str, ...], TAG]
     metrics: Annotated[dict[str, Number], Stored("metric", "{item}")]
     recalls: Annotated[tuple[Number, ...], Stored("metric", "recall/{item}")] = ()
+    decisions: Decisions = field(default_factory=Decisions)
     correct: tuple[int, ...] = ()
     per_class: Annotated[dict[str, Any], BeforeValidator(_known)] = field(default_factory=dict)
     curve: Annotated[tuple[Point, ...], Stored("metric", "val/{item}"), Stored("metric", "{stage}/{item}")] = ()

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from analysis import files
 from analysis.conflicts.search_verdicts import margin_of, verdict_table
 from analysis.formatting import coverage
-from analysis.recipes import pareto
+from analysis.recipes import pareto, reliability
 from analysis.recipes.pareto import HARMONIC_MEAN
 from analysis.records import mlflow_store, reader
 from analysis.records.intervals import bounded_interval, difference_interval, prediction_interval
@@ -37,6 +37,14 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FORMAT = 1
+
+CALIBRATION = (
+    "temperature", "prior_exponent", "calibration_error", "calibrated_error", "accuracy", "calibrated_accuracy",
+)  # fmt: skip
+"""Metrics of a calibration that a recipe names: mean over seeds, on val, without and with it."""
+
+MOST_CONFUSIONS = 10
+"""Confusions that a recipe names."""
 
 
 class ExportError(ValueError):
@@ -108,6 +116,7 @@ def document(
             **_named(reader.mean_interval(own, "final/accuracy"), ("mean", "low", "high")),
             "prediction": _named((low, high), ("low", "high")),
             **_worst_classes(own),
+            **_reliability(own),
             "gain_over_baseline": _gain(trials, row, reader.baseline(trials)),
             "images_seen": {
                 "recipe": float(own["images"].mean()),
@@ -236,6 +245,28 @@ def _worst_classes(own: pd.DataFrame) -> dict[str, Any]:
         return {}
     found = bounded_interval([float(value) for value in own[HARMONIC_MEAN]])
     return {HARMONIC_MEAN.removeprefix("final/"): _named(found, ("mean", "low", "high"))}
+
+
+def _reliability(own: pd.DataFrame) -> dict[str, Any]:
+    """Precision by class, the largest confusions and the calibration, where the records say them."""
+    mine = reliability.told(own)
+    if mine.empty:
+        return {}
+    names = [str(name) for name in mine.iloc[0]["class_names"]]
+    ends = ("mean", "low", "high")
+    calibrated = [name for name in CALIBRATION if f"final/{name}" in mine and mine[f"final/{name}"].notna().all()]
+    means = {name: round(float(mine[f"final/{name}"].mean()), 6) for name in calibrated}
+    return {
+        "precision": [
+            {"class": name} | _named(reliability.precision(mine, label), ends) for label, name in enumerate(names)
+        ],
+        "confusions": [
+            {"true": names[each.true], "predicted": names[each.predicted], "images": each.images}
+            | {"share": _named(each.share, ends)}
+            for each in reliability.confusions(mine)[:MOST_CONFUSIONS]
+        ],
+        **({"calibration": means} if "temperature" in means else {}),
+    }
 
 
 def _gain(trials: pd.DataFrame, row: pd.Series, baseline: str) -> dict[str, Any]:

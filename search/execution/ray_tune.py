@@ -17,7 +17,7 @@ from ray.tune import Callback, CheckpointConfig, FailureConfig, RunConfig, TuneC
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from analysis.records.schema import FIELDS, Point, Record
+from analysis.records.schema import FIELDS, Decisions, Point, Record
 from search.context import SearchContext
 from search.execution import cluster
 from search.execution.failures import FailureCount, describe_error
@@ -384,6 +384,7 @@ class TuneCallback(_DriverOnly, Callback):  # type: ignore[misc]
                 "context": request.context, "setting": request.setting, "outcome": outcome,
                 "choices": request.recipe.choices, "plan": request.recipe.plan.to_dict(),
                 "families": request.recipe.families, "curve": tuple(Point(**point) for point in points),
+                "decisions": Decisions.from_dict(payload.get("decisions", {})),
                 "reason": reason or payload.get("reason", ""), "stop": dict(stop),
                 "gpus": self._shares.share_of(name).gpus, "started": self._started.pop(name, time.time()),
             }

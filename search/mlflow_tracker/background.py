@@ -1,6 +1,7 @@
 """A thread that writes to MLflow while the search goes on, and waits while the store does not answer.
 
-What goes wrong is logged as a warning and returned by `close`, which waits for a bounded time. It never ends a search.
+What goes wrong is logged as a warning and returned by `close`, which waits as long as the store answers. It never ends
+a search.
 """
 
 from __future__ import annotations
@@ -15,11 +16,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from analysis.formatting import counted
 from analysis.records import mlflow_store
 from analysis.records.mlflow_store import Client, StoreError
 from search.mlflow_tracker.run_writer import RunWriter
 
 _logger = logging.getLogger(__name__)
+
+SHOW_SECONDS = 10.0
+"""Seconds between two sentences about what is still to be written, after a search has ended."""
 
 REFRESH_SECONDS = 5.0
 """The idle job is done at least this often, however many jobs wait."""
@@ -113,7 +118,7 @@ class BackgroundWriter:
         self._current: Job | None = None
         self._warned: set[str] = set()
         self._ending = threading.Event()
-        self._deadline = math.inf
+        self._ended_at, self._patience = math.inf, math.inf
         self._thread = threading.Thread(target=self._work, name="mlflow-writer", daemon=True)
         self._thread.start()
 
@@ -131,22 +136,26 @@ class BackgroundWriter:
 
         Args:
             last: Jobs to end with.
-            patience: Seconds for which the store is waited for, over all jobs. Ctrl-C ends the wait.
-            tell: Takes a sentence for people if that takes longer than a moment.
+            patience: Seconds without an answer of the store after which it is given up; however long the writing
+                takes, it continues while the store answers. Ctrl-C ends the wait.
+            tell: Takes sentences for people about what is still to be written, if that takes longer than a moment.
 
         Returns:
             Descriptions of the jobs that were not done.
         """
-        self._deadline = time.monotonic() + patience
+        self._ended_at, self._patience = time.monotonic(), patience
         self._ending.set()
         for job in (Job("", lambda runs: self._retry()), *last):
             self.put(job)
         self._queue.put(None)
         with suppress(KeyboardInterrupt):
             self._thread.join(2.0)
-            if self._thread.is_alive():
-                tell(f"Writing to MLflow, for at most {patience:.0f} s (Ctrl-C leaves the rest for later) …")
-                self._thread.join(self._deadline - time.monotonic())
+            shown = -math.inf
+            while self._thread.is_alive() and self._silence() < patience:
+                if time.monotonic() - shown > SHOW_SECONDS:
+                    shown = time.monotonic()
+                    tell(f"Writing to MLflow, {self._progress()} (Ctrl-C leaves the rest for later) …")
+                self._thread.join(0.5)
         left = list(self._failed)
         if self._thread.is_alive():
             if self._runs is not None:
@@ -157,6 +166,16 @@ class BackgroundWriter:
     def join(self) -> None:
         """Waits for the end of the thread."""
         self._thread.join()
+
+    def _silence(self) -> float:
+        """Seconds since the store answered last, or since the search has ended."""
+        answered = -math.inf if self._runs is None else self._runs.client.answered
+        return time.monotonic() - max(self._ended_at, answered)
+
+    def _progress(self) -> str:
+        waiting = [job for job in (self._current, *self._queue.queue) if job is not None and job.description]
+        answers = 0 if self._runs is None else self._runs.client.answers
+        return f"{counted(answers, 'request')} answered, {counted(len(waiting), 'part')} left"
 
     def _work(self) -> None:
         while self.step():
@@ -197,7 +216,7 @@ class BackgroundWriter:
                     self._failed.append(job)
                     break
                 self._warn(watch.lost or reason, "the search continues, and the journal has everything")
-                if watch.lost or time.monotonic() > self._deadline:
+                if watch.lost or self._silence() > self._patience:
                     self._failed.append(job)
                     break
             if self._ending.is_set():

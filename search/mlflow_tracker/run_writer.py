@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from analysis.records import mlflow_runs
+from analysis.records import mlflow_models, mlflow_runs
 from analysis.records.mlflow_index import clip
 from analysis.records.mlflow_store import Client
 from analysis.records.reader import RECORDS
@@ -28,6 +28,12 @@ PICTURE = "conflicts.png"
 
 SET_ASIDE = "set_aside"
 """Tag of trials and recipes that lie outside the space since it was changed: why."""
+
+MEASURED = ("final/", "test/")
+"""Prefixes of the metrics that are of a model and a data set."""
+
+MOST_DATA_SETS = 100
+"""Splits that a search's run has as inputs."""
 
 NOTE = "mlflow.note.content"
 """Tag that MLflow shows as a run's description."""
@@ -204,6 +210,58 @@ class RunWriter:
                 del run.data.tags[tag]
         saved_view.save(self.client, self._experiment, self.search, self.summary.records.values(), self.kept.started)
 
+    def write_models(self) -> None:
+        """Writes winner and baseline as models, with their numbers and data, and the search's data as its inputs.
+
+        Their runs, and the search's own, have their data sets as inputs; those of other trials have a fingerprint as a
+        tag, as a request for each trial would cost as much as all else that is written of it.
+        """
+        records = [self.summary.records[trial] for trial in self._done]
+        if not records:
+            return
+        roles = {"winner": self.summary.leader().get("best_recipe", ""), "baseline": self.summary.baseline()}
+        models = [self._model(role, name) for role, name in roles.items() if name in self.summary.recipes]
+        sets = {record.fingerprint: data_set(record) for record in records if record.fingerprint}
+        mlflow_models.log_data(self.client, self.run_id, list(sets.values())[:MOST_DATA_SETS], "train, val")
+        for model in models:
+            for each in model.measurements:
+                if each.data is not None:
+                    tested = ", test" * any(name.startswith("test/") for name, *_ in each.metrics)
+                    mlflow_models.log_data(self.client, each.run, [each.data], f"train, val{tested}")
+            inputs = [each.data for each in model.measurements if each.data is not None]
+            mlflow_models.log_data(self.client, model.run, inputs, "train, val")
+        mlflow_models.write_models(self.client, self._experiment, self.search, models)
+
+    def _model(self, role: str, name: str) -> mlflow_models.Model:
+        """A recipe as a model: the means over seeds of its run, and what each of its trials has measured."""
+        recipe, run = self.summary.recipes[name], self._recipe_run(name)
+        arms = {recipe.shown[0], "confirm"}
+        measurements = []
+        for _, record in sorted(self.summary.records.items()):
+            if (
+                record.recipe == name
+                and record.arm in arms
+                and record.outcome == "finished"
+                and record.trial in self._done
+            ):
+                content = of_trial(record, self.search, ())
+                points = [
+                    (key, value, content.start, step)
+                    for key, value, step in content.metrics
+                    if key.startswith(MEASURED)
+                ]
+                own = self._found["trial"][record.trial][0].info.run_id
+                measurements.append(mlflow_models.Measurement(str(own), points, data_set(record)))
+        means = [
+            (key, value, recipe.ended, len(recipe.trials))
+            for key, value in recipe.metrics.items()
+            if key.startswith(MEASURED) and not math.isnan(value)
+        ]
+        measurements.append(mlflow_models.Measurement(str(run.info.run_id), means))
+        tags = {"search": self.search, "level": "recipe", "role": role, "recipe": name, "title": recipe.first.title}
+        params = of_recipe(recipe.first, self.search, self.kept.choices).params | recipe.length
+        return mlflow_models.Model(f"{self.search} {role}", str(run.info.run_id), tags, params, measurements)
+
     def remove_unknown(self) -> None:
         """Removes runs of the search that no record speaks of."""
         for level, known in (("trial", self.summary.records), ("recipe", self.summary.recipes)):
@@ -286,6 +344,12 @@ class RunWriter:
 
     def _log(self, run: Any, **content: Any) -> None:
         mlflow_runs.log(self.client, run.info.run_id, **content)
+
+
+def data_set(record: Record) -> mlflow_models.DataSet:
+    """The data of a trial."""
+    about = {"classes": len(record.counts), "train": sum(record.counts), "val": sum(record.val_counts)}
+    return mlflow_models.DataSet(record.data, record.fingerprint, about)
 
 
 def _differing(wanted: Mapping[str, str], there: Mapping[str, str], known: bool = False) -> dict[str, str]:

@@ -147,6 +147,10 @@ class SearchSummary:
             found[str(row["recipe"])] = {name: value for name, value in numbers.items() if not math.isnan(value)}
         return found
 
+    def baseline(self) -> str:
+        """Id of the baseline; "" where none was trained."""
+        return reader.baseline(reader.frame(list(self.records.values()))) if self.records else ""
+
     def leader(self) -> dict[str, str]:
         """Tags of the recipe that leads, by the order of `reader.ranking`: its mean, the arm it is from, its id."""
         if not self._places:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 
 PATIENCE = 60.0
-"""Seconds, in all, for which a search that has ended waits for MLflow."""
+"""Seconds without an answer after which a search that has ended no longer waits for MLflow."""
 
 
 class Tracker:
@@ -121,6 +121,7 @@ class Tracker:
         contents = {name: (folder / name).read_bytes() for name in kept.artifacts if (folder / name).is_file()}
         if kept.concluded:
             self._put("the search's summary", lambda runs: runs.write_results(contents))
+            self._put("the models", RunWriter.write_models)
         self._put("the verdicts on recipes", RunWriter.write_verdicts)
         return run_id
 
@@ -180,6 +181,7 @@ class Tracker:
         self._kept.conclude(metrics or {}, tags or {}, contents, replaced)
         self._kept.save(self._folder)
         self._put("the search's summary", lambda runs: runs.write_results(contents, replaced))
+        self._put("the models", RunWriter.write_models)
 
     def mark(self, table: pd.DataFrame) -> None:
         """Puts the verdicts of a table of pairs onto the recipe runs that have both tricks on; returns at once.
@@ -211,8 +213,8 @@ class Tracker:
 
         Args:
             status: FINISHED, or KILLED for a search that was interrupted and may be resumed.
-            patience: Seconds for which the store is waited for, over all calls. Ctrl-C ends the wait.
-            tell: Takes a sentence for people, if it takes longer than a moment.
+            patience: Seconds without an answer of the store after which it is given up. Ctrl-C ends the wait.
+            tell: Takes sentences for people about what is still to be written, if it takes longer than a moment.
 
         Returns:
             What could not be written, empty as a rule; `missing` says it in a sentence.

@@ -18,8 +18,10 @@ import pytest
 from analysis.conflicts import effects, pairwise
 from analysis.conflicts.other_searches import OtherSearches, across, by_search
 from analysis.formatting import VERDICTS, cost_of_the_rest, labels_of, points
+from analysis.recipes import reliability
 from analysis.records import reader
-from analysis.records.schema import Point, Record, RecordError
+from analysis.records.intervals import bounded_interval
+from analysis.records.schema import Decisions, Point, Record, RecordError
 from analysis.report import cards, findings_json, page, sections
 from analysis.report.findings import from_store, gather
 from analysis.report.html import MACROS
@@ -550,6 +552,47 @@ def test_classes_are_shown_by_name(records, tmp_path):
     assert [row["class"] for row in rows] == ["ant", "bee", "</script><b>dog"]
     assert [row["val images"] for row in rows] == ["9", "2", "0"] and rows[2]["best recipe, recall"] == ""
     assert float(rows[0]["best recipe, recall"]) == pytest.approx(0.95)
+
+
+def with_decisions(rows: list[Record]) -> list[Record]:
+    """Two seeds of a recipe that say what they predicted; 30 val images of each of three classes."""
+    said = [
+        Decisions((20, 40, 30), ((0, 1, 10), (2, 0, 5)), {"0.9": ((10, 20, 20), (1, 0, 2))}),
+        Decisions((24, 36, 30), ((0, 1, 8), (0, 2, 1)), {"0.9": ((10, 10, 0), (3, 0, 0))}),
+    ]
+    recalls = [(0.5, 1.0, 0.8), (0.6, 1.0, 0.9)]
+    fitted = {"final/temperature": 1.5, "final/prior_exponent": 0.9, "final/calibration_error": 0.2}
+    more = fitted | {"final/calibrated_error": 0.05, "final/calibrated_accuracy": 0.8, "final/accuracy": 0.77}
+    return [
+        dataclasses.replace(row, decisions=each, recalls=recall, metrics=more, class_names=("ant", "<b>ee", "cat"))
+        for row, each, recall in zip(rows, said, recalls, strict=True)
+    ]
+
+
+def test_precision_confusions_and_calibration_by_hand():
+    mine = reader.frame(with_decisions([record("t0", (), 0, 0.77), record("t1", (), 1, 0.77)]))
+    # class 0: 15 of 20 and 18 of 24; class 1: 30 of 40 and 30 of 36
+    assert reliability.precision(mine, 0)[0] == pytest.approx(0.75)
+    assert reliability.precision(mine, 1) == pytest.approx(bounded_interval([30 / 40, 30 / 36], images=38))
+    assert reliability.recall(mine, 0) == pytest.approx(bounded_interval([0.5, 0.6], images=30))
+    (first, second, third) = reliability.confusions(mine)
+    assert first[:3] == (0, 1, 18) and first.share == pytest.approx(bounded_interval([10 / 30, 8 / 30], images=30))
+    assert second[:3] == (2, 0, 5) and second.share[0] == pytest.approx(2.5 / 30) and third[:3] == (0, 2, 1)
+    answers, wrong = reliability.wrong_above(mine, 0, "0.9")
+    assert answers == 10.0 and wrong == pytest.approx(bounded_interval([0.1, 0.3], images=10))
+    # a seed that gives no confident answer of a class says nothing of how many are wrong
+    assert reliability.wrong_above(mine, 2, "0.9")[1][0] == pytest.approx(0.1)
+    shown = sections.rendered("reliability", gather(mine, margin=0.02))
+    text = str(shown.body)
+    assert shown.title == "Precision, confusions and calibration" and "has no record of its predictions" not in text
+    for words in ("75.0", "&lt;b&gt;ee", "Largest confusions of the baseline", "1.50", "20.0", "5.0", "Abstention"):
+        assert words in text
+    assert "<b>ee" not in text
+    old = sections.rendered("reliability", gather(reader.frame([record("t0", (), 0, 0.77)]), margin=0.02))
+    assert "earlier versions kept the recall of each class alone" in str(old.body)
+    # the journal keeps it, and a recipe names it
+    (row, _) = with_decisions([record("t0", (), 0, 0.77), record("t1", (), 1, 0.77)])
+    assert Record.from_json(row.to_json()) == row
 
 
 def test_text_of_others_is_escaped(tmp_path):

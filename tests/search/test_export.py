@@ -11,7 +11,7 @@ import yaml
 from PIL import Image
 
 from analysis.records import reader
-from analysis.records.schema import Record
+from analysis.records.schema import Decisions, Record
 from search.commands import export
 from search.commands.export import ExportError, document
 from search.export import main
@@ -60,6 +60,29 @@ PLANS = {made.plan.id: made.plan.to_dict() for made in (BASE, ONE, TWO)}
 
 def best(records=RECORDS, **more) -> dict:
     return document(reader.frame(records), PLANS.__getitem__, **more)
+
+
+def test_a_recipe_names_precision_confusions_and_calibration(tmp_path):
+    names = tuple(map(str, range(10)))
+    predicted = (30, 18, *(24,) * 8)
+    fitted = {"temperature": 1.5, "prior_exponent": 0.75, "calibration_error": 0.2, "calibrated_error": 0.05}
+
+    def complete(row: Record) -> Record:
+        metrics = row.metrics | {f"final/{name}": value for name, value in fitted.items()}
+        said = Decisions(predicted, ((1, 0, 6),))
+        return dataclasses.replace(
+            row, decisions=said, recalls=(1.0, 0.75, *(1.0,) * 8), class_names=names, metrics=metrics
+        )
+
+    measured = best([complete(row) for row in RECORDS])["measured"]
+    assert measured["calibration"] | fitted == measured["calibration"]
+    assert measured["precision"][0] | {"class": "0", "mean": 0.8} == measured["precision"][0]  # 24 of 30
+    (mistake,) = measured["confusions"]
+    assert (mistake["true"], mistake["predicted"], mistake["images"]) == ("1", "0", 12)  # two seeds
+    assert mistake["share"]["mean"] == 0.25
+    assert "precision" not in best()["measured"]  # records of earlier versions
+    export.write(best([complete(row) for row in RECORDS]), tmp_path / "best.yaml")
+    assert read_recipe(tmp_path / "best.yaml")["measured"]["confusions"] == [mistake]
 
 
 def test_the_best_recipe_with_its_numbers_by_hand():
@@ -278,7 +301,12 @@ def test_a_recipe_says_which_data_it_was_found_on_without_places_or_a_cut(photos
     written = yaml.safe_load(text)
     assert str(tmp_path) not in text and written["provenance"]["data_root"] == "../data"
     assert written["data"]["imbalance"] is None  # a tail of their own is not cut, however it grows
-    assert (written["data"]["classes"], written["data"]["counts"]) == (["ant", "bee"], [30, 12])
+    images = written["data"]["images"]
+    assert list(images) == ["train", "val", "test"] and "counts" not in written["data"]
+    assert (written["data"]["classes"], [sum(each) for each in zip(*images.values(), strict=True)]) == (
+        ["ant", "bee"],
+        [30, 12],
+    )
     assert len(written["data"]["fingerprint"]) == 16
     assert read_recipe(tmp_path / "out" / "best.yaml")["provenance"]["data_root"] == str(tmp_path / "data")
 

@@ -117,6 +117,62 @@ def test_which_tricks_conflict_is_answered_by_recipes_chart_and_search(uri):
         assert {run.data.tags["recipe"] for run in listed} == expected
 
 
+def models_of(uri: str) -> dict:
+    client = reader.connect(uri)
+    (experiment,) = (e.experiment_id for e in client.search_experiments() if e.name.startswith("longtail/"))
+    return {model.tags["role"]: model for model in client.search_logged_models([experiment])}
+
+
+def test_winner_and_baseline_are_models_with_their_numbers_on_their_data(uri):
+    records = [dataclasses.replace(record, fingerprint=f"split{record.seed}") for record in cells()]
+    confirmed = trial(
+        "r10-confirm", 0.7, recipe="r10", title=A, tricks=(A,), seed=7, arm="confirm", fingerprint="split7", plan=PLAN
+    )
+    confirmed.metrics["test/accuracy"] = 0.69
+    tracker = Tracker(uri, "demo", "digits-lt")
+    tracker.start({}, {})
+    tracker.replay([*records, confirmed])
+    tracker.summary({}, {}, {})
+    assert tracker.close() == []
+
+    models, recipes, trials = models_of(uri), runs(uri, "recipe"), runs(uri, "trial")
+    assert set(models) == {"winner", "baseline"}
+    winner = models["winner"]
+    assert winner.name == "demo winner" and str(winner.status) == "READY" and winner.tags["recipe"] == "r10"
+    assert winner.source_run_id == recipes["r10"].info.run_id
+    assert [each.model_id for each in recipes["r10"].outputs.model_outputs] == [winner.model_id]
+    numbers = {(metric.run_id, metric.key): metric for metric in winner.metrics}
+    tested = numbers[trials["r10-confirm"].info.run_id, "test/accuracy"]
+    assert (tested.value, tested.dataset_name, tested.dataset_digest) == (0.69, confirmed.data, "split7")
+    measured = {
+        metric.dataset_digest: metric.value for metric in models["baseline"].metrics
+        if metric.key == "final/accuracy" and metric.dataset_digest
+    }  # fmt: skip
+    assert measured == {"split0": 0.60, "split1": 0.62, "split2": 0.64}
+    # the inputs of the runs are these splits, and the trials' own numbers are as before
+    inputs = runs(uri, "search")["demo"].inputs.dataset_inputs
+    assert {each.dataset.digest for each in inputs} == {"split0", "split1", "split2", "split7"}
+    (own,) = trials["r10-confirm"].inputs.dataset_inputs
+    assert own.dataset.digest == "split7" and own.tags[0].value == "train, val, test"
+    client = reader.connect(uri)
+    history = client.get_metric_history(trials["r10-confirm"].info.run_id, "final/accuracy")
+    assert [point.value for point in history] == [0.7]
+
+    # the same again writes nothing; another winner takes the place of the first
+    again = Tracker(uri, "demo", "digits-lt")
+    again.start({}, {})
+    again.replay([*records, confirmed])
+    again.summary({}, {}, {})
+    again.flush()
+    assert {model.model_id for model in models_of(uri).values()} == {model.model_id for model in models.values()}
+    better = trial("r01-confirm", 0.9, recipe="r01", title=B, tricks=(B,), seed=7, arm="confirm", plan=PLAN)
+    again.replay([better])
+    again.summary({}, {}, {})
+    assert again.close() == []
+    after = models_of(uri)
+    assert after["winner"].tags["recipe"] == "r01" and after["baseline"].model_id == models["baseline"].model_id
+
+
 def test_a_pair_that_is_no_longer_judged_loses_its_numbers(uri):
     for table in (PAIRS, PAIRS.assign(verdict="not applicable", b_given_a=float("nan"))):
         tracker = Tracker(uri, "demo", "digits-lt")

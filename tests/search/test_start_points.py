@@ -83,7 +83,7 @@ def test_a_start_point_of_other_data_or_another_network_is_refused(tmp_path):
         made(tmp_path, exported(tmp_path, recipe, model="linear"))
     with pytest.raises(SettingsError, match=r"--start .*nowhere.yaml: .*no such file"):
         made(tmp_path, str(tmp_path / "nowhere.yaml"))
-    counts = {**DATA, "fingerprint": "f", "counts": [n + 1 for n in DATA["counts"]]}
+    counts = {**DATA, "fingerprint": "f", "images": {**DATA["images"], "test": [n + 1 for n in DATA["images"]["test"]]}}
     other = exported(tmp_path, recipe, data={"name": "digits-lt", "imbalance": 100.0, **counts})
     context = made(tmp_path, other)
     with pytest.raises(SettingsError, match=r"found on other data .* → .*leave this start point out"):

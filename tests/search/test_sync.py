@@ -5,10 +5,12 @@ import itertools
 import json
 import math
 import os
+import re
 import shutil
 import sqlite3
 import threading
 import time
+import types
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -23,7 +25,7 @@ from search import mlflow_tracker
 from search.commands.list import ELSEWHERE
 from search.commands.sync import sync
 from search.list import main as list_searches
-from search.mlflow_tracker import Tracker, TrackingError
+from search.mlflow_tracker import Tracker, TrackingError, background
 from search.scheduling.journal import Journal
 from search.settings import Settings
 from search.sync import main as sync_main
@@ -326,6 +328,34 @@ def test_a_database_that_is_locked_for_a_while_loses_nothing(journal, uri, tmp_p
     assert "3 trials of 2 recipes are in" in sync("demo")
     assert len(reader.records(uri, "demo")[1]) == 3
     assert "Traceback" not in caplog.text
+
+
+def test_only_a_standstill_ends_the_writing(journal, uri, monkeypatch):
+    tracker = Tracker(uri, "demo", "digits-lt", journal.path.parent)
+    tracker.start({}, {})
+    tracker.flush()
+    clock, real, shown, said = [0.0], mlflow_store.Client.__getattr__, threading.Event(), []
+    fake = types.SimpleNamespace(monotonic=lambda: clock[0], sleep=time.sleep)
+    monkeypatch.setattr(background, "time", fake)
+    monkeypatch.setattr(mlflow_store, "time", fake)
+
+    def slow(self, name):  # two of these requests take longer than a standstill may
+        shown.wait()
+        clock[0] += 40.0
+        return real(self, name)
+
+    def tell(text):
+        said.append(text)
+        shown.set()
+
+    monkeypatch.setattr(mlflow_store.Client, "__getattr__", slow)
+    tracker.replay(RECORDS)
+    assert tracker.close("FINISHED", patience=60.0, tell=tell) == []
+    assert clock[0] > 400 and re.fullmatch(
+        r"Writing to MLflow, \d+ requests answered, \d+ parts left \(Ctrl-C leaves the rest for later\) …", said[0]
+    )
+    monkeypatch.setattr(mlflow_store.Client, "__getattr__", real)
+    assert len(reader.records(uri, "demo")[1]) == 3
 
 
 def test_an_outage_is_waited_for_while_the_search_runs(journal, uri, monkeypatch, caplog):

@@ -194,7 +194,7 @@ def test_a_training_that_is_taken_up_again_stays_with_its_data(place, monkeypatc
     for file in (place / "photos/cat").glob("10?.png"):
         file.unlink()
     noted = json.loads(Path("trained/unfinished/settings.json").read_text())
-    for damaged in ({**noted, "data": {**noted["data"], "counts": "many"}}, {**noted, "data": 3}, [noted]):
+    for damaged in ({**noted, "data": {**noted["data"], "images": "many"}}, {**noted, "data": 3}, [noted]):
         Path("trained/unfinished/settings.json").write_text(json.dumps(damaged))
         assert train("--resume") == 2
         printed = capsys.readouterr().err

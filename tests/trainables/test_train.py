@@ -16,12 +16,15 @@ import time
 import zipfile
 from pathlib import Path
 
+import mlflow
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import yaml
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from sklearn.metrics import log_loss, precision_score
 
 from search.commands.export import FORMAT
 from spaces.domain import Stage
@@ -131,7 +134,8 @@ def test_the_command_leaves_a_model_that_loads(recipe, command, tmp_path, store,
         assert float(right.double().mean()) == pytest.approx(run["metrics"]["test/accuracy"])
         assert run["recalls"] == [pytest.approx(float(right[data.test_labels == c].double().mean())) for c in range(10)]
     kept = yaml.safe_load((out / "recipe.yaml").read_text())
-    assert kept["data"]["classes"] == [str(label) for label in range(10)] and kept["data"]["counts"][9] == 2 + 24 + 50
+    assert kept["data"]["classes"] == [str(label) for label in range(10)]
+    assert {split: counts[9] for split, counts in kept["data"]["images"].items()} == {"train": 2, "val": 44, "test": 30}
     changed = {"numerics": Numerics().to_dict(), "data": kept["data"], "provenance": kept["provenance"]}
     assert kept == recipe() | changed
 
@@ -181,7 +185,21 @@ def test_the_command_leaves_a_model_that_loads(recipe, command, tmp_path, store,
     assert run.data.params["a/tricks"] == "input_mixup"
     losses = client.get_metric_history(run.info.run_id, "seed5000/train_loss")
     assert {loss.step for loss in losses} == {1, 2, 3, 4, 5}
-    assert {"README.md", "mlflow-model"} <= {file.path for file in client.list_artifacts(run.info.run_id)}
+    assert {"README.md", "metrics.json"} <= {file.path for file in client.list_artifacts(run.info.run_id)}
+    # each seed is a model with its numbers on its data; the one that is served has its files
+    models = {model.tags["seed"]: model for model in client.search_logged_models([run.info.experiment_id])}
+    assert set(models) == {"5000", "5001"} and {str(model.status) for model in models.values()} == {"READY"}
+    for one in measured:
+        data = load("digits-lt", imbalance=50, split_seed=one["seed"], fold_val=True)
+        assert data.fingerprint in {each.dataset.digest for each in run.inputs.dataset_inputs}
+        key = f"seed{one['seed']}/test/accuracy"
+        (metric,) = (metric for metric in models[str(one["seed"])].metrics if metric.key == key)
+        assert (metric.value, metric.dataset_name) == (pytest.approx(one["metrics"]["test/accuracy"]), "digits-lt")
+        assert metric.dataset_digest == data.fingerprint and metric.run_id == run.info.run_id
+        assert len(client.get_metric_history(run.info.run_id, key)) == 1
+    assert {each.model_id for each in run.outputs.model_outputs} == {model.model_id for model in models.values()}
+    files = {file.path for file in client.list_logged_model_artifacts(models["5000"].model_id)}
+    assert "MLmodel" in files and not client.list_logged_model_artifacts(models["5001"].model_id)
 
 
 def snippets(card: str) -> dict:
@@ -745,7 +763,7 @@ def without(key):
         (altered(data={"name": "digits-lt", "imbalance": 500}), "imbalance must lie between 1 and 100"),
         (altered(data={"name": "digits-lt", "imbalance": "50"}), "data.imbalance must be a valid number, got '50'"),
         (altered(data={"name": "digits-lt"}), "data.imbalance is missing"),
-        (altered(data={"name": "digits-lt", "imbalance": 50, "classes": ["a"]}), "classes and counts"),
+        (altered(data={"name": "digits-lt", "imbalance": 50, "classes": ["a"]}), "classes and images"),
         (altered(model="resnet9"), "unknown model 'resnet9': did you mean 'resnet8'?"),
         (altered(model=8), "model must be text, got 8"),
         (altered(model="resnet8?pretrained=best.yaml"), "no state dict that can be read without running code"),
@@ -807,7 +825,9 @@ def leaves_of(value, path=()):
 def test_a_recipe_with_any_odd_value_anywhere_is_read_or_refused(recipe, tmp_path):
     content = recipe() | {"numerics": Numerics().to_dict()}
     content["measured"] |= {"epochs_scale": 1.0, "seeds": [1], "gain_over_baseline": {"mean": 0.1, "seeds": 2}}
-    content["data"] |= {"fingerprint": "f", "classes": ["a"], "counts": [1]}
+    content["data"] |= {
+        "fingerprint": "f", "classes": ["a"], "counts": [1], "images": {"train": [1], "val": [0], "test": [0]},
+    }  # fmt: skip
     content["provenance"] |= {"fingerprints": ["f"], "code": {}}
     tried = refused = 0
     for path in leaves_of(content):
@@ -880,3 +900,57 @@ def test_as_a_module_too(tmp_path):
 def test_plans_of_recipes_are_checked_as_they_are(recipe, write):
     read = read_recipe(Path(write(recipe())))
     assert Plan.from_dict(read["plan"]).stages[1].members == 2
+
+
+def test_a_calibrated_model_serves_what_was_measured(recipe, command, tmp_path):
+    """The program's probabilities, the numbers on test, the thresholds and the card are of one calibration."""
+    assert command(recipe(), "--abstain", "0.3", "--prior", "train") == 0
+    out = tmp_path / "out"
+    (run,) = json.loads((out / "metrics.json").read_text())
+    data = load("digits-lt", imbalance=50, split_seed=5000)
+    probabilities = torch.export.load(out / "model.pt2").module()(data.test_images)
+    predicted, told = probabilities.argmax(dim=1), run["calibration"]
+    right = predicted == data.test_labels
+    assert run["recalls"] == pytest.approx([float(right[data.test_labels == c].double().mean()) for c in range(10)])
+    assert run["predicted"] == torch.bincount(predicted, minlength=10).tolist()
+    precisions = precision_score(data.test_labels, predicted, average=None, labels=range(10), zero_division=math.nan)
+    assert [math.nan if value is None else value for value in run["precisions"]] == pytest.approx(
+        precisions.tolist(), nan_ok=True
+    )
+    # Bayes' rule from the bare network, by hand: z / T − a · log of the training shares + log of the prior, the same
+    bare = trained(out, seed=5000)
+    with torch.no_grad():
+        z = bare(data.normalise(data.test_images)).logits.double()
+    shares = data.counts.double() / data.counts.sum()
+    odds = (z / told["temperature"]).exp() * shares ** (1 - told["exponent"])
+    assert torch.allclose(probabilities.double(), odds / odds.sum(dim=1, keepdim=True), atol=1e-5)
+    assert run["prior"] == pytest.approx(shares.tolist()) and told["val"]["images"] == len(data.val_labels)
+    weights = (shares / 30)[data.test_labels]  # 30 test images of each class
+    exact = odds / odds.sum(dim=1, keepdim=True)
+    loss = log_loss(data.test_labels, exact, sample_weight=weights)
+    assert told["test"]["after"]["loss"] == run["metrics"]["test/loss"] == pytest.approx(loss, abs=1e-5)
+    served = mlflow.pyfunc.load_model(str(out / "mlflow-model")).predict(
+        pd.DataFrame({"image": [image.numpy() for image in data.test_images]})
+    )
+    limits = [math.inf if limit is None else limit for limit in run["abstention"]["thresholds"]]
+    assert served["accepted"].tolist() == [
+        sure >= limits[label] for sure, label in zip(served["probability"], served["label"], strict=True)
+    ]
+    kept = torch.tensor(served["accepted"].tolist())
+    assert run["abstention"]["coverage"] == pytest.approx(float((weights[kept]).sum() / weights.sum()), abs=0.02)
+    card = (out / "README.md").read_text()
+    for words in ("440 val images beside them were held out", "the prior that was given", "## Largest confusions"):
+        assert words in card
+    assert (tmp_path / "out" / "per_class.csv").read_text().splitlines()[0].endswith("wrong,wrong_low,wrong_high")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--abstain", "5"), "--abstain must be a share between 0 and 1, got 5.0"),
+        (("--as-searched", "--calibrate"), "--as-searched compares the network as it is; leave --calibrate and"),
+    ],
+)
+def test_calibration_that_is_not_possible_is_refused(arguments, message, recipe, command, capsys, tmp_path):
+    assert command(recipe(), *arguments) == 2
+    assert message in capsys.readouterr().err and not (tmp_path / "out").exists()

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from analysis.records.schema import Decisions
 from spaces.domain import Stage, trick
 from trainables.data.loaders import held_bytes
 from trainables.deployment import Deployment
@@ -177,8 +178,21 @@ def test_a_reused_stage_is_reported_no_further_than_the_next_rung(config, trial,
 
 
 def test_test_is_read_only_where_that_is_asked_for(config, trial):
-    metrics = finish(trial(config("cosine", read_test=True)))[-1]["payload"]["metrics"]
+    payload = finish(trial(config("cosine", read_test=True)))[-1]["payload"]
+    metrics = payload["metrics"]
     assert 0 < metrics["test/accuracy"] <= 1
+    # a confirmed recipe is calibrated on val, and what it says of val adds up
+    assert metrics["final/temperature"] > 0 and 0 <= metrics["test/calibrated_error"] <= 1
+    assert metrics["final/calibrated_loss"] < metrics["final/loss"]
+    said = payload["decisions"]
+    wrong = sum(
+        val - round(recall * val) for val, recall in zip(payload["val_counts"], payload["recalls"], strict=True)
+    )
+    named = sum(count for *_, count in said["confusions"])
+    assert (named == wrong or len(said["confusions"]) == 50) and sum(said["predicted"]) == 440
+    given, mistaken = said["accepted"]["0.5"]
+    assert 0 <= sum(mistaken) <= sum(given) <= 440
+    assert Decisions.from_dict(said).predicted == tuple(said["predicted"]) and json.loads(json.dumps(said)) == said
 
 
 def test_a_trial_that_diverges_is_a_result(config, trial):

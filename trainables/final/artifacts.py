@@ -18,16 +18,18 @@ from analysis.files import to_json, write
 from analysis.text import csv_cell, printable
 from trainables.deployment import Deployment
 from trainables.final import serving
-from trainables.final.model_card import TABLE, card
+from trainables.final.model_card import card
 from trainables.final.network import RECIPE, weights_file, weights_metadata
 from trainables.final.recipe import to_yaml, with_relative_places
+from trainables.final.reliability.measurement import Calibrated, calibrate, mean_of, measure, wilson
+from trainables.final.reliability.sections import MEASURED, TABLE
 from trainables.final.setup import TrainingSetup
 from trainables.metrics import group_of
 from trainables.models import identity
 from trainables.pipeline.pipeline import Pipeline
 from trainables.plan import Plan
 
-CARD, MEASURED = "README.md", "metrics.json"
+CARD = "README.md"
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ def write_artifacts(
     out: Path,
     deployment: Deployment,
     program: bool = True,
+    calibrates: bool = False,
+    risk: float | None = None,
 ) -> tuple[list[dict[str, Any]], str]:
     """Tests every seed and writes the artifacts. Program and MLflow model are the first seed's: test chooses none.
 
@@ -64,22 +68,25 @@ def write_artifacts(
         out: Folder to write to.
         deployment: Prior and costs by which test is weighted besides.
         program: Whether program and MLflow model are written.
+        calibrates: Whether each seed is calibrated on its val before it is tested.
+        risk: Share of wrong answers among those accepted, where the model is to abstain.
 
     Returns:
         The measurements on test of every seed, and why there is no program; "" where there is one.
     """
     measured: list[dict[str, Any]] = []
+    served: Calibrated | None = None
     for one in finished:
-        metrics, recalls, _ = one.pipeline.test(deployment)
+        calibrated = calibrate(one.pipeline, deployment, risk) if calibrates else None
+        served = served or calibrated  # the first seed's
         file = weights_file(one.seed)
         weights = {name: tensor.cpu().contiguous() for name, tensor in one.pipeline.network().state_dict().items()}
         write(
             out / file,
             pack_weights(weights, weights_metadata(recipe["recipe"], identity(recipe["model"]), one.pipeline.data)),
         )
-        measured.append(
-            {"seed": one.seed, "file": file, "seconds": one.seconds, "metrics": metrics, "recalls": recalls}
-        )
+        results = measure(one.pipeline, deployment, calibrated)
+        measured.append({"seed": one.seed, "file": file, "seconds": one.seconds, **results})
     write(out / RECIPE, to_yaml(with_relative_places({**recipe, "plan": plan.to_dict()}, out)))
     write(out / MEASURED, to_json(measured, indent=2) + "\n")
     data = finished[0].pipeline.data
@@ -88,7 +95,8 @@ def write_artifacts(
     missing = "" if program else "it was not asked for"
     try:
         if program:
-            serving.save(serving.serving_module(finished[0].pipeline), out, data, metadata)
+            limits = None if served is None else served.limits
+            serving.save(serving.serving_module(finished[0].pipeline, served), out, data, metadata, limits)
     except serving.NotExported as error:  # hours of training are not lost by it
         missing = str(error)
     write(out / CARD, card(recipe, plan, measured, data, setup, missing))
@@ -110,42 +118,39 @@ def pack_weights(weights: Mapping[str, torch.Tensor], metadata: Mapping[str, str
 
 
 def table(data: Any, measured: Sequence[Mapping[str, Any]]) -> str:
-    """A CSV with a row for each class: images in training and test, group, and recalls as fractions.
+    """A CSV with a row for each class: images in training and test, group, recalls and precision as fractions.
 
     The recalls are those of every seed, and their mean with its 95 % interval by the number of test images (Wilson's,
-    which stays inside [0, 1]).
+    which stays inside [0, 1]); the precision is the mean over seeds, with that of the images that were predicted to be
+    of the class. Of a model that abstains also the threshold of each class in the first seed, and how many of the
+    answers that it accepts are wrong.
     """
     tested = torch.bincount(data.test_labels.cpu(), minlength=data.classes).tolist()
     content = io.StringIO()
     writer = csv.writer(content)
     seeds = [f"recall_seed{run['seed']}" for run in measured]
     columns = ["label", "class", "train_images", "group", "test_images", *seeds, "recall_mean"]
-    writer.writerow([*columns, "recall_low", "recall_high"])
+    columns += ["recall_low", "recall_high", "predicted_images", "precision_mean", "precision_low", "precision_high"]
+    abstention = measured[0].get("abstention")
+    answers = ["threshold", "accepted_images", "wrong_images", "wrong", "wrong_low", "wrong_high"]
+    writer.writerow([*columns, *(answers if abstention else [])])
     for label, (name, count) in enumerate(zip(data.class_names, data.counts.tolist(), strict=True)):
         recalls = [run["recalls"][label] for run in measured]
-        known = [recall for recall in recalls if not math.isnan(recall)]
-        mean = sum(known) / len(known) if known else math.nan
-        shown = (*recalls, mean, *wilson(mean, tested[label]))
-        numbers = ["" if math.isnan(value) else f"{value:.6f}" for value in shown]
-        writer.writerow([label, csv_cell(printable(name, keep="")), count, group_of(count), tested[label], *numbers])
+        mean = mean_of(recalls)
+        given = sum(run["predicted"][label] for run in measured) / len(measured)
+        precision = mean_of([run["precisions"][label] for run in measured])
+        row = [label, csv_cell(printable(name, keep="")), count, group_of(count), tested[label]]
+        row += _cells(*recalls, mean, *wilson(mean, tested[label]))
+        row += [f"{given:g}", *_cells(precision, *wilson(precision, given))]
+        if abstention:
+            threshold = abstention["thresholds"][label]
+            accepted, wrong = abstention["accepted_images"][label], abstention["wrong_images"][label]
+            share = wrong / accepted if accepted else math.nan
+            row += ["never" if threshold is None else f"{threshold:.6f}", accepted, wrong]
+            row += _cells(share, *wilson(share, accepted))
+        writer.writerow(row)
     return content.getvalue()
 
 
-def wilson(share: float, images: int, z: float = 1.959964) -> tuple[float, float]:
-    """95 % interval of a share of some images, inside [0, 1]; NaN without images.
-
-    Args:
-        share: The share, in [0, 1].
-        images: Number of images.
-        z: Quantile of the normal distribution.
-
-    Source: Wilson 1927, doi:10.1080/01621459.1927.10502953.
-
-    >>> [round(end, 3) for end in wilson(1.0, 7)]
-    [0.646, 1.0]
-    """
-    if not images or math.isnan(share):
-        return math.nan, math.nan
-    middle = (share + z * z / (2 * images)) / (1 + z * z / images)
-    half = z / (1 + z * z / images) * math.sqrt(share * (1 - share) / images + (z / (2 * images)) ** 2)
-    return max(0.0, middle - half), min(1.0, middle + half)
+def _cells(*values: float) -> list[str]:
+    return ["" if math.isnan(value) else f"{value:.6f}" for value in values]

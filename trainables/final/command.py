@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,15 +16,17 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from analysis.console import Console, styled
 from analysis.records.intervals import prediction_interval
+from analysis.records.mlflow_models import DataSet
 from analysis.text import command, sentence
 from trainables.data import load
 from trainables.deployment import read
 from trainables.final import data_identity, serving
-from trainables.final.artifacts import CARD, MEASURED, write_artifacts
+from trainables.final.artifacts import CARD, write_artifacts
 from trainables.final.errors import TrainError
-from trainables.final.model_card import TABLE, named, part_of_classes, stages_of
+from trainables.final.model_card import named, part_of_classes, stages_of
 from trainables.final.network import RECIPE
 from trainables.final.recipe import lengthened, read_recipe, to_full_length
+from trainables.final.reliability.sections import MEASURED, TABLE
 from trainables.final.setup import CheckpointPolicy, TrainingSetup
 from trainables.final.tracking import MlflowRun
 from trainables.final.training import GracefulStop, TrainingStopped, UnfinishedRun, device_name, pipeline_of
@@ -82,6 +85,8 @@ def _trained(options: argparse.Namespace, again: str) -> int:
     if not options.as_searched:
         plan = lengthened(plan, options.epochs_scale * to_full_length(recipe, root))
     kind = "as searched, val kept" if options.as_searched else "no val held out"
+    if _calibrates(options):
+        kind = "val held out for the calibration"
     many = "1 seed" if seeds == 1 else f"{seeds} seeds"
     title = sentence(f"recipe {recipe['recipe']}: {recipe['title']}")
     console.print(styled(f"{title}\n{stages_of(plan)}\n{many}, {kind}"))
@@ -109,6 +114,7 @@ def _check(options: argparse.Namespace) -> None:
         **{name: (getattr(options, name) >= 1, "at least 1") for name in ("threads", "accumulate", "workers")},
         "save_minutes": (0 <= options.save_minutes < math.inf, "a number of at least 0"),
         "save_epochs": (options.save_epochs >= 0, "at least 0"),
+        "abstain": (options.abstain is None or 0 < options.abstain < 1, "a share between 0 and 1"),
     }
     for name, (holds, words) in allowed.items():
         if not holds:
@@ -121,6 +127,7 @@ def _check(options: argparse.Namespace) -> None:
         (options.epochs_scale != 1, "repeats the search, at its length", "--epochs-scale"),
         (options.prior is not None or options.cost is not None, "compares accuracy alone", "--prior, --cost"),
         (options.new_data, "repeats the search, on its data", "--new-data"),
+        (_calibrates(options), "compares the network as it is", "--calibrate, --abstain"),
         (options.resume, "keeps nothing that could be resumed", "--resume"),
     ):
         if given:
@@ -140,10 +147,13 @@ def _train_recipe(
     setup = TrainingSetup(device_name(), options.precision or "fp32", options.accumulate, options.workers)
     policy = CheckpointPolicy(60 * options.save_minutes, options.save_epochs)
     # what cannot be loaded must not leave a folder
-    fingerprints = [_load(recipe, root, seed, True).fingerprint for seed in seeds[1:]]
-    data = _load(recipe, root, seeds[0], True)
+    fold_val = not _calibrates(options)
+    fingerprints = [_load(recipe, root, seed, fold_val).fingerprint for seed in seeds[1:]]
+    data = _load(recipe, root, seeds[0], fold_val)
+    if not fold_val and not len(data.val_labels):
+        raise TrainError(f"--calibrate: {recipe['data']['name']} has no val images to fit on; leave it out")
     fingerprints = [data.fingerprint, *fingerprints]
-    cut = data_identity.left_out(recipe["data"], root, len(data.train_labels))
+    cut = data_identity.left_out(recipe["data"], root, len(data.train_labels) + len(data.val_labels))
     if cut:
         recipe["data"]["left_out"] = cut
         tell(
@@ -163,7 +173,8 @@ def _train_recipe(
             ) from error
     settings: dict[str, Any] = {
         "recipe": recipe["recipe"], "plan": plan.to_dict(), "model": identity(recipe["model"]),
-        "data": recipe["data"], "seeds": seeds, "fingerprints": fingerprints, **asdict(setup),
+        "data": recipe["data"], "seeds": seeds, "calibrate": not fold_val, "fingerprints": fingerprints,
+        **asdict(setup),
         # last: what is none of the above is the code, a library or a network's file
         "code": pipeline_of(recipe, plan, seeds[0], data, setup, None, policy).keys[-1][-1],
     }  # fmt: skip
@@ -187,7 +198,7 @@ def _train_recipe(
     try:
         with GracefulStop(tell) as stop, _bars(console) as progress:
             for number, seed in enumerate(seeds):
-                data = data if number == 0 else _load(recipe, root, seed, True)
+                data = data if number == 0 else _load(recipe, root, seed, fold_val)
                 if data.fingerprint != fingerprints[number]:
                     raise TrainError(
                         "the data have changed while they were trained on; restore the old data, then continue with: "
@@ -209,11 +220,21 @@ def _train_recipe(
                         )
                     )  # fmt: skip
                 progress.remove_task(bar)
-        measured, missing = write_artifacts(recipe, plan, finished, setup, options.out, deployment, options.program)
+        measured, missing = write_artifacts(
+            recipe, plan, finished, setup, options.out, deployment, options.program, not fold_val, options.abstain
+        )
         programs = [] if missing else [serving.PROGRAM, serving.MLFLOW_MODEL]
         left = [*programs, RECIPE, TABLE, MEASURED, CARD]
-        run.metrics(_summary(measured))
-        run.files(options.out, [name for name in left if name != serving.PROGRAM])  # the MLflow model holds it
+        now = round(1000 * time.time())
+        run.metrics(_summary(measured), at=now)
+        run.files(options.out, [RECIPE, TABLE, MEASURED, CARD])
+        for number, (one, split) in enumerate(zip(measured, fingerprints, strict=True)):
+            own = DataSet(recipe["data"]["name"], split, _images(data))
+            served = options.out / serving.MLFLOW_MODEL if number == 0 and not missing else None
+            prefix = "" if len(seeds) == 1 else f"seed{one['seed']}/"  # without it: the mean over seeds
+            numbers = {f"{prefix}{key}": value for key, value in _of_seed(one).items()}
+            name = f"final {recipe['recipe']} seed {one['seed']}"
+            run.model(name, numbers, own, now, served, seed=str(one["seed"]), title=recipe["title"])
         status = "FINISHED"
     except (TrainingStopped, KeyboardInterrupt):
         status = "KILLED"
@@ -276,6 +297,11 @@ def _compare_with_search(console: Any, recipe: Mapping[str, Any], finished: Sequ
     return 0 if inside else 1
 
 
+def _calibrates(options: argparse.Namespace) -> bool:
+    """Whether val is held out: thresholds are fitted on it as well."""
+    return bool(options.calibrate or options.abstain is not None)
+
+
 def _load(recipe: Mapping[str, Any], root: str | None, seed: int, fold_val: bool) -> Any:
     own = recipe["data"]
     return load(own["name"], root=root, imbalance=own["imbalance"], split_seed=seed, fold_val=fold_val)
@@ -315,6 +341,22 @@ def _params(recipe: Mapping[str, Any], plan: Plan, seeds: Sequence[int], setup: 
 
 def _summary(measured: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Means over seeds, and every seed's own."""
-    keys = [key for key in measured[0]["metrics"] if all(math.isfinite(run["metrics"][key]) for run in measured)]
-    means = {key: sum(run["metrics"][key] for run in measured) / len(measured) for key in keys}
-    return means | {f"seed{run['seed']}/{key}": run["metrics"][key] for run in measured for key in keys}
+    own = [_of_seed(run) for run in measured]
+    means = {key: sum(run[key] for run in own) / len(own) for key in own[0] if all(key in run for run in own)}
+    for run, numbers in zip(measured, own, strict=True):
+        means |= {f"seed{run['seed']}/{key}": value for key, value in numbers.items()}
+    return means
+
+
+def _of_seed(run: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of a seed that are known: metrics on test, and those of its calibration."""
+    found = dict(run["metrics"])
+    if told := run.get("calibration"):
+        found |= {f"calibration/{key}": told[key] for key in ("temperature", "exponent")}
+        found |= {f"test/{key}_uncalibrated": value for key, value in told["test"]["before"].items()}
+    return {key: value for key, value in found.items() if math.isfinite(value)}
+
+
+def _images(data: Any) -> dict[str, int]:
+    """Images of each split."""
+    return {split: len(getattr(data, f"{split}_labels")) for split in ("train", "val", "test")}

@@ -35,18 +35,29 @@ def identity(name: str, root: str | None, imbalance: float | None) -> dict[str, 
         imbalance: Imbalance of data that are cut to a long tail by definition.
 
     Returns:
-        "fingerprint", "classes" (C names) and "counts" (C, images of all splits); of features that say it also
-        "backbone", the network that they come from.
+        "fingerprint", "classes" (C names) and "images" ("train", "val" and "test", each (C,) images); of features that
+        say it also "backbone", the network that they come from.
 
     Raises:
         DataError: The data cannot be read.
     """
     data = load(name, root=root, imbalance=None if has_own_tail(name) else imbalance, split_seed=0)
-    splits = (data.train_labels, data.val_labels, data.test_labels)
-    train, val, test = (labels.cpu().bincount(minlength=data.classes) for labels in splits)
-    counts = (train + val + test).tolist()
-    found = {"fingerprint": data.fingerprint, "classes": list(data.class_names), "counts": counts}
+    splits = {"train": data.train_labels, "val": data.val_labels, "test": data.test_labels}
+    images = {split: labels.cpu().bincount(minlength=data.classes).tolist() for split, labels in splits.items()}
+    found = {"fingerprint": data.fingerprint, "classes": list(data.class_names), "images": images}
     return found | ({"backbone": data.backbone} if data.backbone else {})
+
+
+def images_of(data: Mapping[str, Any]) -> list[int]:
+    """Images of each class in all splits. Recipes of earlier versions have only these sums, as "counts".
+
+    >>> images_of({"images": {"train": [5, 1], "val": [2, 2], "test": [3, 3]}}), images_of({"counts": [10, 6]})
+    ([10, 6], [10, 6])
+    """
+    splits = data.get("images")
+    return (
+        list(data["counts"]) if splits is None else [sum(of_class) for of_class in zip(*splits.values(), strict=True)]
+    )
 
 
 @dataclass(frozen=True)
@@ -66,11 +77,11 @@ def change(before: Mapping[str, Any], now: Mapping[str, Any]) -> Change | None:
     """Compares two states of data; `None` if they are equal.
 
     Args:
-        before: What `identity` returned; without counts where only a fingerprint is known.
+        before: What `identity` returned; without classes where only a fingerprint is known.
         now: What `identity` returns now.
 
     >>> print(change({"fingerprint": "a", "classes": ["ant", "cat"], "counts": [40, 10]},
-    ...              {"fingerprint": "b", "classes": ["ant", "cat"], "counts": [40, 20]}))
+    ...              {"fingerprint": "b", "classes": ["ant", "cat"], "images": {"train": [30, 18], "test": [10, 2]}}))
     Change(text='cat 10 → 20 images', added=10)
     """
     renamed = before.get("classes") and list(before["classes"]) != list(now["classes"])
@@ -81,8 +92,8 @@ def change(before: Mapping[str, Any], now: Mapping[str, Any]) -> Change | None:
         return Change(f"the features come from {other}, and those of the search from {before['backbone']}")
     if not before.get("classes"):
         return Change("how many images each class had was not noted")
-    was = dict(zip(before["classes"], before["counts"], strict=True))
-    new = dict(zip(now["classes"], now["counts"], strict=True))
+    was = dict(zip(before["classes"], images_of(before), strict=True))
+    new = dict(zip(now["classes"], images_of(now), strict=True))
     found = [f"{_name(name)} {was[name]} → {new[name]}" for name in new if name in was and was[name] != new[name]]
     found += [f"{_name(name)} is new with {new[name]}" for name in new if name not in was]
     found += [f"{_name(name)} with {was[name]} is gone" for name in was if name not in new]
@@ -134,7 +145,7 @@ def check_data(
     else:
         found = None
         data["since_search"] = "nothing was compared: the recipe does not say on which data it was found"
-    data |= now
+    data = {name: value for name, value in data.items() if name != "counts"} | now
     if new_data and whole:
         data["imbalance"] = None
     if found is None:

@@ -19,13 +19,11 @@ from trainables.data.catalogue import Name
 from trainables.data.images.decoding import Preprocessing
 from trainables.final import own_code, serving
 from trainables.final.network import RECIPE
+from trainables.final.reliability.sections import TABLE, calibration, largest_confusions, rates
 from trainables.final.setup import TrainingSetup
 from trainables.metrics import FEW_BELOW, MANY_ABOVE, group_of
 from trainables.models import is_own
 from trainables.plan import Plan
-
-TABLE = "per_class.csv"
-"""Name of the table of recalls per class."""
 
 SHOWN_CLASSES = 100
 """Classes up to which the card shows every recall; the table has them all."""
@@ -42,7 +40,8 @@ def card(
     """The model card; `missing` says why there is no program."""
     parts = (_header(recipe, data, measured), _head(recipe, data), _use(recipe, data, measured, missing),
              _preprocessing(data, missing), _data(recipe, data), _training(recipe, plan, data, measured, setup),
-             _test(data, measured), _search_results(recipe, plan), _limits(recipe, plan, data, setup))  # fmt: skip
+             _test(data, measured), largest_confusions(data, measured), calibration(measured),
+             _search_results(recipe, plan), _limits(recipe, plan, data, setup))  # fmt: skip
     return "\n".join(line for part in parts for line in part)
 
 
@@ -97,7 +96,9 @@ def _head(recipe: Mapping[str, Any], data: Any) -> list[str]:
 
 def _use(recipe: Mapping[str, Any], data: Any, measured: Sequence[Mapping[str, Any]], missing: str) -> list[str]:
     seed = measured[0]["seed"]
-    program = _program(data, seed) if not missing else [f"There is no exported program: {markdown_cell(missing)}.", ""]
+    program = (
+        _program(data, measured[0]) if not missing else [f"There is no exported program: {markdown_cell(missing)}.", ""]
+    )
     own = is_own(recipe["model"]) or own_code.tricks_of(recipe["plan"])
     trust = f", trust=True)  # runs the code that {RECIPE} names" if own else ")"
     return [
@@ -115,7 +116,13 @@ def _use(recipe: Mapping[str, Any], data: Any, measured: Sequence[Mapping[str, A
     ]
 
 
-def _program(data: Any, seed: int) -> list[str]:
+def _program(data: Any, run: Mapping[str, Any]) -> list[str]:
+    seed = run["seed"]
+    more = (
+        "; where `accepted` is false, it is less sure than this card asks for, and better asks a person"
+        if "abstention" in run
+        else ""
+    )
     shape = ", ".join(map(str, data.train_images.shape[1:]))
     kind, dtype = ("features", "float32") if data.kind == "features" else ("images", "uint8")
     request = (
@@ -125,8 +132,8 @@ def _program(data: Any, seed: int) -> list[str]:
     )
     return [
         f"`{serving.MLFLOW_MODEL}` is what MLflow serves: {serving.input_of(data)}. The answer to an image has its "
-        "`class`, the `probability` and `label` of that class, and the `probabilities` of every class by name. It "
-        f"holds all preprocessing and needs nothing of this project. It is seed {seed}.",
+        f"`class`, the `probability` and `label` of that class, and the `probabilities` of every class by name{more}. "
+        f"It holds all preprocessing and needs nothing of this project. It is seed {seed}.",
         "",
         f"    mlflow models predict -m {serving.MLFLOW_MODEL} -t json --env-manager local \\",
         f"        -i {serving.MLFLOW_MODEL}/serving_input_example.json",
@@ -135,8 +142,8 @@ def _program(data: Any, seed: int) -> list[str]:
         f"        -d {request}",
         "",
         f"`{serving.PROGRAM}` is the network alone, without MLflow: {dtype} {kind} (N, {shape}) to "
-        f"probabilities (N, {data.classes}), a column per class in the order of {TABLE}. Readout and normalisation are "
-        "inside; what comes before (see below) is not.",
+        f"probabilities (N, {data.classes}), a column per class in the order of {TABLE}. Readout, normalisation and "
+        f"{'calibration' if 'calibration' in run else 'softmax'} are inside; what comes before (see below) is not.",
         "",
         "```python",
         "import torch",
@@ -213,6 +220,12 @@ def _data(recipe: Mapping[str, Any], data: Any) -> list[str]:
     root = recipe["provenance"].get("data_root")
     told += [note.replace(f"{root}/", "") if root else note for note in data.notes]  # no place on this machine
     left_out = recipe["data"].get("left_out", 0)
+    val = len(data.val_labels)
+    held = (
+        f"{val} val images beside them were held out, for the calibration."
+        if val
+        else "All of them were trained on: no val was held out."
+    )
     cut = f" {left_out} further images are left out by the imbalance that was asked for." if left_out else ""
     return [
         "## Data",
@@ -220,7 +233,7 @@ def _data(recipe: Mapping[str, Any], data: Any) -> list[str]:
         f"{markdown_cell(data.name)}: {sum(counts)} training images of {size} in {data.classes} classes, "
         f"{max(counts)} in the largest and {min(counts)} in the smallest (classes by size: {shown}; many is above "
         f"{MANY_ABOVE} images, few "
-        f"below {FEW_BELOW}). All of them were trained on: no val was held out.{cut} "
+        f"below {FEW_BELOW}). {held}{cut} "
         f"Test: {len(data.test_labels)} images. Fingerprint {data.fingerprint}.",
         "",
         *_augmentation(data, shift),
@@ -263,6 +276,8 @@ def _training(
 
 def _test(data: Any, measured: Sequence[Mapping[str, Any]]) -> list[str]:
     keys = [key for key in measured[0]["metrics"] if key.removeprefix("test/") in _MEANINGS]
+    tested = torch.bincount(data.test_labels.cpu(), minlength=data.classes).tolist()
+    served = " Everything here is of the calibrated probabilities." if "calibration" in measured[0] else ""
     rows = [
         f"| {_MEANINGS[key.removeprefix('test/')]} | "
         + " | ".join(_percent(run["metrics"][key]) for run in measured) + " |"
@@ -272,24 +287,30 @@ def _test(data: Any, measured: Sequence[Mapping[str, Any]]) -> list[str]:
     costs = [
         f"{run['metrics']['test/expected_cost']:.4g}" for run in measured if "test/expected_cost" in run["metrics"]
     ]
-    recalls = [
-        f"| {markdown_cell(name)} | {count} | " + " | ".join(_percent(run["recalls"][label]) for run in measured) + " |"
+    heads = [f"{what}, seed {run['seed']} (%)" for run in measured for what in ("recall", "precision")]
+    rows_of_classes = [
+        f"| {markdown_cell(name)} | {count} | "
+        + " | ".join(rates(run, label, tested[label]) for run in measured)
+        + " |"
         for label, (name, count) in enumerate(zip(data.class_names, data.counts.tolist(), strict=True))
     ]
-    table = ["| class | training images | " + " | ".join(f"recall, seed {run['seed']} (%)" for run in measured) + " |",
-             "|---|---|" + "---|" * len(measured), *recalls]  # fmt: skip
+    table = ["Recall is the share of a class's test images that are given this class; precision is the share of the "
+             "images given a class that are of it, at the class frequencies of test. 95 % intervals by the number of "
+             "these images.", "",
+             f"| class | training images | {' | '.join(heads)} |", "|---|---|" + "---|" * len(heads),
+             *rows_of_classes]  # fmt: skip
     part = f" ({part_of_classes(data)})" if not_tested(data) else ""
     return [
         "## Test",
         "",
-        f"Accuracy (mean recall) on test{part}: {spread(measured)}. Nothing was chosen by it.",
+        f"Accuracy (mean recall) on test{part}: {spread(measured)}. Nothing was chosen by it.{served}",
         "",
         f"| measure | {seeds} |",
         "|---|" + "---|" * len(measured),
         *rows,
         "",
         *([f"Expected cost of an image, by the matrix given: {', '.join(costs)}.", ""] if costs else []),
-        *(table if data.classes <= SHOWN_CLASSES else [f"The recall of every class is in {TABLE}."]),
+        *(table if data.classes <= SHOWN_CLASSES else [f"Recall and precision of every class are in {TABLE}."]),
         "",
     ]
 
@@ -325,6 +346,17 @@ def _search_results(recipe: Mapping[str, Any], plan: Plan) -> list[str]:
         lines.append(
             f"Gain over the baseline: {100 * gain['mean']:+.1f} points{interval}, {gain.get('seeds', 0)} paired seeds."
         )
+    if {"calibration_error", "calibrated_error", "temperature"} <= set(fitted := found.get("calibration") or {}):
+        before, after = (100 * fitted[key] for key in ("calibration_error", "calibrated_error"))
+        words = f"{after:.1f} % after calibration (T = {fitted['temperature']:.2f})"
+        lines.append(f"Calibration error on val: {before:.1f} %, and {words}.")
+    if mistakes := found.get("confusions"):
+        shown = (
+            f"{markdown_cell(one['true'])} → {markdown_cell(one['predicted'])} "
+            f"({_percent(math.nan if one['share'].get('mean') is None else one['share']['mean'])} %)"
+            for one in mistakes[:3]
+        )
+        lines.append(f"Largest confusions on val: {', '.join(shown)}.")
     warnings = [
         f"- {markdown_cell(verdict['pair'])}: {markdown_cell(verdict['verdict'])}. {markdown_cell(verdict['reason'])}"
         for verdict in recipe["conflicts"]

@@ -49,6 +49,8 @@ class Predictor:
         preprocessing: Decodes encoded images; `None` where the program takes features.
         shape: (c, H, W), or (D,), that the program takes.
         classes: C names.
+        limits: (C,) probability from which an answer is accepted, by its class; `None` never. Absent where the model
+            does not abstain.
     """
 
     def __init__(
@@ -57,10 +59,11 @@ class Predictor:
         preprocessing: Preprocessing | None,
         shape: Sequence[int],
         classes: Sequence[str],
+        limits: Sequence[float | None] | None = None,
     ) -> None:
         self._program, self._preprocessing = program, preprocessing
         self._shape, self._classes = tuple(shape), list(classes)
-        self._column = column_of(shape)
+        self._column, self._limits = column_of(shape), limits
 
     def predict(self, data: Any, params: Any = None) -> pd.DataFrame:
         """Classifies each image.
@@ -73,7 +76,8 @@ class Predictor:
 
         Returns:
             A row for each image: "class" (the most probable one), "probability" (its own), "label" (its number) and
-            "probabilities" (of every class, by name).
+            "probabilities" (of every class, by name); of a model that abstains also "accepted", whether the probability
+            reaches the threshold of the class.
 
         Raises:
             MlflowException: An image that is none of these; the sentence says which and why.
@@ -89,14 +93,19 @@ class Predictor:
 
     def _answers(self, probabilities: Any) -> pd.DataFrame:
         labels = probabilities.argmax(axis=1).tolist()
-        return pd.DataFrame(
-            {
-                "class": [self._classes[label] for label in labels],
-                "probability": [float(row[label]) for row, label in zip(probabilities, labels, strict=True)],
-                "label": labels,
-                "probabilities": [dict(zip(self._classes, row, strict=True)) for row in probabilities.tolist()],
-            }
-        )
+        sure = [float(row[label]) for row, label in zip(probabilities, labels, strict=True)]
+        answers = {
+            "class": [self._classes[label] for label in labels],
+            "probability": sure,
+            "label": labels,
+            "probabilities": [dict(zip(self._classes, row, strict=True)) for row in probabilities.tolist()],
+        }
+        if self._limits is not None:
+            limits = (self._limits[label] for label in labels)
+            answers["accepted"] = [
+                limit is not None and found >= limit for limit, found in zip(limits, sure, strict=True)
+            ]
+        return pd.DataFrame(answers)
 
     def _pixels(self, row: Any, number: int) -> Any:
         """(c, H, W) uint8 of one row, or (D,) float32."""
@@ -207,4 +216,4 @@ def load(folder: str, preprocessing: Callable[..., Preprocessing]) -> Predictor:
     contract = json.loads(Path(folder, "contract.json").read_text(encoding="utf-8"))
     program = torch.export.load(Path(folder, "model.pt2")).module()
     rules = None if contract["preprocessing"] is None else preprocessing(**contract["preprocessing"])
-    return Predictor(program, rules, contract["shape"], contract["classes"])
+    return Predictor(program, rules, contract["shape"], contract["classes"], contract.get("thresholds"))

@@ -161,19 +161,29 @@ class _Part(BaseModel):
 _Count = Annotated[int, Field(ge=0)]
 
 
+class _Images(_Part):
+    """Images of each class, by split."""
+
+    train: list[_Count]
+    val: list[_Count]
+    test: list[_Count]
+
+
 class Data(_Part):
-    """Data that a recipe was found on."""
+    """Data that a recipe was found on; earlier versions noted the images of each class in all splits, as `counts`."""
 
     name: str
     imbalance: Annotated[float, Field(ge=1)] | None
     fingerprint: str | None = None
     classes: list[str] | None = None
+    images: _Images | None = None
     counts: list[_Count] | None = None
 
     @model_validator(mode="after")
     def _one_count_a_class(self) -> Self:
-        if len(self.classes or ()) != len(self.counts or ()):
-            raise ValueError("classes and counts must be of one length")
+        lists = [self.counts or []] if self.images is None else [self.images.train, self.images.val, self.images.test]
+        if any(len(counts) != len(self.classes or ()) for counts in lists):
+            raise ValueError("classes and images must be of one length")
         return self
 
 
@@ -187,11 +197,25 @@ class _Gain(_Interval):
     seeds: int = 0
 
 
+class _Precision(_Interval):
+    class_name: Annotated[str, Field(alias="class")]
+
+
+class _Confusion(_Part):
+    true: str
+    predicted: str
+    images: _Count
+    share: _Interval
+
+
 class _Measured(_Interval):
     values: list[float]
     epochs_scale: Annotated[float, Field(gt=0)] = 1.0
     seeds: list[int] = Field(default_factory=list)
     gain_over_baseline: _Gain | None = None
+    precision: list[_Precision] = Field(default_factory=list)
+    confusions: list[_Confusion] = Field(default_factory=list)
+    calibration: dict[str, float] = Field(default_factory=dict)
 
 
 class _Verdict(_Part):

@@ -31,6 +31,7 @@ from trainables.data.images import decoding
 from trainables.data.images.decoding import Preprocessing
 from trainables.final import predictor
 from trainables.final.errors import TrainError
+from trainables.final.reliability.measurement import Calibrated
 from trainables.models import Network
 from trainables.models.layers import fold
 from trainables.pipeline.pipeline import Pipeline
@@ -56,6 +57,8 @@ class ServingModule(nn.Module):
         std: (c,), above 0, in the same unit; of features (1,).
         views: Views (V, B, c, H, W) of the images, where the readout asks for several.
         readout: Outputs -> z (B, C), where the last stage has one.
+        scale: What z is multiplied by, 1/T of a calibration.
+        shift: (C,) that is added then, which leads to the prior of deployment; zeros where absent.
     """
 
     def __init__(
@@ -65,6 +68,8 @@ class ServingModule(nn.Module):
         std: Tensor,
         views: Callable[[Tensor], Tensor] | None = None,
         readout: Callable[[Outputs], Tensor] | None = None,
+        scale: float = 1.0,
+        shift: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.network = network
@@ -74,20 +79,24 @@ class ServingModule(nn.Module):
         self._unit, shape = (255.0, (-1, 1, 1)) if len(network.backbone) else (1.0, (-1,))
         self.register_buffer("mean", mean.detach().clone().view(shape))
         self.register_buffer("std", std.detach().clone().view(shape))
-        self._views, self._readout = views, readout
+        self._views, self._readout, self._scale = views, readout, scale
+        self.shift: Tensor | None
+        self.register_buffer("shift", None if shift is None else shift.detach().float().cpu())
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, c, H, W) -> (B, C), rows sum to 1."""
         seen = images if self._views is None else self._views(images)
         outputs = self.network((seen.float() / self._unit - self.mean) / self.std)
         z: Tensor = outputs.logits if self._readout is None else self._readout(outputs)
-        return z.float().softmax(dim=1)
+        z = z.float()
+        return (z if self.shift is None else self._scale * z + self.shift).softmax(dim=1)
 
 
-def serving_module(pipeline: Pipeline) -> ServingModule:
+def serving_module(pipeline: Pipeline, calibrated: Calibrated | None = None) -> ServingModule:
     """The network and readout of a finished pipeline as a module on the CPU, whatever it was trained on.
 
-    A readout that looks at the training images (nearest mean) looks at them there, too.
+    A readout that looks at the training images (nearest mean) looks at them there, too. With a calibration, the
+    module's probabilities are the calibrated ones.
     """
     context = replace(pipeline.context, device=torch.device("cpu"), data=pipeline.data.to("cpu"))
     plan, data = pipeline.plan, context.data
@@ -100,7 +109,8 @@ def serving_module(pipeline: Pipeline) -> ServingModule:
         generators = partial(generator, context.seed, plan.chain_number(last))
         with torch.no_grad():
             readout = made.build(stage_facts(context, network, plan.stages[last].epochs, generators))
-    module = ServingModule(network, data.mean, data.std, getattr(made, "views", None), readout).eval()
+    scale, shift = (1.0, None) if calibrated is None else (1 / calibrated.calibration.temperature, calibrated.shift)
+    module = ServingModule(network, data.mean, data.std, getattr(made, "views", None), readout, scale, shift).eval()
     return module.requires_grad_(False)  # nor does the program keep a graph
 
 
@@ -157,7 +167,13 @@ def preprocessing_of(data: LongTailed) -> Preprocessing:
     return known or Preprocessing(int(data.train_images.shape[1]))
 
 
-def save(module: ServingModule, out: Path, data: LongTailed, metadata: Mapping[str, Any]) -> None:
+def save(
+    module: ServingModule,
+    out: Path,
+    data: LongTailed,
+    metadata: Mapping[str, Any],
+    limits: Sequence[float | None] | None = None,
+) -> None:
     """Writes `model.pt2` (torch.export) and `mlflow-model/`, which holds the same program and all preprocessing.
 
     Neither needs this project to be loaded: the code that decodes images lies in the MLflow model. Each is replaced
@@ -168,6 +184,8 @@ def save(module: ServingModule, out: Path, data: LongTailed, metadata: Mapping[s
         out: Folder.
         data: What the network was trained on.
         metadata: JSON-serialisable, kept with the MLflow model.
+        limits: (C,) probability from which an answer is accepted, by its class; `None` never. Absent where the model
+            does not abstain.
 
     Raises:
         NotExported: It cannot be exported.
@@ -180,7 +198,9 @@ def save(module: ServingModule, out: Path, data: LongTailed, metadata: Mapping[s
         # in memory: torch's own writer ends the process where the disk is full
         torch.export.save(program, packed)
     preprocessing = None if data.kind == "features" else asdict(preprocessing_of(data))
-    contract = {"preprocessing": preprocessing, "shape": shape, "classes": list(data.class_names)}
+    contract: dict[str, Any] = {"preprocessing": preprocessing, "shape": shape, "classes": list(data.class_names)}
+    if limits is not None:
+        contract["thresholds"] = list(limits)
     with tempfile.TemporaryDirectory(prefix=".mlflow-model-", dir=out) as beside:
         place = Path(beside)
         (place / "data").mkdir()
@@ -192,7 +212,8 @@ def save(module: ServingModule, out: Path, data: LongTailed, metadata: Mapping[s
         for source in (decoding, predictor):
             shutil.copyfile(str(source.__file__), package / Path(str(source.__file__)).name)
         with _explain_errors("MLflow does not save it"):
-            _save_for_mlflow(place, data, {**metadata, "classes": list(data.class_names), "input": input_of(data)})
+            about = {**metadata, "classes": list(data.class_names), "input": input_of(data)}
+            _save_for_mlflow(place, data, about, abstains=limits is not None)
         shutil.rmtree(out / MLFLOW_MODEL, ignore_errors=True)
         (place / MLFLOW_MODEL).replace(out / MLFLOW_MODEL)
     write(out / PROGRAM, packed.getvalue())
@@ -231,7 +252,7 @@ def input_of(data: LongTailed) -> str:
     return INPUT_OF_FEATURES if data.kind == "features" else INPUT
 
 
-def _save_for_mlflow(place: Path, data: LongTailed, metadata: Mapping[str, Any]) -> None:
+def _save_for_mlflow(place: Path, data: LongTailed, metadata: Mapping[str, Any], abstains: bool) -> None:
     """Makes `mlflow-model/` of the folders in a place."""
     with warnings.catch_warnings():
         # libraries warn of each other, and MLflow of its agents, of which nothing is used here
@@ -247,7 +268,7 @@ def _save_for_mlflow(place: Path, data: LongTailed, metadata: Mapping[str, Any])
         schema, spec = mlflow.types.Schema, mlflow.types.ColSpec
         answer = {
             "class": kinds.string, "probability": kinds.double, "label": kinds.long,
-            "probabilities": mlflow.types.schema.Map(kinds.double),
+            "probabilities": mlflow.types.schema.Map(kinds.double), **({"accepted": kinds.boolean} if abstains else {}),
         }  # fmt: skip
         mlflow.pyfunc.save_model(
             str(place / MLFLOW_MODEL),

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from analysis.records import mlflow_runs, mlflow_store
+from analysis.records import mlflow_models, mlflow_runs, mlflow_store
+from analysis.records.mlflow_models import DataSet
 from analysis.records.mlflow_store import NOWHERE
 from trainables.final.errors import TrainError
 
@@ -74,10 +75,10 @@ class MlflowRun:
                 f"{NOWHERE}"
             ) from error
 
-    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
-        """Logs numbers; they are written every few seconds, and when the run is closed."""
+    def metrics(self, values: Mapping[str, float], step: int = 0, at: int | None = None) -> None:
+        """Logs numbers, at a Unix time in milliseconds; they are written every few seconds, and at the end."""
         if self._client is not None:
-            now = round(time.time() * 1000)
+            now = round(time.time() * 1000) if at is None else at
             self._waiting.extend((mlflow_store.key(key), value, now, step) for key, value in values.items())
             if time.monotonic() - self._written > WRITE_SECONDS:
                 self._write()
@@ -101,6 +102,31 @@ class MlflowRun:
                     client.log_artifacts(self.run_id, str(out / name), name)
                 else:
                     client.log_artifact(self.run_id, str(out / name))
+
+    def model(
+        self, name: str, values: Mapping[str, float], data: DataSet, at: int, folder: Path | None, **tags: str
+    ) -> None:
+        """Writes a trained seed as a model of MLflow, with its numbers on its data, which become an input of the run.
+
+        Args:
+            name: Name of the model.
+            values: Its numbers, which the run has as well.
+            data: What it was trained and tested on.
+            at: Unix time in milliseconds of these numbers in the run.
+            folder: What `mlflow models serve` takes; absent where MLflow has the numbers alone.
+            tags: Further tags.
+        """
+        if self._client is None:
+            return
+        with self._forgiving() as client:
+            run_id = str(self.run_id)
+            run = client.get_run(run_id)
+            mlflow_models.log_data(client, run_id, [data], "train, test")
+            points = [(mlflow_store.key(key), value, at, 0) for key, value in values.items()]
+            kept = {key: run.data.tags[key] for key in ("level", "recipe", "source_search") if key in run.data.tags}
+            measurements = [mlflow_models.Measurement(run_id, points, data)]
+            model = mlflow_models.Model(name, run_id, kept | tags, dict(run.data.params), measurements)
+            mlflow_models.write_model(client, str(run.info.experiment_id), model, folder)
 
     def close(self, status: str) -> None:
         """Ends the run: FINISHED, KILLED or FAILED."""

@@ -16,9 +16,10 @@ import torch
 from analysis.files import to_json, write
 from trainables.data import LongTailed
 from trainables.final import data_identity
-from trainables.final.artifacts import MEASURED, TrainedSeed
+from trainables.final.artifacts import TrainedSeed
 from trainables.final.errors import TrainError
 from trainables.final.recipe import Data
+from trainables.final.reliability.sections import MEASURED
 from trainables.final.setup import CheckpointPolicy, TrainingSetup
 from trainables.pipeline.pipeline import Pipeline
 from trainables.pipeline.store import StageStore

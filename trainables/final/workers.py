@@ -81,7 +81,7 @@ def train_with_workers(
     config = {
         "recipe": json.loads(json.dumps(recipe)), "plan": plan.to_dict(), "seed": seed, "root": root,
         "setup": asdict(setup), "out": str(folder.path.parent.resolve()), "policy": asdict(policy), "threads": threads,
-        "fingerprint": data.fingerprint,
+        "fingerprint": data.fingerprint, "fold_val": not len(data.val_labels),
     }  # fmt: skip
     failed: list[BaseException] = []
     own_ray = not ray.is_initialized()
@@ -175,7 +175,8 @@ def train_worker(config: dict[str, Any]) -> None:
     own = recipe["data"]
     setup, policy = TrainingSetup(**config["setup"]), CheckpointPolicy(**config["policy"])
     data = load(
-        own["name"], root=config["root"], imbalance=own["imbalance"], split_seed=config["seed"], fold_val=True
+        own["name"], root=config["root"], imbalance=own["imbalance"], split_seed=config["seed"],
+        fold_val=config["fold_val"],
     )  # fmt: skip
     if data.fingerprint != config["fingerprint"]:
         raise TrainError(f"worker {rank} finds other data than the command did under {config['root'] or own['name']}")

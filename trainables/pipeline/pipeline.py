@@ -6,7 +6,7 @@ enough to continue on another machine or after a crash.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -16,6 +16,8 @@ from torch import Tensor
 
 from trainables.data import LongTailed
 from trainables.deployment import Deployment
+from trainables.evaluation import calibration
+from trainables.evaluation.calibration import Calibration
 from trainables.evaluation.summary import UNWEIGHTED, summary
 from trainables.models import Network, build, input_format
 from trainables.pipeline.executor import StageExecutor
@@ -161,14 +163,51 @@ class Pipeline:
         last = self.executor.state.last
         return summary(last, self.data.counts, self.data.val_labels, prefix, self.deployment)
 
+    def val_logits(self) -> Tensor:
+        """(M, C) float64 logits of val; only when finished."""
+        last = len(self.plan.stages) - 1
+
+        def features(split: str, compute: Callable[[], Tensor]) -> Tensor:
+            executor = self.executor
+            return executor.cache.split_features(last, split, executor.state.ancestors[:last], compute)
+
+        return Evaluator(self.context, self.plan, last, stored=features).logits(self.network())
+
+    def decisions(self) -> dict[str, Any]:
+        """Which classes the last evaluation on val has predicted, and its largest confusions."""
+        labels, classes = self.data.val_labels.cpu(), self.data.classes
+        predicted = torch.tensor(self.executor.state.last["predicted"])
+        counts = torch.bincount(predicted, minlength=classes).tolist()
+        mistakes = calibration.confusions(predicted, labels, classes)
+        return {"predicted": counts, "confusions": [list(mistake) for mistake in mistakes]}
+
+    def calibrated(self) -> tuple[dict[str, float], dict[str, Any], Calibration]:
+        """What `calibration.on_val` returns, its metrics with the prefix "final/"; only when finished."""
+        found, accepted, fitted = calibration.on_val(self.val_logits(), self.data.val_labels, self.data.counts)
+        return {f"final/{name}": value for name, value in found.items()}, accepted, fitted
+
+    def measured_on_test(self) -> tuple[dict[str, Any], Tensor]:
+        """What `Evaluator.measured` returns of the test split. Only for confirmed recipes: test may select nothing."""
+        return Evaluator(self.context, self.plan, len(self.plan.stages) - 1, split="test").measured(self.network())
+
     def test(self, deployment: Deployment | None = None) -> tuple[dict[str, float], list[float], list[int]]:
-        """Evaluates on the test split. Only for confirmed recipes: no choice may depend on it.
+        """Metrics, recalls per class and correctness per image on the test split, see `measured_on_test`.
 
         Args:
             deployment: Prior and costs (default: those of the pipeline).
         """
-        last = Evaluator(self.context, self.plan, len(self.plan.stages) - 1, split="test")(self.network())
+        last, _ = self.measured_on_test()
         return summary(last, self.data.counts, self.data.test_labels, "test", deployment or self.deployment)
+
+    def confirm(self, fitted: Calibration) -> dict[str, float]:
+        """Metrics on test, read once: of the network as it is, and at equal class frequencies with a calibration."""
+        last, logits = self.measured_on_test()
+        data = self.data
+        found = summary(last, data.counts, data.test_labels, "test", self.deployment)[0]
+        prior = torch.full((data.classes,), 1 / data.classes, dtype=torch.float64)
+        probabilities = fitted.probabilities(logits, data.counts, prior)
+        scores = calibration.calibrated_scores(probabilities, data.test_labels, prior)
+        return found | {f"test/{name}": value for name, value in scores.items()}
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and JSON-serialisable values from which `load_state` continues exactly."""

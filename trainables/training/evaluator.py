@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -50,7 +50,20 @@ class Evaluator:
         self._class_means: float | None = None
 
     @torch.no_grad()
+    def logits(self, network: Network) -> Tensor:
+        """(M, C) float64 logits of the split, through the stage's readout."""
+        training = network.training
+        network.eval()
+        logits = self._logits(network, stage_facts(self._context, network, self._stage.epochs, self._generators))
+        network.train(training)
+        return logits
+
     def __call__(self, network: Network) -> dict[str, Any]:
+        """Measures a network, see `measured`."""
+        return self.measured(network)[0]
+
+    @torch.no_grad()
+    def measured(self, network: Network) -> tuple[dict[str, Any], Tensor]:
         """Measures a network. Where the stage learns from fixed views, the backbone's features are computed once.
 
         Returns:
@@ -58,20 +71,20 @@ class Evaluator:
             arXiv:2007.07314, eq. 9, τ = 1) and "class_means" (nearest mean of the training features by cosine):
             the last two are what a second stage would roughly reach. Also "calibration_error", "recalls",
             "logits_magnitude" and "regularized_std" (C,), and "predicted" (M,), classes. All others are fractions but
-            the loss and the two diagnostics of label over-smoothing.
+            the loss and the two diagnostics of label over-smoothing. Beside them the logits (M, C), float64.
         """
         data, labels = self._context.data, self._labels
         training = network.training
         network.eval()
         facts = stage_facts(self._context, network, self._stage.epochs, self._generators)
-        logits = torch.cat(list(self._logits(network, facts))).double()
+        logits = self._logits(network, facts)
         if self._class_means is None or not (self._frozen or len(network.backbone) == 0):
             self._class_means = self._nearest_mean(network, facts)
         network.train(training)
         predicted = logits.argmax(dim=1)
         recalls = metrics.recalls(predicted, labels, data.classes)
         prior = (data.counts.double() / data.counts.sum()).clamp(min=1e-12).log().to(logits.device)
-        return {
+        found = {
             "loss": float(functional.cross_entropy(logits, labels)),
             "accuracy": float(recalls.nanmean()),
             "adjusted": float(metrics.recalls((logits - prior).argmax(dim=1), labels, data.classes).nanmean()),
@@ -82,9 +95,10 @@ class Evaluator:
             "regularized_std": metrics.regularized_std(logits, labels).tolist(),
             "predicted": predicted.tolist(),
         }
+        return found, logits
 
-    def _logits(self, network: Network, facts: Facts) -> Iterator[Tensor]:
-        """Logits of the split, batch by batch, through the stage's readout."""
+    def _logits(self, network: Network, facts: Facts) -> Tensor:
+        """(M, C) float64 logits of the split, batch by batch, through the stage's readout."""
         made = next((trick.made() for trick in self._stage.on("readout")), None)
         readout = None if made is None else made.build(facts)
         views = getattr(made, "views", lambda images: images[None])
@@ -93,8 +107,7 @@ class Evaluator:
             batches = (network.classify(features) for features in self._split_features(network).split(size))
         else:
             batches = (network(self._context.data.normalise(views(images))) for images in self._images.split(size))
-        for outputs in batches:
-            yield outputs.logits if readout is None else readout(outputs)
+        return torch.cat([out.logits if readout is None else readout(out) for out in batches]).double()
 
     def _split_features(self, network: Network) -> Tensor:
         """(M, D) features of the split; those of a frozen backbone are computed once."""

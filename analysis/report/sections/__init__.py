@@ -19,8 +19,8 @@ from analysis.report.html import MACROS, note
 log = logging.getLogger(__name__)
 
 ORDER = (
-    "pairs", "nominated", "other_searches", "recipes", "ablation", "front", "alone", "curves", "classes", "progress",
-    "cost", "verdicts", "provenance",
+    "pairs", "nominated", "other_searches", "recipes", "ablation", "front", "alone", "curves", "classes", "reliability",
+    "progress", "cost", "verdicts", "provenance",
 )  # fmt: skip
 """Names of the modules; one that is named here is a section of the page."""
 
