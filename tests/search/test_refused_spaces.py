@@ -17,7 +17,7 @@ IMPOSSIBLE = {
     "two heads": ("['experts', 'cosine_head']", "all sit on seam 'head', which takes one trick per stage"),
     "a loss of three experts with two": (
         "[trick('experts', count=2), 'sade']",
-        "sade needs '3 experts', which nothing in the plan provides; experts or reslt_head provides it",
+        "sade needs '3 experts', which nothing in the plan provides; experts or reslt_conv_head or reslt_head",
     ),
     "a loss of experts without any": ("['ride']", "ride needs 'experts', which nothing in the plan provides"),
     "a queue smaller than a batch": (
