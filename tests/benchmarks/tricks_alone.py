@@ -294,9 +294,9 @@ class Results:
         with self._file.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"key": key, **found}) + "\n")
 
-    def of_trials(self, plan: Plan, seeds: int, name: str) -> np.ndarray:
+    def of_trials(self, plan: Plan, seeds: Sequence[int], name: str) -> np.ndarray:
         """A number (seeds,) of the trials of a plan."""
-        return np.array([self[trial_key(plan, seed)][name] for seed in range(seeds)])
+        return np.array([self[trial_key(plan, seed)][name] for seed in seeds])
 
 
 def trial_key(plan: Plan, seed: int) -> str:
@@ -334,7 +334,7 @@ def gain(difference: np.ndarray) -> str:
     return f"{clear}{mean:+.1f}{clear} [{mean - half:+.1f}, {mean + half:+.1f}]"
 
 
-def lines(table: Sequence[Row], seeds: int, results: Results) -> Iterator[str]:
+def lines(table: Sequence[Row], seeds: Sequence[int], results: Results) -> Iterator[str]:
     """The table in Markdown, in percent and percentage points."""
     yield (
         "| trick | family | accuracy on val, % | gain, points [95 %] | baseline | gain at equal passes "
@@ -400,7 +400,7 @@ def main() -> None:
     table, left_out = rows(options.only)
     results = Results(options.folder)
     measure(table, options.seeds, options.processes, results)
-    text = [*lines(table, options.seeds, results), "", *left_out]
+    text = [*lines(table, range(options.seeds), results), "", *left_out]
     print("\n".join(text))
     if options.out is not None:
         more = "" if options.seeds == 5 else f" --seeds {options.seeds}"
