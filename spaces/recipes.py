@@ -35,6 +35,13 @@ augmentation, schedule and weight decay of their CIFAR recipes:
     gpaco, paco            Cui et al. 2023, arXiv:2209.12400, and 2021, arXiv:2107.12028: two views, AutoAugment and
                            Cutout on the first one; twice as long in the papers
     rsg                    Wang et al. 2021, arXiv:2106.09859: LDAM-DRW with generated samples in the last fifth
+
+Start points of the spaces that contain them, with the numbers of CIFAR-100-LT at imbalance 100:
+
+    vs_loss                Kini et al. 2021, arXiv:2103.01550: temperatures by class, then logit adjustment (γ = 0.05,
+                           τ = 0.75); `spaces/papers/vs_loss.py`
+    weight_balancing       Alshammari et al. 2022, arXiv:2203.14197: strong weight decay; then the classifier alone,
+                           with effective numbers, weight decay 0.1, MaxNorm; `spaces/papers/weight_balancing.py`
 """
 
 from __future__ import annotations
@@ -257,5 +264,46 @@ def published_systems(lr: float) -> tuple[Published, ...]:
                 ]
             ),
             ("rsg/rsg", "deferred"),
+        ),
+    )  # fmt: skip
+
+
+def published_in_spaces(lr: float) -> tuple[Published, ...]:
+    """Recipes that are start points of the spaces that contain them, and of no other.
+
+    Args:
+        lr: As in `published`.
+
+    >>> [recipe.name for recipe in published_in_spaces(0.1)]
+    ['vs_loss', 'weight_balancing']
+    """
+    slow: dict[str, Any] = {"lr": lr / 10, "batch_size": 64, "schedule": "cosine"}
+    return (
+        Published(
+            "vs_loss",
+            "VS loss",
+            Space(
+                stages=[
+                    Stage("train", length=1.0, lr=lr, choose=[
+                        one_of(None, trick("class_dependent_temperature", gamma=0.05)),
+                        one_of(None, trick("logit_adjusted", tau=0.75))]),
+                ]
+            ),
+            ("train/class_dependent_temperature", "train/logit_adjusted"),
+        ),
+        Published(
+            "weight_balancing",
+            "weight balancing",
+            Space(
+                stages=[
+                    Stage("representation", length=0.95, weight_decay=5e-3, **slow),
+                    one_of(Stage("finish", length=0.05, carry="all", keep=True),
+                           Stage("classifier", length=0.05, weight_decay=0.1, choose=[
+                               trick("classifier", reset=False),
+                               one_of(None, trick("effective_number", beta=0.9999)),
+                               one_of(None, trick("max_norm", fraction=0.1))], **slow)),
+                ]
+            ),
+            ("classifier", "classifier/effective_number", "classifier/max_norm"),
         ),
     )  # fmt: skip

@@ -45,7 +45,7 @@ def test_help_names_defaults_in_the_usual_form(command):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_an_option_that_is_misspelt_is_one_sentence(command, capsys):
-    needed = ["x"] if command in ("train", "describe") else []
+    needed = ["x"] if command in ("train", "describe", "aggregate") else []
     assert cli.main([command, *needed, "--helq"]) == 2
     said = "there is no option --helq: did you mean --help?"
     assert capsys.readouterr().err == f"longtail-tune {command}: error: {said}\n"

@@ -16,7 +16,13 @@ from typing import Any
 
 from search.design.labels import Cell, Design, four_cells, make_design
 from spaces.domain import Domain, LogUniform, OneOf, Space, Stage, Uniform
-from spaces.recipes import Published, published, published_for_pretrained, published_systems
+from spaces.recipes import (
+    Published,
+    published,
+    published_for_pretrained,
+    published_in_spaces,
+    published_systems,
+)
 from trainables.data import Standard
 from trainables.plan import LabelledOneOf, Pick, Plan, Recipe, build, defaults, tricks_of
 from trainables.registry import PlanError
@@ -168,9 +174,10 @@ class PublishedRecipes:
         offered = {trick.name for stage in factory.untuned.written_stages for trick in tricks_of(stage)}
         systems = tuple(one for one in published_systems(lr) if _defining(one) in offered)
         alone = published(lr) + (published_for_pretrained(lr) if pretrained else ())
-        self.papers: tuple[Published, ...] = systems or alone
+        contained = tuple(one for one in published_in_spaces(lr) if _contains(factory, one))
+        self.papers: tuple[Published, ...] = (systems or alone) + contained
         """With their spaces: the systems that the space offers; where it offers none, recipes of one network, and where
-        that comes trained, also those that start from it."""
+        that comes trained, also those that start from it; and those that the space contains as they are."""
         self.titles: dict[str, str] = {}
         """Name of each recipe by the id of its plan."""
         recipes: dict[str, Recipe] = {}
@@ -189,6 +196,15 @@ class PublishedRecipes:
         """A sentence on each one that cannot be trained on these data."""
         self.recipes = tuple(factory.in_own_words(recipe) or recipe for recipe in recipes.values())
         """Those that the space can express in its own words."""
+
+
+def _contains(factory: RecipeFactory, one: Published) -> bool:
+    """Whether a space has a recipe among its own choices."""
+    try:
+        recipe = build(one.space, defaults(one.labels), factory.standard, factory.scale)
+    except PlanError:
+        return False
+    return _in_own_words(factory, recipe) is not None
 
 
 def _defining(system: Published) -> str:

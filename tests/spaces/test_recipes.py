@@ -9,7 +9,7 @@ import pytest
 from search.design.removal import removable, without
 from search.recipes.factory import RecipeFactory
 from search.workspace.space_file import load_space
-from spaces.recipes import published, published_for_pretrained, published_systems
+from spaces.recipes import published, published_for_pretrained, published_in_spaces, published_systems
 from trainables.data import standard
 from trainables.plan import build, check_space, defaults
 
@@ -142,3 +142,29 @@ def test_systems_are_start_points_where_the_space_offers_them():
     survey = RecipeFactory(load_space("spaces/papers/survey.py"), own).published.titles.values()
     assert list(survey) == ["De-confound", "SADE", "RIDE", "ResLT", "GPaCo", "PaCo", "RSG"]
     assert "SADE" not in RecipeFactory(load_space("spaces/full_combo.py"), own).published.titles.values()
+
+
+def test_some_recipes_start_the_spaces_that_contain_them_and_no_other():
+    own = standard("cifar100-lt")
+    names = {one.title: one.name for one in published_in_spaces(own.lr)}
+    found = {}
+    for space in ("full_combo", "papers/vs_loss", "papers/weight_balancing", "papers/survey"):
+        factory = RecipeFactory(load_space(f"spaces/{space}.py"), own)
+        found[space] = [names[one.title] for one in factory.published.papers if one.title in names]
+        assert all(title in factory.published.titles.values() for title in names if names[title] in found[space])
+    assert found == {
+        "full_combo": [], "papers/vs_loss": ["vs_loss"], "papers/weight_balancing": ["weight_balancing"],
+        "papers/survey": [],
+    }  # fmt: skip
+
+
+def test_vs_loss_and_weight_balancing_are_as_published():
+    own = standard("cifar100-lt")
+    vs, balancing = (build(one.space, defaults(one.labels), own).plan.stages for one in published_in_spaces(own.lr))
+    # in this order: the other one is another loss
+    assert (vs[0].tricks[0].name, vs[0].tricks[0].numbers) == ("class_dependent_temperature", {"gamma": 0.05})
+    assert vs[0].tricks[1].name == "logit_adjusted" and vs[0].tricks[1].numbers["tau"] == 0.75
+    first, second = balancing
+    assert (first.epochs, first.lr, first.weight_decay, first.batch_size) == (190, pytest.approx(0.01), 5e-3, 64)
+    assert (second.epochs, second.weight_decay, second.carry) == (10, 0.1, "weights")
+    assert tricks(second)["effective_number"]["beta"] == 0.9999 and tricks(second)["classifier"]["reset"] is False

@@ -260,6 +260,7 @@ def test_the_penalty_sees_both_views_of_an_image(toys):
 
 def test_experts_without_their_head_are_refused(toys, make_plan):
     with pytest.raises(
-        PlanError, match=r"stage 'a': each_expert needs 'experts', .*; experts or reslt_head or two_experts"
+        PlanError,
+        match=r"stage 'a': each_expert needs 'experts', .*; experts or reslt_conv_head or reslt_head or two_experts",
     ):
         make_plan(Stage("a", epochs=1, choose=[one_of(None, "each_expert")]), on=("a/each_expert",))

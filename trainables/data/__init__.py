@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from trainables.data.catalogue import MODULES, VALS, DataError, Name, Standard, module_of
+from trainables.data.catalogue import MODULES, TRAINS, VALS, DataError, Name, Standard, module_of
 from trainables.data.long_tail import LongTailed, class_counts
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "names",
     "resolve_root",
     "standard",
+    "with_balanced_train",
     "with_feed",
     "with_size",
     "with_val",
@@ -124,6 +125,15 @@ def with_val(name: str, val: str) -> str:
     named = _with(parsed, "val", val)
     Name.parse(named).choice("val", VALS)
     return named
+
+
+def with_balanced_train(name: str) -> str:
+    """Sets `?train=balanced` in a name: training images of equal classes, in all as many as the long tail has.
+
+    >>> with_balanced_train("digits-lt?val=realistic")
+    'digits-lt?val=realistic&train=balanced'
+    """
+    return _with(Name.parse(name), "train", TRAINS[1])
 
 
 def _with(name: Name, option: str, value: str) -> str:

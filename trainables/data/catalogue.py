@@ -57,6 +57,11 @@ VALS = ("balanced", "realistic")
 """Values of `val=`, for data whose val is cut from a balanced pool: equal classes, or proportions as in training."""
 
 
+TRAINS = ("long-tailed", "balanced")
+"""Values of `train=`: "balanced" draws as many images of every class, in all as many as the long tail has, which is
+what the upper bound of a method is measured on (`longtail-tune upper-bound`)."""
+
+
 class DataError(ValueError):
     """A data set that does not exist, or cannot be cut as asked."""
 

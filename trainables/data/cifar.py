@@ -16,7 +16,8 @@ profile starts at 4,500 or 450 then. Fewer would not do: below 50 images per cla
 are refused as targets, and at 500 images in all the accuracy of one trial has a standard error of 2 points, twice
 the margin of 1 that verdicts are about. More would cost tail: at imbalance 100 the last class of CIFAR-100 has
 int(450 / 100) = 4 images instead of 5, which is what 490 would leave as well. With `?val=realistic` after the name
-the same val is thinned to the training images' proportions, at least one image of each class.
+the same val is thinned to the training images' proportions, at least one image of each class. With `?train=balanced`
+the training images are as many of every class, in all as many as the long tail has.
 """
 
 from __future__ import annotations
@@ -38,11 +39,11 @@ from torch import Tensor
 from torchvision import datasets
 from torchvision.datasets.utils import check_integrity
 
-from trainables.data.catalogue import VALS, DataError, Name, Standard, cache_folder
-from trainables.data.long_tail import LongTailed, class_counts, in_proportion
+from trainables.data.catalogue import TRAINS, VALS, DataError, Name, Standard, cache_folder
+from trainables.data.long_tail import LongTailed, balanced_note, class_counts, equal_counts, in_proportion
 from trainables.training.seeding import seed_of
 
-OPTIONS = ("val",)
+OPTIONS = ("val", "train")
 MEAN = (0.4914, 0.4822, 0.4465)
 STD = (0.2023, 0.1994, 0.2010)
 """Mean and standard deviation in the public codes, which use them for CIFAR-100 as well."""
@@ -124,12 +125,16 @@ def load(
         counts = class_counts(largest, len(of_class), imbalance)
     except ValueError as error:
         raise DataError(f"{name}: {error}") from error
+    long_tail = counts
+    balanced = parsed.choice("train", TRAINS) == "balanced"
+    if balanced:
+        counts = equal_counts(counts, [largest] * len(counts))
     if fold_val:
         val, train = [], published(of_class, counts, shuffled=variant != "first")
     else:
         drawn = [_draw(index, family, split_seed, label) for label, index in enumerate(of_class)]
         realistic = parsed.choice("val", VALS) == "realistic"
-        kept = in_proportion(counts, held) if realistic else [held] * len(counts)
+        kept = in_proportion(long_tail, held) if realistic else [held] * len(counts)
         val = [index[:count] for index, count in zip(drawn, kept, strict=True)]
         train = [index[held : held + count] for index, count in zip(drawn, counts, strict=True)]
 
@@ -146,13 +151,15 @@ def load(
             f"{largest} and not at {smallest} (final training has the published {smallest})"
         )
     actual = counts[0] / counts[-1]
-    if not math.isclose(actual, imbalance, rel_tol=1e-3):
+    if balanced:
+        notes.append(balanced_note(counts, imbalance))
+    elif not math.isclose(actual, imbalance, rel_tol=1e-3):
         notes.append(f"imbalance of the training images: {actual:.6g} instead of {imbalance:.6g}")
     return LongTailed(
         name=name,
         classes=len(of_class),
         class_names=pool.class_names,
-        imbalance=float(imbalance),
+        imbalance=1.0 if balanced else float(imbalance),
         split_seed=split_seed,
         train_images=train_images,
         train_labels=train_labels,

@@ -155,6 +155,7 @@ def _files(
     division: Division = divide(
         name, source.labels, source.class_names,
         imbalance=imbalance, split_seed=split_seed, fold_val=fold_val, val=options.val, test=options.test,
+        balanced=options.balanced,
     )  # fmt: skip
     problems += division.problems
     parts = {split: (given, index.tolist()) for split, (given, index) in division.index.items()}

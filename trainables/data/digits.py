@@ -4,6 +4,7 @@
 Of the rest, at least 144 per class, each split seed draws its own `val` (44 per class) and then `train`,
 whose largest class, label 0, has 100 images; with val folded back it has 144. `digits-lt?val=realistic` keeps of the
 same val what has the training images' proportions, from 44 images of label 0, and at least one of each.
+`digits-lt?train=balanced` trains on as many images of every class, in all as many as the long tail has.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from trainables.data.catalogue import VALS, DataError, Name, Standard
-from trainables.data.long_tail import LongTailed, class_counts, in_proportion
+from trainables.data.catalogue import TRAINS, VALS, DataError, Name, Standard
+from trainables.data.long_tail import LongTailed, balanced_note, class_counts, equal_counts, in_proportion
 from trainables.training.seeding import seed_of
 
-OPTIONS = ("val",)
+OPTIONS = ("val", "train")
 CLASSES = 10
 POOL = 174 - 30
 """Images of the rarest class (label 8) without its test images."""
@@ -59,7 +60,7 @@ def load(
     one with val folded back.
 
     Args:
-        name: "digits-lt", or "digits-lt?val=realistic".
+        name: "digits-lt", with `?val=realistic` or `?train=balanced`.
         root: Not used: the images come with scikit-learn.
         imbalance: In [1, 100]; [1, 144] with val folded back.
         split_seed: Which images go to `val` and `train`.
@@ -82,6 +83,9 @@ def load(
     counts = class_counts(largest, CLASSES, imbalance)
     realistic = Name.parse(name).choice("val", VALS) == "realistic"
     held = in_proportion(counts, VAL) if realistic else [VAL] * CLASSES
+    balanced = Name.parse(name).choice("train", TRAINS) == "balanced"
+    if balanced:
+        counts = equal_counts(counts, [largest] * CLASSES)
     images, labels = _read()
     train: list[int] = []
     val: list[int] = []
@@ -107,7 +111,7 @@ def load(
         name=name,
         classes=CLASSES,
         class_names=tuple(str(label) for label in range(CLASSES)),
-        imbalance=float(imbalance),
+        imbalance=1.0 if balanced else float(imbalance),
         split_seed=split_seed,
         train_images=train_images,
         train_labels=train_labels,
@@ -119,6 +123,7 @@ def load(
         std=torch.tensor([STD]),
         pad=1,
         flip=False,
+        notes=(balanced_note(counts, imbalance),) if balanced else (),
     )
 
 

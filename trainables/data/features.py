@@ -42,7 +42,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from trainables.data.catalogue import DataError, Name, Standard
+from trainables.data.catalogue import TRAINS, DataError, Name, Standard
 from trainables.data.long_tail import LongTailed
 from trainables.data.splits import HELD_OUT, divide
 from trainables.data.tables import shorten
@@ -50,7 +50,7 @@ from trainables.data.user_data import array_files
 from trainables.data.user_data.class_names import class_names_of
 from trainables.data.user_data.source import SPLITS, check_classes
 
-OPTIONS = ("val", "test")
+OPTIONS = ("val", "test", "train")
 PROVIDES = ("trained",)
 ARRAYS = tuple(f"{letter}_{split}" for letter in "xy" for split in SPLITS)
 NAMES = ("class_names", *(f"class_names_{split}" for split in SPLITS))
@@ -96,6 +96,7 @@ def load(
     division = divide(
         name, given.labels, given.class_names, imbalance=imbalance, split_seed=split_seed, fold_val=fold_val,
         val=parsed.whole("val", HELD_OUT, 1), test=parsed.whole("test", HELD_OUT, 1),
+        balanced=parsed.choice("train", TRAINS) == "balanced",
     )  # fmt: skip
     held = _held(given)
     parts: dict[str, Any] = {}

@@ -53,6 +53,41 @@ def class_counts(largest: int, classes: int, imbalance: float) -> list[int]:
     return counts
 
 
+def equal_counts(counts: Sequence[int], available: Sequence[int]) -> list[int]:
+    """Training images per class of a balanced set that is as large as a long tail, rounded down to equal classes.
+
+    Args:
+        counts: (C,) images per class of the long tail.
+        available: (C,) images per class that there are to draw from.
+
+    Raises:
+        ValueError: A class has too few.
+
+    >>> equal_counts([100, 30, 5], available=[100, 100, 100])
+    [45, 45, 45]
+    """
+    each = sum(counts) // len(counts)
+    least = min(range(len(available)), key=lambda label: available[label])
+    if available[least] < each:
+        raise ValueError(
+            f"a balanced training set as large as this long tail ({sum(counts)} images) needs {each} images of every "
+            f"class, and class {least} has {available[least]}"
+        )
+    return [each] * len(counts)
+
+
+def balanced_note(counts: Sequence[int], imbalance: float) -> str:
+    """What a balanced training set is, for people.
+
+    >>> balanced_note([45, 45, 45], 20)
+    'train is balanced: 45 images of each class, as many in all as the long tail of imbalance 20 has'
+    """
+    return (
+        f"train is balanced: {counts[0]} images of each class, as many in all as the long tail of imbalance "
+        f"{imbalance:g} has"
+    )
+
+
 def in_proportion(counts: Sequence[int], largest: int) -> list[int]:
     """Held-out images per class in the proportions of the training images, at least one of each.
 

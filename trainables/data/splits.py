@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainables.data.catalogue import DataError
-from trainables.data.long_tail import class_counts
+from trainables.data.long_tail import balanced_note, class_counts, equal_counts
 from trainables.training.seeding import seed_of
 
 FOLDS = 5
@@ -51,6 +51,7 @@ def divide(
     fold_val: bool,
     val: int = HELD_OUT,
     test: int = HELD_OUT,
+    balanced: bool = False,
 ) -> Division:
     """Cuts the splits that are not given, and a longer tail if one is requested.
 
@@ -71,13 +72,14 @@ def divide(
         fold_val: No val. What would have been cut stays in train; a val that is given is left out.
         val: Images of each class that a cut val has at most, at least 1.
         test: Images of each class that a cut test has at most, at least 1.
+        balanced: Whether train has as many images of every class, in all as many as it would have otherwise.
 
     Returns:
         Indices in rising order.
 
     Raises:
-        DataError: The imbalance cannot be cut from the data, no class can spare an image for test, or val would have
-            images of fewer than two classes, so that nothing could be judged by it.
+        DataError: The imbalance or a balanced train cannot be cut from the data, no class can spare an image for test,
+            or val would have images of fewer than two classes, so that nothing could be judged by it.
     """
     classes, notes, problems = len(class_names), [], []
     pool = [np.flatnonzero(labels["train"] == label) for label in range(classes)]
@@ -146,6 +148,14 @@ def divide(
         train = [index[: allowed[label]] for label, index in enumerate(drawn)]
     nominal = own if imbalance is None else float(imbalance)
     counts = [len(index) for index in train]
+    if balanced:
+        try:
+            equal = equal_counts(counts, left)
+        except ValueError as error:
+            raise DataError(f"{name}: {error}") from error
+        train = [index[:count] for index, count in zip(drawn, equal, strict=True)]
+        notes.append(balanced_note(equal, nominal))
+        counts, nominal = equal, 1.0
     actual = max(counts) / min(counts)
     if not math.isclose(actual, nominal, rel_tol=1e-3):
         notes.append(f"imbalance of the training images: {actual:.6g} instead of {nominal:.6g}")

@@ -62,8 +62,7 @@ class ResltBranches:
         arXiv:2101.10633, section 3.3; the form of the public CIFAR code.
 
     Differs:
-        On ImageNet the public code has a convolution instead of the BatchNorms, before the pool in training and behind
-        it in evaluation, and divides rows by ‖w‖^γ in evaluation; that form is not here.
+        From the public code's ImageNet form, which is `reslt_conv_head`.
 
     >>> from trainables.models import build
     >>> network = build("resnet8", classes=3, channels=1, generator=torch.Generator().manual_seed(0))

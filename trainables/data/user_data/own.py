@@ -24,6 +24,7 @@ Options follow a question mark: `folder:photos?size=64&broken=skip` (in a shell,
 | `size` | as they are | side in pixels: shorter side resized to it, centre cut out; files only |
 | `broken` | `refuse` | `skip` leaves unreadable files out, and names them; all files are decoded before training |
 | `val`, `test` | 50 | images of each class that are cut, a fifth of the class at most |
+| `train` | long-tailed | `balanced`: as many images of every class, in all as many as the long tail has |
 | `pad` | an eighth of the side | largest random shift in training, pixels |
 | `flip` | colour only | `yes` or `no`: mirror images in training |
 | `crop` | `shift` | `resized`: training takes crops of random size and shape instead of shifts |

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from trainables.data.catalogue import DataError, Name, spelled
+from trainables.data.catalogue import TRAINS, DataError, Name, spelled
 from trainables.data.images.decoding import INTERPOLATIONS, ORIENTATIONS, Preprocessing, colour
 from trainables.data.images.files import (
     RESIDENT_GB,
@@ -180,6 +180,7 @@ class Options:
         background: Colour under transparent pixels; `None` for white, which is then reported as an assumption.
         orientation: Whether the EXIF orientation is applied, "exif", or not, "ignore".
         interpolation: How image files are resized, "bilinear" or "bicubic".
+        balanced: Whether train has equal classes, see `divide`.
     """
 
     size: int | None
@@ -195,6 +196,7 @@ class Options:
     background: str | None = None
     orientation: str = "exif"
     interpolation: str = "bilinear"
+    balanced: bool = False
 
     def preprocessing(self, channels: int) -> Preprocessing:
         """How image files of these options are decoded."""
@@ -221,6 +223,7 @@ class Options:
             skip_broken=name.choice("broken", ("refuse", "skip")) == "skip",
             val=name.whole("val", val, 1),
             test=name.whole("test", test, 1),
+            balanced=name.choice("train", TRAINS) == "balanced",
             pad=name.whole("pad", 0) if "pad" in name.options else None,
             flip=None if flip == "auto" else flip == "yes",
             resident_limit=name.whole("resident_limit", RESIDENT_GB, 1),
@@ -235,7 +238,7 @@ class Options:
 
 CROPS = ("shift", "resized")
 
-OPTIONS = ("size", "broken", "val", "test", "pad", "flip", "resident_limit", "feed", "workers", "crop",
+OPTIONS = ("size", "broken", "val", "test", "train", "pad", "flip", "resident_limit", "feed", "workers", "crop",
            "background", "orientation", "interpolation")  # fmt: skip
 """Names of the options above."""
 
@@ -286,6 +289,7 @@ def long_tailed(
     division = divide(
         name, source.labels, source.class_names,
         imbalance=imbalance, split_seed=split_seed, fold_val=fold_val, val=options.val, test=options.test,
+        balanced=options.balanced,
     )  # fmt: skip
     parts: dict[str, Any] = {}
     for split, (given, index) in division.index.items():
