@@ -32,6 +32,10 @@ def parser(prog: str = "python -m search.papers") -> Parser:
         "(default: list the tables)",
     )  # fmt: skip
     it.add_argument(
+        "--column", metavar="NAME", default=None, help="data set whose published numbers are compared, where --data is "
+        "none of the table's, e.g. cifar100-lt (default: the first)",
+    )  # fmt: skip
+    it.add_argument(
         "--pages", metavar="DIR", default="docs/papers", help="folder for the page of each paper (default: docs/papers)"
     )
     it.add_argument("--dry-run", action="store_true", default=False, help="show what would be trained; train nothing")

@@ -106,17 +106,20 @@ class Comparison:
 
 
 def column_of(table: Table, data: str | None, imbalance: float | None) -> int:
-    """The column that a data set belongs to; the first one where no column has it.
+    """The column that a data set belongs to.
 
     Args:
         table: The table.
         data: Name of a data set; `None` for that of the first column with this imbalance.
         imbalance: Of the data; `None` for that of the first column with these data.
+
+    Returns:
+        Its number; that of the first column with these data where the imbalance is another, and of the first of all
+        where no column has these data.
     """
-    for number, setting in enumerate(table.settings):
-        if data in (None, setting.data) and imbalance in (None, setting.imbalance):
-            return number
-    return 0
+    of_data = [number for number, setting in enumerate(table.settings) if data in (None, setting.data)] or [0]
+    same = [number for number in of_data if imbalance in (None, table.settings[number].imbalance)]
+    return (same or of_data)[0]
 
 
 def compare(
@@ -339,6 +342,9 @@ def run_tables(options: argparse.Namespace) -> int:
         echo(_listing(known.values()))
         return 0
     searches = {name: given[name] for name in PASSED_ON if name in given}
+    if options.column is not None:
+        _check_column(chosen, options.column)
+        searches["column"] = options.column
     if options.dry_run:
         echo("\n".join(_outlook(table, searches) for table in chosen))
         return 0
@@ -353,7 +359,8 @@ def run_tables(options: argparse.Namespace) -> int:
     for paper, compared in pages.items():
         file = Path(options.pages) / f"{paper}.md"
         words = [word for table in compared for word in ("--table", table.table.id)]
-        words += [word for name, value in searches.items() for word in (OPTIONS[name].flag, str(value))]
+        flags = {name: option.flag for name, option in OPTIONS.items()} | {"column": "--column"}
+        words += [word for name, value in searches.items() for word in (flags[name], str(value))]
         file.parent.mkdir(parents=True, exist_ok=True)
         files.write(file, page(paper, compared, command("longtail-tune", "papers", *words)))
         echo(f"Written: {file}")
@@ -371,6 +378,14 @@ def _chosen(asked: Sequence[str], known: Mapping[str, Table]) -> list[Table]:
     return list(found.values())
 
 
+def _check_column(chosen: Iterable[Table], column: str) -> None:
+    """Raises a `SettingsError` unless every table has a column of these data."""
+    for table in chosen:
+        known = {setting.data for setting in table.settings}
+        if column not in known:
+            raise SettingsError(f"--column {column}: {table.id} has {', '.join(sorted(known))}")
+
+
 def _listing(known: Iterable[Table]) -> str:
     rows = [(table.id, str(len(table.rows)), table.title, table.settings[0].title) for table in known]
     rows.insert(0, ("table", "rows", "what it shows", "first column"))
@@ -380,7 +395,8 @@ def _listing(known: Iterable[Table]) -> str:
 
 def _search(table: Table, given: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
     """The column that is compared, and the options of the table's search."""
-    column = column_of(table, given.get("data"), given.get("imbalance"))
+    given = dict(given)
+    column = column_of(table, given.pop("column", given.get("data")), given.get("imbalance"))
     setting = table.settings[column]
     options = {"data": setting.data, "model": setting.model, **given}
     if options["data"] == setting.data and setting.imbalance is not None:
@@ -427,7 +443,7 @@ def _train(table: Table, given: Mapping[str, Any]) -> tuple[Comparison, bool]:
     if settings.folder.is_dir():
         more = settings.seeds - Settings.stored(settings.output, settings.name).seeds
         # the search refuses what cannot change in it
-        now = {name: value for name, value in given.items() if name not in (*IN_THE_NAME, "seeds", "output")}
+        now = {name: value for name, value in given.items() if name not in (*IN_THE_NAME, "seeds", "output", "column")}
         grown = {"seeds": More(more)} if more > 0 else {}
         where = {"name": settings.name, "output": settings.output}
         result = run(space, **now, **grown, **where, resume=True)

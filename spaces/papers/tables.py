@@ -99,11 +99,8 @@ class Table:
             column: Its number.
             without: Names of rows to leave out.
         """
-        setting = self.settings[column]
         return Space(
             stages=self.rows[0].stages,
-            data=setting.data,
-            model=setting.model,
             recipes=[
                 recipe(row.name, *row.stages)
                 for row in self.trained(column)

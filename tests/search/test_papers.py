@@ -156,6 +156,22 @@ def test_another_seed_is_another_search():
     assert names == ["test-1-digits-lt", "test-1-digits-lt-seed3"]
 
 
+@pytest.mark.parametrize(
+    ("given", "column"),
+    [
+        ({}, 0),
+        ({"data": "cifar100-lt"}, 2),
+        ({"data": "cifar100-lt", "imbalance": 50.0}, 3),
+        ({"data": "cifar100-lt", "imbalance": 20.0}, 2),
+        ({"data": "features:f.npz", "imbalance": 100.0}, 0),
+        ({"data": "features:f.npz", "imbalance": 50.0, "column": "cifar100-lt"}, 3),
+    ],
+)
+def test_the_column_that_is_compared(given, column):
+    found, options = papers._search(TABLES["bag_of_tricks/4"], given)
+    assert found == column and "column" not in options
+
+
 def test_what_was_trained_before_an_interruption_gets_its_page(tmp_path, monkeypatch):
     other = dataclasses.replace(SMALL, id="test/2")
     monkeypatch.setattr(papers, "tables", lambda: {SMALL.id: SMALL, other.id: other})
@@ -188,6 +204,8 @@ def test_the_command_trains_a_table_continues_and_writes_a_page(cluster, tmp_pat
 def test_bad_input(capsys):
     assert command.main(["--table", "bag_of_trick/10"]) == 2
     assert "did you mean" in capsys.readouterr().err
+    assert command.main(["--table", "bag_of_tricks/10", "--column", "cifar1000-lt"]) == 2
+    assert "bag_of_tricks/10 has cifar10-lt, cifar100-lt" in capsys.readouterr().err
     for wrong, words in (
         ([Stage("only", epochs=1)], "expected recipe("),
         ([recipe("same", Stage("only", epochs=1)), recipe("same", Stage("only", epochs=1))], "named twice"),
