@@ -82,7 +82,10 @@ class Settings(NumericsSettings):
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "strict": True}
 
     name: str = option(KEEP, "name of the search", shown="name of the space and the time", compared=False)
-    space: str = option(WHAT, "space file, e.g. spaces/full_combo.py", "FILE", shown=None, compared=False)
+    space: str = option(
+        WHAT, "space file, e.g. spaces/full_combo.py; with --resume, a changed one: trials inside it count", "FILE",
+        CHANGES, shown=None, compared=False,
+    )  # fmt: skip
     data: str = option(WHAT, "data set", shown="the space's own, otherwise digits-lt")
     data_root: str | None = option(
         WHAT, "folder that holds the data, if they are not bundled", "DIR", CHANGES,

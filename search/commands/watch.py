@@ -58,6 +58,8 @@ class Page:
         )
 
     def _made(self, records: list[Record]) -> Markup:
+        aside = sum(bool(record.set_aside) for record in records)
+        records = [record for record in records if not record.set_aside]
         if not records:
             return Markup("<p>No trial has ended yet.</p>")
         ended = Counter(record.outcome for record in records)
@@ -66,6 +68,7 @@ class Page:
         began = min(record.started for record in records)
         words = [f"{counted(len(records), 'trial')} after {duration(last.started + last.seconds - began)}"]
         words += [f"{number} {outcome}" for outcome, number in ended.items() if outcome != "finished"]
+        words += [f"{counted(aside, 'trial')} outside the changed space set aside"] if aside else []
         known = [arm for arm in (*ARMS, *arms) if arm in arms]
         by_arm = ", ".join(f"{arm} {arms[arm]}" for arm in dict.fromkeys(known))
         settings = self._settings

@@ -46,6 +46,7 @@ class SpaceChange:
         trials: Results that had been seen.
         seen_aside: Those of them that are set aside.
         missing: Trials of the changed design that have no result.
+        proposals_left: Proposals that the adaptive arm may still make.
     """
 
     before: Space
@@ -57,6 +58,7 @@ class SpaceChange:
     trials: int
     seen_aside: int
     missing: int
+    proposals_left: int
 
     def event(self) -> dict[str, Any]:
         """Its content in the journal."""
@@ -80,6 +82,8 @@ class SpaceChange:
         if self.restored:
             yield f"Trials that had been set aside and count again: {len(self.restored)}."
         yield f"Trials of the changed design that have no result yet: {self.missing}."
+        if not self.proposals_left:
+            yield "The adaptive arm has made all of its proposals; --trials +N lets it propose in the changed space."
 
 
 def open_search(request: Request) -> tuple[SearchContext, SpaceChange | None]:
@@ -165,6 +169,7 @@ def find_change(former: SearchContext, now: SearchContext, events: Sequence[Mapp
         len(records),
         len(records.keys() & found.keys()),
         missing,
+        max(0, now.settings.trials - len(proposals)),
     )
 
 
