@@ -509,7 +509,7 @@ def recipe(name: str, *stages: Stage) -> NamedRecipe:
 
 
 def to_dict(value: Any) -> Any:
-    """A space, or a part of one, as JSON-able objects; `from_dict` is the inverse."""
+    """A space, or a part of one, as JSON-serialisable objects; `from_dict` is the inverse."""
     if is_dataclass(value):
         return {"is": type(value).__name__} | {one.name: to_dict(getattr(value, one.name)) for one in fields(value)}
     return [to_dict(item) for item in value] if isinstance(value, tuple) else value

@@ -26,7 +26,7 @@ class DataSet:
     Args:
         name: Its name.
         fingerprint: Identifies images, labels and split.
-        about: JSON-able, e.g. the images of each split.
+        about: JSON-serialisable, e.g. the images of each split.
     """
 
     name: str

@@ -146,7 +146,7 @@ class Decisions:
 
     @staticmethod
     def from_dict(fields: Mapping[str, Any]) -> Decisions:
-        """From JSON-able fields, whose lists become tuples."""
+        """From JSON-serialisable fields, whose lists become tuples."""
         return TypeAdapter(Decisions).validate_python(fields)
 
 
