@@ -204,7 +204,7 @@ def _contains(factory: RecipeFactory, one: Published) -> bool:
         recipe = build(one.space, defaults(one.labels), factory.standard, factory.scale)
     except PlanError:
         return False
-    return in_own_words(factory, recipe) is not None
+    return factory.in_own_words(recipe) is not None
 
 
 def _defining(system: Published) -> str:
