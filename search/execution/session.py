@@ -110,8 +110,7 @@ def open_workspace(
 
 def with_notes(context: SearchContext) -> SearchContext:
     """The search with what readers must know of changes of its space."""
-    events = Journal(context.settings.folder / "journal.jsonl").events()
-    return dataclasses.replace(context, space_changes=notes(events, context.settings))
+    return dataclasses.replace(context, space_changes=notes(context.settings))
 
 
 def successor(request: Request, context: SearchContext, changed: list[str], console: Console) -> Request:

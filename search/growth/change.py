@@ -110,8 +110,8 @@ def open_search(request: Request) -> tuple[SearchContext, SpaceChange | None]:
         if space != known.space:
             context = context.with_settings(space="<python>" if request.file is None else str(request.file))
         context = replace(context, space=space)
-    elif context.space != known.space:
-        return context, None  # its copy was edited, which is told apart from a change that is asked for
+    elif context.space != known.space or not known.former:
+        return context, None  # a copy that was edited is told apart from a change that is asked for
     events = Journal(request.settings.folder / "journal.jsonl").events()
     # a search that was killed after it had written its identity has not journaled the change yet
     former = replace(context, space=space_at(events, known))
@@ -244,8 +244,10 @@ def _first_difference(old: str, new: str) -> str:
     return f"more: {more[0]}" if more else f"without {old.splitlines()[len(new.splitlines())]}"
 
 
-def notes(events: Sequence[Mapping[str, Any]], settings: Settings) -> str:
+def notes(settings: Settings) -> str:
     """What readers of a search must know whose space was changed, in sentences; "" where it never was."""
+    known = Identity.read(settings.folder)
+    events = Journal(settings.folder / "journal.jsonl").events() if known is not None and known.former else []
     changed = [event for event in events if event["event"] == EVENT]
     said = []
     for event in changed:

@@ -60,6 +60,8 @@ class _Sorting:
                 if cell is not None and cell.plan.id == record.recipe:
                     kept.add(key)
                     recipes.append(cell)
+                elif cell is not None:
+                    self.found[name] = "its cell of the design is another recipe in the changed space"
                 else:
                     self._leave_out(name, plans[name])
         for name, recipe in proposals.items():
@@ -69,9 +71,14 @@ class _Sorting:
                 self._leave_out(name, plans[name])
         for recipe in recipes:
             self._chosen |= {recipe.plan.id, own_length(now, recipe).plan.id}
-        for name, record in records.items():
-            if not is_proposal(name) and record.arm != "design" and not self._counts(record, kept, starts):
+        # what surrounds a winner last: it counts with the winner
+        for name, record in sorted(records.items(), key=lambda item: item[1].arm == "around"):
+            if is_proposal(name) or record.arm == "design":
+                continue
+            if not self._counts(record, kept, starts):
                 self._leave_out(name, plans[name])
+            elif record.arm == "race":
+                self._chosen.add(record.recipe)
 
     def _leave_out(self, name: str, plan: Mapping[str, Any]) -> None:
         self.found[name] = why_outside(self._now.space, plan)

@@ -193,6 +193,7 @@ class _Replay:
         self._context, self._proposals, self._phases = context, proposals, phases
         self._journal = _Prefix(path, Journal(path).events())
         self._found = Replayed()
+        self._contexts: dict[int, SearchContext] = {}  # by how often the space had changed
         self._needs_arm_closed = _after(phases, Adaptive.name)
 
     def run(self) -> Replayed:
@@ -239,10 +240,14 @@ class _Replay:
 
     def _context_at(self, position: int) -> SearchContext:
         """The search with the space that it had at a position."""
-        known = Identity.read(self._context.settings.folder)
-        if known is None:
-            return self._context
-        return replace(self._context, space=space_at(self._journal.all[:position], known))
+        before = self._journal.all[:position]
+        changes = sum(event["event"] == EVENT for event in before)
+        if changes not in self._contexts:
+            known = Identity.read(self._context.settings.folder)
+            space = self._context.space if known is None else space_at(before, known)
+            same = space == self._context.space
+            self._contexts[changes] = self._context if same else replace(self._context, space=space)
+        return self._contexts[changes]
 
     def _follow(self, session: _Session, position: int) -> _Session:
         """The session after an event; another one where the search was resumed before it."""

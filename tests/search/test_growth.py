@@ -14,6 +14,7 @@ from analysis.report.findings import from_store
 from search.cli import main
 from search.commands import list as listing
 from search.commands import sync
+from search.context import SearchContext
 from search.growth.difference import differences, keep_defaults
 from search.growth.inside import why_outside
 from search.scheduling.journal import Journal
@@ -247,8 +248,9 @@ def test_a_kill_between_its_two_writes_loses_nothing(begun, grown, tmp_path):
 def test_a_sampler_takes_over_what_was_proposed(grown):
     """Earlier proposals are in the study in the words of the changed space; the others leave a gap."""
     _, place, _ = grown
-    data = Settings.stored(place / "results", "s").data
-    sampler = Sampler(Identity.read(place / "results" / "s").space, standard(data), 1.0, None, "s", 0)
+    settings = Settings.stored(place / "results", "s")
+    context = SearchContext.make(Identity.read(settings.folder).space, settings)
+    sampler = Sampler(context.space, context.standard, 1.0, None, "s", 0)
     journal = events(place)
     sampler.rebuild(journal)
     aside = next(event for event in journal if event["event"] == "space")["set_aside"]
@@ -370,14 +372,14 @@ def test_differences_in_words(before, now, said):
 
 
 def test_numbers_of_the_baseline_stay_where_they_lie_inside():
-    before = small(lr=log_uniform(0.01, 0.3, step="thirds"), members=integer(2, 4))
-    now = small(lr=log_uniform(0.005, 0.3, step="thirds"), members=integer(1, 4))
+    before = small("average", lr=log_uniform(0.01, 0.3, step="thirds"), members=integer(3, 4))
+    now = small("average", lr=log_uniform(0.005, 0.3, step="thirds"), members=integer(2, 4))
     plan = build(before, defaults(), DIGITS).plan
     assert build(now, defaults(), DIGITS).plan != plan
     kept = keep_defaults(before, now, DIGITS)
     assert build(kept, defaults(), DIGITS).plan == plan and keep_defaults(kept, now, DIGITS) == kept
-    assert dict(kept.defaults)["a/members"] == 2
-    gone = keep_defaults(before, small(lr=log_uniform(0.2, 0.3), members=integer(3, 4)), DIGITS)
+    assert dict(kept.defaults)["a/members"] == 3
+    gone = keep_defaults(before, small("average", lr=log_uniform(0.2, 0.3), members=integer(4, 5)), DIGITS)
     assert gone.defaults == ()
 
 
