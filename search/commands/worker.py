@@ -192,7 +192,8 @@ class Worker:
         self._candidate.release(remove=True)
         driver = self._queue.driver
         ended = "" if driver is None or driver["session"] == self._earlier else driver["ended"]
-        if ended in (queue.COMPLETE, queue.STOPPED) or (code > 0 and not ended and running(self._folder) is not True):
+        refused = code > 0 and not ended and running(self._folder) is not True
+        if code == 0 or refused or ended in (queue.COMPLETE, queue.STOPPED):
             return code
         if ended != queue.LEFT and code != 2:
             _say(f"{self._prog}: the driver ended with {code}; a worker starts it again", file=sys.stderr)

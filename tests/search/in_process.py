@@ -105,7 +105,7 @@ def without_ray(*small: Phase) -> Iterator[None]:
         patch.setattr(session, "_ray", alone)
         patch.setattr(session, "_connect_ray", lambda context, *_: context)
         patch.setattr(gpu_shares, "concurrent_trials", lambda settings: 1)
-        one = gpu_shares.Share(1, 0)
+        one = gpu_shares.Share(1.0, 0.0)
         patch.setattr(gpu_shares, "resource_allocator", lambda settings: gpu_shares.ResourceAllocator(one, one))
         patch.setattr(reproduction, "environment", INSTALLED)
         yield
