@@ -146,8 +146,9 @@ class Leases:
                 lock.release(remove=True)
 
     def close(self) -> None:
-        """Gives everything back."""
+        """Gives everything back, and removes what could not be locked."""
         self.release(self._held)
+        self.sweep()
 
     def _go_without(self, error: OSError) -> None:
         """Says once that another search might train the same stages: they would be trained twice, never wrongly."""
