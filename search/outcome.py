@@ -225,8 +225,7 @@ def _track(
         if file.name in names
     }
     tracker.summary(metrics, tags, artifacts, replace=mlflow_tracker.FINDINGS)
-    for table in judged:
-        tracker.mark(table)
+    tracker.mark(*judged)
 
 
 def close(tracker: mlflow_tracker.Tracker, complete: bool, console: Console) -> None:

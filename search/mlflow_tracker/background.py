@@ -132,7 +132,7 @@ class BackgroundWriter:
         self._queue.join()
 
     def close(self, last: Iterable[Job], patience: float, tell: Callable[[str], None]) -> list[str]:
-        """Does the remaining jobs, tries once more what failed, and ends the thread.
+        """Does the remaining jobs and the last ones, tries once more what failed, and ends the thread.
 
         Args:
             last: Jobs to end with.
@@ -145,7 +145,8 @@ class BackgroundWriter:
         """
         self._ended_at, self._patience = time.monotonic(), patience
         self._ending.set()
-        for job in (Job("", lambda runs: self._retry()), *last):
+        again = Job("", lambda runs: self._retry())
+        for job in (again, *last, again):
             self.put(job)
         self._queue.put(None)
         with suppress(KeyboardInterrupt):

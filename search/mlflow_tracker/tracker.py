@@ -183,12 +183,16 @@ class Tracker:
         self._put("the search's summary", lambda runs: runs.write_results(contents, replaced))
         self._put("the models", RunWriter.write_models)
 
-    def mark(self, table: pd.DataFrame) -> None:
-        """Puts the verdicts of a table of pairs onto the recipe runs that have both tricks on; returns at once.
+    def mark(self, *tables: pd.DataFrame) -> None:
+        """Gives each recipe run its gain and the verdicts on the pairs whose tricks it has; returns at once.
 
         The tags are those of the search run, `conflict/<a>--<b>`, so that one query finds the recipes as well.
+
+        Args:
+            tables: Tables of pairs; of a pair that is in several, the last one counts.
         """
-        self._kept.mark(table)
+        for table in tables:
+            self._kept.mark(table)
         self._kept.save(self._folder)
         self._put("the verdicts on recipes", RunWriter.write_verdicts)
 

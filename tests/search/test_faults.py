@@ -27,6 +27,7 @@ import pytest
 from analysis import files
 from analysis.records.mlflow_store import StoreError
 from analysis.records.schema import Record
+from search.commands.sync import sync
 from search.mlflow_tracker import tracker
 from search.scheduling.journal import Journal
 from tests.search import in_process, memory_mlflow
@@ -69,6 +70,9 @@ class Faults:
         self.mlflow = MemoryMlflow(place.parent)
         self._disk: Disk | None = None
         self._lock = threading.RLock()
+
+        self.untracked = False
+        """Whether the search has said that MLflow lacks something."""
 
     def __str__(self) -> str:
         return f"{self.kind or 'call'} {self.k}{' and all after it' * self.lasting} {self.cut}"
@@ -131,6 +135,11 @@ class Faults:
                 record = Record.from_dict(content["record"])
                 self.finished[record.trial] = record.outcome, record.metrics
 
+        def closed(writer: tracker.Tracker, *arguments: Any, **more: Any) -> list[str]:
+            missing = CLOSE(writer, *arguments, **more)
+            self.untracked = bool(missing)
+            return missing
+
         def named(target: Path) -> Path:
             """Of a process that is gone, as it will be when the search is resumed."""
             path = BESIDE(target)
@@ -148,7 +157,8 @@ class Faults:
                 patch.setattr(storage, "PAUSES", (0.0, 0.0))
                 patch.setattr(files, "beside", named)
                 patch.setattr(Journal, "write", written)
-                patch.setattr(tracker.Tracker.close, "__defaults__", ("FINISHED", 0.1, str))
+                patch.setattr(CLOSE, "__defaults__", ("FINISHED", 0.1, str))
+                patch.setattr(tracker.Tracker, "close", closed)
                 patch.setattr(threading, "excepthook", lambda error: None)  # a thread of a process that is gone
                 yield self
         finally:
@@ -157,7 +167,7 @@ class Faults:
             disk.close()
 
 
-WRITE, BESIDE = Journal.write, files.beside
+WRITE, BESIDE, CLOSE = Journal.write, files.beside, tracker.Tracker.close
 
 with subprocess.Popen(["true"]) as _process:
     GONE = _process.pid
@@ -197,7 +207,7 @@ def left_behind(place: Path) -> list[str]:
 
 
 def suffer(place: Path, faults: Faults) -> None:
-    """Runs the search under faults, then without them as often as a person would, until it is complete."""
+    """Runs the search under faults, then what it says is to be run, without them, until it is complete."""
     done = False
     try:
         with faults.injected():
@@ -207,6 +217,8 @@ def suffer(place: Path, faults: Faults) -> None:
     before = ended(place)
     assert faults.finished.items() <= before.items(), f"{faults}: something finished was lost"
     if done and faults.left is None:
+        if faults.untracked:
+            sync("s", str(place / "results"))
         return
     if (place / "results" / "s" / "search.json").is_file():
         assert in_process.run(place, None).complete

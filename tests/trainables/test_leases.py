@@ -132,3 +132,15 @@ def test_without_a_name_there_is_still_a_lock(tmp_path: Path) -> None:
     one.release()
     one.release()
     assert other.acquire()
+
+
+def test_what_a_process_that_is_gone_has_left_is_removed_and_what_is_held_stays(tmp_path: Path) -> None:
+    ours, left = Leases(tmp_path), Leases(tmp_path)
+    assert ours.acquire(["held"])
+    for name in ("gone", "gone.owner", "alone.owner"):
+        (tmp_path / name).touch()
+    left.sweep()
+    assert {path.name for path in tmp_path.iterdir()} == {"held", "held.owner"}
+    assert not left.acquire(["held"])
+    ours.close()
+    assert list(tmp_path.iterdir()) == []

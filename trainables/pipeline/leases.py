@@ -146,8 +146,9 @@ class Leases:
                 lock.release(remove=True)
 
     def close(self) -> None:
-        """Releases all keys."""
+        """Releases all keys and removes the files of keys that could not be locked."""
         self.release(self._held)
+        self.sweep()
 
     def _go_without(self, error: OSError) -> None:
         """Warns once that another search may train the same stages as well; results stay correct."""
