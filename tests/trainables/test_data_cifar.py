@@ -175,6 +175,11 @@ def test_search_on_a_small_cifar10(small: Path) -> None:
     assert shuffled.counts.tolist() == first.counts.tolist() and shuffled.fingerprint != first.fingerprint
     steep = load("cifar10-lt", root=str(small), imbalance=20)
     assert set(as_bytes(steep.train_images)) < set(as_bytes(check.train_images))
+    # the mean of the tail's counts, of every class; the val is the same
+    equal = load("cifar10-lt?train=balanced", root=str(small), imbalance=10)
+    assert equal.counts.tolist() == [sum(counts) // 10] * 10 and equal.val_images.equal(check.val_images)
+    folded = load("cifar10-lt?train=balanced", root=str(small), imbalance=10, fold_val=True)
+    assert folded.counts.tolist() == [int(shuffled.counts.sum()) // 10] * 10
 
 
 def test_standard_schedule() -> None:
