@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from statistics import fmean
+from statistics import fmean, variance
 from typing import Any
 
 import pandas as pd
@@ -14,6 +14,7 @@ from analysis.records import reader
 from analysis.records.schema import Record
 from search.recipes.factory import RecipeFactory
 from search.scheduling import objective
+from search.scheduling.early_end import EarlyEnd
 from search.scheduling.trial_request import TrialRequest
 from search.settings import Settings
 from trainables.plan import Recipe
@@ -35,6 +36,7 @@ class SearchState:
         failures: Records of trials that failed in this run.
         looks: Earlier decisions to run further blocks, in order: context, cells and numbers of blocks.
         block_counts: Numbers of design blocks that were asked for, one for each change of `--seeds`.
+        early_ends: Early ends of the adaptive arm, in order.
     """
 
     factory: RecipeFactory
@@ -47,6 +49,15 @@ class SearchState:
     failures: dict[str, Record] = field(default_factory=dict)
     looks: list[dict[str, Any]] = field(default_factory=list)
     block_counts: list[int] = field(default_factory=list)
+    early_ends: list[EarlyEnd] = field(default_factory=list)
+
+    @property
+    def proposals(self) -> int:
+        """Proposals of the adaptive arm: those that were asked for, without those that its early ends have saved.
+
+        So trials that are added to a search that ended early (`--trials +N`) are N, and nothing is saved twice.
+        """
+        return self.settings.trials - sum(end.saved for end in self.early_ends)
 
     def results(self, phases: Sequence[str]) -> list[tuple[TrialRequest, Record]]:
         """Trials of some phases with their records, by seed.
@@ -69,6 +80,16 @@ class SearchState:
     def accuracies(self, plan: str, phases: Sequence[str]) -> list[float]:
         """Accuracies on val of a recipe's finished trials, by seed."""
         return [metrics["final/accuracy"] for metrics in self.metrics(plan, phases)]
+
+    def seed_variance(self) -> float:
+        """Variance of the objective between seeds of one recipe: of the design's cells, pooled.
+
+        Where no cell has two seeds, it is taken to be the square of the margin.
+        """
+        values = [self.values(cell.recipe.plan.id, ("design",)) for cell in self.factory.cells]
+        squares = sum((len(of_cell) - 1) * variance(of_cell) for of_cell in values if len(of_cell) > 1)
+        freedom = sum(len(of_cell) - 1 for of_cell in values if of_cell)
+        return squares / freedom if squares > 0 else self.margin**2
 
     def objective_means(self, plan: str, phases: Sequence[str]) -> list[float] | None:
         """Mean of each part of the objective, for the sampler; `None` if the recipe never finished."""

@@ -163,6 +163,7 @@ def from_store(uri: str, search: str | None = None) -> tuple[str, Findings]:
         "search started": f"{datetime.fromtimestamp(info.started, tz=UTC):%Y-%m-%d %H:%M} UTC",
         "status": info.status.lower(),
         **{key: settings[key] for key in sorted(settings)},
+        **({"adaptive_arm": info.tags["adaptive_arm"]} if "adaptive_arm" in info.tags else {}),
     }
     findings = gather(
         trials,
