@@ -28,6 +28,7 @@ from search.console import summary
 from search.context import SearchContext
 from search.execution import epoch_time
 from search.execution.disk import cannot_write
+from search.phases import verdicts
 from search.scheduling.orchestrator import Orchestrator
 from search.verify import reproduction
 from search.workspace.identity import IDENTITY
@@ -132,16 +133,19 @@ def conclude(
     with writing(reproduction.SCRIPT):
         reproduction.write(settings, best)
     health = summary.health(trials, margin, winner, context.space_changes)
+    arm = verdicts.notes(state)
+    about = context.params() | ({"adaptive_arm": " ".join(arm)} if arm else {})
     found = findings_json.document(
         trials, conflicts, best, health=health, complete=ending.complete, margin=margin, provenance=context.params()
     )
+    found["early_ends"] = [end.to_dict() for end in state.early_ends]
     found["tables"] = {name: json.loads(table.to_json(orient="records")) for name, table in tables.items()}
     with writing("findings.json"):
         files.write(folder / "findings.json", files.to_json(found, indent=2) + "\n")
     findings = None
     try:
         with writing("report.html"):
-            findings = summary.all_findings(trials, conflicts, context.params(), uri)
+            findings = summary.all_findings(trials, conflicts, about, uri)
             summary.write_report(folder / "report.html", findings, conflicts)
     except Exception as error:
         # what was found out must reach the screen and MLflow all the same
@@ -159,8 +163,10 @@ def conclude(
     settling = state.extra_blocks is not None and orchestrator.phase != "done"
     # before MLflow is waited for: a server that does not answer must not keep the results back
     again = orchestrator.budget.grant_again()
-    summary.show(console, result, uri, settings, settling, again, context.splits.first.notes)
+    summary.show(console, result, uri, settings, settling, again, context.splits.first.notes, arm)
     tags = {"looks": str(state.added_blocks), "health": " ".join(health) or "no warnings"}
+    if arm:
+        tags["adaptive_arm"] = " ".join(arm)
     for phase in orchestrator.all_phases:
         tags |= phase.tags(by_phase[phase.name])
     if findings is not None:

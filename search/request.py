@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +14,7 @@ from search.design.labels import pair_of
 from search.design.power_preview import FEWEST_BLOCKS
 from search.option import SettingsError, must, options_of, validate
 from search.recipes.earlier import like
+from search.scheduling.early_end import default_patience
 from search.settings import ALL_OPTIONS, OPTIONS, Invocation, Settings, gpus
 from search.workspace.folder import kept_space
 from search.workspace.space_file import load_space
@@ -88,6 +89,8 @@ def make_request(given: Mapping[str, Any], where: str = "") -> Request:
     if once.val is not None and isinstance(chosen["data"], str):
         chosen["data"] = with_val(chosen["data"], once.val)
     settings = validate(Settings, chosen, where)
+    if settings.patience is None:
+        settings = replace(settings, patience=default_patience(settings.trials))
     if settings.primary and settings.seeds < FEWEST_BLOCKS:
         raise SettingsError(
             f"{where}--seeds {settings.seeds}: the declared pairs (--primary) need at least {FEWEST_BLOCKS} seed "

@@ -58,6 +58,8 @@ NAMES_TAKEN = ("stages", "pace.json")
 
 OBJECTIVES = ("accuracy", "harmonic_mean", "both")
 
+SPEND_ON = ("nothing", "verdicts")
+
 WHAT, MUCH, STOP = "what to search", "how much to run", "early stopping in the adaptive arm"
 WHERE, KEEP, NOW = "where it runs", "what is kept", "this run"
 GROUPS = (WHAT, MUCH, STOP, WHERE, GROUP_OF_OPTIONS, KEEP, NOW)
@@ -144,6 +146,16 @@ class Settings(NumericsSettings):
         MUCH, "let a proposal of the adaptive arm learn from all earlier ones except the last N - 1, so that N trials "
         "can run at the same time and the search stays reproducible", "N",
         default=0, at_least=0, at_most=1_000_000, shown="4, or the number of trials that fit if that is larger",
+    )  # fmt: skip
+    patience: int | None = option(
+        MUCH, "end the adaptive arm when N proposals in a row have not improved on the best recipe by the margin and "
+        "the next N are expected to gain less than it; 0 runs them all", "N",
+        default=None, at_least=0, at_most=1_000_000, shown="15, or a third of --trials if that is larger",
+        off="--no-early-end",
+    )  # fmt: skip
+    spend_on: str = option(
+        MUCH, "what to spend the epochs on that an early end saves: nothing, or verdicts, which are further seeds for "
+        "the directions of declared pairs that are not known yet", default="nothing", choices=SPEND_ON,
     )  # fmt: skip
     race: bool = option(MUCH, "do not race the best recipes on fresh seeds", default=True)
     like: str | None = option(
@@ -242,6 +254,9 @@ class Settings(NumericsSettings):
                 raise SettingsError(f"--name must be {allowed}, got {short(name)}")
         for known in OPTIONS.values():
             known.check(getattr(self, known.name))
+        if self.spend_on == "verdicts" and not (self.primary and self.patience != 0):
+            missing = "declared pairs: --primary a×b" if not self.primary else "an early end: leave --no-early-end out"
+            raise SettingsError(f"--spend-on verdicts needs {missing}")
         if self.fused_trials != "off" and not self.reuse:
             raise SettingsError(
                 "--fused-trials must be off with --no-reuse, because what a trial trains for others lies in the "

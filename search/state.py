@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
-from statistics import fmean
+from statistics import fmean, variance
 from typing import Any
 
 import pandas as pd
@@ -16,6 +16,7 @@ from analysis.records.schema import Record
 from search.design.labels import Cell
 from search.recipes.factory import Context, RecipeFactory
 from search.scheduling import objective
+from search.scheduling.early_end import EarlyEnd
 from search.scheduling.trial_request import TrialRequest
 from search.settings import Settings
 from trainables.plan import Recipe
@@ -46,6 +47,7 @@ class SearchState:
         numbered_cells: The same when the space was changed last; cells that came with a change are numbered after them.
         former_proposals: Proposals that were made before the space was changed last.
         tuned: The baseline's tuned numbers, which a change of the space leaves as they are.
+        early_ends: Early ends of the adaptive arm, in order.
     """
 
     factory: RecipeFactory
@@ -64,6 +66,7 @@ class SearchState:
     numbered_cells: Mapping[CellKey, int] = field(default_factory=dict)
     former_proposals: int = 0
     tuned: Context | None = None
+    early_ends: list[EarlyEnd] = field(default_factory=list)
 
     def change_space(self, set_aside: Mapping[str, str], tuned: Context | None) -> None:
         """Takes over that the space has changed: what lies inside counts, what does not is set aside."""
@@ -88,6 +91,14 @@ class SearchState:
         numbers = {id(cell): number for number, cell in self.cells.items()}
         return [(block, numbers[id(cell)], cell) for block, cell in self.factory.design.runs(seeds)]
 
+    @property
+    def proposals(self) -> int:
+        """Proposals of the adaptive arm: those that were asked for, without those that its early ends have saved.
+
+        So trials that are added to a search that ended early (`--trials +N`) are N, and nothing is saved twice.
+        """
+        return self.settings.trials - sum(end.saved for end in self.early_ends)
+
     def results(self, phases: Sequence[str]) -> list[tuple[TrialRequest, Record]]:
         """Trials of some phases with their records, by seed.
 
@@ -109,6 +120,16 @@ class SearchState:
     def accuracies(self, plan: str, phases: Sequence[str]) -> list[float]:
         """Accuracies on val of a recipe's finished trials, by seed."""
         return [metrics["final/accuracy"] for metrics in self.metrics(plan, phases)]
+
+    def seed_variance(self) -> float:
+        """Variance of the objective between seeds of one recipe: of the design's cells, pooled.
+
+        Where no cell has two seeds, it is taken to be the square of the margin.
+        """
+        values = [self.values(cell.recipe.plan.id, ("design",)) for cell in self.factory.cells]
+        squares = sum((len(of_cell) - 1) * variance(of_cell) for of_cell in values if len(of_cell) > 1)
+        freedom = sum(len(of_cell) - 1 for of_cell in values if of_cell)
+        return squares / freedom if squares > 0 else self.margin**2
 
     def objective_means(self, plan: str, phases: Sequence[str]) -> list[float] | None:
         """Mean of each part of the objective, for the sampler; `None` if the recipe never finished."""

@@ -11,9 +11,18 @@
 How often it is wrong, and what it finds, in simulated searches: `docs/conflict_truth.md`.
 """
 
-from analysis.conflicts.looks import at_looks, further_blocks
+from analysis.conflicts.looks import at_looks, further_blocks, open_directions
 from analysis.conflicts.other_metrics import OtherMetrics, other_metric_tables
 from analysis.conflicts.search_verdicts import verdict_table
 from analysis.conflicts.table import effects, pairwise
 
-__all__ = ["OtherMetrics", "at_looks", "effects", "further_blocks", "other_metric_tables", "pairwise", "verdict_table"]
+__all__ = [
+    "OtherMetrics",
+    "at_looks",
+    "effects",
+    "further_blocks",
+    "open_directions",
+    "other_metric_tables",
+    "pairwise",
+    "verdict_table",
+]

@@ -199,9 +199,7 @@ class Pair:
         """
         if self.problem or self.impossible:
             return pd.NA
-        if rule.look is not None:
-            nearest = share_at(min(rule.look + 1, LOOKS), self.primary) / max(share_at(rule.look, self.primary), 1e-9)
-            rule = rule._replace(alpha=rule.alpha * nearest, threshold=rule.threshold * nearest)
+        rule = _at_next_look(rule, self.primary)
         further = np.arange(1, MOST_SEEDS + 1)
 
         def reached(name: str, sign: int, alpha: float, bound: float = 0.0) -> np.ndarray[Any, Any]:
@@ -211,8 +209,7 @@ class Pair:
             return whole
 
         def alpha(test: str) -> float:
-            factor = self.adjusted[test] / self.p[test] if 0 < self.p[test] < 0.5 else 1.0
-            return min(rule.alpha, rule.threshold / max(factor, 1.0)) / 2
+            return _one_sided(rule, self.p[test], self.adjusted[test])
 
         hurts = reached("b_given_a", -1, alpha("b_given_a")) | reached("a_given_b", -1, alpha("a_given_b"))
         better = reached("both", 1, (1 - rule.level) / 2)
@@ -221,8 +218,7 @@ class Pair:
             better &= reached(name, 1, alpha(name))
             compatible &= reached(name, 1, 1 - rule.level, -rule.margin)
         redundant = reached("interaction", -1, alpha("redundant")) & reached(LOG_ODDS, -1, alpha("redundant"))
-        settled = np.flatnonzero(hurts | better | redundant | compatible)
-        return int(further[settled[0]]) if len(settled) else MOST_SEEDS
+        return _first(hurts | better | redundant | compatible)
 
 
 def adjust(pairs: Sequence[Pair]) -> None:
@@ -234,6 +230,43 @@ def adjust(pairs: Sequence[Pair]) -> None:
         for i, pair in enumerate(family):
             pair.adjusted = {claim: float(columns[claim][i]) for claim in FAMILIES}
             pair.adjusted |= {name: float(both[2 * i + k]) for k, name in enumerate(DIRECTIONS)}
+
+
+def further_blocks_of_direction(estimate: Estimate, p: float, adjusted: float, rule: Rule) -> int:
+    """Blocks beyond the present ones after which a primary direction would be known, were the estimate true.
+
+    Args:
+        estimate: What adding one trick to the other does.
+        p: Its p-value.
+        adjusted: The same, corrected for the number of tests.
+        rule: What the pair is judged by at this look; see `Pair.further_seeds`.
+    """
+    rule = _at_next_look(rule, primary=True)
+    further, alpha = np.arange(1, MOST_SEEDS + 1), _one_sided(rule, p, adjusted)
+    return _first(
+        _reached(estimate, -1, alpha, 0.0, further)
+        | _reached(estimate, 1, alpha, 0.0, further)
+        | _reached(estimate, 1, 1 - rule.level, -rule.margin, further)
+    )
+
+
+def _at_next_look(rule: Rule, primary: bool) -> Rule:
+    """The rule by which further blocks are judged: their look has its own share of the error rate."""
+    if rule.look is None:
+        return rule
+    nearest = share_at(min(rule.look + 1, LOOKS), primary) / max(share_at(rule.look, primary), 1e-9)
+    return rule._replace(alpha=rule.alpha * nearest, threshold=rule.threshold * nearest)
+
+
+def _one_sided(rule: Rule, p: float, adjusted: float) -> float:
+    """The one-sided level of a test, if the correction multiplies p-values by what it does now."""
+    factor = adjusted / p if 0 < p < 0.5 else 1.0
+    return min(rule.alpha, rule.threshold / max(factor, 1.0)) / 2
+
+
+def _first(settled: np.ndarray[Any, Any]) -> int:
+    """The smallest number of further blocks that settles something."""
+    return int(np.argmax(settled)) + 1 if settled.any() else MOST_SEEDS
 
 
 def _reached(

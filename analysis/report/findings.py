@@ -166,6 +166,7 @@ def from_store(uri: str, search: str | None = None) -> tuple[str, Findings]:
         "search started": f"{datetime.fromtimestamp(info.started, tz=UTC):%Y-%m-%d %H:%M} UTC",
         "status": info.status.lower(),
         **{key: settings[key] for key in sorted(settings)},
+        **({"adaptive_arm": info.tags["adaptive_arm"]} if "adaptive_arm" in info.tags else {}),
     }
     if SPACE_CHANGES in info.tags:  # MLflow never changes a parameter
         about[SPACE_CHANGES] = info.tags[SPACE_CHANGES]

@@ -11,6 +11,7 @@ null. Keys are only ever added; a change of their meaning raises `version`.
 | `health` | reasons not to believe it, whole sentences; empty where there are none |
 | `verdicts` | one object a pair, see below |
 | `best` | `recipe`, `title`, `accuracy` and `gain` over the baseline (`mean`, `low`, `high`), `seeds`, `arm`; or null |
+| `early_ends` | early ends of the adaptive arm: `asked`, `saved` (proposals), `stagnant`, `ahead`, `gain`, `margin` |
 | `tables` | tables of the search's phases by name, one object a row, e.g. `nominated`, `removals`, `path` |
 | `provenance` | settings of the search, and `fingerprints` of the data by seed block |
 

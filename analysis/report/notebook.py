@@ -63,6 +63,8 @@ def found_html(name: str, findings: Findings) -> str:
             )
         )
     parts.append(Markup("<p><b>Best recipe.</b> {}</p>").format(cards.best_recipe(findings)))
+    if arm := findings.about.get("adaptive_arm"):
+        parts.append(Markup("<p><b>Adaptive arm.</b> {}</p>").format(arm))
     if findings.conflicts is not None and len(findings.conflicts):
         parts.append(Markup(styled_conflicts(findings.conflicts).to_html()))
     return str(Markup("\n").join(parts))

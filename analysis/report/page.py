@@ -42,6 +42,7 @@ def render(findings: Findings) -> str:
         notices=[
             ("Before you believe it", findings.health),
             ("Data", str(findings.about.get("data_notes") or "").splitlines()),
+            ("Adaptive arm", str(findings.about.get("adaptive_arm") or "").splitlines()),
         ],
         cards=cards.cards(findings),
         best=cards.best_recipe(findings),

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.tree import Tree
 
 from analysis.console import styled
+from analysis.formatting import magnitude
 from analysis.text import printable, sentence
 from search.design import power_preview
 from search.design.labels import Design
@@ -22,6 +23,7 @@ from search.execution.cpus import allowed_cpus
 from search.execution.joint_training import trained_apart
 from search.phases import outlook
 from search.scheduling.early_stopping import SHORTENED
+from search.scheduling.epochs import trained
 from search.scheduling.sampler import ATTEMPTS, siblings
 from spaces.domain import (
     STAGE_NUMBERS,
@@ -34,7 +36,6 @@ from spaces.domain import (
     Stage,
     Uniform,
 )
-from trainables.pipeline.keys import stage_keys
 from trainables.pipeline.pipeline import Pipeline
 from trainables.plan import Pick, Plan, Recipe, build, defaults
 from trainables.registry import PlanError, entry
@@ -95,6 +96,8 @@ def show(console: Console, context: SearchContext, measure: bool = False) -> Non
         "From the race on, the numbers are upper bounds, at the mean length of a recipe. A conflict, harm or synergy "
         "that the best recipe itself has is checked in addition."
     )
+    if settings.trials:
+        console.print(styled(_early_end(context)))
     if 0 < settings.check_seeds < power_preview.FEWEST_FIRST_STAGES and settings.seeds:
         fewest = power_preview.FEWEST_FIRST_STAGES
         console.print(
@@ -124,6 +127,26 @@ def show_change(console: Console, change: SpaceChange, kept: str = "") -> None:
     if kept:
         console.print(styled(f"The former space is kept in {kept}.", "dim"), soft_wrap=True)
     console.print()
+
+
+def _early_end(context: SearchContext) -> str:
+    """Whether the adaptive arm may end before its last proposal, in sentences."""
+    settings, patience = context.settings, context.settings.patience or 0
+    if settings.objective == "both":
+        return "The adaptive arm makes all of its proposals: with two objectives it has no single gain to wait for."
+    if not 0 < patience < settings.trials:
+        why = "--no-early-end" if not patience else f"its patience is {patience}"
+        return f"The adaptive arm makes all of its {settings.trials} proposals ({why})."
+    margin = f"{magnitude(context.standard.margin)} points"
+    spent = {
+        "nothing": "nothing is trained instead",
+        "verdicts": "the epochs that this saves go to further seeds for declared pairs",
+    }
+    return (
+        f"The adaptive arm ends early if {patience} proposals in a row have not improved on the best recipe by "
+        f"{margin}, the margin, and the next {patience} are expected to gain less: {spent[settings.spend_on]} "
+        "(--no-early-end makes all of them)."
+    )
 
 
 def tree(space: Space) -> Tree:
@@ -230,16 +253,6 @@ def _shortened(context: SearchContext, plan: Plan) -> list[Plan]:
     """The versions of a plan that a trial of the adaptive arm trains before it."""
     tried = context.settings.rungs if context.settings.rung_score == SHORTENED else ()
     return [plan.shortened(rung) for rung in tried]
-
-
-def trained(plans: list[Plan]) -> int:
-    """Epochs that are trained where every stage is trained once."""
-    seen: dict[str, int] = {}
-    for plan in plans:
-        for stage, keys in zip(plan.stages, stage_keys(plan, {}), strict=True):
-            for key in keys[: stage.members]:
-                seen[key] = stage.epochs
-    return sum(seen.values())
 
 
 def _random_recipes(context: SearchContext) -> Iterator[Plan]:

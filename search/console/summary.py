@@ -93,6 +93,7 @@ def show(
     settling: bool = False,
     used_up: str = "",
     notes: Sequence[str] = (),
+    arm: Sequence[str] = (),
 ) -> None:
     """Prints the best recipe, the conflicts and where to look next.
 
@@ -104,6 +105,7 @@ def show(
         settling: Whether it was cut off while it ran further blocks (`--settle`).
         used_up: Options that grant again the budgets that are used up.
         notes: What the data left out or assumed.
+        arm: Why the adaptive arm ended early, and what became of the epochs that this saved.
     """
     console.print()
     if result.best is not None:
@@ -127,6 +129,9 @@ def show(
         console.print("No conflict table: the space screens no pair (screen= names fewer than two labels).")
     for line in _tables(result.tables):
         console.print(styled(line))
+    if arm:
+        more = resume_command(settings, "--trials", "+50")
+        console.print(styled(f"\n{' '.join(arm)} To propose further:\n  {more}"), soft_wrap=True)
     phases = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in result.phase_seconds.items() if name != "done")
     epochs, seconds = result.saved
     console.print(

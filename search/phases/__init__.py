@@ -18,6 +18,7 @@ from search.phases.published import Published
 from search.phases.race import Confirm, Final, Race
 from search.phases.robustness import Robustness
 from search.phases.tune import Tune
+from search.phases.verdicts import Verdicts
 from search.recipes.factory import RecipeFactory
 from search.settings import Settings
 
@@ -29,6 +30,7 @@ PHASES: tuple[Phase, ...] = (
     Race(),
     Final(),
     Confirm(),
+    Verdicts(),
     Robustness(),
     Candidates(),
     Ablation(),

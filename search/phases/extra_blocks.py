@@ -26,10 +26,14 @@ class ExtraBlocks(Phase):
         """Never as planned: `--settle` runs this phase in the place of those after the design."""
         return False
 
+    def looks(self, state: SearchState) -> list[dict[str, Any]]:
+        """The interim analyses whose blocks this phase runs."""
+        return state.looks
+
     def plan(self, state: SearchState) -> Iterator[TrialRequest]:
-        """What every interim analysis has decided."""
+        """What every interim analysis of this phase has decided."""
         cells = state.cells
-        for look in state.looks:
+        for look in self.looks(state):
             for block in range(max(blocks for _, blocks in look["cells"])):
                 for position, blocks in look["cells"]:
                     # a cell may have gone with a change of the space
@@ -74,10 +78,16 @@ def plan_extra_blocks(state: SearchState, budget: int) -> dict[str, Any] | None:
             chosen[position] = max(chosen.get(position, 0), row["blocks"])
     if not chosen:
         return None
-    planned = max((block for block, _, _ in state.runs(state.settings.seeds)), default=-1)
-    first = max([planned + 1, *(look["first"] + max(n for _, n in look["cells"]) for look in state.looks)])
+    first = next_block(state)
     pairs = [f"{row['a']}×{row['b']}" for row in granted.to_dict("records")]
     return {"first": first, "cells": [list(pair) for pair in sorted(chosen.items())], "pairs": pairs}
+
+
+def next_block(state: SearchState) -> int:
+    """The first block after those of the design and of every interim analysis."""
+    planned = max((block for block, _, _ in state.runs(state.settings.seeds)), default=-1)
+    further = (int(look["first"]) + max(int(blocks) for _, blocks in look["cells"]) for look in state.looks)
+    return max([planned + 1, *further])
 
 
 def why_not(state: SearchState) -> list[str]:

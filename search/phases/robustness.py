@@ -28,7 +28,7 @@ class Robustness(Phase):
 
     name, arm = "check", "check"
     description = "checks: do the verdicts hold at other learning rates"
-    after = ("design", "final")
+    after = ("design", "final", "verdicts")
 
     def enabled(self, settings: Settings) -> bool:
         return settings.check_seeds > 0 and settings.seeds > 0

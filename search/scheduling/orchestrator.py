@@ -20,6 +20,7 @@ from search.phases.adaptive import Adaptive
 from search.phases.phase import Phase
 from search.recipes.factory import Context
 from search.scheduling.budget import Budget
+from search.scheduling.early_end import EarlyEnd
 from search.scheduling.journal import Journal
 from search.scheduling.proposer import is_proposal, proposal_id
 from search.scheduling.sampler import Sampler
@@ -81,8 +82,8 @@ class Orchestrator:
             return None
         self.schedule.advance()
         request = self.schedule.pick()
-        if request is None and self.proposer.exhausted:
-            self.schedule.advance()  # a space that is exhausted ends its arm
+        if request is None and (self.proposer.exhausted or self.state.early_ends):
+            self.schedule.advance()  # an arm that has ended before its last proposal is closed
             request = self.schedule.pick()
         if request is not None:
             self.running[request.id] = request
@@ -194,7 +195,7 @@ class Orchestrator:
         """What remains of the budgets, in words; empty without any."""
         words = self.budget.left()
         if self.phase == Adaptive.name:
-            words.append(f"{max(0, self.state.settings.trials - self.proposer.asked)} proposals")
+            words.append(f"{max(0, self.state.proposals - self.proposer.asked)} proposals")
         return ", ".join(words)
 
 
@@ -224,6 +225,8 @@ def _restore_event(event: Mapping[str, Any], journal: Journal, state: SearchStat
         state.requests[request.id] = request
     elif kind == "look":
         state.looks.append(event["look"])
+    elif kind == "early_end":
+        state.early_ends.append(EarlyEnd(**event["end"]))
     elif kind == "blocks":
         state.block_counts.append(event["seeds"])
     elif kind == "space":

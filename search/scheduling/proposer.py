@@ -8,6 +8,7 @@ or with several, on a busy machine or a quiet one, the same command makes the sa
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +18,8 @@ from typing import Any
 from analysis.records.schema import Record
 from search.phases.adaptive import Adaptive
 from search.scheduling import objective
+from search.scheduling.early_end import EarlyEnd, is_due, stagnation
+from search.scheduling.expected_gain import expected_gain
 from search.scheduling.journal import Journal
 from search.scheduling.sampler import Sampler, SpaceExhausted
 from search.scheduling.trial_request import TrialRequest
@@ -104,7 +107,7 @@ class Proposer:
     @property
     def proposes(self) -> bool:
         """Whether there are proposals to come."""
-        return not self.exhausted and self.asked < self._state.settings.trials
+        return not self.exhausted and self.asked < self._state.proposals
 
     @property
     def asked(self) -> int:
@@ -126,10 +129,15 @@ class Proposer:
 
         Returns:
             The trial; `None` where a start has nothing more to offer, after which another call may, or the space has
-            not (`exhausted`).
+            not (`exhausted`), or where the arm ends early.
         """
         asked = self.asked
         self._learn_up_to(self._needed(asked))
+        end = self._early_end()
+        if end is not None:
+            self._journal.write("early_end", end=end.to_dict())
+            self._state.early_ends.append(end)
+            return None
         start = next((s for s in self._starts if s.left > 0 and s.founder < self._learned), None)
         try:
             proposal = self._sampler.ask(asked, None if start is None else start.fixed[start.left % len(start.fixed)])
@@ -176,6 +184,44 @@ class Proposer:
         self._learn_up_to(self.asked)
         self._sampler.keep()
 
+    def _early_end(self) -> EarlyEnd | None:
+        """The decision to propose nothing more (`search.scheduling.early_end`); `None` to propose."""
+        state, known = self._state, self._learned
+        patience, margin = state.settings.patience or 0, state.margin
+        # trials that were added after an early end get the whole patience again
+        since = max((end.asked for end in state.early_ends), default=0)
+        if not patience or known - since < patience or len(self._sampler.study.directions) > 1:
+            return None
+        taught = [trial for trial in self._sampler.trials if "arm" in trial.user_attrs]
+        best = max((trial.values[0] for trial in taught), default=-math.inf)
+        stagnant = min(stagnation(best, [self._value(position) for position in range(known)], margin), known - since)
+        if not is_due(stagnant, patience):
+            return None
+        variance = state.seed_variance()
+        seeds = {
+            trial.number: len(state.values(trial.user_attrs["recipe"], ("design",)))
+            for trial in taught
+            if trial.user_attrs["arm"] == "design"
+        }
+        gain = expected_gain(
+            self._sampler.trials,
+            self._sampler.preview(self.asked, patience),
+            lambda trial: variance / max(1, seeds.get(trial.number, 1)),
+            margin,
+            state.settings.seed + self.asked,
+        )
+        if gain >= margin:
+            return None
+        return EarlyEnd(self.asked, state.proposals - self.asked, stagnant, patience, gain, margin)
+
+    def _value(self, position: int) -> float | None:
+        """The objective of a proposal that has finished."""
+        if position not in self._results:
+            return None
+        record = self._results[position][1]
+        found = objective.values(record.metrics, self._state.settings.objective)
+        return None if found is None or record.outcome != "finished" else found[0]
+
     def _needed(self, position: int) -> int:
         """How many results, from the first proposal on, the proposal at a position knows."""
         return max(0, position - (self._state.settings.lag or LAG) + 1)
@@ -200,7 +246,7 @@ class Proposer:
             self._starts[request.start].left = 0
 
     def _exhaust(self, why: str) -> None:
-        trials = self._state.settings.trials
+        trials = self._state.proposals
         if self.asked < trials:
             log.warning("the adaptive arm ends after %d of %d trials: %s", self.asked, trials, why)
         self.exhausted = True

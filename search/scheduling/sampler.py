@@ -133,6 +133,26 @@ class Sampler:
             refused,
         )
 
+    @property
+    def trials(self) -> Sequence[FrozenTrial]:
+        """The trials of the study, those that other arms have taught (user attribute "arm") included."""
+        return self._trials()
+
+    def preview(self, draw: int, count: int) -> list[FrozenTrial]:
+        """The next proposals, were no further result to come; the study stays as it is.
+
+        Args:
+            draw: Number of the next proposal.
+            count: How many; fewer where the space is exhausted before.
+        """
+        copy = Sampler(self._space, self._standard, self._scale, None, self.study.study_name, self._seed)
+        copy.study.add_trials(self._trials())
+        numbers = []
+        with suppress(SpaceExhausted):
+            for further in range(count):
+                numbers.append(copy.ask(draw + further).number)
+        return [copy.trials[number] for number in numbers]
+
     def siblings(self, recipe: Recipe) -> list[dict[str, Any]]:
         """What may be fixed to propose another child of a recipe's start; see `siblings`."""
         return siblings(self._space, self._standard, self._scale, recipe)

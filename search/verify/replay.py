@@ -36,7 +36,7 @@ from search.state import SearchState
 from search.workspace.identity import SEEDS_APART, Identity
 from trainables.plan import Plan
 
-DECIDED = ("task", "lesson", "exhausted", "look")
+DECIDED = ("task", "lesson", "exhausted", "early_end", "look")
 """Events that are decisions: what else a journal holds was measured or asked for."""
 
 MANY = 20
@@ -312,15 +312,20 @@ class _Replay:
     def _trials(self, position: int) -> int:
         """Proposals that are made before the adaptive arm ends the next time.
 
-        A budget may have ended it early: it has ended where the first trial of a later phase has a record.
+        A budget may have cut it: it has ended where the first trial of a later phase has a record. Where the arm has
+        decided to end early, it had further proposals to make.
         """
-        count = len([event for event in self._journal.all[:position] if event["event"] == "task"])
+        before = self._journal.all[:position]
+        count = len([event for event in before if event["event"] == "task"])
+        count += sum(int(event["end"]["saved"]) for event in before if event["event"] == "early_end")
         asked_more = False
         for event in self._journal.all[position:]:
             if event["event"] == "task":
                 count, asked_more = count + 1, False
             elif event["event"] == "exhausted":
                 asked_more = True
+            elif event["event"] == "early_end":
+                return count + int(event["end"]["saved"])
             elif event["event"] == EVENT or (
                 event["event"] == "record" and _phase(event["record"]["trial"]) in self._needs_arm_closed
             ):

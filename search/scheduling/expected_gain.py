@@ -1,0 +1,130 @@
+"""How much better than the best recipe the next proposals are expected to be, by a Gaussian process.
+
+TPE, which proposes, has densities of good and of other recipes and no estimate of a recipe's accuracy. So a Gaussian
+process is fitted to what the study has tried, and judges what TPE would propose next. Both sides are true accuracies,
+without the noise of a seed: the gain is the mean of max(0, best of the proposals − best of the tried) over joint draws
+from the process. It bounds what the race could gain from these proposals, because it counts as if early stopping lost
+none of them and the race always found the best.
+
+- Recipes: every choice one-hot, a choice that the recipe does not have as a value of its own; numbers scaled to [0, 1]
+  as they are sampled. Two recipes that differ in c choices lie √c apart. The kernel is Matérn's with ν = 5/2.
+- Noise is known, not fitted: the variance between seeds of the design's cells, divided by a recipe's number of seeds.
+  Fitted, it takes the few good recipes for luck (measured in `docs/early_end.md`).
+- How bad a bad recipe is says nothing of how good a good one may be: results lie no further below the median than the
+  best lies above it, and a trial that early stopping has ended lies at that limit.
+- Signal variance and length scale are averaged over a grid by their marginal likelihood: sixty trials do not
+  determine them, and the likeliest value alone may be a process without any signal, which expects no gain.
+
+Source: expected best of a joint posterior as in Ginsbourger et al. 2010 (q-EI), doi:10.1007/978-3-642-10701-6_6; ending
+when the model expects less than the noise matters as in Makarova et al. 2022, arXiv:2104.08166, whose bound on the
+regret covers the whole space, and with sixty trials in thirty choices falls below no useful margin.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.trial import FrozenTrial, TrialState
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import ConstantKernel, Matern
+
+Floats = NDArray[np.float64]
+
+FEWEST = 8
+"""Finished trials without which nothing is expected of a model."""
+
+BEST = 64
+"""Finished trials, the best by their results, among which the best recipe is looked for."""
+
+SCALES = (1.0, 2.0, 4.0)
+"""Length scales, in root choices."""
+
+SIGNALS = 5
+"""Signal variances of the grid."""
+
+DRAWS = 512
+
+DECIMALS = 4
+"""Of the result, so that other machines round to the same: a hundredth of a point."""
+
+
+def expected_gain(
+    tried: Sequence[FrozenTrial],
+    proposed: Sequence[FrozenTrial],
+    noise: Callable[[FrozenTrial], float],
+    margin: float,
+    seed: int,
+) -> float:
+    """Expected gain of some proposals over the best recipe that was tried.
+
+    Args:
+        tried: Trials of the study; those that neither finished nor were stopped do not count.
+        proposed: Recipes that may come next.
+        noise: Variance of a trial's result over seeds.
+        margin: Difference that matters, a fraction; the smallest signal of the grid is a quarter of it.
+        seed: Of the draws.
+
+    Returns:
+        The gain, a fraction; infinite where too little is known.
+    """
+    finished = [trial for trial in tried if trial.state == TrialState.COMPLETE]
+    finished.sort(key=lambda trial: (-trial.values[0], trial.number))
+    stopped = [trial for trial in tried if trial.state == TrialState.PRUNED]
+    if len(finished) < FEWEST or not proposed:
+        return math.inf
+    results = np.array([trial.values[0] for trial in finished])
+    limit = 2 * np.median(results) - results.max()
+    results = np.concatenate([np.maximum(results, limit), np.full(len(stopped), limit)])
+    known = len(results)
+    points = encoded([*finished, *stopped, *proposed])
+    variances = np.array([noise(trial) for trial in (*finished, *stopped)])
+    compared = np.r_[: min(BEST, len(finished)), known : len(points)]
+    best = min(BEST, len(finished))
+    normal = np.random.default_rng(seed).standard_normal((DRAWS, len(compared)))
+    weights, gains = [], []
+    for signal in np.geomspace(margin / 4, max(2 * results.std(), margin), SIGNALS):
+        for scale in SCALES:
+            # the second kernel is the mean of all recipes, which is not known either
+            kernel = ConstantKernel(signal**2) * Matern(scale, nu=2.5) + ConstantKernel(4 * results.var() + margin**2)
+            process = GaussianProcessRegressor(kernel, alpha=variances, optimizer=None)
+            process.fit(points[:known], results - results.mean())
+            mean, covariance = process.predict(points[compared], return_cov=True)
+            values, vectors = np.linalg.eigh(covariance)
+            drawn = mean + normal @ (vectors * np.sqrt(np.maximum(values, 0.0))).T
+            gains.append(np.maximum(drawn[:, best:].max(1) - drawn[:, :best].max(1), 0.0).mean())
+            weights.append(process.log_marginal_likelihood_value_)
+    weight = np.exp(np.array(weights) - max(weights))
+    return round(float(weight @ np.array(gains) / weight.sum()), DECIMALS)
+
+
+def encoded(trials: Sequence[FrozenTrial]) -> Floats:
+    """Recipes as points, (trials, features)."""
+    choices: dict[str, BaseDistribution] = {}
+    for trial in trials:
+        choices |= trial.distributions
+    columns: list[list[float]] = []
+    for name, domain in sorted(choices.items()):
+        if domain.single():
+            continue
+        drawn = [trial.params.get(name) for trial in trials]
+        there = [name in trial.params for trial in trials]
+        if isinstance(domain, CategoricalDistribution):
+            # by its number, because a choice may be None
+            numbers = [domain.to_internal_repr(one) if has else -1 for one, has in zip(drawn, there, strict=True)]
+            for option in range(-1, len(domain.choices)):
+                columns.append([math.sqrt(0.5) * (number == option) for number in numbers])
+        else:
+            low, high = _scaled(domain, domain.low), _scaled(domain, domain.high)
+            columns.append(
+                [(_scaled(domain, one) - low) / (high - low) if has else 0.5
+                 for one, has in zip(drawn, there, strict=True)]
+            )  # fmt: skip
+    return np.array(columns, dtype=float).reshape(len(columns), len(trials)).T
+
+
+def _scaled(domain: BaseDistribution, value: float) -> float:
+    return math.log(value) if domain.log else float(value)
