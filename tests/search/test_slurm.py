@@ -129,7 +129,7 @@ def until(true: Callable[[], bool], *jobs: Job) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_job_whose_time_is_up_goes_back_into_the_queue(submit, alone, tmp_path):
-    """SIGUSR1 to the script, then SIGTERM to every process, and the search ends as if nothing had been."""
+    """SIGUSR1 to the script, later to every process, then SIGTERM: the search ends as if nothing had been."""
     (job,) = submit("search.sh", "--max-concurrent", "2")
     recorded(tmp_path, 2, job)
     job.warn()
@@ -137,16 +137,17 @@ def test_a_job_whose_time_is_up_goes_back_into_the_queue(submit, alone, tmp_path
     assert "SIGUSR1: the running trials end their epochs" in job.output and "--resume s" in job.output
     if os.cpu_count() > 1:
         assert f"trials may use 1 CPU of this machine's {os.cpu_count()} (SLURM_CPUS_PER_TASK=1)" in job.output
-    kept = len(outcomes(tmp_path / "slurm" / "results" / "s"))
-    job.start()
-    recorded(tmp_path, kept + 2, job)
-    job.cancel()
-    # the script, which got it as well, says so
-    assert job.wait() == 130 and not job.requeued, job.output
+    folder = tmp_path / "slurm" / "results" / "s"
+    for number, code in ((signal.SIGUSR1, 75), (signal.SIGTERM, 130)):
+        kept = len(outcomes(folder))
+        job.start()
+        recorded(tmp_path, kept + 2, job)
+        job.cancel(number)
+        assert job.wait() == code and job.requeued == (code == 75), job.output
     assert "Traceback" not in job.output and "is gone" not in job.output, job.output
     (job,) = submit("search.sh")
     assert job.wait() == 0, job.output
-    assert outcomes(tmp_path / "slurm" / "results" / "s") == outcomes(alone)
+    assert outcomes(folder) == outcomes(alone)
 
 
 @pytest.mark.slow
