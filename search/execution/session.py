@@ -225,9 +225,9 @@ def _orchestrator(request: Request, context: SearchContext, console: Console) ->
     store = StageStore(settings.store_place) if settings.reuse else None
     shared = None if store is None else store.shared_folder
     leases = None if shared is None else Leases(shared / "leases")
-    for left in (store, leases):
-        if left is not None:
-            left.sweep()  # what was killed has left
+    for shared_by_all in (store, leases):
+        if shared_by_all is not None:
+            shared_by_all.sweep()  # of what killed processes have left
     sampler = Sampler(
         context.space,
         context.standard,

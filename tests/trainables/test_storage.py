@@ -371,3 +371,21 @@ def test_a_bound_counts_unfinished_stages(tmp_path: Path) -> None:
         store.put_partial(key, {"x": torch.zeros(1000, dtype=torch.uint8)}, {"epoch": 1})
     assert store.evict(store.entries()[0].bytes + 1, keep={"aa2"}) != [] or list(store.partials()) == ["aa2"]
     assert list(store.partials()) == ["aa2"]
+
+
+def test_a_store_that_cannot_be_looked_through_is_a_note_and_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = StageStore(tmp_path)
+    put(store, "aa0")
+    for key in ("aa0", "aa1"):  # finished meanwhile, and not
+        store.put_partial(key, {"x": torch.zeros(3)}, {"epoch": 1})
+    monkeypatch.setattr(LocalStorage, "leftovers", lambda self: Path("/nowhere/at/all").stat())
+    store.sweep()
+    assert "cannot be removed now (No such file or directory)" in caplog.text and list(store.partials()) == [
+        "aa0",
+        "aa1",
+    ]
+    monkeypatch.undo()
+    store.sweep()
+    assert list(store.partials()) == ["aa1"] and store.has("aa0")

@@ -100,7 +100,12 @@ class StageStore:
 
     def sweep(self) -> None:
         """Removes what writers that are gone have left half written, and unfinished stages that are finished."""
-        for path in (*self.files.leftovers(), *(partial_file(key) for key in self.partials() if self.has(key))):
+        try:
+            left = [*self.files.leftovers(), *(partial_file(key) for key in self.partials() if self.has(key))]
+        except OSError as error:
+            log.warning("what killed processes have left in %s cannot be removed now (%s)", self.root, words(error))
+            return
+        for path in left:
             self._discard(path)
 
     # --- work in progress -----------------------------------------------------------------------------------
