@@ -252,11 +252,7 @@ class RunWriter:
                 ]
                 own = self._found["trial"][record.trial][0].info.run_id
                 measurements.append(mlflow_models.Measurement(str(own), points, data_set(record)))
-        means = [
-            (key, value, recipe.ended, len(recipe.trials))
-            for key, value in recipe.metrics.items()
-            if key.startswith(MEASURED) and not math.isnan(value)
-        ]
+        means = [point for key, point in recipe.points.items() if key.startswith(MEASURED) and not math.isnan(point[1])]
         measurements.append(mlflow_models.Measurement(str(run.info.run_id), means))
         tags = {"search": self.search, "level": "recipe", "role": role, "recipe": name, "title": recipe.first.title}
         params = of_recipe(recipe.first, self.search, self.kept.choices).params | recipe.length

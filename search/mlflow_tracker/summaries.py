@@ -34,6 +34,7 @@ class RecipeSummary:
         ended: When its last trial ended, Unix time in milliseconds.
         metrics: What is shown of it.
         unwritten: Points of these metrics that MLflow does not have yet.
+        points: The latest point of each metric.
     """
 
     first: Record
@@ -47,6 +48,7 @@ class RecipeSummary:
     ended: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
     unwritten: list[Metric] = field(default_factory=list)
+    points: dict[str, Metric] = field(default_factory=dict)
 
     @property
     def is_baseline(self) -> bool:
@@ -85,11 +87,13 @@ class RecipeSummary:
         if counts and not math.isnan(test):
             self.test[record.seed] = test
         means = self._means()
-        self.unwritten += [
+        changed = [
             (name, value, end_of(record), len(self.trials))
             for name, value in means.items()
             if name not in self.metrics or not alike(self.metrics[name], value)
         ]
+        self.unwritten += changed
+        self.points |= {point[0]: point for point in changed}
         self.metrics |= means
 
     def _means(self) -> dict[str, float]:
