@@ -14,8 +14,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from markupsafe import Markup
+
 from analysis.formatting import labels_of, plus_minus, short, worse_harm
 from analysis.records.schema import Record
+from analysis.report.html import TEMPLATES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -242,6 +245,16 @@ def _rows(table: pd.DataFrame) -> tuple[Pair, ...]:
         )
         for row in sorted(rows, key=worse_harm)
     )
+
+
+INKS = {"helps": "#1a6b2d", "hurts": "#b3261e", "no loss": "inherit", "unknown": "#5c6670"}
+"""Colours of a direction on a page."""
+
+
+def html(progress: Progress) -> Markup:
+    """The search as it stands, for a page or a notebook: no script, no style sheet."""
+    template = TEMPLATES.get_template("progress.html")
+    return Markup(template.render(progress=progress, colours=INKS, legend=LEGEND))
 
 
 def clock(seconds: float) -> str:
