@@ -165,13 +165,32 @@ class SearchState:
         """The trials of some phases as a table."""
         return reader.frame(record for _, record in self.results(phases))
 
-    def conflicts(self) -> pd.DataFrame | None:
-        """The conflict table of the design as it stands; `None` where it cannot be judged."""
+    def conflicts(self, seeds: Collection[int] | None = None) -> pd.DataFrame | None:
+        """The conflict table of the design as it stands; `None` where it cannot be judged.
+
+        Args:
+            seeds: Seed blocks that count; all where absent.
+        """
+        records = [
+            record
+            for record in list(self.records.values())
+            if record.arm == "design" and (seeds is None or record.seed in seeds)
+        ]
+        last = max((record.seed for record in records), default=0)
+        firsts = [first for first in self.added_blocks if seeds is None or first <= last]
         try:
-            design = reader.frame(record for record in self.records.values() if record.arm == "design")
-            return at_looks(design, margin=self.margin, primary=self.settings.primary, firsts=self.added_blocks)
+            return at_looks(reader.frame(records), margin=self.margin, primary=self.settings.primary, firsts=firsts)
         except ValueError:
             return None
+
+    def complete_blocks(self) -> tuple[frozenset[int], int]:
+        """Seeds of the design's blocks in which every trial has ended, and the number of blocks."""
+        left: dict[int, bool] = {}
+        for request in list(self.requests.values()):
+            if request.arm == "design":
+                ended = request.id in self.records or request.id in self.failures
+                left[request.seed] = left.get(request.seed, False) or not ended
+        return frozenset(seed for seed, some in left.items() if not some), len(left)
 
     @property
     def added_blocks(self) -> list[int]:

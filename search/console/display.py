@@ -1,15 +1,13 @@
-"""What a person at the terminal sees of a running search."""
+"""What a person sees of a running search: live in a terminal and in a notebook, plain lines elsewhere."""
 
 from __future__ import annotations
 
-import math
 import threading
 import time
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from rich.console import Console, Group
+from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -18,13 +16,24 @@ from rich.text import Text
 from analysis.console import styled
 from analysis.records.schema import Record
 from analysis.text import printable
+from search.console.progress import LEGEND, Direction, Monitor, Pairs, Progress, clock
+from search.mlflow_tracker.tracker import PATIENCE
+from search.scheduling.forecast import Forecast
 from search.scheduling.orchestrator import Orchestrator
 
 LINE_SECONDS = 10.0
 """Without a terminal, a line at most this often, and one at the end."""
 
-FEWEST_ENDED = 3
-"""Trials, and at least one for each slot, that must have ended before the remaining time is estimated."""
+REFRESH_SECONDS = 1.0
+"""How often what is shown is put together again."""
+
+COLOURS = {"helps": "green", "hurts": "red", "no loss": "", "unknown": "dim"}
+
+NARROW = 60
+"""Columns below which a pair takes two lines."""
+
+BAR = 20
+"""Columns of a progress bar."""
 
 
 class Display:
@@ -34,28 +43,35 @@ class Display:
         console: Where to write.
         orchestrator: What is running and done.
         slots: Trials at a time.
+        seconds_per_epoch: What an earlier search here has shown; `None` for nothing.
+        seconds_to_write: Trials that are still to come -> seconds after which MLflow has everything.
     """
 
-    def __init__(self, console: Console, orchestrator: Orchestrator, slots: int) -> None:
+    def __init__(
+        self,
+        console: Console,
+        orchestrator: Orchestrator,
+        slots: int,
+        seconds_per_epoch: float | None = None,
+        seconds_to_write: Callable[[int], float] = lambda trials: 0.0,
+    ) -> None:
         self._console, self._orchestrator, self._slots = console, orchestrator, slots
-        self._progress: dict[str, float] = {}  # fraction of its plan that each running trial has behind it
+        self._seconds_to_write = seconds_to_write
+        self._running: dict[str, float] = {}  # fraction of its plan that each running trial has behind it
         self._began = time.monotonic()
-        self._began_with = len(orchestrator.state.records)
-        self._outcomes: Counter[str] = Counter(record.outcome for record in orchestrator.state.records.values())
-        self._best: Record | None = None
+        self.monitor = Monitor(orchestrator)
+        self.forecast = Forecast(orchestrator.state, orchestrator.schedule, slots, seconds_per_epoch)
         for record in orchestrator.state.records.values():
-            self._note_best(record)
+            self.forecast.add(record)
         self._reused = self._saved = 0.0
         self._noted = self._began
-        self._training_since: float | None = None
         self.phase_seconds: dict[str, float] = {}
         self._last_line = self._began
-        self._last_count = self._began_with
+        self._last_count = len(orchestrator.state.records)
         self._lock = threading.Lock()
+        self._shown: tuple[float, Progress] | None = None
         self._live = (
-            Live(console=console, get_renderable=self._render, refresh_per_second=4, transient=True)
-            if console.is_terminal
-            else None
+            Live(console=console, get_renderable=self._render, refresh_per_second=4) if console.is_terminal else None
         )
 
     def __enter__(self) -> Display:
@@ -66,6 +82,8 @@ class Display:
     def __exit__(self, *error: object) -> None:
         self._note_phase(self._orchestrator.phase)
         if self._live is not None:
+            # the results follow; of a search that is interrupted, its last state stays
+            self._live.transient = self._orchestrator.phase == "done"
             self._live.stop()
         elif len(self._orchestrator.state.records) > self._last_count:
             self._print_line()
@@ -73,13 +91,10 @@ class Display:
     def record(self, record: Record) -> None:
         """A trial has ended."""
         with self._lock:
-            self._outcomes[record.outcome] += 1
-            if self._training_since is None and record.seconds > 0:
-                # Ray's start and the imports of the first workers happen once and say nothing about later trials
-                self._training_since = max(self._began, time.monotonic() - record.seconds)
+            self.monitor.add(record)
+            self.forecast.add(record)
             self._reused += record.epochs - record.epochs_trained
             self._saved += record.seconds_saved
-            self._note_best(record)
             self._note_phase(self._orchestrator.state.requests[record.trial].phase)
         if record.outcome in ("failed", "diverged"):
             said = f"{record.trial} {record.outcome}: {record.reason}"
@@ -91,25 +106,14 @@ class Display:
         Args:
             progress: Fraction of its plan that each running trial has behind it.
         """
-        self._progress = dict(progress)
+        self._running = dict(progress)
         if self._live is None and time.monotonic() - self._last_line >= LINE_SECONDS:
             self._print_line()
-
-    def _print_line(self) -> None:
-        self._last_line, self._last_count = time.monotonic(), len(self._orchestrator.state.records)
-        self._console.print(styled(self._line()), soft_wrap=True)
 
     @property
     def saved(self) -> tuple[float, float]:
         """Epochs and seconds of training that re-use saved in this run."""
         return self._reused, self._saved
-
-    def _note_best(self, record: Record) -> None:
-        accuracy = record.metrics.get("final/accuracy")
-        if accuracy is None or not math.isfinite(accuracy):
-            return
-        if self._best is None or accuracy > self._best.metrics["final/accuracy"]:
-            self._best = record
 
     def _note_phase(self, phase: str) -> None:
         """The time since the last trial ended belongs to the phase of the one that ends now."""
@@ -117,68 +121,122 @@ class Display:
         self.phase_seconds[phase] = self.phase_seconds.get(phase, 0.0) + now - self._noted
         self._noted = now
 
-    def _counts(self) -> tuple[int, int, str]:
-        """Trials that have ended, trials planned, and the remaining time in words."""
-        done = sum(self._outcomes.values())
-        planned = max(self._orchestrator.schedule.planned, done)
-        return done, planned, self._remaining(done - self._began_with, planned - done)
+    # --- what is shown ------------------------------------------------------------------------------------
 
-    def _remaining(self, ended: int, left: int) -> str:
-        """The remaining time at the rate of this run; trials that are running count by their progress."""
-        if self._training_since is None or ended < min(max(FEWEST_ENDED, self._slots), ended + left):
-            return "time left not known yet"
-        # a copy: the trials report while this is computed
-        running = min(sum(self._progress.copy().values()), left)
-        rate = (ended + running) / max(1e-3, time.monotonic() - self._training_since)
-        seconds = (left - running) / rate
-        allowed = self._orchestrator.budget.seconds_left
-        return f"about {_clock(seconds if allowed is None else min(seconds, allowed))} left"
+    def progress(self) -> Progress:
+        """The search as it stands, put together at most every `REFRESH_SECONDS`."""
+        now = time.monotonic()
+        with self._lock:
+            if self._shown is None or now - self._shown[0] >= REFRESH_SECONDS:
+                self._shown = now, self.monitor.now(now - self._began, self._seconds_left(now))
+            return self._shown[1]
 
-    def _best_text(self) -> str:
-        if self._best is None:
-            return "none yet"
-        accuracy, counts = self._best.metrics["final/accuracy"], self._best.val_counts
-        known = sum(count > 0 for count in counts)
-        part = f" (mean over the {known} of {len(counts)} classes that have val images)" if known < len(counts) else ""
-        return f"{accuracy:.1%}{part} in a single trial: {self._best.title}"
+    def _seconds_left(self, now: float) -> float | None:
+        left = self.forecast.seconds_left(self._running, now - self._began)
+        if left is None:
+            return None
+        to_come = self._orchestrator.schedule.planned - len(self._orchestrator.state.records)
+        # a search that has ended waits for MLflow no longer than that
+        return max(left, min(left + PATIENCE, self._seconds_to_write(max(0, to_come))))
+
+    def _print_line(self) -> None:
+        self._last_line, self._last_count = time.monotonic(), len(self._orchestrator.state.records)
+        self._shown = None
+        self._console.print(styled(self._line()), soft_wrap=True)
 
     def _line(self) -> str:
-        done, planned, left = self._counts()
-        gone, running = _clock(time.monotonic() - self._began), len(self._progress)
+        shown = self.progress()
+        budget = f" (budget left: {shown.budget})" if shown.budget else ""
         return (
-            f"[{gone}] {self._orchestrator.phase}: {done}/{planned} trials, {running} running, "
-            f"{self._outcomes['stopped']} stopped early, best {self._best_text()}, {left}{self._budget()}"
+            f"[{shown.elapsed}] {self._orchestrator.phase}: {shown.done}/{shown.planned} trials, "
+            f"{len(self._running)} running, {shown.outcomes.get('stopped', 0)} stopped early, best {shown.best}, "
+            f"{shown.left}{budget}"
         )
 
-    def _budget(self) -> str:
-        left = self._orchestrator.left
-        return f" (budget left: {left})" if left else ""
-
-    def _render(self) -> Any:
-        with self._lock:
-            done, planned, left = self._counts()
-            head = Table.grid(padding=(0, 2))
-            head.add_row("phase", styled(self._orchestrator.description, "bold"))
-            bar = Table.grid(padding=(0, 1))
-            bar.add_row(ProgressBar(total=planned, completed=done, width=40), f"{done}/{planned} trials")
-            head.add_row("done", bar)
-            stopped, diverged, failed = (self._outcomes[o] for o in ("stopped", "diverged", "failed"))
-            head.add_row("", f"{stopped} stopped early, {diverged} diverged, {failed} failed")
-            head.add_row(
-                "re-used", f"{max(0, self._reused):.0f} epochs, {_clock(max(0, self._saved))} of training not repeated"
-            )
-            head.add_row("best so far", styled(self._best_text(), "green"))
-            head.add_row("time", f"{_clock(time.monotonic() - self._began)} elapsed, {left}{self._budget()}")
-            running = Table.grid(padding=(0, 2))
-            # a copy: the trials go on while this is drawn
-            for name, share in sorted(self._progress.copy().items())[: self._slots]:
-                request = self._orchestrator.state.requests[name]
-                bar = ProgressBar(total=1.0, completed=share, width=20)
-                running.add_row(f"  {name}", bar, Text(printable(request.title), overflow="ellipsis", no_wrap=True))
-            return Group(head, running)
+    def _render(self) -> Screen:
+        shown = self.progress()
+        requests = self._orchestrator.state.requests
+        # a copy: the trials go on while this is drawn
+        running = sorted((name, share) for name, share in self._running.copy().items() if name in requests)
+        trials = [(name, share, requests[name].title) for name, share in running[: self._slots]]
+        reused = f"{max(0, self._reused):.0f} epochs, {clock(max(0, self._saved))} of training not repeated"
+        return Screen(shown, reused, trials)
 
 
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+class Screen:
+    """A running search on a terminal of any width.
+
+    Args:
+        progress: The search as it stands.
+        reused: What re-use has saved, in words.
+        running: Name, fraction done and title of the running trials.
+    """
+
+    def __init__(self, progress: Progress, reused: str, running: list[tuple[str, float, str]]) -> None:
+        self._progress, self._reused, self._running = progress, reused, running
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        shown, narrow = self._progress, options.max_width < NARROW
+        head = Table.grid(padding=(0, 1 if narrow else 2))
+        head.add_column(no_wrap=True)
+        head.add_column(overflow="fold")
+        for phase in shown.active:
+            head.add_row("arm", styled(phase.description, "bold"))
+            head.add_row("", _bar(phase.done, phase.planned, f"{phase.done}/{phase.planned} trials"))
+        head.add_row("search", _bar(shown.done, shown.planned, f"{shown.done}/{shown.planned} trials"))
+        head.add_row("", shown.ends)
+        head.add_row("re-used", self._reused)
+        head.add_row("best", styled(shown.best, "green"))
+        budget = f" (budget left: {shown.budget})" if shown.budget else ""
+        head.add_row("time", f"{shown.elapsed} elapsed, {shown.left}{budget}")
+        running = Table.grid(padding=(0, 1 if narrow else 2))
+        kept = self._running[: max(2, options.size.height // 4)]
+        for name, share, title in kept:
+            title_cell = Text(printable(title), overflow="ellipsis", no_wrap=True)
+            bar = ProgressBar(total=1.0, completed=share, width=BAR)
+            running.add_row(*([f"{share:4.0%}"] if narrow else [name, bar]), title_cell)
+        more = [f"and {len(self._running) - len(kept)} more run"] * (len(self._running) > len(kept))
+        above = sum(len(console.render_lines(part, options)) for part in (head, running)) + len(more)
+        yield Group(head, *_pairs(shown.pairs, console, options, options.size.height - above - 1), running, *more)
+
+
+def _bar(done: int, planned: int, words: str) -> Table:
+    bar = Table.grid(padding=(0, 1))
+    bar.add_row(ProgressBar(total=max(1, planned), completed=done, width=BAR), words)
+    return bar
+
+
+def _pairs(pairs: Pairs, console: Console, options: ConsoleOptions, height: int) -> list[Any]:
+    """The growing table, as many of its rows as fit."""
+    if not pairs.words:
+        return []
+    words, legend = styled(f"\n{pairs.words}"), styled(LEGEND, "dim")
+    if not pairs.rows:
+        return [words]
+    height -= sum(len(console.render_lines(part, options)) for part in (words, legend)) + 2
+    rows, narrow = len(pairs.rows), options.max_width < NARROW
+    while rows > 1 and len(console.render_lines(_table(pairs, rows, narrow), options)) > height:
+        rows -= 1
+    more = [styled(f"and {len(pairs.rows) - rows} more pairs", "dim")] * (rows < len(pairs.rows))
+    return [words, _table(pairs, rows, narrow), *more, legend, ""]
+
+
+def _table(pairs: Pairs, rows: int, narrow: bool) -> Any:
+    """The first rows; on a narrow terminal the name of a pair has a line of its own."""
+    if narrow:
+        lines = [styled("pair A × B\n  B added to A   A added to B", "dim")]
+        for pair in pairs.rows[:rows]:
+            lines += [styled(pair.name), Text("  ").append(_direction(pair.b_to_a, 12)).append("   ")]
+            lines[-1].append(_direction(pair.a_to_b, 12))
+        return Group(*lines)
+    table = Table(box=None, padding=(0, 1, 0, 0), show_edge=False, header_style="dim")
+    table.add_column("pair A × B", overflow="fold")
+    table.add_column("B added to A", justify="right", min_width=12)
+    table.add_column("A added to B", justify="right", min_width=12)
+    for pair in pairs.rows[:rows]:
+        table.add_row(styled(pair.name), _direction(pair.b_to_a), _direction(pair.a_to_b))
+    return table
+
+
+def _direction(direction: Direction, width: int = 0) -> Text:
+    return styled(f"{direction!s:>{width}}", COLOURS[direction.word])

@@ -19,7 +19,7 @@ from search.console import summary
 from search.console.display import Display
 from search.console.preview import show_change
 from search.context import SearchContext
-from search.execution import cluster, gpu_shares, ray_tune
+from search.execution import cluster, epoch_time, gpu_shares, ray_tune
 from search.execution.disk import cannot_write
 from search.execution.interrupts import Interrupts, shielded_children
 from search.execution.joint_training import trained_apart
@@ -269,7 +269,8 @@ def _train(
     # by what was recorded: phases that come after this one have not planned their trials again yet
     halving.remember(orchestrator.state.records.values())
     scheduler = ray_tune.TuneScheduler(orchestrator, halving, shares, slots)
-    display = Display(console, orchestrator, slots)
+    known = epoch_time.known(settings, context.model)
+    display = Display(console, orchestrator, slots, None if known is None else known.seconds, tracker.seconds_to_write)
     listeners: list[Any] = [tracker.log, display.record]
     if request.explain:
         listeners.append(lambda record: explain.show_stop(console, record))

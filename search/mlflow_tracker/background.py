@@ -114,6 +114,7 @@ class BackgroundWriter:
         self._watch = None if runs is None else StoreWatch(runs.client)
         self._idle_since = 0.0
         self._queue: queue.Queue[Job | None] = queue.Queue()
+        self._done, self._seconds = 0, 0.0
         self._failed: list[Job] = []
         self._current: Job | None = None
         self._warned: set[str] = set()
@@ -125,6 +126,16 @@ class BackgroundWriter:
     def put(self, job: Job) -> None:
         """Hands in a job; returns at once."""
         self._queue.put(job)
+
+    @property
+    def waiting(self) -> int:
+        """Jobs that were handed in and are not done."""
+        return self._queue.qsize()
+
+    @property
+    def seconds_per_job(self) -> float:
+        """Mean over the jobs that were done."""
+        return self._seconds / self._done if self._done else 0.0
 
     def flush(self) -> None:
         """Waits until everything handed in is written; what failed is tried once more."""
@@ -188,7 +199,9 @@ class BackgroundWriter:
         if job is None:
             return False
         try:
+            began = time.monotonic()
             self._do(job)
+            self._done, self._seconds = self._done + 1, self._seconds + time.monotonic() - began
             if self._queue.empty() or time.monotonic() - self._idle_since > REFRESH_SECONDS:
                 self._idle_since = time.monotonic()
                 self._do(self._idle)

@@ -203,6 +203,11 @@ class Tracker:
             )
         self._writer.put(Job(description, write))
 
+    def seconds_to_write(self, trials: int) -> float:
+        """Seconds after which everything is written that was handed in, and so many trials that are still to come."""
+        # a trial is two jobs
+        return 0.0 if self._writer is None else self._writer.seconds_per_job * (self._writer.waiting + 2 * trials)
+
     # ------------------------------------------------------------------------------ end
 
     def flush(self) -> None:

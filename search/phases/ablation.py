@@ -39,6 +39,8 @@ class Ablation(Phase):
     description = "ablation: which tricks of the winner may be removed"
     after = ("final",)
     first_seed = 6_000
+    in_rounds = True
+    usual_share = 0.7
 
     def enabled(self, settings: Settings) -> bool:
         return settings.check_seeds > 0 and settings.race
@@ -117,6 +119,17 @@ class Ablation(Phase):
         tricks = MAX_PAIRED + 1
         recipes = 2 + tricks + MAX_PAIRED * (MAX_PAIRED - 1) // 2 + BRANCHES * (tricks - 2)
         return recipes * settings.check_seeds
+
+    def bound(self, state: SearchState) -> int:
+        """By the winner's own tricks; which of them are removed in pairs does not matter."""
+        if state.winner is None:
+            return super().bound(state)
+        cells = _Cells(state.factory, state.winner)
+        whole, units = cells.whole, cells.units
+        paired = [cells.less(cells.less(whole, a), b) for a, b in combinations(units[:MAX_PAIRED], 2)]
+        first = {Cell(), whole, *(cells.less(whole, unit) for unit in units), *paired}
+        recipes = sum(cells.recipe(cell) is not None for cell in first)
+        return (recipes + BRANCHES * max(0, len(units) - 2)) * state.settings.check_seeds
 
 
 class _Cells:

@@ -15,6 +15,7 @@ class Adaptive(Phase):
     after = ("design", "start")
     first_seed = 1_000
     """Shared with the published recipes: a recipe that both have gets another block."""
+    in_rounds = True
 
     def max_trials(self, settings: Settings, factory: RecipeFactory) -> int:
         return settings.trials

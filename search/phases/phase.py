@@ -33,6 +33,8 @@ class Phase:
         after: Names of the phases whose results its plan depends on.
         first_seed: First of its seed blocks, relative to the search's own. Phases that must not share seeds lie 1,000
             apart: the seeds that nominate a recipe never judge it. Blocks from 5,000 on belong to final training.
+        in_rounds: Whether what it plans first need not be all that it plans.
+        usual_share: Share of its upper bound that it runs as a rule, for the time left.
     """
 
     name: ClassVar[str]
@@ -40,6 +42,8 @@ class Phase:
     description: ClassVar[str]
     after: ClassVar[tuple[str, ...]] = ()
     first_seed: ClassVar[int] = 0
+    in_rounds: ClassVar[bool] = False
+    usual_share: ClassVar[float] = 1.0
 
     def enabled(self, settings: Settings) -> bool:
         """Whether the search has this phase."""
@@ -77,6 +81,10 @@ class Phase:
             factory: Has the cells of the design and the published recipes.
         """
         return 0
+
+    def bound(self, state: SearchState) -> int:
+        """Upper bound of the phase's trials by what is known so far."""
+        return self.max_trials(state.settings, state.factory)
 
     def request(self, state: SearchState, name: str, recipe: Recipe, block: int, **more: Any) -> TrialRequest:
         """A trial of this phase.

@@ -30,6 +30,7 @@ class Tune(Phase):
     name, arm = "tune", "tune"
     description = "tuning: learning rate and weight decay of the baseline"
     first_seed = 4_000
+    in_rounds = True
 
     seeds: int = 2
     kept: int = 3

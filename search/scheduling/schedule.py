@@ -56,6 +56,7 @@ class Schedule:
         self.running: dict[str, TrialRequest] = {}
         self._queues: dict[str, list[TrialRequest]] = {}  # by name of an open phase
         self._closed: set[str] = set()
+        self._bounds: dict[tuple[str, int], int] = {}
 
     @property
     def current(self) -> str:
@@ -166,12 +167,28 @@ class Schedule:
         return True
 
     @property
+    def open(self) -> list[str]:
+        """Phases that have begun."""
+        return list(self._queues)
+
+    @property
+    def unplanned(self) -> dict[str, int]:
+        """Upper bounds of the trials that each phase has not planned yet."""
+        planned = Counter(request.phase for request in list(self.state.requests.values()))
+        return {
+            phase.name: max(0, self._most(phase) - planned[phase.name])
+            for phase in self.phases
+            if phase.name not in self._closed and (phase.name not in self._queues or phase.in_rounds)
+        }
+
+    def _most(self, phase: Phase) -> int:
+        """Upper bound of a phase's trials; it is computed again when a phase has ended."""
+        known = (phase.name, len(self._closed))
+        if known not in self._bounds:
+            self._bounds[known] = phase.bound(self.state)
+        return self._bounds[known]
+
+    @property
     def planned(self) -> int:
         """Trials of the whole search: exact for phases that have been planned, upper bounds for the others."""
-        planned = Counter(request.phase for request in list(self.state.requests.values()))
-        for phase in self.phases:
-            if phase.name not in self._closed and (phase.name not in self._queues or isinstance(phase, Adaptive)):
-                planned[phase.name] = max(
-                    planned[phase.name], phase.max_trials(self.state.settings, self.state.factory)
-                )
-        return planned.total()
+        return len(self.state.requests) + sum(self.unplanned.values())

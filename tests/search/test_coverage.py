@@ -4,7 +4,6 @@ import dataclasses
 import io
 import math
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +19,7 @@ from search.console.display import Display
 from search.run import SearchResult
 from search.settings import Settings
 from spaces.domain import Space, Stage, one_of
+from tests.search.test_orchestrator import World
 from trainables.data import standard
 from trainables.plan import build, defaults
 
@@ -57,17 +57,14 @@ def test_the_screen_names_the_classes_beside_the_best_accuracy(tmp_path: Path) -
     assert f"Before you believe it: {PART}." in said
 
 
-def test_the_running_search_says_that_its_best_is_over_a_part() -> None:
-    state = SimpleNamespace(records={"t0": record(0)})
-    driver = SimpleNamespace(state=state, phase="design", schedule=SimpleNamespace(planned=2), running={}, left="")
-    display = Display(Console(file=io.StringIO()), driver, 1)  # type: ignore[arg-type]
-    assert (
-        "best 100.0% (mean over the 2 of 4 classes that have val images) in a single trial: baseline" in display._line()
-    )
-    whole = dataclasses.replace(record(0), val_counts=(4, 3, 2, 2))
-    state.records = {"t0": whole}
-    whole_display = Display(Console(file=io.StringIO()), driver, 1)  # type: ignore[arg-type]
-    assert "best 100.0% in a single trial: baseline" in whole_display._line()
+def test_the_running_search_says_that_its_best_is_over_a_part(tmp_path: Path) -> None:
+    orchestrator = World(tmp_path, seeds=1, trials=0, race=False).orchestrator
+    orchestrator.state.records["t0"] = record(0)
+    said = Display(Console(file=io.StringIO()), orchestrator, 1)._line()
+    assert "best 100.0% (mean over the 2 of 4 classes that have val images) in a single trial: baseline" in said
+    orchestrator.state.records["t0"] = dataclasses.replace(record(0), val_counts=(4, 3, 2, 2))
+    said = Display(Console(file=io.StringIO()), orchestrator, 1)._line()
+    assert "best 100.0% in a single trial: baseline" in said
 
 
 def test_a_val_of_one_class_is_refused_before_anything_is_made(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import re
 import shlex
@@ -16,6 +17,7 @@ from markdown_it import MarkdownIt
 from analysis.conflicts import at_looks
 from analysis.conflicts.search_verdicts import with_robustness
 from analysis.console import Console
+from analysis.formatting import VERDICTS, plus_minus
 from analysis.records import reader
 from analysis.report.findings import gather
 from analysis.text import FORMULA, printable
@@ -24,7 +26,8 @@ from search.__main__ import parser
 from search.commands import export
 from search.commands.explain import show_stop
 from search.console import preview, summary
-from search.console.display import Display
+from search.console.display import Display, Screen
+from search.console.progress import Direction, Pair, Pairs
 from search.context import SearchContext
 from search.outcome import save_tables
 from search.phases.ablation import Ablation
@@ -32,6 +35,7 @@ from search.phases.candidates import Candidates
 from search.run import SearchResult
 from search.settings import Settings
 from spaces.domain import Space, Stage, forbid, one_of
+from tests.search.test_orchestrator import World, record
 from trainables import train
 
 NAME = "x[v2] $(touch x) |<b>#"
@@ -208,82 +212,141 @@ def test_the_preview_shows_reasons_and_data_as_they_are(hostile, tmp_path):
 # --- the live display ---------------------------------------------------------------------------------------------
 
 
-class Clock:
-    """Seconds that a test lets pass."""
+PAIR = Space(
+    stages=[
+        Stage("first", length=1, choose=[one_of(None, "cost_sensitive"), one_of(None, "class_balanced")]),
+    ],
+    screen=["first/cost_sensitive", "first/class_balanced"],
+)
 
-    def __init__(self, monkeypatch) -> None:
-        self.now = 1000.0
-        monkeypatch.setattr("search.console.display.time.monotonic", lambda: self.now)
 
-
-def display(planned: int, slots: int) -> tuple[Display, SimpleNamespace, io.StringIO]:
-    driver = SimpleNamespace(
-        state=SimpleNamespace(records={}, requests={}), schedule=SimpleNamespace(planned=planned), phase="design",
-        description="design [v2]",
-        running={}, left="", budget=SimpleNamespace(seconds_left=None),
-    )  # fmt: skip
+@pytest.fixture
+def shown(tmp_path) -> tuple[Display, World, io.StringIO]:
+    """The display of a search of 4 cells and 4 blocks, of which nothing has run."""
+    world = World(tmp_path / "s", PAIR, seeds=4, trials=0, race=False)
     file = io.StringIO()
-    return Display(Console(file=file), driver, slots), driver, file
+    return Display(Console(file=file), world.orchestrator, 1), world, file
 
 
-def show_record(shown: Display, record) -> None:
-    """As a search does: the trial is known, ends, and the display is looked at."""
-    shown._orchestrator.state.requests[record.trial] = SimpleNamespace(phase=record.arm, title=record.title)
-    shown.record(record)
+def end_trials(display: Display, world: World, count: int, **changes) -> None:
+    """Runs further trials of the search."""
+    for _ in range(count):
+        request = world.orchestrator.next()
+        taken = dataclasses.replace(
+            record(request), started=world.orchestrator.state.records.__len__() * 2.0, **changes
+        )
+        world.orchestrator.record(taken)
+        display.record(taken)
 
 
-@pytest.mark.parametrize("slots", [1, 8])
-def test_the_first_estimate_is_near(hostile, monkeypatch, slots):
-    """Ray takes 20 s to start; 80 trials of 2 s on some slots follow."""
-    clock = Clock(monkeypatch)
-    shown, _, _ = display(80, slots)
-    record = hostile.records()[0]
-    clock.now += 20
-    estimates = {}
-    for ended in range(80):
-        if ended % slots == 0:
-            clock.now += 2
-        show_record(shown, record)
-        estimates[ended + 1] = shown._counts()[2]
-    fewest = max(3, slots)
-    assert {estimates[ended] for ended in range(1, fewest)} == {"time left not known yet"}
-    for ended in range(fewest, 80):
-        minutes, seconds = re.fullmatch(r"about (\d+):(\d\d) left", estimates[ended]).groups()
-        expected, found = 2 * (80 - ended) / slots, 60 * int(minutes) + int(seconds)
-        assert expected / 2 - 1 <= found <= 2 * expected + 1, (ended, estimates[ended])
+def screen(display: Display, width: int, height: int = 50) -> list[str]:
+    file = io.StringIO()
+    console = Console(file=file, width=width, height=height, force_terminal=True, color_system=None)
+    console.print(display._render())
+    return file.getvalue().splitlines()
 
 
-def test_running_trials_count_by_their_progress_and_the_budget_bounds_the_estimate(hostile, monkeypatch):
-    clock = Clock(monkeypatch)
-    shown, driver, _ = display(5, 1)
-    record = hostile.records()[0]
-    for _ in range(3):
-        clock.now += 2
-        show_record(shown, record)
-    assert shown._counts()[2] == "about 0:04 left"
-    clock.now += 1
-    shown._progress["next"] = 0.5
-    assert shown._counts()[2] == "about 0:03 left"
-    driver.budget.seconds_left = 1.0
-    assert shown._counts()[2] == "about 0:01 left"
-
-
-def test_the_best_trial_never_falls(hostile):
-    shown, _, _ = display(5, 1)
-    best = []
-    for record in hostile.records():
-        show_record(shown, record)
-        best.append(shown._best.metrics["final/accuracy"])
+def test_the_best_trial_never_falls(hostile, shown):
+    monitor, best = shown[0].monitor, []
+    for each in hostile.records():
+        monitor.add(each)
+        best.append(monitor.best.metrics["final/accuracy"])
     assert best == sorted(best) and best[-1] == max(r.metrics["final/accuracy"] for r in hostile.records())
 
 
-def test_a_line_and_the_live_display_show_names_as_they_are(hostile):
-    shown, driver, file = display(5, 1)
-    for record in hostile.records()[-4:]:
-        show_record(shown, record)
+def test_the_table_of_directions_grows_block_by_block_and_gives_no_verdict(shown, monkeypatch):
+    """What stands there is what `pairwise` gives for the blocks that are complete."""
+    display, world, _ = shown
+    monkeypatch.setattr("search.console.display.REFRESH_SECONDS", 0.0)
+    cells = len(world.orchestrator.state.factory.cells)
+    assert display.progress().pairs == Pairs(0, 4, ())
+    end_trials(display, world, 3 * cells + 1)
+    state = world.orchestrator.state
+    complete, planned = state.complete_blocks()
+    assert (complete, planned) == (frozenset({0, 1, 2}), 4)
+    pairs = display.progress().pairs
+    (row,) = at_looks(
+        reader.frame(one for one in state.records.values() if one.seed in complete), margin=world.margin
+    ).to_dict("records")
+    numbers = [plus_minus(row[name], row[f"{name}_low"], row[f"{name}_high"]) for name in ("b_given_a", "a_given_b")]
+    assert [(one.b_to_a.numbers, one.a_to_b.numbers) for one in pairs.rows] == [tuple(numbers)]
+    assert "So far, 3 of 4 seed blocks are complete" in pairs.words
+    for width in (40, 80, 120):
+        lines = screen(display, width)
+        assert all(len(line.rstrip()) <= width for line in lines)
+        said = " ".join(" ".join(lines).split())
+        assert "So far, 3 of 4 seed blocks are complete." in said and all(number in said for number in numbers)
+        assert "verdicts are given when the search has ended" in said and "design arm: which tricks conflict" in said
+        table = said.partition("So far")[2]
+        assert not [style.name for style in VERDICTS.values() if style.name in table]
+    # looking at it was no look: the search judges as if nobody had
+    assert state.looks == [] and state.block_counts == [4]
+
+
+def test_a_terminal_that_is_too_low_shows_fewer_pairs_and_says_how_many(shown):
+    rows = tuple(
+        Pair(
+            f"first trick {number} × second trick", Direction("hurts", "−1.0 ± 0.5"), Direction("unknown", "+0.1 ± 2.0")
+        )
+        for number in range(30)
+    )
+    progress = dataclasses.replace(shown[0].progress(), pairs=Pairs(3, 5, rows))
+    for width, height in ((80, 24), (40, 40)):
+        file = io.StringIO()
+        console = Console(file=file, width=width, height=height, force_terminal=True, color_system=None)
+        console.print(Screen(progress, "nothing", [("design-0-000", 0.5, "a recipe")]))
+        lines = file.getvalue().splitlines()
+        assert len(lines) <= height
+        left = next(int(line.split()[1]) for line in lines if line.startswith("and "))
+        assert 0 < left < 30 and sum("first trick" in line for line in lines) == 30 - left
+
+
+def test_the_last_state_of_an_interrupted_search_stays_and_that_of_a_finished_one_gives_way(tmp_path):
+    for complete in (False, True):
+        world = World(tmp_path / str(complete), seeds=1, trials=0, race=False)
+        file = io.StringIO()
+        console = Console(file=file, force_terminal=True, color_system=None, width=80, height=40)
+        with Display(console, world.orchestrator, 1) as display:
+            end_trials(display, world, 2 if complete else 1)
+            world.orchestrator.next()
+        # what is erased at the end is wiped out line by line
+        rest = file.getvalue().rpartition("elapsed")[2]
+        assert (rest.count("\x1b[2K") > 3) == complete
+
+
+def test_the_budget_bounds_the_time_left(shown):
+    display, world, _ = shown
+    end_trials(display, world, 6)
+    assert re.fullmatch(r"about \d+:\d\d left", display.progress().left)
+    world.orchestrator.budget.seconds = world.orchestrator.budget.seconds_used + 1.0
+    assert display.monitor.now(0.0, 1e6).left in ("about 0:01 left", "about 0:00 left")
+
+
+def test_a_slow_mlflow_lengthens_the_time_left_by_no_more_than_is_waited_for_it(tmp_path):
+    world = World(tmp_path / "s", seeds=4, trials=0, race=False)
+    plain = Display(Console(file=io.StringIO()), world.orchestrator, 1)
+    slow = Display(Console(file=io.StringIO()), world.orchestrator, 1, None, lambda trials: 1e6 * trials)
+    for _ in range(6):
+        request = world.orchestrator.next()
+        world.orchestrator.record(record(request))
+        for each in (plain, slow):
+            each.record(record(request))
+    one, other = plain._seconds_left(plain._began + 10), slow._seconds_left(slow._began + 10)
+    assert other == pytest.approx(one + 60)
+
+
+def test_a_line_and_the_live_display_show_names_as_they_are(hostile, shown):
+    display, world, file = shown
+    orchestrator = world.orchestrator
+    for each in hostile.records()[-4:]:
+        orchestrator.state.requests[each.trial] = dataclasses.replace(
+            orchestrator.next(), id=each.trial, title=each.title
+        )
+        display.record(each)
     assert printable(hostile.HOSTILE[8]) in file.getvalue(), "the reason of the failed trial"
-    driver.state.requests["t"] = SimpleNamespace(title=hostile.HOSTILE[4])
-    shown._progress["t"] = 0.5
-    shown._console.print(shown._render())
+    request = orchestrator.next()
+    orchestrator.state.requests[request.id] = dataclasses.replace(request, title=hostile.HOSTILE[4])
+    display.tick({request.id: 0.5})
+    display._console.print(display._render())
     said = file.getvalue()
-    assert printable(said) == said and "design [v2]" in said and printable(hostile.HOSTILE[4]) in said
+    assert printable(said) == said and printable(hostile.HOSTILE[4]) in said
