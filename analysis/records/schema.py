@@ -275,8 +275,9 @@ class Record:
                 raise RecordError(f"trial {self.trial!r}: {name} must be a fraction in [0, 1], got {value:g}")
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-serialisable dict."""
-        return dataclasses.asdict(self)
+        """A JSON-serialisable dict; `set_aside` only where there is a reason, which is no result of the trial."""
+        fields = dataclasses.asdict(self)
+        return fields if self.set_aside else {name: value for name, value in fields.items() if name != "set_aside"}
 
     def to_json(self) -> str:
         """One line of JSON that every reader accepts: numbers that are not finite are null."""
