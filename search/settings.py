@@ -149,7 +149,7 @@ class Settings(NumericsSettings):
     )  # fmt: skip
     patience: int | None = option(
         MUCH, "end the adaptive arm when N proposals in a row have not improved on the best recipe by the margin and "
-        "the next N are expected to gain less than it; 0 runs them all", "N",
+        "the next N will, with a probability of 0.9, gain less than it; 0 runs them all", "N",
         default=None, at_least=0, at_most=1_000_000, shown="15, or a third of --trials if that is larger",
         off="--no-early-end",
     )  # fmt: skip

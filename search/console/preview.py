@@ -144,7 +144,7 @@ def _early_end(context: SearchContext) -> str:
     }
     return (
         f"The adaptive arm ends early if {patience} proposals in a row have not improved on the best recipe by "
-        f"{margin}, the margin, and the next {patience} are expected to gain less: {spent[settings.spend_on]} "
+        f"{margin}, the margin, and the next {patience} gain less with 90 % probability: {spent[settings.spend_on]} "
         "(--no-early-end makes all of them)."
     )
 

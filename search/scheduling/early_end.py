@@ -1,10 +1,10 @@
-"""When the adaptive arm ends before all of its proposals: it has stagnated, and its model expects little more.
+"""When the adaptive arm ends before all of its proposals: it has stagnated, and its model sees little more to gain.
 
 Both must hold. The arm has **stagnated** when the last `patience` proposals that are known have not improved on the
 best recipe by the margin, as in early stopping with a smallest change that counts: a result improves if it is better by
-the margin than the last one that did, so that small gains add up. The **expected gain** of the next `patience`
-proposals must then be below the margin as well (`search.scheduling.expected_gain`): a single lucky seed is hard to
-improve on, and a hopeful space may only have had bad luck. The decision depends on the proposals that the next one may
+the margin than the last one that did, so that small gains add up. The **gain** of the next `patience` proposals must
+then be below the margin with 90 % probability (`search.scheduling.gain_bound`): a single lucky seed is hard to improve
+on, and a hopeful space may only have had bad luck. The decision depends on the proposals that the next one may
 know and on nothing else, so it is the same on one slot or several, and can be repeated from the journal.
 """
 
@@ -42,7 +42,7 @@ class EarlyEnd:
         saved: Proposals that were left.
         stagnant: The last proposals in a row that have not improved on the best recipe by the margin.
         ahead: The further proposals whose gain was estimated.
-        gain: What they were expected to gain, a fraction.
+        gain: What they gain at most with 90 % probability, by the model, a fraction.
         margin: What it was compared with, a fraction.
     """
 
@@ -61,8 +61,8 @@ class EarlyEnd:
         margin = f"the margin of {magnitude(self.margin)} points"
         return (
             f"The adaptive arm ended after {self.asked} of {self.asked + self.saved} proposals: the last "
-            f"{self.stagnant} did not improve on the best recipe by {margin}, and the next {self.ahead} are expected "
-            f"to gain {magnitude(self.gain)}"
+            f"{self.stagnant} did not improve on the best recipe by {margin}, and by its model the next "
+            f"{self.ahead} gain at most {magnitude(self.gain)} with 90 % probability"
         )
 
 

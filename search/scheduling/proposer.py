@@ -19,7 +19,7 @@ from analysis.records.schema import Record
 from search.phases.adaptive import Adaptive
 from search.scheduling import objective
 from search.scheduling.early_end import EarlyEnd, is_due, stagnation
-from search.scheduling.expected_gain import expected_gain
+from search.scheduling.gain_bound import gain_bound
 from search.scheduling.journal import Journal
 from search.scheduling.sampler import Sampler, SpaceExhausted
 from search.scheduling.trial_request import TrialRequest
@@ -203,7 +203,7 @@ class Proposer:
             for trial in taught
             if trial.user_attrs["arm"] == "design"
         }
-        gain = expected_gain(
+        gain = gain_bound(
             self._sampler.trials,
             self._sampler.preview(self.asked, patience),
             lambda trial: variance / max(1, seeds.get(trial.number, 1)),

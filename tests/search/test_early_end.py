@@ -15,9 +15,9 @@ from scipy.stats import norm
 
 from search.option import SettingsError
 from search.request import make_request
-from search.scheduling import expected_gain as model
+from search.scheduling import gain_bound as model
 from search.scheduling.early_end import EarlyEnd
-from search.scheduling.expected_gain import encoded, expected_gain
+from search.scheduling.gain_bound import encoded, gain_bound
 from spaces.domain import Space, Stage, log_uniform, one_of
 from tests.search import in_process
 from tests.search.test_orchestrator import World, accuracy, played
@@ -34,11 +34,11 @@ SPACE = Space(
     ],
     screen=["first/cost_sensitive", "deferred/class_balanced"],
 )  # fmt: skip
-"""What helps is in the design: proposals cannot beat the pair by a margin of 5 points in the world of `accuracy`."""
+"""What helps is in the design: proposals cannot beat the pair by a margin of 30 points in the world of `accuracy`."""
 
 
 def world(folder, **settings) -> World:
-    return World(folder, SPACE, **{"margin": 0.05} | PLATEAU | settings)
+    return World(folder, SPACE, **{"margin": 0.3} | PLATEAU | settings)
 
 
 def proposals(found: World) -> list[str]:
@@ -66,11 +66,11 @@ def test_recipes_are_points_whose_distance_counts_their_different_choices():
 
 
 def test_the_gain_is_that_of_a_gaussian_process_worked_out_by_hand(monkeypatch):
-    """One recipe tried, one proposed, a single kernel: E max(0, f₁ − f₀) has a closed form."""
+    """One recipe tried, one proposed, a single kernel: f₁ − f₀ is normal."""
     for name, value in {"FEWEST": 1, "SIGNALS": 1, "SCALES": (1.0,), "DRAWS": 400_000}.items():
         monkeypatch.setattr(model, name, value)
     signal, noise, level = 0.05, 0.03**2, 0.2**2  # the signal of a single one is a quarter of the margin of 0.2
-    found = expected_gain(
+    found = gain_bound(
         [tried(0.7, trick="a")], [tried(None, TrialState.RUNNING, trick="b")], lambda trial: noise, 0.2, 0
     )
     root = math.sqrt(5)
@@ -78,7 +78,7 @@ def test_the_gain_is_that_of_a_gaussian_process_worked_out_by_hand(monkeypatch):
     prior = np.array([[signal**2, between], [between, signal**2]]) + level
     posterior = prior - np.outer(prior[:, 0], prior[0]) / (prior[0, 0] + noise)
     deviation = math.sqrt(posterior[0, 0] + posterior[1, 1] - 2 * posterior[0, 1])
-    assert found == pytest.approx(deviation * norm.pdf(0), abs=2e-4)
+    assert found == pytest.approx(deviation * norm.ppf(0.9), abs=2e-4)
 
 
 def test_nothing_is_expected_of_recipes_that_were_tried_and_much_of_a_noisy_unknown_space():
@@ -89,12 +89,15 @@ def test_nothing_is_expected_of_recipes_that_were_tried_and_much_of_a_noisy_unkn
     ]  # fmt: skip
     same = [tried(None, TrialState.RUNNING, trick="none", lr=lr) for lr in (0.01, 0.1, 1.0)]
     other = [tried(None, TrialState.RUNNING, trick="b", lr=lr) for lr in (0.01, 0.1, 1.0)]
-    gains = [expected_gain(known, ahead, lambda trial: 4e-6, 0.01, 0) for ahead in (same, other, [*same, *other])]
+    gains = [gain_bound(known, ahead, lambda trial: 4e-6, 0.01, 0) for ahead in (same, other, [*same, *other])]
     assert 5 * gains[0] < 0.001 < gains[1] <= gains[2] + 1e-4
-    # what is never good is stopped: the same recipes are expected to gain less
+    # how good a trial would have been that was stopped is not known
     stopped = [tried(None, TrialState.PRUNED, trick="b", lr=lr) for lr in (0.01, 0.1, 1.0)]
-    assert expected_gain([*known, *stopped], other, lambda trial: 4e-6, 0.01, 0) < gains[1] / 2
-    assert expected_gain(known[:5], other, lambda trial: 4e-6, 0.01, 0) == math.inf
+    assert gain_bound([*known, *stopped], other, lambda trial: 4e-6, 0.01, 0) == gains[1]
+    # what has turned out no better is not expected to be
+    worse = [tried(0.70 + draws.gauss(0, 0.002), trick="b", lr=lr) for lr in (0.01, 0.1, 1.0)]
+    assert gain_bound([*known, *worse], other, lambda trial: 4e-6, 0.01, 0) < gains[1] / 2
+    assert gain_bound(known[:5], other, lambda trial: 4e-6, 0.01, 0) == math.inf
 
 
 # --- the arm --------------------------------------------------------------------------------------------------
@@ -105,7 +108,7 @@ def test_an_arm_that_stagnates_ends_with_its_reason(tmp_path):
     ended.play()
     (end,) = ended.orchestrator.state.early_ends
     assert end.asked == len(proposals(ended)) < 26 and end.asked + end.saved == 26
-    assert end.stagnant >= 6 == end.ahead and end.gain < end.margin == 0.05
+    assert end.stagnant >= 6 == end.ahead and end.gain < end.margin == 0.3
     assert ended.orchestrator.phase == "done" and ended.orchestrator.proposer.exhausted is False
     assert str(end).startswith(
         f"The adaptive arm ended after {end.asked} of 26 proposals: the last {end.stagnant} did not"
@@ -113,7 +116,7 @@ def test_an_arm_that_stagnates_ends_with_its_reason(tmp_path):
     # the rule by hand: no result of the last proposals is better by the margin than the best before them
     values = [accuracy(ended.orchestrator.state.requests[name]) for name in proposals(ended)][: end.asked - 3]
     taught = [trial.values[0] for trial in ended.orchestrator.sampler.trials if "arm" in trial.user_attrs]
-    assert max(values[-end.stagnant :]) < max(taught + values[: -end.stagnant]) + 0.05
+    assert max(values[-end.stagnant :]) < max(taught + values[: -end.stagnant]) + 0.3
 
 
 @pytest.mark.parametrize("changed", [{"patience": 0}, {"patience": None}, {"patience": 26}, {"margin": 0.0001}])
@@ -177,7 +180,7 @@ def test_an_end_survives_its_way_through_the_journal():
     assert EarlyEnd(**json.loads(json.dumps(end.to_dict()))) == end
     assert str(end) == (
         "The adaptive arm ended after 26 of 40 proposals: the last 15 did not improve on the best recipe by the margin "
-        "of 2.0 points, and the next 15 are expected to gain 0.8"
+        "of 2.0 points, and by its model the next 15 gain at most 0.8 with 90 % probability"
     )
 
 
@@ -186,8 +189,13 @@ def test_an_end_survives_its_way_through_the_journal():
 
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory):
-    """A whole search that ends early and spends on its declared pair what it saves; its folder, and what was said."""
+    """A whole search that ends early and spends on its declared pair what it saves; its folder, and what was said.
+
+    On 18 val images everything may still gain more than the margin: the median of the gain decides here.
+    """
     place = tmp_path_factory.mktemp("ended")
+    patch = pytest.MonkeyPatch()
+    patch.setattr(model, "CONFIDENCE", 0.5)
     said = io.StringIO()
     with redirect_stdout(said):
         result = in_process.run(
@@ -195,7 +203,8 @@ def ended(tmp_path_factory):
             primary=["first/cost_sensitive×first/class_balanced"],
         )  # fmt: skip
     assert result.complete
-    return place / "results" / "s", said.getvalue(), result
+    yield place / "results" / "s", said.getvalue(), result
+    patch.undo()
 
 
 def test_what_an_early_end_saves_goes_to_the_direction_that_is_not_known(ended):
