@@ -7,6 +7,7 @@ import shlex
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -188,13 +189,15 @@ def test_a_ray_cluster_of_two_nodes(submit, alone, tmp_path):
         free.bind(("", 0))
         port = free.getsockname()[1]
     here = ray.util.get_node_ip_address()
-    variables = {"SLURM_JOB_NODELIST": f"{here},{here}", "PORT": str(port), "RAY_TMPDIR": "/tmp"}
-    (job,) = submit("ray_cluster.sh", variables=variables)
-    recorded(tmp_path, 2, job)
-    job.warn()
-    assert job.wait() == 75 and job.requeued, job.output
-    job.start()
-    assert job.wait() == 0, job.output
+    # the paths of Ray's sockets must be short
+    with tempfile.TemporaryDirectory(prefix="lt-", dir="/tmp", ignore_cleanup_errors=True) as short:
+        variables = {"SLURM_JOB_NODELIST": f"{here},{here}", "PORT": str(port), "RAY_TMPDIR": short}
+        (job,) = submit("ray_cluster.sh", variables=variables)
+        recorded(tmp_path, 2, job)
+        job.warn()
+        assert job.wait() == 75 and job.requeued, job.output
+        job.start()
+        assert job.wait() == 0, job.output
     assert outcomes(tmp_path / "slurm" / "results" / "s") == outcomes(alone)
 
 
