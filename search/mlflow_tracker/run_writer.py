@@ -12,7 +12,7 @@ from typing import Any
 
 from analysis.records import mlflow_models, mlflow_runs
 from analysis.records.mlflow_index import clip
-from analysis.records.mlflow_store import Client
+from analysis.records.mlflow_store import Client, StoreError
 from analysis.records.reader import RECORDS
 from analysis.records.schema import Record
 from search.mlflow_tracker import saved_view
@@ -339,7 +339,15 @@ class RunWriter:
                     each[:] = [other for other in each if other is not run]
 
     def _log(self, run: Any, **content: Any) -> None:
-        mlflow_runs.log(self.client, run.info.run_id, **content)
+        try:
+            mlflow_runs.log(self.client, run.info.run_id, **content)
+        except StoreError:
+            # what is not answered may have been written all the same, so that nothing is known of it
+            for name in content.get("tags") or ():
+                run.data.tags.pop(name, None)
+            for name, *_ in content.get("metrics") or ():
+                run.data.metrics.pop(name, None)
+            raise
 
 
 def data_set(record: Record) -> mlflow_models.DataSet:

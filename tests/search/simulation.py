@@ -30,6 +30,7 @@ from search import outcome
 from search.context import SearchContext
 from search.mlflow_tracker import Tracker, TrackingError, background
 from search.mlflow_tracker.run_content import of_trial
+from search.mlflow_tracker.summaries import SearchSummary
 from search.recipes.factory import RecipeFactory
 from search.scheduling import budget
 from search.scheduling.journal import Journal
@@ -437,6 +438,10 @@ def _check_tracked(search: Search) -> None:
     assert found.keys() == expected, "MLflow has other runs than the journal"
     own = found[f"search {name}"]
     assert own["status"] == "FINISHED" and own["metrics"]["trials"] == repr(float(len(last)))
+    summary = SearchSummary()
+    for record in attempts:
+        summary.add(record)
+    assert summary.leader().items() <= own["tags"].items()
     assert {*map(str.strip, own["artifacts"]["records.jsonl"].splitlines())} == {one.to_json() for one in last.values()}
     for record in last.values():
         run, content = found[f"trial {record.trial}"], of_trial(record, name, CHOICES)
