@@ -119,6 +119,7 @@ def write_model(
             experiment, _BARRED.sub("-", model.name)[:250], model.run, tags, model.params, KIND
         )
         model_id = str(made.model_id)
+        client.log_outputs(model.run, [mlflow.LoggedModelOutput(model_id, 0)])
     if folder is not None:
         client.log_model_artifacts(model_id, str(folder))
     for each in model.measurements:
@@ -128,9 +129,6 @@ def write_model(
             for key, value, *when in each.metrics
         ]
         client.log_batch(each.run, metrics=points)
-    outputs = client.get_run(model.run).outputs
-    if model_id not in {output.model_id for output in (outputs.model_outputs if outputs else ())}:
-        client.log_outputs(model.run, [mlflow.LoggedModelOutput(model_id, 0)])
     client.finalize_logged_model(model_id, "READY")
     return model_id
 

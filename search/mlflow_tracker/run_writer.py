@@ -213,14 +213,15 @@ class RunWriter:
     def write_models(self) -> None:
         """Writes winner and baseline as models, with their numbers and data, and the search's data as its inputs.
 
-        Their runs, and the search's own, have their data sets as inputs; those of other trials have a fingerprint as a
-        tag, as a request for each trial would cost as much as all else that is written of it.
+        Their trials, and the search's run, have their data sets as inputs; other trials have a fingerprint as a tag, as
+        a request for each trial would cost half as much again as all that is written of it.
         """
         records = [self.summary.records[trial] for trial in self._done]
         if not records:
             return
-        roles = {"winner": self.summary.leader().get("best_recipe", ""), "baseline": self.summary.baseline()}
-        models = [self._model(role, name) for role, name in roles.items() if name in self.summary.recipes]
+        # a baseline that wins is one model
+        roles = {self.summary.leader().get("best_recipe", ""): "winner", self.summary.baseline(): "baseline"}
+        models = [self._model(role, name) for name, role in roles.items() if name in self.summary.recipes]
         sets = {record.fingerprint: data_set(record) for record in records if record.fingerprint}
         mlflow_models.log_data(self.client, self.run_id, list(sets.values())[:MOST_DATA_SETS], "train, val")
         for model in models:
@@ -228,8 +229,6 @@ class RunWriter:
                 if each.data is not None:
                     tested = ", test" * any(name.startswith("test/") for name, *_ in each.metrics)
                     mlflow_models.log_data(self.client, each.run, [each.data], f"train, val{tested}")
-            inputs = [each.data for each in model.measurements if each.data is not None]
-            mlflow_models.log_data(self.client, model.run, inputs, "train, val")
         mlflow_models.write_models(self.client, self._experiment, self.search, models)
 
     def _model(self, role: str, name: str) -> mlflow_models.Model:

@@ -331,7 +331,7 @@ def test_a_trial_refuses_data_that_are_not_those_of_its_search(config, trial):
 def test_results_are_weighed_as_asked_and_training_stays_the_same(config, trial, tmp_path):
     cost = tuple(tuple(float(i != j) for j in range(10)) for i in range(10))
     weighed = Deployment("train", cost).to_dict()
-    plain = finish(trial(config("cosine", store=str(tmp_path))))[-1]["payload"]
+    plain = finish(trial(config("cosine", store=str(tmp_path), calibrate=True)))[-1]["payload"]
     asked = finish(trial(config("cosine", store=str(tmp_path), deployment=weighed, read_test=True)))[-1]["payload"]
     assert asked["reused"] == ["a"]  # what is weighed is not part of a stage's key
     counts = np.array(asked["counts"])
