@@ -360,7 +360,8 @@ def run_tables(options: argparse.Namespace) -> int:
         file = Path(options.pages) / f"{paper}.md"
         words = [word for table in compared for word in ("--table", table.table.id)]
         flags = {name: option.flag for name, option in OPTIONS.items()} | {"column": "--column"}
-        words += [word for name, value in searches.items() for word in (flags[name], str(value))]
+        for name, value in searches.items():
+            words += [flags[name], f"{value:g}" if isinstance(value, float) else str(value)]
         file.parent.mkdir(parents=True, exist_ok=True)
         files.write(file, page(paper, compared, command("longtail-tune", "papers", *words)))
         echo(f"Written: {file}")
