@@ -14,7 +14,7 @@ from search.design.labels import pair_of
 from search.design.power_preview import FEWEST_BLOCKS
 from search.option import SettingsError, must, options_of, validate
 from search.recipes.earlier import like
-from search.scheduling.early_end import default_patience
+from search.scheduling.early_end.rule import default_patience
 from search.settings import ALL_OPTIONS, OPTIONS, Invocation, Settings, gpus
 from search.workspace.folder import kept_space
 from search.workspace.space_file import load_space

@@ -16,7 +16,7 @@ from analysis.records.schema import Record
 from search.design.labels import Cell
 from search.recipes.factory import Context, RecipeFactory
 from search.scheduling import objective
-from search.scheduling.early_end import EarlyEnd
+from search.scheduling.early_end.rule import EarlyEnd
 from search.scheduling.trial_request import TrialRequest
 from search.settings import Settings
 from trainables.plan import Recipe

@@ -130,7 +130,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Decisions:
-    """What a trained network says of the images of val.
+    """The decisions of a trained network on the images of val.
 
     Args:
         predicted: Images that each class was predicted for.
@@ -146,8 +146,17 @@ class Decisions:
 
     @staticmethod
     def from_dict(fields: Mapping[str, Any]) -> Decisions:
-        """From JSON-serialisable fields, whose lists become tuples."""
-        return TypeAdapter(Decisions).validate_python(fields)
+        """From JSON-serialisable fields, whose lists become tuples.
+
+        Raises:
+            RecordError: The fields are not those of `Decisions`.
+        """
+        try:
+            return TypeAdapter(Decisions).validate_python(fields)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(map(str, first["loc"]))
+            raise RecordError(f"the decisions of a trial cannot be read: {where}: {first['msg']}") from error
 
 
 def history(curve: Iterable[Point], metric: str, stage: str | None = None) -> list[tuple[int, float]]:

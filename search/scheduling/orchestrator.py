@@ -20,7 +20,7 @@ from search.phases.adaptive import Adaptive
 from search.phases.phase import Phase
 from search.recipes.factory import Context
 from search.scheduling.budget import Budget
-from search.scheduling.early_end import EarlyEnd
+from search.scheduling.early_end.rule import EarlyEnd
 from search.scheduling.journal import Journal
 from search.scheduling.proposer import is_proposal, proposal_id
 from search.scheduling.sampler import Sampler

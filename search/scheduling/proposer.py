@@ -18,8 +18,8 @@ from typing import Any
 from analysis.records.schema import Record
 from search.phases.adaptive import Adaptive
 from search.scheduling import objective
-from search.scheduling.early_end import EarlyEnd, is_due, stagnation
-from search.scheduling.gain_bound import gain_bound
+from search.scheduling.early_end.gain_bound import gain_bound
+from search.scheduling.early_end.rule import EarlyEnd, is_due, stagnation
 from search.scheduling.journal import Journal
 from search.scheduling.sampler import Sampler, SpaceExhausted
 from search.scheduling.trial_request import TrialRequest
@@ -185,7 +185,7 @@ class Proposer:
         self._sampler.keep()
 
     def _early_end(self) -> EarlyEnd | None:
-        """The decision to propose nothing more (`search.scheduling.early_end`); `None` to propose."""
+        """The decision to propose nothing more (`search.scheduling.early_end.rule`); `None` to propose."""
         state, known = self._state, self._learned
         patience, margin = state.settings.patience or 0, state.margin
         # trials that were added after an early end get the whole patience again

@@ -15,9 +15,9 @@ from scipy.stats import norm
 
 from search.option import SettingsError
 from search.request import make_request
-from search.scheduling import gain_bound as model
-from search.scheduling.early_end import EarlyEnd
-from search.scheduling.gain_bound import encoded, gain_bound
+from search.scheduling.early_end import gain_bound as model
+from search.scheduling.early_end.gain_bound import encoded, gain_bound
+from search.scheduling.early_end.rule import EarlyEnd
 from spaces.domain import Space, Stage, log_uniform, one_of
 from tests.search import in_process
 from tests.search.test_orchestrator import World, accuracy, played

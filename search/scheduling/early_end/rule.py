@@ -3,9 +3,9 @@
 Both must hold. The arm has **stagnated** when the last `patience` proposals that are known have not improved on the
 best recipe by the margin, as in early stopping with a smallest change that counts: a result improves if it is better by
 the margin than the last one that did, so that small gains add up. The **gain** of the next `patience` proposals must
-then be below the margin with 90 % probability (`search.scheduling.gain_bound`): a single lucky seed is hard to improve
-on, and a hopeful space may only have had bad luck. The decision depends on the proposals that the next one may
-know and on nothing else, so it is the same on one slot or several, and can be repeated from the journal.
+then be below the margin with 90 % probability (`search.scheduling.early_end.gain_bound`): a single lucky seed is hard
+to improve on, and a hopeful space may only have had bad luck. The decision depends on the proposals that the next one
+may know and on nothing else, so it is the same on one slot or several, and can be repeated from the journal.
 """
 
 from __future__ import annotations
