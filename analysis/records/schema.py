@@ -143,8 +143,16 @@ class Decisions:
 
     @staticmethod
     def from_dict(fields: Mapping[str, Any]) -> Decisions:
-        """From JSON-able fields, whose lists become tuples."""
-        return TypeAdapter(Decisions).validate_python(fields)
+        """From JSON-able fields, whose lists become tuples.
+
+        Raises:
+            RecordError: They are not what the fields of this class take.
+        """
+        try:
+            return TypeAdapter(Decisions).validate_python(fields)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            raise RecordError(f"decisions: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
 
 
 def history(curve: Iterable[Point], metric: str, stage: str | None = None) -> list[tuple[int, float]]:
