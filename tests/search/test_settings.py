@@ -186,7 +186,7 @@ def stored(tmp_path, content: str | bytes) -> str:
         Settings.stored(str(tmp_path / "results"), "mine")
     said = str(caught.value)
     assert said.startswith("--resume mine: ") and said.endswith("; undo what changed it, or start a new search")
-    assert len(said.splitlines()) == 1 and len(said) < 700
+    assert len(said.splitlines()) == 1 and len(said) < 900
     return said
 
 
