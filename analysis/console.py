@@ -33,7 +33,7 @@ class Console(rich.console.Console):  # type: ignore[misc]
 
     def __init__(self, **options: Any) -> None:
         lenient_output()
-        super().__init__(**{"markup": False, "emoji": False, "highlight": False, **options})
+        super().__init__(**{"markup": False, "emoji": False, "highlight": False, "force_jupyter": False, **options})
         if "width" not in options and not self.is_terminal and not os.environ.get("COLUMNS", "").isdigit():
             self.width = UNBROKEN
 

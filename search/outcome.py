@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from analysis.text import csv_text, sentence
 from search import mlflow_tracker
 from search.commands import export
 from search.console import summary
+from search.console.notebook import Output, cell_number, in_notebook
 from search.context import SearchContext
 from search.execution import epoch_time
 from search.execution.disk import cannot_write
@@ -63,6 +65,7 @@ class SearchResult:
         exit_code: That of the command: 0 with a best recipe, 1 without one or if it ended early, 75 after SIGUSR1, 130
             after any other interruption.
         findings: What the report shows; `None` where it could not be made.
+        shown_in: Number of the notebook's cell that shows it already; `None` for none.
     """
 
     name: str
@@ -79,9 +82,12 @@ class SearchResult:
     failed: bool = False
     exit_code: int = 0
     findings: Findings | None = field(default=None, repr=False, compare=False)
+    shown_in: int | None = field(default=None, repr=False, compare=False)
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the report's cards, the best recipe, and the pairs coloured by verdict."""
+        if self.shown_in is not None and self.shown_in == cell_number():
+            return ""
         if self.findings is None:
             return str(Markup("<p>Search {}: no report could be made.</p>").format(self.name))
         return found_html(self.name, self.findings)
@@ -90,6 +96,14 @@ class SearchResult:
     def styled_conflicts(self) -> Styler | None:
         """`conflicts` for people: worst pairs first, coloured by verdict; `None` where there is no table."""
         return None if self.conflicts is None else styled_conflicts(self.conflicts)
+
+
+def shown_inline(result: SearchResult) -> SearchResult:
+    """The result; a notebook shows it in the cell that runs, once even where it is the cell's last value."""
+    if not in_notebook():
+        return result
+    Output().show(result._repr_html_())
+    return dataclasses.replace(result, shown_in=cell_number())
 
 
 @dataclass

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from analysis.console import Console
+from search.console.notebook import WIDTH, in_notebook
 from search.execution import session
 from search.execution.cpus import WORKER_ENVIRONMENT
 from search.execution.interrupts import Interrupts
 from search.growth.change import open_search
-from search.outcome import SearchResult
+from search.outcome import SearchResult, shown_inline
 from search.request import Request, make_request, takes_options
 from search.settings import ALL_OPTIONS, SettingsError
 from search.workspace.folder import Workspace
@@ -30,7 +31,7 @@ def run(space: Space | str | Path, **options: Any) -> SearchResult:
             `resume=True` continues the search of that `name`.
 
     Returns:
-        Tables and files of the search.
+        Tables and files of the search. A notebook shows its progress and, at the end, the report's cards.
 
     Raises:
         ValueError: It cannot be started as asked, in one sentence.
@@ -41,7 +42,8 @@ def run(space: Space | str | Path, **options: Any) -> SearchResult:
             raise SettingsError(f"{where}{name} is an option of the command alone")
     if isinstance(options.get("resume"), bool):
         options["resume"] = str(options.get("name", "")) if options["resume"] else None
-    return launch(make_request({"space": space, **options}, where), Console())
+    request = make_request({"space": space, **options}, where)
+    return shown_inline(launch(request, Console(width=WIDTH) if in_notebook() else Console()))
 
 
 def launch(request: Request, console: Console) -> SearchResult:

@@ -36,6 +36,40 @@ def test_the_notebook_has_been_run_and_is_small():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_kernel_shows_the_progress_in_one_output_and_the_cards_once(tmp_path):
+    """`pip install ipykernel nbclient` brings a real kernel."""
+    nbclient = pytest.importorskip("nbclient", reason="needs a kernel: pip install ipykernel nbclient")
+    pytest.importorskip("ipykernel", reason="needs a kernel: pip install ipykernel nbclient")
+    nbformat = pytest.importorskip("nbformat")
+    options = 'seeds=3, trials=0, race=False, check_seeds=0, tracking_uri="none"'
+    cells = [
+        "import search\nfrom spaces.domain import Space, Stage, one_of\n"
+        'space = Space(stages=[Stage("first", epochs=1, choose=[one_of(None, "cost_sensitive"), '
+        'one_of(None, "class_balanced")])], screen=["first/cost_sensitive", "first/class_balanced"])',
+        f'search.run(space, name="last", {options})',
+        f'result = search.run(space, name="kept", {options})',
+        "result",
+    ]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    nbclient.NotebookClient(notebook, timeout=500, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    (tmp_path / "run.ipynb").write_text(nbformat.writes(notebook))
+
+    def pages(cell: int) -> list[str]:
+        return ["".join(each["data"].get("text/html", "")) for each in notebook.cells[cell].outputs if "data" in each]
+
+    for cell in (1, 2):
+        shown = pages(cell)
+        kinds = [("12/12 trials" in page, "Best recipe." in page) for page in shown if page]
+        assert kinds == [(True, False), (False, True)]
+        assert "3 of 3 seed blocks are complete" in shown[0]
+        texts = "".join(each["text"] for each in notebook.cells[cell].outputs if each["output_type"] == "stream")
+        assert "Where to look next" in texts and "12/12 trials" not in texts
+        assert max(map(len, texts.splitlines())) < 400
+    assert ["Best recipe." in page for page in pages(3)] == [True]
+
+
+@pytest.mark.slow
 def test_the_notebook_runs(tmp_path):
     command = [sys.executable, str(ROOT / "tests" / "notebook.py"), str(NOTEBOOK)]
     there = {**os.environ, "PYTHONPATH": str(ROOT)}

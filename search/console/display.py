@@ -16,7 +16,8 @@ from rich.text import Text
 from analysis.console import styled
 from analysis.records.schema import Record
 from analysis.text import printable
-from search.console.progress import LEGEND, Direction, Monitor, Pairs, Progress, clock
+from search.console.notebook import Output, in_notebook
+from search.console.progress import LEGEND, Direction, Monitor, Pairs, Progress, clock, html
 from search.mlflow_tracker.tracker import PATIENCE
 from search.scheduling.forecast import Forecast
 from search.scheduling.orchestrator import Orchestrator
@@ -26,6 +27,9 @@ LINE_SECONDS = 10.0
 
 REFRESH_SECONDS = 1.0
 """How often what is shown is put together again."""
+
+NOTEBOOK_SECONDS = 2.0
+"""How often the output of a notebook's cell is updated."""
 
 COLOURS = {"helps": "green", "hurts": "red", "no loss": "", "unknown": "dim"}
 
@@ -37,7 +41,7 @@ BAR = 20
 
 
 class Display:
-    """Live in a terminal, plain lines elsewhere.
+    """Live in a terminal and in a notebook, plain lines elsewhere.
 
     Args:
         console: Where to write.
@@ -69,14 +73,18 @@ class Display:
         self._last_line = self._began
         self._last_count = len(orchestrator.state.records)
         self._lock = threading.Lock()
+        self._output: Output | None = None
         self._shown: tuple[float, Progress] | None = None
-        self._live = (
-            Live(console=console, get_renderable=self._render, refresh_per_second=4) if console.is_terminal else None
-        )
+        self._notebook = in_notebook()
+        # the output of a kernel calls itself a terminal
+        live = console.is_terminal and not self._notebook
+        self._live = Live(console=console, get_renderable=self._render, refresh_per_second=4) if live else None
 
     def __enter__(self) -> Display:
         if self._live is not None:
             self._live.start()
+        elif self._notebook:
+            self._output = Output()
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -85,6 +93,9 @@ class Display:
             # the results follow; of a search that is interrupted, its last state stays
             self._live.transient = self._orchestrator.phase == "done"
             self._live.stop()
+        elif self._output is not None:
+            self._shown = None
+            self._output.show(html(self.progress()))
         elif len(self._orchestrator.state.records) > self._last_count:
             self._print_line()
 
@@ -107,7 +118,11 @@ class Display:
             progress: Fraction of its plan that each running trial has behind it.
         """
         self._running = dict(progress)
-        if self._live is None and time.monotonic() - self._last_line >= LINE_SECONDS:
+        since = time.monotonic() - self._last_line
+        if self._output is not None and since >= NOTEBOOK_SECONDS:
+            self._last_line = time.monotonic()
+            self._output.show(html(self.progress()))
+        elif self._live is None and self._output is None and since >= LINE_SECONDS:
             self._print_line()
 
     @property
