@@ -6,6 +6,7 @@ can be told from what is being written.
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -74,7 +75,10 @@ def make_folder(folder: Path) -> None:
         return
     if folder.parent != folder:
         make_folder(folder.parent)
-    folder.mkdir(exist_ok=True)
+    try:
+        folder.mkdir(exist_ok=True)
+    except FileExistsError as error:
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder)) from error
     sync_folder(folder.parent)
 
 

@@ -65,10 +65,10 @@ def open_directions(table: pd.DataFrame, margin: float = MARGIN, *, level: float
         to help, to hurt or to cost no loss as large as the margin, with 80 % probability, were its estimate true.
 
     >>> row = {"a": "p", "b": "q", "context": "", "primary": True, "n_seeds": 5, "images_share": 0.0, "look": 1,
-    ...     "b_given_a": 0.02, "b_given_a_se": 0.01, "b_given_a_df": 9.0, "b_given_a_verdict": "unknown",
-    ...     "b_given_a_p": 0.08, "b_given_a_adjusted_p": 0.08, "a_given_b_verdict": "helps"}
+    ...     "b_given_a": 0.012, "b_given_a_se": 0.01, "b_given_a_df": 9.0, "b_given_a_verdict": "unknown",
+    ...     "b_given_a_p": 0.26, "b_given_a_adjusted_p": 0.26, "a_given_b_verdict": "helps"}
     >>> open_directions(pd.DataFrame([row]), margin=0.005).to_dict("records")
-    [{'base': 'p', 'added': 'q', 'context': '', 'blocks': 5}]
+    [{'base': 'p', 'added': 'q', 'context': '', 'blocks': 7}]
     """
     found = []
     for row in table[table["primary"]].to_dict("records"):

@@ -857,7 +857,7 @@ def test_records_that_contradict_each_other_are_no_report(uri, records, tmp_path
 
 
 def test_findings_json_has_the_keys_that_its_page_names(trials, table):
-    found = findings_json.document(trials, table.assign(holds=""), None, margin=0.02) | {"tables": {}}
+    found = findings_json.document(trials, table.assign(holds=""), None, margin=0.02) | {"tables": {}, "early_ends": []}
     rows = [line.split("|")[1] for line in findings_json.__doc__.splitlines() if line.startswith("| `")]
     assert sorted(re.findall(r"`(\w+)`", " ".join(rows))) == sorted(found)
     assert json.loads(json.dumps(found, allow_nan=False))["version"] == findings_json.VERSION == 1

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from analysis.records import mlflow_runs, mlflow_store
+from analysis.records import mlflow_models, mlflow_runs, mlflow_store
 from analysis.records.mlflow_store import Client
 
 URI = "http://memory.test"
@@ -28,11 +28,22 @@ class Metric(NamedTuple):
     value: float
     timestamp: int
     step: int
+    model_id: str = ""
+    run_id: str = ""
+    dataset_name: str = ""
+    dataset_digest: str = ""
 
 
 class Word(NamedTuple):
     key: str
     value: str
+
+
+class Entity(SimpleNamespace):
+    """What a client makes and the server keeps: a data set, an input, an output."""
+
+    def __init__(self, *values: Any, **named: Any) -> None:
+        super().__init__(values=values, **named)
 
 
 class Page(list[Any]):
@@ -55,6 +66,7 @@ class Run:
     params: dict[str, str] = field(default_factory=dict)
     points: dict[str, set[tuple[int, int, float]]] = field(default_factory=dict)
     artifacts: dict[str, bytes] = field(default_factory=dict)
+    inputs: dict[tuple[str, str], list[Any]] = field(default_factory=dict)
 
     def seen(self) -> SimpleNamespace:
         """What a client is shown: MLflow's entity of a run, which later calls do not change."""
@@ -80,17 +92,20 @@ class MemoryMlflow:
         self.scratch, self.called = scratch, called
         self.experiments: dict[str, SimpleNamespace] = {}
         self.runs: dict[str, Run] = {}
+        self.models: dict[str, SimpleNamespace] = {}
 
     @contextmanager
     def serving(self) -> Iterator[MemoryMlflow]:
         """Every client that is made in here is one of this server."""
         module = SimpleNamespace(
-            MlflowClient=lambda tracking_uri: MemoryClient(self), Metric=Metric, Param=Word, RunTag=Word
-        )
+            MlflowClient=lambda tracking_uri: MemoryClient(self), Metric=Metric, Param=Word, RunTag=Word,
+            Dataset=Entity, InputTag=Entity, DatasetInput=Entity, LoggedModelOutput=Entity,
+        )  # fmt: skip
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(mlflow_store, "_answers", lambda uri: None)
             patch.setattr(mlflow_store, "api", lambda: module)
             patch.setattr(mlflow_runs, "api", lambda: module)
+            patch.setattr(mlflow_models, "api", lambda: module)
             folders = SimpleNamespace(TemporaryDirectory=lambda: nullcontext(self.scratch))  # one is enough
             patch.setattr(mlflow_runs, "tempfile", folders)
             yield self
@@ -163,16 +178,50 @@ class MemoryClient:
         run = self._run(run_id)
         run.status, run.name = status or run.status, name or run.name
 
-    def log_batch(self, run_id: str, metrics: Sequence[Metric], params: Sequence[Word], tags: Sequence[Word]) -> None:
+    def log_batch(
+        self, run_id: str, metrics: Sequence[Metric], params: Sequence[Word] = (), tags: Sequence[Word] = ()
+    ) -> None:
         run = self._run(run_id)
         for name, value in params:
             if run.params.get(name, value) != value:
                 raise Refused(f"Changing param values is not allowed. Param with key='{name}' was already logged")
         run.params.update(params)
-        for key, value, timestamp, step in metrics:
+        for key, value, timestamp, step, model, *_ in metrics:
+            if model and model not in self._server.models:
+                raise Refused(f"Logged model with ID '{model}' not found")
             # of points with one step and time MLflow shows the largest, and NaN last
             run.points.setdefault(key, set()).add((step, timestamp, -math.inf if math.isnan(value) else value))
         run.tags.update(tags)
+
+    def log_inputs(self, run_id: str, datasets: Sequence[Any]) -> None:
+        run = self._run(run_id)
+        for one in datasets:
+            run.inputs.setdefault(one.dataset.values[:2], one.tags)
+
+    def log_outputs(self, run_id: str, models: Sequence[Any]) -> None:
+        self._run(run_id)
+
+    def create_logged_model(
+        self, experiment: str, name: str, run_id: str, tags: dict[str, str], params: dict[str, str], kind: str
+    ) -> Any:
+        model_id = f"m-{len(self._server.models):06d}"
+        model = SimpleNamespace(model_id=model_id, experiment=experiment, tags=dict(tags), status="PENDING")
+        self._server.models[model_id] = model
+        return SimpleNamespace(**vars(model))
+
+    def finalize_logged_model(self, model_id: str, status: str) -> None:
+        self._server.models[model_id].status = status
+
+    def search_logged_models(self, experiments: Sequence[str], query: str) -> Page:
+        tags = dict([re.fullmatch(r"tags\.(\w+) = '(.*)'", query).groups()])  # type: ignore[union-attr]
+        return Page(
+            SimpleNamespace(**vars(model))
+            for model in self._server.models.values()
+            if model.experiment in experiments and tags.items() <= model.tags.items() and model.status != "DELETED"
+        )
+
+    def delete_logged_model(self, model_id: str) -> None:
+        self._server.models[model_id].status = "DELETED"
 
     def set_tag(self, run_id: str, name: str, value: str) -> None:
         self._run(run_id).tags[name] = value

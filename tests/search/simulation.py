@@ -13,6 +13,7 @@ import logging
 import os
 import random
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -24,7 +25,7 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
-from analysis.records import reader
+from analysis.records import mlflow_store, reader
 from analysis.records.mlflow_store import StoreError
 from search import outcome
 from search.context import SearchContext
@@ -151,7 +152,11 @@ class Machine:
                 return not self._ended
 
             def join(self, timeout: float | None = None) -> None:
-                if not self._ended and not (machine.hangs and timeout is not None):
+                if self._ended:
+                    return
+                if machine.hangs and timeout is not None:
+                    machine.pause(timeout)
+                else:
                     self._target()
                     self._ended = True
 
@@ -173,6 +178,7 @@ class Machine:
             patch.setattr(os, "fsync", lambda handle: None)  # what is lost without it: `test_faults`
             patch.setattr(background, "threading", SimpleNamespace(Thread=Thread, Event=Event))
             patch.setattr(background, "time", SimpleNamespace(monotonic=lambda: self.now, sleep=self.pause))
+            patch.setattr(mlflow_store, "time", SimpleNamespace(**vars(time) | {"monotonic": lambda: self.now}))
             patch.setattr(budget, "time", SimpleNamespace(monotonic=clock))
             logging.disable()
             try:

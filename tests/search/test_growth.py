@@ -323,10 +323,11 @@ def test_the_preview_shows_the_difference_and_writes_nothing(grown, tmp_path, ca
     assert before == sorted(path.name for path in (copy / "results" / "s").iterdir())
 
 
-def test_a_search_that_is_like_another_finds_every_stage(tmp_path):
+def test_a_search_that_is_like_another_finds_every_stage(tmp_path, monkeypatch):
     """`--like` has the seeds of the earlier search, so all stages of the design lie in the store."""
     in_process.run(tmp_path, trials=0, race=False)
     with in_process.without_ray():
+        monkeypatch.chdir(tmp_path)
         result = search.run(FIRST, name="after", like="s", output=str(tmp_path / "results"))
     design = result.trials[result.trials["arm"] == "design"]
     assert len(design) == 8 and (design["epochs_trained"] == 0).all()

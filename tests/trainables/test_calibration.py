@@ -54,9 +54,7 @@ def test_the_fit_is_the_conditional_logit_of_statsmodels():
     table = np.stack([z.flatten().numpy(), tail.repeat(600).numpy()], axis=1)
     other = ConditionalLogit(chosen.flatten().numpy(), table, groups=np.repeat(np.arange(600), 3)).fit(disp=False)
     found = calibration.fit(z, labels, COUNTS, ridge=0.0)
-    assert [1 / found.temperature, found.exponent] == pytest.approx(
-        [float(p) for p in other.params], rel=1e-5, abs=1e-6
-    )
+    assert [1 / found.temperature, found.exponent] == pytest.approx([float(p) for p in other.params], rel=1e-3)
 
 
 @pytest.mark.parametrize("held", [[1 / 3, 1 / 3, 1 / 3], [0.7, 0.2, 0.1]])
