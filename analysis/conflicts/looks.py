@@ -12,8 +12,7 @@ from collections.abc import Iterable, Sequence
 import pandas as pd
 
 from analysis.conflicts.table import pairwise
-from analysis.conflicts.verdicts import MARGIN, UNKNOWN, further_blocks_of_direction, rule_for
-from analysis.stats.intervals import Estimate
+from analysis.conflicts.verdicts import MARGIN, UNKNOWN
 
 
 def at_looks(
@@ -52,35 +51,27 @@ def at_looks(
     return table
 
 
-def open_directions(table: pd.DataFrame, margin: float = MARGIN, *, level: float = 0.95) -> pd.DataFrame:
+def open_directions(table: pd.DataFrame) -> pd.DataFrame:
     """Directions of primary pairs that are not known yet, those that need the fewest further blocks first.
 
     Args:
         table: Conflict table at this look.
-        margin: Loss that would not matter, a fraction.
-        level: Confidence level of the two-sided intervals.
 
     Returns:
         One row per direction: base, added, context, blocks: the number of further ones after which it would be shown
         to help, to hurt or to cost no loss as large as the margin, with 80 % probability, were its estimate true.
 
-    >>> row = {"a": "p", "b": "q", "context": "", "primary": True, "n_seeds": 5, "images_share": 0.0, "look": 1,
-    ...     "b_given_a": 0.012, "b_given_a_se": 0.01, "b_given_a_df": 9.0, "b_given_a_verdict": "unknown",
-    ...     "b_given_a_p": 0.26, "b_given_a_adjusted_p": 0.26, "a_given_b_verdict": "helps"}
-    >>> open_directions(pd.DataFrame([row]), margin=0.005).to_dict("records")
+    >>> row = {"a": "p", "b": "q", "context": "", "primary": True, "b_given_a_verdict": "unknown",
+    ...     "b_given_a_more_seeds": 7, "a_given_b_verdict": "helps", "a_given_b_more_seeds": 0}
+    >>> open_directions(pd.DataFrame([row])).to_dict("records")
     [{'base': 'p', 'added': 'q', 'context': '', 'blocks': 7}]
     """
-    found = []
-    for row in table[table["primary"]].to_dict("records"):
-        rule = rule_for(True, margin, level, 0.0, None if pd.isna(row["look"]) else int(row["look"]))
-        for name, base, added in (("b_given_a", "a", "b"), ("a_given_b", "b", "a")):
-            if row[f"{name}_verdict"] != UNKNOWN or not row.get(f"{name}_se", 0) > 0:
-                continue  # NaN: the pair cannot be judged
-            error = row[f"{name}_se"]
-            images = 0.0 if pd.isna(row["images_share"]) else row["images_share"] * error**2
-            estimate = Estimate(row[name], error, row[f"{name}_df"], images, row["n_seeds"])
-            blocks = further_blocks_of_direction(estimate, row[f"{name}_p"], row[f"{name}_adjusted_p"], rule)
-            found.append({"base": row[base], "added": row[added], "context": row["context"], "blocks": blocks})
+    found = [
+        {"base": row[base], "added": row[added], "context": row["context"], "blocks": row[f"{name}_more_seeds"]}
+        for row in table[table["primary"]].to_dict("records")
+        for name, base, added in (("b_given_a", "a", "b"), ("a_given_b", "b", "a"))
+        if row[f"{name}_verdict"] == UNKNOWN and not pd.isna(row[f"{name}_more_seeds"])
+    ]
     return pd.DataFrame(found, columns=["base", "added", "context", "blocks"]).sort_values(
         ["blocks", "base", "added"], ignore_index=True
     )

@@ -23,6 +23,7 @@ from analysis.conflicts.contrasts import (
 )
 from analysis.conflicts.reasons import Facts, action, caveats, reason
 from analysis.conflicts.verdicts import CLAIMS, DIRECTIONS, HELPS, HURTS, MARGIN, Pair, Rule, adjust, rule_for
+from analysis.conflicts.verdicts import UNKNOWN as NOT_KNOWN
 from analysis.records.schema import RECIPE
 from analysis.stats.intervals import UNKNOWN, Estimate, wilson_interval
 
@@ -37,6 +38,7 @@ COLUMNS = (
     *("trials_11", "diverged_11_rate", "diverged_11_rate_low", "diverged_11_rate_high", "lost"),
     *(f"{name}{end}" for name in REPORTED for end in ("_se", "_df")),
     *("exploratory", "val_images", "images_share", "look"),
+    *(f"{name}_more_seeds" for name in DIRECTIONS),
 )
 EFFECT_COLUMNS = (
     *("trick", "context", "n_seeds", "n_first_stages", "mean_without", "mean_with", "effect", "low", "high"),
@@ -88,7 +90,8 @@ def pairwise(
         `adjusted_p` belong to its test (unresolved and compatible: the conflict's). `n_seeds` counts the blocks with
         all four cells, `lost` the diverged trials of the four, `excluded_harm` is the smallest loss that one-sided
         intervals exclude in both directions, `more_seeds` the further blocks that would settle the pair with 80 %
-        probability if the present estimates were true (0: settled; at most 100; missing: cannot be said).
+        probability if the present estimates were true (0: settled; at most 100; missing: cannot be said), and
+        `b_given_a_more_seeds` and `a_given_b_more_seeds` those that would settle a direction.
         `exploratory` marks pairs that are fitted to a factorial. `val_images` counts the images of a val that is the
         same in every block, `images_share` is their part of the interaction's variance.
 
@@ -132,8 +135,8 @@ def pairwise(
             site.pair.test()
     adjust([site.pair for site in sites])
     rows = [site.row(rule_for(site.pair.primary, margin, level, q, look)) for site in sites]
-    types = {"primary": "bool", "sign_flip": "bool", "exploratory": "bool", "more_seeds": "Int64", "look": "Int64"}
-    return _frame(rows, COLUMNS, types)
+    types = {"primary": "bool", "sign_flip": "bool", "exploratory": "bool", "look": "Int64", "more_seeds": "Int64"}
+    return _frame(rows, COLUMNS, types | {f"{name}_more_seeds": "Int64" for name in DIRECTIONS})
 
 
 def effects(trials: pd.DataFrame, metric: str = "final/accuracy", *, level: float = 0.95) -> pd.DataFrame:
@@ -231,6 +234,7 @@ class _Site:
             share = estimate.images / estimate.error**2 if images else math.nan
         wilson = wilson_interval(facts.diverged, facts.trials, rule.level)
         tested = _test_of(pair, verdict)
+        directions = {name: pair.direction(name, rule) for name in DIRECTIONS}
         return {
             "a": pair.a,
             "b": pair.b,
@@ -247,7 +251,11 @@ class _Site:
             "sign_flip": verdict in ("conflict", "harmful") and not pair.problem and pair.sign_flip(rule),
             "more_seeds": more_seeds,
             "reason": reason(pair, verdict, rule, more_seeds) + caveats(pair, verdict, rule, facts),
-            **{f"{name}_verdict": pair.direction(name, rule) for name in DIRECTIONS},
+            **{f"{name}_verdict": word for name, word in directions.items()},
+            **{
+                f"{name}_more_seeds": pair.further_seeds_of(name, rule) if word == NOT_KNOWN else 0
+                for name, word in directions.items()
+            },
             **{f"{name}_p": pair.p.get(name, math.nan) for name in DIRECTIONS},
             **{f"{name}_adjusted_p": pair.adjusted.get(name, math.nan) for name in DIRECTIONS},
             "context": "" if table is None else table.context,

@@ -200,25 +200,39 @@ class Pair:
         if self.problem or self.impossible:
             return pd.NA
         rule = _at_next_look(rule, self.primary)
-        further = np.arange(1, MOST_SEEDS + 1)
-
-        def reached(name: str, sign: int, alpha: float, bound: float = 0.0) -> np.ndarray[Any, Any]:
-            whole = np.ones(len(further), dtype=bool)
-            for view in self.views:
-                whole &= _reached(view[name], sign, alpha, bound, further)
-            return whole
+        reached = self._reached
 
         def alpha(test: str) -> float:
             return _one_sided(rule, self.p[test], self.adjusted[test])
 
         hurts = reached("b_given_a", -1, alpha("b_given_a")) | reached("a_given_b", -1, alpha("a_given_b"))
         better = reached("both", 1, (1 - rule.level) / 2)
-        compatible = np.ones(len(further), dtype=bool)
+        compatible = np.ones(MOST_SEEDS, dtype=bool)
         for name in DIRECTIONS:
             better &= reached(name, 1, alpha(name))
             compatible &= reached(name, 1, 1 - rule.level, -rule.margin)
         redundant = reached("interaction", -1, alpha("redundant")) & reached(LOG_ODDS, -1, alpha("redundant"))
         return _first(hurts | better | redundant | compatible)
+
+    def further_seeds_of(self, direction: str, rule: Rule) -> Any:
+        """Blocks beyond the present ones after which a direction would be known, were its estimate true.
+
+        See `further_seeds`.
+        """
+        if self.problem or self.impossible:
+            return pd.NA
+        rule = _at_next_look(rule, self.primary)
+        alpha = _one_sided(rule, self.p[direction], self.adjusted[direction])
+        known = self._reached(direction, -1, alpha) | self._reached(direction, 1, alpha)
+        return _first(known | self._reached(direction, 1, 1 - rule.level, -rule.margin))
+
+    def _reached(self, name: str, sign: int, alpha: float, bound: float = 0.0) -> np.ndarray[Any, Any]:
+        """(MOST_SEEDS,) whether a contrast exceeds a bound after 1, 2, … further blocks, in every view."""
+        further = np.arange(1, MOST_SEEDS + 1)
+        whole = np.ones(MOST_SEEDS, dtype=bool)
+        for view in self.views:
+            whole &= _reached(view[name], sign, alpha, bound, further)
+        return whole
 
 
 def adjust(pairs: Sequence[Pair]) -> None:
@@ -230,24 +244,6 @@ def adjust(pairs: Sequence[Pair]) -> None:
         for i, pair in enumerate(family):
             pair.adjusted = {claim: float(columns[claim][i]) for claim in FAMILIES}
             pair.adjusted |= {name: float(both[2 * i + k]) for k, name in enumerate(DIRECTIONS)}
-
-
-def further_blocks_of_direction(estimate: Estimate, p: float, adjusted: float, rule: Rule) -> int:
-    """Blocks beyond the present ones after which a primary direction would be known, were the estimate true.
-
-    Args:
-        estimate: What adding one trick to the other does.
-        p: Its p-value.
-        adjusted: The same, corrected for the number of tests.
-        rule: What the pair is judged by at this look; see `Pair.further_seeds`.
-    """
-    rule = _at_next_look(rule, primary=True)
-    further, alpha = np.arange(1, MOST_SEEDS + 1), _one_sided(rule, p, adjusted)
-    return _first(
-        _reached(estimate, -1, alpha, 0.0, further)
-        | _reached(estimate, 1, alpha, 0.0, further)
-        | _reached(estimate, 1, 1 - rule.level, -rule.margin, further)
-    )
 
 
 def _at_next_look(rule: Rule, primary: bool) -> Rule:

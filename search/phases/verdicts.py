@@ -62,7 +62,7 @@ def plan_verdicts(state: SearchState, saved: int) -> dict[str, Any] | None:
     cells, first = state.cells, next_block(state)
     chosen: dict[int, int] = {}
     directions = []
-    for row in open_directions(table, state.margin).to_dict("records"):
+    for row in open_directions(table).to_dict("records"):
         in_context = [position for position, cell in cells.items() if cell.context == row["context"]]
         pair = {row["base"], row["added"]}
         two = [at for at in in_context if row["base"] in cells[at].tricks and set(cells[at].tricks) <= pair]
@@ -116,7 +116,7 @@ def _why_not(state: SearchState) -> str:
     table = state.conflicts()
     if table is None:
         return "the design arm cannot be judged"
-    blocks = open_directions(table, state.margin)["blocks"]
+    blocks = open_directions(table)["blocks"]
     if not len(blocks):
         return "all of them are known, or cannot be judged"
     if blocks.min() > MOST:

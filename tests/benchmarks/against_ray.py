@@ -208,7 +208,7 @@ def search_plainly(options: argparse.Namespace, seed: int, folder: Path, cap: fl
     """One search of plain Ray Tune: its leaders in order, and the number of its trials."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     ray.init(
-        num_cpus=SLOTS, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR,
+        address="local", num_cpus=SLOTS, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR,
         runtime_env={"env_vars": {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}},
     )  # fmt: skip
     length = round(standard(options.data).epochs * options.epochs_scale)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +94,8 @@ def test_the_network_stays_as_it_is_and_labels_are_not_read():
     found = learn_on(network, data, data.test_images[:40], epochs=1)
     again = learn_on(network, data, data.test_images[:40], epochs=1)
     assert found.weights.equal(again.weights) and found.weights.sum().item() == pytest.approx(1.0)
+    unlabelled = replace(data, test_labels=data.test_labels.flip(0))
+    assert learn_on(network, unlabelled, data.test_images[:40], epochs=1).weights.equal(found.weights)
     assert all(value.equal(before[name]) for name, value in network.state_dict().items())
     plain = network_of("resnet8", classes=10, channels=1, generator=torch.Generator().manual_seed(0)).eval()
     with pytest.raises(TrainError, match="the network has one classifier, and aggregation weights several"):
@@ -125,7 +128,7 @@ def test_command(folder: Path, tmp_path: Path, capsys):
     assert aggregate.main([str(folder), "--epochs", "1", "--out", str(out)]) == 0
     said, found = capsys.readouterr().out, json.loads(out.read_text())
     assert "learnt from the 300 test images of digits-lt without their labels, in 1 epochs" in said
-    assert "The labels were read once" in said and sum(found["weights"]) == pytest.approx(1.0)
+    assert "The labels were read after the weights were fixed" in said and sum(found["weights"]) == pytest.approx(1.0)
     data = load("digits-lt", fold_val=True)
     network = trained(folder, found["seed"])
     with torch.no_grad():
@@ -133,6 +136,18 @@ def test_command(folder: Path, tmp_path: Path, capsys):
     assert found["mean"]["image_accuracy"] == pytest.approx(float((mean == data.test_labels).double().mean()))
     assert aggregate.main([str(folder), "--epochs", "0"]) == 2
     assert "--epochs must be at least 1, got 0" in capsys.readouterr().err
+    # the same images under classes of other names
+    images, labels = (data.test_images[:100, 0].numpy(), np.arange(100) % 10)
+    np.savez(
+        tmp_path / "other.npz",
+        train_images=images,
+        train_labels=labels,
+        test_images=images,
+        test_labels=labels,
+        class_names=np.array([f"other {label}" for label in range(10)]),
+    )
+    assert aggregate.main([str(folder), "--epochs", "1", "--data", f"npz:{tmp_path / 'other.npz'}"]) == 2
+    assert "aggregation needs the classes of digits-lt in the same order, got other 0" in capsys.readouterr().err
     assert aggregate.main([str(tmp_path)]) == 2
     assert "Traceback" not in capsys.readouterr().err
     assert (folder / RECIPE).is_file()

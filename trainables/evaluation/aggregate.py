@@ -20,7 +20,11 @@ def parser(prog: str = "python -m trainables.evaluation.aggregate") -> Parser:
     it.add_argument("folder", type=Path, metavar="FOLDER", help="what the final training of a recipe left")
     it.add_argument("--seed", metavar="N", type=int, help="seed of the training (default: the first one there is)")
     it.add_argument("--data", metavar="NAME", help="data set whose test images are the target (default: the recipe's)")
-    it.add_argument("--data-root", metavar="DIR", help="folder that holds the data (default: the recipe's)")
+    it.add_argument(
+        "--data-root",
+        metavar="DIR",
+        help="folder that holds the data, those of --data if it is given (default: the recipe's)",
+    )
     it.add_argument("--epochs", metavar="N", type=int, default=5, help="passes over the images (default: %(default)s)")
     it.add_argument(
         "--tricks",

@@ -19,13 +19,13 @@ from torch import Tensor
 from trainables import metrics
 
 COVERAGES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.5)
-"""Shares of the images that are answered, at which the risk is told."""
+"""Coverages at which the selective risk is reported."""
 
 CONFIDENCES = (0.5, 0.7, 0.9)
 """Confidences above which the record counts how many answers there are and how many of them are wrong."""
 
 SHARPEST, STEPS = 100.0, 50
-"""Largest 1/T, and Newton steps of a fit."""
+"""Upper limit of 1/T and of T, and the maximum number of Newton steps."""
 
 
 @dataclass(frozen=True)
@@ -174,10 +174,15 @@ def calibrated_scores(probabilities: Tensor, labels: Tensor, prior: Tensor) -> d
 def importance(labels: Tensor, prior: Tensor) -> Tensor:
     """(N,) weights under which the images stand for a prior: π(y) over the share of y among them, with mean 1.
 
+    Raises:
+        ValueError: No class with a prior above 0 has an image.
+
     Source: Saerens et al. 2002, eq. 2.4. Classes without images keep no weight.
     """
     held = torch.bincount(labels, minlength=len(prior)).double()
     weights = (prior.double().to(labels.device) / held.clamp(min=1))[labels]
+    if not weights.sum() > 0:
+        raise ValueError("calibration: no class that the prior names has an image")
     return weights * len(labels) / weights.sum()
 
 
@@ -223,18 +228,19 @@ def risk_bound(wrong: float, images: float, level: float = 0.95) -> float:
 def thresholds(
     probabilities: Tensor, labels: Tensor, weights: Tensor, risk: float, level: float = 0.95
 ) -> list[float | None]:
-    """Confidence of each class from which its answers are wrong at most as often as asked for; `None`: never.
+    """For each class, the lowest confidence at which its answers meet the requested risk; `None` if no threshold does.
 
     Of the images of a predicted class, the most confident ones are accepted: as many as a test of every number, from
     the fewest that could pass to all, passes one after the other. That is fixed-sequence testing, so that the level
-    holds for each class. Weighted images count as (Σw)² / Σw² images (Kish).
+    holds for each class: exactly for equal weights and probabilities that do not depend on these images, approximately
+    otherwise. Weighted images count as (Σw)² / Σw² images (Kish).
 
     Args:
         probabilities: (N, C) of val images.
         labels: (N,) their classes.
         weights: (N,) of the images.
         risk: Largest share of wrong answers among those accepted, in (0, 1).
-        level: Probability with which that holds, for each class.
+        level: Probability with which that holds, for each class with val images.
 
     Source: Angelopoulos et al. 2021, arXiv:2110.01052, section 2.3 (fixed-sequence testing); selective classification:
         Geifman and El-Yaniv 2017, arXiv:1705.08500.
@@ -255,7 +261,7 @@ def thresholds(
             images = total[number] ** 2 / squares[number] if squares[number] else 0.0
             if not end or images < fewest:
                 continue
-            if risk_bound(images * wrong[number] / total[number], images, level) > risk:
+            if not risk_bound(images * wrong[number] / total[number], images, level) <= risk:
                 break
             threshold = float(sure[number])
         found.append(threshold)

@@ -7,15 +7,15 @@ evaluation mode and stays as it is. An expert that says the same of both views g
 class distribution that is the expert which was trained for it.
 
 It reads the images of the test split. So it is a command over a trained network, and no part of a search: nothing is
-selected by it but the E weights, and no label is read before they are final.
+selected by it but the E weights, and the labels are read after the weights are fixed.
 
 Source:
     Zhang, Hooi, Hong, Feng 2022, "Self-Supervised Aggregation of Diverse Experts for Test-Agnostic Long-Tailed
     Recognition", NeurIPS, arXiv:2107.09249, section 4.3, with the constants of the public CIFAR code.
 
 Differs:
-    The views come from the data set's own crop and flip and from `sim_augment`, whose crop keeps the whole area and may
-    change the aspect. Colours and grey are drawn first here and last there.
+    The views come from the data set's own crop and flip and from `sim_augment`, whose crop changes the aspect ratio and
+    may cut some of one side. Colours and grey are drawn first here and last there.
 """
 
 from __future__ import annotations
@@ -39,8 +39,9 @@ from trainables.data import LongTailed, load
 from trainables.data.augment import own
 from trainables.final.errors import TrainError
 from trainables.final.network import RECIPE, trained, weights_file
-from trainables.final.recipe import parse_recipe
+from trainables.final.recipe import read_recipe
 from trainables.models import Network
+from trainables.pipeline.pipeline import normalised_for
 from trainables.plan import Plan
 from trainables.registry import make
 from trainables.training.seeding import generator
@@ -50,7 +51,7 @@ BATCH_SIZE, EPOCHS = 128, 5
 COSINE_FLOOR = 1e-6
 """Smallest product of lengths in the cosine."""
 SMALLEST_WEIGHT = 0.05
-"""Learning stops behind an epoch in which a weight, rounded to two digits, has fallen below this."""
+"""Learning stops after an epoch in which a weight, rounded to two digits, has fallen below this."""
 VIEW = {"smallest": 1.0, "jitter": 0.4, "grey": 0.2, "blur": 0.2}
 """Numbers of `sim_augment` that make a view."""
 
@@ -60,7 +61,7 @@ Views = Iterable[tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Aggregation:
-    """What was learnt.
+    """Result of learning the weights.
 
     Args:
         weights: (E,), they sum to 1.
@@ -166,18 +167,25 @@ def experts_of(network: Network, data: LongTailed, images: Tensor) -> Tensor:
 
 def run(options: argparse.Namespace) -> int:
     """Learns the weights of a trained network's experts and measures with and without them."""
-    recipe = parse_recipe(options.folder / RECIPE)
     seed = _first_seed(options.folder) if options.seed is None else options.seed
     if options.epochs < 1:
         raise TrainError(f"--epochs must be at least 1, got {options.epochs}")
+    recipe = read_recipe(options.folder / RECIPE, options.tricks, trust=options.trust)
     network = trained(options.folder, seed, tricks=options.tricks, trust=options.trust)
-    of, root = recipe["data"], options.data_root or recipe["provenance"].get("data_root")
-    data = load(of["name"], root=root, imbalance=of["imbalance"], fold_val=True)
+    of, root = recipe["data"], recipe["provenance"].get("data_root")
+    if options.data is None:
+        root = options.data_root or root
+    data = normalised_for(recipe["model"], load(of["name"], root=root, imbalance=of["imbalance"], fold_val=True))
     target = data if options.data is None else load(options.data, root=options.data_root)
     if target.kind == "features" or target.test_images.shape[1:] != data.train_images.shape[1:]:
         raise TrainError(
             f"{target.name}: aggregation needs test images of the training images' shape "
             f"{tuple(data.train_images.shape[1:])}, got {target.kind} {tuple(target.test_images.shape[1:])}"
+        )
+    if target.class_names != data.class_names:
+        raise TrainError(
+            f"{target.name}: aggregation needs the classes of {data.name} in the same order, got "
+            f"{', '.join(target.class_names[:5])}{', …' if len(target.class_names) > 5 else ''}"
         )
     found = learn_on(network, data, target.test_images, options.epochs, seed)
     document = {"data": target.name, "seed": seed} | measured(network, data, target, found)
@@ -195,7 +203,7 @@ def text(document: Mapping[str, Any], images: int, readouts: Sequence[str]) -> s
     lines = [
         f"Weights of the experts: {weights}, learnt from the {images} test images of {document['data']} without their "
         f"labels, in {len(seen)} epochs (mean cosine {seen[0]:.4f} in the first, {seen[-1]:.4f} in the last).",
-        "The labels were read once, for these numbers:",
+        "The labels were read after the weights were fixed, for these numbers; choose nothing by them:",
         "",
         f"{'':18}  mean of experts  aggregated",
     ]
