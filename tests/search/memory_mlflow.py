@@ -256,7 +256,10 @@ def content(uri: str, search: str, artifacts: Sequence[str] = ("record.json", "p
     assert len(set(names.values())) == len(runs), "a run is there twice"
     found = {}
     for run in runs:
-        tags = {name: text for name, text in run.data.tags.items() if not name.startswith("mlflow.")}
+        tags = {
+            name: text for name, text in run.data.tags.items()
+            if name == "mlflow.note.content" or not name.startswith("mlflow.")
+        }  # fmt: skip
         metrics = {name: repr(value) for name, value in sorted(run.data.metrics.items())}
         texts = {
             name: mlflow_runs.read_artifact(client, run, name)

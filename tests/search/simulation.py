@@ -9,6 +9,7 @@ MLflow is slow, does not answer or hangs, what fails, whether two searches share
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import logging
 import os
 import random
@@ -34,6 +35,7 @@ from search.mlflow_tracker.run_content import of_trial
 from search.mlflow_tracker.summaries import SearchSummary
 from search.recipes.factory import RecipeFactory
 from search.scheduling import budget
+from search.scheduling.early_stopping import CohortASHA
 from search.scheduling.journal import Journal
 from search.scheduling.orchestrator import Orchestrator
 from search.scheduling.sampler import Sampler
@@ -43,7 +45,7 @@ from search.state import SearchState
 from search.verify.replay import replay
 from tests.search import memory_mlflow
 from tests.search.memory_mlflow import MemoryMlflow
-from tests.search.test_orchestrator import SPACE, STANDARD, World, outline, results
+from tests.search.test_orchestrator import SPACE, STANDARD, Judged, halving, outline, results
 from tests.search.whole_searches import small_phases
 from trainables.pipeline import leases
 from trainables.pipeline.keys import stage_keys
@@ -207,7 +209,7 @@ class TornJournal(Journal):
         super()._append(line)
 
 
-class Search(World):
+class Search(Judged):
     """One search, its workers and its driver, which may be replaced.
 
     Args:
@@ -246,6 +248,8 @@ class Search(World):
         state = SearchState(RecipeFactory(self.space, STANDARD), self.settings, self.margin, 0, None)
         locks = StageLocks(keys, self.store, self.leases)
         self.orchestrator = Orchestrator(state, sampler, self.journal, locks, all_phases=self.phases)
+        self.halving = halving()
+        self.halving.remember(self.orchestrator.state.records.values())
         self.tracker = self._tracker()
         self.tracker.start({"trials": "3"}, {"space": "s"}, choices=CHOICES, resume=self.drivers > 1)
         self.tracker.replay(self.journal.attempts())
@@ -358,11 +362,18 @@ def uninterrupted() -> tuple:
             return search.ending()
 
 
+class Context(SearchContext):
+    """The search, for a replay of its decisions."""
+
+    def early_stopping(self) -> CohortASHA:
+        return halving()
+
+
 @cache
 def context() -> SearchContext:
-    """The search, for a replay of its decisions."""
     with tempfile.TemporaryDirectory() as folder:
-        return SearchContext.make(SPACE, World(Path(folder), SPACE, **LIMITS).settings)
+        made = SearchContext.make(SPACE, Judged(Path(folder), SPACE, **LIMITS).settings)
+    return Context(**{field.name: getattr(made, field.name) for field in dataclasses.fields(made)})
 
 
 def simulate(seed: int) -> int:

@@ -71,7 +71,9 @@ def record(request: TrialRequest, outcome: str = "finished", value: float | None
         choices={}, plan=request.recipe.plan.to_dict(), data="digits-lt", model="resnet8", imbalance=50.0,
         fingerprint="f", counts=(), val_counts=(), epochs=30, epochs_trained=30, images=0, steps=0, seconds=1.0,
         seconds_saved=0.0, reused=(), metrics={"final/accuracy": value} if outcome == "finished" else {},
-        curve=(Point("first", 0, 15, 0.5, {"accuracy": value}),),
+        curve=(
+            Point("first", 0, 15, 0.5, {"accuracy": value}), Point("finish", 15, 30, 1.0, {"accuracy": value}),
+        )[: 1 + (outcome == "finished")],
     )  # fmt: skip
 
 
@@ -422,12 +424,17 @@ FORBIDDING = dataclasses.replace(
 """Some draws cannot be trained; they take numbers of the study."""
 
 
+def halving() -> CohortASHA:
+    """A rule that stops somebody among a few proposals."""
+    return CohortASHA((0.5,), 2, "accuracy", least=2)
+
+
 class Judged(World):
     """A world in which the adaptive arm is judged half-way; `stops` has the decisions."""
 
     def begin(self) -> Orchestrator:
         super().begin()
-        self.halving = CohortASHA((0.5,), 2, "accuracy", least=2)
+        self.halving = halving()
         self.halving.remember(self.orchestrator.state.records.values())
         return self.orchestrator
 

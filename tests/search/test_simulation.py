@@ -13,17 +13,19 @@ from tests.search.memory_mlflow import MemoryMlflow
 from tests.search.test_orchestrator import SPACE, World, record
 
 
-@pytest.mark.parametrize("first", range(0, 50, 25))
+@pytest.mark.parametrize("first", range(0, 200, 25))
 def test_nothing_is_lost_repeated_or_decided_otherwise(first):
     drivers = [simulation.simulate(seed) for seed in range(first, first + 25)]
     assert sum(drivers) > len(drivers), "no driver was ever replaced"
+    stopped = {record["outcome"] for record in simulation.uninterrupted()[1].values()}
+    assert "stopped" in stopped, "nothing was ever stopped early"
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(0)
 def test_many_seeds():
     """As many as LONGTAIL_SEEDS says, for a night."""
-    for seed in range(50, 50 + int(os.environ.get("LONGTAIL_SEEDS", "10000"))):
+    for seed in range(200, 200 + int(os.environ.get("LONGTAIL_SEEDS", "10000"))):
         simulation.simulate(seed)
 
 
