@@ -8,8 +8,9 @@ needs.
 Plain Ray Tune uses nothing of this project but the training of one plan: TPE from OptunaSearch proposes, ASHA stops on
 accuracy on val over the epochs of a trial, workers are re-used, finished stages are not, and all trials have one seed.
 Whenever another trial leads, its recipe is trained on the same 8 fresh seeds, which is not counted, until a mean is at
-least as high as that of this project's recipe, or until `--cap` times as many epochs are spent: then the ratio is a
-lower bound. A real user cannot stop there, because fresh seeds tell them nothing before they are trained.
+least as high as that of this project's recipe. The search ends after `--cap` times the seconds of this project: what
+has not got there by then has ratios that are lower bounds. A real user cannot stop where this comparison stops, because
+fresh seeds tell them nothing before they are trained. Seconds count from the first trial.
 
     OMP_NUM_THREADS=1 python tests/benchmarks/against_ray.py --searches 10
 
@@ -182,30 +183,37 @@ class Ledger(tune.Callback, tune.Stopper):  # type: ignore[misc]
     """Counts the epochs of all trials, notes who leads, and ends the search at the cap.
 
     Args:
-        cap: Most epochs.
+        cap: Most seconds.
     """
 
     def __init__(self, cap: float) -> None:
-        self.cap, self.began, self.best = cap, time.perf_counter(), 0.0
+        self.cap, self.began, self.best = cap, math.inf, 0.0
         self.spent: dict[str, int] = {}
         self.leaders: list[Leader] = []
+
+    @property
+    def seconds(self) -> float:
+        """Time since the first trial began; negative before."""
+        return time.perf_counter() - self.began
+
+    def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        self.began = min(self.began, time.perf_counter())
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False
 
     def stop_all(self) -> bool:
-        return sum(self.spent.values()) >= self.cap
+        return self.seconds >= self.cap
 
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
         self.spent[trial.trial_id] = result["spent"]
         if result["whole"] and result["accuracy"] > self.best:
             self.best = result["accuracy"]
-            seconds = time.perf_counter() - self.began
-            self.leaders.append(Leader(sum(self.spent.values()), seconds, trial.config["plan"]))
+            self.leaders.append(Leader(sum(self.spent.values()), self.seconds, trial.config["plan"]))
 
 
-def search_plainly(options: argparse.Namespace, seed: int, folder: Path, cap: float) -> tuple[list[Leader], int]:
-    """One search of plain Ray Tune: its leaders in order, and the number of its trials."""
+def search_plainly(options: argparse.Namespace, seed: int, folder: Path, cap: float) -> Ledger:
+    """One search of plain Ray Tune."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     ray.init(
         address="local", num_cpus=SLOTS, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR,
@@ -228,7 +236,7 @@ def search_plainly(options: argparse.Namespace, seed: int, folder: Path, cap: fl
         ),
     ).fit()  # fmt: skip
     ray.shutdown()
-    return ledger.leaders, len(ledger.spent)
+    return ledger
 
 
 def final_accuracy(plan: str, data: str, seed: int) -> float:
@@ -269,7 +277,7 @@ def main() -> None:
     parser.add_argument("--epochs-scale", type=float, default=1.0, help="(default: 1)")
     parser.add_argument("--trials", type=int, default=40, help="adaptive trials of this project (default: 40)")
     parser.add_argument("--seeds", type=int, default=5, help="seed blocks of its design arm (default: 5)")
-    parser.add_argument("--cap", type=float, default=3.0, help="end plain Ray Tune at this ratio (default: 3)")
+    parser.add_argument("--cap", type=float, default=5.0, help="end it at this ratio of seconds (default: 5)")
     options = parser.parse_args()
     ratios: dict[str, list[float]] = {"epochs": [], "epochs without the design": [], "seconds": []}
     bounds = 0
@@ -278,16 +286,15 @@ def main() -> None:
         for number in range(options.searches):
             seed = 100_000 * (number + 1)
             here = search_here(options, seed, Path(name))
-            leaders, trials = search_plainly(options, seed, Path(name), options.cap * here.epochs)
+            ledger = search_plainly(options, seed, Path(name), options.cap * here.seconds)
             reached, mean = None, 0.0
-            for leader in leaders:
+            for leader in ledger.leaders:
                 mean = fresh_mean(leader.plan, options.data, here.seeds, workers)
                 if mean >= here.accuracy:
                     reached = leader
                     break
             bounds += reached is None
-            cap = Leader(round(options.cap * here.epochs), options.cap * here.seconds, "")
-            spent = reached or cap
+            spent = reached or Leader(sum(ledger.spent.values()), options.cap * here.seconds, "")
             for values, ratio in zip(
                 ratios.values(),
                 (spent.epochs / here.epochs, spent.epochs / here.without_design, spent.seconds / here.seconds),
@@ -297,7 +304,7 @@ def main() -> None:
             mark = "" if reached else "at least "
             print(
                 f"{number} | {here.epochs:.0f}, {here.epochs - here.without_design:.0f}, {here.seconds:.0f} s, "
-                f"{100 * here.accuracy:.1f} % | {trials}, {mark}{spent.epochs}, {spent.seconds:.0f} s, "
+                f"{100 * here.accuracy:.1f} % | {len(ledger.spent)}, {mark}{spent.epochs}, {spent.seconds:.0f} s, "
                 f"{100 * mean:.1f} % | {mark}{', '.join(f'{values[-1]:.2f}' for values in ratios.values())}",
                 flush=True,
             )
