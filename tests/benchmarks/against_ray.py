@@ -7,10 +7,10 @@ needs.
 
 Plain Ray Tune uses nothing of this project but the training of one plan: TPE from OptunaSearch proposes, ASHA stops on
 accuracy on val over the epochs of a trial, workers are re-used, finished stages are not, and all trials have one seed.
-Whenever another trial leads, its recipe is trained on the same 8 fresh seeds, which is not counted, until a mean is at
-least as high as that of this project's recipe. The search ends after `--cap` times the seconds of this project: what
-has not got there by then has ratios that are lower bounds. A real user cannot stop where this comparison stops, because
-fresh seeds tell them nothing before they are trained. Seconds count from the first trial.
+Whenever another trial leads, its recipe is trained on the same 8 fresh seeds, which is not counted, and the search ends
+when such a mean is at least as high as that of this project's recipe, or after `--cap` times the seconds of this
+project: then its ratios are lower bounds. A real user cannot stop there, because fresh seeds tell them nothing before
+they are trained. Seconds count from the first trial.
 
     OMP_NUM_THREADS=1 python tests/benchmarks/against_ray.py --searches 10
 
@@ -27,7 +27,7 @@ import math
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import redirect_stdout
 from dataclasses import dataclass
@@ -80,21 +80,6 @@ class Chosen:
     seconds: float
     accuracy: float
     seeds: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Leader:
-    """A recipe of plain Ray Tune, when it came to lead.
-
-    Args:
-        epochs: Trained until then, over all trials.
-        seconds: Until then.
-        plan: The plan as JSON.
-    """
-
-    epochs: int
-    seconds: float
-    plan: str
 
 
 # ------------------------------------------------------------------------------------------------ this project
@@ -180,39 +165,52 @@ class Training(tune.Trainable):  # type: ignore[misc]
 
 
 class Ledger(tune.Callback, tune.Stopper):  # type: ignore[misc]
-    """Counts the epochs of all trials, notes who leads, and ends the search at the cap.
+    """Counts the epochs of all trials, and ends the search at the cap or when the recipe that leads is good enough.
 
     Args:
         cap: Most seconds.
+        aim: Accuracy that is good enough, a fraction.
+        judge: Mean accuracy of a plan over fresh seeds; its time is not counted.
     """
 
-    def __init__(self, cap: float) -> None:
-        self.cap, self.began, self.best = cap, math.inf, 0.0
+    def __init__(self, cap: float, aim: float, judge: Callable[[str], float]) -> None:
+        self.cap, self.aim, self._judge = cap, aim, judge
+        self._began, self._best = math.inf, 0.0
         self.spent: dict[str, int] = {}
-        self.leaders: list[Leader] = []
+        self.mean = 0.0
+        """Of the recipe that leads."""
+        self.seconds = 0.0
+        """From the first trial to the last result."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles it for a search that is restored, which none is
 
     @property
-    def seconds(self) -> float:
-        """Time since the first trial began; negative before."""
-        return time.perf_counter() - self.began
-
-    def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        self.began = min(self.began, time.perf_counter())
+    def reached(self) -> bool:
+        return self.mean >= self.aim
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False
 
     def stop_all(self) -> bool:
-        return self.seconds >= self.cap
+        return self.reached or self.seconds >= self.cap
+
+    def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        self._began = min(self._began, time.perf_counter())
 
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
+        if self.stop_all():
+            return
+        now = time.perf_counter()
+        self.seconds = now - self._began
         self.spent[trial.trial_id] = result["spent"]
-        if result["whole"] and result["accuracy"] > self.best:
-            self.best = result["accuracy"]
-            self.leaders.append(Leader(sum(self.spent.values()), self.seconds, trial.config["plan"]))
+        if result["whole"] and result["accuracy"] > self._best:
+            self._best = result["accuracy"]
+            self.mean = self._judge(trial.config["plan"])
+            self._began += time.perf_counter() - now
 
 
-def search_plainly(options: argparse.Namespace, seed: int, folder: Path, cap: float) -> Ledger:
+def search_plainly(options: argparse.Namespace, seed: int, folder: Path, ledger: Ledger) -> None:
     """One search of plain Ray Tune."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     ray.init(
@@ -222,7 +220,6 @@ def search_plainly(options: argparse.Namespace, seed: int, folder: Path, cap: fl
     length = round(standard(options.data).epochs * options.epochs_scale)
     space = partial(propose, load_space(options.space), options.data, options.epochs_scale)
     proposals = OptunaSearch(space, metric="accuracy", mode="max", seed=seed)
-    ledger = Ledger(cap)
     tune.Tuner(
         Training,
         param_space={"data": options.data, "data_seed": seed},
@@ -236,7 +233,6 @@ def search_plainly(options: argparse.Namespace, seed: int, folder: Path, cap: fl
         ),
     ).fit()  # fmt: skip
     ray.shutdown()
-    return ledger
 
 
 def final_accuracy(plan: str, data: str, seed: int) -> float:
@@ -286,26 +282,22 @@ def main() -> None:
         for number in range(options.searches):
             seed = 100_000 * (number + 1)
             here = search_here(options, seed, Path(name))
-            ledger = search_plainly(options, seed, Path(name), options.cap * here.seconds)
-            reached, mean = None, 0.0
-            for leader in ledger.leaders:
-                mean = fresh_mean(leader.plan, options.data, here.seeds, workers)
-                if mean >= here.accuracy:
-                    reached = leader
-                    break
-            bounds += reached is None
-            spent = reached or Leader(sum(ledger.spent.values()), options.cap * here.seconds, "")
+            judge = partial(fresh_mean, data=options.data, seeds=here.seeds, workers=workers)
+            ledger = Ledger(options.cap * here.seconds, here.accuracy, judge)
+            search_plainly(options, seed, Path(name), ledger)
+            epochs = sum(ledger.spent.values())
+            bounds += not ledger.reached
             for values, ratio in zip(
                 ratios.values(),
-                (spent.epochs / here.epochs, spent.epochs / here.without_design, spent.seconds / here.seconds),
+                (epochs / here.epochs, epochs / here.without_design, ledger.seconds / here.seconds),
                 strict=True,
             ):
                 values.append(ratio)
-            mark = "" if reached else "at least "
+            mark = "" if ledger.reached else "at least "
             print(
                 f"{number} | {here.epochs:.0f}, {here.epochs - here.without_design:.0f}, {here.seconds:.0f} s, "
-                f"{100 * here.accuracy:.1f} % | {len(ledger.spent)}, {mark}{spent.epochs}, {spent.seconds:.0f} s, "
-                f"{100 * mean:.1f} % | {mark}{', '.join(f'{values[-1]:.2f}' for values in ratios.values())}",
+                f"{100 * here.accuracy:.1f} % | {len(ledger.spent)}, {mark}{epochs}, {ledger.seconds:.0f} s, "
+                f"{100 * ledger.mean:.1f} % | {mark}{', '.join(f'{values[-1]:.2f}' for values in ratios.values())}",
                 flush=True,
             )
     for what, values in ratios.items():
