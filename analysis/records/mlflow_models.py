@@ -142,12 +142,12 @@ def write_models(client: Client, experiment: str, search: str, models: Sequence[
         search: Name of the search, which is a tag of its models.
         models: The models.
     """
-    there = list(client.search_logged_models([experiment], f"tags.search = '{search}'"))
+    others = list(client.search_logged_models([experiment], f"tags.search = '{search}'"))
     for model in models:
-        mine = next((one for one in there if one.tags.get("digest") == model.digest), None)
+        mine = next((one for one in others if one.tags.get("digest") == model.digest), None)
+        if mine is not None:
+            others.remove(mine)
         if mine is None or str(mine.status) != "READY":
             write_model(client, experiment, model, begun=None if mine is None else str(mine.model_id))
-    wanted = {model.digest for model in models}
-    for one in there:
-        if one.tags.get("digest") not in wanted:
-            client.delete_logged_model(one.model_id)
+    for one in others:  # a second one of a digest: its creation was repeated because it was answered late
+        client.delete_logged_model(one.model_id)

@@ -241,9 +241,8 @@ class BackgroundWriter:
         self._current = None
 
     def _retry(self) -> None:
-        failed, self._failed = self._failed, []
-        for job in failed:
-            self._do(job)
+        for _ in range(len(self._failed)):  # one at a time: those that are still to be tried are not written either
+            self._do(self._failed.pop(0))
 
     def _warn(self, reason: str, consequence: str) -> None:
         self.reason = reason

@@ -7,6 +7,9 @@ import math
 import os
 import shutil
 import sqlite3
+import threading
+from collections import Counter
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -16,6 +19,7 @@ from analysis.records.mlflow_index import ELSEWHERE
 from analysis.records.schema import Point, Record, RecordError
 from search.list import main as list_searches
 from search.mlflow_tracker import Tracker, TrackingError, check, conflict_tags, default_uri, prepare, where_to_look
+from search.mlflow_tracker.background import BackgroundWriter, Job
 
 PLAIN = Record(
     search="demo", trial="t0", arm="design", recipe="r0", title="baseline", seed=0, split_seed=0, first_stage="fs0",
@@ -327,6 +331,30 @@ def test_verdicts_reach_recipes_of_a_search_that_goes_on(uri):
     experiment = runs(uri, "search")["demo"].info.experiment_id
     recipe = next(iter(mlflow_runs.pages(reader.connect(uri), [experiment], "tags.level = 'recipe'")))
     assert recipe.data.tags["conflict/train/class_balanced--train/cost_sensitive"] == "conflict"
+
+
+def test_what_is_still_to_be_tried_again_is_missing_when_the_writer_is_given_up():
+    client = SimpleNamespace(
+        uri="http://memory.test", answered=0.0, answers=0, close=lambda: None, search_experiments=lambda **_: []
+    )
+    answer = threading.Event()
+    calls = Counter()
+
+    def fails(name: str) -> Job:
+        def run(runs: object) -> None:
+            calls[name] += 1
+            if calls[name] == 2:
+                answer.wait()
+            raise ValueError("refused")
+
+        return Job(name, run)
+
+    writer = BackgroundWriter(SimpleNamespace(client=client), Job("", lambda runs: None))
+    for name in ("trial 1", "trial 2"):
+        writer.put(fails(name))
+    assert writer.close([], patience=0.0, tell=lambda text: None) == ["trial 2", "trial 1"]
+    answer.set()
+    writer.join()
 
 
 def test_errors_of_the_writer_are_told_and_do_not_raise(uri, caplog):
