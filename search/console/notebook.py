@@ -38,5 +38,5 @@ class Output:
         self._handle = self._display.display(self._display.HTML(""), display_id=True)
 
     def show(self, html: str) -> None:
-        """Shows HTML in the place of what was shown."""
+        """Shows HTML instead of what was shown."""
         self._handle.update(self._display.HTML(html))

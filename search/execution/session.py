@@ -114,7 +114,7 @@ def with_notes(context: SearchContext) -> SearchContext:
 
 
 def successor(request: Request, context: SearchContext, changed: list[str], console: Console) -> Request:
-    """The new search in the place of one that stands on something that has changed, and stays as it is."""
+    """The new search instead of one that stands on something that has changed, and stays as it is."""
     stored = Settings.stored(context.settings.output, context.settings.name)
     budget = context.settings.time_budget or stored.time_budget
     settings = successor_of(dataclasses.replace(context.settings, time_budget=budget), changed)

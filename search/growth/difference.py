@@ -57,7 +57,7 @@ def _lines(before: Space, now: Space) -> Iterator[str]:
             yield from _of_stage(old[name][0], stage)
         else:
             others = [one.name for one in options_of(now.stages[position]) if one is not None and one.name != name]
-            yield f"stage {name} is added" + (f", in the place of {' or '.join(others)}" if others else "")
+            yield f"stage {name} is added" + (f", instead of {' or '.join(others)}" if others else "")
     for name in old:
         if name not in new:
             yield f"stage {name} is removed"

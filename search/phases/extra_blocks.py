@@ -23,7 +23,7 @@ class ExtraBlocks(Phase):
     after = ("design",)
 
     def enabled(self, settings: Settings) -> bool:
-        """Never as planned: `--settle` runs this phase in the place of those after the design."""
+        """Never as planned: `--settle` runs this phase instead of those after the design."""
         return False
 
     def looks(self, state: SearchState) -> list[dict[str, Any]]:

@@ -128,7 +128,7 @@ class Journal:
         self._size = self._end
 
     def _append(self, line: bytes) -> None:
-        """Writes behind the last line that counts, in the place of a torn one."""
+        """Writes behind the last line that counts, instead of a torn one."""
         handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             if os.fstat(handle).st_size != self._size:

@@ -361,7 +361,7 @@ def small(*choose, **more) -> Space:
         (small(), Space([Stage("a", epochs=1), one_of(None, Stage("b", epochs=1))]), ["stage b is added"]),
         (Space([one_of(Stage("a", epochs=1), Stage("b", epochs=1))]), small(), ["stage b is removed"]),
         (small(), Space([one_of(Stage("a", epochs=1), Stage("b", epochs=1))]),
-         ["stage b is added, in the place of a"]),
+         ["stage b is added, instead of a"]),
         (Space([one_of(Stage("a", epochs=1), Stage("b", epochs=1))]),
          Space([one_of(Stage("b", epochs=1), Stage("a", epochs=1))]), ["the order of the stages: a | b → b | a"]),
         (small(one_of(None, "focal"), one_of(None, "cost_sensitive")),

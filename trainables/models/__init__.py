@@ -99,7 +99,7 @@ def build(name: str, *, classes: int, channels: int, generator: torch.Generator)
 
 
 def untrained(name: str, *, classes: int = 2, channels: int = 3) -> Network:
-    """The network of a name with random initial values in the place of weights from a file or a hub, to look at.
+    """The network of a name with random initial values instead of weights from a file or a hub, to look at.
 
     Args:
         name: As in `build`.

@@ -62,7 +62,7 @@ class Cuda:
         arXiv:2302.05499, algorithms 1 and 2; operations and their ranges from the public code.
 
     Differs:
-        The operations are torchvision's and ours in the place of PIL's: blur and resizing are interpolated another
+        The operations are torchvision's and ours instead of PIL's: blur and resizing are interpolated another
         way. As in the code, several are no stronger at a higher level: colour, contrast, brightness and sharpness
         begin at a tenth, posterising keeps one bit at low levels. Other augment tricks do not act in the tests, where
         the code has Cutout in them if it is on.
