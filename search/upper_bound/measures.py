@@ -77,7 +77,7 @@ def measured(
     accuracy, own, plain = (mean_interval(each, METRIC, LEVEL) for each in (long_tailed, balanced, plain_balanced))
     if math.isnan(own[0]) or math.isnan(plain[0]):
         return Measured(title, accuracy, own, unknown, unknown, None, False, chosen)
-    by_itself = own[0] >= plain[0]
+    by_itself = own[0] > plain[0]
     found, paired = ratio(_by_seed(long_tailed), _by_seed(balanced if by_itself else plain_balanced))
     low, high = found.interval(LEVEL)
     relative = (found.value, low if math.isnan(low) else max(0.0, low), high)

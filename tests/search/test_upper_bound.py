@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from analysis.records import reader
 from analysis.stats.intervals import UNKNOWN
 from search.option import SettingsError
 from search.recipes.written import stages_of
@@ -118,6 +120,19 @@ def test_a_search_is_measured_and_measured_again(tmp_path: Path, monkeypatch, ca
     asked = ["--search", "s", "--output", str(tmp_path / "results")]
     with pytest.raises(SettingsError, match="--recipe defered: did you mean 'deferred'"):
         command.measure(Settings.stored(str(tmp_path / "results"), "s"), ["defered"])
+    settings = Settings.stored(str(tmp_path / "results"), "s")
+    records = Journal(settings.folder / "journal.jsonl").records()
+    best = reader.ranking(reader.frame(records.values()))["title"].iloc[0]
+    chosen = [method.title for method in command.methods_of(settings) if method.chosen]
+    assert chosen == [best for _ in range(best != "baseline")]  # there is no confirm arm
+    aside = {
+        trial: replace(record, set_aside="outside" if "deferred" in record.tricks else "")
+        for trial, record in records.items()
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Journal, "records", lambda journal: aside)
+        left = [method.title for method in command.methods_of(settings)]
+        assert {"first/cost_sensitive", "first/balanced_softmax"} < {*left} and "deferred" not in " ".join(left)
     assert upper_bound.main([*asked, "--dry-run"]) == 0
     assert "s-balanced: 8 trials" in capsys.readouterr().out
     with in_process.without_ray():
@@ -125,6 +140,7 @@ def test_a_search_is_measured_and_measured_again(tmp_path: Path, monkeypatch, ca
     first = capsys.readouterr().out
     for title in ("baseline", "first/cost_sensitive", "first/balanced_softmax", "deferred"):
         assert f"| {title} |" in first
+    assert ("chosen by this accuracy" in first) == bool(chosen)
     journal = tmp_path / "results" / "s-balanced" / "journal.jsonl"
     trained = journal.read_text()
     balanced = search_records(journal)

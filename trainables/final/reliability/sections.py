@@ -113,8 +113,8 @@ def _abstention(run: Mapping[str, Any]) -> list[str]:
         else ""
     )
     return [
-        f"An answer is `accepted` from a threshold of its class on, chosen on val so that with 95 % confidence at most "
-        f"{100 * found['risk']:g} % of the accepted answers of that class are wrong.{some} On test "
+        "An answer is `accepted` if it reaches the threshold of its class, chosen on val so that, with 95 % confidence,"
+        f" at most {100 * found['risk']:g} % of the accepted answers of that class are wrong.{some} On test "
         f"{100 * found['coverage']:.1f} % are accepted, and {_with_interval(found['wrong'], found['images'])} % of "
         f"these are wrong. {TABLE} has every class.",
         "",
