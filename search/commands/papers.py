@@ -178,7 +178,7 @@ def compare(
         if values[row.name].notna().sum() < settings.seeds
     ]
     lost += [f"{row.title}: {refused[row.name]}" for row in table.rows if row.name in refused]
-    lost += [f"upper bounds: {no_bounds}"] if no_bounds else []
+    lost += [f"upper bounds were not measured: {no_bounds}"] if no_bounds else []
     return Comparison(
         table, column, settings, tuple(conditions), tuple(rows), tuple(facts), settings.seeds, tuple(lost)
     )  # fmt: skip

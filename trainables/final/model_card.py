@@ -354,12 +354,7 @@ def _search_results(recipe: Mapping[str, Any], plan: Plan) -> list[str]:
             f"calibration (T = {temperature:.2f})."
         )
     if mistakes := found.get("confusions"):
-        shown = (
-            f"{markdown_cell(one['true'])} → {markdown_cell(one['predicted'])} "
-            f"({_percent(math.nan if one['share'].get('mean') is None else one['share']['mean'])} %)"
-            for one in mistakes[:3]
-        )
-        lines.append(f"Largest confusions on val: {', '.join(shown)}.")
+        lines.append(f"Largest confusions on val: {', '.join(map(_confusion, mistakes[:3]))}.")
     warnings = [
         f"- {markdown_cell(verdict['pair'])}: {markdown_cell(verdict['verdict'])}. {markdown_cell(verdict['reason'])}"
         for verdict in recipe["conflicts"]
@@ -374,6 +369,13 @@ def _search_results(recipe: Mapping[str, Any], plan: Plan) -> list[str]:
         *(warnings or ["None of its pairs was screened, or the table had too little to say."]),
         "",
     ]
+
+
+def _confusion(found: Mapping[str, Any]) -> str:
+    """A confusion of an exported recipe; its share is unknown where the record of a seed does not tell it."""
+    share = found["share"].get("mean")
+    often = f"at least {found['images']} images" if share is None else f"{_percent(share)} %"
+    return f"{markdown_cell(found['true'])} → {markdown_cell(found['predicted'])} ({often})"
 
 
 def _limits(recipe: Mapping[str, Any], plan: Plan, data: Any, setup: TrainingSetup) -> list[str]:
