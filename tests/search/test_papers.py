@@ -238,6 +238,22 @@ def test_upper_bounds_stand_beside_the_accuracies_and_grow_with_the_seeds(tmp_pa
     assert "(biased upwards)" in page
 
 
+def test_data_without_a_balanced_set_have_a_table_without_upper_bounds(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    rows = np.random.default_rng(0).standard_normal((150, 4)).astype(np.float32)
+    np.savez("tail.npz", x_train=rows, y_train=np.repeat(np.arange(3), (100, 40, 10)))
+    plain = Row("baseline", "plain", (Stage("only", epochs=1),), (45.0,))
+    table = dataclasses.replace(
+        SMALL, settings=(Setting("tail", "features:tail.npz", None, "linear"),), rows=(plain,), facts=(), bounds={}
+    )
+    monkeypatch.setattr(papers, "tables", lambda: {table.id: table})
+    with in_process.without_ray(*phases.PHASES):
+        assert command.main(["--table", "test", "--pages", "pages", "--tracking-uri", "none", "--seeds", "1"]) == 0
+    page = (tmp_path / "pages" / "test.md").read_text()
+    assert "Incomplete: upper bounds were not measured: upper bound of test-1-features-tail.npz:" in page
+    assert "as large as this long tail" in page and page.count("| – | – | – | – | – |") == 1
+
+
 def by_row(journal) -> dict[str, list[float]]:
     """Accuracies of the trials by row: the baseline's have no label."""
     found: dict[str, list[float]] = {}
