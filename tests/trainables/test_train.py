@@ -32,6 +32,7 @@ from trainables import registry
 from trainables.data import load
 from trainables.data.catalogue import DataError
 from trainables.final import training
+from trainables.final.command import _of_seed
 from trainables.final.model_card import spread
 from trainables.final.network import trained
 from trainables.final.recipe import TrainError, lengthened, read_recipe, with_relative_places
@@ -935,6 +936,12 @@ def test_a_calibrated_model_serves_what_was_measured(recipe, command, tmp_path):
     exact = odds / odds.sum(dim=1, keepdim=True)
     loss = log_loss(data.test_labels, exact, sample_weight=weights)
     assert told["test"]["after"]["loss"] == run["metrics"]["test/loss"] == pytest.approx(loss, abs=1e-5)
+    # before and after at the same frequencies: those of deployment
+    numbers = _of_seed(run)
+    bare_right = (z.argmax(dim=1) == data.test_labels).double()
+    assert numbers["test/prior_accuracy_uncalibrated"] == pytest.approx(float((weights * bare_right).sum()))
+    assert numbers["test/prior_accuracy"] == pytest.approx(float((weights * right.double()).sum()))
+    assert "test/accuracy_uncalibrated" not in numbers
     served = mlflow.pyfunc.load_model(str(out / "mlflow-model")).predict(
         pd.DataFrame({"image": [image.numpy() for image in data.test_images]})
     )
