@@ -79,7 +79,7 @@ def parser(prog: str = "python -m trainables.train") -> Parser:
         "--threads", metavar="N", type=int, default=1, help="threads on a CPU (default: 1, as in a search)"
     )
 
-    sure = it.add_argument_group("how sure it is")
+    sure = it.add_argument_group("calibration and abstention")
     sure.add_argument(
         "--calibrate", action="store_true",
         help="hold val out of the training, fit temperature and implied prior on it, and serve probabilities for "
@@ -87,8 +87,8 @@ def parser(prog: str = "python -m trainables.train") -> Parser:
     )  # fmt: skip
     sure.add_argument(
         "--abstain", metavar="RISK", type=float,
-        help="also find on val from which probability the answers of each class are wrong in at most this share, "
-        "e.g. 0.05; implies --calibrate (default: always answer)",
+        help="also find on val, for each class, the lowest probability above which at most this share of the answers "
+        "is wrong, e.g. 0.05; implies --calibrate (default: always answer)",
     )  # fmt: skip
 
     keep = it.add_argument_group("what is kept")

@@ -14,20 +14,23 @@ from typing import NamedTuple
 import pandas as pd
 
 from analysis.records.intervals import bounded_interval
-from analysis.records.schema import Decisions
+from analysis.records.schema import MOST_CONFUSIONS, Decisions
 
 Share = tuple[float, float, float]
 """Mean, lower and upper limit; NaN where unknown."""
 
+UNKNOWN: Share = (math.nan, math.nan, math.nan)
+"""A share that the records do not tell."""
+
 
 class Confusion(NamedTuple):
-    """A mistake.
+    """Images of one class that are taken for another.
 
     Args:
-        true: The class.
-        predicted: What is said instead.
-        images: Val images of all seeds.
-        share: Of the images of the true class.
+        true: The true class.
+        predicted: The predicted class.
+        images: Val images over all seeds; at least as many where the share is unknown.
+        share: Share of the images of the true class; NaN where the record of a seed does not tell it.
     """
 
     true: int
@@ -36,21 +39,24 @@ class Confusion(NamedTuple):
     share: Share
 
 
-def told(trials: pd.DataFrame) -> pd.DataFrame:
-    """The trials whose records say what was predicted; those of earlier versions do not."""
+def with_decisions(trials: pd.DataFrame) -> pd.DataFrame:
+    """The trials whose records have predictions; those of earlier versions do not."""
     if "decisions" not in trials:
         return trials.iloc[:0]
     return trials[trials["decisions"].map(lambda said: isinstance(said, Decisions) and bool(said.predicted))]
 
 
 def recall(mine: pd.DataFrame, label: int) -> Share:
-    """Share of the val images of a class that are given this class."""
+    """Share of the val images of a class that are assigned to it."""
     known = [float(value) for value in mine[f"recall/{label}"] if not math.isnan(value)]
     return bounded_interval(known, images=float(mine.iloc[0]["val_counts"][label]), same_images=_same(mine))
 
 
 def precision(mine: pd.DataFrame, label: int) -> Share:
-    """Share of the val images that are given a class that are of it; seeds that never say it are left out."""
+    """Share of the val images assigned to a class that belong to it, at val's class frequencies.
+
+    Seeds that never predict the class are left out.
+    """
     given = [said.predicted[label] for said in mine["decisions"]]
     right = [
         0 if math.isnan(value) else round(value * counts[label])
@@ -60,23 +66,26 @@ def precision(mine: pd.DataFrame, label: int) -> Share:
 
 
 def confusions(mine: pd.DataFrame) -> list[Confusion]:
-    """The mistakes that are made most often, the most frequent first."""
+    """The confusions of all seeds, the most frequent first.
+
+    A list of `MOST_CONFUSIONS` is cut: a pair that it lacks was confused an unknown number of times.
+    """
     each = [{(true, other): count for true, other, count in said.confusions} for said in mine["decisions"]]
     total: Counter[tuple[int, int]] = Counter()
     for seed in each:
         total.update(seed)
-    return [
-        Confusion(
-            *pair,
-            count,
-            _share(mine, [seed.get(pair, 0) for seed in each], [counts[pair[0]] for counts in mine["val_counts"]]),
-        )
-        for pair, count in sorted(total.items(), key=lambda item: (-item[1], item[0]))
-    ]
+    found = []
+    for pair, count in sorted(total.items(), key=lambda item: (-item[1], item[0])):
+        share = UNKNOWN
+        if all(pair in seed or len(seed) < MOST_CONFUSIONS for seed in each):
+            wholes = [counts[pair[0]] for counts in mine["val_counts"]]
+            share = _share(mine, [seed.get(pair, 0) for seed in each], wholes)
+        found.append(Confusion(*pair, count, share))
+    return found
 
 
 def wrong_above(mine: pd.DataFrame, label: int, confidence: str) -> tuple[float, Share]:
-    """Answers of a class above a confidence, the mean over seeds, and the share of them that is wrong."""
+    """Mean number over seeds of a class's answers with at least a confidence, and the share of them that is wrong."""
     counts = [said.accepted[confidence] for said in mine["decisions"] if confidence in said.accepted]
     given, wrong = [each[0][label] for each in counts], [each[1][label] for each in counts]
     return sum(given) / len(given) if given else math.nan, _share(mine, wrong, given)

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import optimize, special
 
+from analysis.stats.intervals import wilson
+
 
 def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:
     """Mean and two-sided t interval of a few values; the bounds are NaN for fewer than two.
@@ -60,14 +62,13 @@ def bounded_interval(
         return mean, low, high
     half = (high - low) / 2
     # q² / n_eff; fractions that scatter have a mean inside (0, 1)
-    share = half**2 / (mean * (1 - mean)) if 0 < mean < 1 else 0.0
+    spread = half**2 / (mean * (1 - mean)) if 0 < mean < 1 else 0.0
     if images:
         of_images = float(special.ndtri(0.5 + level / 2)) ** 2 / (images * (1 if same_images else len(values)))
-        share = share + of_images if same_images else max(share, of_images)
-    if not share:
+        spread = spread + of_images if same_images else max(spread, of_images)
+    if not spread:
         return mean, math.nan, math.nan
-    centre, reach = (mean + share / 2) / (1 + share), np.sqrt(mean * (1 - mean) * share + share**2 / 4) / (1 + share)
-    return mean, float(max(0.0, min(centre - reach, mean))), float(min(1.0, max(centre + reach, mean)))
+    return mean, *wilson(mean, spread)
 
 
 def effective_images(value: float, error: float) -> float:

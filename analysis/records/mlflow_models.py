@@ -47,7 +47,7 @@ class Measurement:
     Args:
         run: Id of the run that measured them.
         metrics: (key, value, time in milliseconds, step).
-        data: What they were measured on; absent where on several data sets, e.g. a mean over splits.
+        data: Data set they were measured on; `None` for a mean over several, e.g. over splits.
     """
 
     run: str

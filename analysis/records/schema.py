@@ -33,6 +33,9 @@ pairs that the adaptive arm suggested, on fresh seeds."""
 FRESH = ("race", "confirm")
 """Arms in which recipes are measured on seeds that did not propose them; they also measure calibration."""
 
+MOST_CONFUSIONS = 50
+"""Confusions that a record keeps: where a list has this many, it may not be complete."""
+
 RECIPE = "recipe:"
 """How the label of a whole recipe begins that a space names: it is compared with the baseline and makes no pair."""
 
@@ -130,14 +133,15 @@ class Point:
 
 @dataclass(frozen=True)
 class Decisions:
-    """The decisions of a trained network on the images of val.
+    """The predictions of a trained network on the images of val.
 
     Args:
-        predicted: Images that each class was predicted for.
-        confusions: The mistakes that were made most often, at most 50: (true class, predicted class, images).
-        accepted: For some confidences, how many answers of each predicted class are as sure as that, and how many of
-            these are wrong. Of calibrated probabilities, each by a calibration that was fitted on the other half of
-            val; at equal class frequencies. Of the arms `FRESH` alone.
+        predicted: Images assigned to each class. With the recalls they give the precision at val's class frequencies.
+        confusions: The `MOST_CONFUSIONS` most frequent mistakes: (true class, predicted class, images).
+        accepted: For some confidences, the number of answers of each predicted class with at least that confidence, and
+            the number of these that are wrong. Probabilities are calibrated for equal class frequencies, each by a
+            calibration that was fitted on the other half of val; the counts are at val's class frequencies. Only for
+            the arms in `FRESH`.
     """
 
     predicted: tuple[int, ...] = ()
@@ -213,7 +217,8 @@ class Record:
             of the confirm arm also "test/accuracy", ….
         recalls: Recall of every class on val.
         per_class: Further numbers by class, on val: "logits_magnitude", "regularized_std".
-        decisions: What it says of val: precision, confusions, how often confident answers are wrong.
+        decisions: Predictions on val: how often each class is predicted, confusions, how often confident answers are
+            wrong.
         correct: Per-image correctness on val, where val is the same in every block.
         curve: Every evaluation, in order; a re-used stage's are replayed.
         reason: Why it was stopped, diverged or failed.

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special, stats
+from scipy import special
 
 Floats = NDArray[np.float64]
 
@@ -70,24 +69,35 @@ def log_odds(fraction: Floats) -> Floats:
     return np.asarray(special.logit(kept))
 
 
-@functools.cache
-def wilson_interval(count: int, total: int, level: float = 0.95) -> tuple[float, float]:
+def wilson_interval(count: float, total: float, level: float = 0.95) -> tuple[float, float]:
     """Interval of a rate that is sound for few trials and for rates of 0 and 1.
 
     Args:
-        count: Trials with the outcome.
-        total: All trials; 0 gives NaN.
+        count: Trials with the outcome; need not be whole.
+        total: All trials, or their effective number; 0 gives NaN.
         level: Confidence level of the two-sided interval.
 
     Returns:
         Lower and upper limit in [0, 1].
 
-    Source: Wilson 1927 (JASA 22); computed by scipy.
+    Source: Wilson 1927, doi:10.1080/01621459.1927.10502953.
 
     >>> print("{:.3f} {:.3f}".format(*wilson_interval(0, 5)))
     0.000 0.434
     """
-    if total == 0:
+    if math.isnan(count) or not total > 0:
         return math.nan, math.nan
-    found = stats.binomtest(count, total).proportion_ci(level, method="wilson")
-    return float(found.low), float(found.high)
+    return wilson(count / total, float(special.ndtri(0.5 + level / 2)) ** 2 / total)
+
+
+def wilson(share: float, spread: float) -> tuple[float, float]:
+    """Wilson's limits of a share, in [0, 1]: (p + s/2 ± √(p(1 − p)s + s²/4)) / (1 + s).
+
+    Args:
+        share: p, in [0, 1].
+        spread: s = q² / n for the normal quantile q and n trials, above 0.
+    """
+    centre = (share + spread / 2) / (1 + spread)
+    reach = math.sqrt(share * (1 - share) * spread + spread**2 / 4) / (1 + spread)
+    # rounding must not leave the share outside
+    return max(0.0, min(centre - reach, share)), min(1.0, max(centre + reach, share))

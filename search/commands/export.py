@@ -39,9 +39,10 @@ if TYPE_CHECKING:
 FORMAT = 1
 
 CALIBRATION = (
-    "temperature", "prior_exponent", "calibration_error", "calibrated_error", "accuracy", "calibrated_accuracy",
+    "temperature", "prior_exponent", "calibration_error_uncalibrated", "calibrated_error", "loss_uncalibrated",
+    "calibrated_loss", "accuracy_uncalibrated", "calibrated_accuracy",
 )  # fmt: skip
-"""Metrics of a calibration that a recipe names: mean over seeds, on val, without and with it."""
+"""Metrics of a calibration that a recipe names: means over seeds, on val at equal frequencies."""
 
 MOST_CONFUSIONS = 10
 """Confusions that a recipe names."""
@@ -249,7 +250,7 @@ def _worst_classes(own: pd.DataFrame) -> dict[str, Any]:
 
 def _reliability(own: pd.DataFrame) -> dict[str, Any]:
     """Precision by class, the largest confusions and the calibration, where the records say them."""
-    mine = reliability.told(own)
+    mine = reliability.with_decisions(own)
     if mine.empty:
         return {}
     names = [str(name) for name in mine.iloc[0]["class_names"]]

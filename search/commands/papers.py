@@ -11,8 +11,8 @@ import argparse
 import importlib
 import math
 import pkgutil
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -23,6 +23,7 @@ from scipy import stats
 
 import spaces.papers
 from analysis import files
+from analysis.records.intervals import bounded_interval
 from analysis.records.schema import RECIPE
 from analysis.stats.intervals import Estimate
 from analysis.text import command, echo
@@ -32,8 +33,12 @@ from search.papers import PASSED_ON
 from search.request import make_request
 from search.run import run
 from search.settings import OPTIONS, Settings
+from search.upper_bound import __main__ as upper_bound
+from search.upper_bound.command import measure
+from search.upper_bound.measures import BIASED, Interval, Measured, note, percent
 from spaces.domain import Space
 from spaces.papers.tables import MEASURES, Fact, Row, Table
+from trainables.data import DataError
 from trainables.plan import check_space
 from trainables.registry import PlanError, did_you_mean
 
@@ -67,9 +72,12 @@ class Line:
         title: What the line is about.
         published: The published number; `None` where there is none.
         ours: Mean over the blocks, with its error.
+        interval: Mean, lower and upper limit of what is printed, as fractions inside [0, 1]; for a fact NaN.
         published_gain: Published difference to the baseline in points, positive where the row is better.
         gain: The same of ours, paired within blocks.
         verdict: What the comparison says.
+        published_bound: The published upper bound; `None` where there is none.
+        bound: Our upper bound and relative accuracy; `None` where they were not measured.
     """
 
     title: str
@@ -78,6 +86,9 @@ class Line:
     published_gain: float | None
     gain: Estimate
     verdict: str
+    interval: Interval = (math.nan, math.nan, math.nan)
+    published_bound: float | None = None
+    bound: Measured | None = None
 
 
 @dataclass(frozen=True)
@@ -92,7 +103,7 @@ class Comparison:
         rows: Its rows.
         facts: Its conclusions.
         blocks: Seed blocks that were asked for.
-        lost: Rows that lack blocks, or cannot be trained on these data, in words.
+        lost: Rows that lack blocks, or cannot be trained on these data, and missing upper bounds, in words.
     """
 
     table: Table
@@ -130,6 +141,8 @@ def compare(
     margin: float,
     trials: pd.DataFrame,
     refused: Mapping[str, str] = NOTHING,
+    bounds: Mapping[str, Measured] | None = None,
+    no_bounds: str = "",
 ) -> Comparison:
     """Sets a table beside the trials of its search.
 
@@ -141,11 +154,21 @@ def compare(
         margin: Difference that matters, in [0, 1]; a conclusion of "practically 0" holds within it.
         trials: As `analysis.records.reader.frame` has them.
         refused: Why rows cannot be trained on these data, by their names.
+        bounds: Upper bounds and relative accuracies by the names of rows.
+        no_bounds: Why they were not measured, in words.
     """
     conditions = _conditions(table, column, settings, model)
     trained = [row for row in table.trained(column) if row.name not in refused]
     values = _values(table, trials).reindex(columns=[row.name for row in trained])
-    rows = [_row(table, row, column, values, conditions) for row in trained]
+    measured, published = bounds or {}, table.bounds or {}
+    rows = [
+        replace(
+            _row(table, row, column, values, conditions),
+            published_bound=published.get(row.name),
+            bound=measured.get(row.name),
+        )
+        for row in trained
+    ]
     facts = [
         _fact(table, fact, column, values, margin) for fact in table.facts if set(fact.weights) <= {*values.columns}
     ]
@@ -155,6 +178,7 @@ def compare(
         if values[row.name].notna().sum() < settings.seeds
     ]
     lost += [f"{row.title}: {refused[row.name]}" for row in table.rows if row.name in refused]
+    lost += [f"upper bounds were not measured: {no_bounds}"] if no_bounds else []
     return Comparison(
         table, column, settings, tuple(conditions), tuple(rows), tuple(facts), settings.seeds, tuple(lost)
     )  # fmt: skip
@@ -179,8 +203,12 @@ def _values(table: Table, trials: pd.DataFrame) -> pd.DataFrame:
     if metric not in trials.columns:
         return pd.DataFrame()
     design = trials[(trials["arm"] == "design") & (trials["outcome"] == "finished") & (trials["context"] == "")]
-    names = design["tricks"].map(lambda tricks: "+".join(tricks).removeprefix(RECIPE) or table.rows[0].name)
-    return (100 * design[metric]).groupby([design["seed"], names]).mean().unstack()
+    return (100 * design[metric]).groupby([design["seed"], _names(table, design)]).mean().unstack()
+
+
+def _names(table: Table, trials: pd.DataFrame) -> pd.Series:
+    """The name of the row that each trial belongs to."""
+    return trials["tricks"].map(lambda tricks: "+".join(tricks).removeprefix(RECIPE) or table.rows[0].name)
 
 
 def estimate(values: Iterable[float]) -> Estimate:
@@ -204,13 +232,17 @@ def _row(table: Table, row: Row, column: int, values: pd.DataFrame, conditions: 
     published, reference = row.published[column], baseline.published[column]
     sign = MEASURES[table.measure]
     published_gain = None if published is None or reference is None else sign * (published - reference)
-    shown = ours._replace(value=100 - ours.value) if table.measure == "error" else ours
+    interval = bounded_interval((values[row.name].dropna() / 100).tolist(), LEVEL)
+    shown = ours
+    if table.measure == "error":
+        shown, interval = ours._replace(value=100 - ours.value), (1 - interval[0], 1 - interval[2], 1 - interval[1])
     words = [] if row is baseline else [direction(gain, published_gain)]
     if published is None:
         words = ["no published number"]
     elif not conditions and not math.isnan(ours.error):
         words.insert(0, "reproduced" if _is_within(published, shown) else "another number")
-    return Line(row.title, published, shown, None if row is baseline else published_gain, gain, ", ".join(words))
+    gains = None if row is baseline else published_gain, gain
+    return Line(row.title, published, shown, *gains, ", ".join(words), interval)
 
 
 def _is_within(published: float, ours: Estimate) -> bool:
@@ -266,7 +298,8 @@ def page(paper: str, compared: Sequence[Comparison], line: str) -> str:
         f"# {paper.replace('_', ' ').capitalize()}: published and measured", "",
         "Every row was trained on the same seed blocks. Numbers are in percent; gains are in points, positive where "
         f"the row is better than the baseline. Intervals hold {100 * LEVEL:.0f} % each; "
-        "they come from Student's t over the blocks. A number is **reproduced** where a single run of ours may give it "
+        "they come from Student's t over the blocks, those of percentages by Wilson's method, which keeps them within "
+        "0 and 100 %. A number is **reproduced** where a single run of ours may give it "
         f"with {100 * LEVEL:.0f} %, and only at the paper's length, network and data. Ours are measured on the "
         "search's val at the end of training, the papers' on test; a val that is cut from the training images leaves "
         "fewer of them than the papers had.", "",
@@ -288,17 +321,16 @@ def _section(one: Comparison) -> Iterable[str]:
     )
     if one.lost:
         yield f"Incomplete: {'; '.join(one.lost)}."
-    yield from (
-        "",
-        f"| recipe | published {name} | ours | published gain | our gain | verdict |",
-        "|---|---|---|---|---|---|",
-    )
+    heads = ["recipe", f"published {name}", "ours", "published gain", "our gain", "verdict"]
+    if table.bounds is not None:
+        heads += ["published upper bound", f"our {BIASED}"]
+        heads += ["published relative accuracy", "our relative accuracy", "note"]
+    yield from ("", f"| {' | '.join(heads)} |", "|---" * len(heads) + "|")
     for row in one.rows:
         gain = _points(row.gain) if row.published_gain is not None or row is not one.rows[0] else "–"
-        yield (
-            f"| {row.title} | {_number(row.published)} | {_percent(row.ours)} | {_signed(row.published_gain)} | {gain} "
-            f"| {row.verdict or '–'} |"
-        )
+        cells = [row.title, _number(row.published), percent(row.interval), _signed(row.published_gain), gain]
+        cells += [row.verdict or "–", *(_bound(row) if table.bounds is not None else ())]
+        yield f"| {' | '.join(cells)} |"
     if one.facts:
         yield from ("", "| the paper concludes | published | ours | verdict |", "|---|---|---|---|")
         for fact in one.facts:
@@ -308,19 +340,23 @@ def _section(one: Comparison) -> Iterable[str]:
     yield ""
 
 
+def _bound(row: Line) -> Iterator[str]:
+    """Upper bound and relative accuracy of a row, published and ours, and what is to be known of ours."""
+    published = None
+    if row.published is not None and row.published_bound is not None:
+        published = 100 * row.published / row.published_bound
+    ours = row.bound
+    yield from (_number(row.published_bound), "–" if ours is None else percent(ours.upper))
+    yield from (_number(published), "–" if ours is None else percent(ours.relative))
+    yield "–" if ours is None else note(ours)
+
+
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f}"
 
 
 def _signed(value: float | None) -> str:
     return "–" if value is None else f"{value:+.2f}"
-
-
-def _percent(found: Estimate) -> str:
-    if math.isnan(found.error):
-        return "–" if math.isnan(found.value) else f"{found.value:.1f} (one seed)"
-    low, high = found.interval(LEVEL)
-    return f"{found.value:.1f} ({low:.1f} to {high:.1f})"
 
 
 def _points(found: Estimate) -> str:
@@ -361,7 +397,8 @@ def run_tables(options: argparse.Namespace) -> int:
         words = [word for table in compared for word in ("--table", table.table.id)]
         flags = {name: option.flag for name, option in OPTIONS.items()} | {"column": "--column"}
         for name, value in searches.items():
-            words += [flags[name], f"{value:g}" if isinstance(value, float) else str(value)]
+            for one in value if isinstance(value, tuple | list) else [value]:
+                words += [flags[name], f"{one:g}" if isinstance(one, float) else str(one)]
         file.parent.mkdir(parents=True, exist_ok=True)
         files.write(file, page(paper, compared, command("longtail-tune", "papers", *words)))
         echo(f"Written: {file}")
@@ -416,8 +453,9 @@ def _outlook(table: Table, given: Mapping[str, Any]) -> str:
     settings = make_request({"space": space, **options}).settings
     design = SearchContext.make(space, settings).factory.design
     trials, epochs = len(design.cells) * settings.seeds, design.epochs * settings.seeds
+    twice = "" if table.bounds is None else "; then the same on balanced data, for upper bounds"
     return "\n".join(
-        [f"{table.id}: {trials} trials, at most {epochs} epochs, search {settings.name}"]
+        [f"{table.id}: {trials} trials, at most {epochs} epochs, search {settings.name}{twice}"]
         + [f"  left out: {name}: {why}" for name, why in refused.items()]
     )
 
@@ -436,7 +474,7 @@ def _trainable(table: Table, column: int, options: Mapping[str, Any]) -> tuple[S
 
 
 def _train(table: Table, given: Mapping[str, Any]) -> tuple[Comparison, bool]:
-    """Runs or continues the search of a table; returns the comparison, and whether the search was interrupted."""
+    """Runs or continues the searches of a table; returns the comparison, and whether they were interrupted."""
     column, options = _search(table, given)
     space, refused = _trainable(table, column, options)
     settings = make_request({"space": space, **options}).settings
@@ -452,5 +490,28 @@ def _train(table: Table, given: Mapping[str, Any]) -> tuple[Comparison, bool]:
         result = run(space, **options)
     settings = Settings.stored(settings.output, settings.name)
     context = SearchContext.make(space, settings)
-    compared = compare(table, column, settings, context.model, context.standard.margin, result.trials, refused)
-    return compared, result.interrupted
+    interrupted, bounds, no_bounds = result.interrupted, None, ""
+    if table.bounds is not None and not interrupted:
+        bounds, no_bounds = _bounds(table, settings, result.trials, given)
+        interrupted = bounds is None and not no_bounds
+    margin = context.standard.margin
+    compared = compare(table, column, settings, context.model, margin, result.trials, refused, bounds, no_bounds)
+    return compared, interrupted
+
+
+def _bounds(
+    table: Table, settings: Settings, trials: pd.DataFrame, given: Mapping[str, Any]
+) -> tuple[dict[str, Measured] | None, str]:
+    """Upper bounds and relative accuracies by the names of rows.
+
+    Returns:
+        The measures, `None` where the trainings on balanced data were interrupted or cannot be had; why not, or "".
+    """
+    done = trials[trials["outcome"] == "finished"]
+    titles = dict(zip(done["title"], _names(table, done), strict=True))
+    options = {name: given[name] for name in upper_bound.PASSED_ON if name in given}
+    try:
+        found = measure(settings, list(titles), **options)
+    except (DataError, SettingsError) as error:
+        return None, str(error)
+    return (None if found is None else {titles[one.title]: one for one in found}), ""

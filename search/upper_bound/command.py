@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,29 +14,23 @@ import pandas as pd
 from analysis import files
 from analysis.records import reader
 from analysis.records.schema import BASELINE, RECIPE, Record
-from analysis.stats.intervals import Estimate
 from analysis.text import command, echo
 from search import papers
 from search.commands.explain import latest_search
 from search.context import SearchContext
-from search.option import SettingsError
+from search.option import More, SettingsError
 from search.recipes.written import stages_of
 from search.request import make_request
 from search.run import run
 from search.scheduling.journal import Journal
 from search.settings import Settings
 from search.upper_bound.__main__ import PASSED_ON
-from search.upper_bound.measures import Measured, Values, measured
+from search.upper_bound.measures import BIASED, LEVEL, METRIC, Measured, measured, note, percent
 from search.workspace.folder import kept_space
 from spaces.domain import LONGEST_NAME, Space, recipe
 from trainables.data import DataError, load, with_balanced_train
 from trainables.plan import Plan
 from trainables.registry import did_you_mean, discover
-
-LEVEL = 0.95
-"""Of all intervals: each its own, not over all recipes together."""
-
-METRIC = "final/accuracy"
 
 OWN = {"trials": 0, "race": False, "start_points": False, "check_seeds": 0, "epochs_scale": 1.0}
 """Options of the search on balanced data: nothing but the recipes, whose epochs are written out."""
@@ -50,12 +43,14 @@ class Method:
     Args:
         title: The recipe in words.
         plan: What is trained.
-        values: Accuracy on val by seed block.
+        trials: Its trials, one for each seed block.
+        chosen: Whether it was chosen by the accuracy of these trials.
     """
 
     title: str
     plan: Plan
-    values: Values
+    trials: pd.DataFrame
+    chosen: bool = False
 
     @property
     def name(self) -> str:
@@ -84,24 +79,27 @@ def measure(settings: Settings, titles: Sequence[str] = (), **options: Any) -> l
     given = _options(settings, options)
     space = _space(settings, methods)
     if Path(given["output"], given["name"]).is_dir():
-        _check_same(space, given)
-        where = {"name": given["name"], "output": given["output"]}
-        result = run(space, **options, **where, resume=True)
+        stored = Settings.stored(given["output"], given["name"])
+        _check_same(space, stored)
+        grown = {"seeds": More(settings.seeds - stored.seeds)} if settings.seeds > stored.seeds else {}
+        result = run(space, **options, **grown, name=stored.name, output=stored.output, resume=True)
     else:
         result = run(space, **given)
     return None if result.interrupted else measures_of(methods, result.trials)
 
 
 def methods_of(settings: Settings, titles: Sequence[str] = ()) -> list[Method]:
-    """The recipes of a finished search that are measured, the baseline first.
+    """The recipes of a finished search to measure, the baseline first.
 
     Raises:
         SettingsError: There is no finished baseline, or no such recipe.
     """
     for folder in settings.tricks:
         discover(folder)
-    records = list(Journal(settings.folder / "journal.jsonl").records().values())
-    finished = [r for r in records if r.outcome == "finished" and not r.setting and METRIC in r.metrics]
+    records = Journal(settings.folder / "journal.jsonl").records().values()
+    finished = [
+        r for r in records if r.outcome == "finished" and not r.setting and not r.set_aside and METRIC in r.metrics
+    ]
     trials = reader.frame(finished)
     plain = reader.baseline(trials)
     if not plain:
@@ -117,27 +115,26 @@ def methods_of(settings: Settings, titles: Sequence[str] = ()) -> list[Method]:
             raise SettingsError(f"--recipe {title}: {did_you_mean(title, known)}")
     alone = [one for one, rows in by_id.items() if any(r.arm == "design" and len(r.tricks) == 1 for r in rows)]
     chosen = [known[title] for title in titles] or [*sorted(alone, key=lambda one: by_id[one][0].title), *ranked[:1]]
-    return [_method(by_id[one]) for one in dict.fromkeys((plain, *chosen))]
+    return [_method(by_id[one], best=one == ranked[0] != plain) for one in dict.fromkeys((plain, *chosen))]
 
 
-def _method(records: Sequence[Record]) -> Method:
+def _method(records: Sequence[Record], best: bool) -> Method:
     by_arm: dict[str, dict[int, float]] = {}
     for record in records:
         by_arm.setdefault(record.arm, {})[record.seed] = record.metrics[METRIC]
     # the design's blocks are those that the balanced trainings have
-    values = by_arm["design"] if len(by_arm.get("design", ())) > 1 else reader.estimate(by_arm)[1]
-    return Method(records[0].title, Plan.from_dict(records[0].plan), values)
+    arm = "design" if len(by_arm.get("design", ())) > 1 else reader.estimate(by_arm)[0]
+    trials = reader.frame([record for record in records if record.arm == arm])
+    plan = Plan.from_dict(records[0].plan)
+    return Method(records[0].title, plan, trials, chosen=best and arm != "confirm")
 
 
 def measures_of(methods: Sequence[Method], trials: pd.DataFrame) -> list[Measured]:
-    """The measures of methods, whose balanced trainings are in a table of trials."""
-    done = trials[trials["outcome"] == "finished"].to_dict("records")
-    balanced: dict[str, dict[int, float]] = {}
-    for trial in done:
-        balanced.setdefault("+".join(trial["tricks"]).removeprefix(RECIPE), {})[trial["seed"]] = trial[METRIC]
-    plain = balanced.get("", {})
+    """The measures of methods, from the table of their trials on balanced data."""
+    done = trials[(trials["outcome"] == "finished") & trials[METRIC].notna()]
+    names = done["tricks"].map(lambda tricks: "+".join(tricks).removeprefix(RECIPE))
     return [
-        measured(one.title, one.values, balanced.get(one.name if number else "", {}), plain)
+        measured(one.title, one.trials, done[names == (one.name if number else "")], done[names == ""], one.chosen)
         for number, one in enumerate(methods)
     ]
 
@@ -166,9 +163,8 @@ def _options(settings: Settings, given: Mapping[str, Any]) -> dict[str, Any]:
     return inherited | OWN | {"data": data, "name": f"{settings.name}-balanced"} | dict(given)
 
 
-def _check_same(space: Space, given: Mapping[str, Any]) -> None:
+def _check_same(space: Space, stored: Settings) -> None:
     """Refuses to continue a search on balanced data that trains other recipes."""
-    stored = Settings.stored(given["output"], given["name"])
     if {one.name for one in kept_space(stored)[0].recipes} != {one.name for one in space.recipes}:
         raise SettingsError(
             f"{stored.folder} has the balanced trainings of other recipes: name the same ones with --recipe, or move "
@@ -181,33 +177,24 @@ def _check_same(space: Space, given: Mapping[str, Any]) -> None:
 
 def table(found: Sequence[Measured]) -> Iterator[str]:
     """The measures as a Markdown table, in percent."""
-    yield "| recipe | accuracy | on balanced data | upper bound | relative accuracy | |"
+    yield f"| recipe | accuracy | on balanced data | {BIASED} | relative accuracy | |"
     yield "|---|---|---|---|---|---|"
     for one in found:
-        notes = ["bound by itself" if one.by_itself and one.title != BASELINE else "bound by the baseline"]
-        notes += [] if one.paired else ["other seed blocks, not paired"]
-        cells = (one.title, *map(_percent, (one.accuracy, one.balanced, one.upper, one.relative)), ", ".join(notes))
+        words = note(one) + ("; chosen by this accuracy, which is therefore biased upwards" if one.chosen else "")
+        cells = (one.title, *map(percent, (one.accuracy, one.balanced, one.upper, one.relative)), words)
         yield f"| {' | '.join(cells)} |"
 
 
-def explanation(settings: Settings, note: str) -> str:
-    """What the table shows, in words."""
+def explanation(settings: Settings, data: str) -> str:
+    """What the table shows, in words; `data` describes the balanced set."""
     return (
-        f"Search {settings.name}; {note}. The upper bound of a recipe is the larger of two accuracies on the balanced "
-        "set: that of the baseline, which is plain cross-entropy where the space has it so, and its own. The larger "
-        "of two means flatters the bound. Relative accuracy is the recipe's accuracy divided by its upper bound. All "
-        "accuracies are those of val, in percent, means over seed blocks with "
-        f"{100 * LEVEL:.0f} % intervals of their own; that of the ratio is paired within blocks."
+        f"Search {settings.name}; {data}. The upper bound of a recipe is the larger of two accuracies on the balanced "
+        "set: its own and that of the baseline, which is plain cross-entropy unless the space fixes tricks. The larger "
+        "of two noisy means overestimates the larger true value, so upper bounds are biased upwards and relative "
+        "accuracies downwards. Relative accuracy is the recipe's accuracy divided by its upper bound. All accuracies "
+        f"are means over seed blocks on val, in percent, with {100 * LEVEL:.0f} % intervals that hold one by one; that "
+        "of the ratio is paired within blocks."
     )
-
-
-def _percent(found: Estimate) -> str:
-    if math.isnan(found.error):
-        return "–" if math.isnan(found.value) else f"{100 * found.value:.1f} (one seed)"
-    if found.error == 0:
-        return f"{100 * found.value:.1f}"
-    low, high = found.interval(LEVEL)
-    return f"{100 * found.value:.1f} ({100 * low:.1f} to {100 * high:.1f})"
 
 
 # --- the command --------------------------------------------------------------------------------------------------

@@ -58,7 +58,8 @@ TABLES = (
         Fact("Label over-smoothing beats cRT.", {"label_over_smoothing": 1.0, "crt": -1.0}, 1),
         Fact("Label over-smoothing beats LWS.", {"label_over_smoothing": 1.0, "lws": -1.0}, 1),
         Fact("Label over-smoothing beats label-aware smoothing.", {"label_over_smoothing": 1.0, "mislas": -1.0}, 1)),
-        ("The paper's numbers are not held here: its public code has none and its text was not at hand, so only the "
+        ("The paper's numbers are not given here: its public code (bilibili/LOS) prints none, its tables and those of "
+         "its preprint (arXiv:2403.00250) were not at hand, and other papers quote it with other networks. So only the "
          "order of the methods is compared.",
          "The paper takes the best epoch on test and averages the logits of an image and its mirror image.",
          "Logits magnitude and regularised standard deviation of every trial are among the search's metrics.")),

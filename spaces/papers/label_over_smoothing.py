@@ -1,7 +1,8 @@
 """Label over-smoothing (LOS, ICLR 2025): a well-regularised first stage, then only the classifier, over-smoothed.
 
 The published recipe: weight decay 5e-3 and learning rate 0.01 with a cosine in the first stage; 20 of 220 epochs at
-learning rate 5e-4 without weight decay in the second, δ = 0.98, every image drawn once.
+learning rate 5e-4 without weight decay in the second, δ = 0.98, every image drawn once. Published accuracies are not
+given here, see `spaces.papers.classifier_retraining`.
 """
 
 from spaces.domain import Space, Stage, one_of, trick

@@ -77,6 +77,8 @@ class Table:
         rows: Its recipes, the baseline first.
         facts: What the paper concludes.
         notes: What the paper leaves open, and what is assumed here; whole sentences.
+        bounds: Published upper bounds of rows by name, in percent; `None` unless the table has upper bounds and
+            relative accuracies, for which every row is trained on balanced data as well.
     """
 
     id: str
@@ -87,6 +89,7 @@ class Table:
     rows: tuple[Row, ...]
     facts: tuple[Fact, ...] = ()
     notes: tuple[str, ...] = ()
+    bounds: Mapping[str, float] | None = None
 
     def trained(self, column: int) -> list[Row]:
         """The rows that are trained for a column: those with a number there, and those without any number."""

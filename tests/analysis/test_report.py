@@ -21,7 +21,7 @@ from analysis.formatting import VERDICTS, cost_of_the_rest, labels_of, points
 from analysis.recipes import reliability
 from analysis.records import reader
 from analysis.records.intervals import bounded_interval
-from analysis.records.schema import Decisions, Point, Record, RecordError
+from analysis.records.schema import MOST_CONFUSIONS, Decisions, Point, Record, RecordError
 from analysis.report import cards, findings_json, page, sections
 from analysis.report.findings import from_store, gather
 from analysis.report.html import MACROS
@@ -561,7 +561,9 @@ def with_decisions(rows: list[Record]) -> list[Record]:
         Decisions((24, 36, 30), ((0, 1, 8), (0, 2, 1)), {"0.9": ((10, 10, 0), (3, 0, 0))}),
     ]
     recalls = [(0.5, 1.0, 0.8), (0.6, 1.0, 0.9)]
-    fitted = {"final/temperature": 1.5, "final/prior_exponent": 0.9, "final/calibration_error": 0.2}
+    # at val's frequencies the calibration error is another number, 0.4, which the page must not set beside 0.05
+    fitted = {"final/temperature": 1.5, "final/prior_exponent": 0.9, "final/calibration_error": 0.4}
+    fitted |= {"final/calibration_error_uncalibrated": 0.2}
     more = fitted | {"final/calibrated_error": 0.05, "final/calibrated_accuracy": 0.8, "final/accuracy": 0.77}
     return [
         dataclasses.replace(row, decisions=each, recalls=recall, metrics=more, class_names=("ant", "<b>ee", "cat"))
@@ -587,12 +589,24 @@ def test_precision_confusions_and_calibration_by_hand():
     assert shown.title == "Precision, confusions and calibration" and "has no record of its predictions" not in text
     for words in ("75.0", "&lt;b&gt;ee", "Largest confusions of the baseline", "1.50", "20.0", "5.0", "Abstention"):
         assert words in text
-    assert "<b>ee" not in text
+    assert "<b>ee" not in text and "40.0" not in text
     old = sections.rendered("reliability", gather(reader.frame([record("t0", (), 0, 0.77)]), margin=0.02))
     assert "earlier versions kept the recall of each class alone" in str(old.body)
     # the journal keeps it, and a recipe names it
     (row, _) = with_decisions([record("t0", (), 0, 0.77), record("t1", (), 1, 0.77)])
     assert Record.from_json(row.to_json()) == row
+
+
+def test_a_pair_that_a_cut_list_lacks_is_unknown():
+    full = tuple((0, label, 2) for label in range(1, MOST_CONFUSIONS + 1))
+    said = [Decisions((1,), full), Decisions((1,), ((0, 1, 4), (1, 0, 3)))]
+    rows = [record("t0", (), 0, 0.77), record("t1", (), 1, 0.77)]
+    mine = reader.frame([dataclasses.replace(row, decisions=each) for row, each in zip(rows, said, strict=True)])
+    found = {confusion[:2]: confusion for confusion in reliability.confusions(mine)}
+    # 30 val images: 2 and 4 of them; a short list without a pair means 0, a full one nothing
+    assert found[0, 1].images == 6 and found[0, 1].share[0] == pytest.approx((2 / 30 + 4 / 30) / 2)
+    assert found[0, 2].images == 2 and found[0, 2].share[0] == pytest.approx((2 / 30 + 0) / 2)
+    assert found[1, 0].images == 3 and all(math.isnan(number) for number in found[1, 0].share)
 
 
 def test_text_of_others_is_escaped(tmp_path):

@@ -65,7 +65,7 @@ def best(records=RECORDS, **more) -> dict:
 def test_a_recipe_names_precision_confusions_and_calibration(tmp_path):
     names = tuple(map(str, range(10)))
     predicted = (30, 18, *(24,) * 8)
-    fitted = {"temperature": 1.5, "prior_exponent": 0.75, "calibration_error": 0.2, "calibrated_error": 0.05}
+    fitted = {"temperature": 1.5, "calibration_error_uncalibrated": 0.2, "calibrated_error": 0.05}
 
     def complete(row: Record) -> Record:
         metrics = row.metrics | {f"final/{name}": value for name, value in fitted.items()}

@@ -14,6 +14,7 @@ from search import papers as command
 from search import phases
 from search.commands import papers
 from search.commands.papers import compare, direction, estimate
+from search.scheduling.journal import Journal
 from search.settings import Settings
 from spaces.domain import Space, SpaceError, Stage, recipe
 from spaces.papers.tables import Fact, Row, Setting, Table
@@ -194,7 +195,7 @@ def test_the_command_trains_a_table_continues_and_writes_a_page(tmp_path, monkey
     assert "test/1: 3 trials, at most 9 epochs, search test-1-digits-lt-x0.3" in capsys.readouterr().out
     with in_process.without_ray(*phases.PHASES):
         assert command.main([*line, "--seeds", "1"]) == 0
-        assert "(one seed)" in (tmp_path / "pages" / "test.md").read_text()
+        assert "(no interval)" in (tmp_path / "pages" / "test.md").read_text()
         capsys.readouterr()
         assert command.main([*line, "--seeds", "2"]) == 0
     page = (tmp_path / "pages" / "test.md").read_text()
@@ -202,6 +203,63 @@ def test_the_command_trains_a_table_continues_and_writes_a_page(tmp_path, monkey
     assert "Conditions: **not at equal length (0.3 of the published epochs)**" in page
     assert "| mixup | 20.00 | " in page and "| +10.00 | " in page and "A note." in page
     assert "longtail-tune papers --table test/1 --epochs-scale 0.3 --seeds 2 --tracking-uri none" in page
+
+
+def test_upper_bounds_stand_beside_the_accuracies_and_grow_with_the_seeds(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    setting = Setting("features", in_process.features(tmp_path), 5.0, "linear")
+    rows = (
+        Row("baseline", "plain", (Stage("only", epochs=2),), (45.0,)),
+        Row("weighted", "weighted", (Stage("only", epochs=2, choose=["cost_sensitive"]),), (50.0,)),
+    )
+    table = Table("test/bounds", "a table", "nobody", "accuracy", (setting,), rows, bounds={"baseline": 60.0})
+    monkeypatch.setattr(papers, "tables", lambda: {table.id: table})
+    line = ["--table", "test", "--pages", "pages", "--tracking-uri", "none", "--tricks", "one", "--tricks", "two"]
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    with in_process.without_ray(*phases.PHASES):
+        for seeds in ("2", "3"):
+            assert command.main([*line, "--seeds", seeds]) == 0
+    page = (tmp_path / "pages" / "test.md").read_text()
+    assert "--tricks one --tricks two " in page
+    (search, balanced) = sorted((tmp_path / "results").glob("test-bounds-*"))
+    assert balanced.name == f"{search.name}-balanced"
+    accuracies = [by_row(folder / "journal.jsonl") for folder in (search, balanced)]
+    assert [len(values) for each in accuracies for values in each.values()] == [3] * 4
+    (tail, level) = ({name: np.mean(values) for name, values in each.items()} for each in accuracies)
+    for name, published in (("plain", ["60.00", "75.00"]), ("weighted", ["–", "–"])):
+        cells = [
+            cell.strip() for cell in next(row for row in page.splitlines() if row.startswith(f"| {name} |")).split("|")
+        ]
+        assert [cells[7], cells[9]] == published
+        bound = max(level[name], level["plain"])
+        ours = [float(cells[number].split()[0]) for number in (8, 10)]
+        assert ours == pytest.approx([100 * bound, 100 * tail[name] / bound], abs=0.051)
+    assert "(biased upwards)" in page
+
+
+def test_data_without_a_balanced_set_have_a_table_without_upper_bounds(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    rows = np.random.default_rng(0).standard_normal((150, 4)).astype(np.float32)
+    np.savez("tail.npz", x_train=rows, y_train=np.repeat(np.arange(3), (100, 40, 10)))
+    plain = Row("baseline", "plain", (Stage("only", epochs=1),), (45.0,))
+    table = dataclasses.replace(
+        SMALL, settings=(Setting("tail", "features:tail.npz", None, "linear"),), rows=(plain,), facts=(), bounds={}
+    )
+    monkeypatch.setattr(papers, "tables", lambda: {table.id: table})
+    with in_process.without_ray(*phases.PHASES):
+        assert command.main(["--table", "test", "--pages", "pages", "--tracking-uri", "none", "--seeds", "1"]) == 0
+    page = (tmp_path / "pages" / "test.md").read_text()
+    assert "Incomplete: upper bounds were not measured: upper bound of test-1-features-tail.npz:" in page
+    assert "as large as this long tail" in page and page.count("| – | – | – | – | – |") == 1
+
+
+def by_row(journal) -> dict[str, list[float]]:
+    """Accuracies of the trials by row: the baseline's have no label."""
+    found: dict[str, list[float]] = {}
+    for record in Journal(journal).records().values():
+        found.setdefault("weighted" if record.tricks else "plain", []).append(record.metrics["final/accuracy"])
+    return found
 
 
 def test_bad_input(capsys):

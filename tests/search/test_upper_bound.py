@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from analysis.records import reader
+from analysis.stats.intervals import UNKNOWN
 from search.option import SettingsError
 from search.recipes.written import stages_of
 from search.scheduling.journal import Journal
 from search.settings import Settings
 from search.upper_bound import __main__ as upper_bound
 from search.upper_bound import command
-from search.upper_bound.measures import mean, measured, ratio
+from search.upper_bound.measures import measured, note, ratio
 from spaces.domain import Space, Stage, one_of, trick
 from spaces.recipes import published, published_systems
 from tests.search import in_process
@@ -22,16 +26,34 @@ from trainables.data import DataError, load, standard, with_balanced_train
 from trainables.plan import build, defaults
 
 
+def blocks(*accuracies: float) -> pd.DataFrame:
+    """Trials of a recipe, one for each seed block from 0 on."""
+    return pd.DataFrame({"seed": range(len(accuracies)), "final/accuracy": accuracies})
+
+
 def test_measures_are_those_of_the_survey():
     # ImageNet-LT, table 3: softmax 45.5 over its upper bound 57.3 is 79.4 %
-    one = measured("softmax", {0: 0.455}, {0: 0.573}, {0: 0.573})
-    assert round(one.relative.value, 3) == 0.794 and math.isnan(one.relative.error)
+    one = measured("softmax", blocks(0.455), blocks(0.573), blocks(0.573))
+    assert round(one.relative[0], 3) == 0.794 and math.isnan(one.relative[1])
     # a method that is worse than plain training on balanced data is measured by plain training
-    worse = measured("method", {0: 0.4, 1: 0.5}, {0: 0.5, 1: 0.5}, {0: 0.5, 1: 0.7})
-    assert not worse.by_itself and worse.upper.value == pytest.approx(0.6)
-    assert worse.relative.value == pytest.approx(0.45 / 0.6)
-    better = measured("method", {0: 0.4, 1: 0.5}, {0: 0.8, 1: 1.0}, {0: 0.5, 1: 0.7})
-    assert better.by_itself and better.upper.value == pytest.approx(0.9)
+    worse = measured("method", blocks(0.4, 0.5), blocks(0.5, 0.5), blocks(0.5, 0.7))
+    assert worse.by_itself is False and worse.upper[0] == pytest.approx(0.6)
+    assert worse.relative[0] == pytest.approx(0.45 / 0.6)
+    better = measured("method", blocks(0.4, 0.5), blocks(0.8, 1.0), blocks(0.5, 0.7))
+    assert better.by_itself and better.upper[0] == pytest.approx(0.9)
+    # Student's interval of 0.8 and 1.0 would end at 2.2
+    assert 0 < better.upper[1] < 0.9 < better.upper[2] <= 1
+
+
+def test_a_bound_is_unknown_where_either_training_on_balanced_data_failed():
+    for own, plain, whose in (
+        (blocks(0.8, 0.9), blocks(), "of the baseline"),
+        (blocks(), blocks(0.8), "of the recipe"),
+    ):
+        found = measured("method", blocks(0.4, 0.5), own, plain)
+        assert found.by_itself is None and found.accuracy[0] == pytest.approx(0.45)
+        assert all(math.isnan(number) for number in (*found.upper, *found.relative))
+        assert f"no training {whose} on balanced data has finished" in note(found)
 
 
 def test_the_interval_of_a_ratio_is_paired_within_blocks():
@@ -44,7 +66,7 @@ def test_the_interval_of_a_ratio_is_paired_within_blocks():
     apart, paired = ratio({0: 0.5, 1: 0.7}, {3: 0.7, 4: 0.9})
     # independent errors of 0.1 each: √(0.1² + (0.75 · 0.1)²) / 0.8
     assert not paired and apart.error == pytest.approx(0.125 / 0.8) and apart.df == 1
-    assert mean({}).blocks == 0 and math.isnan(mean({0: 0.5}).error)
+    assert ratio({}, {3: 0.7}) == (UNKNOWN, False)
 
 
 def test_a_balanced_set_is_as_large_as_the_tail_and_has_its_val():
@@ -98,6 +120,19 @@ def test_a_search_is_measured_and_measured_again(tmp_path: Path, monkeypatch, ca
     asked = ["--search", "s", "--output", str(tmp_path / "results")]
     with pytest.raises(SettingsError, match="--recipe defered: did you mean 'deferred'"):
         command.measure(Settings.stored(str(tmp_path / "results"), "s"), ["defered"])
+    settings = Settings.stored(str(tmp_path / "results"), "s")
+    records = Journal(settings.folder / "journal.jsonl").records()
+    best = reader.ranking(reader.frame(records.values()))["title"].iloc[0]
+    chosen = [method.title for method in command.methods_of(settings) if method.chosen]
+    assert chosen == [best for _ in range(best != "baseline")]  # there is no confirm arm
+    aside = {
+        trial: replace(record, set_aside="outside" if "deferred" in record.tricks else "")
+        for trial, record in records.items()
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Journal, "records", lambda journal: aside)
+        left = [method.title for method in command.methods_of(settings)]
+        assert {"first/cost_sensitive", "first/balanced_softmax"} < {*left} and "deferred" not in " ".join(left)
     assert upper_bound.main([*asked, "--dry-run"]) == 0
     assert "s-balanced: 8 trials" in capsys.readouterr().out
     with in_process.without_ray():
@@ -105,10 +140,12 @@ def test_a_search_is_measured_and_measured_again(tmp_path: Path, monkeypatch, ca
     first = capsys.readouterr().out
     for title in ("baseline", "first/cost_sensitive", "first/balanced_softmax", "deferred"):
         assert f"| {title} |" in first
+    assert ("chosen by this accuracy" in first) == bool(chosen)
     journal = tmp_path / "results" / "s-balanced" / "journal.jsonl"
     trained = journal.read_text()
     balanced = search_records(journal)
     assert len(balanced) == 8 and all(len(set(record["counts"])) == 1 for record in balanced)
+    assert not any(name.startswith("test/") for record in balanced for name in record["metrics"])
     with in_process.without_ray():
         assert upper_bound.main([*asked, "--page", "again.md"]) == 0
     assert journal.read_text() == trained

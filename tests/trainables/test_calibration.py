@@ -82,6 +82,22 @@ def test_the_probabilities_are_those_of_deployment_whatever_val_and_training_wer
     assert metrics.calibration_error(p, y, weights=whole) == pytest.approx(repeated)
 
 
+def test_before_and_after_are_measured_at_the_same_frequencies():
+    z, labels, _ = sample(90, torch.tensor([0.6, 0.3, 0.1]), temperature=2.0, exponent=1.0)
+    held = torch.bincount(labels, minlength=3)
+    # equal frequencies: every class as often as the others, so each image as often as the others' numbers say
+    times = (int(held.prod()) // held)[labels]
+    z2, labels2 = z.repeat_interleave(times, 0), labels.repeat_interleave(times)
+    found, _, _ = calibration.on_val(z, labels, COUNTS)
+    assert found["calibration_error_uncalibrated"] == pytest.approx(
+        metrics.calibration_error(z2.softmax(dim=1), labels2)
+    )
+    assert found["loss_uncalibrated"] == pytest.approx(float(torch.nn.functional.cross_entropy(z2, labels2)))
+    assert found["accuracy_uncalibrated"] == pytest.approx(float((z2.argmax(dim=1) == labels2).double().mean()))
+    assert abs(found["loss_uncalibrated"] - float(torch.nn.functional.cross_entropy(z, labels))) > 0.05
+    assert found["calibrated_loss"] < found["loss_uncalibrated"]
+
+
 def test_a_val_that_says_little_leaves_the_network_as_it_is():
     one = calibration.fit(torch.tensor([[9.0, 0.0, 0.0]]), torch.tensor([0]), COUNTS)
     assert one == Calibration(1.0, 0.0)  # one class alone: nothing to learn
@@ -115,14 +131,16 @@ def test_limits_of_the_risk_and_thresholds_by_hand():
 
 def test_thresholds_keep_their_promise():
     """The share of classes and draws in which the real risk is above the one asked for is at most 5 %."""
-    generator, broken = torch.Generator().manual_seed(1), 0
+    generator, broken, given = torch.Generator().manual_seed(1), 0, 0
     for _ in range(200):
         sure = 0.5 + 0.5 * torch.rand(80, generator=generator, dtype=torch.float64)
         wrong = torch.rand(80, generator=generator) > sure  # calibrated
         p = torch.stack([sure, 1 - sure], dim=1)
         (limit, _) = calibration.thresholds(p, wrong.long(), torch.ones(80), risk=0.2)
+        given += limit is not None
         # of answers uniform in (limit, 1), 1 − (1 + limit) / 2 are wrong
         broken += limit is not None and (1 - limit) / 2 > 0.2
+    assert given > 50
     assert broken <= 10 + 3 * math.sqrt(200 * 0.05 * 0.95)
 
 

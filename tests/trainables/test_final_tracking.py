@@ -8,6 +8,7 @@ import pytest
 
 from analysis.records import mlflow_store
 from analysis.records import reader as load
+from analysis.records.mlflow_models import DataSet
 from trainables.final.recipe import TrainError
 from trainables.final.tracking import NOWHERE, MlflowRun
 from trainables.train import main as train
@@ -27,6 +28,15 @@ def test_the_environment_says_where_the_run_is(tmp_path, monkeypatch):
     assert found.info.status == "FINISHED" and found.data.params == {"größe/lr": "0.1"}
     assert not (tmp_path / "mlflow.db").exists()
     assert started(NOWHERE).run_id is None
+
+
+@pytest.mark.parametrize(("val", "context"), [(0, "train, test"), (2, "train, val, test")])
+def test_the_data_of_the_run_name_the_splits_that_were_used(uri, val, context):
+    run = started(uri)
+    data = DataSet("digits-lt", "abc", {"train": 5, "val": val, "test": 3})
+    run.model("m", {"test/accuracy": 0.5}, data, at=1, folder=None)
+    (used,) = load.connect(uri).get_run(run.run_id).inputs.dataset_inputs
+    assert {tag.key: tag.value for tag in used.tags} == {"mlflow.data.context": context}
 
 
 class Hanging(BaseHTTPRequestHandler):

@@ -32,6 +32,7 @@ from trainables import registry
 from trainables.data import load
 from trainables.data.catalogue import DataError
 from trainables.final import training
+from trainables.final.command import _of_seed
 from trainables.final.model_card import spread
 from trainables.final.network import trained
 from trainables.final.recipe import TrainError, lengthened, read_recipe, with_relative_places
@@ -507,8 +508,14 @@ def test_ctrl_c_ends_behind_the_epoch_and_goes_on(
     assert "was started with another seeds ([5000], now [5000, 5001])" in printed
     settings = tmp_path / "out" / "unfinished" / "settings.json"
     noted = json.loads(settings.read_text())
-    for damage, message in (("{", "settings.json is damaged; remove"), ({"code": "0"}, "was trained by other code")):
-        settings.write_text(damage if isinstance(damage, str) else json.dumps(noted | damage))
+    other = noted | {"code": "0"}
+    earlier = {key: value for key, value in other.items() if key != "calibrate"}  # what an earlier version noted
+    for content, message in (
+        ("{", "settings.json is damaged; remove"),
+        (json.dumps(other), "was trained by other code"),
+        (json.dumps(earlier), "was trained by other code"),
+    ):
+        settings.write_text(content)
         assert command(recipe(), "--resume", "--tracking-uri", store) == 2
         printed = capsys.readouterr().err
         assert message in printed and len(printed.splitlines()) == 1
@@ -929,6 +936,12 @@ def test_a_calibrated_model_serves_what_was_measured(recipe, command, tmp_path):
     exact = odds / odds.sum(dim=1, keepdim=True)
     loss = log_loss(data.test_labels, exact, sample_weight=weights)
     assert told["test"]["after"]["loss"] == run["metrics"]["test/loss"] == pytest.approx(loss, abs=1e-5)
+    # before and after at the same frequencies: those of deployment
+    numbers = _of_seed(run)
+    bare_right = (z.argmax(dim=1) == data.test_labels).double()
+    assert numbers["test/prior_accuracy_uncalibrated"] == pytest.approx(float((weights * bare_right).sum()))
+    assert numbers["test/prior_accuracy"] == pytest.approx(float((weights * right.double()).sum()))
+    assert "test/accuracy_uncalibrated" not in numbers
     served = mlflow.pyfunc.load_model(str(out / "mlflow-model")).predict(
         pd.DataFrame({"image": [image.numpy() for image in data.test_images]})
     )
@@ -939,7 +952,7 @@ def test_a_calibrated_model_serves_what_was_measured(recipe, command, tmp_path):
     kept = torch.tensor(served["accepted"].tolist())
     assert run["abstention"]["coverage"] == pytest.approx(float((weights[kept]).sum() / weights.sum()), abs=0.02)
     card = (out / "README.md").read_text()
-    for words in ("440 val images beside them were held out", "the prior that was given", "## Largest confusions"):
+    for words in ("440 further images were held out as val", "the prior that was given", "## Largest confusions"):
         assert words in card
     assert (tmp_path / "out" / "per_class.csv").read_text().splitlines()[0].endswith("wrong,wrong_low,wrong_high")
 

@@ -183,6 +183,9 @@ def test_test_is_read_only_where_that_is_asked_for(config, trial):
     assert 0 < metrics["test/accuracy"] <= 1
     # a confirmed recipe is calibrated on val, and what it says of val adds up
     assert metrics["final/temperature"] > 0 and 0 <= metrics["test/calibrated_error"] <= 1
+    # val and test have equal class frequencies here
+    assert metrics["final/loss_uncalibrated"] == pytest.approx(metrics["final/loss"], rel=1e-4)
+    assert metrics["test/accuracy_uncalibrated"] == pytest.approx(metrics["test/accuracy"])
     assert metrics["final/calibrated_loss"] < metrics["final/loss"]
     said = payload["decisions"]
     wrong = sum(

@@ -16,6 +16,7 @@ import torch
 from scipy import special
 from torch import Tensor
 
+from analysis.records.schema import MOST_CONFUSIONS
 from trainables import metrics
 
 COVERAGES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.5)
@@ -155,20 +156,35 @@ def on_val(logits: Tensor, labels: Tensor, counts: Tensor) -> tuple[dict[str, fl
         counts: (C,) training images per class.
 
     Returns:
-        "temperature" and "prior_exponent" of the calibration, "calibrated_error", "calibrated_loss" and
-        "calibrated_accuracy" by halves that were not fitted on; how often confident answers are wrong; the calibration.
+        "temperature" and "prior_exponent" of the calibration, and the scores of `before_and_after`, calibrated by
+        halves that were not fitted on; how often confident answers are wrong; the calibration.
     """
     prior = torch.full((len(counts),), 1 / len(counts), dtype=torch.float64)
     fitted = fit(logits, labels, counts)
     unseen = cross_fitted(logits, labels, counts, prior)
     found = {"temperature": fitted.temperature, "prior_exponent": fitted.exponent}
-    return found | calibrated_scores(unseen, labels, prior), confident(unseen, labels), fitted
+    found |= before_and_after(logits.double().softmax(dim=1), unseen, labels, prior)
+    return found, confident(unseen, labels), fitted
 
 
-def calibrated_scores(probabilities: Tensor, labels: Tensor, prior: Tensor) -> dict[str, float]:
-    """`scores` under a prior, as "calibrated_error", "calibrated_loss" and "calibrated_accuracy"."""
-    found = scores(probabilities, labels, importance(labels, prior))
-    return {f"calibrated_{name.removeprefix('calibration_')}": value for name, value in found.items()}
+def before_and_after(plain: Tensor, calibrated: Tensor, labels: Tensor, prior: Tensor) -> dict[str, float]:
+    """`scores` of both under one prior, so that they can be compared.
+
+    Args:
+        plain: (N, C) softmax of the network.
+        calibrated: (N, C) probabilities after calibration.
+        labels: (N,) true classes.
+        prior: (C,) class frequencies at which both are measured.
+
+    Returns:
+        "calibration_error_uncalibrated", "loss_uncalibrated" and "accuracy_uncalibrated" of the softmax;
+        "calibrated_error", "calibrated_loss" and "calibrated_accuracy".
+    """
+    weights = importance(labels, prior)
+    before, after = scores(plain, labels, weights), scores(calibrated, labels, weights)
+    return {f"{name}_uncalibrated": value for name, value in before.items()} | {
+        f"calibrated_{name.removeprefix('calibration_')}": value for name, value in after.items()
+    }
 
 
 def importance(labels: Tensor, prior: Tensor) -> Tensor:
@@ -304,15 +320,15 @@ def selective_risk(probabilities: Tensor, labels: Tensor, weights: Tensor) -> li
 # --- confusions ---------------------------------------------------------------------------------------------
 
 
-def confusions(predicted: Tensor, labels: Tensor, classes: int, most: int = 50) -> list[tuple[int, int, int]]:
-    """The mistakes that are made most often: (true class, predicted class, images), the most frequent first.
+def confusions(predicted: Tensor, labels: Tensor, classes: int) -> list[tuple[int, int, int]]:
+    """The `MOST_CONFUSIONS` most frequent mistakes: (true class, predicted class, images), the most frequent first.
 
     >>> confusions(torch.tensor([1, 1, 0, 2]), torch.tensor([0, 0, 0, 1]), classes=3)
     [(0, 1, 2), (1, 2, 1)]
     """
     wrong = predicted != labels
     pairs, counts = (labels[wrong] * classes + predicted[wrong]).unique(return_counts=True)
-    order = counts.argsort(descending=True, stable=True)[:most]
+    order = counts.argsort(descending=True, stable=True)[:MOST_CONFUSIONS]
     return [
         (pair // classes, pair % classes, count)
         for pair, count in zip(pairs[order].tolist(), counts[order].tolist(), strict=True)

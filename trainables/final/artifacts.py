@@ -15,13 +15,14 @@ import torch
 from safetensors.torch import save as save_tensors
 
 from analysis.files import to_json, write
+from analysis.stats.intervals import wilson_interval
 from analysis.text import csv_cell, printable
 from trainables.deployment import Deployment
 from trainables.final import serving
 from trainables.final.model_card import card
 from trainables.final.network import RECIPE, weights_file, weights_metadata
 from trainables.final.recipe import to_yaml, with_relative_places
-from trainables.final.reliability.measurement import Calibrated, calibrate, mean_of, measure, wilson
+from trainables.final.reliability.measurement import Calibrated, calibrate, mean_of, measure
 from trainables.final.reliability.sections import MEASURED, TABLE
 from trainables.final.setup import TrainingSetup
 from trainables.metrics import group_of
@@ -121,16 +122,17 @@ def table(data: Any, measured: Sequence[Mapping[str, Any]]) -> str:
     """A CSV with a row for each class: images in training and test, group, recalls and precision as fractions.
 
     The recalls are those of every seed, and their mean with its 95 % interval by the number of test images (Wilson's,
-    which stays inside [0, 1]); the precision is the mean over seeds, with that of the images that were predicted to be
-    of the class. Of a model that abstains also the threshold of each class in the first seed, and how many of the
-    answers that it accepts are wrong.
+    which stays inside [0, 1]). The precision is the mean over seeds at the class frequencies of test, with the interval
+    by the number of images that were assigned to the class. For a model that abstains, the table also has the threshold
+    of each class in the first seed, and how many of its accepted answers are wrong.
     """
     tested = torch.bincount(data.test_labels.cpu(), minlength=data.classes).tolist()
     content = io.StringIO()
     writer = csv.writer(content)
     seeds = [f"recall_seed{run['seed']}" for run in measured]
     columns = ["label", "class", "train_images", "group", "test_images", *seeds, "recall_mean"]
-    columns += ["recall_low", "recall_high", "predicted_images", "precision_mean", "precision_low", "precision_high"]
+    columns += ["recall_low", "recall_high", "predicted_images"]
+    columns += ["precision_at_test_frequencies", "precision_low", "precision_high"]
     abstention = measured[0].get("abstention")
     answers = ["threshold", "accepted_images", "wrong_images", "wrong", "wrong_low", "wrong_high"]
     writer.writerow([*columns, *(answers if abstention else [])])
@@ -140,14 +142,13 @@ def table(data: Any, measured: Sequence[Mapping[str, Any]]) -> str:
         given = sum(run["predicted"][label] for run in measured) / len(measured)
         precision = mean_of([run["precisions"][label] for run in measured])
         row = [label, csv_cell(printable(name, keep="")), count, group_of(count), tested[label]]
-        row += _cells(*recalls, mean, *wilson(mean, tested[label]))
-        row += [f"{given:g}", *_cells(precision, *wilson(precision, given))]
+        row += _cells(*recalls, mean, *wilson_interval(mean * tested[label], tested[label]))
+        row += [f"{given:g}", *_cells(precision, *wilson_interval(precision * given, given))]
         if abstention:
             threshold = abstention["thresholds"][label]
             accepted, wrong = abstention["accepted_images"][label], abstention["wrong_images"][label]
-            share = wrong / accepted if accepted else math.nan
             row += ["never" if threshold is None else f"{threshold:.6f}", accepted, wrong]
-            row += _cells(share, *wilson(share, accepted))
+            row += _cells(wrong / accepted if accepted else math.nan, *wilson_interval(wrong, accepted))
         writer.writerow(row)
     return content.getvalue()
 

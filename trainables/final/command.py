@@ -353,7 +353,9 @@ def _of_seed(run: Mapping[str, Any]) -> dict[str, float]:
     found = dict(run["metrics"])
     if told := run.get("calibration"):
         found |= {f"calibration/{key}": told[key] for key in ("temperature", "exponent")}
-        found |= {f"test/{key}_uncalibrated": value for key, value in told["test"]["before"].items()}
+        # at the frequencies of deployment, at which accuracy has another name
+        names = {"accuracy": "prior_accuracy"} if "test/prior_accuracy" in found else {}
+        found |= {f"test/{names.get(key, key)}_uncalibrated": value for key, value in told["test"]["before"].items()}
     return {key: value for key, value in found.items() if math.isfinite(value)}
 
 

@@ -119,7 +119,7 @@ def _use(recipe: Mapping[str, Any], data: Any, measured: Sequence[Mapping[str, A
 def _program(data: Any, run: Mapping[str, Any]) -> list[str]:
     seed = run["seed"]
     more = (
-        "; where `accepted` is false, it is less sure than this card asks for, and better asks a person"
+        "; answers with `accepted` false are less certain than the model's risk limit allows and should go to a person"
         if "abstention" in run
         else ""
     )
@@ -222,7 +222,7 @@ def _data(recipe: Mapping[str, Any], data: Any) -> list[str]:
     left_out = recipe["data"].get("left_out", 0)
     val = len(data.val_labels)
     held = (
-        f"{val} val images beside them were held out, for the calibration."
+        f"{val} further images were held out as val, for the calibration."
         if val
         else "All of them were trained on: no val was held out."
     )
@@ -346,17 +346,15 @@ def _search_results(recipe: Mapping[str, Any], plan: Plan) -> list[str]:
         lines.append(
             f"Gain over the baseline: {100 * gain['mean']:+.1f} points{interval}, {gain.get('seeds', 0)} paired seeds."
         )
-    if {"calibration_error", "calibrated_error", "temperature"} <= set(fitted := found.get("calibration") or {}):
-        before, after = (100 * fitted[key] for key in ("calibration_error", "calibrated_error"))
-        words = f"{after:.1f} % after calibration (T = {fitted['temperature']:.2f})"
-        lines.append(f"Calibration error on val: {before:.1f} %, and {words}.")
-    if mistakes := found.get("confusions"):
-        shown = (
-            f"{markdown_cell(one['true'])} → {markdown_cell(one['predicted'])} "
-            f"({_percent(math.nan if one['share'].get('mean') is None else one['share']['mean'])} %)"
-            for one in mistakes[:3]
+    keys = ("calibration_error_uncalibrated", "calibrated_error", "temperature")
+    if {*keys} <= set(fitted := found.get("calibration") or {}):
+        before, after, temperature = (fitted[key] for key in keys)
+        lines.append(
+            f"Calibration error on val at equal class frequencies: {100 * before:.1f} %, and {100 * after:.1f} % after "
+            f"calibration (T = {temperature:.2f})."
         )
-        lines.append(f"Largest confusions on val: {', '.join(shown)}.")
+    if mistakes := found.get("confusions"):
+        lines.append(f"Largest confusions on val: {', '.join(map(_confusion, mistakes[:3]))}.")
     warnings = [
         f"- {markdown_cell(verdict['pair'])}: {markdown_cell(verdict['verdict'])}. {markdown_cell(verdict['reason'])}"
         for verdict in recipe["conflicts"]
@@ -371,6 +369,13 @@ def _search_results(recipe: Mapping[str, Any], plan: Plan) -> list[str]:
         *(warnings or ["None of its pairs was screened, or the table had too little to say."]),
         "",
     ]
+
+
+def _confusion(found: Mapping[str, Any]) -> str:
+    """A confusion of an exported recipe; its share is unknown where the record of a seed does not tell it."""
+    share = found["share"].get("mean")
+    often = f"at least {found['images']} images" if share is None else f"{_percent(share)} %"
+    return f"{markdown_cell(found['true'])} → {markdown_cell(found['predicted'])} ({often})"
 
 
 def _limits(recipe: Mapping[str, Any], plan: Plan, data: Any, setup: TrainingSetup) -> list[str]:

@@ -49,8 +49,8 @@ class Predictor:
         preprocessing: Decodes encoded images; `None` where the program takes features.
         shape: (c, H, W), or (D,), that the program takes.
         classes: C names.
-        limits: (C,) probability from which an answer is accepted, by its class; `None` never. Absent where the model
-            does not abstain.
+        limits: (C,) lowest probability at which an answer of each class is accepted, `None` for a class whose answers
+            never are; `None` for a model that does not abstain.
     """
 
     def __init__(

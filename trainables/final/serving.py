@@ -184,8 +184,8 @@ def save(
         out: Folder.
         data: What the network was trained on.
         metadata: JSON-serialisable, kept with the MLflow model.
-        limits: (C,) probability from which an answer is accepted, by its class; `None` never. Absent where the model
-            does not abstain.
+        limits: (C,) lowest probability at which an answer of each class is accepted, `None` for a class whose answers
+            never are; `None` for a model that does not abstain.
 
     Raises:
         NotExported: It cannot be exported.

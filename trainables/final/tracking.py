@@ -111,7 +111,7 @@ class MlflowRun:
         Args:
             name: Name of the model.
             values: Its numbers, which the run has as well.
-            data: What it was trained and tested on.
+            data: What it was trained and tested on, with the images of each split.
             at: Unix time in milliseconds of these numbers in the run.
             folder: What `mlflow models serve` takes; absent where MLflow has the numbers alone.
             tags: Further tags.
@@ -121,7 +121,8 @@ class MlflowRun:
         with self._forgiving() as client:
             run_id = str(self.run_id)
             run = client.get_run(run_id)
-            mlflow_models.log_data(client, run_id, [data], "train, test")
+            used = ", ".join(split for split, images in data.about.items() if images)
+            mlflow_models.log_data(client, run_id, [data], used)
             points = [(mlflow_store.key(key), value, at, 0) for key, value in values.items()]
             kept = {key: run.data.tags[key] for key in ("level", "recipe", "source_search") if key in run.data.tags}
             measurements = [mlflow_models.Measurement(run_id, points, data)]

@@ -200,13 +200,13 @@ class Pipeline:
         return summary(last, self.data.counts, self.data.test_labels, "test", deployment or self.deployment)
 
     def confirm(self, fitted: Calibration) -> dict[str, float]:
-        """Metrics on test, read once: of the network as it is, and at equal class frequencies with a calibration."""
+        """Metrics on test, read once: of the network as it is, and before and after calibration."""
         last, logits = self.measured_on_test()
         data = self.data
         found = summary(last, data.counts, data.test_labels, "test", self.deployment)[0]
         prior = torch.full((data.classes,), 1 / data.classes, dtype=torch.float64)
         probabilities = fitted.probabilities(logits, data.counts, prior)
-        scores = calibration.calibrated_scores(probabilities, data.test_labels, prior)
+        scores = calibration.before_and_after(logits.softmax(dim=1), probabilities, data.test_labels, prior)
         return found | {f"test/{name}": value for name, value in scores.items()}
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:

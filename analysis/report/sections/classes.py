@@ -40,7 +40,7 @@ def html(findings: Findings) -> Markup:
         ui.note(f"{part}. Classes without a recall have no mark below." if part else ""),
         ui.figure(curves.recalls(drawn), "recalls", caption, ""),
         _table(drawn),
-        ui.note(missing(findings, drawn, "recall")),
+        ui.note(missing(findings, [each.name for each in drawn], "recall")),
     )
 
 

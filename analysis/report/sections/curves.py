@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Collection
 
 import pandas as pd
 from markupsafe import Markup
@@ -32,7 +31,7 @@ def html(findings: Findings) -> Markup:
     )
     return ui.stack(
         ui.figure(curves.learning_curves(drawn), "curves", caption, ""),
-        ui.note(missing(findings, drawn, "learning curve")),
+        ui.note(missing(findings, [curve.name for curve in drawn], "learning curve")),
     )
 
 
@@ -41,9 +40,9 @@ def trials_drawn(findings: Findings) -> pd.DataFrame:
     return pd.concat([findings.trials.iloc[:0], *(findings.trials_of(recipe) for recipe in findings.compared)])
 
 
-def missing(findings: Findings, drawn: Sequence[Any], what: str) -> str:
-    """Which of the two recipes is not drawn, in a sentence; "" where both are."""
-    lacking = [name for name in findings.compared.values() if name not in {each.name for each in drawn}]
+def missing(findings: Findings, drawn: Collection[str], what: str) -> str:
+    """A sentence that names the recipes that are not drawn; "" where all are."""
+    lacking = [name for name in findings.compared.values() if name not in drawn]
     return f"The {' and the '.join(lacking)} {'has' if len(lacking) == 1 else 'have'} no {what}." if lacking else ""
 
 

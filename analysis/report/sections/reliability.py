@@ -9,8 +9,9 @@ import pandas as pd
 from markupsafe import Markup
 
 from analysis.formatting import seeds
-from analysis.recipes.reliability import confusions, precision, recall, told, wrong_above
+from analysis.recipes.reliability import confusions, precision, recall, with_decisions, wrong_above
 from analysis.records.intervals import bounded_interval
+from analysis.records.schema import MOST_CONFUSIONS
 from analysis.report import html as ui
 from analysis.report.context import val_of
 from analysis.report.findings import Findings
@@ -21,14 +22,14 @@ TITLE = "Precision, confusions and calibration"
 MOST_CLASSES = 200
 """Rows of a table on the page."""
 
-MOST_CONFUSIONS = 12
+SHOWN_CONFUSIONS = 12
 """Confusions of a recipe on the page."""
 
 BEFORE_AND_AFTER = (
-    ("final/calibration_error", "final/calibrated_error", "calibration error"),
-    ("final/accuracy", "final/calibrated_accuracy", "accuracy"),
+    ("final/calibration_error_uncalibrated", "final/calibrated_error", "calibration error"),
+    ("final/accuracy_uncalibrated", "final/calibrated_accuracy", "accuracy"),
 )
-"""Metrics without and with calibration, and what they are called."""
+"""Metrics before and after calibration, all at equal class frequencies, and what they are called."""
 
 
 def problem(findings: Findings) -> str | None:
@@ -45,30 +46,22 @@ def html(findings: Findings) -> Markup:
     """Precision by class, the largest confusions, the calibration, and how often confident answers are wrong."""
     drawn = _drawn(findings)
     counts = ", ".join(f"{name}: {seeds(len(mine))}" for name, mine in drawn.items())
-    named = [_Named(name) for name in drawn]
     return ui.stack(
         ui.paragraph(
-            "Precision is the share of the val images given a class that are of it, at the class frequencies of val; "
-            f"intervals are over seeds ({counts})."
+            "Precision is the share of the val images assigned to a class that belong to it, at the class frequencies "
+            f"of val; intervals are over seeds ({counts})."
         ),
         _precisions(drawn),
         *(_confusions(name, mine) for name, mine in drawn.items()),
         _calibration(drawn),
         *(_confident(name, mine) for name, mine in drawn.items()),
-        ui.note(missing(findings, named, "record of its predictions")),
+        ui.note(missing(findings, drawn, "record of its predictions")),
     )
-
-
-class _Named:
-    """Something with a name, for `missing`."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
 
 
 def _drawn(findings: Findings) -> dict[str, pd.DataFrame]:
     """The trials that speak for each recipe and say what they predicted, by the recipe's name."""
-    trials = told(trials_drawn(findings))
+    trials = with_decisions(trials_drawn(findings))
     each = {name: trials[trials["recipe"] == recipe] for recipe, name in findings.compared.items()}
     return {name: mine for name, mine in each.items() if len(mine)}
 
@@ -106,9 +99,13 @@ def _confusions(name: str, mine: pd.DataFrame) -> Markup:
     if not rows:
         return ui.note(f"The {name} made no mistake on val.")
     heads = ["true class", "predicted class", "val images, all seeds", "share of the true class, %"]
-    shown = ui.table(heads, rows[:MOST_CONFUSIONS], f"confusions of the {name}", pd.DataFrame(content))
+    shown = ui.table(heads, rows[:SHOWN_CONFUSIONS], f"confusions of the {name}", pd.DataFrame(content))
     return ui.stack(
-        ui.paragraph(f"Largest confusions of the {name}; a record keeps the 50 largest of its trial."), shown
+        ui.paragraph(
+            f"Largest confusions of the {name}. A record keeps the {MOST_CONFUSIONS} largest of its trial: where the "
+            "full list of a seed lacks a pair, the share is unknown and the number of images is a lower bound."
+        ),
+        shown,
     )
 
 
@@ -140,11 +137,11 @@ def _calibration(drawn: dict[str, pd.DataFrame]) -> Markup:
     heads += [f"{what} {when}, %" for *_, what in BEFORE_AND_AFTER for when in ("before", "after")]
     return ui.stack(
         ui.paragraph(
-            "Calibration fits on val a temperature (above 1: the network is too sure of itself) and the prior under "
-            "which its probabilities hold, as a power of the training images' (about 1 after plain training, about 0 "
-            "after re-balancing), and leads by Bayes' rule to equal class frequencies. Each half of val is measured "
-            "with what the other half has fitted. The recipes are compared before it; trainables.train --calibrate "
-            "builds it into the final model."
+            "Calibration fits two numbers on val: a temperature (above 1: the network is overconfident) and the prior "
+            "under which its probabilities hold, as a power of the class frequencies in training (about 1 after plain "
+            "training, about 0 after re-balancing). Bayes' rule then gives probabilities for equal class frequencies, "
+            "at which before and after are measured, each half of val with the calibration fitted on the other half. "
+            "Recipes are compared without calibration; trainables.train --calibrate builds it into the final model."
         ),
         ui.table(heads, rows, "calibration", pd.DataFrame(content)),
     )
@@ -173,8 +170,8 @@ def _confident(name: str, mine: pd.DataFrame) -> Markup:
         heads += [f"answers of a seed from {100 * float(limit):g} % on", "wrong among them, %"]
     return ui.stack(
         ui.paragraph(
-            f"Abstention: where the {name} answers only from a calibrated probability on, so many of the answers of "
-            "each class are left, and so many of these are wrong."
+            f"Abstention: the number of answers of each class that remain if the {name} only answers from a calibrated "
+            "probability on, and the share of these that is wrong, at the class frequencies of val."
         ),
         ui.table(heads, rows[:MOST_CLASSES], f"abstention of the {name}", pd.DataFrame(content)),
     )

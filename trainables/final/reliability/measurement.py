@@ -27,8 +27,9 @@ class Calibrated:
         shift: (C,) what is added to the scaled logits.
         val: "images"; and "before" and "after", the scores on val under the prior, "after" by halves that were not
             fitted on.
-        limits: (C,) probability from which an answer is accepted, `None` never; absent where nothing was asked for.
-        risk: The share of wrong answers that was asked for.
+        limits: (C,) lowest probability at which an answer is accepted, `None` for a class whose answers never are;
+            `None` for a model that does not abstain.
+        risk: The largest accepted share of wrong answers; `None` for a model that does not abstain.
     """
 
     calibration: Calibration
@@ -36,26 +37,6 @@ class Calibrated:
     val: dict[str, Any]
     limits: list[float | None] | None = None
     risk: float | None = None
-
-
-def wilson(share: float, images: float, z: float = 1.959964) -> tuple[float, float]:
-    """95 % interval of a share of some images, inside [0, 1]; NaN without images.
-
-    Args:
-        share: The share, in [0, 1].
-        images: Effective number of images.
-        z: Quantile of the normal distribution.
-
-    Source: Wilson 1927, doi:10.1080/01621459.1927.10502953.
-
-    >>> [round(end, 3) for end in wilson(1.0, 7)]
-    [0.646, 1.0]
-    """
-    if not images or math.isnan(share):
-        return math.nan, math.nan
-    middle = (share + z * z / (2 * images)) / (1 + z * z / images)
-    half = z / (1 + z * z / images) * math.sqrt(share * (1 - share) / images + (z / (2 * images)) ** 2)
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def mean_of(values: Sequence[float]) -> float:
@@ -93,13 +74,14 @@ def calibrate(pipeline: Pipeline, deployment: Deployment, risk: float | None = N
 
 
 def measure(pipeline: Pipeline, deployment: Deployment, calibrated: Calibrated | None = None) -> dict[str, Any]:
-    """What a seed reaches on test, with the calibration that is served.
+    """Measures a trained seed on test, with the calibration that is served.
 
     Returns:
-        "metrics" and "recalls" (C,); "precisions" (C,) and "predicted" (C,), images of test that each class was
-        predicted for, as often as classes are in test; "confusions", the largest ones as (true, predicted, images);
-        "prior" (C,), that of deployment; "risk_coverage", see `calibration.selective_risk`, under it; and with a
-        calibration "calibration": its numbers, and the scores on test before and after it.
+        "metrics" and "recalls" (C,); "predicted" (C,), the number of test images assigned to each class, and
+        "precisions" (C,), the share of them that belong to it, both at the class frequencies of test; "confusions", the
+        largest ones as (true, predicted, images); "prior" (C,), that of deployment; "risk_coverage" under that prior,
+        see `calibration.selective_risk`; and with a calibration "calibration": its numbers, and the scores on test
+        before and after it.
     """
     data = pipeline.data
     last, z = pipeline.measured_on_test()

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
+from analysis.stats.intervals import wilson_interval
 from analysis.text import markdown_cell
-from trainables.final.reliability.measurement import wilson
 
 MEASURED, TABLE = "metrics.json", "per_class.csv"
 """Names of the file with every number, and of the table of classes."""
@@ -27,7 +27,7 @@ def rates(run: Mapping[str, Any], label: int, images: int) -> str:
 
 
 def _with_interval(share: float, images: float) -> str:
-    low, high = wilson(share, images)
+    low, high = wilson_interval(share * images, images)
     return "–" if math.isnan(share) else f"{100 * share:.1f} ({100 * low:.1f} to {100 * high:.1f})"
 
 
@@ -60,7 +60,7 @@ def calibration(measured: Sequence[Mapping[str, Any]]) -> list[str]:
     return [
         "## Calibration", "",
         *_calibrated(measured), "",
-        f"Where only the most confident answers are given, so many of them are wrong (seed {run['seed']}, on test, at "
+        f"Share of wrong answers if the model only answers where it is most confident (seed {run['seed']}, on test, at "
         f"{_frequencies(run)}):", "",
         "| answered (%) | lowest probability | wrong (%) |", "|---|---|---|", *coverage, "",
         *_abstention(run),
@@ -75,9 +75,10 @@ def _calibrated(measured: Sequence[Mapping[str, Any]]) -> list[str]:
         ]
     lines = [
         "p(y | x) ∝ π(y) · exp(z_y / T) / π_train(y)^a, with z the logits, T and a fitted on val, and π "
-        f"{_frequencies(measured[0])}; {measured[0]['calibration']['val']['images']} val images. So the decisions are "
-        "those of that prior, and may differ from those of the bare network. On other class frequencies π', multiply "
-        "by π'(y) / π(y) and divide by the sum. On val, after is measured on the half that was not fitted on.",
+        f"{_frequencies(measured[0])}; {measured[0]['calibration']['val']['images']} val images. The predicted class "
+        "is the most probable one under that prior and may differ from that of the bare network. For other class "
+        "frequencies π', multiply by π'(y) / π(y) and divide by the sum. On val, each half is measured with the "
+        "calibration fitted on the other half.",
         "",
         "| seed | T | a | calibration error, val (%) | on test (%) | loss, val | on test | accuracy on test (%) |",
         "|---|---|---|---|---|---|---|---|",
@@ -112,8 +113,8 @@ def _abstention(run: Mapping[str, Any]) -> list[str]:
         else ""
     )
     return [
-        f"An answer is `accepted` from a threshold of its class on, chosen on val so that with 95 % confidence at most "
-        f"{100 * found['risk']:g} % of the accepted answers of that class are wrong.{some} On test "
+        "An answer is `accepted` if it reaches the threshold of its class, chosen on val so that, with 95 % confidence,"
+        f" at most {100 * found['risk']:g} % of the accepted answers of that class are wrong.{some} On test "
         f"{100 * found['coverage']:.1f} % are accepted, and {_with_interval(found['wrong'], found['images'])} % of "
         f"these are wrong. {TABLE} has every class.",
         "",
