@@ -90,7 +90,7 @@ def make_request(given: Mapping[str, Any], where: str = "") -> Request:
         chosen["data"] = with_val(chosen["data"], once.val)
     settings = validate(Settings, chosen, where)
     if settings.patience is None:
-        settings = replace(settings, patience=default_patience(settings.trials))
+        settings = replace(settings, patience=default_patience(settings.trials), patience_is_default=True)
     if settings.primary and settings.seeds < FEWEST_BLOCKS:
         raise SettingsError(
             f"{where}--seeds {settings.seeds}: the declared pairs (--primary) need at least {FEWEST_BLOCKS} seed "

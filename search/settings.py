@@ -153,6 +153,7 @@ class Settings(NumericsSettings):
         default=None, at_least=0, at_most=1_000_000, shown="15, or a third of --trials if that is larger",
         off="--no-early-end",
     )  # fmt: skip
+    patience_is_default: bool = note("--patience", default=False, compared=False)
     spend_on: str = option(
         MUCH, "what to spend the epochs on that an early end saves: nothing, or verdicts, which are further seeds for "
         "the directions of declared pairs that are not known yet", default="nothing", choices=SPEND_ON,

@@ -104,7 +104,9 @@ class SearchState:
 
         After a resume, trials of a later phase appear when it is planned again.
         """
-        found = [(self.requests[name], record) for name, record in self.records.items() if name in self.requests]
+        # a list: the display asks from a thread of its own
+        known = list(self.records.items())
+        found = [(self.requests[name], record) for name, record in known if name in self.requests]
         chosen = (pair for pair in found if pair[0].phase in phases)
         return sorted(chosen, key=lambda pair: (pair[1].seed, pair[0].id))
 
@@ -194,9 +196,11 @@ class SearchState:
 
     @property
     def added_blocks(self) -> list[int]:
-        """First seeds of the blocks that were added after an interim analysis, by `--settle` or by `--seeds +N`."""
+        """First seeds of the blocks that each further interim analysis added, by `--settle`, `--seeds +N` or an early
+        end. Two that begin at the same block are two looks.
+        """
         firsts = (*(look["first"] for look in self.looks), *self.block_counts[:-1])
-        return sorted({self.first_seed + first for first in firsts})
+        return sorted(self.first_seed + first for first in firsts)
 
     def recorded_blocks(self) -> int:
         """Design blocks that the records show, for journals of versions that did not write down their number.

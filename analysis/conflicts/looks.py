@@ -33,7 +33,7 @@ def at_looks(
         margin: Loss that would not matter, a fraction.
         primary: Declared pairs; where there are any, the first look leaves a part of their error rate to the next ones.
         firsts: First seed block of each further look, in order; blocks of one look have seeds from
-            there on, below the next look's.
+            there on, below the next look's. Blocks of two looks that begin together are judged at the later one.
         level: Confidence level of the two-sided intervals.
         q: False discovery rate over the pairs that are not declared.
 

@@ -93,7 +93,9 @@ def open_workspace(
     if not request.resume:
         workspace.create(context)
         return []
-    changed, note = workspace.changes(context, change is not None)
+    # a space that is given was compared when the search was opened
+    space_given = request.space_given and not request.accept_changes
+    changed, note = workspace.changes(context, space_given or change is not None)
     if changed and not request.accept_changes:
         name = successor_of(context.settings, ()).name
         again = f"starts {name} with the same settings on fresh seed blocks and leaves {workspace.name} as it is"
@@ -101,7 +103,9 @@ def open_workspace(
         raise SettingsError(refusal(f"--resume {workspace.name}{settle}", changed, again))
     if note:
         console.print(styled(sentence(note), "dim"), soft_wrap=True)
-    if change is not None and not changed:
+    if change is None and space_given:
+        workspace.undo_growth(context)
+    elif change is not None and not changed:
         show_change(console, change, str(kept_space(Settings.stored(context.settings.output, workspace.name))[1]))
         workspace.grow(context)
         Journal(workspace.folder / "journal.jsonl").write(EVENT, **change.event())

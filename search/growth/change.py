@@ -83,7 +83,7 @@ class SpaceChange:
             yield f"Trials that had been set aside and count again: {len(self.restored)}."
         yield f"Trials of the changed design that have no result yet: {self.missing}."
         if not self.proposals_left:
-            yield "The adaptive arm has made all of its proposals; --trials +N lets it propose in the changed space."
+            yield "The adaptive arm proposes nothing more; --trials +N lets it propose in the changed space."
 
 
 def open_search(request: Request) -> tuple[SearchContext, SpaceChange | None]:
@@ -105,18 +105,19 @@ def open_search(request: Request) -> tuple[SearchContext, SpaceChange | None]:
     known = Identity.read(request.settings.folder)
     if known is None:
         return context, None
-    if request.space_given:
-        space = keep_defaults(known.space, context.space, context.standard)
-        if space != known.space:
-            context = context.with_settings(space="<python>" if request.file is None else str(request.file))
-        context = replace(context, space=space)
-    elif context.space != known.space or not known.former:
+    if not request.space_given and (context.space != known.space or not known.former):
         return context, None  # a copy that was edited is told apart from a change that is asked for
     events = Journal(request.settings.folder / "journal.jsonl").events()
     # a search that was killed after it had written its identity has not journaled the change yet
-    former = replace(context, space=space_at(events, known))
-    if former.space == context.space:
+    journaled = space_at(events, known)
+    if request.space_given:
+        space = keep_defaults(journaled, context.space, context.standard)
+        if space != known.space:
+            context = context.with_settings(space="<python>" if request.file is None else str(request.file))
+        context = replace(context, space=space)
+    if journaled == context.space:
         return context, None
+    former = replace(context, space=journaled)
     if request.extra_blocks is not None:
         raise SettingsError(f"{where}: --settle runs further blocks of primary pairs and nothing else: leave it out")
     change = find_change(former, context, events)
@@ -159,6 +160,7 @@ def find_change(former: SearchContext, now: SearchContext, events: Sequence[Mapp
         (cell.context, cell.tricks, cell.recipe.plan.id, first + block) not in inside
         for block, cell in factory.design.runs(now.settings.seeds)
     )
+    saved = sum(event["end"]["saved"] for event in events if event["event"] == "early_end")
     return SpaceChange(
         former.space,
         now.space,
@@ -169,7 +171,7 @@ def find_change(former: SearchContext, now: SearchContext, events: Sequence[Mapp
         len(records),
         len(records.keys() & found.keys()),
         missing,
-        max(0, now.settings.trials - len(proposals)),
+        max(0, now.settings.trials - saved - len(proposals)),
     )
 
 
@@ -254,11 +256,14 @@ def notes(settings: Settings) -> str:
         when = f"after {counted(event['trials'], 'trial')}" if event["trials"] else "before its first trial had ended"
         said.append(f"The space was changed {when} ({'; '.join(event['differences'])}).")
     screened = any("screen=" in line or "recipes=" in line for event in changed for line in event["differences"])
-    if screened and any(event["trials"] for event in changed):
+    # cells of a declared pair are never set aside
+    cut = any(trial.startswith("design-") for event in changed for trial in event["set_aside"])
+    if (screened or cut) and any(event["trials"] for event in changed):
         declared = " The declared pairs are those of the start and keep theirs." if settings.primary else ""
         said.append(
-            "Which pairs are judged was decided after results had been seen, so that the error rates of the pairs that "
-            f"were not declared are those of an exploration.{declared}"
+            f"Which {'pairs are' if screened else 'trials of the design are'} judged was decided after results had "
+            "been seen, so that the error rates of the pairs that were not declared are those of an "
+            f"exploration.{declared}"
         )
     aside = changed[-1]["set_aside"] if changed else {}
     if aside:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from search.phases.phase import Phase
 from search.recipes.factory import RecipeFactory
 from search.settings import Settings
+from search.state import SearchState
 
 
 class Adaptive(Phase):
@@ -19,3 +20,6 @@ class Adaptive(Phase):
 
     def max_trials(self, settings: Settings, factory: RecipeFactory) -> int:
         return settings.trials
+
+    def bound(self, state: SearchState) -> int:
+        return state.proposals

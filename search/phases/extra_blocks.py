@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -50,7 +50,7 @@ class ExtraBlocks(Phase):
 
         One decision is taken in each run, and none before the last one was carried out to its end.
         """
-        if state.extra_blocks is None or len(state.looks) >= LOOKS - 1:
+        if state.extra_blocks is None or not looks_left(state):
             return None
         if any(trial.id in state.requests or trial.id not in state.records for trial in self.plan(state)):
             return None
@@ -60,27 +60,43 @@ class ExtraBlocks(Phase):
 def plan_extra_blocks(state: SearchState, budget: int) -> dict[str, Any] | None:
     """Which cells of the design get further blocks, and how many; `None` where no primary pair gets any.
 
-    A pair asks for the blocks that would settle it with 80 % probability (`analysis.conflicts.further_blocks`). Its
-    four cells get them; of a factorial, in which every run serves every pair, all cells do.
+    A pair asks for the blocks that would settle it with 80 % probability (`analysis.conflicts.further_blocks`).
     """
     table = state.conflicts()
     if table is None:
         return None
-    cells = state.cells
     chosen: dict[int, int] = {}
     granted = further_blocks(table, budget)
     granted = granted[granted["blocks"] > 0]
     for row in granted.to_dict("records"):
-        in_context = [position for position, cell in cells.items() if cell.context == row["context"]]
-        four = [position for position in in_context if set(cells[position].tricks) <= {row["a"], row["b"]}]
-        factorial = row["context"].split("+")[0] == FACTORIAL
-        for position in in_context if factorial or len(four) < 4 else four:
+        for position in cells_of(state, row["context"], (row["a"], row["b"])):
             chosen[position] = max(chosen.get(position, 0), row["blocks"])
     if not chosen:
         return None
-    first = next_block(state)
     pairs = [f"{row['a']}×{row['b']}" for row in granted.to_dict("records")]
-    return {"first": first, "cells": [list(pair) for pair in sorted(chosen.items())], "pairs": pairs}
+    return {"first": next_block(state), "cells": [list(pair) for pair in sorted(chosen.items())], "pairs": pairs}
+
+
+def cells_of(state: SearchState, context: str, pair: Collection[str], base: Collection[str] = ()) -> list[int]:
+    """Numbers of a pair's four cells, or of the two that have one of its tricks.
+
+    All cells of the context where it lacks some of them, or is a factorial, in which every run serves every pair.
+
+    Args:
+        state: The search.
+        context: Context of the cells.
+        pair: The two tricks; the cells have no others.
+        base: Tricks that the cells have in any case.
+    """
+    tricks = {number: set(cell.tricks) for number, cell in state.cells.items() if cell.context == context}
+    chosen = [number for number, own in tricks.items() if set(base) <= own <= set(pair)]
+    whole = len(chosen) >= 2 ** (len(pair) - len(base))
+    return chosen if whole and context.split("+")[0] != FACTORIAL else list(tricks)
+
+
+def looks_left(state: SearchState) -> int:
+    """Further interim analyses that may claim anything."""
+    return max(0, LOOKS - 1 - len(state.added_blocks))
 
 
 def next_block(state: SearchState) -> int:
@@ -92,8 +108,8 @@ def next_block(state: SearchState) -> int:
 
 def why_not(state: SearchState) -> list[str]:
     """Why unresolved primary pairs get no further blocks, one line for each pair."""
-    if len(state.looks) >= LOOKS - 1:
-        return [f"{LOOKS} looks are the most, and there were {len(state.looks) + 1}"]
+    if not looks_left(state):
+        return [f"{LOOKS} looks are the most, and there were {len(state.added_blocks) + 1}"]
     table = state.conflicts()
     if table is None:
         return ["the design arm cannot be judged"]

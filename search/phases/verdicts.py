@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from analysis.conflicts import open_directions
 from analysis.formatting import counted
 from analysis.stats.alpha_spending import LOOKS
-from search.design.labels import FACTORIAL
-from search.phases.extra_blocks import ExtraBlocks, next_block
+from search.phases.extra_blocks import ExtraBlocks, cells_of, looks_left, next_block
+from search.scheduling.early_end.rule import EarlyEnd
 from search.scheduling.epochs import of_proposals, paid
 from search.settings import Settings
 from search.state import SearchState
@@ -21,8 +22,8 @@ MOST = 20
 class Verdicts(ExtraBlocks):
     """Further blocks of the two cells of each direction that is not known yet, for no more epochs than were saved.
 
-    They are an interim analysis like any other that adds blocks: the declared pairs have left it a share of their error
-    rate, and one that comes later finds less of it.
+    Each early end is spent at most once. Its blocks are an interim analysis like any other, with a share of the error
+    rate of the declared pairs, and count as one of the three looks.
     """
 
     name, arm = "verdicts", "design"
@@ -37,51 +38,73 @@ class Verdicts(ExtraBlocks):
         return [look for look in state.looks if "saved" in look]
 
     def decide(self, state: SearchState) -> dict[str, Any] | None:
-        """The decision after an early end; `None` where there is none, or nothing can be spent."""
-        if len(self.looks(state)) >= len(state.early_ends):
-            return None
-        return plan_verdicts(state, saved_epochs(state))
+        """The decision about the first early end that is not spent and can be; `None` where there is none."""
+        spent = {look["asked"] for look in self.looks(state)}
+        left = [end for end in state.early_ends if end.asked not in spent]
+        return next((look for look in (plan_verdicts(state, end) for end in left) if look is not None), None)
 
 
-def saved_epochs(state: SearchState) -> int:
-    """Epochs that the last early end has saved: its proposals would have cost what those before them did on average."""
-    end = state.early_ends[-1]
-    proposals = sorted(name for name, request in state.requests.items() if request.number is not None)[: end.asked]
-    return of_proposals(state, proposals) * end.saved // end.asked
+def saved_epochs(state: SearchState, end: EarlyEnd) -> int:
+    """Epochs that an early end has saved, at the average cost of the proposals before it."""
+    proposals = [name for name, request in state.requests.items() if request.number is not None]
+    return of_proposals(state, proposals[: end.asked]) * end.saved // end.asked
 
 
-def plan_verdicts(state: SearchState, saved: int) -> dict[str, Any] | None:
-    """Which cells get further blocks, and how many; `None` where none do.
-
-    Directions that need the fewest blocks come first. Each gets what it needs to be known with 80 % probability, or as
-    much of it as the rest of the saved epochs pays for.
-    """
+def plan_verdicts(state: SearchState, end: EarlyEnd) -> dict[str, Any] | None:
+    """Which cells get further blocks for the epochs that an early end has saved; `None` where none do."""
     table = state.conflicts()
-    if table is None or len(state.added_blocks) >= LOOKS - 1:
+    if table is None or not looks_left(state):
         return None
-    cells, first = state.cells, next_block(state)
-    chosen: dict[int, int] = {}
-    directions = []
-    for row in open_directions(table).to_dict("records"):
-        in_context = [position for position, cell in cells.items() if cell.context == row["context"]]
-        pair = {row["base"], row["added"]}
-        two = [at for at in in_context if row["base"] in cells[at].tricks and set(cells[at].tricks) <= pair]
-        needed = in_context if row["context"].split("+")[0] == FACTORIAL or len(two) < 2 else two
-        for blocks in range(row["blocks"], 0, -1) if row["blocks"] <= MOST else ():
-            more = {at: max(chosen.get(at, 0), blocks) for at in needed}
-            if _epochs(state, chosen | more) <= saved:
-                chosen |= more
-                directions.append(f"{row['added']} added to {row['base']}, {blocks} of {row['blocks']} seeds")
-                break
+    saved = saved_epochs(state, end)
+    chosen, blocks = choose(
+        open_directions(table).to_dict("records"),
+        lambda row: cells_of(state, row["context"], (row["base"], row["added"]), (row["base"],)),
+        lambda cells: _epochs(state, cells),
+        saved,
+    )
     if not chosen:
         return None
+    directions = [
+        f"{row['added']} added to {row['base']}, {granted} of {row['blocks']} seeds" for row, granted in blocks
+    ]
     return {
-        "first": first, "cells": [list(pair) for pair in sorted(chosen.items())], "directions": directions,
-        "saved": saved, "spent": _epochs(state, chosen),
+        "first": next_block(state), "cells": [list(pair) for pair in sorted(chosen.items())], "directions": directions,
+        "asked": end.asked, "saved": saved, "spent": _epochs(state, chosen),
     }  # fmt: skip
 
 
-def _epochs(state: SearchState, chosen: dict[int, int]) -> int:
+def choose(
+    directions: Iterable[Mapping[str, Any]],
+    needed: Callable[[Mapping[str, Any]], Iterable[int]],
+    cost: Callable[[Mapping[int, int]], float],
+    saved: float,
+) -> tuple[dict[int, int], list[tuple[Mapping[str, Any], int]]]:
+    """Spends what was saved on the directions in their order.
+
+    Each gets the blocks after which it is known with 80 % probability, or as many of them as the rest pays for.
+
+    Args:
+        directions: Rows of `analysis.conflicts.open_directions`, those that need the fewest blocks first.
+        needed: The cells of a direction.
+        cost: Of blocks by cell.
+        saved: What may be spent, in the unit of the cost.
+
+    Returns:
+        Blocks by cell, and each direction that gets blocks with their number.
+    """
+    chosen: dict[int, int] = {}
+    granted = []
+    for row in directions:
+        for blocks in range(row["blocks"], 0, -1) if row["blocks"] <= MOST else ():
+            more = {cell: max(chosen.get(cell, 0), blocks) for cell in needed(row)}
+            if cost(chosen | more) <= saved:
+                chosen |= more
+                granted.append((row, blocks))
+                break
+    return chosen, granted
+
+
+def _epochs(state: SearchState, chosen: Mapping[int, int]) -> int:
     """Epochs of further blocks of cells."""
     cells = state.cells
     plans: list[tuple[int, Plan]] = [
@@ -91,34 +114,41 @@ def _epochs(state: SearchState, chosen: dict[int, int]) -> int:
 
 
 def notes(state: SearchState) -> list[str]:
-    """What a person should know of an early end and of what became of the epochs that it saved, whole sentences."""
-    said = [f"{end}." for end in state.early_ends]
-    spent = Verdicts().looks(state)
-    for look in spent:
-        said.append(
-            f"Of about {counted(look['saved'], 'epoch')} that this saved, {look['spent']} went to further seeds for "
-            f"declared pairs: {'; '.join(look['directions'])}."
-        )
-    if len(spent) < len(state.early_ends):
-        saved = f"about {counted(saved_epochs(state), 'epoch')}"
-        said.append(
-            f"This saved {saved}, which no direction of a declared pair has a use for: {_why_not(state)}."
-            if state.settings.spend_on == "verdicts"
-            else f"This saved {saved}."
-        )
+    """What a person should know of early ends and of the epochs that they saved, whole sentences."""
+    said = []
+    looks = {look["asked"]: look for look in Verdicts().looks(state)}
+    for end in state.early_ends:
+        said.append(f"{end}.")
+        if end.asked in looks:
+            look = looks[end.asked]
+            said.append(
+                f"Of about {counted(look['saved'], 'epoch')} that this saved, {look['spent']} went to further seeds "
+                f"for declared pairs: {'; '.join(look['directions'])}."
+            )
+            continue
+        said.append(f"This saved about {counted(saved_epochs(state, end), 'epoch')}{_unused(state, end)}.")
     return said
 
 
+def _unused(state: SearchState, end: EarlyEnd) -> str:
+    """That nothing was spent of what an early end has saved, and why; "" where nothing was to be spent."""
+    if state.settings.spend_on != "verdicts":
+        return ""
+    # of an earlier end, what stood against it then is not known
+    why = f": {_why_not(state)}" if end is state.early_ends[-1] else ""
+    return f", but no declared direction could use it{why}"
+
+
 def _why_not(state: SearchState) -> str:
-    """Why nothing was spent, in words."""
-    if len(state.added_blocks) >= LOOKS - 1:
-        return f"{LOOKS} looks are the most, and all of them were used"
+    """Why nothing can be spent, in words."""
+    if not looks_left(state):
+        return f"all {LOOKS} looks have been used"
     table = state.conflicts()
     if table is None:
         return "the design arm cannot be judged"
     blocks = open_directions(table)["blocks"]
     if not len(blocks):
-        return "all of them are known, or cannot be judged"
+        return "every direction is known or cannot be judged"
     if blocks.min() > MOST:
-        return f"those that are not known yet need more than {MOST} further seeds each"
-    return "a single further seed of one that is not known yet takes more"
+        return f"every open direction needs more than {MOST} further seeds"
+    return "one further seed of an open direction costs more"

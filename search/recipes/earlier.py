@@ -30,7 +30,7 @@ LESSONS = "earlier.jsonl"
 ARMS = ("design", "adaptive")
 """Arms of the earlier search that are learned from."""
 
-OWN = ("name", "space", "like", "continues", "gpus_reason", "output")
+OWN = ("name", "space", "like", "continues", "gpus_reason", "output", "patience_is_default")
 """Settings that are not those of the earlier search."""
 
 
@@ -41,6 +41,8 @@ def like(stored: Settings) -> dict[str, Any]:
         for name, known in OPTIONS.items()
         if name not in OWN and (known.on_resume is FIXED or name in ("trials", "seeds", "tricks", "data_root", "store"))
     }
+    if stored.patience_is_default:
+        fields["patience"] = None  # the default depends on the number of trials
     kind, _, file = (stored.design or "").partition(":")
     if kind == "list":
         fields["design"] = f"list:{stored.folder / f'design{Path(file).suffix}'}"

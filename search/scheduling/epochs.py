@@ -35,16 +35,17 @@ def paid(plans: Iterable[tuple[int, Plan]], reuse: bool) -> int:
 
 
 def of_proposals(state: SearchState, proposals: Sequence[str]) -> int:
-    """Epochs that proposals have taken at least: of one that did not finish, those of its shortened plan alone."""
-    settings = state.settings
-    rungs = settings.rungs if settings.rung_score == SHORTENED else ()
+    """Epochs that proposals have taken at least, those outside a changed space included.
+
+    A shortened plan counts where the trial has come to its end, the plan itself where the trial has finished.
+    """
+    records = state.records | state.set_aside_records
     plans: list[tuple[int, Plan]] = []
     for name in proposals:
-        request, record = state.requests[name], state.records.get(name)
-        plan = request.recipe.plan
-        if record is not None:
-            last = record.stop.get("rung", 1.0)
-            plans += [(request.seed, plan.shortened(rung)) for rung in rungs if rung <= last]
-        if record is not None and record.outcome == "finished":
-            plans.append((request.seed, plan))
-    return paid(plans, settings.reuse)
+        if name in records:
+            request, record = state.requests[name], records[name]
+            plan = request.recipe.plan
+            rungs = [point.progress for point in record.curve if SHORTENED in point.metrics]
+            plans += [(request.seed, plan.shortened(rung)) for rung in rungs]
+            plans += [(request.seed, plan)] * (record.outcome == "finished")
+    return paid(plans, state.settings.reuse)

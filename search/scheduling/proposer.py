@@ -188,8 +188,8 @@ class Proposer:
         """The decision to propose nothing more (`search.scheduling.early_end.rule`); `None` to propose."""
         state, known = self._state, self._learned
         patience, margin = state.settings.patience or 0, state.margin
-        # trials that were added after an early end get the whole patience again
-        since = max((end.asked for end in state.early_ends), default=0)
+        # a changed space and trials that were added after an early end get the whole patience again
+        since = max([state.former_proposals, *(end.asked for end in state.early_ends)])
         if not patience or known - since < patience or len(self._sampler.study.directions) > 1:
             return None
         taught = [trial for trial in self._sampler.trials if "arm" in trial.user_attrs]

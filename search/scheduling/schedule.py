@@ -56,7 +56,7 @@ class Schedule:
         self.running: dict[str, TrialRequest] = {}
         self._queues: dict[str, list[TrialRequest]] = {}  # by name of an open phase
         self._closed: set[str] = set()
-        self._bounds: dict[tuple[str, int], int] = {}
+        self._bounds: dict[tuple[str, int, int], int] = {}
 
     @property
     def current(self) -> str:
@@ -182,8 +182,8 @@ class Schedule:
         }
 
     def _most(self, phase: Phase) -> int:
-        """Upper bound of a phase's trials; it is computed again when a phase has ended."""
-        known = (phase.name, len(self._closed))
+        """Upper bound of a phase's trials; it is computed again when a phase or the adaptive arm has ended."""
+        known = (phase.name, len(self._closed), len(self.state.early_ends))
         if known not in self._bounds:
             self._bounds[known] = phase.bound(self.state)
         return self._bounds[known]

@@ -27,7 +27,7 @@ from search.scheduling.early_stopping import CohortASHA, stages_of
 from search.scheduling.journal import Journal
 from search.scheduling.objective import PARTS
 from search.scheduling.orchestrator import Orchestrator
-from search.scheduling.proposer import is_proposal, position_of
+from search.scheduling.proposer import LAG, is_proposal, position_of
 from search.scheduling.sampler import Sampler
 from search.scheduling.stage_locks import StageLocks
 from search.scheduling.trial_request import TrialRequest
@@ -343,7 +343,7 @@ def stops(context: SearchContext, events: Sequence[Mapping[str, Any]]) -> tuple[
     Returns:
         How many stops follow, and what does not follow.
     """
-    lag = context.settings.lag or 4
+    lag = context.settings.lag or LAG
     # by trial: the last record, and how often the space had changed when the first and the last one came
     last: dict[str, Record] = {}
     first_seen: dict[str, int] = {}

@@ -126,6 +126,17 @@ class Workspace:
             raise SettingsError(f"{self.folder}: cannot write there ({error.strerror or error})") from error
         self.keep(space=context.settings.space)
 
+    def undo_growth(self, context: SearchContext) -> None:
+        """Takes back another space that was written down by a process killed before it had journaled the change."""
+        known = Identity.read(self.folder)
+        while known is not None and known.space != context.space:
+            copies = known.files
+            known = known.before_growth()
+            known.write(self.folder)
+            for name in copies:
+                (self.folder / name).unlink(missing_ok=True)
+            self.keep(space=context.settings.space)
+
     def changes(self, context: SearchContext, grown: bool = False) -> tuple[list[str], str]:
         """What is not as it was when the search started.
 

@@ -111,6 +111,11 @@ class Identity:
             former=(*self.former, former),
         )  # fmt: skip
 
+    def before_growth(self) -> Identity:
+        """The identity before its space was changed last; what is known of code and versions stays."""
+        *former, last = self.former
+        return dataclasses.replace(self, space=from_dict(last["space"]), files=last["files"], former=tuple(former))
+
 
 def identify(space: Space, settings: Settings, model: str, data: LongTailed, deployment: Deployment) -> Identity:
     """The identity of a search as it would run now; `files` are left to `create`."""

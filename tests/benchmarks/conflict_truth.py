@@ -23,6 +23,8 @@ Printed for every world, over the simulated searches:
   prior degrees of freedom without a bound);
 * planted conflicts: the share found;
 * looks: false conflicts at some look, where blocks are added twice;
+* spent: false claims about the declared pairs where early ends pay twice for further blocks of the directions that
+  need the fewest (`--spend-on verdicts`), beside blocks that are added to all cells;
 * survivors: what a naive table of the trials that TPE and successive halving let live calls an interaction.
 
     OMP_NUM_THREADS=1 python tests/benchmarks/conflict_truth.py --searches 1000
@@ -34,7 +36,7 @@ import argparse
 import functools
 import math
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 
@@ -43,12 +45,13 @@ import optuna
 import pandas as pd
 from scipy import special, stats
 
-from analysis.conflicts import at_looks, pairwise
+from analysis.conflicts import at_looks, open_directions, pairwise
 from analysis.conflicts.contrasts import CONTRASTS, LOG_ODDS
 from analysis.conflicts.verdicts import DIRECTIONS, HELPS, HURTS, NO_LOSS, Pair, adjust, rule_for
 from analysis.stats.intervals import Estimate, log_odds
 from analysis.stats.moderation import fit_prior
 from analysis.stats.multiplicity import benjamini_hochberg
+from search.phases.verdicts import MOST, choose
 
 TRICKS = tuple("abcdef")
 PAIRS = tuple(combinations(TRICKS, 2))
@@ -445,6 +448,72 @@ def looks(searches: int) -> None:
             print(f"{name:40} {100 * wrong[True] / searches:5.1f} | {100 * wrong[False] / searches:5.1f}", flush=True)
 
 
+def spent(searches: int) -> None:
+    """False claims about the declared pairs after three looks, of which two are chosen by the ones before.
+
+    Every look is paid for with a number of trials, all of the same cost. Blocks are drawn for all cells and shown for
+    those that the search would have trained. "no loss" is wrong of a direction that loses the margin or more.
+    """
+    print(
+        f"{'':48} | {'any false claim':17} | {'wrong no loss':19} | known directions\n"
+        f"{'world and further blocks':48} | {'conflict':>8} {'any':>8} | {'at the end':>10} {'ever':>8} | of 10",
+        flush=True,
+    )
+    loss = World("a loss of the margin", (-MARGIN,) * 6)
+    for world in (WORLDS[1], WORLDS[2], WORLDS[4], loss):
+        lines = {"none": None, "3 of all cells, twice": 0, "for 20 trials, twice": 20, "for 60 trials, twice": 60}
+        counts = {name: (Count(), Count()) for name in lines}
+        truth, rng = world.truth(), generator(world, 5 + 2 * MOST)
+        for _ in range(searches):
+            trials = frame(world, simulate(world, 5 + 2 * MOST, rng)[0])
+            first = pairwise(trials[trials["seed"] < 5], margin=MARGIN, primary=PRIMARY, look=1)
+            for name, saved in lines.items():
+                tables = [first] if saved is None else [first, *_further_looks(trials, first, saved)]
+                tables = [table[table["primary"]] for table in tables]
+                ever = tables[-1].copy()
+                for verdict in (f"{direction}_verdict" for direction in DIRECTIONS):
+                    said = np.any([(table[verdict] == NO_LOSS).to_numpy() for table in tables], axis=0)
+                    ever.loc[said, verdict] = NO_LOSS
+                for count, table in zip(counts[name], (tables[-1], ever), strict=True):
+                    count.add(table, truth)
+        for name, (end, ever) in counts.items():
+            missed = [f"{100 * one.losses_missed / one.losses:.1f}" if one.losses else "-" for one in (end, ever)]
+            print(
+                f"{f'{world.name}: {name}':48} | {100 * end.conflict_declared / searches:8.1f} "
+                f"{100 * end.any_declared / searches:8.1f} | {missed[0]:>10} {missed[1]:>8} | "
+                f"{end.directions / searches:.1f}",
+                flush=True,
+            )
+
+
+def _further_looks(trials: pd.DataFrame, first: pd.DataFrame, saved: int) -> Iterator[pd.DataFrame]:
+    """The table at each of two further looks.
+
+    Args:
+        trials: Every cell on every block.
+        first: The table at the first look, of five blocks.
+        saved: Trials that each of two early ends pays for; 0 for three blocks of all cells.
+    """
+    number, seed = trials["tricks"].map(ROW).to_numpy(), trials["seed"].to_numpy()
+    seen, block, table = seed < 5, 5, first
+    for look in (2, 3):
+        more = dict.fromkeys(range(len(CELLS)), 3)
+        if saved:
+            more, _ = choose(
+                open_directions(table).to_dict("records"),
+                lambda row: [ROW[row["base"],], ROW[tuple(sorted((row["base"], row["added"])))]],
+                lambda blocks: sum(blocks.values()),
+                saved,
+            )  # fmt: skip
+        if not more:
+            return
+        for cell, blocks in more.items():
+            seen |= (number == cell) & (seed >= block) & (seed < block + blocks)
+        block += max(more.values())
+        table = pairwise(trials[seen], margin=MARGIN, primary=PRIMARY, look=look, earlier=table)
+        yield table
+
+
 # ------------------------------------------------------------------------------------------------- survivors
 
 
@@ -527,7 +596,7 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, nargs="+", default=[3, 5, 10], help="seed blocks (default: 3 5 10)")
     parser.add_argument(
         "--only",
-        choices=["worlds", "factorial", "others", "planted", "looks", "survivors"],
+        choices=["worlds", "factorial", "others", "planted", "looks", "spent", "survivors"],
         help="one section (default: all)",
     )
     parser.add_argument("--world", default="", help="worlds whose name contains this text (default: all)")
@@ -541,6 +610,7 @@ def main() -> None:
         "others": lambda: others(options.searches, options.blocks, chosen),
         "planted": lambda: planted(options.searches, options.blocks),
         "looks": lambda: looks(options.searches),
+        "spent": lambda: spent(options.searches),
         "survivors": lambda: survivors(options.searches),
     }
     for name, section in sections.items():

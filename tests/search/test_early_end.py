@@ -1,5 +1,6 @@
 """The adaptive arm ends early for a reason, the same one on any number of slots, and spends what it saves as asked."""
 
+import dataclasses
 import io
 import json
 import math
@@ -13,14 +14,19 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
 from scipy.stats import norm
 
+from analysis.conflicts import pairwise
+from analysis.conflicts.verdicts import rule_for
+from analysis.records.schema import Point
 from search.option import SettingsError
+from search.phases.verdicts import notes
 from search.request import make_request
 from search.scheduling.early_end import gain_bound as model
 from search.scheduling.early_end.gain_bound import encoded, gain_bound
 from search.scheduling.early_end.rule import EarlyEnd
-from spaces.domain import Space, Stage, log_uniform, one_of
+from search.scheduling.epochs import of_proposals
+from spaces.domain import Space, Stage, log_uniform, one_of, to_dict
 from tests.search import in_process
-from tests.search.test_orchestrator import World, accuracy, played
+from tests.search.test_orchestrator import World, accuracy, played, record
 from tests.search.test_verify import events_of, rewrite, verified
 
 PLATEAU = {"seeds": 2, "trials": 26, "race": False, "children_per_start": 3, "patience": 6}
@@ -157,9 +163,100 @@ def test_trials_that_are_added_after_the_end_are_as_many_as_asked_for(tmp_path):
     longer.play()
     (end,) = longer.orchestrator.state.early_ends
     longer.change(trials=31)
+    assert longer.orchestrator.schedule.unplanned["adaptive"] == 5
     longer.play()
     assert len(proposals(longer)) == end.asked + 5, "the patience begins again with them"
     assert len(longer.orchestrator.state.early_ends) == 1
+
+
+def test_a_changed_space_gets_the_whole_patience(tmp_path):
+    grown = world(tmp_path, patience=0, trials=12)
+    grown.play()
+    change = {"space": to_dict(SPACE), "differences": [], "set_aside": {}, "context": None, "trials": 20}
+    grown.journal.write("space", **change)
+    grown.change(patience=6, trials=26)
+    grown.play()
+    (end,) = grown.orchestrator.state.early_ends
+    # the proposal that ends the arm knows all but the last three
+    assert end.asked >= 12 + 6 + 3 and end.stagnant <= end.asked - 3 - 12
+
+
+class Doubtful(World):
+    """One direction stays unknown: its pair's accuracy lies about a margin below that of its first trick."""
+
+    def end(self, request, outcome="finished", value=None):
+        value = accuracy(request)
+        if request.arm == "design" and len(request.tricks) == 2:
+            value += 0.3 * (random.Random(request.seed).random() - (0.8 if request.seed < 5 else 0.55))
+        return super().end(request, outcome, value)
+
+
+@pytest.fixture(scope="module")
+def doubtful(tmp_path_factory):
+    """A search whose arm has ended twice: the first end saves too little for one block, the second one enough."""
+    pair = "deferred/class_balanced×first/cost_sensitive"
+    settings = PLATEAU | {"trials": 10, "seeds": 5, "spend_on": "verdicts", "primary": (pair,)}
+    deferred = Stage("deferred", length=0.5, carry="weights", choose=[one_of(None, "class_balanced")])
+    space = dataclasses.replace(SPACE, stages=[SPACE.stages[0], one_of(SPACE.stages[1].options[0], deferred)])
+    found = Doubtful(tmp_path_factory.mktemp("doubtful"), space, 0.1, **settings)
+    found.play()
+    assert len(found.orchestrator.state.early_ends) == 1 and not found.orchestrator.state.looks
+    found.change(trials=30)
+    found.play()
+    assert len(found.orchestrator.state.early_ends) == 2
+    return found
+
+
+def test_each_early_end_is_spent_once(doubtful):
+    state = doubtful.orchestrator.state
+    (look,), end = state.looks, state.early_ends[-1]
+    # 45 epochs for each stage that differs in what is trained, in the stage before it or in the seed
+    trained = {
+        (request.seed, *(repr(dataclasses.replace(stage, name="")) for stage in request.recipe.plan.stages[:number]))
+        for request in (state.requests[name] for name in proposals(doubtful)[: end.asked]) for number in (1, 2)
+    }  # fmt: skip
+    assert look["asked"] == end.asked and look["saved"] == 45 * len(trained) * end.saved // end.asked
+    added = [request for request in state.requests.values() if request.arm == "design" and request.seed >= 5]
+    # two cells a block, whose first stage is the same
+    assert look["spent"] == 135 * len(added) / 2 <= look["saved"]
+    said = notes(state)
+    assert said[1] == "This saved about 70 epochs, but no declared direction could use it."
+    assert said[3].startswith(f"Of about {look['saved']} epochs that this saved, {look['spent']} went to further seeds")
+    (row,) = state.conflicts().to_dict("records")
+    assert row["a_given_b_verdict"] == "unknown", "more blocks would be wanted, and nothing is left to pay for them"
+
+
+def test_seeds_that_are_added_after_an_early_end_was_spent_are_a_third_look(doubtful):
+    doubtful.change(seeds=8)
+    doubtful.play()
+    state = doubtful.orchestrator.state
+    assert state.added_blocks == [5, 5] and len(state.looks) == 1
+    trials = state.frame(("design", "verdicts"))
+    (row,) = state.conflicts().to_dict("records")
+    (third,) = pairwise(trials, margin=0.1, primary=state.settings.primary, look=3).to_dict("records")
+    assert row["look"] == 3 and row["b_given_a_p"] == third["b_given_a_p"]
+    assert rule_for(True, 0.1, 0.95, 0.1, row["look"]).alpha == pytest.approx(0.2 * 0.05)
+
+
+def test_what_proposals_cost_is_what_they_have_trained(tmp_path):
+    """Hand-worked for plans of 45 + 45 epochs, shortened to 0.2 and 0.4 of them."""
+    found = world(tmp_path, trials=4, rungs=(0.2, 0.4), children_per_start=1, lag=4)
+    while len(proposals(found)) < 4:
+        request = found.orchestrator.next()
+        if request.number is None:
+            found.end(request)
+    state = found.orchestrator.state
+    names, costs = proposals(found), []
+    for name, outcome, reached in zip(names, ("finished", "stopped", "diverged", "failed"), (2, 1, 1, 0), strict=True):
+        points = [Point("finish", 0, 90, rung, {"shortened": 0.5}) for rung in (0.2, 0.4)[:reached]]
+        taken = dataclasses.replace(record(state.requests[name], outcome), curve=points)
+        if outcome != "failed":
+            state.records[name] = taken
+        costs.append(of_proposals(state, [name]))
+    assert costs == [18 + 36 + 90, 18, 18, 0] and of_proposals(state, names) == sum(costs)
+    # what a later change of the space sets aside was trained all the same
+    state.change_space(dict.fromkeys(names, "the space no longer has it"), None)
+    assert not set(names) & set(state.records) and of_proposals(state, names) == sum(costs)
 
 
 # --- the options ----------------------------------------------------------------------------------------------

@@ -15,8 +15,10 @@ from search.cli import main
 from search.commands import list as listing
 from search.commands import sync
 from search.context import SearchContext
+from search.growth.change import find_change, notes
 from search.growth.difference import differences, keep_defaults
 from search.growth.inside import why_outside
+from search.scheduling.early_end.rule import EarlyEnd
 from search.scheduling.journal import Journal
 from search.scheduling.sampler import Sampler
 from search.settings import More, Settings, SettingsError
@@ -129,14 +131,15 @@ def test_what_lies_inside_counts_and_only_what_is_missing_runs(grown):
     assert "class_balanced" not in json.dumps(result.best["plan"])
 
 
-def test_stages_of_earlier_trials_are_found(grown):
-    before, place, _ = grown
-    old, new = records(before), records(place)
-    added = [new[name] for name in new if name not in old and new[name]["arm"] in ("race", "confirm")]
-    shared = [record for record in added if any(
-        record["seed"] == other["seed"] and record["plan"]["stages"][0] == other["plan"]["stages"][0]
-        for other in old.values())]  # fmt: skip
-    assert all("first" in record["reused"] for record in shared)
+def test_stages_of_earlier_trials_are_found(grown, tmp_path):
+    """The new cells have a last stage of their own after first stages that the design has trained."""
+    copy = copied(grown[0], tmp_path)
+    old = records(copy)
+    assert resume(copy, dataclasses.replace(FIRST, screen=[*FIRST.screen, "classifier"])).complete
+    added = [record for name, record in records(copy).items() if name not in old and record["arm"] == "design"]
+    cells = [["classifier"], ["classifier", "first/class_balanced"], ["classifier", "first/cost_sensitive"]]
+    assert sorted((one["seed"], one["tricks"]) for one in added) == [(seed, cell) for seed in (0, 1) for cell in cells]
+    assert all(one["reused"] == ["first"] and one["epochs_trained"] == 1 for one in added)
 
 
 def test_a_grown_search_is_believed_and_a_forged_change_is_not(grown, tmp_path, capsys):
@@ -245,6 +248,51 @@ def test_a_kill_between_its_two_writes_loses_nothing(begun, grown, tmp_path):
     copy = copied(place, tmp_path, kinds.index("space"))  # the identity has the change, the journal has not
     assert resume(copy).complete
     assert [one["event"] for one in events(copy)] == kinds and is_believed(copy)
+
+
+def test_the_first_space_is_kept_after_a_kill_between_the_two_writes(begun, grown, tmp_path):
+    before, place, _ = grown
+    kinds = [one["event"] for one in events(place)]
+    copy = copied(place, tmp_path, kinds.index("space"))
+    assert resume(copy, FIRST).complete
+    assert events(copy) == events(before) and is_believed(copy)
+    folder = copy / "results" / "s"
+    known, first_known = (Identity.read(one / "results" / "s") for one in (copy, before))
+    assert dataclasses.replace(known, versions=first_known.versions) == first_known, "what tricks were is still known"
+    assert not (folder / "space-2.py").exists()
+
+
+def test_what_an_early_end_has_saved_is_not_left_to_propose(grown, tmp_path):
+    before = copied(grown[0], tmp_path)
+    settings = Settings.stored(before / "results", "s")
+    former = SearchContext.make(FIRST, settings)
+    now = dataclasses.replace(former, space=keep_defaults(FIRST, CHANGED, former.standard))
+    journal = events(before)
+    kinds = [one["event"] for one in journal]
+    at = [number for number, kind in enumerate(kinds) if kind == "task"][4] + 1
+    end = EarlyEnd(asked=5, saved=3, stagnant=4, ahead=4, gain=0.001, margin=0.02)
+    ended = [*journal[:at], {"event": "early_end", "end": end.to_dict()}]
+    lefts = [find_change(former, now, known).proposals_left for known in (journal[:at], ended, journal)]
+    assert lefts == [3, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("differences", "aside", "said"),
+    [
+        (["screen= now has first/focal"], [], "Which pairs are judged was decided after results had been seen"),
+        (["first/focal.gamma: 1 → 2"], ["design-0-003"], "Which trials of the design are judged was decided after"),
+        (["first/focal.gamma: 1 → 2"], ["adaptive-0003"], None),
+    ],
+)
+def test_pairs_are_explored_where_their_trials_were_chosen_after_looking(grown, tmp_path, differences, aside, said):
+    copy = copied(grown[1], tmp_path)
+    file = copy / "results" / "s" / "journal.jsonl"
+    file.unlink()
+    why = "first/focal.gamma is now 2, and it has 1"
+    Journal(file).write("space", differences=differences, set_aside=dict.fromkeys(aside, why), trials=13)
+    told = notes(Settings.stored(copy / "results", "s"))
+    assert told.startswith(f"The space was changed after 13 trials ({differences[0]}).")
+    assert ("exploration" in told) == (said is not None) and (said or "") in told
 
 
 def test_a_sampler_takes_over_what_was_proposed(grown):

@@ -1092,6 +1092,23 @@ def test_blocks_that_are_added_later_are_another_look(tmp_path):
     assert table is None or set(table.look.dropna()) <= {3}
 
 
+def test_results_are_read_while_another_thread_adds_some(tmp_path):
+    world = World(tmp_path, seeds=2, trials=0, race=False)
+    world.play()
+    state = world.orchestrator.state
+    known, later = sorted(state.records), iter(range(100))
+
+    class Requests(dict):
+        """In the place of another thread: a record comes with each look at the requests."""
+
+        def __contains__(self, name):
+            state.records[f"later-{next(later)}"] = state.records["design-0-000"]
+            return super().__contains__(name)
+
+    state.requests = Requests(state.requests)
+    assert [request.id for request, _ in state.results(("design",))] == known
+
+
 def without_blocks(world: World) -> None:
     """The journal as an earlier version wrote it."""
     known = ("event", "task", "record", "gpu_seconds", "lag", "number", "params", "values", "attributes")

@@ -11,10 +11,12 @@ from search.phases.published import Published
 from search.phases.race import Race
 from search.recipes.earlier import like, teach, write_lessons
 from search.recipes.start_points import check_start_points, kept_start, notes_on
+from search.request import make_request
 from search.scheduling.journal import Journal
 from search.scheduling.sampler import Sampler
 from search.settings import Settings
 from search.state import SearchState
+from search.workspace.folder import SPACE_HEAD
 from spaces.domain import Space, Stage, one_of
 from tests.search.test_tracking import PLAIN
 from trainables.final.data_identity import identity
@@ -148,6 +150,19 @@ def test_a_search_that_is_like_another_one_begins_with_what_it_has_shown(tmp_pat
         recipes[0].plan.id: (0.55, "design"), recipes[1].plan.id: (pytest.approx(0.7), "earlier"),
     }  # fmt: skip
     assert len(lessons) == 2 and sampler.take_in() == []
+
+
+@pytest.mark.parametrize(
+    ("given", "after"), [({}, 100), ({"patience": 15}, 15), ({"patience": 0}, 0)]
+)  # fmt: skip
+def test_the_patience_is_that_of_the_earlier_search_only_where_it_was_given(tmp_path, given, after):
+    where = {"space": SPACE, "data": "digits-lt", "output": str(tmp_path)}
+    before = make_request(where | {"name": "before", "trials": 40} | given).settings
+    before.folder.mkdir()
+    (before.folder / "space.py").write_text(f"{SPACE_HEAD}SPACE = {SPACE!r}\n")
+    # trials that are added leave the patience as it is
+    dataclasses.replace(before, trials=90).save()
+    assert make_request(where | {"name": "after", "like": "before", "trials": 300}).settings.patience == after
 
 
 def test_a_search_of_other_data_is_not_begun_with(tmp_path):
