@@ -11,6 +11,7 @@ import argparse
 import importlib
 import math
 import pkgutil
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -50,6 +51,9 @@ OWN = {"trials": 0, "race": False, "start_points": False, "check_seeds": 0}
 
 IN_THE_NAME = ("data", "imbalance", "model", "epochs_scale", "seed")
 """Options that are part of the name of a table's search: with another value it is another search."""
+
+WIDEST = 2.0
+"""Half-width in points of the widest prediction interval that may confirm a published number."""
 
 NOTHING: Mapping[str, str] = MappingProxyType({})
 
@@ -240,15 +244,24 @@ def _row(table: Table, row: Row, column: int, values: pd.DataFrame, conditions: 
     if published is None:
         words = ["no published number"]
     elif not conditions and not math.isnan(ours.error):
-        words.insert(0, "reproduced" if _is_within(published, shown) else "another number")
+        words.insert(0, judge_number(published, shown))
     gains = None if row is baseline else published_gain, gain
     return Line(row.title, published, shown, *gains, ", ".join(words), interval)
 
 
-def _is_within(published: float, ours: Estimate) -> bool:
-    """Whether a single further run may give the published number: the prediction interval of one run."""
+def judge_number(published: float, ours: Estimate) -> str:
+    """How a published number compares with the prediction interval of a single further run.
+
+    >>> ours = Estimate(45.8, 0.2, 4, blocks=5)
+    >>> judge_number(46.0, ours), judge_number(50.0, ours)
+    ('reproduced', 'not reproduced')
+    >>> judge_number(46.0, estimate([40.0, 40.7]))
+    'number not resolved'
+    """
     reach = stats.t.ppf((1 + LEVEL) / 2, ours.df) * ours.error * math.sqrt(ours.blocks + 1)
-    return bool(abs(published - ours.value) <= reach)
+    if abs(published - ours.value) > reach:
+        return "not reproduced"
+    return "reproduced" if reach <= WIDEST else "number not resolved"
 
 
 def direction(ours: Estimate, published: float | None) -> str:
@@ -299,10 +312,10 @@ def page(paper: str, compared: Sequence[Comparison], line: str) -> str:
         "Every row was trained on the same seed blocks. Numbers are in percent; gains are in points, positive where "
         f"the row is better than the baseline. Intervals hold {100 * LEVEL:.0f} % each; "
         "they come from Student's t over the blocks, those of percentages by Wilson's method, which keeps them within "
-        "0 and 100 %. A number is **reproduced** where a single run of ours may give it "
-        f"with {100 * LEVEL:.0f} %, and only at the paper's length, network and data. Ours are measured on the "
-        "search's val at the end of training, the papers' on test; a val that is cut from the training images leaves "
-        "fewer of them than the papers had.", "",
+        f"0 and 100 %. A number is **reproduced** where it lies in our {100 * LEVEL:.0f} % prediction interval of a "
+        f"single run, which may be at most ±{WIDEST:g} points wide, and only at the paper's length, network and data. "
+        "Ours are measured on the search's val at the end of training, the papers' on test; a val that is cut from the "
+        "training images leaves fewer of them than the papers had.", "",
         f"    {line}", "",
     ]  # fmt: skip
     for one in compared:
@@ -441,8 +454,8 @@ def _search(table: Table, given: Mapping[str, Any]) -> tuple[int, dict[str, Any]
         options.setdefault("imbalance", setting.imbalance)
     scale = f"-x{options['epochs_scale']:g}" if options.get("epochs_scale", 1.0) != 1 else ""
     imbalance = f"-{options['imbalance']:g}" if options.get("imbalance") else ""
-    data = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in options["data"])
-    model = "" if options["model"] == setting.model else f"-{options['model'].partition('?')[0].replace(':', '-')}"
+    data, model = (re.sub(r"[^\w.-]", "-", options[name]) for name in ("data", "model"))
+    model = "" if options["model"] == setting.model else f"-{model}"
     seed = f"-seed{options['seed']}" if options.get("seed") else ""
     return column, options | {"name": f"{table.id.replace('/', '-')}-{data}{imbalance}{model}{scale}{seed}"} | OWN
 
