@@ -22,7 +22,7 @@ def parser(prog: str = "python -m search.papers") -> Parser:
     """The command's options."""
     it = Parser(
         prog,
-        description="Train published tables over seed blocks and set the published numbers beside ours. Without "
+        description="Train published tables over seed blocks and compare the published numbers with ours. Without "
         "--table, list the tables. The same command again continues what was interrupted.",
         argument_default=argparse.SUPPRESS,
     )

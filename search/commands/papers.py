@@ -1,4 +1,4 @@
-"""Published tables, trained over seed blocks, with the published numbers beside ours.
+"""Published tables, trained over seed blocks and compared with the published numbers.
 
 Every row of a table is a recipe of the design arm of one search, so a table has all that a search has: stages are
 trained once, an interrupted run continues, MLflow has every trial. What is compared with a paper says under which
