@@ -112,6 +112,8 @@ class Outputs:
         each: Whether a loss that does not know experts is summed over them; otherwise it reads the fused `logits`.
         batch: The batch that produced them, if a trick of the inside seam added rows to it or a loss reads more of it
             than the labels.
+        routing: (E − 1, B), for each expert but the last the logit that the image needs the next one; `None` of a
+            head without routers.
     """
 
     logits: Tensor
@@ -121,6 +123,7 @@ class Outputs:
     views: tuple[Outputs, ...] = ()
     each: bool = False
     batch: Batch | None = None
+    routing: Tensor | None = None
 
     @property
     def joint_features(self) -> Tensor | None:
@@ -128,13 +131,25 @@ class Outputs:
         features = self.features
         return features if features is None or features.ndim == 2 else features.transpose(0, 1).flatten(1)
 
+    @property
+    def experts_used(self) -> Tensor | None:
+        """The experts that each image takes one after another (B,), until a router is not above 0; `None` without any.
+
+        >>> routing = torch.tensor([[1.0, -1.0, 2.0], [-1.0, 1.0, 2.0]])
+        >>> Outputs(torch.zeros(3, 2), routing=routing).experts_used
+        tensor([2, 1, 3])
+        """
+        return None if self.routing is None else 1 + (self.routing > 0).long().cumprod(dim=0).sum(dim=0)
+
     def of_expert(self, expert: int) -> Outputs:
         """The outputs of one expert, as if it were the network's only one."""
         assert self.experts is not None
         features = self.features
         own = features if features is None or features.ndim == 2 else features[expert]
         views = tuple(view.of_expert(expert) for view in self.views)
-        return replace(self, logits=self.experts[expert], features=own, experts=None, views=views, each=False)
+        return replace(
+            self, logits=self.experts[expert], features=own, experts=None, views=views, each=False, routing=None
+        )
 
     def with_logits(self, logits: Tensor, experts: Tensor | None = None) -> Outputs:
         """The same outputs with other logits."""
@@ -148,7 +163,7 @@ class Outputs:
 
         return Outputs(
             self.logits.detach(), apart(self.features), apart(self.maps), apart(self.experts),
-            tuple(view.detached() for view in self.views), self.each, self.batch,
+            tuple(view.detached() for view in self.views), self.each, self.batch, apart(self.routing),
         )  # fmt: skip
 
 
@@ -172,6 +187,8 @@ class Facts:
         crop_and_flip: uint8 images (B, c, H, W) and a generator -> the images after the data set's own augmentation.
         pixel_mean: (c,) in [0, 1], the mean that `normalise` subtracts.
         start: State of the network at the stage's start.
+        earlier_network: Makes the network that the stage's chain took over from the stage before, with its weights
+            where the chain starts, later on without; `None` in the first chain.
         score: State -> recalls (C,) on the training images, or one number computed from them; never reads `val`.
         generators: Purpose -> generator, seeded by trial, chain and member.
     """
@@ -187,6 +204,7 @@ class Facts:
     crop_and_flip: Callable[[Tensor, torch.Generator], Tensor] | None = None
     pixel_mean: Tensor | None = None
     start: Mapping[str, Tensor] | None = None
+    earlier_network: Callable[[], Any] | None = None
     score: Callable[[Mapping[str, Tensor]], Tensor | float] | None = None
     generators: Callable[[str], torch.Generator] = _seeded_by_purpose
 

@@ -54,6 +54,7 @@ class Case:
             whose draws usually do.
         picks_when_built: Whether it picks a subset of the images when it is built.
         draws_rows: Whether it draws the rows of a classifier of its own, so that renaming classes changes it.
+        head: Name of a head trick that gives the network what the trick acts on.
     """
 
     name: str
@@ -63,11 +64,16 @@ class Case:
     deterministic: Mapping[str, Any] = field(default_factory=dict)
     picks_when_built: bool = False
     draws_rows: bool = False
+    head: str = ""
 
     @property
     def seam(self) -> str:
         """The seam of the trick."""
         return entry(self.name).seam
+
+    def world(self, counts: Sequence[int] = COUNTS, **more: Any) -> World:
+        """A world with the network that the trick can act on."""
+        return world(counts, network=self.network, head=self.head, **more)
 
     def settings(self) -> Iterator[dict[str, Any]]:
         """The defaults, both ends of every range (every option of a choice), and the further settings."""
@@ -114,6 +120,7 @@ def world(
     dtype: torch.dtype = torch.float32,
     permutation: Sequence[int] | None = None,
     network: str = "resnet8",
+    head: str = "",
 ) -> World:
     """A world that is the same at every call.
 
@@ -122,6 +129,7 @@ def world(
         dtype: Of the network and its outputs.
         permutation: Class c of the world without one is called permutation[c].
         network: Name of the network.
+        head: Name of the trick that gives it another head; "" for its own.
     """
     random = seeded()
     number = torch.tensor(counts)
@@ -149,6 +157,8 @@ def world(
         {name: tensor * scale if tensor.is_floating_point() else tensor for name, tensor in model.state_dict().items()}
         for scale in (1.0, 0.5, 2.0)
     ]
+    if head:
+        model = make(head).build(Facts(number[old], labels, model=model))(model).eval()
     facts = Facts(
         counts=number[old],
         labels=labels,
@@ -158,23 +168,24 @@ def world(
         normalise=lambda x: (x.double() / 255 - 0.5).to(dtype),
         pixel_mean=torch.tensor([0.5]),
         start={name: tensor.clone() for name, tensor in model.state_dict().items()},
+        earlier_network=functools.partial(copy.deepcopy, model),
         score=lambda state: float(state["head.weight"].abs().mean().clamp(0.1, 0.9)),
     )
     return World(facts, batch, outputs, y, states)
 
 
 def with_experts(outputs: Outputs) -> Outputs:
-    """The same outputs of three experts; a trick that knows none reads the fused logits."""
+    """The same outputs of three experts with routers; a trick that knows none reads the fused logits."""
     z = outputs.logits
-    return replace(outputs, experts=torch.stack((0.5 * z, -z, z)))
+    return replace(outputs, experts=torch.stack((0.5 * z, -z, z)), routing=torch.stack((z.amax(1), z.amin(1))))
 
 
 @functools.cache
-def _many_classes(network: str) -> World:
+def _many_classes(network: str, head: str) -> World:
     """Thousands of classes, most of one image, one of none."""
     counts = [1] * MANY_CLASSES
     counts[0], counts[7], counts[-1] = 40, 0, 5
-    return world(counts, network=network)
+    return world(counts, network=network, head=head)
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -223,7 +234,7 @@ def apply(name: str, numbers: Mapping[str, Any], at: World, seed: int = 0) -> li
     at.layer = getattr(made, "layer", at.layer)
     function = made.build(at.facts)
     seam, model = entry(name).seam, at.facts.model
-    normalised = _as_mixed(at) if seam in ("mix", "head") else at.batch
+    normalised = _as_mixed(at) if seam in ("mix", "head", "penalty") else at.batch
     if seam in ("draw", "partner"):
         return [function(0.5, seeded(seed))]
     if seam == "inside":
@@ -247,7 +258,7 @@ def apply(name: str, numbers: Mapping[str, Any], at: World, seed: int = 0) -> li
         q = torch.nn.functional.one_hot(at.y, at.facts.classes).to(at.outputs.logits.dtype)
         return [function(at.outputs, q, at.y, seeded(seed))]
     if seam == "penalty":
-        return [function(at.outputs, at.batch, seeded(seed))]
+        return [function(at.outputs, normalised, seeded(seed))]
     if seam == "head":
         return [function(model)(normalised.images).logits]
     if seam == "train":
@@ -354,7 +365,7 @@ def declaration(case: Case) -> None:
 def outputs(case: Case) -> None:
     """Shapes and types are those of the seam, values are finite, and no input is modified."""
     for numbers in case.settings():
-        at = world(network=case.network)
+        at = case.world()
         given = (at.facts.counts, at.facts.labels, at.facts.images, at.batch, at.outputs, at.y, at.states)
         before = copy.deepcopy(given)
         results = apply(case.name, numbers, at)
@@ -369,7 +380,7 @@ def reproducibility(case: Case) -> None:
     """The same generator gives the same, and no global stream is read."""
     for numbers in case.settings():
         stream = torch.get_rng_state()
-        one, two = (apply(case.name, numbers, world(network=case.network), seed=5) for _ in range(2))
+        one, two = (apply(case.name, numbers, case.world(), seed=5) for _ in range(2))
         assert same(one, two), f"{numbers}: the same generator gave two results"
         assert torch.get_rng_state().equal(stream), f"{numbers}: the global stream was read; use the given generator"
 
@@ -377,10 +388,7 @@ def reproducibility(case: Case) -> None:
 def precision(case: Case) -> None:
     """Results in float32 and in float64 agree."""
     for numbers in case.settings():
-        single, double = (
-            apply(case.name, numbers, world(dtype=kind, network=case.network))
-            for kind in (torch.float32, torch.float64)
-        )
+        single, double = (apply(case.name, numbers, case.world(dtype=kind)) for kind in (torch.float32, torch.float64))
         for one, two in zip(single, double, strict=True):
             if one.dtype == torch.uint8:
                 # a pixel may round to the other side, and one on the edge of a foreground may fall out
@@ -396,7 +404,7 @@ def gradients(case: Case) -> None:
     """Gradients are finite for logits of any size, and exactly what learns has one."""
     for numbers in case.settings():
         for factor in (1.0, 100.0, 1e4) if case.seam in OBJECTIVE else (1.0,):
-            at = world(network=case.network)
+            at = case.world()
             if case.seam in OBJECTIVE:
                 _objective_gradient(case.name, numbers, at, factor)
             elif case.seam in ("head", "train", "mix"):
@@ -409,9 +417,10 @@ def _objective_gradient(name: str, numbers: Mapping[str, Any], at: World, factor
     features = at.outputs.features.clone().requires_grad_()
     objective = Objective([make(name, **numbers)], at.facts)
     given = with_experts(replace(at.outputs, logits=z, features=features))
-    losses = objective(given, at.y, generator=seeded())
-    both = torch.stack((at.y, at.y.flip(0)), dim=1)
-    mixed = objective(given, both, torch.tensor([[0.3, 0.7]]).expand(len(at.y), 2), generator=seeded())
+    batch = _as_mixed(at)
+    losses = objective(given, at.y, batch=batch, generator=seeded())
+    both, share = torch.stack((at.y, at.y.flip(0)), dim=1), torch.tensor([[0.3, 0.7]]).expand(len(at.y), 2)
+    mixed = objective(given, both, share, batch=replace(batch, y=both, share=share), generator=seeded())
     assert losses.dtype == z.dtype, f"{numbers}: the loss is {losses.dtype}"
     (losses.mean() + mixed.mean()).backward()  # type: ignore[no-untyped-call]
     assert torch.isfinite(losses).all(), f"{numbers}: a loss is not finite for logits {factor:g} times as large"
@@ -430,7 +439,8 @@ def _network_gradient(case: Case, numbers: Mapping[str, Any], at: World) -> None
     else:
         function(model)
     model.train()
-    model(images, blend).logits.square().mean().backward()
+    outputs = model(images, blend)
+    (outputs.logits if outputs.routing is None else outputs.routing).square().mean().backward()
     for name, parameter in model.named_parameters():
         assert (parameter.grad is not None) == parameter.requires_grad, f"{numbers}: {name} learns without a gradient"
         assert parameter.grad is None or torch.isfinite(parameter.grad).all(), f"{numbers}: {name}: gradient not finite"
@@ -475,7 +485,7 @@ def _class_shares(case: Case, numbers: Mapping[str, Any], at: World) -> Tensor:
 def rare_classes(case: Case) -> None:
     """Classes of one image and of none give finite results."""
     for counts in ((5, 0, 1), (1, 1, 1), (0, 4, 1)):
-        at = world(counts, network=case.network)
+        at = case.world(counts)
         results = apply(case.name, {}, at)
         assert not any(result.isnan().any() for result in results), f"counts {counts} give NaN"
         if case.seam == "draw":
@@ -486,7 +496,7 @@ def rare_classes(case: Case) -> None:
 
 def many_classes(case: Case) -> None:
     """Thousands of classes give results of the right shape without NaN."""
-    large = _many_classes(case.network)
+    large = _many_classes(case.network, case.head)
     at = replace(large, facts=replace(large.facts, model=copy.deepcopy(large.facts.model)))
     results = apply(case.name, {}, at)
     assert not any(result.isnan().any() for result in results), f"{MANY_CLASSES} classes give NaN"
@@ -508,7 +518,7 @@ def facts(case: Case) -> None:
 def own_buffers(case: Case) -> None:
     """What acts between steps writes only into buffers of its own modules, from which a stage is resumed."""
     for numbers in case.settings():
-        at = world(network=case.network)
+        at = case.world()
         function = _with_modules(case.name, numbers, at).build(at.facts)
         if not (hasattr(function, "begin_epoch") or hasattr(function, "after_step")):
             continue

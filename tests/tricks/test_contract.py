@@ -23,6 +23,7 @@ CHOICES = {
     "disalign": {"batchnorm": ("moving",)},
     "effective_number": {"normalise": (True,)},
     "ema": {"decay": (0.0,), "warm_up": (False,)},
+    "expert_assignment": {"hidden": (1,), "top": (1,)},
     "experts": {"branch_from": ("pool", "layer3"), "count": (1,), "learn": ("fused",)},
     "gpaco": {"momentum_encoder": (True,), "queue": (0, 16), "gamma": (0.0,)},
     "greedy_soup": {"mean": ("geometric",), "order": ("by_score",)},
@@ -37,6 +38,7 @@ CHOICES = {
     "post_hoc_adjustment": {"floor": (1e-12,)},
     "reslt": {"beta": (0.0, 1.0), "first_medium": (1,), "first_tail": (2,)},
     "ride": {"reweight": (True,), "factor": (0.0,)},
+    "routing_loss": {"positive_weight": (1.0,)},
     "rsg": {"k": (1,), "start": (0.0, 1.0), "layer": ("layer3",)},
     "several_views": {"count": (1, 3)},
     "softmax_focal": {"constant_factor": (True,)},
@@ -49,12 +51,16 @@ CHOICES = {
 NETWORKS = {"adapt_former": str(Path(__file__).with_name("transformer.py")) + ":transformer"}
 """What acts on blocks that resnet8 does not have is tried on a network that does."""
 
+HEADS = {"expert_assignment": "experts"}
+"""What acts on a head of another kind, and the trick that makes it."""
+
 NEEDS_MORE = {
     "adaptive": "score",
     "batchformer": "model",
     "bcl": "model",
     "cam_foreground": "model and images and normalise",
     "cuda": "model and images and normalise",
+    "distillation": "earlier_network",
     "glmc": "model",
     "greedy_soup": "score",
     "h2t": "model",
@@ -74,7 +80,7 @@ def case(name: str) -> Case:
     more = [{key: option} for key, options in CHOICES.get(name, {}).items() for option in options]
     return Case(
         name, more, NETWORKS.get(name, "resnet8"), NEEDS_MORE.get(name, ""), DETERMINISTIC.get(name, {}),
-        picks_when_built=name in ("few_shot", "under_sampling"), draws_rows=name == "glmc",
+        picks_when_built=name in ("few_shot", "under_sampling"), draws_rows=name == "glmc", head=HEADS.get(name, ""),
     )  # fmt: skip
 
 

@@ -98,8 +98,11 @@ def test_what_needs_one_classifier_is_refused(make_plan):
         make_plan(Stage("a", epochs=1, choose=["experts"]), Stage("b", epochs=1, choose=["classifier"]))
     with pytest.raises(PlanError, match=r"stage 'b': cosine_head would replace the head experts of an earlier stage"):
         make_plan(Stage("a", epochs=1, choose=["experts"]), Stage("b", epochs=1, choose=["cosine_head"]))
-    with pytest.raises(PlanError, match=r"stage 'b': experts would replace the head experts of an earlier stage"):
-        make_plan(Stage("a", epochs=1, choose=["experts"]), Stage("b", epochs=1, choose=[trick("experts", count=2)]))
+    for numbers in ({"count": 4}, {"count": 2, "width": 1.0}, {"learn": "fused"}):
+        with pytest.raises(PlanError, match=r"stage 'b': experts would replace the head experts of an earlier stage"):
+            make_plan(
+                Stage("a", epochs=1, choose=["experts"]), Stage("b", epochs=1, choose=[trick("experts", **numbers)])
+            )
     with pytest.raises(PlanError, match=r"stage 'a': ldam needs 'cosine'"):
         make_plan(Stage("a", epochs=1, choose=[trick("experts", kind="linear"), "ldam"]))
     make_plan(Stage("a", epochs=1, choose=["experts", "ldam"]))
@@ -116,6 +119,20 @@ def test_experts_through_stages_tricks_and_readouts(make_plan, pipeline):
     run.run()
     assert run.network().head.heads[0].weight.shape == (10, 48)
     assert 0 <= run.points[-1].metrics["class_means"] <= 1
+
+
+def test_of_more_experts_the_first_ones_stay(make_plan, pipeline):
+    more, fewer = (Stage(f"of_{n}", epochs=1, choose=[trick("experts", count=n)]) for n in (4, 2))
+    run = pipeline(make_plan(more, fewer))
+    run.advance()
+    before = run.executor.state.carry_over.model
+    at_start = run.executor.start().run.network.state_dict()
+    assert {name for name in before if name not in at_start} == {
+        name for name in before if name.split(".")[0] == "head" and name.split(".")[2] in "23"
+    }
+    assert all(tensor.equal(before[name]) for name, tensor in at_start.items())
+    run.run()
+    assert run.network()(run.data.normalise(run.data.val_images)).experts.shape == (2, 60, 10)
 
 
 @pytest.mark.parametrize(

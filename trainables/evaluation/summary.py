@@ -14,6 +14,9 @@ from trainables.deployment import Deployment
 UNWEIGHTED = Deployment()
 """No prior and no costs: nothing is measured besides."""
 
+ROUTING = ("experts_used", "flops_share")
+"""What a head with routers spares: experts that an image takes in the mean, and the share of all computation."""
+
 DIAGNOSTICS = ("logits_magnitude", "regularized_std")
 """Diagnostics of label over-smoothing, per class: their means are metrics, the record has every class."""
 
@@ -44,6 +47,7 @@ def summary(
         found |= deployment.measure(last["recalls"], last["predicted"], true, counts.tolist())
     found["calibration_error"] = last["calibration_error"]
     found["loss"] = last["loss"]
+    found |= {name: last[name] for name in ROUTING if name in last}
     for name in DIAGNOSTICS:
         found[name] = float(torch.tensor(last[name], dtype=torch.float64).nanmean())
     found["accuracy_error"] = metrics.mean_recall_error(right, totals)

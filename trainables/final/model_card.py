@@ -324,6 +324,7 @@ _MEANINGS = {
     "harmonic_mean": "harmonic mean of recalls",
     "lowest_recall": "lowest recall",
     "calibration_error": "calibration error",
+    "flops_share": "computation, of that of all experts",
 }
 
 

@@ -193,4 +193,6 @@ def _split(outputs: Outputs, views: int) -> list[Outputs]:
 
     rows = outputs.features.ndim - 2  # (E, B, D) of experts with features of their own
     parts = (apart(outputs.logits), apart(outputs.features, rows), apart(outputs.maps), apart(outputs.experts, 1))
-    return [Outputs(*view) for view in zip(*parts, strict=True)]  # type: ignore[arg-type]
+    separate = [Outputs(*view) for view in zip(*parts, strict=True)]  # type: ignore[arg-type]
+    routing = apart(outputs.routing, 1)
+    return [replace(view, routing=routed) for view, routed in zip(separate, routing, strict=True)]

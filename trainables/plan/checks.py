@@ -54,9 +54,12 @@ def check(plan: Plan, provides: Iterable[str] = ("images",)) -> None:
         if by_seam["head"]:
             head = _check_head(by_seam["head"][0], before, where)
             before = by_seam["head"][0]
-        capabilities = {*head, *provides} | ({"trained"} if index else set())
-        capabilities |= {what for trick in stage.tricks for what in provides_of(trick.made())}
-        for trick in stage.tricks:
+        capabilities = {*head, *provides} | ({"trained"} if index else set()) | _teacher(plan, index)
+        # what learns is decided where a chain starts, and holds for all of it
+        decided = plan.stages[plan.chain(index)[0]].on("train") if continues else []
+        in_force = [*decided, *stage.tricks]
+        capabilities |= {what for trick in in_force for what in provides_of(trick.made())}
+        for trick in in_force:
             if "images" not in capabilities:
                 _check_without_images(trick, where)
             for what in entry(trick.name).needs:
@@ -75,9 +78,17 @@ def check(plan: Plan, provides: Iterable[str] = ("images",)) -> None:
             raise PlanError(f"{where}: {stage.members} members need a merge, e.g. choose=['average', …]")
 
 
+def _teacher(plan: Plan, index: int) -> set[str]:
+    """Whether a stage has the network that its chain took over: where the chain starts, or keeps it from there on."""
+    first = plan.chain(index)[0]
+    kept = any("teacher" in entry(trick.name).needs for trick in plan.stages[first].tricks)
+    return {"teacher"} if first and (index == first or kept) else set()
+
+
 def _check_head(made: Any, before: Any | None, where: str) -> tuple[str, ...]:
-    """What a head provides; one that has taken parts of the network with it stays what it is."""
-    if before is not None and ONE_HEAD not in provides_of(before) and made != before:
+    """What a head provides; one that has taken parts of the network with it stays, or continues, what it is."""
+    continues = getattr(made, "continues", lambda _: False)
+    if before is not None and ONE_HEAD not in provides_of(before) and made != before and not continues(before):
         raise PlanError(
             f"{where}: {name_of(made)} would replace the head {name_of(before)} of an earlier stage, which is part of "
             "the network; leave it out, or keep the same numbers"
@@ -197,6 +208,11 @@ def _unmet(trick: str, what: str) -> str:
         return (
             f"{trick} reads a trained network, so it cannot sit in the first stage, unless the network comes with "
             "weights or the data are features"
+        )
+    if what == "teacher":
+        return (
+            f"{trick} learns from the network of the stage before, so it cannot sit in the first stage, nor begin in "
+            "one that carries everything; use carry='weights'"
         )
     if what == ONE_HEAD:
         return f"{trick} needs one linear or cosine classifier, and this plan's head is another; leave out either"

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
 
 from trainables import metrics
 from trainables.batch import Facts, evaluation_batch
@@ -71,7 +72,8 @@ class Evaluator:
             arXiv:2007.07314, eq. 9, τ = 1) and "class_means" (nearest mean of the training features by cosine):
             the last two are what a second stage would roughly reach. Also "calibration_error", "recalls",
             "logits_magnitude" and "regularized_std" (C,), and "predicted" (M,), classes. All others are fractions but
-            the loss and the two diagnostics of label over-smoothing. Beside them the logits (M, C), float64.
+            the loss and the two diagnostics of label over-smoothing. Of a head with routers also "experts_used", the
+            mean over the images, and "flops_share". Beside them the logits (M, C), float64.
         """
         data, labels = self._context.data, self._labels
         training = network.training
@@ -80,6 +82,7 @@ class Evaluator:
         logits = self._logits(network, facts)
         if self._class_means is None or not (self._frozen or len(network.backbone) == 0):
             self._class_means = self._nearest_mean(network, facts)
+        routing = self._computation(network)
         network.train(training)
         predicted = logits.argmax(dim=1)
         recalls = metrics.recalls(predicted, labels, data.classes)
@@ -94,6 +97,7 @@ class Evaluator:
             "logits_magnitude": metrics.logits_magnitude(logits, labels).tolist(),
             "regularized_std": metrics.regularized_std(logits, labels).tolist(),
             "predicted": predicted.tolist(),
+            **routing,
         }
         return found, logits
 
@@ -108,6 +112,23 @@ class Evaluator:
         else:
             batches = (network(self._context.data.normalise(views(images))) for images in self._images.split(size))
         return torch.cat([out.logits if readout is None else readout(out) for out in batches]).double()
+
+    def _computation(self, network: Network) -> dict[str, float]:
+        """Of a head with routers, the experts that an image takes in the mean, and their share of all computation."""
+        if getattr(network.head, "routers", None) is None:
+            return {}
+        normalise, flops = self._context.data.normalise, []
+        outputs = [network(normalise(images)) for images in self._images.split(evaluation_batch(self._images))]
+        used = float(torch.cat([out.experts_used for out in outputs]).double().mean())
+        for parts in (network.backbone.values(), [network]):
+            x = normalise(self._images[:1])
+            with FlopCounterMode(display=False) as counter:
+                for part in parts:
+                    x = part(x)
+            flops.append(counter.get_total_flops())
+        shared, whole = flops
+        share = (shared + (whole - shared) * used / len(outputs[0].experts)) / whole
+        return {"experts_used": used, "flops_share": share}
 
     def _split_features(self, network: Network) -> Tensor:
         """(M, D) features of the split; those of a frozen backbone are computed once."""

@@ -64,15 +64,38 @@ def network_before_stage(
     carry_over: CarryOver | None,
 ) -> Network:
     """The network at the end of the stage before; at the start of a chain, the network that was evaluated."""
+    if plan.starts_chain(index):
+        return network_before_chain(context, plan, index, generators, carry_over)
+    network = _untrained(context, plan.stages[: plan.chain(index)[0] + 1], generators)
+    if carry_over is not None:
+        network.load_state_dict(without_modules(carry_over.model))
+    return network
+
+
+def network_before_chain(
+    context: TrainingContext,
+    plan: Plan,
+    index: int,
+    generators: Callable[[str], torch.Generator],
+    carry_over: CarryOver | None,
+) -> Network:
+    """The network that the stage's chain took over: its weights are known where the chain starts, later its shape."""
+    network = _untrained(context, plan.stages[: plan.chain(index)[0]], generators)
+    if carry_over is not None and plan.starts_chain(index):
+        network.load_state_dict(without_modules(carry_over.result))
+    return network
+
+
+def _untrained(
+    context: TrainingContext, stages: Sequence[StagePlan], generators: Callable[[str], torch.Generator]
+) -> Network:
+    """A fresh network in the shape that the heads and train tricks of some stages give it."""
     network = context.network(generator(context.seed, "init")).to(context.device)
-    starts = plan.starts_chain(index)
-    for earlier in plan.stages[: index if starts else plan.chain(index)[0] + 1]:
-        network = _change_head(context, network, earlier.on("head"), earlier.epochs, generators)
-        for trick in earlier.on("train"):
+    for stage in stages:
+        network = _change_head(context, network, stage.on("head"), stage.epochs, generators)
+        for trick in stage.on("train"):
             reshape = getattr(trick.made(), "reshape", None)
             network = network if reshape is None else reshape(network)
-    if carry_over is not None:
-        network.load_state_dict(without_modules(carry_over.result if starts else carry_over.model))
     return network
 
 

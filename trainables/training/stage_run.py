@@ -28,7 +28,12 @@ from trainables.training.acceleration.cuda_graph import GraphedStep, can_be_capt
 from trainables.training.batch_gradient import BatchGradient, StepGradient
 from trainables.training.context import CarryOver, TrainingContext, copy_state
 from trainables.training.feed import PARTNER_PURPOSES, PURPOSES, Epoch, StageFeed
-from trainables.training.network_setup import network_at_start, network_before_stage, stage_facts
+from trainables.training.network_setup import (
+    network_at_start,
+    network_before_chain,
+    network_before_stage,
+    stage_facts,
+)
 from trainables.training.optimizer import (
     clip_gradient,
     load_optimizer,
@@ -90,6 +95,9 @@ class StageRun:
         backbone = self.network.backbone_parameters()
         self._frozen = self.network.fix_batchnorm and not any(parameter.requires_grad for parameter in backbone)
         own = stage_facts(context, self.network, self._chain_epochs, shared)
+        if plan.chain_number(index):
+            earlier = partial(network_before_chain, context, plan, index, shared, carry_over)
+            own = replace(own, earlier_network=earlier)
         groups = [*groups, *add_modules(self.network, plan, index, own)]
         if carry_over is not None and continues:
             load_modules(self.network, carry_over.model)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from trainables.models.heads import CosineHead, LinearHead
 from trainables.models.network import blended
 from trainables.registry import among, in_range, trick
 from trainables.tricks._shared.branches import branch, is_known
+from trainables.tricks._shared.routing import Routers, mean_of_first
 
 
 class ExpertsHead(nn.Module):
@@ -26,6 +27,9 @@ class ExpertsHead(nn.Module):
         branches: The parts of each expert by name, in order.
         heads: The classifier of each expert.
         each: Whether a loss is summed over the experts.
+
+    With `routers` an evaluated image takes the experts one after another, until a router finds that it has enough of
+    them; its logits are the mean of those. All experts are computed all the same: one program serves every batch.
     """
 
     kind = "experts"
@@ -37,11 +41,29 @@ class ExpertsHead(nn.Module):
         self.reads, self.each = reads, each
         self.branches = nn.ModuleList(nn.ModuleDict(dict(parts)) for parts in branches)
         self.heads = nn.ModuleList(heads)
+        self.routers: Routers | None = None
+        """Set by a train trick."""
+        self.fix_batchnorm = False
+        """Keeps the experts' BatchNorm at its stored statistics while the routers train; set by a train trick."""
+
+    def first(self, count: int) -> ExpertsHead:
+        """The head of the first experts, without routers; itself where these are all."""
+        if count == len(self.heads):
+            return self
+        branches = [dict(parts.items()) for parts in self.branches[:count]]  # type: ignore[operator,union-attr]
+        return ExpertsHead(self.reads, branches, list(self.heads[:count]), self.each)
 
     @property
     def scale(self) -> float:
         """The factor on the cosines of every expert; 1 of linear ones."""
         return float(getattr(self.heads[0], "scale", 1.0))
+
+    def train(self, mode: bool = True) -> ExpertsHead:
+        """Training mode; frozen experts stay in evaluation mode."""
+        super().train(mode)
+        if self.fix_batchnorm:
+            self.branches.eval()
+        return self
 
     def forward(self, maps: Tensor, blend: Blend | None = None) -> Outputs:
         """Maps (B, D', h, w) of the shared part, or features (B, D) -> Outputs, whose logits are the experts' mean."""
@@ -53,8 +75,11 @@ class ExpertsHead(nn.Module):
             pooled = blended(x if x.ndim == 2 else x.mean(dim=(2, 3)), blend, "pool")
             features.append(pooled)
             logits.append(blended(head(pooled), blend, "logits"))
-        z = torch.stack(logits)
-        return Outputs(z.mean(dim=0), torch.stack(features), None, z, each=self.each)
+        x, z = torch.stack(features), torch.stack(logits)
+        routing = None if self.routers is None else self.routers(x, z)
+        outputs = Outputs(z.mean(dim=0), x, None, z, each=self.each, routing=routing)
+        used = outputs.experts_used
+        return outputs if used is None or self.training else replace(outputs, logits=mean_of_first(z, used))
 
 
 @trick(
@@ -62,7 +87,7 @@ class ExpertsHead(nn.Module):
     family="experts",
     source="Wang et al. 2021, arXiv:2010.01809, section 3.1 (RIDE)",
     space={"count": integer(2, 4), "width": one_of(0.75, 1.0), "kind": one_of("cosine", "linear")},
-    provides=("experts", "3 experts", "cosine"),
+    provides=("experts", "several experts", "3 experts", "cosine"),
 )
 @dataclass(frozen=True)
 class Experts:
@@ -71,7 +96,8 @@ class Experts:
         z = mean over the experts of z_e
 
     Every expert learns its own loss, and their sum is the objective; a loss that knows experts (`ride`, `sade`) sees
-    them all. Tricks of the logits seam act on each. One linear expert of the full width is the plain network.
+    them all. Tricks of the logits seam act on each. One linear expert of the full width is the plain network. Behind a
+    stage with more experts, and otherwise the same numbers, the first ones stay.
 
     Args:
         count: E, at least 1.
@@ -122,13 +148,19 @@ class Experts:
     @property
     def provides(self) -> tuple[str, ...]:
         """How many experts there are, and the kind of their classifiers where something needs it."""
-        return ("experts", f"{self.count} experts", *(("cosine",) if self.kind == "cosine" else ()))
+        several = ("several experts",) if self.count > 1 else ()
+        return ("experts", *several, f"{self.count} experts", *(("cosine",) if self.kind == "cosine" else ()))
+
+    def continues(self, before: Any) -> bool:
+        """Whether the head of an earlier stage becomes this one, whose experts are then its first ones."""
+        return isinstance(before, Experts) and self.count <= before.count and replace(before, count=self.count) == self
 
     def build(self, facts: Facts) -> Callable[[Any], Any]:
         """Model -> the same model with the experts."""
 
-        def replace(model: Any) -> Any:
-            if isinstance(model.head, ExpertsHead):  # of a stage before, with the same numbers
+        def change(model: Any) -> Any:
+            if isinstance(model.head, ExpertsHead):  # of a stage before
+                model.head = model.head.first(self.count)
                 return model
             names = list(model.backbone)
             own = self._own_parts(names)
@@ -143,7 +175,7 @@ class Experts:
             model.head = head.to(device=like.device, dtype=like.dtype)
             return model
 
-        return replace
+        return change
 
     def _own_parts(self, names: list[str]) -> list[str]:
         if self.branch_from == "pool":
