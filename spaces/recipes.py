@@ -31,6 +31,7 @@ augmentation, schedule and weight decay of their CIFAR recipes:
     de_confound            Tang et al. 2020, arXiv:2009.12991: a normalised classifier without the drift of training
     sade                   Zhang et al. 2022, arXiv:2107.09249: three experts for three distributions, rotation
     ride                   Wang et al. 2021, arXiv:2010.01809: diverse experts, rotation, weights in the last fifth
+    ride_routed            the same, then 5 of 200 epochs for the routers that spare an image experts
     reslt                  Cui et al. 2022, arXiv:2101.10633: three branches, β = 0.995 (CIFAR-100-LT, imbalance 100)
     gpaco, paco            Cui et al. 2023, arXiv:2209.12400, and 2021, arXiv:2107.12028: two views, AutoAugment and
                            Cutout on the first one; twice as long in the papers
@@ -49,7 +50,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from spaces.domain import Space, Stage, one_of, trick
+from spaces.domain import OneOf, Space, Stage, one_of, trick
 
 
 @dataclass(frozen=True)
@@ -186,13 +187,13 @@ def published_for_pretrained(lr: float) -> tuple[Published, ...]:
 
 
 def published_systems(lr: float) -> tuple[Published, ...]:
-    """The survey's six systems, PaCo in both forms.
+    """The survey's six systems, PaCo in both forms, RIDE with and without routers.
 
     Args:
         lr: As in `published`.
 
     >>> [recipe.name for recipe in published_systems(0.1)]
-    ['de_confound', 'sade', 'ride', 'reslt', 'gpaco', 'paco', 'rsg']
+    ['de_confound', 'sade', 'ride', 'ride_routed', 'reslt', 'gpaco', 'paco', 'rsg']
     """
     # batches of 128, momentum 0.9 with Nesterov's where the public code has it
     common: dict[str, Any] = {"lr": lr, "weight_decay": 5e-4, "nesterov": True}
@@ -219,6 +220,18 @@ def published_systems(lr: float) -> tuple[Published, ...]:
             Stage(name, length=1.0, schedule=schedule, choose=[*views, one_of(None, loss)], **numbers),
         )
 
+    def of_ride(name: str, title: str, share: float, *behind: Stage | OneOf, labels: tuple[str, ...] = ()) -> Published:
+        """RIDE in a share of the schedule, and what comes behind it."""
+        diverse = trick("ride", factor=-0.45)
+        first = Stage("ride", length=0.8 * share, schedule="ldam", choose=[
+            "experts", diverse, one_of(None, "rotation")], **common)  # fmt: skip
+        end = one_of(Stage("finish", length=0.2 * share, carry="all", keep=True),
+                     Stage("reweighted", length=0.2 * share, carry="all", keep=True, choose=[
+                         trick("ride", factor=-0.45, reweight=True)]))  # fmt: skip
+        return Published(name, title, Space(stages=[first, end, *behind]), ("ride/rotation", "reweighted", *labels))
+
+    routed = Stage("routed", length=0.025, batch_size=512, schedule="cosine", choose=[
+        "expert_assignment", "routing_loss", one_of(None, "class_balanced")], **{**common, "lr": lr / 10})  # fmt: skip
     return (
         one_stage(
             "de_confound", "De-confound", ("causal_norm",),
@@ -230,20 +243,8 @@ def published_systems(lr: float) -> tuple[Published, ...]:
             Stage("sade", length=1.0, schedule=step, choose=["experts", one_of(None, "sade"), one_of(None, "rotation")],
                   **common),
         ),
-        Published(
-            "ride",
-            "RIDE",
-            Space(
-                stages=[
-                    Stage("ride", length=0.8, schedule="ldam", choose=[
-                        "experts", trick("ride", factor=-0.45), one_of(None, "rotation")], **common),
-                    one_of(Stage("finish", length=0.2, carry="all", keep=True),
-                           Stage("reweighted", length=0.2, carry="all", keep=True, choose=[
-                               trick("ride", factor=-0.45, reweight=True)])),
-                ]
-            ),
-            ("ride/rotation", "reweighted"),
-        ),
+        of_ride("ride", "RIDE", 1.0),
+        of_ride("ride_routed", "RIDE with routers", 0.975, routed, labels=("routed/class_balanced",)),
         one_stage(
             "reslt", "ResLT", ("reslt",),
             Stage("reslt", length=1.0, schedule="multistep(by=0.1, warm_up=0)",

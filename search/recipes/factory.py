@@ -209,7 +209,8 @@ def _contains(factory: RecipeFactory, one: Published) -> bool:
 
 def _defining(system: Published) -> str:
     """The trick that makes a system what it is."""
-    return {"de_confound": "causal_norm", "paco": "gpaco"}.get(system.name, system.name)
+    named = {"de_confound": "causal_norm", "paco": "gpaco", "ride_routed": "expert_assignment"}
+    return named.get(system.name, system.name)
 
 
 def scaled(recipe: Recipe, factor: float) -> Recipe:

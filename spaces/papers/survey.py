@@ -1,13 +1,14 @@
 """The survey's six systems (Zhang et al. 2023, TPAMI, arXiv:2110.04596), each whole, beside deferred re-weighting.
 
 Each system is one way to train the first four fifths; the last fifth continues plainly, with deferred re-weighting, or
-with RIDE's own weights and temperatures. Their published recipes are the start points, see `spaces.recipes`.
+with RIDE's own weights and temperatures; experts may then get routers. Their published recipes are the start points,
+see `spaces.recipes`.
 Methods of two views see every image twice: compare them at equal images as well.
 """
 
 from typing import Any
 
-from spaces.domain import Space, Stage, Trick, one_of, trick
+from spaces.domain import Space, Stage, Trick, log_uniform, one_of, trick
 from spaces.papers.tables import Fact, Row, Setting, Table
 
 # fmt: off
@@ -36,6 +37,8 @@ SPACE = Space(
             Stage("deferred", length=0.2, carry="all", keep=True, choose=["cost_sensitive"]),
             Stage("reweighted", length=0.2, carry="all", keep=True, choose=[trick("ride", reweight=True)]),
         ),
+        one_of(None, Stage("routed", length=0.025, batch_size=512, schedule="cosine", lr=log_uniform(1e-3, 0.1),
+                           choose=["expert_assignment", "routing_loss", "class_balanced"])),
     ],
     screen=["de_confound", "sade", "ride", "reslt", "gpaco", "rsg", "deferred"],
 )

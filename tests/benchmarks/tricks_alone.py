@@ -10,6 +10,8 @@ default numbers in the place where it belongs:
 * what belongs to a stage that trains the classifier on: there, at a twentieth of the learning rate and without weight
   decay, as label over-smoothing has it; baseline `classifier on`, the same stage without the trick;
 * `ldam` with a cosine head; baseline `cosine_head`; losses of experts with their head; baseline that head alone;
+* routers of experts, with their loss and balanced draws: a second stage at a tenth of the learning rate; baseline
+  `experts`;
 * few-shot subsets: a second stage at a tenth of the learning rate; baseline `gentle`, the same without the subsets;
   merges of four such members; baseline `few_shot`, one member: a merge costs four times its second stage;
 * the survey's systems as `spaces.recipes` has them, whole; baseline `plain`.
@@ -75,6 +77,8 @@ COMBINED: Mapping[str, tuple[str, tuple[str | Trick, ...]]] = {
     "LWS (learnable_scale + class_balanced)": ("weights", ("learnable_scale", "class_balanced")),
 }
 """Published second stages that are more than one trick."""
+ROUTING = ("expert_assignment", "routing_loss")
+"""Tricks that make sense together alone."""
 HEADS = {"3 experts": "experts", "experts": "experts"}
 """The head that a loss of experts is trained with, by what it needs; ResLT has its own."""
 COST_EPOCHS, COST_BATCHES, COST_BATCH = 5, 3, 64
@@ -158,6 +162,12 @@ def place(known: Entry) -> tuple[str, tuple[Stage, ...]]:
     if name == "h2t":
         again = ("classifier", "class_balanced", trick("weighted_partner", power=0.0))
         return "cRT (classifier + class_balanced)", second("weights", *again, name)
+    if name in ROUTING:
+        experts = Stage("representation", epochs=FIRST, choose=["experts"])
+        routed = Stage("second", epochs=SECOND, lr=STANDARD.lr / 10, choose=[*ROUTING, "class_balanced"])
+        return "experts", (experts, routed)
+    if name == "distillation":
+        return "two stages", second("weights", name)
     if known.seam == "merge":
         return "few_shot", gentle("few_shot", name, members=MEMBERS)
     if name == "few_shot":

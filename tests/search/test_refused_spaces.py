@@ -20,6 +20,18 @@ IMPOSSIBLE = {
         "sade needs '3 experts', which nothing in the plan provides; experts or reslt_conv_head or reslt_head",
     ),
     "a loss of experts without any": ("['ride']", "ride needs 'experts', which nothing in the plan provides"),
+    "routers without experts": (
+        "['expert_assignment', 'routing_loss']",
+        "expert_assignment reads a trained network, so it cannot sit in the first stage",
+    ),
+    "a loss of routers without any": (
+        "['experts', 'routing_loss']",
+        "routing_loss needs 'routers', which nothing in the plan provides; expert_assignment provides it",
+    ),
+    "a student without a teacher": (
+        "['distillation']",
+        "distillation learns from the network of the stage before, so it cannot sit in the first stage",
+    ),
     "a queue smaller than a batch": (
         "['several_views', trick('gpaco', queue=32)]",
         "gpaco has a queue of 32 entries, fewer than the 64 images of a batch",

@@ -129,6 +129,10 @@ def test_systems_as_published():
     assert (first.epochs, second.epochs, second.carry, first.schedule) == (160, 40, "all", "ldam")
     assert tricks(first)["ride"]["factor"] == -0.45 and not tricks(first)["ride"]["reweight"]
     assert tricks(second)["ride"]["reweight"] and "rotation" in tricks(second)
+    *ride, routed = system("ride_routed")
+    assert [stage.epochs for stage in ride] == [156, 39] and [stage.lr for stage in ride] == [first.lr, second.lr]
+    assert (routed.epochs, routed.lr, routed.batch_size, routed.carry) == (5, 0.01, 512, "weights")
+    assert set(tricks(routed)) == {"expert_assignment", "routing_loss", "class_balanced"}
     (paco,) = system("paco")
     assert paco.lr == 0.05 and tricks(paco)["gpaco"]["momentum_encoder"]
     assert tricks(paco)["auto_augment"]["view"] == tricks(paco)["cutout"]["view"] == 0
@@ -140,7 +144,7 @@ def test_systems_as_published():
 def test_systems_are_start_points_where_the_space_offers_them():
     own = standard("digits-lt")
     survey = RecipeFactory(load_space("spaces/papers/survey.py"), own).published.titles.values()
-    assert list(survey) == ["De-confound", "SADE", "RIDE", "ResLT", "GPaCo", "PaCo", "RSG"]
+    assert list(survey) == ["De-confound", "SADE", "RIDE", "RIDE with routers", "ResLT", "GPaCo", "PaCo", "RSG"]
     assert "SADE" not in RecipeFactory(load_space("spaces/full_combo.py"), own).published.titles.values()
 
 
