@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
-from statistics import fmean, variance
+from statistics import fmean
 from typing import Any
 
 import pandas as pd
@@ -119,20 +119,6 @@ class SearchState:
         """The objective of a recipe's finished trials as one number each, by seed."""
         return [objective.scalar(metrics, self.settings.objective) for metrics in self.metrics(plan, phases)]
 
-    def accuracies(self, plan: str, phases: Sequence[str]) -> list[float]:
-        """Accuracies on val of a recipe's finished trials, by seed."""
-        return [metrics["final/accuracy"] for metrics in self.metrics(plan, phases)]
-
-    def seed_variance(self) -> float:
-        """Variance of the objective between seeds of one recipe: of the design's cells, pooled.
-
-        Where no cell has two seeds, it is taken to be the square of the margin.
-        """
-        values = [self.values(cell.recipe.plan.id, ("design",)) for cell in self.factory.cells]
-        squares = sum((len(of_cell) - 1) * variance(of_cell) for of_cell in values if len(of_cell) > 1)
-        freedom = sum(len(of_cell) - 1 for of_cell in values if of_cell)
-        return squares / freedom if squares > 0 else self.margin**2
-
     def objective_means(self, plan: str, phases: Sequence[str]) -> list[float] | None:
         """Mean of each part of the objective, for the sampler; `None` if the recipe never finished."""
         found = [objective.values(metrics, self.settings.objective) for metrics in self.metrics(plan, phases)]
@@ -201,20 +187,6 @@ class SearchState:
         """
         firsts = (*(look["first"] for look in self.looks), *self.block_counts[:-1])
         return sorted(self.first_seed + first for first in firsts)
-
-    def recorded_blocks(self) -> int:
-        """Design blocks that the records show, for journals of versions that did not write down their number.
-
-        Whoever looked at the table saw these blocks. Blocks of a design that was interrupted, and of which nothing
-        was judged yet, do not count.
-        """
-        first_look = min((look["first"] for look in self.looks), default=None)
-        blocks = {record.seed - self.first_seed for record in self.records.values() if record.arm == "design"}
-        planned = [block for block in blocks if first_look is None or block < first_look]
-        blocks_seen = max(planned, default=-1) + 1
-        later = any(record.arm not in ("tune", "design") for record in self.records.values())
-        runs = {f"design-{block}-{position:03d}" for block, position, _ in self.runs(blocks_seen)}
-        return blocks_seen if later or runs <= self.records.keys() else 0
 
     @property
     def winner(self) -> Recipe | None:

@@ -105,7 +105,7 @@ class RunWriter:
         else:
             self.client.update_run(self.run_id, status="RUNNING")
         params = _differing(kept.params, self.own.data.params, known=True)
-        self._log(self.own, params=params, tags=_differing(tags, self.own.data.tags))
+        _log(self.client, self.own, params=params, tags=_differing(tags, self.own.data.tags))
         return self.run_id
 
     @property
@@ -129,7 +129,7 @@ class RunWriter:
         there = self.own.data
         tags = _differing(summary.leader(), there.tags)
         if tags or not _has_all(there.metrics, summary.metrics):
-            self._log(self.own, metrics=summary.unwritten, tags=tags)
+            _log(self.client, self.own, metrics=summary.unwritten, tags=tags)
         there.tags.update(tags)
         there.metrics.update(summary.metrics)
         summary.unwritten = []
@@ -142,7 +142,7 @@ class RunWriter:
         if NOTE in tags:
             views = (f"[{view}]({saved_view.link(self._experiment, self.search, view)})" for view in saved_view.VIEWS)
             tags[NOTE] = clip(f"**Tables and charts:** {', '.join(views)}.\n\n{tags[NOTE]}")
-        self._log(self.own, metrics=metrics, tags=tags)
+        _log(self.client, self.own, metrics=metrics, tags=tags)
         if replaced:
             for name in self.client.get_run(self.run_id).data.tags:
                 if name.startswith(replaced) and name not in kept.findings:
@@ -151,7 +151,7 @@ class RunWriter:
         picture = contents.get(PICTURE)
         if isinstance(picture, bytes):
             contents |= chart_pictures("conflicts", picture, kept.started)
-            self._log(self.own, tags={LOGGED: "True"})
+            _log(self.client, self.own, tags={LOGGED: "True"})
         for name, content in contents.items():
             mlflow_runs.write_artifact(self.client, self.own, name, content)
 
@@ -172,18 +172,8 @@ class RunWriter:
             return
         parent = self._recipe_run(record.recipe).info.run_id
         run = self._put(content, self._found["trial"].setdefault(record.trial, []), parent)
-        self._set_aside(run, record.set_aside)
+        _set_aside(self.client, run, record.set_aside)
         self._done[record.trial] = content.digest
-
-    def _set_aside(self, run: Any, why: str) -> None:
-        """Tags the run of a trial or a recipe that lies outside the space since that was changed."""
-        there = run.data.tags
-        if why and there.get(SET_ASIDE) != why:
-            self._log(run, tags={SET_ASIDE: clip(why)})
-            there[SET_ASIDE] = clip(why)
-        elif not why and SET_ASIDE in there:
-            self.client.delete_tag(run.info.run_id, SET_ASIDE)
-            del there[SET_ASIDE]
 
     def write_verdicts(self) -> None:
         """Gives each recipe its gain and the verdicts on the pairs whose two tricks it has, and saves the views.
@@ -202,7 +192,7 @@ class RunWriter:
             metrics |= {key: math.nan for key in there if key.startswith(("gain", "pair/")) and key not in metrics}
             changed = {key: value for key, value in metrics.items() if key not in there or not alike(there[key], value)}
             points = [(key, value, recipe.ended, 0) for key, value in changed.items()]
-            self._log(run, metrics=points, tags=_differing(tags, run.data.tags))
+            _log(self.client, run, metrics=points, tags=_differing(tags, run.data.tags))
             run.data.tags.update(tags)
             there.update(changed)
             for tag in [tag for tag in run.data.tags if tag.startswith(("conflict/", "verdict")) and tag not in tags]:
@@ -281,11 +271,11 @@ class RunWriter:
         tags = _differing({"arm": ",".join(sorted(recipe.arms)), "arm_counted": recipe.shown[0]}, there.tags)
         params = _differing(recipe.length, there.params, known=True)
         if tags or params or not _has_all(there.metrics, recipe.metrics):
-            self._log(run, metrics=recipe.unwritten, params=params, tags=tags)
+            _log(self.client, run, metrics=recipe.unwritten, params=params, tags=tags)
         there.tags.update(tags)
         there.params.update(params)
         there.metrics.update(recipe.metrics)
-        self._set_aside(run, recipe.set_aside)
+        _set_aside(self.client, run, recipe.set_aside)
         recipe.unwritten = []
 
     def _put(self, content: RunContent, runs: list[Any], parent: str) -> Any:
@@ -296,7 +286,12 @@ class RunWriter:
             query = f"tags.search = '{self.search}' and tags.level = '{level}' and tags.{level} = '{name}'"
             runs[:] = mlflow_runs.pages(self.client, [self._experiment], query)
         complete: Any = next(
-            (run for run in runs if content.is_complete(run) and self._has(run, content.artifact)), None
+            (
+                run
+                for run in runs
+                if content.is_complete(run) and _has(self.client, run, content.artifact, self._thorough)
+            ),
+            None,
         )
         begun = (run for run in runs if str(run.info.status) == "RUNNING" and content.is_begun(run))
         run = complete or next(begun, None)
@@ -310,7 +305,7 @@ class RunWriter:
         self._unanswered.discard((level, name))
         if run is not complete:
             metrics = [(name, value, content.start, step) for name, value, step in content.metrics]
-            self._log(run, metrics=metrics, params=content.params)
+            _log(self.client, run, metrics=metrics, params=content.params)
             mlflow_runs.write_artifact(self.client, run, content.artifact, content.content)
             # last, because a run that is not RUNNING counts as completely written
             self.client.set_terminated(run.info.run_id, content.status, end_time=content.end)
@@ -323,11 +318,6 @@ class RunWriter:
             self.client.set_tag(run.info.run_id, "mlflow.parentRunId", parent)
         return run
 
-    def _has(self, run: Any, artifact: str) -> bool:
-        """Whether an artifact exists; on another machine this is only asked if everything is looked at."""
-        local = mlflow_runs.local_folder(self.client.uri, str(run.info.artifact_uri)) is not None
-        return not (local or self._thorough) or mlflow_runs.has_artifact(self.client, run, artifact)
-
     def _remove(self, runs: Sequence[Any]) -> None:
         """Moves runs to MLflow's deleted ones."""
         for run in list(runs):
@@ -337,22 +327,40 @@ class RunWriter:
                 for each in named.values():
                     each[:] = [other for other in each if other is not run]
 
-    def _log(self, run: Any, **content: Any) -> None:
-        try:
-            mlflow_runs.log(self.client, run.info.run_id, **content)
-        except StoreError:
-            # what is not answered may have been written all the same, so that nothing is known of it
-            for name in content.get("tags") or ():
-                run.data.tags.pop(name, None)
-            for name, *_ in content.get("metrics") or ():
-                run.data.metrics.pop(name, None)
-            raise
-
 
 def data_set(record: Record) -> mlflow_models.DataSet:
     """The data of a trial."""
     about = {"classes": len(record.counts), "train": sum(record.counts), "val": sum(record.val_counts)}
     return mlflow_models.DataSet(record.data, record.fingerprint, about)
+
+
+def _set_aside(client: Client, run: Any, why: str) -> None:
+    """Tags the run of a trial or a recipe that lies outside the space since that was changed."""
+    there = run.data.tags
+    if why and there.get(SET_ASIDE) != why:
+        _log(client, run, tags={SET_ASIDE: clip(why)})
+        there[SET_ASIDE] = clip(why)
+    elif not why and SET_ASIDE in there:
+        client.delete_tag(run.info.run_id, SET_ASIDE)
+        del there[SET_ASIDE]
+
+
+def _has(client: Client, run: Any, artifact: str, thorough: bool) -> bool:
+    """Whether an artifact exists; on another machine this is only asked if everything is looked at."""
+    local = mlflow_runs.local_folder(client.uri, str(run.info.artifact_uri)) is not None
+    return not (local or thorough) or mlflow_runs.has_artifact(client, run, artifact)
+
+
+def _log(client: Client, run: Any, **content: Any) -> None:
+    try:
+        mlflow_runs.log(client, run.info.run_id, **content)
+    except StoreError:
+        # what is not answered may have been written all the same, so that nothing is known of it
+        for name in content.get("tags") or ():
+            run.data.tags.pop(name, None)
+        for name, *_ in content.get("metrics") or ():
+            run.data.metrics.pop(name, None)
+        raise
 
 
 def _differing(wanted: Mapping[str, str], there: Mapping[str, str], known: bool = False) -> dict[str, str]:

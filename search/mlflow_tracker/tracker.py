@@ -7,7 +7,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from analysis.records import mlflow_store
@@ -66,14 +65,6 @@ class Tracker:
         self._writer: BackgroundWriter | None = None
         self._closed = False
         self._preparing = BackgroundCall(lambda: prepare(self.uri))
-
-    def __enter__(self) -> Tracker:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close("FINISHED" if kind is None else "KILLED")
 
     # ------------------------------------------------------------------------------ start
 

@@ -158,7 +158,7 @@ class Orchestrator:
             self.journal.write("budget", seconds=self.budget.granted, seconds_used=0.0)
         if self.state.extra_blocks is not None:
             return
-        counts, recorded = self.state.block_counts, self.state.recorded_blocks()
+        counts, recorded = self.state.block_counts, recorded_blocks(self.state)
         # blocks that are added to a table that somebody has seen make another interim analysis of it
         asked = [recorded] if not counts and recorded else []
         for seeds in (*asked, self.state.settings.seeds):
@@ -197,6 +197,21 @@ class Orchestrator:
         if self.phase == Adaptive.name:
             words.append(f"{max(0, self.state.proposals - self.proposer.asked)} proposals")
         return ", ".join(words)
+
+
+def recorded_blocks(state: SearchState) -> int:
+    """Design blocks that the records show, for journals of versions that did not write down their number.
+
+    Whoever looked at the table saw these blocks. Blocks of a design that was interrupted, and of which nothing
+    was judged yet, do not count.
+    """
+    first_look = min((look["first"] for look in state.looks), default=None)
+    blocks = {record.seed - state.first_seed for record in state.records.values() if record.arm == "design"}
+    planned = [block for block in blocks if first_look is None or block < first_look]
+    blocks_seen = max(planned, default=-1) + 1
+    later = any(record.arm not in ("tune", "design") for record in state.records.values())
+    runs = {f"design-{block}-{position:03d}" for block, position, _ in state.runs(blocks_seen)}
+    return blocks_seen if later or runs <= state.records.keys() else 0
 
 
 def restore(journal: Journal, state: SearchState, budget: Budget) -> None:

@@ -8,7 +8,6 @@ or with several, on a busy machine or a quiet one, the same command makes the sa
 from __future__ import annotations
 
 import logging
-import math
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -18,8 +17,7 @@ from typing import Any
 from analysis.records.schema import Record
 from search.phases.adaptive import Adaptive
 from search.scheduling import objective
-from search.scheduling.early_end.gain_bound import gain_bound
-from search.scheduling.early_end.rule import EarlyEnd, is_due, stagnation
+from search.scheduling.early_end.decision import early_end
 from search.scheduling.journal import Journal
 from search.scheduling.sampler import Sampler, SpaceExhausted
 from search.scheduling.trial_request import TrialRequest
@@ -133,7 +131,7 @@ class Proposer:
         """
         asked = self.asked
         self._learn_up_to(self._needed(asked))
-        end = self._early_end()
+        end = early_end(self._state, self._sampler, self._values(), asked)
         if end is not None:
             self._journal.write("early_end", end=end.to_dict())
             self._state.early_ends.append(end)
@@ -184,43 +182,15 @@ class Proposer:
         self._learn_up_to(self.asked)
         self._sampler.keep()
 
-    def _early_end(self) -> EarlyEnd | None:
-        """The decision to propose nothing more (`search.scheduling.early_end.rule`); `None` to propose."""
-        state, known = self._state, self._learned
-        patience, margin = state.settings.patience or 0, state.margin
-        # a changed space and trials that were added after an early end get the whole patience again
-        since = max([state.former_proposals, *(end.asked for end in state.early_ends)])
-        if not patience or known - since < patience or len(self._sampler.study.directions) > 1:
-            return None
-        taught = [trial for trial in self._sampler.trials if "arm" in trial.user_attrs]
-        best = max((trial.values[0] for trial in taught), default=-math.inf)
-        stagnant = min(stagnation(best, [self._value(position) for position in range(known)], margin), known - since)
-        if not is_due(stagnant, patience):
-            return None
-        variance = state.seed_variance()
-        seeds = {
-            trial.number: len(state.values(trial.user_attrs["recipe"], ("design",)))
-            for trial in taught
-            if trial.user_attrs["arm"] == "design"
-        }
-        gain = gain_bound(
-            self._sampler.trials,
-            self._sampler.preview(self.asked, patience),
-            lambda trial: variance / max(1, seeds.get(trial.number, 1)),
-            margin,
-            state.settings.seed + self.asked,
-        )
-        if gain >= margin:
-            return None
-        return EarlyEnd(self.asked, state.proposals - self.asked, stagnant, patience, gain, margin)
-
-    def _value(self, position: int) -> float | None:
-        """The objective of a proposal that has finished."""
-        if position not in self._results:
-            return None
-        record = self._results[position][1]
-        found = objective.values(record.metrics, self._state.settings.objective)
-        return None if found is None or record.outcome != "finished" else found[0]
+    def _values(self) -> list[float | None]:
+        """The objective of the proposals whose results are known, in order; `None` of one that has not finished."""
+        found: list[float | None] = []
+        for position in range(self._learned):
+            parts = None
+            if position in self._results and (record := self._results[position][1]).outcome == "finished":
+                parts = objective.values(record.metrics, self._state.settings.objective)
+            found.append(None if parts is None else parts[0])
+        return found
 
     def _needed(self, position: int) -> int:
         """How many results, from the first proposal on, the proposal at a position knows."""

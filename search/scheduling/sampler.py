@@ -121,12 +121,13 @@ class Sampler:
                 recipe = build(self._space, partial(_suggest, trial), self._standard, self._scale)
             except PlanError as error:
                 reason = str(error)
-                refused.append(self._drawn(trial.number))
+                refused.append(_drawn(self.trials[trial.number]))
                 self.study.tell(trial, state=TrialState.FAIL)
                 continue
             trial.set_user_attr("recipe", recipe.plan.id)
             trial.set_user_attr("title", recipe.title)
-            return Proposal(trial.number, recipe, self._drawn(trial.number) | ({"refused": refused} if refused else {}))
+            drawn = _drawn(self.trials[trial.number]) | ({"refused": refused} if refused else {})
+            return Proposal(trial.number, recipe, drawn)
         raise SpaceExhausted(
             f"{ATTEMPTS} proposals in a row cannot be trained; the last one: {reason}",
             trial.number - ATTEMPTS + 1,
@@ -134,9 +135,10 @@ class Sampler:
         )
 
     @property
-    def trials(self) -> Sequence[FrozenTrial]:
+    def trials(self) -> list[FrozenTrial]:
         """The trials of the study, those that other arms have taught (user attribute "arm") included."""
-        return self._trials()
+        found: list[FrozenTrial] = self.study.get_trials(deepcopy=False)
+        return found
 
     def preview(self, draw: int, count: int) -> list[FrozenTrial]:
         """The next proposals, were no further result to come; the study stays as it is.
@@ -146,7 +148,7 @@ class Sampler:
             count: How many; fewer where the space is exhausted before.
         """
         copy = Sampler(self._space, self._standard, self._scale, None, self.study.study_name, self._seed)
-        copy.study.add_trials(self._trials())
+        copy.study.add_trials(self.trials)
         numbers = []
         with suppress(SpaceExhausted):
             for further in range(count):
@@ -168,7 +170,7 @@ class Sampler:
             value: Result of a finished trial, a fraction; one for each metric where there are several.
             steps: (epoch, score) of its evaluations, for trials that were stopped.
         """
-        trial = self._trials()[number]
+        trial = self.trials[number]
         if trial.state.is_finished():
             return
         # Optuna takes nothing on the way where there are several metrics
@@ -226,11 +228,11 @@ class Sampler:
         """
         for recipe, value in self._earlier:
             self.learn(recipe, value, "earlier")
-        known = {trial.user_attrs["recipe"] for trial in self._trials() if "arm" in trial.user_attrs}
+        known = {trial.user_attrs["recipe"] for trial in self.trials if "arm" in trial.user_attrs}
         new = [trial for recipe, trial in self._taught.items() if recipe not in known]
         self._taught = {}
         self.study.add_trials(new)
-        return [_lesson(trial) for trial in self._trials()[len(self._trials()) - len(new) :]]
+        return [_lesson(trial) for trial in self.trials[len(self.trials) - len(new) :]]
 
     def rebuild(self, events: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Makes the study as it was from a journal; proposals are running in it until they are told.
@@ -244,6 +246,7 @@ class Sampler:
             What other arms had taught before journals said so, for the journal.
         """
         trials: dict[int, FrozenTrial] = {}
+        failed = partial(self._again, state=TrialState.FAIL)
         changed = max((position for position, event in enumerate(events) if event["event"] == "space"), default=-1)
         for event in events[: changed + 1]:
             trials |= {number: create_trial(state=TrialState.FAIL) for number in _numbers(event)}
@@ -254,12 +257,12 @@ class Sampler:
             if event["event"] == "lesson":
                 trials[event["number"]] = self._again(event, TrialState.COMPLETE)
             elif event["event"] == "exhausted":
-                trials |= dict(enumerate(map(self._refused, event["refused"]), event["number"]))
+                trials |= dict(enumerate(map(failed, event["refused"]), event["number"]))
             elif event["event"] == "task" and event["task"]["number"] is not None:
                 number, recipe = event["task"]["number"], _recipe(event["task"]["recipe"])
                 drawn = event.get("drawn", {"params": recipe.params})
                 refused = drawn.get("refused", ())
-                trials |= dict(enumerate(map(self._refused, refused), number - len(refused)))
+                trials |= dict(enumerate(map(failed, refused), number - len(refused)))
                 about = {"recipe": recipe.plan.id, "title": recipe.title}
                 trials[number] = self._again({**drawn, "attributes": about}, TrialState.RUNNING)
         for trial in trials.values():
@@ -272,7 +275,7 @@ class Sampler:
                 trials[number] = self._taught.pop(next(iter(self._taught)))
                 lessons.append(number)
             self.study.add_trial(trials.get(number) or create_trial(state=TrialState.FAIL))
-        return [_lesson(self._trials()[number]) for number in lessons]
+        return [_lesson(self.trials[number]) for number in lessons]
 
     def keep(self, at_once: bool = False) -> str:
         """Brings the file up to date.
@@ -292,14 +295,6 @@ class Sampler:
             f"{self._file.path} could not be written ({self._file.problem}); the search does not need it, and writes "
             "it again when it is resumed"
         )
-
-    def _drawn(self, number: int) -> dict[str, Any]:
-        """What was drawn for a trial."""
-        trial = self._trials()[number]
-        return {"params": dict(trial.params), "system": dict(trial.system_attrs)}
-
-    def _refused(self, drawn: Mapping[str, Any]) -> FrozenTrial:
-        return self._again(drawn, TrialState.FAIL)
 
     def _again(self, drawn: Mapping[str, Any], state: TrialState) -> FrozenTrial:
         """A trial from what the journal says of it."""
@@ -347,9 +342,10 @@ class Sampler:
             state=TrialState.RUNNING, params=params, distributions=distributions, user_attrs=about
         )  # fmt: skip
 
-    def _trials(self) -> list[FrozenTrial]:
-        trials: list[FrozenTrial] = self.study.get_trials(deepcopy=False)
-        return trials
+
+def _drawn(trial: FrozenTrial) -> dict[str, Any]:
+    """What was drawn for a trial, for the journal."""
+    return {"params": dict(trial.params), "system": dict(trial.system_attrs)}
 
 
 def _recipe(fields: Mapping[str, Any]) -> Recipe:

@@ -99,7 +99,9 @@ class Schedule:
             self.state.looks.append(look)
             self._journal.write("look", look=look)
         new = [request for request in phase.plan(self.state) if request.id not in self.state.requests]
-        for request in self._with_company(new):
+        if self._locks.shares_stages:  # what one trial trains for another has to lie somewhere
+            new = _with_company(new, self._joint)
+        for request in new:
             self.state.requests[request.id] = request
             if request.id not in self.state.records:
                 self._queues[phase.name].append(request)
@@ -114,23 +116,6 @@ class Schedule:
     def _pending(self, phase: str) -> bool:
         """Whether a trial of a phase waits or runs."""
         return bool(self._queues[phase]) or any(request.phase == phase for request in self.running.values())
-
-    def _with_company(self, requests: list[TrialRequest]) -> list[TrialRequest]:
-        """The trials, each with the seeds of its recipe that are trained jointly with it."""
-        if not self._locks.shares_stages:
-            return requests  # what one trial trains for another has to lie somewhere
-        seeds: dict[str, list[int]] = {}
-        for request in requests:
-            if not request.may_stop and self._joint(request.recipe.plan):
-                seeds.setdefault(request.recipe.plan.id, []).append(request.seed)
-        groups = {
-            (plan, seed): group
-            for plan, of_plan in seeds.items()
-            for group in groups_of(sorted(set(of_plan)))
-            for seed in group
-            if len(group) > 1
-        }
-        return [replace(each, joint_seeds=groups.get((each.recipe.plan.id, each.seed), ())) for each in requests]
 
     def pick(self) -> TrialRequest | None:
         """Takes the first trial that may start, those of earlier phases first, proposals as there is room."""
@@ -175,20 +160,33 @@ class Schedule:
     def unplanned(self) -> dict[str, int]:
         """Upper bounds of the trials that each phase has not planned yet."""
         planned = Counter(request.phase for request in list(self.state.requests.values()))
-        return {
-            phase.name: max(0, self._most(phase) - planned[phase.name])
-            for phase in self.phases
-            if phase.name not in self._closed and (phase.name not in self._queues or phase.in_rounds)
-        }
-
-    def _most(self, phase: Phase) -> int:
-        """Upper bound of a phase's trials; it is computed again when a phase or the adaptive arm has ended."""
-        known = (phase.name, len(self._closed), len(self.state.early_ends))
-        if known not in self._bounds:
-            self._bounds[known] = phase.bound(self.state)
-        return self._bounds[known]
+        left = {}
+        for phase in self.phases:
+            if phase.name not in self._closed and (phase.name not in self._queues or phase.in_rounds):
+                # a bound may become another one when a phase or the adaptive arm has ended
+                known = (phase.name, len(self._closed), len(self.state.early_ends))
+                if known not in self._bounds:
+                    self._bounds[known] = phase.bound(self.state)
+                left[phase.name] = max(0, self._bounds[known] - planned[phase.name])
+        return left
 
     @property
     def planned(self) -> int:
         """Trials of the whole search: exact for phases that have been planned, upper bounds for the others."""
         return len(self.state.requests) + sum(self.unplanned.values())
+
+
+def _with_company(requests: Sequence[TrialRequest], joint: Callable[[Plan], bool]) -> list[TrialRequest]:
+    """The trials, each with the seeds of its recipe that are trained jointly with it."""
+    seeds: dict[str, list[int]] = {}
+    for request in requests:
+        if not request.may_stop and joint(request.recipe.plan):
+            seeds.setdefault(request.recipe.plan.id, []).append(request.seed)
+    groups = {
+        (plan, seed): group
+        for plan, of_plan in seeds.items()
+        for group in groups_of(sorted(set(of_plan)))
+        for seed in group
+        if len(group) > 1
+    }
+    return [replace(each, joint_seeds=groups.get((each.recipe.plan.id, each.seed), ())) for each in requests]

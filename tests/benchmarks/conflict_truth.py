@@ -142,6 +142,7 @@ EXPLORATORY = (
     World("mixed: a factorial", MIXED, cells=HALF_FRACTION),
     World("interactions of three: a factorial", MIXED, three=0.01, cells=HALF_FRACTION),
 )
+SPENDING = (WORLDS[1], WORLDS[2], WORLDS[4], World("a loss of the margin", (-MARGIN,) * 6))
 SURVIVOR_EFFECTS = (0.02, 0.015, 0.01, -0.01, 0.015, -0.005)
 SURVIVOR_EARLY = (1.0, -1.0, 1.5, 2.0, -1.0, -2.0)
 """Share of a trick's effect at half the length."""
@@ -448,7 +449,7 @@ def looks(searches: int) -> None:
             print(f"{name:40} {100 * wrong[True] / searches:5.1f} | {100 * wrong[False] / searches:5.1f}", flush=True)
 
 
-def spent(searches: int) -> None:
+def spent(searches: int, chosen: Sequence[World] = SPENDING) -> None:
     """False claims about the declared pairs after three looks, of which two are chosen by the ones before.
 
     Every look is paid for with a number of trials, all of the same cost. Blocks are drawn for all cells and shown for
@@ -459,8 +460,7 @@ def spent(searches: int) -> None:
         f"{'world and further blocks':48} | {'conflict':>8} {'any':>8} | {'at the end':>10} {'ever':>8} | of 10",
         flush=True,
     )
-    loss = World("a loss of the margin", (-MARGIN,) * 6)
-    for world in (WORLDS[1], WORLDS[2], WORLDS[4], loss):
+    for world in chosen:
         lines = {"none": None, "3 of all cells, twice": 0, "for 20 trials, twice": 20, "for 60 trials, twice": 60}
         counts = {name: (Count(), Count()) for name in lines}
         truth, rng = world.truth(), generator(world, 5 + 2 * MOST)
@@ -602,15 +602,17 @@ def main() -> None:
     parser.add_argument("--world", default="", help="worlds whose name contains this text (default: all)")
     options = parser.parse_args()
     chosen = [world for world in WORLDS if options.world in world.name]
-    if not chosen:
-        parser.error(f"--world: no name contains {options.world!r}; they are {', '.join(w.name for w in WORLDS)}")
+    spending = [world for world in SPENDING if options.world in world.name]
+    if not chosen and not spending:
+        names = dict.fromkeys(world.name for world in (*WORLDS, *SPENDING))
+        parser.error(f"--world: no name contains {options.world!r}; they are {', '.join(names)}")
     sections: dict[str, Callable[[], object]] = {
         "worlds": lambda: worlds(options.searches, options.blocks, chosen),
         "factorial": lambda: worlds(options.searches, options.blocks, EXPLORATORY),
         "others": lambda: others(options.searches, options.blocks, chosen),
         "planted": lambda: planted(options.searches, options.blocks),
         "looks": lambda: looks(options.searches),
-        "spent": lambda: spent(options.searches),
+        "spent": lambda: spent(options.searches, spending),
         "survivors": lambda: survivors(options.searches),
     }
     for name, section in sections.items():

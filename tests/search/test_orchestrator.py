@@ -108,7 +108,7 @@ class World:
         """The winner, and what it and the baseline reached on the confirmation's seeds."""
         state = self.orchestrator.state
         winner, base = state.winner or state.factory.baseline, state.factory.baseline
-        return winner.plan.id, *(state.accuracies(one.plan.id, ("confirm",)) for one in (winner, base))
+        return winner.plan.id, *(state.values(one.plan.id, ("confirm",)) for one in (winner, base))
 
     def unfinished(self, request: TrialRequest) -> set[str]:
         return {key for stage in keys(request) for key in stage if not self.store.has(key)}
