@@ -69,7 +69,7 @@ class SearchState:
     early_ends: list[EarlyEnd] = field(default_factory=list)
 
     def change_space(self, set_aside: Mapping[str, str], tuned: Context | None) -> None:
-        """Takes over that the space has changed: what lies inside counts, what does not is set aside."""
+        """Applies a change of the space: trials inside it count, the others are set aside."""
         known = self.records | self.set_aside_records
         self.records = {name: record for name, record in known.items() if name not in set_aside}
         self.set_aside_records = {name: record for name, record in known.items() if name in set_aside}

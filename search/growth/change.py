@@ -1,8 +1,8 @@
-"""What becomes of a search that is resumed with a changed space, before anything is trained.
+"""Works out what a changed space means for a resumed search, before anything is trained.
 
 The change is one event of the journal: the space, what differs, which trials are set aside, and the baseline's numbers
-where they were tuned. From there on the search decides as if it had always had the new space and the trials that lie
-inside it. A trial that is set aside counts again if a later change brings back what it uses.
+where they were tuned. From then on the search decides as if it had always had the new space and the trials inside
+it. A trial that is set aside counts again if a later change brings back what it uses.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def space_at(events: Sequence[Mapping[str, Any]], known: Identity) -> Space:
 
 
 def find_change(former: SearchContext, now: SearchContext, events: Sequence[Mapping[str, Any]]) -> SpaceChange:
-    """What a change of the space comes to; it follows from both spaces and the journal.
+    """The consequences of a change of the space, which follow from both spaces and the journal.
 
     Args:
         former: The search as it was.
@@ -247,7 +247,7 @@ def _first_difference(old: str, new: str) -> str:
 
 
 def notes(settings: Settings) -> str:
-    """What readers of a search must know whose space was changed, in sentences; "" where it never was."""
+    """What readers of a search with a changed space must know, in sentences; "" where it never changed."""
     known = Identity.read(settings.folder)
     events = Journal(settings.folder / "journal.jsonl").events() if known is not None and known.former else []
     changed = [event for event in events if event["event"] == EVENT]

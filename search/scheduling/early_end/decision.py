@@ -31,20 +31,32 @@ def early_end(state: SearchState, sampler: Sampler, values: Sequence[float | Non
     stagnant = min(stagnation(best, values, margin), len(values) - since)
     if not is_due(stagnant, patience):
         return None
+    gain = gain_ahead(state, sampler, asked, patience)
+    return None if gain >= margin else EarlyEnd(asked, state.proposals - asked, stagnant, patience, gain, margin)
+
+
+def gain_ahead(state: SearchState, sampler: Sampler, asked: int, ahead: int) -> float:
+    """Upper bound of the gain of the next proposals, see `search.scheduling.early_end.gain_bound`.
+
+    Args:
+        state: The search.
+        sampler: Proposes them.
+        asked: Proposals so far.
+        ahead: How many of the next ones.
+    """
     noise = seed_variance(state)
     seeds = {
         trial.number: len(state.values(trial.user_attrs["recipe"], ("design",)))
-        for trial in taught
-        if trial.user_attrs["arm"] == "design"
+        for trial in sampler.trials
+        if trial.user_attrs.get("arm") == "design"
     }
-    gain = gain_bound(
+    return gain_bound(
         sampler.trials,
-        sampler.preview(asked, patience),
+        sampler.preview(asked, ahead),
         lambda trial: noise / max(1, seeds.get(trial.number, 1)),
-        margin,
+        state.margin,
         state.settings.seed + asked,
     )
-    return None if gain >= margin else EarlyEnd(asked, state.proposals - asked, stagnant, patience, gain, margin)
 
 
 def seed_variance(state: SearchState) -> float:

@@ -3,18 +3,17 @@
 TPE, which proposes, has densities of good and of other recipes and no estimate of a recipe's accuracy. So a Gaussian
 process is fitted to what the study has tried, and judges what TPE would propose next. Both sides are true accuracies,
 without the noise of a seed: the gain is max(0, best of the proposals − best of the tried), and its 90 % quantile over
-joint draws from the process is the bound. The mean would not do: most proposals gain nothing and a few a lot, which on
-the digits often come late (`docs/early_end.md`). It counts as if early stopping lost no proposal and the race always
-found the best.
+joint draws from the process is the bound. The mean would not do, because most proposals gain nothing and a few gain a
+lot. Early stopping is assumed to lose no good proposal, and the race to find the best one.
 
 - Recipes: every choice one-hot, a choice that the recipe does not have as a value of its own; numbers scaled to [0, 1]
   as they are sampled. Two recipes that differ in c choices lie √c apart. The kernel is Matérn's with ν = 5/2.
-- Noise is known, not fitted: the variance between seeds of the design's cells, divided by a recipe's number of seeds.
-  Fitted, it takes the few good recipes for luck (measured in `docs/early_end.md`).
-- How bad a bad recipe is says nothing of how good a good one may be: results lie no further below the median than the
-  best lies above it. Trials that early stopping has ended do not count: how good they would be is not known.
-- Signal variance and length scale are averaged over a grid by their marginal likelihood: sixty trials do not
-  determine them, and the likeliest value alone may be a process without any signal, which expects no gain.
+- The noise is known, not fitted: the variance between seeds of the design's cells, divided by a recipe's number of
+  seeds. A process that fits it can read the few good recipes as luck.
+- How bad a bad recipe is says nothing of how good a good one may be, so low results are clipped as far below the
+  median as the best lies above it. Stopped trials do not count, because their final accuracy is unknown.
+- Signal variance and length scale are averaged over a grid, weighted by marginal likelihood: sixty trials do not
+  determine them, and the single likeliest value may be a process without any signal, which expects no gain.
 
 Source: the best of several proposals under a joint posterior as in q-EI, Ginsbourger et al. 2010,
 doi:10.1007/978-3-642-10701-6_6; ending a search at a bound of a Gaussian process as in Makarova et al. 2022,

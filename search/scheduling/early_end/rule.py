@@ -1,11 +1,11 @@
 """When the adaptive arm ends before all of its proposals: it has stagnated, and its model sees little more to gain.
 
 Both must hold. The arm has **stagnated** when the last `patience` proposals that are known have not improved on the
-best recipe by the margin, as in early stopping with a smallest change that counts: a result improves if it is better by
-the margin than the last one that did, so that small gains add up. The **gain** of the next `patience` proposals must
-then be below the margin with 90 % probability (`search.scheduling.early_end.gain_bound`): a single lucky seed is hard
-to improve on, and a hopeful space may only have had bad luck. The decision depends on the proposals that the next one
-may know and on nothing else, so it is the same on one slot or several, and can be repeated from the journal.
+best recipe by the margin, as in early stopping with a minimum improvement: a result counts as an improvement if it is
+better by the margin than the last one that did, so that small gains add up. The **gain** of the next `patience`
+proposals must then be below the margin with 90 % probability (`search.scheduling.early_end.gain_bound`): stagnation
+alone may be one lucky seed that is hard to beat. The decision depends only on the results that the next proposal may
+know, so it is the same with one slot or several and follows from the journal.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ PATIENCE = 15
 """The smallest patience that a search gets by default."""
 
 PATIENT_SHARE = 3
-"""One in so many trials of a longer adaptive arm is its patience by default."""
+"""The default patience of a longer arm is its number of trials divided by this."""
 
 
 def default_patience(trials: int) -> int:
-    """Patience of a search that was given none.
+    """Patience of a search that sets none.
 
     >>> default_patience(12), default_patience(40), default_patience(300)
     (15, 15, 100)
@@ -38,12 +38,12 @@ class EarlyEnd:
     """The decision to end the adaptive arm.
 
     Args:
-        asked: Proposals that were made.
-        saved: Proposals that were left.
+        asked: Proposals made.
+        saved: Proposals not made.
         stagnant: The last proposals in a row that have not improved on the best recipe by the margin.
-        ahead: The further proposals whose gain was estimated.
-        gain: What they gain at most with 90 % probability, by the model, a fraction.
-        margin: What it was compared with, a fraction.
+        ahead: Next proposals whose gain was estimated.
+        gain: Upper bound of that gain with 90 % probability, by the model, a fraction.
+        margin: The margin it was compared with, a fraction.
     """
 
     asked: int
@@ -87,7 +87,7 @@ def stagnation(best: float, values: Sequence[float | None], margin: float) -> in
 
 
 def is_due(stagnant: int, patience: int) -> bool:
-    """Whether the gain is to be estimated: when the patience is exhausted, and now and then after that.
+    """Whether the gain is estimated now: when the patience is exhausted, and at every third of it after that.
 
     >>> [stagnant for stagnant in range(30) if is_due(stagnant, 15)]
     [15, 20, 25]
