@@ -127,6 +127,31 @@ def until(true: Callable[[], bool], *jobs: Job) -> None:
         time.sleep(0.05)
 
 
+def test_a_task_of_an_array_requeues_itself_alone(slurm, tmp_path):
+    slurm.install("longtail-tune", "#!/bin/bash\nexit $((75 - 75 * SLURM_ARRAY_TASK_ID))\n")
+    jobs = slurm.sbatch(
+        SCRIPTS / "array.sh", options={"array": "0-1", "cpus-per-task": "1"}, NAME="s", RESULTS=str(tmp_path)
+    )
+    assert [(job.wait(60), job.requeued) for job in jobs] == [(75, True), (0, False)], jobs[0].output
+
+
+def test_a_ray_cluster_of_one_node_starts_one_ray_and_a_search_with_its_address(slurm, tmp_path):
+    log = tmp_path / "log"
+    status = f'[ "$1" = status ] && {{ grep -q "ray start" {log} 2>/dev/null && echo node_1; exit; }}'
+    slurm.install("ray", f'#!/bin/bash\n{status}\necho "ray $*" >> {log}\n')
+    slurm.install("longtail-tune", f'#!/bin/bash\necho "tune $*" >> {log}\n')
+    (job,) = slurm.sbatch(
+        SCRIPTS / "ray_cluster.sh", "--space", "a.py", options={"nodes": "1", "cpus-per-task": "1"},
+        NAME="s", RESULTS=str(tmp_path), SLURM_JOB_NODELIST="one",
+    )  # fmt: skip
+    assert job.wait(60) == 0, job.output
+    port = 20000 + job.number
+    assert log.read_text().splitlines() == [
+        f"ray start --head --port={port} --num-cpus=1 --include-dashboard=false --block",
+        f"tune search --name s --space a.py --output {tmp_path} --address one:{port}",
+    ]
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_job_whose_time_is_up_goes_back_into_the_queue(submit, alone, tmp_path):
