@@ -22,29 +22,9 @@ from search.scheduling.journal import Journal
 from tests.search import in_process
 from tests.search.fake_slurm import ROOT, FakeSlurm, Job
 from tests.search.test_workers import outcomes
+from tests.search.whole_searches import UNHURRIED
 
 SCRIPTS = ROOT / "docs" / "slurm"
-
-SLOW = '''
-import time
-from dataclasses import dataclass
-
-import torch
-
-from trainables.registry import trick
-
-
-@trick(seam="draw", family="test", source="none")
-@dataclass(frozen=True)
-class Unhurried:
-    """Every image once, with a pause before, so that a test can act while a trial runs."""
-
-    def build(self, facts):
-        def draw(progress, generator):
-            time.sleep({seconds})
-            return torch.randperm(len(facts.labels), generator=generator)
-        return draw
-'''
 
 SPACE = """
 from spaces.domain import Space, Stage, log_uniform, one_of
@@ -83,7 +63,7 @@ def submit(slurm, tmp_path) -> Callable[..., list[Job]]:
     """submit(script, *flags, **options of sbatch): its jobs, which search a space whose trials take a second."""
     place = tmp_path / "slurm"
     (place / "tricks").mkdir()
-    (place / "tricks" / "unhurried.py").write_text(SLOW.format(seconds=0.12))
+    (place / "tricks" / "unhurried.py").write_text(UNHURRIED.format(body="pass", seconds=0.12))
     (place / "space.py").write_text(SPACE)
     data = in_process.features(tmp_path)
 
@@ -102,7 +82,7 @@ def alone(tmp_path) -> Path:
     """The folder of the same search, uninterrupted and in one process."""
     place = tmp_path / "alone"
     (place / "tricks").mkdir(parents=True)
-    (place / "tricks" / "unhurried.py").write_text(SLOW.format(seconds=0))
+    (place / "tricks" / "unhurried.py").write_text(UNHURRIED.format(body="pass", seconds=0))
     (place / "space.py").write_text(SPACE)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
