@@ -7,6 +7,7 @@ can be told from what is being written.
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import math
 import os
@@ -16,6 +17,7 @@ import socket
 import time
 import uuid
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +27,13 @@ ABANDONED_SECONDS = 3600.0
 _WRITER = re.compile(r"\.([A-Za-z0-9-]+)\.(\d+)\.[0-9a-f]{8}(?:-journal|-wal|-shm)?$")
 
 
-def write(path: str | Path, content: str | bytes) -> None:
+def write(path: str | Path, content: str | bytes, sync: bool = True) -> None:
     """Replaces a file atomically, so that a crash or a full disk leaves the old one and no half of the new one.
 
     Args:
         path: The file; its folder must exist.
         content: Text, written as UTF-8 with line ends as they are, or bytes.
+        sync: Whether the file must outlive a power cut.
 
     Raises:
         OSError: The file cannot be written; the error names it, and nothing is left beside it.
@@ -38,7 +41,10 @@ def write(path: str | Path, content: str | bytes) -> None:
     target = Path(path)
     temporary = beside(target)
     try:
-        write_synced(temporary, content)
+        if sync:
+            write_synced(temporary, content)
+        else:
+            temporary.write_bytes(content.encode() if isinstance(content, str) else content)
         os.replace(temporary, target)
     except BaseException as error:
         with suppress(OSError):
@@ -48,7 +54,8 @@ def write(path: str | Path, content: str | bytes) -> None:
             error.filename = str(target)
             del error.filename2
         raise
-    sync_folder(target.parent)
+    if sync:
+        sync_folder(target.parent)
 
 
 def write_synced(path: Path, content: str | bytes) -> None:
@@ -84,7 +91,7 @@ def make_folder(folder: Path) -> None:
 
 def beside(target: Path) -> Path:
     """A hidden path beside a file or folder, to be moved into its place."""
-    return target.with_name(f".{target.name}.{_host()}.{os.getpid()}.{uuid.uuid4().hex[:8]}")
+    return target.with_name(f".{target.name}.{process_id()}.{uuid.uuid4().hex[:8]}")
 
 
 def is_abandoned(path: Path, age: float) -> bool:
@@ -95,7 +102,7 @@ def is_abandoned(path: Path, age: float) -> bool:
         age: Seconds since it was last written; decides where the writer is on another machine or not known.
     """
     writer = _WRITER.search(path.name)
-    if writer is not None and writer[1] == _host():
+    if writer is not None and writer[1] == _pid_namespace():
         try:
             os.kill(int(writer[2]), 0)
         except ProcessLookupError:
@@ -113,8 +120,21 @@ def sweep(folder: Path) -> None:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def _host() -> str:
-    return re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())
+def process_id() -> str:
+    """A name of this process that no other one has on any machine that shares a folder with this one."""
+    return f"{_pid_namespace()}.{os.getpid()}"
+
+
+@cache
+def _pid_namespace() -> str:
+    """Where the number of a process is unique: this host, until it is restarted, and on Linux this container of it."""
+    host = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
+        namespace = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return host
+    return f"{host}-{hashlib.blake2b(f'{boot}{namespace}'.encode(), digest_size=4).hexdigest()}"
 
 
 def to_json(value: Any, indent: int | None = None) -> str:

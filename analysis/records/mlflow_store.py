@@ -16,7 +16,6 @@ import sqlite3
 import time
 import urllib.error
 import urllib.request
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -26,6 +25,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from filelock import FileLock, Timeout
 
+from analysis import files
 from analysis.records.relocation import relocate
 
 _logger = logging.getLogger(__name__)
@@ -441,15 +441,14 @@ def make(file: Path, build: Callable[[Path], None] | None = None) -> None:
         raise StoreError(f"the MLflow store {file} cannot be written: there is no folder {file.parent}")
     try:
         with _alone(file):
-            for left in file.parent.glob(f".{file.name}.*.tmp*"):  # of a process that was killed while it held the lock
-                left.unlink(missing_ok=True)
+            files.sweep(file.parent)
             _wait_for_others(file)
             if condition(file) == "half-made":
                 kept = set_aside(file, "half-made")
                 _logger.warning("%s was half made, because its creation was interrupted; it is kept as %s", file, kept)
             if file.exists():
                 return
-            beside = file.with_name(f".{file.name}.{uuid.uuid4().hex[:12]}.tmp")
+            beside = files.beside(file)
             try:
                 (build or _build)(beside)
                 _place(beside, file)

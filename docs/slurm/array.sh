@@ -11,14 +11,5 @@
 #SBATCH --requeue
 #SBATCH --open-mode=append
 
-longtail-tune worker "$NAME" --output "$RESULTS" -- "$@" &
-worker=$!
-
-# Slurm sends its signals to this shell, which passes them on and waits until the worker has ended
-trap 'kill -USR1 "$worker"' USR1
-trap 'kill -TERM "$worker"' TERM
-while kill -0 "$worker" 2>/dev/null; do wait "$worker"; done
-wait "$worker"
-code=$?
-if [ "$code" -eq 75 ]; then scontrol requeue "$SLURM_JOB_ID"; fi
-exit "$code"
+source "${SLURM_SUBMIT_DIR:-.}/docs/slurm/run.sh" || exit 1
+run longtail-tune worker "$NAME" --output "$RESULTS" -- "$@"

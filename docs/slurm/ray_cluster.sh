@@ -10,33 +10,36 @@
 #SBATCH --requeue
 #SBATCH --open-mode=append
 
+source "${SLURM_SUBMIT_DIR:-.}/docs/slurm/run.sh" || exit 1
+
 # without a token, whoever reaches the port can run code as you
 RAY_AUTH_TOKEN=$(python -c 'import secrets; print(secrets.token_hex(32))')
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN
 
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-address="$head:${PORT:-6379}"
+port=${PORT:-$((20000 + SLURM_JOB_ID % 10000))} # jobs that share a node need different ports
+address="$head:$port"
+
+# wait_for NODES: waits until so many nodes have joined; a cluster that does not start ends the job
+wait_for() {
+    until [ "$(ray status --address "$address" 2>/dev/null | grep -c node_)" -ge "$1" ]; do
+        if [ "$SECONDS" -gt 600 ]; then
+            echo "the Ray cluster at $address has fewer than $1 nodes after $SECONDS s; read the output of ray start above" >&2
+            finish 1
+        fi
+        sleep 2
+    done
+}
+
 srun --nodes=1 --ntasks=1 --nodelist="$head" \
-    ray start --head --port="${PORT:-6379}" --num-cpus="$SLURM_CPUS_PER_TASK" --include-dashboard=false --block &
-until ray status --address "$address" >/dev/null 2>&1; do sleep 2; done
-srun --nodes="$((SLURM_JOB_NUM_NODES - 1))" --ntasks="$((SLURM_JOB_NUM_NODES - 1))" --exclude="$head" \
-    ray start --address "$address" --num-cpus="$SLURM_CPUS_PER_TASK" --block &
-until [ "$(ray status --address "$address" 2>/dev/null | grep -c node_)" -ge "$SLURM_JOB_NUM_NODES" ]; do sleep 2; done
-
-if [ -e "$RESULTS/$NAME/search.json" ]; then
-    options=(--resume "$NAME")
-else
-    options=(--name "$NAME" "$@")
+    ray start --head --port="$port" --num-cpus="$SLURM_CPUS_PER_TASK" --include-dashboard=false --block &
+wait_for 1
+others=$((SLURM_JOB_NUM_NODES - 1))
+if [ "$others" -gt 0 ]; then
+    srun --nodes="$others" --ntasks="$others" --exclude="$head" \
+        ray start --address "$address" --num-cpus="$SLURM_CPUS_PER_TASK" --block &
+    wait_for "$SLURM_JOB_NUM_NODES"
 fi
-longtail-tune search "${options[@]}" --output "$RESULTS" --address "$address" &
-search=$!
 
-# Slurm sends its signals to this shell, which passes them on and waits until the search has ended
-trap 'kill -USR1 "$search"' USR1
-trap 'kill -TERM "$search"' TERM
-while kill -0 "$search" 2>/dev/null; do wait "$search"; done
-wait "$search"
-code=$?
-if [ "$code" -eq 75 ]; then scontrol requeue "$SLURM_JOB_ID"; fi
-kill $(jobs -p) 2>/dev/null
-exit "$code"
+extra=(--address "$address")
+search "$@"

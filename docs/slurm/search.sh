@@ -10,19 +10,5 @@
 #SBATCH --requeue
 #SBATCH --open-mode=append
 
-if [ -e "$RESULTS/$NAME/search.json" ]; then
-    options=(--resume "$NAME")
-else
-    options=(--name "$NAME" "$@")
-fi
-longtail-tune search "${options[@]}" --output "$RESULTS" &
-search=$!
-
-# Slurm sends its signals to this shell, which passes them on and waits until the search has ended
-trap 'kill -USR1 "$search"' USR1
-trap 'kill -TERM "$search"' TERM
-while kill -0 "$search" 2>/dev/null; do wait "$search"; done
-wait "$search"
-code=$?
-if [ "$code" -eq 75 ]; then scontrol requeue "$SLURM_JOB_ID"; fi
-exit "$code"
+source "${SLURM_SUBMIT_DIR:-.}/docs/slurm/run.sh" || exit 1
+search "$@"

@@ -1,8 +1,8 @@
 """Runs the trials of a search by workers that share its folder: the counterpart of `search.execution.ray_tune`.
 
-Searcher, scheduler and callback are those of Ray Tune's loop, so that everything is decided by the same code. What is
-decided depends on the numbers of trials and not on which of them ended first: a search has the same trials, early
-stops and winner whoever trains them.
+Searcher, scheduler and callback are those of Ray Tune's loop, so the same code makes all decisions. A decision depends
+on the numbers of trials and not on which of them ended first: a search has the same trials, early stops and winner
+whichever worker trains them.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from search.scheduling.orchestrator import Orchestrator
 from search.workers import queue
 from search.workers.queue import DriverQueue, Event
 
-LONELY_SECONDS = 30.0
-"""Time after which a driver whose trials nobody takes says how to start a worker."""
+NO_WORKER_SECONDS = 30.0
+"""Time without a worker after which a driver prints how to start one."""
 
 
 class QueuedTrial:
-    """A trial in the queue, with what searcher, scheduler and callback look at in a trial of Ray Tune."""
+    """A trial in the queue, with the attributes of Ray Tune's `Trial` that searcher, scheduler and callback read."""
 
     def __init__(self, config: dict[str, Any]) -> None:
         self.config = config
@@ -50,26 +50,26 @@ def execute(
     """Runs trials until the orchestrator has none left or the search is interrupted.
 
     Raises:
-        Exception: What a record could not be taken for, e.g. a journal that cannot be written.
+        Exception: A record could not be taken, e.g. because the journal cannot be written.
     """
     searcher = TuneSearcher(orchestrator, context.spec, shares)
-    offers = DriverQueue(context.settings.folder, queue.installation())
+    trial_queue = DriverQueue(context.settings.folder, queue.installation())
     how = queue.STOPPED
     try:
         with interrupts.between_events(callback.interrupt, callback.finish_epochs):
-            _serve(orchestrator, context, callback, scheduler, searcher, offers, slots)
+            _serve(orchestrator, context, callback, scheduler, searcher, trial_queue, slots)
             how = queue.COMPLETE if orchestrator.phase == "done" else queue.STOPPED
     except (KeyboardInterrupt, Interrupted):
         return
     finally:
-        # a machine that is taken away is no reason to end the search, a person at the keyboard is
-        left = interrupts.received and interrupts.number != signal.SIGINT
-        offers.end(queue.LEFT if left and how != queue.COMPLETE else how)
+        # Ctrl-C stops the search; the other signals only take this machine away
+        taken_away = interrupts.received and interrupts.number != signal.SIGINT
+        trial_queue.end(queue.HANDED_OVER if taken_away and how != queue.COMPLETE else how)
 
 
 def _serve(
     orchestrator: Orchestrator, context: SearchContext, callback: TuneCallback, scheduler: TuneScheduler,
-    searcher: TuneSearcher, offers: DriverQueue, slots: int,
+    searcher: TuneSearcher, trial_queue: DriverQueue, slots: int,
 ) -> None:  # fmt: skip
     trials: dict[str, QueuedTrial] = {}
     offered: set[str] = set()
@@ -80,23 +80,23 @@ def _serve(
             config = searcher.suggest("")
             if config is None or config == Searcher.FINISHED:
                 break
-            job = offers.offer(config)
+            job = trial_queue.offer(config)
             trials[job] = QueuedTrial(config)
             offered.add(job)
         if orchestrator.finished:
-            for job in [job for job in offered if offers.withdraw(job)]:
+            for job in [job for job in offered if trial_queue.withdraw(job)]:
                 offered.discard(job)
                 del trials[job]
             if not trials:
                 return
         happened = False
-        for event in offers.events():
+        for event in trial_queue.events():
             happened = True
             offered.discard(event.job)
-            _handle(event, trials, callback, scheduler, offers)
+            _handle(event, trials, callback, scheduler, trial_queue)
         if happened or len(offered) < len(trials):
             idle_since = time.monotonic()
-        elif time.monotonic() - idle_since > LONELY_SECONDS:
+        elif time.monotonic() - idle_since > NO_WORKER_SECONDS:
             name, output = context.settings.name, context.settings.output
             start = command("longtail-tune", "worker", name, "--output", output)
             callback.note_once(f"no worker takes a trial; start one on any machine that sees the folder: {start}")
@@ -109,7 +109,7 @@ def _handle(
     trials: dict[str, QueuedTrial],
     callback: TuneCallback,
     scheduler: TuneScheduler,
-    offers: DriverQueue,
+    trial_queue: DriverQueue,
 ) -> None:
     trial = trials[event.job]
     if event.kind == "taken":
@@ -121,16 +121,16 @@ def _handle(
         callback.on_trial_result(0, [], trial, result)
         if result["outcome"] != "failed" and verdict == TrialScheduler.CONTINUE and not result["done"]:
             if result["waits"]:
-                offers.answer(event.job, event.number, True)
+                trial_queue.answer(event.job, event.number, True)
             return
     del trials[event.job]
     if event.kind == "report" and event.content["outcome"] != "failed":
         if event.content["waits"]:
-            offers.answer(event.job, event.number, False)
-        offers.close(event.job)
+            trial_queue.answer(event.job, event.number, False)
+        trial_queue.close(event.job)
         callback.on_trial_complete(0, [], trial)
         return
-    offers.close(event.job)
+    trial_queue.close(event.job)
     if event.kind == "returned":
         callback.on_trial_returned(trial, event.content["returned"])
         return

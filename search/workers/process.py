@@ -1,6 +1,6 @@
 """A process that trains one trial after another from the queue of a search; `longtail-tune worker` starts it.
 
-An error ends the process with `FRESH`, because what it leaves of a GPU's context is not for another trial.
+A failed trial ends the process with `TRIAL_FAILED`, because it may have damaged the process's GPU context.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ from pathlib import Path
 
 from search.execution.interrupts import SIGNALS
 from search.workers import queue
-from search.workers.queue import FRESH, Job, SessionOver, WorkerQueue
+from search.workers.queue import TRIAL_FAILED, Job, SessionOver, WorkerQueue
 from trainables.trial import Trial
 
 
-def work(offers: WorkerQueue, stopping: Callable[[], bool]) -> int:
-    """Trains until the search has ended or the worker has to.
+def work(trials: WorkerQueue, stopping: Callable[[], bool]) -> int:
+    """Trains trials until the search has ended or the worker has to end.
 
     Args:
-        offers: The queue.
+        trials: The queue.
         stopping: Whether the worker has to end.
 
     Returns:
-        The exit code: 0, or `FRESH`.
+        The exit code: 0, or `TRIAL_FAILED`.
     """
     trial: Trial | None = None
     try:
         while not stopping():
-            job = offers.take()
+            job = trials.take()
             if job is None:
-                driver = offers.driver
+                driver = trials.driver
                 if driver is not None and driver["ended"] in (queue.COMPLETE, queue.STOPPED):
                     return 0
                 time.sleep(queue.POLL_SECONDS)
@@ -45,7 +45,7 @@ def work(offers: WorkerQueue, stopping: Callable[[], bool]) -> int:
                 trial.reset_config(job.config)
             try:
                 if not train(trial, job, stopping):
-                    return FRESH
+                    return TRIAL_FAILED
             except SessionOver:
                 continue
         return 0
@@ -55,10 +55,10 @@ def work(offers: WorkerQueue, stopping: Callable[[], bool]) -> int:
 
 
 def train(trial: Trial, job: Job, stopping: Callable[[], bool]) -> bool:
-    """Trains a trial to its end, or until it is stopped; whether the process can train another one.
+    """Trains a trial until it ends or is stopped; whether the process can train another one.
 
     Raises:
-        SessionOver: The driver does not want it any more.
+        SessionOver: The driver has dropped the trial.
     """
     rungs = json.loads(job.config["spec"])["rungs"]
     number = 0
@@ -66,8 +66,13 @@ def train(trial: Trial, job: Job, stopping: Callable[[], bool]) -> bool:
         result = trial.step()
         # at its rungs a trial waits for the driver's decision, as in Ray; anywhere else the answer is known
         waits = bool(rungs and result["points"] and result["outcome"] == "running")
-        job.report(number, {"done": False, **result, "waits": waits})
-        if result["outcome"] == "failed":
+        failed = result["outcome"] == "failed"
+        try:
+            job.report(number, {"done": False, **result, "waits": waits})
+        except SessionOver:
+            if not failed:
+                raise
+        if failed:
             return False
         if result["done"]:
             return True
@@ -80,24 +85,24 @@ def train(trial: Trial, job: Job, stopping: Callable[[], bool]) -> bool:
             time.sleep(queue.POLL_SECONDS)
         number += 1
         if stopping():
-            # it is kept as it was at the end of an epoch, at most some seconds before
+            # the stage store has it as it was at the end of an epoch, at most some seconds ago
             job.report(number, {"returned": "its worker had to end"})
             return True
 
 
 def main(arguments: list[str]) -> int:
-    """Works for the search whose folder is given, until a signal comes or the process that has started this one ends.
+    """Trains trials of a search until a signal comes or the process that has started this one ends.
 
     Args:
-        arguments: The folder of the search.
+        arguments: The folder of the search, the name of the worker, the number of the process that has started it.
     """
-    asked: list[int] = []
+    received: list[int] = []
     for number in SIGNALS:
-        signal.signal(number, lambda number, frame: asked.append(number))
-    parent = os.getppid()
-    offers = WorkerQueue(Path(arguments[0]))
-    with offers.beating():
-        return work(offers, lambda: bool(asked) or os.getppid() != parent)
+        signal.signal(number, lambda number, frame: received.append(number))
+    folder, worker, parent = arguments
+    trials = WorkerQueue(Path(folder), worker)
+    with trials.beating():
+        return work(trials, lambda: bool(received) or os.getppid() != int(parent))
 
 
 if __name__ == "__main__":

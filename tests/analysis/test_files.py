@@ -53,3 +53,24 @@ def test_an_error_names_the_file_and_not_the_one_beside_it(tmp_path):
     with pytest.raises(OSError) as caught:
         files.write(tmp_path / "no folder" / "best.yaml", "x")
     assert caught.value.filename == str(tmp_path / "no folder" / "best.yaml")
+
+
+def test_a_process_of_another_container_with_the_same_host_name_is_not_known_here(tmp_path, monkeypatch):
+    """Its number says nothing here: what it writes counts as abandoned only when it is old."""
+    monkeypatch.setattr(os, "readlink", lambda path: "pid:[1]")
+    files._pid_namespace.cache_clear()
+    other = files.beside(tmp_path / "a")
+    monkeypatch.undo()
+    files._pid_namespace.cache_clear()
+
+    def dead(pid: int, number: int) -> None:
+        raise ProcessLookupError
+
+    monkeypatch.setattr(os, "kill", dead)
+    here = files.beside(tmp_path / "a")
+    assert files.is_abandoned(here, 0) and not files.is_abandoned(other, files.ABANDONED_SECONDS)
+    assert files.is_abandoned(other, files.ABANDONED_SECONDS + 1)
+    for path in (other, here):
+        path.touch()
+    files.sweep(tmp_path)
+    assert list(tmp_path.iterdir()) == [other]

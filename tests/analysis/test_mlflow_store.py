@@ -124,7 +124,7 @@ def test_a_kill_while_the_database_is_made_leaves_nothing_harmful(tmp_path, numb
     beside: list[Path] = []
     while not beside or not beside[0].exists() or beside[0].stat().st_size < 100_000:
         assert process.poll() is None, process.communicate()
-        beside = list(tmp_path.glob(".mlflow.db.*.tmp"))
+        beside = list(tmp_path.glob(f".mlflow.db.*.{process.pid}.????????"))
     process.send_signal(number)
     process.communicate()
     assert not (tmp_path / "mlflow.db").exists()
@@ -140,6 +140,14 @@ def test_two_that_start_together_make_one_database(tmp_path):
         assert process.returncode == 0 and said == "made\n", error
     assert {path.name for path in tmp_path.iterdir()} <= {"mlflow.db", ".mlflow.db.lock"}
     assert connect(f"sqlite:///{tmp_path / 'mlflow.db'}").search_experiments()
+
+
+def test_a_database_that_another_process_is_making_stays(tmp_path):
+    """Where a file system has no locks, two processes make the database at the same time."""
+    elsewhere = tmp_path / ".mlflow.db.other-host.1.0123abcd"
+    elsewhere.write_bytes(b"half")
+    make(tmp_path / "mlflow.db", lambda path: path.write_bytes(b"whole"))
+    assert elsewhere.read_bytes() == b"half" and (tmp_path / "mlflow.db").read_bytes() == b"whole"
 
 
 def half_made(file: Path) -> None:

@@ -1,7 +1,8 @@
 """What job scripts see of Slurm: `#SBATCH` lines, variables, CPU affinity, signals, `scontrol requeue`.
 
 Nothing here is Slurm. A job is a process group that runs the script as `sbatch` would run it; `srun` runs its command
-on this machine whatever node it names.
+on this machine whatever node it names. There is no SIGKILL some time after SIGTERM (`KillWait`), no second host, and no
+shared file system.
 """
 
 from __future__ import annotations
@@ -103,10 +104,13 @@ class Job:
 
     @property
     def requeued(self) -> bool:
-        """Whether its script has put it back into the queue since it began."""
+        """Whether it was put back into the queue since it began; the bare id of an array means all of its tasks."""
         file = Path(self._environment["FAKE_SLURM"]) / "requeued"
+        names = {str(self.number)}
+        if array := self._environment.get("SLURM_ARRAY_JOB_ID"):
+            names |= {array, f"{array}_{self._environment['SLURM_ARRAY_TASK_ID']}"}
         ids = file.read_text().split() if file.exists() else []
-        return ids.count(str(self.number)) == self.restarts + 1
+        return sum(name in names for name in ids) == self.restarts + 1
 
 
 class FakeSlurm:
@@ -124,9 +128,13 @@ class FakeSlurm:
         self._number = 100
         tune = f'#!/bin/bash\nexec {sys.executable} -m search.cli "$@"\n'
         for name, text in {"srun": SRUN, "scontrol": SCONTROL, "longtail-tune": tune}.items():
-            file = self._bin / name
-            file.write_text(text)
-            file.chmod(file.stat().st_mode | stat.S_IXUSR)
+            self.install(name, text)
+
+    def install(self, name: str, text: str) -> None:
+        """Puts a program first on the path of the jobs."""
+        file = self._bin / name
+        file.write_text(text)
+        file.chmod(file.stat().st_mode | stat.S_IXUSR)
 
     def sbatch(self, script: Path, *arguments: str, options: dict[str, str], **environment: str) -> list[Job]:
         """Submits a script; its jobs run at once.
@@ -148,6 +156,7 @@ class FakeSlurm:
             "FAKE_SLURM": str(self._place), "PATH": os.pathsep.join(map(str, path)), "PYTHONPATH": str(ROOT),
             "SLURM_CPUS_PER_TASK": directives["cpus-per-task"],
             "SLURM_CPUS_ON_NODE": str(os.cpu_count()), "SLURM_JOB_NUM_NODES": directives["nodes"],
+            "SLURM_SUBMIT_DIR": str(ROOT),
         }  # fmt: skip
         first, last = map(int, directives["array"].split("-")) if "array" in directives else (0, 0)
         made = []

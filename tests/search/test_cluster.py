@@ -10,40 +10,23 @@ from pathlib import Path
 import pytest
 from ray.cluster_utils import Cluster
 
+from tests.search.whole_searches import UNHURRIED
+
 ROOT = Path(__file__).resolve().parents[2]
 
-LOGGED = '''
-import os
-import time
-from dataclasses import dataclass
-
-import torch
-import trainables
-
-from trainables.registry import trick
-
-
-@trick(seam="draw", family="test", source="none")
-@dataclass(frozen=True)
-class Logged:
-    """Every image once, slowly, noted down each time."""
-
-    def build(self, facts):
-        def draw(progress, generator):
+NOTE = """
+            where = (os.getpid(), facts.counts[0].item(), progress, torch.get_num_threads(),
+                     os.environ.get("OMP_NUM_THREADS"), trainables.__file__, __file__)
             with open({file!r}, "a") as file:
-                where = (os.getpid(), facts.counts[0].item(), progress, torch.get_num_threads(),
-                         os.environ.get("OMP_NUM_THREADS"), trainables.__file__, __file__)
                 file.write(repr(where) + "\\n")
-            time.sleep(0.15)
-            return torch.randperm(len(facts.labels), generator=generator)
-        return draw
-'''
+"""
+"""Notes down every call of the draw."""
 
 SPACE = """
 from spaces.domain import Space, Stage, one_of
 
 SPACE = Space(
-    stages=[Stage("first", epochs=60, choose=["logged", one_of(None, "cost_sensitive")])],
+    stages=[Stage("first", epochs=60, choose=["unhurried", one_of(None, "cost_sensitive")])],
     screen=["first/cost_sensitive"],
 )
 """
@@ -73,7 +56,8 @@ def test_a_node_is_lost_in_the_middle(cluster, tmp_path):
     (place / "mine").mkdir(parents=True)
     log = place / "log.txt"
     log.touch()
-    (place / "mine" / "logged.py").write_text(LOGGED.format(file=str(log)))
+    body = NOTE.format(file=str(log)).strip()
+    (place / "mine" / "unhurried.py").write_text(UNHURRIED.format(body=body, seconds=0.15))
     (place / "space.py").write_text(SPACE)
     driver = subprocess.Popen(
         [sys.executable, "-c", DRIVER, "--address", cluster.address, "--space", "space.py",

@@ -22,29 +22,9 @@ from search.scheduling.journal import Journal
 from tests.search import in_process
 from tests.search.fake_slurm import ROOT, FakeSlurm, Job
 from tests.search.test_workers import outcomes
+from tests.search.whole_searches import UNHURRIED
 
 SCRIPTS = ROOT / "docs" / "slurm"
-
-SLOW = '''
-import time
-from dataclasses import dataclass
-
-import torch
-
-from trainables.registry import trick
-
-
-@trick(seam="draw", family="test", source="none")
-@dataclass(frozen=True)
-class Unhurried:
-    """Every image once, with a pause before, so that a test can act while a trial runs."""
-
-    def build(self, facts):
-        def draw(progress, generator):
-            time.sleep({seconds})
-            return torch.randperm(len(facts.labels), generator=generator)
-        return draw
-'''
 
 SPACE = """
 from spaces.domain import Space, Stage, log_uniform, one_of
@@ -83,7 +63,7 @@ def submit(slurm, tmp_path) -> Callable[..., list[Job]]:
     """submit(script, *flags, **options of sbatch): its jobs, which search a space whose trials take a second."""
     place = tmp_path / "slurm"
     (place / "tricks").mkdir()
-    (place / "tricks" / "unhurried.py").write_text(SLOW.format(seconds=0.12))
+    (place / "tricks" / "unhurried.py").write_text(UNHURRIED.format(body="pass", seconds=0.12))
     (place / "space.py").write_text(SPACE)
     data = in_process.features(tmp_path)
 
@@ -102,7 +82,7 @@ def alone(tmp_path) -> Path:
     """The folder of the same search, uninterrupted and in one process."""
     place = tmp_path / "alone"
     (place / "tricks").mkdir(parents=True)
-    (place / "tricks" / "unhurried.py").write_text(SLOW.format(seconds=0))
+    (place / "tricks" / "unhurried.py").write_text(UNHURRIED.format(body="pass", seconds=0))
     (place / "space.py").write_text(SPACE)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
@@ -125,6 +105,31 @@ def until(true: Callable[[], bool], *jobs: Job) -> None:
         assert all(job.runs for job in jobs), [job.output for job in jobs]
         assert time.monotonic() < deadline, [job.output for job in jobs]
         time.sleep(0.05)
+
+
+def test_a_task_of_an_array_requeues_itself_alone(slurm, tmp_path):
+    slurm.install("longtail-tune", "#!/bin/bash\nexit $((75 - 75 * SLURM_ARRAY_TASK_ID))\n")
+    jobs = slurm.sbatch(
+        SCRIPTS / "array.sh", options={"array": "0-1", "cpus-per-task": "1"}, NAME="s", RESULTS=str(tmp_path)
+    )
+    assert [(job.wait(60), job.requeued) for job in jobs] == [(75, True), (0, False)], jobs[0].output
+
+
+def test_a_ray_cluster_of_one_node_starts_one_ray_and_a_search_with_its_address(slurm, tmp_path):
+    log = tmp_path / "log"
+    status = f'[ "$1" = status ] && {{ grep -q "ray start" {log} 2>/dev/null && echo node_1; exit; }}'
+    slurm.install("ray", f'#!/bin/bash\n{status}\necho "ray $*" >> {log}\n')
+    slurm.install("longtail-tune", f'#!/bin/bash\necho "tune $*" >> {log}\n')
+    (job,) = slurm.sbatch(
+        SCRIPTS / "ray_cluster.sh", "--space", "a.py", options={"nodes": "1", "cpus-per-task": "1"},
+        NAME="s", RESULTS=str(tmp_path), SLURM_JOB_NODELIST="one",
+    )  # fmt: skip
+    assert job.wait(60) == 0, job.output
+    port = 20000 + job.number
+    assert log.read_text().splitlines() == [
+        f"ray start --head --port={port} --num-cpus=1 --include-dashboard=false --block",
+        f"tune search --name s --space a.py --output {tmp_path} --address one:{port}",
+    ]
 
 
 @pytest.mark.slow

@@ -43,6 +43,30 @@ class Broken:
         return loss
 '''
 
+UNHURRIED = '''
+import os
+import time
+from dataclasses import dataclass
+
+import torch
+import trainables
+
+from trainables.registry import trick
+
+
+@trick(seam="draw", family="test", source="none")
+@dataclass(frozen=True)
+class Unhurried:
+    """Every image once, with a pause before, so that a test can act while a trial runs."""
+
+    def build(self, facts):
+        def draw(progress, generator):
+            {body}
+            time.sleep({seconds})
+            return torch.randperm(len(facts.labels), generator=generator)
+        return draw
+'''
+
 ALIKE = """
 from spaces.domain import Space, Stage, one_of
 
