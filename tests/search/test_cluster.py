@@ -91,6 +91,6 @@ def test_a_node_is_lost_in_the_middle(cluster, tmp_path):
     assert {note[3:5] for note in notes} == {(1, "1")}
     assert all("runtime_resources" in place for note in notes for place in note[5:]), notes[0]
     # 240 epochs, and no more of them twice than fall between two times that a stage is kept
-    assert 240 < len(notes) <= 240 + 45, len(notes)
+    assert 240 <= len(notes) <= 240 + 45, len(notes)
     # each trial began at its beginning once: the lost one went on where it had been kept
     assert sum(1 for note in notes if note[2] == 0) == 4
