@@ -14,6 +14,7 @@ from typing import Any
 
 from analysis import files
 from analysis.text import sentence
+from search.scheduling.early_end.rule import default_patience
 from search.settings import ALL_OPTIONS, Settings
 from search.verify.words import best_in_words
 from search.workspace.folder import kept_list, kept_space
@@ -77,6 +78,8 @@ def write(settings: Settings, best: Mapping[str, Any] | None) -> None:
         and field.name not in LEFT_OUT
         and getattr(settings, field.name) != ALL_OPTIONS[field.name].default
     }
+    if settings.patience_is_default and settings.patience == default_patience(settings.trials):
+        options.pop("patience")
     kind, _, file = str(options.get("design", "")).partition(":")
     if kind == "list":
         options["design"] = "list:{here}/" + kept_list(file)

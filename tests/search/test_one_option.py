@@ -127,7 +127,7 @@ def test_every_setting_has_an_option():
     """Except what a search notes itself, each beside the option that makes it do so."""
     flags = {known.flag for known in ALL_OPTIONS.values() if known.help}
     notes = {name for name, known in OPTIONS.items() if not known.help}
-    assert notes == {"gpus_auto", "gpus_reason", "continues"}
+    assert notes == {"gpus_auto", "gpus_reason", "continues", "patience_is_default"}
     assert {OPTIONS[name].flag for name in notes} <= flags
 
 
