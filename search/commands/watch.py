@@ -29,7 +29,7 @@ from search.console.progress import Monitor
 from search.console.progress import html as progress_html
 from search.context import SearchContext
 from search.option import SettingsError
-from search.scheduling.forecast import Forecast
+from search.scheduling.forecast import Forecast, Span, Steady
 from search.scheduling.journal import Journal
 from search.scheduling.objective import PARTS
 from search.scheduling.orchestrator import Orchestrator
@@ -64,6 +64,7 @@ class Page:
         self._journal = settings.folder / "journal.jsonl"
         self._size, self._body = -1, NOTHING_YET
         self._made_at = self._took = 0.0
+        self._steady = Steady()
 
     def html(self) -> str:
         """The page as it stands."""
@@ -102,12 +103,12 @@ class Page:
             )
             shown = done if orchestrator.phase == "done" else progress_html(progress)
             return shown + outside + Markup(found_html(name, found))
-        forecast = Forecast(orchestrator.state, orchestrator.schedule, _at_once(records))
-        for record in records:
-            forecast.add(record)
-        left = forecast.seconds_left({}, 0.0)
+        forecast = Forecast(orchestrator.state, orchestrator.schedule, at_once(records))
+        ended = max(record.started + record.seconds for record in records)
+        left = self._steady.show(lambda: forecast.left({}), ended - min(record.started for record in records))
         if left is not None:
-            left = max(0.0, left - (time.time() - max(record.started + record.seconds for record in records)))
+            passed = time.time() - ended
+            left = Span(max(0.0, left.low - passed), max(0.0, left.high - passed))
         return Markup("<h3>Search {}</h3>").format(name) + progress_html(monitor.now(trained, left)) + outside
 
 
@@ -133,7 +134,7 @@ def reread(settings: Settings, journal: Path) -> Orchestrator:
     return Orchestrator(state, sampler, _Unwritten(journal), StageLocks(lambda request: [], None))
 
 
-def _at_once(records: list[Record]) -> int:
+def at_once(records: list[Record]) -> int:
     """The most trials that ran at the same time."""
     moments = [(record.started, 1) for record in records]
     moments += [(record.started + record.seconds, -1) for record in records]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, Group, RenderResult
@@ -19,7 +20,7 @@ from analysis.text import printable
 from search.console.notebook import Output, in_notebook
 from search.console.progress import LEGEND, Direction, Monitor, Pairs, Progress, clock, html
 from search.mlflow_tracker.tracker import PATIENCE
-from search.scheduling.forecast import Forecast
+from search.scheduling.forecast import Forecast, Span, Steady
 from search.scheduling.orchestrator import Orchestrator
 
 LINE_SECONDS = 10.0
@@ -65,8 +66,8 @@ class Display:
         self._began = time.monotonic()
         self.monitor = Monitor(orchestrator)
         self.forecast = Forecast(orchestrator.state, orchestrator.schedule, slots, seconds_per_epoch)
-        for record in orchestrator.state.records.values():
-            self.forecast.add(record)
+        self._steady = Steady()
+        self._stopped = False
         self._reused = self._saved = 0.0
         self._noted = self._began
         self.phase_seconds: dict[str, float] = {}
@@ -89,12 +90,12 @@ class Display:
 
     def __exit__(self, *error: object) -> None:
         self._note_phase(self._orchestrator.phase)
+        self._stopped, self._shown = True, None
         if self._live is not None:
             # the results follow; of a search that is interrupted, its last state stays
             self._live.transient = self._orchestrator.phase == "done"
             self._live.stop()
         elif self._output is not None:
-            self._shown = None
             self._output.show(html(self.progress()))
         elif len(self._orchestrator.state.records) > self._last_count:
             self._print_line()
@@ -143,16 +144,20 @@ class Display:
         now = time.monotonic()
         with self._lock:
             if self._shown is None or now - self._shown[0] >= REFRESH_SECONDS:
-                self._shown = now, self.monitor.now(now - self._began, self._seconds_left(now))
+                shown = self.monitor.now(now - self._began, self._seconds_left(now))
+                if self._stopped and self._orchestrator.phase != "done":
+                    shown = replace(shown, left="stopped")
+                self._shown = now, shown
             return self._shown[1]
 
-    def _seconds_left(self, now: float) -> float | None:
-        left = self.forecast.seconds_left(self._running, now - self._began)
+    def _seconds_left(self, now: float) -> Span | None:
+        left = self._steady.show(lambda: self.forecast.left(self._running), now - self._began)
         if left is None:
             return None
         to_come = self._orchestrator.schedule.planned - len(self._orchestrator.state.records)
         # a search that has ended waits for MLflow no longer than that
-        return max(left, min(left + PATIENCE, self._seconds_to_write(max(0, to_come))))
+        to_write = self._seconds_to_write(max(0, to_come))
+        return Span(*(max(end, min(end + PATIENCE, to_write)) for end in (left.low, left.high)))
 
     def _print_line(self) -> None:
         self._last_line, self._last_count = time.monotonic(), len(self._orchestrator.state.records)

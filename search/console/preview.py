@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import random
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,10 +23,10 @@ from search.execution.joint_training import trained_apart
 from search.phases import outlook
 from search.scheduling.early_stopping import SHORTENED
 from search.scheduling.epochs import trained
-from search.scheduling.sampler import ATTEMPTS, siblings
+from search.scheduling.random_recipes import random_recipes
+from search.scheduling.stage_times import TRIAL_SECONDS
 from spaces.domain import (
     STAGE_NUMBERS,
-    Domain,
     Integer,
     LogUniform,
     OneOf,
@@ -37,8 +36,8 @@ from spaces.domain import (
     Uniform,
 )
 from trainables.pipeline.pipeline import Pipeline
-from trainables.plan import Pick, Plan, Recipe, build, defaults
-from trainables.registry import PlanError, entry
+from trainables.plan import Plan, build, defaults
+from trainables.registry import entry
 from trainables.trial_spec import cached_data
 
 if TYPE_CHECKING:
@@ -46,9 +45,6 @@ if TYPE_CHECKING:
 
     from search.context import SearchContext
     from search.growth.change import SpaceChange
-
-TRIAL_SECONDS = 0.35
-"""What a trial costs besides training: Ray, the first report, the record; by `tests/benchmarks/overhead.py`."""
 
 
 def show(console: Console, context: SearchContext, measure: bool = False) -> None:
@@ -234,7 +230,8 @@ def _arms(context: SearchContext, design: Design) -> Iterator[tuple[str, int, in
         blocks.setdefault(block, []).append(cell.recipe.plan)
     plans = [plan for block in blocks.values() for plan in block]
     reused = sum(trained(block) for block in blocks.values())
-    proposed = list(_random_recipes(context))
+    drawn = random_recipes(context.factory, settings.trials, settings.children_per_start)
+    proposed = [recipe.plan for recipe in drawn]
     work = [each for plan in proposed for each in (plan, *_shortened(context, plan))]
     starts = [recipe.plan for recipe, _ in context.factory.starts(settings.start_points).values()]
     mean = round(sum(plan.cost for plan in proposed or cells) / len(proposed or cells))
@@ -253,45 +250,6 @@ def _shortened(context: SearchContext, plan: Plan) -> list[Plan]:
     """The versions of a plan that a trial of the adaptive arm trains before it."""
     tried = context.settings.rungs if context.settings.rung_score == SHORTENED else ()
     return [plan.shortened(rung) for rung in tried]
-
-
-def _random_recipes(context: SearchContext) -> Iterator[Plan]:
-    """As many plans as the adaptive arm has trials, drawn at random the way it proposes them."""
-    draws = random.Random(0)
-    fixed: list[dict[str, Any]] = []
-    proposed = 0
-    for _ in range(ATTEMPTS * context.settings.trials):
-        if proposed == context.settings.trials:
-            return
-        if proposed % context.settings.children_per_start == 0:
-            fixed = []
-        try:
-            recipe: Recipe = build(
-                context.space,
-                _at_random(draws, fixed[proposed % len(fixed)] if fixed else {}),
-                context.standard,
-                context.settings.epochs_scale,
-            )
-        except PlanError:
-            continue
-        fixed = fixed or siblings(context.space, context.standard, context.settings.epochs_scale, recipe)
-        proposed += 1
-        yield recipe.plan
-
-
-def _at_random(draws: random.Random, fixed: Mapping[str, Any]) -> Pick:
-    def pick(name: str, domain: Domain, default: Any) -> Any:
-        if name in fixed:
-            return fixed[name]
-        if isinstance(domain, OneOf):
-            return draws.choice(domain.options)
-        if isinstance(domain, Integer):
-            return draws.randint(domain.low, domain.high)
-        if isinstance(domain, LogUniform):
-            return domain.nearest(math.exp(draws.uniform(math.log(domain.low), math.log(domain.high))))
-        return domain.nearest(draws.uniform(domain.low, domain.high))
-
-    return pick
 
 
 def time_of_epoch(context: SearchContext, measure: bool) -> epoch_time.EpochTime | None:

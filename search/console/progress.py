@@ -19,6 +19,7 @@ from markupsafe import Markup
 from analysis.formatting import labels_of, plus_minus, short, worse_harm
 from analysis.records.schema import Record
 from analysis.report.html import TEMPLATES
+from search.scheduling.forecast import Span
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,6 +30,9 @@ SIGNS = {"helps": "↑", "hurts": "↓", "no loss": "=", "unknown": ""}
 """What adding one trick to another does so far, before its numbers."""
 
 LEGEND = "↑ helps so far, ↓ hurts so far, = no loss so far; verdicts are given when the search has ended."
+
+ONE_VALUE = 1.3
+"""Longest time left by shortest up to which their mean is shown alone."""
 
 FEWEST_BLOCKS = 2
 """Blocks from which differences are shown."""
@@ -175,7 +179,7 @@ class Monitor:
         if self.best is None or accuracy > self.best.metrics["final/accuracy"]:
             self.best = record
 
-    def now(self, elapsed: float, left: float | None) -> Progress:
+    def now(self, elapsed: float, left: Span | None) -> Progress:
         """The search as it stands.
 
         Args:
@@ -185,10 +189,11 @@ class Monitor:
         orchestrator = self._orchestrator
         allowed = orchestrator.budget.seconds_left
         if left is not None and allowed is not None:
-            left = min(left, allowed)
+            left = Span(min(left.low, allowed), min(left.high, allowed))
+        words = "time left not known yet" if left is None else time_left(left)
         return Progress(
             phases=self._phases(), outcomes=dict(self.outcomes), best=self.best_words, elapsed=clock(elapsed),
-            left="time left not known yet" if left is None else f"about {clock(left)} left",
+            left="all trials have ended" if orchestrator.phase == "done" else words,
             budget=orchestrator.left, pairs=self.pairs(),
         )  # fmt: skip
 
@@ -204,7 +209,7 @@ class Monitor:
 
     def _phases(self) -> tuple[Phase, ...]:
         schedule, state = self._orchestrator.schedule, self._orchestrator.state
-        requests = list(state.requests.values())
+        requests = [request for request in list(state.requests.values()) if request.id not in state.set_aside]
         planned = Counter(request.phase for request in requests)
         ended = Counter(
             request.phase for request in requests if request.id in state.records or request.id in state.failures
@@ -266,3 +271,22 @@ def clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def time_left(left: Span) -> str:
+    """How long a search still takes, no more exactly than it is known.
+
+    >>> time_left(Span(190, 320)), time_left(Span(250, 270)), time_left(Span(41, 44)), time_left(Span(3, 4))
+    ('about 3 to 5 min left', 'about 4 min left', 'about 40 s left', 'less than 10 s left')
+    >>> time_left(Span(4000, 9000)), time_left(Span(20, 130))
+    ('about 1.1 to 2.5 h left', 'about 1 to 2 min left')
+    """
+    low, high = left.low, left.high
+    if high <= ONE_VALUE * low:
+        low = high = (low + high) / 2
+    seconds, unit, digits = (1, "s", -1) if high < 120 else (60, "min", 0) if high < 7200 else (3600, "h", 1)
+    first, last = (round(end / seconds, digits) for end in (low, high))
+    if not last:
+        return "less than 10 s left"
+    first = max(first, 10**-digits)
+    return f"about {f'{first:g} to ' if first < last else ''}{last:g} {unit} left"

@@ -40,7 +40,6 @@ class Ablation(Phase):
     after = ("final",)
     first_seed = 6_000
     in_rounds = True
-    usual_share = 0.7
 
     def enabled(self, settings: Settings) -> bool:
         return settings.check_seeds > 0 and settings.race

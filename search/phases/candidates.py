@@ -26,7 +26,6 @@ class Candidates(Phase):
     description = "nominated pairs: four cells on fresh seeds"
     after = ("design", "adaptive")
     first_seed = 7_000
-    usual_share = 0.2
 
     def enabled(self, settings: Settings) -> bool:
         return settings.check_seeds > 0

@@ -34,7 +34,6 @@ class Phase:
         first_seed: First of its seed blocks, relative to the search's own. Phases that must not share seeds lie 1,000
             apart: the seeds that nominate a recipe never judge it. Blocks from 5,000 on belong to final training.
         in_rounds: Whether what it plans first need not be all that it plans.
-        usual_share: Share of its upper bound that it runs as a rule, for the time left.
     """
 
     name: ClassVar[str]
@@ -43,7 +42,6 @@ class Phase:
     after: ClassVar[tuple[str, ...]] = ()
     first_seed: ClassVar[int] = 0
     in_rounds: ClassVar[bool] = False
-    usual_share: ClassVar[float] = 1.0
 
     def enabled(self, settings: Settings) -> bool:
         """Whether the search has this phase."""

@@ -29,7 +29,6 @@ class Robustness(Phase):
     name, arm = "check", "check"
     description = "checks: do the verdicts hold at other learning rates"
     after = ("design", "final", "verdicts")
-    usual_share = 0.8
 
     def enabled(self, settings: Settings) -> bool:
         return settings.check_seeds > 0 and settings.seeds > 0

@@ -173,7 +173,7 @@ class Schedule:
     @property
     def planned(self) -> int:
         """Trials of the whole search: exact for phases that have been planned, upper bounds for the others."""
-        return len(self.state.requests) + sum(self.unplanned.values())
+        return len(self.state.requests.keys() - self.state.set_aside.keys()) + sum(self.unplanned.values())
 
 
 def _with_company(requests: Sequence[TrialRequest], joint: Callable[[Plan], bool]) -> list[TrialRequest]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -123,17 +123,17 @@ class _Session:
             context.space, context.standard, settings.epochs_scale, None, settings.name, settings.seed, metrics
         )
         locks = StageLocks(lambda request: [], None)
-        self._orchestrator = Orchestrator(self.state, sampler, journal, locks, all_phases=phases)
+        self.orchestrator = Orchestrator(self.state, sampler, journal, locks, all_phases=phases)
         self.pump()
 
     @property
     def planned(self) -> Mapping[str, TrialRequest]:
         """Trials that have been asked for and have no result yet."""
-        return self._orchestrator.running
+        return self.orchestrator.running
 
     def pump(self) -> None:
         """Asks for every trial that may start."""
-        while self._orchestrator.next() is not None:
+        while self.orchestrator.next() is not None:
             pass
 
     def decision(self, event: Mapping[str, Any]) -> None:
@@ -165,12 +165,16 @@ class _Session:
         for name, value in asked.items():
             if _json(getattr(record, name)) != _json(value):
                 raise _Differs(f"has another {name.replace('_', ' ')} than the trial that was planned")
-        self._orchestrator.record(record)
+        self.orchestrator.record(record)
         self.pump()
 
 
 def replay(
-    context: SearchContext, path: Path, proposals: bool = True, phases: Sequence[Phase] | None = None
+    context: SearchContext,
+    path: Path,
+    proposals: bool = True,
+    phases: Sequence[Phase] | None = None,
+    observe: Callable[[Orchestrator, Record], None] = lambda orchestrator, record: None,
 ) -> Replayed:
     """Decides a search again.
 
@@ -180,17 +184,25 @@ def replay(
         proposals: Whether proposals are asked for again, which needs the version of Optuna that made them; otherwise
             they are taken from the journal.
         phases: All phases that there are; `search.phases.PHASES` where absent.
+        observe: Called with each record and the orchestrator that has taken it.
 
     Raises:
         JournalError: The journal is damaged.
     """
     with _quiet():
-        return _Replay(context, path, proposals, registered.PHASES if phases is None else phases).run()
+        return _Replay(context, path, proposals, registered.PHASES if phases is None else phases, observe).run()
 
 
 class _Replay:
-    def __init__(self, context: SearchContext, path: Path, proposals: bool, phases: Sequence[Phase]) -> None:
-        self._context, self._proposals, self._phases = context, proposals, phases
+    def __init__(
+        self,
+        context: SearchContext,
+        path: Path,
+        proposals: bool,
+        phases: Sequence[Phase],
+        observe: Callable[[Orchestrator, Record], None],
+    ) -> None:
+        self._context, self._proposals, self._phases, self._observe = context, proposals, phases, observe
         self._journal = _Prefix(path, Journal(path).events())
         self._found = Replayed()
         self._contexts: dict[int, SearchContext] = {}  # by how often the space had changed
@@ -211,6 +223,8 @@ class _Replay:
                 found.sessions += 1
             if kind == "record" or (kind in DECIDED and (self._proposals or kind == "look")):
                 session = self._follow(session, position)
+                if kind == "record":
+                    self._observe(session.orchestrator, Record.from_dict(event["record"]))
             elif kind == "task":
                 # taken as it is: only a session that begins behind it knows it
                 session = self._begin(position + 1)

@@ -48,25 +48,12 @@ ON_THE_WAY = ("accuracy", "adjusted", "class_means")
 
 def recipes(standard: Any, number: int, children: int) -> list[Any]:
     """Random plans of the space, as the sampler proposes them before it knows anything."""
-    from search.console.preview import _at_random
-    from search.scheduling.sampler import siblings
+    from search.recipes.factory import RecipeFactory
+    from search.scheduling.random_recipes import random_recipes
     from search.workspace.space_file import load_space
-    from trainables.plan import build
-    from trainables.registry import PlanError
 
-    space, draws = load_space(ROOT / "spaces" / "full_combo.py"), random.Random(1)
-    plans: list[Any] = []
-    starts: list[dict[str, Any]] = []
-    while len(plans) < number:
-        if len(plans) % children == 0:
-            starts = []
-        try:
-            recipe = build(space, _at_random(draws, starts[len(plans) % len(starts)] if starts else {}), standard)
-        except PlanError:
-            continue
-        starts = starts or siblings(space, standard, 1.0, recipe)
-        plans.append(recipe.plan)
-    return plans
+    factory = RecipeFactory(load_space(ROOT / "spaces" / "full_combo.py"), standard)
+    return [recipe.plan for recipe in random_recipes(factory, number, children, seed=1)]
 
 
 def cifar(split_seed: int) -> Any:

@@ -18,8 +18,8 @@ from statistics import median
 
 import torch
 
-from search.console.preview import _random_recipes
 from search.context import SearchContext
+from search.scheduling.random_recipes import random_recipes
 from search.settings import Settings
 from search.workspace.space_file import load_space
 from spaces.domain import Space, Stage, one_of, trick
@@ -55,7 +55,8 @@ def lists(trials: int) -> None:
             name="x", space="full_combo", data="digits-lt", imbalance=50, epochs_scale=1 / 3,
             trials=trials, children_per_start=children,
         )  # fmt: skip
-        plans = list(_random_recipes(SearchContext.make(space, settings)))
+        drawn = random_recipes(SearchContext.make(space, settings).factory, trials, children)
+        plans = [recipe.plan for recipe in drawn]
         with tempfile.TemporaryDirectory() as folder:
             plain, slow = run(plans, None)
             paid, quick = run(plans, StageStore(folder))

@@ -11,6 +11,7 @@ from search.design.labels import make_design
 from search.design.power_preview import FEWEST_FIRST_STAGES
 from search.execution import epoch_time
 from search.execution.joint_training import trained_apart
+from search.scheduling.random_recipes import random_recipes
 from search.settings import Settings
 from spaces.domain import Space, Stage, forbid, integer, log_uniform, one_of, some_of, trick, uniform
 from trainables.data import standard
@@ -129,14 +130,12 @@ def test_a_plan_of_one_epoch_has_a_length_in_time(tmp_path):
 
 @pytest.mark.timeout(60)
 def test_a_space_in_which_nothing_can_be_trained_does_not_hang(tmp_path):
-    from search.console.preview import _random_recipes
-
     space = Space(
         stages=[Stage("first", length=1, choose=[one_of(None, "class_balanced"), one_of("cost_sensitive")])],
         forbid=[forbid("first/cost_sensitive", "first/class_balanced", reason="a test")],
     )
-    recipes = list(_random_recipes(search(tmp_path, space)))
-    assert len(recipes) == 5 and len({plan.id for plan in recipes}) == 1
+    recipes = list(random_recipes(search(tmp_path, space).factory, 5, 6))
+    assert len(recipes) == 5 and len({recipe.plan.id for recipe in recipes}) == 1
 
 
 def test_shortened_plans_are_counted(tmp_path):
