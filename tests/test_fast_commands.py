@@ -64,9 +64,10 @@ STORE = (
     + """
 from pathlib import Path
 from analysis.records.schema import Record
+from contextlib import closing
 from search.mlflow_tracker import Tracker
 
-with Tracker(f"sqlite:///{Path.cwd()}/mlflow.db", "demo", "digits-lt") as tracker:
+with closing(Tracker(f"sqlite:///{Path.cwd()}/mlflow.db", "demo", "digits-lt")) as tracker:
     tracker.start({"margin": 0.02}, {})
     for trick in (0, 1):
         for seed in (0, 1):

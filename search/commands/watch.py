@@ -29,12 +29,12 @@ from search.console.progress import Monitor
 from search.console.progress import html as progress_html
 from search.context import SearchContext
 from search.option import SettingsError
-from search.scheduling.forecast import Forecast, Span, Steady
 from search.scheduling.journal import Journal
 from search.scheduling.objective import PARTS
 from search.scheduling.orchestrator import Orchestrator
 from search.scheduling.sampler import Sampler
 from search.scheduling.stage_locks import StageLocks
+from search.scheduling.time_left.forecast import Forecast, Span, Steady
 from search.settings import Settings
 from search.state import SearchState
 from search.workspace.folder import kept_space

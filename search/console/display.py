@@ -20,8 +20,8 @@ from analysis.text import printable
 from search.console.notebook import Output, in_notebook
 from search.console.progress import LEGEND, Direction, Monitor, Pairs, Progress, clock, html
 from search.mlflow_tracker.tracker import PATIENCE
-from search.scheduling.forecast import Forecast, Span, Steady
 from search.scheduling.orchestrator import Orchestrator
+from search.scheduling.time_left.forecast import Forecast, Span, Steady
 
 LINE_SECONDS = 10.0
 """Without a terminal, a line at most this often, and one at the end."""

@@ -23,8 +23,8 @@ from search.execution.joint_training import trained_apart
 from search.phases import outlook
 from search.scheduling.early_stopping import SHORTENED
 from search.scheduling.epochs import trained
-from search.scheduling.random_recipes import random_recipes
-from search.scheduling.stage_times import TRIAL_SECONDS
+from search.scheduling.time_left.random_recipes import random_recipes
+from search.scheduling.time_left.stage_times import TRIAL_SECONDS
 from spaces.domain import (
     STAGE_NUMBERS,
     Integer,

@@ -19,7 +19,7 @@ from markupsafe import Markup
 from analysis.formatting import labels_of, plus_minus, short, worse_harm
 from analysis.records.schema import Record
 from analysis.report.html import TEMPLATES
-from search.scheduling.forecast import Span
+from search.scheduling.time_left.forecast import Span
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -95,7 +95,8 @@ def open_workspace(
         return []
     # a space that is given was compared when the search was opened
     space_given = request.space_given and not request.accept_changes
-    changed, note = workspace.changes(context, space_given or change is not None)
+    undone = change is None and space_given and workspace.had_space_of(context)
+    changed, note = workspace.changes(context, undone or change is not None)
     if changed and not request.accept_changes:
         name = successor_of(context.settings, ()).name
         again = f"starts {name} with the same settings on fresh seed blocks and leaves {workspace.name} as it is"
@@ -103,7 +104,7 @@ def open_workspace(
         raise SettingsError(refusal(f"--resume {workspace.name}{settle}", changed, again))
     if note:
         console.print(styled(sentence(note), "dim"), soft_wrap=True)
-    if change is None and space_given:
+    if undone:
         workspace.undo_growth(context)
     elif change is not None and not changed:
         show_change(console, change, str(kept_space(Settings.stored(context.settings.output, workspace.name))[1]))

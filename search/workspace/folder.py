@@ -23,7 +23,7 @@ from search.settings import UNDO, Settings, SettingsError
 from search.workspace import identity
 from search.workspace.identity import Identity
 from search.workspace.space_file import load_space, read_space
-from spaces.domain import Space, SpaceError
+from spaces.domain import Space, SpaceError, from_dict
 from trainables.deployment import Deployment, read
 from trainables.pipeline.leases import NO_LOCKS, Lock
 
@@ -126,8 +126,17 @@ class Workspace:
             raise SettingsError(f"{self.folder}: cannot write there ({error.strerror or error})") from error
         self.keep(space=context.settings.space)
 
+    def had_space_of(self, context: SearchContext) -> bool:
+        """Whether the search once had this space, and has another one now."""
+        known = Identity.read(self.folder)
+        former = [] if known is None or known.space == context.space else known.former
+        return any(from_dict(one["space"]) == context.space for one in former)
+
     def undo_growth(self, context: SearchContext) -> None:
-        """Takes back another space that was written down by a process killed before it had journaled the change."""
+        """Takes back another space that was written down by a process killed before it had journaled the change.
+
+        It must have had this space once, see `had_space_of`.
+        """
         known = Identity.read(self.folder)
         while known is not None and known.space != context.space:
             copies = known.files

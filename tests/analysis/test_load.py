@@ -199,11 +199,12 @@ def test_a_field_is_declared_in_one_line(tmp_path, empty_store):
 import json
 from analysis.records import reader
 from analysis.records.schema import Record
+from contextlib import closing
 from search.mlflow_tracker import Tracker
 
 uri = "sqlite:///{tmp_path}/mlflow.db"
 record = Record.from_dict(json.loads({json.dumps(json.dumps(fields))}))
-with Tracker(uri, "demo", "digits-lt") as tracker:
+with closing(Tracker(uri, "demo", "digits-lt")) as tracker:
     tracker.start({{}}, {{}})
     tracker.log(record)
 trials = reader.records(uri)[1]

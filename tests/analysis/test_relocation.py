@@ -2,6 +2,7 @@
 
 import shutil
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ def record(seed: int) -> Record:
 
 
 def log(folder: Path, *seeds: int) -> None:
-    with Tracker(f"sqlite:///{folder}/mlflow.db", "demo", "digits-lt") as tracker:
+    with closing(Tracker(f"sqlite:///{folder}/mlflow.db", "demo", "digits-lt")) as tracker:
         tracker.start({"margin": 0.02}, {})
         for seed in seeds:
             tracker.log(record(seed))

@@ -49,7 +49,7 @@ ON_THE_WAY = ("accuracy", "adjusted", "class_means")
 def recipes(standard: Any, number: int, children: int) -> list[Any]:
     """Random plans of the space, as the sampler proposes them before it knows anything."""
     from search.recipes.factory import RecipeFactory
-    from search.scheduling.random_recipes import random_recipes
+    from search.scheduling.time_left.random_recipes import random_recipes
     from search.workspace.space_file import load_space
 
     factory = RecipeFactory(load_space(ROOT / "spaces" / "full_combo.py"), standard)

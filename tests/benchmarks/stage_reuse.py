@@ -19,7 +19,7 @@ from statistics import median
 import torch
 
 from search.context import SearchContext
-from search.scheduling.random_recipes import random_recipes
+from search.scheduling.time_left.random_recipes import random_recipes
 from search.settings import Settings
 from search.workspace.space_file import load_space
 from spaces.domain import Space, Stage, one_of, trick

@@ -25,9 +25,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from analysis.records.schema import Record
 from search.commands.watch import at_once
 from search.context import SearchContext
-from search.scheduling.forecast import END_SECONDS, Forecast, Span, Steady
 from search.scheduling.journal import Journal
 from search.scheduling.orchestrator import Orchestrator
+from search.scheduling.time_left.forecast import END_SECONDS, Forecast, Span, Steady
 from search.settings import Settings
 from search.verify.replay import replay
 from search.workspace.folder import kept_space

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import shutil
+from contextlib import closing
 
 import numpy as np
 import pandas as pd
@@ -138,7 +139,7 @@ def test_how_the_trials_computed_goes_along():
 
 def test_the_looks_of_a_search_are_judged_at_their_shares(uri, tmp_path, monkeypatch):
     """Further blocks that a search ran after looking lie in the store as a tag."""
-    with Tracker(uri, "demo", "digits-lt") as tracker:
+    with closing(Tracker(uri, "demo", "digits-lt")) as tracker:
         tracker.start({"margin": 0.02, "primary": "first/cost_sensitive×first/class_balanced"}, {"looks": "[2]"})
         for one in RECORDS:
             tracker.log(one)
@@ -184,7 +185,7 @@ def test_what_is_written_is_read_by_the_final_training(tmp_path):
 def logged(tmp_path_factory, empty_store) -> str:
     """A store with one search."""
     uri = f"sqlite:///{shutil.copy(empty_store, tmp_path_factory.mktemp('export'))}"
-    with Tracker(uri, "demo", "digits-lt") as tracker:
+    with closing(Tracker(uri, "demo", "digits-lt")) as tracker:
         tracker.start({"margin": 0.02}, {})
         for one in RECORDS:
             tracker.log(one)
@@ -203,7 +204,7 @@ def test_the_command(logged, tmp_path, capsys):
 
 
 def test_the_verdicts_are_those_of_every_look_at_its_share(uri, tmp_path, monkeypatch):
-    with Tracker(uri, "looked", "digits-lt") as tracker:
+    with closing(Tracker(uri, "looked", "digits-lt")) as tracker:
         tracker.start({"margin": 0.02, "primary": "first/class_balanced×first/cost_sensitive"}, {})
         for one in RECORDS:
             tracker.log(one)
@@ -280,7 +281,7 @@ def photos(uri, tmp_path):
         for number in range(count):
             pixels = np.random.RandomState(100 * label + number).randint(0, 256, (12, 12, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(tmp_path / "data" / "photos" / name / f"{number}.png")
-    with Tracker(uri, "own", "folder:photos") as tracker:
+    with closing(Tracker(uri, "own", "folder:photos")) as tracker:
         tracker.start({"margin": 0.02, "data_root": str(tmp_path / "data")}, {})
         for seed in range(2):
             data = digits("folder:photos", root=str(tmp_path / "data"), split_seed=seed)

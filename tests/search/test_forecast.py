@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from search.scheduling.forecast import END_SECONDS, Forecast, Span, Steady
-from search.scheduling.stage_times import StageTimes
+from search.scheduling.time_left.forecast import END_SECONDS, Forecast, Span, Steady
+from search.scheduling.time_left.stage_times import StageTimes
 from search.scheduling.trial_request import TrialRequest
 from spaces.domain import Space, Stage, integer, one_of
 from tests.search.test_orchestrator import World, keys, record

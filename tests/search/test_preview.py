@@ -11,7 +11,7 @@ from search.design.labels import make_design
 from search.design.power_preview import FEWEST_FIRST_STAGES
 from search.execution import epoch_time
 from search.execution.joint_training import trained_apart
-from search.scheduling.random_recipes import random_recipes
+from search.scheduling.time_left.random_recipes import random_recipes
 from search.settings import Settings
 from spaces.domain import Space, Stage, forbid, integer, log_uniform, one_of, some_of, trick, uniform
 from trainables.data import standard

@@ -33,7 +33,7 @@ from search.outcome import save_tables
 from search.phases.ablation import Ablation
 from search.phases.candidates import Candidates
 from search.run import SearchResult
-from search.scheduling.forecast import Span
+from search.scheduling.time_left.forecast import Span
 from search.settings import Settings
 from spaces.domain import Space, Stage, forbid, one_of
 from tests.search.test_orchestrator import World, record

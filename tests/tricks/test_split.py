@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from spaces.domain import Stage, trick
-from tests.tricks.test_pairs import companions, head_for
+from tests.tricks.test_pairs import head_for, views, with_companions
 from trainables.registry import entries, names
 
 LOOK_AT_THE_STAGES_START = {
@@ -19,8 +19,9 @@ LOOK_AT_THE_STAGES_START = {
 )
 def test_splitting_a_stage_changes_nothing(name, make_plan, pipeline):
     """adapt_former, which needs a transformer, is split in `tests/trainables/test_fine_tuning.py`."""
-    start = Stage("start", epochs=1, choose=head_for(name))
-    chosen = [name, *companions([name])]
+    tricks = with_companions((name,))
+    start = Stage("start", epochs=1, choose=head_for(*tricks))
+    chosen = [*tricks, *views([name])]
     whole = Stage("whole", epochs=3, carry="weights", choose=chosen)
     parts = (
         Stage("first", epochs=2, carry="weights", choose=chosen),

@@ -19,10 +19,10 @@ import numpy as np
 from analysis.records.schema import Record
 from search.phases.adaptive import Adaptive
 from search.phases.phase import Phase
-from search.scheduling.outlook import Outlook
 from search.scheduling.proposer import LAG
 from search.scheduling.schedule import Schedule
-from search.scheduling.stage_times import PRIOR_TRIALS, Kind, StageTimes
+from search.scheduling.time_left.outlook import Outlook
+from search.scheduling.time_left.stage_times import PRIOR_TRIALS, Kind, StageTimes
 from search.scheduling.trial_request import TrialRequest
 from search.state import SearchState
 from trainables.pipeline.keys import stage_keys

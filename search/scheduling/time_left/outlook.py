@@ -9,8 +9,8 @@ import pandas as pd
 
 from search.phases.adaptive import Adaptive
 from search.phases.phase import Phase
-from search.scheduling.random_recipes import random_recipes
 from search.scheduling.schedule import Schedule
+from search.scheduling.time_left.random_recipes import random_recipes
 from search.scheduling.trial_request import TrialRequest
 from search.state import SearchState
 from trainables.plan import Recipe
