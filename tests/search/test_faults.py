@@ -14,6 +14,7 @@ import io
 import json
 import os
 import random
+import shutil
 import subprocess
 import threading
 from collections import Counter
@@ -261,6 +262,7 @@ def check(place: Path, expected: dict[str, Any], *fault: Any) -> None:
         assert found[part] == value, f"{faults}: {part} differs"
     assert left_behind(faults.place) == [], f"{faults}: {left_behind(faults.place)}"
     assert list(problems(StageStore(faults.place / "results" / "stages"))) == [], str(faults)
+    shutil.rmtree(place)  # of thousands, all are more than a disk holds
 
 
 def test_a_power_cut_leaves_what_was_flushed_under_names_that_were_flushed(tmp_path, monkeypatch):
