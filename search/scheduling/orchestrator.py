@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from analysis.formatting import counted
 from analysis.records.schema import Record
 from search import phases
 from search.phases.adaptive import Adaptive
@@ -195,7 +196,7 @@ class Orchestrator:
         """What remains of the budgets, in words; empty without any."""
         words = self.budget.left()
         if self.phase == Adaptive.name:
-            words.append(f"{max(0, self.state.proposals - self.proposer.asked)} proposals")
+            words.append(counted(max(0, self.state.proposals - self.proposer.asked), "proposal"))
         return ", ".join(words)
 
 
