@@ -114,6 +114,7 @@ class MemoryMlflow:
 class MemoryClient:
     def __init__(self, server: MemoryMlflow) -> None:
         self._server = server
+        self._called = server.called  # the one of now: what a dead process has left running stays dead
 
     def __getattribute__(self, name: str) -> Any:
         method = object.__getattribute__(self, name)
@@ -121,9 +122,9 @@ class MemoryClient:
             return method
 
         def call(*arguments: Any, **named: Any) -> Any:
-            self._server.called(name, False)
+            self._called(name, False)
             result = method(*arguments, **named)
-            self._server.called(name, True)
+            self._called(name, True)
             return result
 
         return call
