@@ -23,6 +23,7 @@ from ray.tune import PlacementGroupFactory, Trainable
 from trainables.data import DataError
 from trainables.deployment import Deployment
 from trainables.evaluation.summary import per_class
+from trainables.pipeline import confirmation
 from trainables.pipeline.footprint import Footprint, footprint
 from trainables.pipeline.joint_seeds import JointSeeds
 from trainables.pipeline.pipeline import Diverged, Pipeline, Point
@@ -332,12 +333,12 @@ class Trial(Trainable):  # type: ignore[misc]
             payload["correct"] = correct if data.val_given else []
             payload["per_class"] = per_class(pipeline.executor.state.last)
             payload["curve"] = self._points
-            payload["decisions"] = pipeline.decisions()
+            payload["decisions"] = confirmation.decisions(pipeline)
             if self._spec.calibrate or self._spec.read_test:
-                found, payload["decisions"]["accepted"], fitted = pipeline.calibrated()
+                found, payload["decisions"]["accepted"], fitted = confirmation.calibrated(pipeline)
                 payload["metrics"] |= found
                 if self._spec.read_test:
-                    payload["metrics"] |= pipeline.confirm(fitted)
+                    payload["metrics"] |= confirmation.confirm(pipeline, fitted)
         return payload
 
 

@@ -8,7 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from spaces.domain import Integer, LogUniform, OneOf, Space, Stage, forbid, integer, log_uniform, one_of, some_of, trick
+from search.scheduling.time_left.random_recipes import random_pick
+from spaces.domain import OneOf, Space, Stage, forbid, integer, log_uniform, one_of, some_of, trick
 from spaces.domain import uniform as uniform_
 from spaces.full_combo import SPACE
 from trainables.data import standard
@@ -297,25 +298,12 @@ def test_what_is_no_plan(broken):
 # --- the default space ------------------------------------------------------------------------------------
 
 
-def at_random(draws: random.Random):
-    def pick(name, domain, default):
-        if isinstance(domain, OneOf):
-            return draws.choice(domain.options)
-        if isinstance(domain, Integer):
-            return draws.randint(domain.low, domain.high)
-        if isinstance(domain, LogUniform):
-            return domain.nearest(math.exp(draws.uniform(math.log(domain.low), math.log(domain.high))))
-        return domain.nearest(draws.uniform(domain.low, domain.high))
-
-    return pick
-
-
 def some_recipes(space: Space, number: int, scale: float = 1.0):
     draws, refused = random.Random(0), 0
     recipes = []
     while len(recipes) < number:
         try:
-            recipes.append(build(space, at_random(draws), DIGITS, scale))
+            recipes.append(build(space, random_pick(draws, {}), DIGITS, scale))
         except PlanError:
             refused += 1
             assert refused < 10 * number

@@ -225,7 +225,7 @@ def train(pipeline: Pipeline, seed: int, policy: CheckpointPolicy, stop: Callabl
     """
     while not pipeline.finished:
         pipeline.advance()
-        stage, epoch, loss = pipeline.now
+        stage, epoch, loss = pipeline.executor.now
         show(pipeline.progress, stage, epoch, loss)
         if policy.epochs and epoch and epoch % policy.epochs == 0:
             pipeline.executor.save_unfinished()

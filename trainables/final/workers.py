@@ -193,7 +193,7 @@ def train_worker(config: dict[str, Any]) -> None:
         while not pipeline.finished:
             pipeline.advance()
             if rank == 0:
-                stage, epoch, loss = pipeline.now
+                stage, epoch, loss = pipeline.executor.now
                 with (place / _PROGRESS).open("a", encoding="utf-8") as progress:
                     progress.write(json.dumps([pipeline.progress, stage, epoch, loss]) + "\n")
                 if policy.epochs and epoch and epoch % policy.epochs == 0:

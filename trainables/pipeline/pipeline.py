@@ -16,8 +16,6 @@ from torch import Tensor
 
 from trainables.data import LongTailed
 from trainables.deployment import Deployment
-from trainables.evaluation import calibration
-from trainables.evaluation.calibration import Calibration
 from trainables.evaluation.summary import UNWEIGHTED, summary
 from trainables.models import Network, build, input_format
 from trainables.pipeline.executor import StageExecutor
@@ -119,11 +117,6 @@ class Pipeline:
         return self.executor.state.reused
 
     @property
-    def now(self) -> tuple[str, int, float]:
-        """Stage of the last advance, its trained epochs and its last training loss (NaN if the stage was re-used)."""
-        return self.executor.now
-
-    @property
     def progress(self) -> float:
         """Trained fraction of the plan, in [0, 1]; the members of a stage share its fraction."""
         state, training = self.executor.state, self.executor.training
@@ -173,19 +166,6 @@ class Pipeline:
 
         return Evaluator(self.context, self.plan, last, stored=features).logits(self.network())
 
-    def decisions(self) -> dict[str, Any]:
-        """Which classes the last evaluation on val has predicted, and its largest confusions."""
-        labels, classes = self.data.val_labels.cpu(), self.data.classes
-        predicted = torch.tensor(self.executor.state.last["predicted"])
-        counts = torch.bincount(predicted, minlength=classes).tolist()
-        mistakes = calibration.confusions(predicted, labels, classes)
-        return {"predicted": counts, "confusions": [list(mistake) for mistake in mistakes]}
-
-    def calibrated(self) -> tuple[dict[str, float], dict[str, Any], Calibration]:
-        """What `calibration.on_val` returns, its metrics with the prefix "final/"; only when finished."""
-        found, accepted, fitted = calibration.on_val(self.val_logits(), self.data.val_labels, self.data.counts)
-        return {f"final/{name}": value for name, value in found.items()}, accepted, fitted
-
     def measured_on_test(self) -> tuple[dict[str, Any], Tensor]:
         """What `Evaluator.measured` returns of the test split. Only for confirmed recipes: test may select nothing."""
         return Evaluator(self.context, self.plan, len(self.plan.stages) - 1, split="test").measured(self.network())
@@ -198,16 +178,6 @@ class Pipeline:
         """
         last, _ = self.measured_on_test()
         return summary(last, self.data.counts, self.data.test_labels, "test", deployment or self.deployment)
-
-    def confirm(self, fitted: Calibration) -> dict[str, float]:
-        """Metrics on test, read once: of the network as it is, and before and after calibration."""
-        last, logits = self.measured_on_test()
-        data = self.data
-        found = summary(last, data.counts, data.test_labels, "test", self.deployment)[0]
-        prior = torch.full((data.classes,), 1 / data.classes, dtype=torch.float64)
-        probabilities = fitted.probabilities(logits, data.counts, prior)
-        scores = calibration.before_and_after(logits.softmax(dim=1), probabilities, data.test_labels, prior)
-        return found | {f"test/{name}": value for name, value in scores.items()}
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and JSON-serialisable values from which `load_state` continues exactly."""

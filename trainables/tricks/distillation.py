@@ -66,8 +66,8 @@ class Distillation:
         arXiv:2010.01809, and the public code.
 
     Differs:
-        RIDE's public code draws its student anew, has the teacher's BatchNorm follow the batches, and sums the whole
-        loss once for each expert, which multiplies the learning rate by their number.
+        RIDE's public code trains the student from scratch, leaves the teacher's BatchNorm in training mode, and adds
+        the whole loss once per expert, which multiplies the learning rate by the number of experts.
 
     >>> from trainables.models import build
     >>> network = build("resnet8", classes=2, channels=1, generator=torch.Generator().manual_seed(0)).eval()

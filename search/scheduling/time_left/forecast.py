@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import chain
 
@@ -247,7 +247,7 @@ class Forecast:
             apart = min(1.0, 1 / (settings.lag or LAG) + 1 / settings.children_per_start)
             longest[Adaptive.name] *= max(1.0, apart * len(each[Adaptive.name]))
         trials = sum(map(sum, each.values())) / (self._slots * self._efficiency)
-        return self.times.pace * max(trials, self._critical_path(longest))
+        return self.times.pace * max(trials, critical_path(self._schedule.phases, longest))
 
     def _whole(self, plan: Plan) -> float:
         """Seconds of all stages of a plan."""
@@ -295,14 +295,6 @@ class Forecast:
         usual = USUAL_EFFICIENCY * EFFICIENCY_SECONDS * self._slots
         return min(1.0, (self._busy + usual) / (self._slots * (self._covered + EFFICIENCY_SECONDS)))
 
-    def _critical_path(self, longest: Mapping[str, float]) -> float:
-        """Seconds of the longest chain of phases that wait for each other, where slots do not count."""
-        end: dict[str, float] = {}
-        for phase in self._schedule.phases:
-            start = max((end.get(name, 0.0) for name in phase.after), default=0.0)
-            end[phase.name] = start + longest[phase.name]
-        return max(end.values(), default=0.0)
-
     def _stages(self, plan: Plan, name: str = "") -> tuple[_Stage, ...]:
         name = name or plan.id
         if name not in self._plans:
@@ -315,3 +307,16 @@ class Forecast:
                 for stage, keys in keyed
             )  # fmt: skip
         return self._plans[name]
+
+
+def critical_path(phases: Iterable[Phase], longest: Mapping[str, float]) -> float:
+    """Seconds of the longest chain of phases that wait for each other, where slots do not count.
+
+    Args:
+        phases: In order.
+        longest: Seconds of the longest trial of each.
+    """
+    end: dict[str, float] = {}
+    for phase in phases:
+        end[phase.name] = max((end.get(name, 0.0) for name in phase.after), default=0.0) + longest[phase.name]
+    return max(end.values(), default=0.0)
